@@ -1,0 +1,5 @@
+"""What a feature is: events, declarations, aggregations, windows, tiles, the packed value. No I/O, no Spark session.
+
+The way through the room: `definitions` (what a user writes) → `declaration` (checked and compiled: inputs, windows,
+fingerprint) → `aggregations` (the algebra of partials) → `tiles` and `view` (partials by time) → `packed` (bytes).
+"""

@@ -1,0 +1,41 @@
+"""The declarations of this platform: the one file that a user edits. A feature is added by adding a line here, and nowhere else."""
+
+from __future__ import annotations
+
+from features.declaration import FeatureGroup, count, distinct, mean, since_last, total
+from features.sources import Column, ColumnType, EventSource
+
+user_events = EventSource(
+    name="user_events",
+    topic="user_events",
+    table="events",
+    key="user_id",
+    columns=(
+        Column("event_id", required=True),
+        Column("user_id", ColumnType.INT64, required=True),
+        Column("session_id", required=True),
+        Column("event_type", required=True),
+        Column("amount", ColumnType.DECIMAL),
+        Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
+        Column("item_id"),
+        Column("properties", ColumnType.MAP),
+    ),
+)
+
+user_features = FeatureGroup(
+    name="user_features",
+    entity="user_id",
+    source=user_events,
+    description="What a user did in the last hour, week and month.",
+    features=(
+        count("events_last_hour", window="1h", description="Events of any type."),
+        total("spend_last_hour", of="amount", where="event_type = 'PURCHASE'", window="1h", description="Money spent."),
+        distinct("sessions_last_hour", of="session_id", window="1h", description="Different sessions."),
+        count("purchase_count_7d", where="event_type = 'PURCHASE'", window="7d", description="Purchases."),
+        mean("avg_purchase_30d", of="amount", where="event_type = 'PURCHASE'", window="30d", description="Mean amount of a purchase."),
+        since_last("days_since_last", where="event_type = 'PURCHASE'", unit="days", description="Days since the latest purchase."),
+    ),
+)
+
+#: Every group by its name.
+GROUPS: dict[str, FeatureGroup] = {group.name: group for group in (user_features,)}

@@ -1,0 +1,58 @@
+"""Tiles: the partials of one entity over one hop, folded from events in columns.
+
+Reads events as arrays sorted by (entity, ts); gives partials per run of them. Batch folds days of the lake, speed the events of
+its open tiles, the training set the windows before each label: all by `Aggregation.fold`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features.aggregations import Ints, Partial, Series
+from features.declaration import FeatureGroup
+from features.packed import FORMAT, TileValue, encode_log
+
+
+def runs(*keys: npt.NDArray[Any]) -> tuple[Ints, Ints]:
+    """The index ranges [lo, hi) of the runs in which all of the equally long `keys` stay the same."""
+    n = len(keys[0])
+    if n == 0:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    changed = np.zeros(n, dtype=bool)
+    changed[0] = True
+    for key in keys:
+        changed[1:] |= key[1:] != key[:-1]
+    lo = np.flatnonzero(changed)
+    return lo, np.append(lo[1:], n)
+
+
+def fold_ranges(group: FeatureGroup, inputs: Sequence[Series], lo: Ints, hi: Ints) -> list[list[Partial]]:
+    """For each feature of the group, the partials of the ranges: len(features) lists of len(lo) partials.
+
+    Args:
+        group: The declaration.
+        inputs: One series per `group.inputs`, all over the same events.
+        lo: First index of each range.
+        hi: End of each range, exclusive.
+    """
+    return [
+        feature.aggregation.fold(inputs[source], lo, hi) for feature, source in zip(group.features, group.input_of, strict=True)
+    ]
+
+
+def fold_tile_values(group: FeatureGroup, inputs: Sequence[Series], lo: Ints, hi: Ints) -> list[TileValue]:
+    """The packed speed tile of each range; the range's events are one entity's, in one tile, ascending by time, at least one."""
+    ts_ms = inputs[0].ts_ms
+    range_of = np.repeat(np.arange(len(lo)), hi - lo)
+    log_lo, log_hi = runs(range_of, ts_ms)
+    partials = list(zip(*fold_ranges(group, inputs, lo, hi), strict=True))
+    entries = list(zip(ts_ms[log_lo].tolist(), map(list, zip(*fold_ranges(group, inputs, log_lo, log_hi), strict=True)), strict=True))
+    first, last = np.searchsorted(log_lo, lo).tolist(), np.searchsorted(log_lo, hi).tolist()
+    return [
+        TileValue(FORMAT, group.fingerprint, entries[a][0], entries[b - 1][0], list(whole), encode_log(entries[a:b]))
+        for whole, a, b in zip(partials, first, last, strict=True)
+    ]

@@ -1,0 +1,66 @@
+"""Time: durations, hops and windows. All instants are int64 milliseconds UTC, all intervals half open.
+
+The one rule, held by every layer: at time q a window of size w and hop h is [floor(q - w, h), q). Its head is exact to the
+millisecond, its tail snaps down to a hop (the sawtooth of Chronon, https://chronon.ai).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from features.errors import DeclarationError
+
+SECOND_MS = 1_000
+MINUTE_MS = 60 * SECOND_MS
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+
+#: How long after batch_end an answer is exact: the batch view carries the tail hops of that span.
+BUFFER_MS = 2 * DAY_MS
+
+_UNITS_MS = {"ms": 1, "s": SECOND_MS, "m": MINUTE_MS, "min": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "w": 7 * DAY_MS}
+_DURATION = re.compile(r"\s*(\d+)\s*(ms|s|min|m|h|d|w)\s*")
+
+
+def parse_duration(text: str) -> int:
+    """The milliseconds of a duration such as "5min", "1h", "7d".
+
+    Raises:
+        DeclarationError: The text is not a positive whole number followed by ms, s, min, h, d or w.
+    """
+    match = _DURATION.fullmatch(text)
+    if not match or int(match[1]) == 0:
+        raise DeclarationError(
+            f"The duration {text!r} cannot be read.", "Write a positive number and a unit, such as '5min', '1h', '7d'."
+        )
+    return int(match[1]) * _UNITS_MS[match[2]]
+
+
+def floor_ms(instant_ms: int, step_ms: int) -> int:
+    """The latest multiple of `step_ms` that is not after `instant_ms` (also before 1970)."""
+    return instant_ms - instant_ms % step_ms
+
+
+def default_hop_ms(size_ms: int) -> int:
+    """The hop of a window: 5 minutes below 12 hours, 1 hour below 12 days, 1 day from there."""
+    if size_ms < 12 * HOUR_MS:
+        return 5 * MINUTE_MS
+    return HOUR_MS if size_ms < 12 * DAY_MS else DAY_MS
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window of `size_ms` whose start snaps down to a multiple of `hop_ms`."""
+
+    size_ms: int
+    hop_ms: int
+
+    def start_ms(self, q_ms: int) -> int:
+        """The first instant that the window at `q_ms` contains."""
+        return floor_ms(q_ms - self.size_ms, self.hop_ms)
+
+    def collapse_ms(self, batch_end_ms: int) -> int:
+        """From where on the batch view may be collapsed: every window with q in [batch_end, batch_end + buffer] contains
+        [collapse_ms, batch_end) whole."""
+        return min(self.start_ms(batch_end_ms + BUFFER_MS), batch_end_ms)

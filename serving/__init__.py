@@ -1,0 +1,1 @@
+"""Serving: one request. Fetch, merge, predict, answer."""
