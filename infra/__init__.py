@@ -1,0 +1,1 @@
+"""What braid stands on: settings, sessions, embedded services, deployment. Imports no other room."""

@@ -1,0 +1,91 @@
+"""The JARs of Kafka, and of Spark's connectors: resolved once, by the Ivy that pyspark ships, into braid's cache."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyspark
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from infra.errors import SetupError
+from infra.java import find_java
+
+
+@dataclass(frozen=True)
+class JarSet:
+    """Maven coordinates that are resolved together, with what they depend on."""
+
+    name: str
+    coordinates: tuple[str, ...]
+
+    def folder(self, cache_dir: Path) -> Path:
+        """Where the JARs lie; the versions are in the path, so a new one never meets an old one's files."""
+        versions = "_".join(coordinate.split(":", 1)[1].replace(":", "-") for coordinate in self.coordinates)
+        return cache_dir / "jars" / f"{self.name}_{versions}"
+
+
+SPARK = JarSet("spark", ("io.delta:delta-spark_4.2_2.13:4.4.0", "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0"))
+KAFKA = JarSet("kafka", ("org.apache.kafka:kafka_2.13:4.3.1", "org.slf4j:slf4j-simple:1.7.36"))
+_PYSPARK_JARS = Path(pyspark.__file__).parent / "jars"
+
+
+def jars(wanted: JarSet, cache_dir: Path) -> list[Path]:
+    """The JARs of a set, downloaded if the cache has none.
+
+    Raises:
+        SetupError: They cannot be had.
+    """
+    folder = wanted.folder(cache_dir)
+    if not folder.is_dir():
+        _retrieve(wanted, folder, cache_dir)
+    return sorted(folder.glob("*.jar"))
+
+
+def _retrieve(wanted: JarSet, folder: Path, cache_dir: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
+        for coordinate in wanted.coordinates:
+            _ivy(coordinate, Path(draft), cache_dir / "ivy")
+        if wanted is SPARK:
+            # Spark's own folder has the rest; two versions of one class would meet on its class path.
+            present = {_artifact(path) for path in _PYSPARK_JARS.glob("*.jar")}
+            for path in Path(draft).glob("*.jar"):
+                if _artifact(path) in present:
+                    path.unlink()
+        complete = Path(draft) / "complete"
+        complete.mkdir()
+        for path in Path(draft).glob("*.jar"):
+            shutil.move(path, complete / path.name)
+        try:
+            os.rename(complete, folder)
+        except OSError:
+            if not folder.is_dir():  # another process was faster where it is
+                raise
+
+
+def _artifact(path: Path) -> str:
+    """The name of a JAR without its version."""
+    return re.split(r"-(?=\d)", path.stem.removesuffix("-shaded"))[0] if not path.name.startswith("spark-") else path.stem
+
+
+@retry(retry=retry_if_exception_type(SetupError), stop=stop_after_attempt(3), wait=wait_exponential(2), reraise=True)
+def _ivy(coordinate: str, into: Path, ivy_cache: Path) -> None:
+    organisation, module, revision = coordinate.split(":")
+    ivy = next(_PYSPARK_JARS.glob("ivy-*.jar"))
+    command = [
+        find_java() / "bin" / "java", "-jar", ivy, "-cache", ivy_cache, "-dependency", organisation, module, revision,
+        "-confs", "default", "-retrieve", f"{into}/[artifact]-[revision](-[classifier]).[ext]",
+    ]  # fmt: skip
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    if done.returncode or not list(into.glob(f"{module}-{revision}.jar")):
+        lines = [line.strip() for line in done.stdout.splitlines() if "::" in line or "ERROR" in line or "WARN" in line]
+        raise SetupError(
+            f"The JARs of {coordinate} could not be downloaded ({'; '.join(lines[:3])[:300] or 'Ivy failed'}).",
+            "Check the network and run `make setup` again.",
+        )
