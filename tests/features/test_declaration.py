@@ -1,0 +1,100 @@
+"""A wrong declaration fails when its module loads, with a sentence; a right one has one fingerprint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from features.declaration import Feature, FeatureGroup, count, distinct, last, mean, since_last, total
+from features.definitions import user_events, user_features
+from features.errors import DeclarationError
+from features.sources import Column, ColumnType, EventSource
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
+
+
+def group(*features: Feature, **overrides: Any) -> FeatureGroup:
+    return FeatureGroup(**{"name": "g", "entity": "user_id", "source": user_events, "features": features, **overrides})
+
+
+@pytest.mark.parametrize(
+    ("declare", "says"),
+    [
+        (lambda: group(count("a", where="colour = 'red'")), "unknown column 'colour'"),
+        (lambda: group(count("a", where="amount >")), "does not parse"),
+        (lambda: group(count("a", where="amount")), "is not a condition"),
+        (lambda: group(count("a", where="amount > 'much'")), "compares a number with a text"),
+        (lambda: group(count("a", where="event_type = 7")), "compares a number with a text"),
+        (lambda: group(count("a", where="rand() > 0.5")), "one event alone cannot answer"),
+        (lambda: group(count("a", where="current_timestamp() > event_timestamp")), "one event alone cannot answer"),
+        (lambda: group(count("a", where="sum(amount) > 1")), "one event alone cannot answer"),
+        (lambda: group(count("a", where="shady(amount) > 1")), "unknown function"),
+        (lambda: group(count("a", where="amount > (SELECT 1)")), "one event alone cannot answer"),
+        (lambda: group(total("a", of="price")), "unknown column 'price'"),
+        (lambda: group(mean("a", of="session_id")), "cannot aggregate"),
+        (lambda: group(count("a", window="1min")), "shorter than its hop"),
+        (lambda: group(count("a", window="1h", hop="2h")), "shorter than its hop"),
+        (lambda: group(count("a", window="soon")), "cannot be read"),
+        (lambda: group(count("a", window="0h")), "cannot be read"),
+        (lambda: group(count("a", hop="1h")), "a hop but no window"),
+        (lambda: group(count("a", window="1h", hop="7min"), count("b", window="7d")), "do not fit together"),
+        (lambda: group(count("a"), count("a", window="1h")), "two features named 'a'"),
+        (lambda: group(), "has no features"),
+        (lambda: group(count("A b")), "cannot be used"),
+        (lambda: group(count("label")), "cannot be used"),
+        (lambda: group(count("a"), entity="card"), "is not a text or integer column"),
+        (lambda: group(count("a"), entity="amount"), "is not a text or integer column"),
+        (lambda: group(since_last("a", unit="fortnights")), "is unknown"),
+        (lambda: group(distinct("a", of="item_id", bound=3)), "too small"),
+        (lambda: EventSource("s", "t", "t", (Column("event_id", required=True),)), "no required column 'event_timestamp'"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_in_a_sentence(declare: Any, says: str) -> None:
+    with pytest.raises(DeclarationError) as caught:
+        declare()
+    assert says in str(caught.value)
+    assert caught.value.cure.endswith((".", '"'))
+
+
+def test_the_version_follows_the_meaning_not_the_spelling() -> None:
+    one = group(count("a", where="event_type='PURCHASE'", window="1h"))
+    assert one.fingerprint == group(count("a", where=" event_type =  'PURCHASE' ", window="60min", description="x")).fingerprint
+    for other in (
+        group(count("b", where="event_type='PURCHASE'", window="1h")),
+        group(count("a", where="event_type='VIEW'", window="1h")),
+        group(count("a", where="event_type='PURCHASE'", window="2h")),
+        group(count("a", where="event_type='PURCHASE'", window="1h", hop="10min")),
+        group(last("a", of="amount", window="1h")),
+    ):
+        assert other.fingerprint != one.fingerprint
+
+
+def test_hops_follow_the_length_of_the_window() -> None:
+    hops = {f.name: f.window.hop_ms for f in user_features.features if f.window}
+    assert hops["events_last_hour"] == 5 * MINUTE_MS
+    assert hops["purchase_count_7d"] == HOUR_MS
+    assert hops["avg_purchase_30d"] == DAY_MS
+    assert user_features.tile_ms == 5 * MINUTE_MS
+
+
+def test_features_that_need_the_same_of_an_event_share_one_input() -> None:
+    assert user_features.input_of[1] == user_features.input_of[4]
+    assert user_features.input_of[3] == user_features.input_of[5]
+    assert len(user_features.inputs) == 4
+
+
+def test_a_model_is_given_the_declared_default_where_there_is_no_value() -> None:
+    one = group(mean("a", of="amount", default=7.5), count("b"))
+    assert one.model_input({"a": None, "b": 3}) == [7.5, 3.0]
+    assert one.model_input({}) == [7.5, 0.0]
+
+
+def test_an_integer_column_stays_whole() -> None:
+    source = EventSource(
+        "s", "t", "t",
+        (Column("event_id", required=True), Column("card", required=True), Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
+         Column("points", ColumnType.INT64)), key="card",
+    )  # fmt: skip
+    one = FeatureGroup("cards", "card", source, (total("points_1h", of="points", window="1h"), mean("mean_points", of="points")))
+    assert [one.value_sql_type(0), one.value_sql_type(1)] == ["BIGINT", "DOUBLE"]
+    assert one.scale_of(0) == 1
