@@ -13,6 +13,8 @@ from enum import StrEnum
 from features.errors import DeclarationError
 
 MICROS = 1_000_000
+#: Where Spark's JSON reader puts a message that is not a JSON object.
+CORRUPT = "_corrupt"
 #: RFC 3339: a date, a time to the second or finer, and an offset.
 RFC3339 = r"^\\d{4}-\\d\\d-\\d\\d[Tt ]\\d\\d:\\d\\d:\\d\\d(\\.\\d{1,9})?([Zz]|[+-]\\d\\d:\\d\\d)$"
 
@@ -125,7 +127,22 @@ class EventSource:
         # unix_millis floors, also before 1970: a half-open window must not see an event early.
         return [*typed, f"unix_millis({time}) AS ts_ms"]
 
-    def reason_sql(self) -> str:
-        """An expression over the raw columns: NULL for a row that fits, else one clause that says why not."""
-        whens = [reason for column in self.columns if (reason := column.reason_sql())]
+    def json_schema_sql(self) -> str:
+        """`raw_schema_sql` and the column in which Spark's JSON reader says that a message is none: `CORRUPT`."""
+        return f"{self.raw_schema_sql()}, `{CORRUPT}` STRING"
+
+    def reason_sql(self, arrival_ms_sql: str, future_ms: int, corrupt: bool = False) -> str:
+        """An expression over the raw columns: NULL for a row that fits, else one clause that says why not.
+
+        Args:
+            arrival_ms_sql: When the row arrived, in milliseconds. An event from the future would move the watermark and silence
+                every good event after it.
+            future_ms: How far a clock may be ahead of the arrival.
+            corrupt: Whether the rows come from JSON read by `json_schema_sql`.
+        """
+        whens = [f"WHEN `{CORRUPT}` IS NOT NULL THEN 'the message is not a JSON object'"] if corrupt else []
+        whens += [reason for column in self.columns if (reason := column.reason_sql())]
+        time = self._by_name[self.time].typed_sql()
+        ahead = f"unix_millis({time}) - ({arrival_ms_sql})"
+        whens.append(f"WHEN {ahead} > {future_ms} THEN concat('{self.time} lies after the arrival, in ms: ', {ahead})")
         return f"CASE {' '.join(whens)} END"

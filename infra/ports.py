@@ -1,18 +1,24 @@
-"""Ports: chosen once per home and kept in `<home>/ports.json`, so that two deployments run side by side."""
+"""Ports: chosen once per home and kept in `<home>/ports.json`, so that two deployments run side by side.
+
+A home that does not run yet leaves its ports free; so each choice is also claimed in a folder that the user's homes share.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.errors import SettingsError
 
-#: The well-known port of each service, taken where it is free.
+#: The well-known port of each service, taken where it is free; else the next free one in steps of ten.
 PREFERRED = {"kafka": 9092, "kafka_controller": 9093, "valkey": 6379, "mlflow": 5000, "dagster": 3000, "serving": 3001}
+_STEP, _TRIES = 10, 150
 
 
 class Ports(BaseModel):
@@ -39,7 +45,7 @@ def ports_of(home: Path) -> Ports:
         if not path.exists():
             home.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}")
-            draft.write_text(_choose().model_dump_json(indent=2))
+            draft.write_text(_choose(home).model_dump_json(indent=2))
             try:
                 os.link(draft, path)  # the first of two processes wins, and both read the same
             except FileExistsError:
@@ -52,22 +58,44 @@ def ports_of(home: Path) -> Ports:
         raise SettingsError(f"The home {home} cannot be used: {error.strerror}.", "Choose another by --home or BRAID_HOME.") from None
 
 
-def _choose() -> Ports:
+def _choose(home: Path) -> Ports:
     chosen: dict[str, int] = {}
-    held: list[socket.socket] = []
-    try:
+    with ExitStack() as held:
         for name, preferred in PREFERRED.items():
-            for port in (preferred, 0):
-                candidate = socket.socket()
+            for port in (*range(preferred, preferred + _STEP * _TRIES, _STEP), 0):
+                candidate = held.enter_context(socket.socket())
                 try:
                     candidate.bind(("127.0.0.1", port))
                 except OSError:
-                    candidate.close()
                     continue
-                held.append(candidate)
-                chosen[name] = candidate.getsockname()[1]
-                break
-    finally:
-        for candidate in held:
-            candidate.close()
+                port = candidate.getsockname()[1]
+                if _claim(port, home):
+                    chosen[name] = port
+                    break
     return Ports(**chosen)
+
+
+def _claim(port: int, home: Path) -> bool:
+    """Whether no other home of this user has the port; from now on this one has it."""
+    folder = Path(tempfile.gettempdir()) / f"braid-{os.getuid()}" / "ports"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        claim = folder / str(port)
+        try:
+            with claim.open("x") as file:
+                file.write(str(home))
+        except FileExistsError:
+            owner = Path(claim.read_text())
+            if owner != home and _has(owner, port):
+                return False
+            claim.write_text(str(home))  # the other home is gone, or has other ports
+    except OSError:
+        return True  # a claim is a courtesy; `up` refuses a port that is really taken
+    return True
+
+
+def _has(home: Path, port: int) -> bool:
+    try:
+        return port in json.loads((home / "ports.json").read_text()).values()
+    except (OSError, ValueError, AttributeError):
+        return False

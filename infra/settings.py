@@ -79,6 +79,19 @@ class Settings(BaseSettings):
         )
 
     @property
+    def embedded(self) -> frozenset[str]:
+        """Of kafka, valkey and mlflow those that this deployment runs itself: whose URL leads to the home's own port.
+
+        A child process, which gets every URL by its environment, thus says the same as its parent.
+        """
+        own = {
+            "kafka": self.kafka_bootstrap == f"127.0.0.1:{self.ports.kafka}",
+            "valkey": self.redis_url == f"redis://127.0.0.1:{self.ports.valkey}/0",
+            "mlflow": self.mlflow_tracking_uri == f"http://127.0.0.1:{self.ports.mlflow}",
+        }
+        return frozenset(name for name, embedded in own.items() if embedded)
+
+    @property
     def serving_url(self) -> str:
         """Where BentoML answers."""
         return f"http://127.0.0.1:{self.ports.serving}"

@@ -1,13 +1,22 @@
-"""supervisord: the library that keeps the embedded stack running. One per home, spoken to over a socket in the home."""
+"""supervisord, the library that keeps the embedded stack running: one per home, spoken to over a unix socket.
+
+Writes `<home>/supervisord.conf` and `<home>/logs`. Guarantees that every process of a home can be found again, whatever became of
+its parents: supervisord's environment carries the home's mark, and all that it starts inherits it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
 import xmlrpc.client
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +24,24 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from infra.errors import ServiceError
-from infra.programs import Program
+from infra.programs import Program, child_environment
 from infra.settings import Settings
 
-#: Marks every process of a home, so that none is left behind, whatever happened to its parents.
+#: The variable that marks every process of a home.
 HOME_MARK = "BRAID_SUPERVISED_HOME"
-_QUIET = {"GX_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1", "GIT_PYTHON_REFRESH": "quiet"}
+#: supervisord binds a socket of this path with its pid appended; the system bounds the whole at 107 bytes (103 on macOS).
+_LONGEST_SOCKET = 90
+
+
+@dataclass(frozen=True)
+class Info:
+    """What supervisord knows of a program. `state` in its own words: STOPPED, STARTING, RUNNING, BACKOFF, EXITED, FATAL, STOPPING."""
+
+    name: str
+    state: str
+    pid: int | None
+    start_seconds: int
+    description: str
 
 
 class Supervisor:
@@ -29,6 +50,7 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._config = settings.home / "supervisord.conf"
+        self._fingerprint = settings.home / "run" / "settings.sha256"
 
     def log_path(self, name: str) -> Path:
         """The log of a program."""
@@ -37,117 +59,183 @@ class Supervisor:
     def running(self) -> bool:
         """Whether supervisord answers."""
         try:
-            self._rpc().supervisor.getState()
-        except (OSError, xmlrpc.client.Error):
+            self._call("getState")
+        except ServiceError:
             return False
         return True
 
-    def launch(self, programs: list[Program]) -> None:
-        """Starts supervisord, or lets the running one read the configuration again. No program is started.
+    def launch(self, programs: list[Program]) -> bool:
+        """Starts supervisord where it does not run. No program is started.
+
+        Returns:
+            Whether it was started now.
 
         Raises:
-            ServiceError: supervisord did not come up.
+            ServiceError: It did not come up, or runs with other settings.
         """
-        self.log_path("supervisord").parent.mkdir(parents=True, exist_ok=True)
-        self._config.write_text(self._configuration(programs))
+        settings = self._settings
+        fingerprint = hashlib.sha256(json.dumps(settings.environment(), sort_keys=True).encode()).hexdigest()
         if self.running():
-            self._rpc().supervisor.reloadConfig()
-            known = {info["group"] for info in self.states()}
-            for program in programs:
-                if program.name not in known:
-                    self._rpc().supervisor.addProcessGroup(program.name)
-            return
-        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._config)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self._settings.home)
-        deadline = time.monotonic() + 20
-        while not self.running():
-            if done.returncode or time.monotonic() > deadline:
-                raise ServiceError(f"The supervisor did not start: {(done.stderr or done.stdout).strip()[-300:]}.", f"See {self.log_path('supervisord')}.")
-            time.sleep(0.05)
+            if self._fingerprint.exists() and self._fingerprint.read_text() != fingerprint:
+                raise ServiceError(f"The services of {settings.home} run with other settings.", "Run `braid down`, then `braid up` again.")
+            return False
+        self.sweep()
+        for folder in (self._fingerprint.parent, self.log_path("supervisord").parent, self._socket().parent):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._socket().unlink(missing_ok=True)
+        self._config.write_text(self._configuration(programs))
+        self._fingerprint.write_text(fingerprint)
+        environment = {**os.environ, **child_environment(settings), HOME_MARK: str(settings.home)}
+        with tempfile.TemporaryFile("w+") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._config)],
+                # A session of its own: Ctrl-C in the terminal reaches braid, which then ends the services in their order.
+                env=environment, cwd=self._fingerprint.parent, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
+            )  # fmt: skip
+            deadline = time.monotonic() + 60
+            while not self.running():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said.seek(0)
+                    reason = said.read().strip().splitlines() or ["it said nothing"]
+                    self.sweep()
+                    raise ServiceError(f"The supervisor did not start: {reason[-1]}.", f"See {self.log_path('supervisord')}.")
+                time.sleep(0.05)
+        return True
 
-    def states(self) -> list[dict[str, Any]]:
-        """supervisord's own words on each program; empty where it does not run."""
+    def infos(self) -> dict[str, Info]:
+        """What supervisord knows of each program, by name; empty where it does not run."""
         try:
-            return list(self._rpc().supervisor.getAllProcessInfo())  # type: ignore[call-overload]
-        except (OSError, xmlrpc.client.Error):
-            return []
+            answer = self._call("getAllProcessInfo")
+        except ServiceError:
+            return {}
+        return {
+            one["name"]: Info(one["name"], one["statename"], one["pid"] or None, one["start"], one["description"]) for one in answer
+        }  # fmt: skip
 
     def start(self, name: str) -> None:
-        """Starts a program that does not run."""
-        state = next((info["statename"] for info in self.states() if info["name"] == name), None)
-        if state not in ("RUNNING", "STARTING"):
-            try:
-                self._rpc().supervisor.startProcess(name, False)
-            except xmlrpc.client.Fault as fault:
-                raise ServiceError(f"{name} could not be started: {fault.faultString}.", f"See {self.log_path(name)}.") from None
+        """Starts a program that does not run.
 
-    def stop(self, name: str) -> None:
-        """Ends a program and its children."""
-        self._rpc().supervisor.stopProcess(name, True)
+        Raises:
+            ServiceError: It cannot be executed.
+        """
+        info = self.infos().get(name)
+        if info is None or info.state not in ("RUNNING", "STARTING"):
+            for orphan in self.processes(of=name):  # of a service that was killed alone; it would hold the port
+                _signal(orphan, psutil.Process.kill)
+            self._call("startProcess", name, False)
+
+    def stop(self, names: Collection[str]) -> None:
+        """Ends programs together, with their children, and waits for it; those that are not finished in their time are killed."""
+        for name in names:
+            info = self.infos().get(name)
+            if info is not None and info.state in ("RUNNING", "STARTING", "BACKOFF"):
+                try:
+                    self._call("stopProcess", name, False)
+                except ServiceError:
+                    continue  # it ended by itself meanwhile
+        while any(info.state == "STOPPING" for info in self.infos().values() if info.name in names):
+            time.sleep(0.05)
 
     def shutdown(self) -> None:
-        """Ends every program, then supervisord, then whatever is left of the home's processes."""
-        try:
-            self._rpc().supervisor.shutdown()
-        except (OSError, xmlrpc.client.Error):
-            pass
-        deadline = time.monotonic() + 75
-        while self.running() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        left = self.processes()
-        for end in (psutil.Process.terminate, psutil.Process.kill):
-            for process in left:
-                try:
-                    end(process)
-                except psutil.NoSuchProcess:
-                    pass
-            _, left = psutil.wait_procs(left, timeout=10)
+        """Ends every program, the last started first, then supervisord, then whatever is left of the home's processes."""
+        infos = self.infos()
+        if infos:
+            base = {"kafka", "valkey", "mlflow"}
+            try:
+                self.stop([name for name in infos if name not in base])
+                self.stop([name for name in infos if name in base])
+                self._call("shutdown")
+            except ServiceError:
+                pass  # it died meanwhile; the sweep finds what it left
+            deadline = time.monotonic() + 10
+            while self.processes() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        self.sweep()
+        self._socket().unlink(missing_ok=True)
 
-    def processes(self) -> list[psutil.Process]:
-        """Every process of the home, found by the mark in its environment."""
-        mark, found = str(self._settings.home), []
+    def sweep(self) -> None:
+        """Ends every process of the home that is still there: orphans of a supervisord that was killed."""
+        for end, seconds in ((psutil.Process.terminate, 15), (psutil.Process.kill, 5), (psutil.Process.kill, 5)):
+            # supervisord first, which is the oldest: it would start the others again
+            left = sorted(self.processes(), key=psutil.Process.create_time)
+            for process in left:
+                _signal(process, end)
+            psutil.wait_procs(left, timeout=seconds)
+        if left := self.processes():
+            pids = ", ".join(str(process.pid) for process in left)
+            raise ServiceError(f"The processes {pids} of {self._settings.home} do not end.", "End them by hand.")
+
+    def processes(self, of: str | None = None) -> list[psutil.Process]:
+        """Every living process of the home but this one: those that carry its mark, and their children.
+
+        Args:
+            of: Only the processes of this service.
+        """
+        found: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
             try:
-                if process.environ().get(HOME_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+                environment = process.environ()
+                if environment.get(HOME_MARK) == str(self._settings.home) and (of is None or environment.get("SUPERVISOR_PROCESS_NAME") == of):
+                    found.update({one.pid: one for one in (process, *process.children(recursive=True))})
             except (psutil.Error, OSError):
-                continue
-        return found
+                continue  # ended meanwhile, or another user's
+        found.pop(os.getpid(), None)
+        return [process for process in found.values() if _alive(process)]
 
     def _socket(self) -> Path:
-        path = self._settings.home / "supervisord.sock"
-        if len(str(path)) < 100:
+        path = self._settings.home / "run" / "supervisor.sock"
+        if len(os.fsencode(path)) <= _LONGEST_SOCKET:
             return path
-        # The system bounds the length of a socket's path.
-        return Path(tempfile.gettempdir()) / f"braid-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.sock"
+        name = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"braid-{os.getuid()}-{name}" / "supervisor.sock"
 
-    def _rpc(self) -> xmlrpc.client.ServerProxy:
+    def _call(self, method: str, *arguments: Any) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self._socket()}")
-        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+        try:
+            return getattr(xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            raise ServiceError(f"The supervisor refused {method} {' '.join(map(str, arguments))}: {fault.faultString}.", "See `braid status`.") from None
+        except (OSError, xmlrpc.client.ProtocolError) as error:
+            raise ServiceError(f"The supervisor of {self._settings.home} does not answer: {error}.", "Run `braid up`.") from None
+        finally:
+            transport.close()
 
     def _configuration(self, programs: list[Program]) -> str:
-        home, logs = self._settings.home, self._settings.home / "logs"
-        common = {**self._settings.environment(), **_QUIET, HOME_MARK: str(home)}
-        parts = [
-            f"[unix_http_server]\nfile={self._socket()}\nchmod=0700",
-            f"[supervisord]\nlogfile={logs}/supervisord.log\nlogfile_maxbytes=10MB\nlogfile_backups=1\npidfile={home}/supervisord.pid\n"
-            f"childlogdir={logs}\nenvironment={_environment({HOME_MARK: str(home)})}",
-            "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
-        ]
+        logs = self.log_path("supervisord").parent
+        sections: dict[str, dict[str, object]] = {
+            "unix_http_server": {"file": self._socket(), "chmod": "0700"},
+            "supervisorctl": {"serverurl": f"unix://{self._socket()}"},
+            "rpcinterface:supervisor": {"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"},
+            "supervisord": {
+                "logfile": logs / "supervisord.log", "logfile_maxbytes": "1MB", "logfile_backups": 1, "childlogdir": logs,
+                "pidfile": self._fingerprint.with_name("supervisord.pid"),
+            },
+        }  # fmt: skip
         for program in programs:
-            command = " ".join(_quote(part) for part in program.command)
-            parts.append(
-                f"[program:{program.name}]\ncommand={command}\ndirectory={home}\nautostart=false\nautorestart=true\nstartsecs=1\n"
-                f"startretries=3\nstopasgroup=true\nkillasgroup=true\nstopwaitsecs={program.stop_seconds}\nredirect_stderr=true\n"
-                f"stdout_logfile={self.log_path(program.name)}\nstdout_logfile_maxbytes=20MB\nstdout_logfile_backups=2\n"
-                f"environment={_environment({**common, **program.environment})}"
-            )
-        return "\n\n".join(parts) + "\n"
+            sections[f"program:{program.name}"] = {
+                "command": shlex.join(program.command(self._settings)),
+                # An empty folder: Python puts the working folder on its path, where a folder could hide a room of that name.
+                "directory": self._fingerprint.parent,
+                "autostart": "false", "autorestart": "true", "startsecs": 1, "startretries": 30,
+                "stopsignal": "TERM", "stopasgroup": "true", "killasgroup": "true", "stopwaitsecs": program.stop_seconds,
+                "redirect_stderr": "true", "stdout_logfile": self.log_path(program.name), "stdout_logfile_maxbytes": "10MB",
+                "stdout_logfile_backups": 2,
+            }  # fmt: skip
+        lines = []
+        for section, values in sections.items():
+            lines += [f"[{section}]", *(f"{key}={str(value).replace('%', '%%')}" for key, value in values.items()), ""]
+        return "\n".join(lines)
 
 
-def _quote(text: str) -> str:
-    return '"' + text.replace("%", "%%").replace('"', '\\"') + '"'
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
-def _environment(values: dict[str, str]) -> str:
-    return ",".join(f"{key}={_quote(value)}" for key, value in values.items())
+def _signal(process: psutil.Process, end: Any) -> None:
+    try:
+        end(process)
+    except psutil.NoSuchProcess:
+        pass

@@ -1,0 +1,34 @@
+# braid. `make` alone lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint check lock clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Make .venv from the hash-locked requirements, and fetch the JARs; done once.
+	@$(PYTHON) infra/setup.py
+
+demo: setup ## Start everything on a year of purchases, prove it, and stay up until Ctrl-C.
+	@$(BIN)/braid demo
+
+test: setup ## Run the tests, on real embedded services.
+	@$(BIN)/python -m pytest tests
+
+lint: setup ## Check style, format and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy features serving infra
+
+check: lint test ## Lint and test: what CI runs.
+
+lock: setup ## Resolve pyproject.toml into requirements.lock anew.
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --no-emit-find-links -o requirements.lock
+
+clean: ## End this folder's services and delete their state; .venv and the cache of JARs stay.
+	@if [ -x $(BIN)/braid ]; then $(BIN)/braid down; fi
+	rm -rf .braid .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,193 @@
+"""The set-up that `make setup` runs: `.venv`, hash-locked packages, braid itself, Java, the JARs. Standard library only.
+
+Any `python3` may run it; it looks for one that fits. What is done is remembered in `.venv/braid.json`, so that the next run is over at
+once and needs no network; what was interrupted is done anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+LOCK = ROOT / "requirements.lock"
+STAMP = VENV / "braid.json"
+#: There while packages are installed: an environment that has it was interrupted and is not to be trusted.
+UNFINISHED = VENV / "braid.unfinished"
+FITTING = ((3, 11), (3, 12), (3, 13))
+
+
+class SetupFailed(Exception):
+    """The set-up cannot go on; says why and what to do. (`infra.errors` belongs to an environment that is not there yet.)"""
+
+
+def main() -> int:
+    """Sets up what is missing; returns the exit status."""
+    folder = os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # two `make` at once: the second finds all done
+        set_up()
+    except SetupFailed as error:
+        print("make setup: {}".format(error), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("make setup: interrupted; run it again to go on.", file=sys.stderr)
+        return 130
+    finally:
+        os.close(folder)
+    return 0
+
+
+def set_up() -> None:
+    """Does the steps that the stamp does not say are done."""
+    started = time.monotonic()
+    stamp = _read_stamp()
+    key = _key()
+    fresh = stamp.get("key") != key or not PYTHON.exists()  # the link is dead where its Python was removed
+    if fresh:
+        _install_packages(key)
+    if fresh or not all(Path(path).exists() for path in stamp.get("runtime", ["missing"])) or stamp.get("cache") != _cache():
+        _say("Java and the JARs")
+        done = subprocess.run([str(PYTHON), "-m", "infra.runtime"], stdout=subprocess.PIPE, check=False, cwd=str(ROOT))
+        if done.returncode:
+            raise SetupFailed("Java or the JARs are not complete; the line above says what to do.")
+        STAMP.write_text(json.dumps({"key": key, "cache": _cache(), "runtime": json.loads(done.stdout)}, indent=2))
+        print("braid is set up ({:.0f} s): {}".format(time.monotonic() - started, VENV / "bin" / "braid"), flush=True)
+
+
+def _install_packages(key: str) -> None:
+    if STAMP.exists():
+        STAMP.unlink()
+    if VENV.exists() and (UNFINISHED.exists() or _version(str(PYTHON)) not in FITTING or not _has_pip()):
+        shutil.rmtree(VENV)
+    if not VENV.exists():
+        python = _fitting_python()
+        _say("environment {} with {}".format(VENV, python))
+        try:
+            _run([python, "-m", "venv", str(VENV)])
+        except subprocess.CalledProcessError:
+            shutil.rmtree(VENV, ignore_errors=True)
+            raise SetupFailed("{} cannot make a virtual environment. Debian: apt-get install python3-venv.".format(python)) from None
+    UNFINISHED.touch()
+    _say("packages of requirements.lock, checked by their hashes")
+    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
+    try:
+        try:
+            only_uv = VENV / "uv.lock.txt"
+            only_uv.write_text(_block("uv"))
+            _run([*pip, "install", "--quiet", "--require-hashes", "-r", str(only_uv)])
+            uv = [str(VENV / "bin" / "uv"), "pip"]
+            environment = {**os.environ, **_uv_environment(), "VIRTUAL_ENV": str(VENV), "UV_PYTHON_DOWNLOADS": "never"}
+            _run([*uv, "install", "--python", str(PYTHON), "--require-hashes", "-r", str(LOCK)], environment)
+        except (subprocess.CalledProcessError, OSError):
+            _say("once more, with pip alone")
+            _run([*pip, "install", "--require-hashes", "-r", str(LOCK)])
+        _run([*pip, "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
+    except subprocess.CalledProcessError as error:
+        raise SetupFailed(
+            "The packages could not be installed (status {}). Check the network and run `make setup` again.".format(error.returncode)
+        ) from None
+    if _key() != key:
+        raise SetupFailed("The requirements changed meanwhile. Run `make setup` again.")
+    UNFINISHED.unlink()
+
+
+def _fitting_python() -> str:
+    """A Python that braid can use: the one that runs this, or another on PATH."""
+    this = getattr(sys, "_base_executable", None) or sys.executable
+    unfit = []
+    for candidate in (this, "python3.13", "python3.12", "python3.11", "python3", "/usr/bin/python3"):
+        path = shutil.which(candidate)
+        version = _version(path) if path else None
+        if path and version in FITTING:
+            if _can_make_venv(path):
+                return path
+            unfit.append("{} lacks venv or ensurepip".format(path))
+        elif version:
+            unfit.append("{} is {}.{}".format(path, *version))
+    raise SetupFailed(
+        "No Python 3.11, 3.12 or 3.13 that can make an environment was found ({}). "
+        "Install one (Debian: apt-get install python3 python3-venv; macOS: brew install python@3.13).".format("; ".join(unfit) or "none at all")
+    )
+
+
+def _version(python: str) -> tuple[int, int] | None:
+    said = _ask(python, "import sys; print(*sys.version_info[:2])")
+    try:
+        major, minor = said.split()
+        return int(major), int(minor)
+    except ValueError:
+        return None
+
+
+def _can_make_venv(python: str) -> bool:
+    return _ask(python, "import venv, ensurepip; print('yes')") == "yes"
+
+
+def _has_pip() -> bool:
+    return _ask(str(PYTHON), "import pip; print('yes')") == "yes"
+
+
+def _ask(python: str, code: str) -> str:
+    """What a Python prints; empty where it does not run."""
+    try:
+        done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, cwd="/")
+    except OSError:
+        return ""
+    return done.stdout.decode().strip() if done.returncode == 0 else ""
+
+
+def _uv_environment() -> dict[str, str]:
+    """The index and the certificate that pip is configured with, as uv's own variables; those that are set already stay."""
+    done = subprocess.run([str(PYTHON), "-m", "pip", "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    said = dict(re.findall(r"^\S+\.([a-z-]+)='(.*)'$", done.stdout.decode(), re.MULTILINE))
+    names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE"}
+    found = {variable: said[option].replace("\\n", " ").strip() for option, variable in names.items() if said.get(option)}
+    return {name: value for name, value in found.items() if not os.environ.get(name)}
+
+
+def _block(package: str) -> str:
+    """The lines of one package in the lock."""
+    match = re.search(r"^{}==.*\n(?:    .*\n)+".format(re.escape(package)), LOCK.read_text(), re.MULTILINE)
+    if not match:
+        raise SetupFailed("{} has no {}. Run `make lock`.".format(LOCK.name, package))
+    return match.group()
+
+
+def _key() -> str:
+    """What the environment depends on: the lock, the project, and the folder that both lie in."""
+    return hashlib.sha256(LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
+
+
+def _cache() -> str:
+    """Where the JARs go, as `infra.settings` has it."""
+    return os.environ.get("BRAID_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "braid")
+
+
+def _read_stamp() -> dict[str, object]:
+    try:
+        return dict(json.loads(STAMP.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
+    subprocess.run(command, check=True, env=environment, cwd=str(ROOT))
+
+
+def _say(text: str) -> None:
+    print("==> {}".format(text), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Messages → the raw archive in Delta, and misfits → the dead-letter topic.
+
+Reads the topic; appends every message, whatever it holds, to `raw_events`: what the batch layer learns the stream from, also what
+came too late for the tiles. Each message is in the archive exactly once: an append carries the query's id, which belongs to its
+checkpoint, and the micro-batch's number, and Delta refuses to take the same pair twice.
+
+A message that does not fit the contract goes to `{topic}.dlq` with its key and its bytes as they were; the headers say the reason
+and where it was. The dead letters are at least once: a reader who minds drops doubles by the headers topic, partition and offset.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.streaming import StreamingQuery
+
+from features.sources import EventSource
+from infra.settings import Settings
+from speed.stream import messages, parsed, reason
+
+#: Delta columns of the archive. Statistics only of the first three columns: the bytes need none.
+COLUMNS = "partition INT, offset BIGINT, arrival_ms BIGINT, key BINARY, value BINARY"
+TABLE = "raw_events"
+_PROPERTIES = {"delta.dataSkippingNumIndexedCols": "3", "delta.checkpointInterval": "50"}
+
+
+def start_archive(spark: SparkSession, settings: Settings, source: EventSource) -> StreamingQuery:
+    """Starts the query of a source."""
+    name = f"archive_{source.name}"
+    return (
+        messages(spark, settings, source)
+        .writeStream.queryName(name)
+        .foreachBatch(partial(archive_batch, settings, source))
+        .trigger(processingTime=f"{round(settings.archive_seconds * 1_000)} milliseconds")
+        .option("checkpointLocation", settings.checkpoint(name))
+        .start()
+    )
+
+
+def create_archive(spark: SparkSession, settings: Settings) -> None:
+    """Makes the table, so that a reader finds it before the first message."""
+    properties = ", ".join(f"'{key}' = '{value}'" for key, value in _PROPERTIES.items())
+    spark.sql(f"CREATE TABLE IF NOT EXISTS delta.`{settings.table(TABLE)}` ({COLUMNS}) USING delta TBLPROPERTIES ({properties})")
+
+
+def archive_batch(settings: Settings, source: EventSource, batch: DataFrame, batch_id: int) -> None:
+    """Writes one micro-batch: first the archive, then the dead letters."""
+    # Kafka is read once for both.
+    batch = batch.persist()
+    try:
+        query_id = batch.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId")
+        assert query_id, "a foreachBatch runs within a query"
+        (
+            batch.select("partition", "offset", "arrival_ms", "key", "value").coalesce(1)
+            .write.format("delta").mode("append")
+            .option("txnAppId", query_id).option("txnVersion", batch_id)
+            .save(settings.table(TABLE))
+        )  # fmt: skip
+        (
+            dead_letters(settings, source, batch)
+            .write.format("kafka")
+            .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
+            .option("topic", source.dlq_topic)
+            .save()
+        )
+    finally:
+        batch.unpersist()
+
+
+def dead_letters(settings: Settings, source: EventSource, batch: DataFrame) -> DataFrame:
+    """Of a batch of messages those that do not fit, as Kafka's sink takes them: key, value, headers."""
+    kept = ("key", "value", "partition", "offset", "arrival_ms")
+    judged = parsed(batch, source, *kept).select(*kept, reason(settings, source).alias("_reason"))
+    headers = F.array(
+        _header("reason", F.col("_reason")),
+        _header("topic", F.lit(source.topic)),
+        _header("partition", F.col("partition")),
+        _header("offset", F.col("offset")),
+        _header("arrival_ms", F.col("arrival_ms")),
+    )
+    return judged.where("_reason IS NOT NULL").select("key", "value", headers.alias("headers"))
+
+
+def _header(name: str, value: Column) -> Column:
+    return F.struct(F.lit(name).alias("key"), value.cast("string").cast("binary").alias("value"))

@@ -1,0 +1,122 @@
+"""How far each query is → the hash `braid:speed` of the online store.
+
+Reads Spark's own progress of committed micro-batches; writes JSON per query, and two that sum them up: `online` (all groups) and
+`archive` (all sources). An offset is written here only after its micro-batch is committed, hence after its tiles are in the
+store: `braid replay --wait`, the probes and `braid status` read it.
+
+    {"offsets": {"0": next offset to read, …}, "watermark_ms", "newest_event_ms", "rows_per_second", "state_rows", "late_rows",
+     "lag": messages not read yet, "batch_id", "written_at_ms", "pid"}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from pyspark.sql.streaming import StreamingQuery
+
+from infra.redis import PROGRESS_KEY
+
+
+#: How old an entry may get while nothing happens.
+FRESH_SECONDS = 2.0
+
+Entry = dict[str, Any]
+
+
+class Board:
+    """Publishes the progress of the queries of one process.
+
+    Args:
+        store: The online store's client.
+        queries: Field of `braid:speed` → query, such as "online:user_features", "archive:user_events".
+    """
+
+    def __init__(self, store: Any, queries: dict[str, StreamingQuery]) -> None:
+        self._store, self._queries = store, queries
+        self._entries: dict[str, Entry] = {}
+        self._written_at = 0.0
+        # What an earlier process wrote may belong to checkpoints that are gone.
+        store.delete(PROGRESS_KEY)
+
+    def publish(self) -> None:
+        """Writes what has changed; everything, where the last writing is older than `FRESH_SECONDS`."""
+        changed = time.monotonic() - self._written_at > FRESH_SECONDS
+        for name, query in self._queries.items():
+            last = query.lastProgress
+            before = self._entries.get(name)
+            entry = _entry(last, before) if last is not None else before or {"offsets": {}, "batch_id": -1}
+            changed |= before is None or entry["batch_id"] != before["batch_id"]
+            self._entries[name] = entry
+        if not changed:
+            return
+        stamp = {"written_at_ms": time.time_ns() // 1_000_000, "pid": os.getpid()}
+        fields = dict(self._entries)
+        for kind in ("online", "archive"):
+            fields[kind] = summary(entry for name, entry in self._entries.items() if name.startswith(f"{kind}:"))
+        self._store.hset(PROGRESS_KEY, mapping={name: json.dumps({**entry, **stamp}) for name, entry in fields.items()})
+        self._written_at = time.monotonic()
+
+
+def summary(entries: Iterable[Entry]) -> Entry:
+    """Several queries as one that is where the last of them is."""
+    found = list(entries)
+    offsets: dict[str, int] = {}
+    if all(entry["offsets"] for entry in found):
+        for entry in found:
+            for partition, offset in entry["offsets"].items():
+                offsets[partition] = min(offset, offsets.get(partition, offset))
+
+    def over(name: str, choose: Any) -> Any:
+        return choose([value for entry in found if (value := entry.get(name)) is not None], default=None)
+
+    return {
+        "offsets": offsets,
+        "batch_id": over("batch_id", min),
+        "watermark_ms": over("watermark_ms", min),
+        "newest_event_ms": over("newest_event_ms", max),
+        "rows_per_second": over("rows_per_second", max),
+        "state_rows": sum(entry.get("state_rows", 0) for entry in found),
+        "late_rows": sum(entry.get("late_rows", 0) for entry in found),
+        "lag": over("lag", max),
+    }
+
+
+def _entry(progress: Any, before: Entry | None) -> Entry:
+    """The entry of a query's latest progress; what only a batch with events can say stays as it was."""
+    before = before or {}
+    source, times = progress.sources[0], progress.eventTime or {}
+    offsets, latest = _offsets(source.endOffset), _offsets(source.latestOffset)
+    state = progress.stateOperators[0] if progress.stateOperators else None
+    again = progress.batchId == before.get("batch_id")
+    newest = [ms for ms in (before.get("newest_event_ms"), _millis(times.get("max"))) if ms is not None]
+    dropped = state.numRowsDroppedByWatermark if state else 0
+    return {
+        "offsets": offsets or before.get("offsets", {}),
+        "batch_id": progress.batchId,
+        "watermark_ms": _millis(times.get("watermark")),
+        "newest_event_ms": max(newest, default=None),
+        "rows_per_second": round(progress.processedRowsPerSecond, 1) if progress.numInputRows else 0.0,
+        "state_rows": state.numRowsTotal if state else 0,
+        "late_rows": before.get("late_rows", 0) + (0 if again else dropped),
+        "lag": max(0, sum(latest.values()) - sum(offsets.values())) if latest else 0,
+    }
+
+
+def _offsets(text: str | None) -> dict[str, int]:
+    """Spark's offsets of a topic, {"topic": {"0": 17}}, as {"0": 17}."""
+    if not text:
+        return {}
+    topics = json.loads(text) if isinstance(text, str) else text
+    return {partition: int(offset) for partitions in topics.values() for partition, offset in partitions.items()}
+
+
+def _millis(text: str | None) -> int | None:
+    """An instant of Spark's progress, or None for none (the watermark's epoch before the first event)."""
+    if not text:
+        return None
+    return round(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1_000) or None

@@ -1,0 +1,206 @@
+"""A file's events → Kafka, in order of time: how a past is streamed as if it happened now.
+
+Reads raw columns of the contract; sends one JSON message per event, keyed as the source says. Spark's watermark is the largest
+event time over all partitions less the delay. A replay runs thousands of times faster than the clock, so a partition that is a
+hundred milliseconds behind another may be hours behind in event time, and its events would be too late. Therefore no event of
+time t is sent before all events before t − watermark / 2 are acknowledged: whatever the stream reads, nothing in it is later than
+half the watermark, at any speed.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+
+from features.sources import ColumnType, EventSource
+from infra.errors import ServiceError
+from infra.settings import Settings
+
+#: How many events may be on their way to the broker, whatever their times.
+_IN_FLIGHT = 20_000
+_NOTED_EVERY = 1_000
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+_INTEGER = re.compile(r"\s*([+-]?\d+)(\.0+)?\s*")
+_JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+#: The text of a row that could not be read as one, as `batch.files` gives it.
+_LINE = "_line"
+
+
+@dataclass
+class ReplayReport:
+    """What a replay has done.
+
+    Attributes:
+        sent: Events that Kafka has acknowledged.
+        refused: Events that it refused because of their size.
+        first_ms: The earliest time of an event; None where no time could be read.
+        last_ms: The latest.
+        end_offsets: Per partition the offset after the last event: what `speed.visible` waits for.
+        seconds: How long it took.
+    """
+
+    sent: int = 0
+    refused: int = 0
+    first_ms: int | None = None
+    last_ms: int | None = None
+    end_offsets: dict[int, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One event as it is sent. `time_ms` is None where its time cannot be read, which is for the contract to say."""
+
+    time_ms: int | None
+    key: bytes | None
+    value: bytes
+
+
+def replay(settings: Settings, source: EventSource, batches: Iterable[pa.RecordBatch], *, speedup: float | None = None,
+           on_progress: Callable[[ReplayReport], None] | None = None, stop: threading.Event | None = None) -> ReplayReport:  # fmt: skip
+    """Sends events and returns when all are acknowledged.
+
+    Args:
+        settings: Where Kafka is.
+        source: The contract, and the topic.
+        batches: The raw columns of the contract, all text, in ascending order of time.
+        speedup: Event time over wall time; None for as fast as possible.
+        on_progress: Told of the report so far, about every thousand events.
+        stop: Set it to end early; what was sent by then is acknowledged and reported.
+
+    Raises:
+        ServiceError: Kafka does not take the events.
+    """
+    producer = KafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap.split(","), linger_ms=2, batch_size=256 * 1024,
+    )  # fmt: skip
+    stop = stop or threading.Event()
+    flight = _Flight(ReplayReport(), settings.watermark_seconds * 1_000 // 2)
+    report, began = flight.report, time.monotonic()
+    try:
+        for batch in batches:
+            for message in messages_of(source, batch):
+                if message.time_ms is not None:
+                    report.first_ms = message.time_ms if report.first_ms is None else min(report.first_ms, message.time_ms)
+                    if speedup is not None:
+                        due = began + (message.time_ms - report.first_ms) / 1_000 / speedup
+                        if (early := due - time.monotonic()) > 0.001:
+                            stop.wait(early)
+                    flight.make_room(message.time_ms)
+                    report.last_ms = message.time_ms if report.last_ms is None else max(report.last_ms, message.time_ms)
+                if stop.is_set():
+                    break
+                try:
+                    flight.add(message.time_ms, producer.send(source.topic, key=message.key, value=message.value))
+                except _TOO_LARGE:
+                    report.refused += 1
+                if on_progress and (report.sent + report.refused) % _NOTED_EVERY == 0:
+                    on_progress(report)
+            if stop.is_set():
+                break
+        flight.land()
+    except KafkaError as error:
+        raise ServiceError(
+            f"Kafka at {settings.kafka_bootstrap} does not take the events of {source.topic}: {error}.",
+            f"Check that it runs and that the topic exists; {report.sent} events were taken.",
+        ) from None
+    finally:
+        producer.close(timeout=10)
+    report.seconds = time.monotonic() - began
+    if on_progress:
+        on_progress(report)
+    return report
+
+
+class _Flight:
+    """The events that were sent and not yet acknowledged, in the order of sending."""
+
+    def __init__(self, report: ReplayReport, window_ms: int) -> None:
+        self.report, self._window_ms = report, window_ms
+        self._flying: deque[tuple[int | None, Any]] = deque()
+
+    def add(self, time_ms: int | None, future: Any) -> None:
+        self._flying.append((time_ms, future))
+        while len(self._flying) > _IN_FLIGHT:
+            self._land_first()
+
+    def make_room(self, time_ms: int) -> None:
+        """Returns when every event before `time_ms` − window is acknowledged."""
+        while self._flying and ((first := self._flying[0])[1].is_done or (first[0] is not None and first[0] < time_ms - self._window_ms)):
+            self._land_first()
+
+    def land(self) -> None:
+        """Returns when every event is acknowledged."""
+        while self._flying:
+            self._land_first()
+
+    def _land_first(self) -> None:
+        _, future = self._flying.popleft()
+        try:
+            taken = future.value if future.succeeded() else future.get(timeout=60)
+        except _TOO_LARGE:
+            self.report.refused += 1
+            return
+        self.report.sent += 1
+        ends = self.report.end_offsets
+        if taken.offset >= ends.get(taken.partition, 0):
+            ends[taken.partition] = taken.offset + 1
+
+
+def messages_of(source: EventSource, batch: pa.RecordBatch) -> Iterator[Message]:
+    """Rows of raw columns as messages: JSON without nulls; integers and decimals as numbers, digit for digit.
+
+    A text that is no number stays a text: the contract refuses it in the stream, with its reason, as it would in a file.
+    """
+    columns = [column for column in source.columns if column.name in batch.schema.names]
+    values = [_json_values(column.type, batch.column(column.name)) for column in columns]
+    names = [column.name for column in columns]
+    keys = values[names.index(source.key)] if source.key in names else [None] * batch.num_rows
+    times = times_ms(batch.column(source.time)) if source.time in names else [None] * batch.num_rows
+    lines = batch.column(_LINE).to_pylist() if _LINE in batch.schema.names else [None] * batch.num_rows
+    encode = msgspec.json.Encoder().encode
+    for time_ms, key, line, row in zip(times, keys, lines, zip(*values, strict=True), strict=True):
+        if line is not None:
+            yield Message(None, None, line.encode())
+            continue
+        event = {name: value for name, value in zip(names, row, strict=True) if value is not None}
+        yield Message(time_ms, None if key is None else str(key).encode(), encode(event))
+
+
+def _json_values(kind: ColumnType, column: pa.Array) -> list[Any]:
+    values = column.to_pylist()
+    if kind is ColumnType.INT64:
+        return [value if value is None or not (found := _INTEGER.fullmatch(value)) else int(found[1]) for value in values]
+    if kind is ColumnType.DECIMAL:
+        return [value if value is None or not _JSON_NUMBER.fullmatch(value) else msgspec.Raw(value.encode()) for value in values]
+    if kind is ColumnType.MAP:
+        return [value if value is None else dict(value) for value in values]
+    return values
+
+
+def times_ms(column: pa.Array) -> list[int | None]:
+    """RFC 3339 texts as milliseconds; None where one cannot be read."""
+    try:
+        micros = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+        return [None if value is None else value // 1_000 for value in micros.to_pylist()]
+    except pa.ArrowInvalid:
+        return [_time_ms(text) for text in column.to_pylist()]
+
+
+def _time_ms(text: str | None) -> int | None:
+    try:
+        instant = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", (text or "").upper()))
+        return int(instant.timestamp() * 1_000) if instant.tzinfo else None
+    except (ValueError, OverflowError):
+        return None

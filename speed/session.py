@@ -1,0 +1,54 @@
+"""The speed layer's Spark session: tuned for micro-batches that are small and soon done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyspark.sql import SparkSession
+
+from infra.settings import Settings
+from infra.spark import spark_session
+
+#: The online query gets the slots that it asks for before the archive and the offline store get theirs.
+_POOLS = """\
+<?xml version="1.0"?>
+<allocations>
+  <pool name="online"><schedulingMode>FAIR</schedulingMode><weight>100</weight><minShare>2</minShare></pool>
+  <pool name="background"><schedulingMode>FAIR</schedulingMode><weight>1</weight><minShare>0</minShare></pool>
+</allocations>
+"""
+
+
+def speed_session(settings: Settings, extra: dict[str, str] | None = None) -> SparkSession:
+    """The session of the queries, with the pools `online` and `background`."""
+    pools = settings.home / "spark" / "pools.xml"
+    pools.parent.mkdir(parents=True, exist_ok=True)
+    pools.write_text(_POOLS)
+    properties = {
+        "spark.scheduler.mode": "FAIR",
+        "spark.scheduler.allocation.file": pools.as_uri(),
+        "spark.locality.wait": "0",
+        # A checkpoint keeps the number that it was made with.
+        "spark.sql.shuffle.partitions": "2",
+        # Filters are written where they belong. Pushed below the parsing of JSON they would parse once more for each column.
+        "spark.sql.optimizer.excludedRules": "org.apache.spark.sql.catalyst.optimizer.PushDownPredicates",
+        # Tiles close with the next event; a micro-batch for that alone would make the next event wait.
+        "spark.sql.streaming.noDataMicroBatches.enabled": "false",
+        "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
+        "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "1000000",
+        "spark.sql.streaming.minBatchesToRetain": "20",
+        "spark.sql.streaming.numRecentProgressUpdates": "5",
+        **(extra or {}),
+    }
+    return spark_session(settings, "braid speed", settings.speed_memory, properties)
+
+
+@contextmanager
+def pool(spark: SparkSession, name: str) -> Iterator[None]:
+    """Queries that are started within run in that scheduler pool."""
+    spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
+    try:
+        yield
+    finally:
+        spark.sparkContext.setLocalProperty("spark.scheduler.pool", None)  # type: ignore[arg-type]

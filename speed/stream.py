@@ -1,0 +1,77 @@
+"""Kafka → events: the first step of every query of the speed layer.
+
+Reads a source's topic; gives messages, and events that fit the contract. An event from the future is refused here, before it can
+move the watermark. Reads the backlog whole: the watermark moves between micro-batches only, and a bound such as
+`maxOffsetsPerTrigger` would let one partition run ahead of another in event time, whose events were then too late.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from features.declaration import FeatureGroup
+from features.sources import CORRUPT, EventSource
+from infra.settings import Settings
+
+#: When a message arrived: by the broker's clock, or by a producer's where the topic is configured so, but never after now.
+ARRIVAL_MS = "least(unix_millis(timestamp), unix_millis(current_timestamp()))"
+#: One order of all messages of a topic: (partition, offset) in one integer.
+_ARRIVAL_ORDER = "shiftleft(CAST(partition AS BIGINT), 48) | offset"
+
+
+def messages(spark: SparkSession, settings: Settings, source: EventSource) -> DataFrame:
+    """The messages of the source's topic as a stream: key, value, partition, offset, arrival_ms.
+
+    A first run begins at the earliest message. Where retention has deleted messages before they were read, the stream goes on
+    with the next one; `speed.progress` reports how many there were.
+    """
+    options = {
+        "kafka.bootstrap.servers": settings.kafka_bootstrap,
+        "subscribe": source.topic,
+        "startingOffsets": "earliest",
+        "failOnDataLoss": "false",
+    }
+    stream = spark.readStream.format("kafka").options(**options).load()
+    return stream.selectExpr("key", "value", "partition", "offset", f"{ARRIVAL_MS} AS arrival_ms")
+
+
+def parsed(frame: DataFrame, source: EventSource, *keep: str) -> DataFrame:
+    """Messages as raw columns (text, as in a file), after the columns to `keep`."""
+    event = F.from_json(F.col("value").cast("string"), source.json_schema_sql(), {"columnNameOfCorruptRecord": CORRUPT})
+    return frame.select(*keep, event.alias("_event")).select(*keep, "_event.*")
+
+
+def reason(settings: Settings, source: EventSource) -> Column:
+    """Over `parsed` messages with their arrival_ms: why one does not fit, or NULL."""
+    return F.expr(source.reason_sql("arrival_ms", settings.future_seconds * 1_000, corrupt=True))
+
+
+def tile_events(spark: SparkSession, settings: Settings, group: FeatureGroup) -> DataFrame:
+    """The events of a group as a stream, in the few columns that a tile needs.
+
+    Returns:
+        entity; the source's time column (timestamp); event: a struct of id (hash of the event id), arrival (order of arrival),
+        ts_ms, and input_0 … input_k as the declaration's inputs give them.
+    """
+    source = group.source
+    raw = parsed(messages(spark, settings, source), source, "partition", "offset", "arrival_ms")
+    typed = raw.select("partition", "offset", *map(F.expr, source.typed_select_sql()), reason(settings, source).alias("_reason"))
+    inputs = [f"{one.sql} AS input_{index}" for index, one in enumerate(group.inputs)]
+    event = f"xxhash64(`{source.event_id}`) AS id, {_ARRIVAL_ORDER} AS arrival, ts_ms, {', '.join(inputs)}"
+    return typed.where(f"_reason IS NULL AND `{group.entity}` IS NOT NULL").selectExpr(
+        f"`{group.entity}` AS entity", f"`{source.time}`", f"struct({event}) AS event"
+    )
+
+
+def tiles(settings: Settings, group: FeatureGroup, events: DataFrame) -> DataFrame:
+    """The one stateful aggregation: `tile_events` to tiles, each the list of its events: entity, tile_start_ms, events.
+
+    The list is the state, so that duplicates fall by event id without a second stateful operator, and so that the fold over it
+    is the very one of the batch layer.
+    """
+    time = group.source.time
+    window = F.window(F.col(time), f"{group.tile_ms} milliseconds")
+    watermarked = events.withWatermark(time, f"{settings.watermark_seconds} seconds")
+    grouped = watermarked.groupBy("entity", window.alias("tile")).agg(F.collect_list("event").alias("events"))
+    return grouped.select("entity", F.unix_millis("tile.start").alias("tile_start_ms"), "events")

@@ -1,0 +1,68 @@
+"""Waiting for the stream: whether what was sent is in the online store, or in the archive. Reads `braid:speed`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+
+from features.definitions import GROUPS
+from features.sources import EventSource
+from infra.errors import ServiceError
+from infra.redis import PROGRESS_KEY, store
+from infra.settings import Settings
+
+#: Told how many of the awaited messages are done, and how many are awaited.
+OnProgress = Callable[[int, int], None]
+_POLL_SECONDS = 0.05
+
+
+def wait_visible(settings: Settings, end_offsets: Mapping[int, int], timeout_seconds: float | None = None,
+                 on_progress: OnProgress | None = None, source: EventSource | None = None) -> None:  # fmt: skip
+    """Returns when every event before `end_offsets` is in the online store, for every group of the source.
+
+    Args:
+        settings: Where the online store is.
+        end_offsets: Per partition the first offset that is not waited for.
+        timeout_seconds: How long to wait; None for as long as it takes.
+        on_progress: Told of the progress.
+        source: Of whose topic the offsets are; by default that of all groups.
+
+    Raises:
+        ServiceError: It took too long.
+    """
+    names = [f"online:{name}" for name, group in GROUPS.items() if source is None or group.source.name == source.name]
+    _wait(settings, names, end_offsets, timeout_seconds, on_progress, "in the online store")
+
+
+def wait_archived(settings: Settings, source: EventSource, end_offsets: Mapping[int, int], timeout_seconds: float | None = None,
+                  on_progress: OnProgress | None = None) -> None:  # fmt: skip
+    """Returns when every event before `end_offsets` is in the archive. Arguments and errors as `wait_visible`."""
+    _wait(settings, [f"archive:{source.name}"], end_offsets, timeout_seconds, on_progress, "in the archive")
+
+
+def _wait(settings: Settings, names: list[str], end_offsets: Mapping[int, int], timeout_seconds: float | None,
+          on_progress: OnProgress | None, where: str) -> None:  # fmt: skip
+    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    client, remaining_at_first = store(settings), None
+    try:
+        while remaining := max(_remaining(raw, end_offsets) for raw in client.hmget(PROGRESS_KEY, names)):
+            remaining_at_first = remaining_at_first or remaining
+            if on_progress:
+                on_progress(max(0, remaining_at_first - remaining), remaining_at_first)
+            if deadline is not None and time.monotonic() > deadline:
+                raise ServiceError(
+                    f"After {timeout_seconds:g} seconds, {remaining} of the messages sent are not yet {where}.",
+                    "See the log of the speed layer, and its lag in `braid status`.",
+                )
+            time.sleep(_POLL_SECONDS)
+    finally:
+        client.close()
+    if on_progress and remaining_at_first:
+        on_progress(remaining_at_first, remaining_at_first)
+
+
+def _remaining(raw: bytes | None, end_offsets: Mapping[int, int]) -> int:
+    """How many messages a query has still to take."""
+    offsets = json.loads(raw)["offsets"] if raw else {}
+    return sum(max(0, end - offsets.get(str(partition), 0)) for partition, end in end_offsets.items())
