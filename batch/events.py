@@ -49,7 +49,15 @@ def append_events(spark: SparkSession, settings: Settings, source: EventSource, 
         fresh = fresh.join(spark.read.format("delta").load(path).select(source.event_id), source.event_id, "left_anti")
     fresh = fresh.withColumn("day", F.to_date(F.timestamp_millis("ts_ms")))
     before = _version(spark, path) if exists else -1
-    columns = [*(column.name for column in source.columns), "ts_ms", "arrival_ms", "origin", "kafka_partition", "kafka_offset", "day"]
+    columns = [
+        *(column.name for column in source.columns),
+        "ts_ms",
+        "arrival_ms",
+        "origin",
+        "kafka_partition",
+        "kafka_offset",
+        "day",
+    ]
     fresh.select(*columns).repartition("day").write.format("delta").mode("append").partitionBy("day").save(path)
     return _added_since(spark, path, before)
 
@@ -78,7 +86,12 @@ def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource)
     ).select("partition", "offset", "arrival_ms", "e.*")  # fmt: skip
     good = parsed.where(F.expr(source.reason_sql("arrival_ms", settings.future_seconds * 1_000, corrupt=True)).isNull())
     rows = good.selectExpr(
-        *source.typed_select_sql(), "arrival_ms", "'stream' AS origin", "partition AS kafka_partition", "offset AS kafka_offset", "offset AS _order"
+        *source.typed_select_sql(),
+        "arrival_ms",
+        "'stream' AS origin",
+        "partition AS kafka_partition",
+        "offset AS kafka_offset",
+        "offset AS _order",
     )
     added, days = append_events(spark, settings, source, rows)
     return IngestReport(raw.count(), added, days)

@@ -23,7 +23,9 @@ _OTHER_TIMES = ["%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.
 
 
 @contextmanager
-def open_events(path: Path, source: EventSource, mapping: Mapping[str, str] | None = None, time_zone: str = "UTC") -> Iterator[EventFile]:
+def open_events(
+    path: Path, source: EventSource, mapping: Mapping[str, str] | None = None, time_zone: str = "UTC"
+) -> Iterator[EventFile]:
     """The rows of a file as the source's raw columns.
 
     Args:
@@ -37,10 +39,13 @@ def open_events(path: Path, source: EventSource, mapping: Mapping[str, str] | No
     """
     if not path.is_file():
         raise InputError(f"The file {path} does not exist.", "Check the path.")
-    with tempfile.TemporaryDirectory() as spill, duckdb.connect(config={"temp_directory": spill, "memory_limit": "2GB"}) as connection:
+    with (
+        tempfile.TemporaryDirectory() as spill,
+        duckdb.connect(config={"temp_directory": spill, "memory_limit": "2GB"}) as connection,
+    ):
         try:
-            connection.execute("SET TimeZone = 'UTC'")
-            connection.execute(f"SELECT TIMESTAMP '2000-01-01' AT TIME ZONE {_text(time_zone)}")
+            connection.execute("SET TimeZone = 'UTC'").fetchall()
+            connection.execute(f"SELECT TIMESTAMP '2000-01-01' AT TIME ZONE {_text(time_zone)}").fetchall()
         except duckdb.Error:
             raise InputError(f"The time zone {time_zone!r} is unknown.", "Use a name such as 'UTC' or 'Europe/Berlin'.") from None
         yield EventFile(connection, path, source, dict(mapping or {}), time_zone)
@@ -49,12 +54,16 @@ def open_events(path: Path, source: EventSource, mapping: Mapping[str, str] | No
 class EventFile:
     """A file that is open for reading. `open_events` makes it."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, source: EventSource, mapping: dict[str, str], time_zone: str) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, path: Path, source: EventSource, mapping: dict[str, str], time_zone: str
+    ) -> None:
         self._connection, self._path, self._source, self._zone = connection, path, source, time_zone
         try:
             self._read_sql, self._types = self._reader()
         except duckdb.Error as error:
-            raise InputError(f"The file {path} cannot be read: {str(error).splitlines()[0]}.", "Give CSV, JSON lines or Parquet.") from None
+            raise InputError(
+                f"The file {path} cannot be read: {str(error).splitlines()[0]}.", "Give CSV, JSON lines or Parquet."
+            ) from None
         self._select_sql = self._select(mapping)
 
     def write_parquet(self, target: Path) -> int:
@@ -77,7 +86,10 @@ class EventFile:
             raise self._broken(error) from None
 
     def _broken(self, error: duckdb.Error) -> InputError:
-        return InputError(f"The file {self._path} cannot be read to its end: {str(error).splitlines()[0]}.", "Repair the file; nothing was loaded.")
+        return InputError(
+            f"The file {self._path} cannot be read to its end: {str(error).splitlines()[0]}.",
+            "Repair the file; nothing was loaded.",
+        )
 
     def _reader(self) -> tuple[str, dict[str, str]]:
         """The SQL that reads the file, with a column `_line`, and the types of its columns."""
@@ -97,7 +109,9 @@ class EventFile:
                 f"SELECT DISTINCT unnest(json_keys(line)) FROM {lines} WHERE json_valid(line) AND json_type(line) = 'OBJECT'"
             ).fetchall()
             names = [name for (name,) in keys]
-            fields = ", ".join(f"json_extract_string(o, {_text(chr(36) + '.' + _json_key(name))}) AS {_name(name)}" for name in names)
+            fields = ", ".join(
+                f"json_extract_string(o, {_text(chr(36) + '.' + _json_key(name))}) AS {_name(name)}" for name in names
+            )
             read = (
                 f"SELECT {fields}{',' if fields else ''} CASE WHEN o IS NULL THEN line END AS _line FROM (SELECT line, "
                 f"CASE WHEN json_valid(line) AND json_type(line) = 'OBJECT' THEN line END AS o FROM {lines} WHERE trim(line) <> '')"
@@ -114,7 +128,10 @@ class EventFile:
         known = {column.name for column in self._source.columns}
         for name, given in mapping.items():
             if name not in known:
-                raise InputError(f"The mapping names {name!r}, which is no column of {self._source.name}.", f"Its columns are: {', '.join(sorted(known))}.")
+                raise InputError(
+                    f"The mapping names {name!r}, which is no column of {self._source.name}.",
+                    f"Its columns are: {', '.join(sorted(known))}.",
+                )
             if not _is_literal(given) and given not in self._types:
                 raise InputError(f"The file has no column {given!r}.", f"Its columns are: {', '.join(self._types) or 'none'}.")
         missing = [
@@ -139,7 +156,11 @@ class EventFile:
             return f"NULL::{'MAP(VARCHAR, VARCHAR)' if column.type is ColumnType.MAP else 'VARCHAR'}"
         name, kind = _name(given), self._types[given]
         if column.type is ColumnType.MAP:
-            return f"try_cast({name} AS MAP(VARCHAR, VARCHAR))" if kind != "VARCHAR" else f"try_cast(try_cast({name} AS JSON) AS MAP(VARCHAR, VARCHAR))"
+            return (
+                f"try_cast({name} AS MAP(VARCHAR, VARCHAR))"
+                if kind != "VARCHAR"
+                else f"try_cast(try_cast({name} AS JSON) AS MAP(VARCHAR, VARCHAR))"
+            )
         if column.type is ColumnType.TIMESTAMP:
             return self._time(name, kind)
         return f"CAST({name} AS VARCHAR)"
@@ -168,7 +189,9 @@ class EventFile:
 
     def _derived_id(self) -> str:
         """Of a file without ids: the hash of the row and its number among equal rows, so that a second load adds nothing."""
-        content = f"md5(concat_ws(chr(31), {', '.join(f'coalesce(CAST({_name(name)} AS VARCHAR), chr(30))' for name in self._types)}))"
+        content = (
+            f"md5(concat_ws(chr(31), {', '.join(f'coalesce(CAST({_name(name)} AS VARCHAR), chr(30))' for name in self._types)}))"
+        )
         return f"{content} || '-' || row_number() OVER (PARTITION BY {content} ORDER BY _row)"
 
 

@@ -39,7 +39,12 @@ class LoadReport:
 
 
 def load_events(
-    spark: SparkSession, settings: Settings, source: EventSource, path: Path, mapping: Mapping[str, str] | None = None, time_zone: str = "UTC"
+    spark: SparkSession,
+    settings: Settings,
+    source: EventSource,
+    path: Path,
+    mapping: Mapping[str, str] | None = None,
+    time_zone: str = "UTC",
 ) -> LoadReport:
     """Loads a file. Loading it again adds no event.
 
@@ -85,7 +90,9 @@ def load_events(
         shutil.rmtree(scratch, ignore_errors=True)
     if days:
         _remember_first_day(settings, days[0])
-    return LoadReport(read, loaded, read - quarantined - loaded, quarantined, reasons, days[0] if days else None, days[-1] if days else None)
+    return LoadReport(
+        read, loaded, read - quarantined - loaded, quarantined, reasons, days[0] if days else None, days[-1] if days else None
+    )
 
 
 def _remember_first_day(settings: Settings, day: date) -> None:

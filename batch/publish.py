@@ -1,5 +1,8 @@
-"""Publishing: the batch view into the online store. Each entity's value is replaced in one command and carries its own batch_end,
-so a reader sees the old cut or the new one, never a mixture, while this runs."""
+"""Publishing: the batch view into the online store.
+
+Each entity's value is replaced in one command and carries its own batch_end, so that a reader sees the old cut or the new one,
+never a mixture, while this runs.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,8 @@ def publish_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -
             yield pa.RecordBatch.from_arrays([pa.array([len(ids)], pa.int64())], names=["written"])
 
     written = view.select("entity", "packed").mapInArrow(write, "written BIGINT").agg(F.sum("written")).first()
-    assert written is not None and written[0] == entities
+    assert written is not None
+    assert written[0] == entities
     client.hset(
         meta_key(group.name),
         mapping={

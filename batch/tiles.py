@@ -16,7 +16,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType, _parse_datatype_string
 
-from batch.partials import arrow_schema, by_entity, numpy_of, partial_columns_sql, partials_to_arrow, series_of, whole_partition, with_inputs
+from batch.partials import (
+    arrow_schema,
+    by_entity,
+    numpy_of,
+    partial_columns_sql,
+    partials_to_arrow,
+    series_of,
+    whole_partition,
+    with_inputs,
+)
 from features.declaration import FeatureGroup
 from features.tiles import fold_ranges, runs
 from features.windows import floor_ms
@@ -66,7 +75,9 @@ def fold_events(events: DataFrame, group: FeatureGroup, count: int) -> DataFrame
     """The tiles of some events: entity, tile_start_ms, first_ms, last_ms, events, and one column of partials per feature."""
     inputs = with_inputs(events, group)
     entity_type = inputs.schema["entity"].dataType.simpleString()
-    ddl = f"entity {entity_type}, tile_start_ms BIGINT, first_ms BIGINT, last_ms BIGINT, events BIGINT, {partial_columns_sql(group)}"
+    ddl = (
+        f"entity {entity_type}, tile_start_ms BIGINT, first_ms BIGINT, last_ms BIGINT, events BIGINT, {partial_columns_sql(group)}"
+    )
     schema = _parse_datatype_string(ddl)
     assert isinstance(schema, StructType)
     return by_entity(inputs, count, "ts_ms").mapInArrow(_tile_kernel(group, arrow_schema(schema)), schema)
@@ -82,8 +93,16 @@ def _tile_kernel(group: FeatureGroup, schema: pa.Schema) -> Callable[[Iterator[p
         starts_ms = floor_ms(ts_ms, group.tile_ms)  # type: ignore[arg-type]
         lo, hi = runs(numpy_of(table.column("entity")), starts_ms)
         partials = fold_ranges(group, inputs, lo, hi)
-        columns = [table.column("entity").combine_chunks().take(pa.array(lo)), pa.array(starts_ms[lo]), pa.array(ts_ms[lo]), pa.array(ts_ms[hi - 1]), pa.array(hi - lo)]
-        columns += [partials_to_arrow(one, schema.field(name).type) for one, name in zip(partials, group.feature_names, strict=True)]
+        columns = [
+            table.column("entity").combine_chunks().take(pa.array(lo)),
+            pa.array(starts_ms[lo]),
+            pa.array(ts_ms[lo]),
+            pa.array(ts_ms[hi - 1]),
+            pa.array(hi - lo),
+        ]
+        columns += [
+            partials_to_arrow(one, schema.field(name).type) for one, name in zip(partials, group.feature_names, strict=True)
+        ]
         yield from pa.Table.from_arrays(columns, schema=schema).to_batches(max_chunksize=10_000)
 
     return kernel

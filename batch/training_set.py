@@ -61,7 +61,9 @@ def point_in_time(
         labels.select("entity", F.struct(*labels.columns).alias("label")), allowMissingColumns=True
     )
     values = [
-        f"`{prefix}{feature.name}` {group.value_sql_type(index)}" for prefix in instants for index, feature in enumerate(group.features)
+        f"`{prefix}{feature.name}` {group.value_sql_type(index)}"
+        for prefix in instants
+        for index, feature in enumerate(group.features)
     ]
     schema = _parse_datatype_string(", ".join([*(f"`{f.name}` {f.dataType.simpleString()}" for f in labels.schema), *values]))
     assert isinstance(schema, StructType)
@@ -87,7 +89,9 @@ def build_training_set(spark: SparkSession, settings: Settings, group: FeatureGr
     points = points.withColumn("batch_ms", F.expr(f"q_ms - pmod(q_ms, {DAY_MS})"))
     purchases = FeatureGroup("label_of", group.entity, group.source, (count("purchases", where="event_type = 'PURCHASE'"),))
     labelled = point_in_time(spark, settings, purchases, points, {"before_": "q_ms", "within_": "horizon_ms"})
-    labels = labelled.select("entity", "q_ms", "batch_ms", F.expr("CAST(within_purchases > before_purchases AS INT)").alias("label"))
+    labels = labelled.select(
+        "entity", "q_ms", "batch_ms", F.expr("CAST(within_purchases > before_purchases AS INT)").alias("label")
+    )
     first, last = labels.agg(F.min("q_ms"), F.max("q_ms")).first() or (None, None)
     boundary_ms = 0 if first is None else int(last - (last - first) * EVALUATION_SHARE)
     split = F.when(F.col("q_ms") >= boundary_ms, "evaluation").when(F.col("q_ms") < boundary_ms - HORIZON_MS, "train")
@@ -97,7 +101,14 @@ def build_training_set(spark: SparkSession, settings: Settings, group: FeatureGr
     rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(target)
     latest = DeltaTable.forPath(spark, target).history(1).first()
     assert latest is not None
-    parts = {row["split"]: row for row in spark.read.format("delta").load(target).groupBy("split").agg(F.count("*").alias("n"), F.sum("label").alias("p")).collect()}
+    parts = {
+        row["split"]: row
+        for row in spark.read.format("delta")
+        .load(target)
+        .groupBy("split")
+        .agg(F.count("*").alias("n"), F.sum("label").alias("p"))
+        .collect()
+    }
     counts = {name: (row["n"], row["p"]) for name, row in parts.items()}
     return TrainingSetReport(
         rows=sum(n for n, _ in counts.values()),
@@ -112,16 +123,24 @@ def _label_points(events: DataFrame, group: FeatureGroup, batch_end_ms: int) -> 
     """entity, q_ms: distinct label points."""
     entity = f"`{group.entity}`"
     end_ms = batch_end_ms - HORIZON_MS
-    spans = events.where(f"{entity} IS NOT NULL").groupBy(F.expr(entity).alias("entity")).agg((F.min("ts_ms") + 30 * DAY_MS).alias("start_ms"))
+    spans = (
+        events.where(f"{entity} IS NOT NULL")
+        .groupBy(F.expr(entity).alias("entity"))
+        .agg((F.min("ts_ms") + 30 * DAY_MS).alias("start_ms"))
+    )
     week = F.explode(F.expr(f"sequence(start_ms, {end_ms}L, {7 * DAY_MS}L)"))
     grid = spans.where(F.col("start_ms") < end_ms).select("entity", week.alias("week_ms"))
     grid = grid.select("entity", F.expr(f"week_ms + pmod(xxhash64(entity, week_ms), {7 * DAY_MS})").alias("q_ms"))
-    soon = events.where(f"pmod(xxhash64(`{group.source.event_id}`), 50) = 0").select(F.expr(entity).alias("entity"), (F.col("ts_ms") + 10 * MINUTE_MS).alias("q_ms"))
+    soon = events.where(f"pmod(xxhash64(`{group.source.event_id}`), 50) = 0").select(
+        F.expr(entity).alias("entity"), (F.col("ts_ms") + 10 * MINUTE_MS).alias("q_ms")
+    )
     soon = soon.join(spans, "entity").where("q_ms >= start_ms").select("entity", "q_ms")
     return grid.unionByName(soon).where(F.col("q_ms") < end_ms).distinct()
 
 
-def _kernel(group: FeatureGroup, instants: Mapping[str, str], schema: pa.Schema) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _kernel(
+    group: FeatureGroup, instants: Mapping[str, str], schema: pa.Schema
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         table = whole_partition(batches)
         if table is None:
@@ -130,7 +149,9 @@ def _kernel(group: FeatureGroup, instants: Mapping[str, str], schema: pa.Schema)
         events, labels = table.filter(table.column("ts_ms").is_valid()), table.filter(is_label)
         if not labels.num_rows:
             return
-        entities, places = np.unique(np.concatenate([numpy_of(events.column("entity")), numpy_of(labels.column("entity"))]), return_inverse=True)
+        entities, places = np.unique(
+            np.concatenate([numpy_of(events.column("entity")), numpy_of(labels.column("entity"))]), return_inverse=True
+        )
         event_at, label_at = places[: events.num_rows], places[events.num_rows :]
         # Spark sorted them by entity, in its own order of texts; the composite key must ascend by numpy's.
         inputs = series_of(events, group)
@@ -165,4 +186,6 @@ class _Finder:
         self._keys = entity * self._span + (ts_ms - self._low)
 
     def __call__(self, entity: Ints, instant_ms: Ints) -> Ints:
-        return np.searchsorted(self._keys, entity * self._span + np.clip(instant_ms, self._low, self._low + self._span - 1) - self._low)
+        return np.searchsorted(
+            self._keys, entity * self._span + np.clip(instant_ms, self._low, self._low + self._span - 1) - self._low
+        )

@@ -1,10 +1,14 @@
-"""The batch view: all that is known of each entity before batch_end. Reads tiles (and the events of the tile that batch_end cuts),
-writes `view_{group}`: the packed value for the online store, and beside it the finished features for people."""
+"""The batch view: all that is known of each entity before batch_end.
+
+Reads tiles (and the events of the tile that batch_end cuts), writes `view_{group}`: the packed value for the online store, and
+beside it the finished features for people.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pyarrow as pa
 from delta.tables import DeltaTable
@@ -39,14 +43,19 @@ def view_table(group: FeatureGroup) -> str:
 
 
 def default_batch_end_ms(spark: SparkSession, settings: Settings, source: EventSource, now_ms: int) -> int:
-    """The latest batch_end that the batch can vouch for: after everything that was loaded, and, of what was streamed, up to the
-    watermark, since the stream may still accept events after it.
+    """The latest batch_end that the batch can vouch for.
+
+    It lies after everything that was loaded and, of what was streamed, at the watermark: the stream may still accept events after it.
 
     Raises:
         NotReadyError: There are no events.
     """
     path = settings.table(source.table)
-    rows = spark.read.format("delta").load(path).groupBy("origin").agg(F.max("ts_ms").alias("newest")).collect() if DeltaTable.isDeltaTable(spark, path) else []
+    rows = (
+        spark.read.format("delta").load(path).groupBy("origin").agg(F.max("ts_ms").alias("newest")).collect()
+        if DeltaTable.isDeltaTable(spark, path)
+        else []
+    )
     newest = {row["origin"]: row["newest"] for row in rows}
     if not newest:
         raise NotReadyError("There are no events yet.", "Load a file by `braid load FILE` or stream some by `braid replay FILE`.")
@@ -62,8 +71,8 @@ def build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, bat
         NotReadyError: A day with events before batch_end has no tiles, or tiles of fewer events.
     """
     path = settings.table(tiles_table(group))
-    last_day_ms = floor_ms(batch_end_ms, group.tile_ms)
-    behind = [day for day in stale_days(spark, settings, group) if day.toordinal() <= _ordinal(last_day_ms)]
+    last_day = datetime.fromtimestamp(batch_end_ms / 1_000, UTC).date()
+    behind = [day for day in stale_days(spark, settings, group) if day <= last_day]
     if behind:
         raise NotReadyError(
             f"The tiles of {len(behind)} days before batch_end are not up to date, the first {behind[0]}.", "Run `braid backfill`."
@@ -74,7 +83,11 @@ def build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, bat
     tiles = spark.read.format("delta").load(path).where(F.col("tile_start_ms") < cut_ms).drop("day")
     if cut_ms < batch_end_ms:
         events = spark.read.format("delta").load(settings.table(group.source.table))
-        cut = events.where((F.col("ts_ms") >= cut_ms) & (F.col("ts_ms") < batch_end_ms) & (F.col("day") == F.to_date(F.timestamp_millis(F.lit(cut_ms)))))
+        cut = events.where(
+            (F.col("ts_ms") >= cut_ms)
+            & (F.col("ts_ms") < batch_end_ms)
+            & (F.col("day") == F.to_date(F.timestamp_millis(F.lit(cut_ms))))
+        )
         tiles = tiles.unionByName(fold_events(cut, group, 1))
     count = tiles.count()
     entity_type = tiles.schema["entity"].dataType.simpleString()
@@ -91,7 +104,9 @@ def build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, bat
     return ViewReport(int(latest["operationMetrics"].get("numOutputRows", 0)), count, batch_end_ms)
 
 
-def _view_kernel(group: FeatureGroup, batch_end_ms: int, schema: pa.Schema) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _view_kernel(
+    group: FeatureGroup, batch_end_ms: int, schema: pa.Schema
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         table = whole_partition(batches)
         if table is None:
@@ -104,7 +119,9 @@ def _view_kernel(group: FeatureGroup, batch_end_ms: int, schema: pa.Schema) -> C
         for a, b in zip(lo.tolist(), hi.tolist(), strict=True):
             view = build_entity_view(group, batch_end_ms, starts_ms[a:b], [column[a:b] for column in partials], newest_ms[b - 1])
             values = [
-                feature.aggregation.finalize(one.suffixes[0] if one.suffixes else one.collapsed, batch_end_ms, group.scale_of(index))
+                feature.aggregation.finalize(
+                    one.suffixes[0] if one.suffixes else one.collapsed, batch_end_ms, group.scale_of(index)
+                )
                 for index, (feature, one) in enumerate(zip(group.features, view.features, strict=True))
             ]
             rows.append((batch_end_ms, group.fingerprint, view.newest_event_ms, encode(view), *values))
@@ -113,7 +130,3 @@ def _view_kernel(group: FeatureGroup, batch_end_ms: int, schema: pa.Schema) -> C
         yield from pa.Table.from_arrays(columns, schema=schema).to_batches(max_chunksize=10_000)
 
     return kernel
-
-
-def _ordinal(instant_ms: int) -> int:
-    return 719_163 + instant_ms // 86_400_000  # 1970-01-01 is day 719,163 of the calendar that date.toordinal counts by

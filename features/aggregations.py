@@ -184,7 +184,7 @@ class Min(Aggregation):
         return v
 
     def join(self, a: int, b: int) -> int:
-        return a if a < b else b
+        return min(b, a)
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[int | None]:
         neutral = np.iinfo(np.int64).max
@@ -205,7 +205,7 @@ class Max(Aggregation):
         return v
 
     def join(self, a: int, b: int) -> int:
-        return a if a > b else b
+        return max(b, a)
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[int | None]:
         neutral = np.iinfo(np.int64).min
@@ -303,7 +303,7 @@ class SinceLast(Aggregation):
         return ts_ms
 
     def join(self, a: int, b: int) -> int:
-        return a if a > b else b
+        return max(b, a)
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[int | None]:
         indices = _latest_valid(series, lo, hi)

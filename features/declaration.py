@@ -14,7 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from features.aggregations import (
-    TIME_UNITS_MS, Aggregation, Count, Distinct, Last, Max, Mean, Min, SinceLast, Sum, Value,
+    TIME_UNITS_MS,
+    Aggregation,
+    Count,
+    Distinct,
+    Last,
+    Max,
+    Mean,
+    Min,
+    SinceLast,
+    Sum,
+    Value,
 )  # fmt: skip
 from features.errors import DeclarationError
 from features.predicates import canonical_predicate
@@ -211,7 +221,9 @@ class FeatureGroup:
         seen: set[str] = set()
         for name in (self.name, *self.feature_names):
             if not _NAME.fullmatch(name) or name in _RESERVED:
-                raise DeclarationError(f"The name {name!r} cannot be used.", "Use lower-case letters, digits and underscores, and no reserved word.")
+                raise DeclarationError(
+                    f"The name {name!r} cannot be used.", "Use lower-case letters, digits and underscores, and no reserved word."
+                )
         for name in self.feature_names:
             if name in seen:
                 raise DeclarationError(f"The group {self.name} has two features named {name!r}.", "Rename one of them.")
@@ -219,7 +231,9 @@ class FeatureGroup:
         column = self.source.column(self.entity)
         if column is None or column.type not in (ColumnType.INT64, ColumnType.STRING):
             known = ", ".join(known.name for known in self.source.columns)
-            raise DeclarationError(f"The entity {self.entity!r} of {self.name} is not a text or integer column.", f"{self.source.name} has: {known}.")
+            raise DeclarationError(
+                f"The entity {self.entity!r} of {self.name} is not a text or integer column.", f"{self.source.name} has: {known}."
+            )
 
     def _tile_ms(self) -> int:
         hops = {feature.window.hop_ms for feature in self.features if feature.window}
@@ -250,7 +264,9 @@ def _input(feature: Feature, source: EventSource) -> Input:
         column = source.column(feature.of)
         if column is None:
             known = ", ".join(known.name for known in source.columns)
-            raise DeclarationError(f"The feature {feature.name} aggregates an unknown column {feature.of!r}.", f"{source.name} has: {known}.")
+            raise DeclarationError(
+                f"The feature {feature.name} aggregates an unknown column {feature.of!r}.", f"{source.name} has: {known}."
+            )
         if isinstance(feature.aggregation, Distinct):
             value = f"xxhash64(`{column.name}`)"
             present = f"`{column.name}` IS NOT NULL"

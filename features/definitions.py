@@ -32,7 +32,9 @@ user_features = FeatureGroup(
         total("spend_last_hour", of="amount", where="event_type = 'PURCHASE'", window="1h", description="Money spent."),
         distinct("sessions_last_hour", of="session_id", window="1h", description="Different sessions."),
         count("purchase_count_7d", where="event_type = 'PURCHASE'", window="7d", description="Purchases."),
-        mean("avg_purchase_30d", of="amount", where="event_type = 'PURCHASE'", window="30d", description="Mean amount of a purchase."),
+        mean(
+            "avg_purchase_30d", of="amount", where="event_type = 'PURCHASE'", window="30d", description="Mean amount of a purchase."
+        ),
         since_last("days_since_last", where="event_type = 'PURCHASE'", unit="days", description="Days since the latest purchase."),
     ),
 )

@@ -39,7 +39,9 @@ def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
         tree = sqlglot.parse_one(where, dialect="spark")
     except SqlglotError as error:
         reason = str(error).splitlines()[0]
-        raise DeclarationError(f"The predicate of {owner} does not parse: {where!r} ({reason}).", "Write one SQL condition.") from None
+        raise DeclarationError(
+            f"The predicate of {owner} does not parse: {where!r} ({reason}).", "Write one SQL condition."
+        ) from None
     for column in tree.find_all(exp.Column):
         if column.table or source.column(column.name) is None:
             known = ", ".join(known.name for known in source.columns)
@@ -48,21 +50,26 @@ def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
             )
     for node in tree.walk():
         if isinstance(node, exp.Anonymous):
-            raise DeclarationError(f"The predicate of {owner} calls an unknown function {node.name!r}.", "Use a function of Spark SQL.")
+            raise DeclarationError(
+                f"The predicate of {owner} calls an unknown function {node.name!r}.", "Use a function of Spark SQL."
+            )
         if isinstance(node, _REFUSED):
             raise DeclarationError(
                 f"The predicate of {owner} uses {node.sql(dialect='spark')!r}, which one event alone cannot answer.",
                 "Use columns, literals and deterministic functions.",
             )
     if not isinstance(tree.unnest(), _BOOLEAN):
-        raise DeclarationError(f"The predicate of {owner} is not a condition: {where!r}.", "Compare something, such as \"amount > 0\".")
+        raise DeclarationError(
+            f"The predicate of {owner} is not a condition: {where!r}.", 'Compare something, such as "amount > 0".'
+        )
     _refuse_mixed_comparisons(tree, source, owner)
     return quote_identifiers(tree, dialect="spark").sql(dialect="spark", normalize_functions="upper")
 
 
-def _refuse_mixed_comparisons(tree: exp.Expression, source: EventSource, owner: str) -> None:
+def _refuse_mixed_comparisons(tree: exp.Expr, source: EventSource, owner: str) -> None:
     """Spark would read the text as a number and find NULL, silently, in every event."""
-    def typed_null(node: exp.Expression) -> exp.Expression:
+
+    def typed_null(node: exp.Expr) -> exp.Expr:
         declared = source.column(node.name) if isinstance(node, exp.Column) else None
         return exp.cast(exp.null(), declared.type.value, dialect="spark") if declared else node
 

@@ -50,7 +50,9 @@ def fold_tile_values(group: FeatureGroup, inputs: Sequence[Series], lo: Ints, hi
     range_of = np.repeat(np.arange(len(lo)), hi - lo)
     log_lo, log_hi = runs(range_of, ts_ms)
     partials = list(zip(*fold_ranges(group, inputs, lo, hi), strict=True))
-    entries = list(zip(ts_ms[log_lo].tolist(), map(list, zip(*fold_ranges(group, inputs, log_lo, log_hi), strict=True)), strict=True))
+    entries = list(
+        zip(ts_ms[log_lo].tolist(), map(list, zip(*fold_ranges(group, inputs, log_lo, log_hi), strict=True)), strict=True)
+    )
     first, last = np.searchsorted(log_lo, lo).tolist(), np.searchsorted(log_lo, hi).tolist()
     return [
         TileValue(FORMAT, group.fingerprint, entries[a][0], entries[b - 1][0], list(whole), encode_log(entries[a:b]))

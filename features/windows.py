@@ -61,6 +61,8 @@ class Window:
         return floor_ms(q_ms - self.size_ms, self.hop_ms)
 
     def collapse_ms(self, batch_end_ms: int) -> int:
-        """From where on the batch view may be collapsed: every window with q in [batch_end, batch_end + buffer] contains
-        [collapse_ms, batch_end) whole."""
+        """From where on the batch view may be collapsed.
+
+        Every window with q in [batch_end, batch_end + buffer] contains [collapse_ms, batch_end) whole.
+        """
         return min(self.start_ms(batch_end_ms + BUFFER_MS), batch_end_ms)

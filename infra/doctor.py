@@ -57,14 +57,18 @@ def _jars(settings: Settings) -> list[Check]:
     found = []
     for wanted in (KAFKA, SPARK):
         count = len(list(wanted.folder(settings.cache_dir).glob("*.jar")))
-        found.append(Check(f"JARs of {wanted.name}", count > 0, f"{count} in {settings.cache_dir}", "" if count else "Run `make setup`."))
+        found.append(
+            Check(f"JARs of {wanted.name}", count > 0, f"{count} in {settings.cache_dir}", "" if count else "Run `make setup`.")
+        )
     return found
 
 
 def _disk(settings: Settings) -> Check:
     free = shutil.disk_usage(settings.home).free / 2**30
     fits = free >= _DISK_GB
-    return Check("disk", fits, f"{free:.0f} GiB free in {settings.home}", "" if fits else f"Free {_DISK_GB} GiB, or choose another home.")
+    return Check(
+        "disk", fits, f"{free:.0f} GiB free in {settings.home}", "" if fits else f"Free {_DISK_GB} GiB, or choose another home."
+    )
 
 
 def _memory() -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import redis
@@ -74,11 +75,12 @@ def _speed(settings: Settings, started_seconds: int) -> str | None:
     said = _store(settings).hget("braid:speed", "online")
     if said is None:
         return "it has not written its progress yet"
-    if json.loads(said)["written_at_ms"] < started_seconds * 1000:  # type: ignore[arg-type]
+    if json.loads(said)["written_at_ms"] < started_seconds * 1000:
         return "it has written no progress since it started"
     return None
 
 
 def _store(settings: Settings) -> redis.Redis:
-    kind = redis.RedisCluster if settings.redis_cluster else redis.Redis
-    return kind.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)  # type: ignore[return-value]
+    kind: Any = redis.RedisCluster if settings.redis_cluster else redis.Redis
+    found: redis.Redis = kind.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    return found

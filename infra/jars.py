@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -63,7 +62,7 @@ def _retrieve(wanted: JarSet, folder: Path, cache_dir: Path) -> None:
         for path in Path(draft).glob("*.jar"):
             shutil.move(path, complete / path.name)
         try:
-            os.rename(complete, folder)
+            complete.rename(folder)
         except OSError:
             if not folder.is_dir():  # another process was faster where it is
                 raise

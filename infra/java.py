@@ -12,7 +12,9 @@ from pathlib import Path
 from infra.errors import SetupError
 
 SUPPORTED = (17, 21)
-_CURE = "Install OpenJDK 17 or 21 (Debian: apt-get install openjdk-17-jre-headless; macOS: brew install openjdk@17) or set JAVA_HOME."
+_CURE = (
+    "Install OpenJDK 17 or 21 (Debian: apt-get install openjdk-17-jre-headless; macOS: brew install openjdk@17) or set JAVA_HOME."
+)
 
 
 def find_java() -> Path:
@@ -40,7 +42,9 @@ def ensure_java() -> Path:
             raise
     for package in ("openjdk-17-jre-headless", "openjdk-21-jre-headless"):
         for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-y", "-q", "--no-install-recommends", package]):
-            done = subprocess.run(command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, check=False)
+            done = subprocess.run(
+                command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, check=False
+            )
         if done.returncode == 0:
             break
     return find_java()
@@ -51,7 +55,12 @@ def _candidates() -> Iterator[Path]:
         yield Path(home)
     if java := shutil.which("java"):
         yield Path(java).resolve().parent.parent
-    for pattern in ("/usr/lib/jvm/*", "/opt/java/*", "/Library/Java/JavaVirtualMachines/*/Contents/Home", "/opt/homebrew/opt/openjdk@*"):
+    for pattern in (
+        "/usr/lib/jvm/*",
+        "/opt/java/*",
+        "/Library/Java/JavaVirtualMachines/*/Contents/Home",
+        "/opt/homebrew/opt/openjdk@*",
+    ):
         yield from sorted(Path("/").glob(pattern.lstrip("/")))
 
 

@@ -37,7 +37,9 @@ def prepare_kafka(settings: Settings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     properties = folder / "server.properties"
     logs = folder / "logs"
-    properties.write_text(_PROPERTIES.format(broker=settings.ports.kafka, controller=settings.ports.kafka_controller, logs=_escaped(str(logs))))
+    properties.write_text(
+        _PROPERTIES.format(broker=settings.ports.kafka, controller=settings.ports.kafka_controller, logs=_escaped(str(logs)))
+    )
     jars(KAFKA, settings.cache_dir)
     if (logs / "meta.properties").exists():
         return

@@ -53,9 +53,13 @@ def ports_of(home: Path) -> Ports:
             draft.unlink()
         return Ports.model_validate_json(path.read_text())
     except (ValidationError, json.JSONDecodeError):
-        raise SettingsError(f"The file {path} does not hold braid's ports.", "Delete it while nothing runs; new ports are chosen.") from None
+        raise SettingsError(
+            f"The file {path} does not hold braid's ports.", "Delete it while nothing runs; new ports are chosen."
+        ) from None
     except OSError as error:
-        raise SettingsError(f"The home {home} cannot be used: {error.strerror}.", "Choose another by --home or BRAID_HOME.") from None
+        raise SettingsError(
+            f"The home {home} cannot be used: {error.strerror}.", "Choose another by --home or BRAID_HOME."
+        ) from None
 
 
 def _choose(home: Path) -> Ports:
@@ -77,7 +81,7 @@ def _choose(home: Path) -> Ports:
 
 def _claim(port: int, home: Path) -> bool:
     """Whether no other home of this user has the port; from now on this one has it."""
-    folder = Path(tempfile.gettempdir()) / f"braid-{os.getuid()}" / "ports"
+    folder = Path(os.environ.get("BRAID_PORT_CLAIMS") or Path(tempfile.gettempdir()) / f"braid-{os.getuid()}" / "ports")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         claim = folder / str(port)

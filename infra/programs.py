@@ -94,7 +94,7 @@ def _prepare_mlflow(settings: Settings) -> None:
     (settings.home / "mlflow" / "artifacts").mkdir(parents=True, exist_ok=True)
 
 
-def _speed_command(settings: Settings) -> list[str]:
+def _speed_command(_settings: Settings) -> list[str]:
     return [sys.executable, "-m", "speed"]
 
 
@@ -108,5 +108,5 @@ def _dagster_command(settings: Settings) -> list[str]:
     return [sys.executable, "-m", "dagster_webserver", "-m", "orchestration.definitions", "-h", "127.0.0.1", "-p", port]
 
 
-def _daemon_command(settings: Settings) -> list[str]:
+def _daemon_command(_settings: Settings) -> list[str]:
     return [sys.executable, "-m", "dagster._daemon", "run", "-m", "orchestration.definitions"]

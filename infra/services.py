@@ -137,7 +137,9 @@ def process_ids(settings: Settings) -> list[int]:
     return sorted(process.pid for process in Supervisor(settings).processes())
 
 
-def wait_healthy(settings: Settings, names: Collection[str], timeout_seconds: float = 300, on_progress: Progress | None = None) -> None:
+def wait_healthy(
+    settings: Settings, names: Collection[str], timeout_seconds: float = 300, on_progress: Progress | None = None
+) -> None:
     """Returns when the services are healthy; those that braid does not run are asked too.
 
     Raises:
@@ -226,7 +228,9 @@ class _Watch:
             return True
         if time.monotonic() > self._deadline:
             where = f" at {url(self._settings, self.name)}" if url(self._settings, self.name) else ""
-            raise self._error(f"The service {self.name}{where} is not healthy after {self._timeout_seconds:.0f} s: {wrong or 'it only starts'}")
+            raise self._error(
+                f"The service {self.name}{where} is not healthy after {self._timeout_seconds:.0f} s: {wrong or 'it only starts'}"
+            )
         return False
 
     def _error(self, cause: str) -> ServiceError:
@@ -234,7 +238,9 @@ class _Watch:
             return ServiceError(f"{cause}.", "Check the address in the environment, and that the service runs.")
         log = self._supervisor.log_path(self.name)
         lines = last_lines(log)
-        return ServiceError(f"{cause}; its log ends:\n{lines}\n" if lines else f"{cause} and wrote no log.", f"The whole log is {log}.")
+        return ServiceError(
+            f"{cause}; its log ends:\n{lines}\n" if lines else f"{cause} and wrote no log.", f"The whole log is {log}."
+        )
 
 
 def last_lines(log: Path, count: int = 8) -> str:
@@ -259,7 +265,11 @@ def _refuse_taken(port: int, name: str, settings: Settings) -> None:
     if port_is_free(port):
         return
     try:
-        holders = [one.pid for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid]
+        holders = [
+            one.pid
+            for one in psutil.net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid
+        ]
         who = f"{psutil.Process(holders[0]).name()}, process {holders[0]}" if holders else "another program"
     except psutil.Error:
         who = "another program"  # macOS tells only root

@@ -41,10 +41,16 @@ class Settings(BaseSettings):
     watermark_seconds: int = Field(600, alias="BRAID_WATERMARK_SECONDS", gt=0, description="How late the speed layer accepts.")
     future_seconds: int = Field(300, alias="BRAID_FUTURE_SECONDS", ge=0, description="How far ahead of its arrival a clock may be.")
     archive_seconds: float = Field(5, alias="BRAID_ARCHIVE_SECONDS", gt=0, description="Trigger of the raw archive.")
-    offline_seconds: float = Field(300, alias="BRAID_OFFLINE_SECONDS", gt=0, description="Trigger of the speed layer's offline store.")
+    offline_seconds: float = Field(
+        300, alias="BRAID_OFFLINE_SECONDS", gt=0, description="Trigger of the speed layer's offline store."
+    )
     tile_ttl_seconds: int = Field(3 * 86_400, alias="BRAID_TILE_TTL_SECONDS", gt=0, description="How long a speed tile is kept.")
-    store_timeout_seconds: float = Field(0.25, alias="BRAID_STORE_TIMEOUT_SECONDS", gt=0, description="Deadline of a read in serving.")
-    alias_poll_seconds: float = Field(3, alias="BRAID_ALIAS_POLL_SECONDS", gt=0, description="How often serving looks for a new champion.")
+    store_timeout_seconds: float = Field(
+        0.25, alias="BRAID_STORE_TIMEOUT_SECONDS", gt=0, description="Deadline of a read in serving."
+    )
+    alias_poll_seconds: float = Field(
+        3, alias="BRAID_ALIAS_POLL_SECONDS", gt=0, description="How often serving looks for a new champion."
+    )
     model_name: str = Field("repurchase", alias="BRAID_MODEL_NAME", description="Registered model that /predict serves.")
     ports: Ports = Field(default_factory=Ports, exclude=True)
 
@@ -111,9 +117,8 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """The variables that make a child process load these same settings."""
-        values = {
+        return {
             field.alias: str(getattr(self, name))
             for name, field in type(self).model_fields.items()
             if field.alias and getattr(self, name) is not None
         }
-        return values

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -27,8 +28,8 @@ UNFINISHED = VENV / "braid.unfinished"
 FITTING = ((3, 11), (3, 12), (3, 13))
 
 
-class SetupFailed(Exception):
-    """The set-up cannot go on; says why and what to do. (`infra.errors` belongs to an environment that is not there yet.)"""
+class SetupFailedError(Exception):
+    """The set-up cannot go on; says why and what to do. `infra.errors` belongs to an environment that is not there yet."""
 
 
 def main() -> int:
@@ -37,7 +38,7 @@ def main() -> int:
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)  # two `make` at once: the second finds all done
         set_up()
-    except SetupFailed as error:
+    except SetupFailedError as error:
         print("make setup: {}".format(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -60,7 +61,7 @@ def set_up() -> None:
         _say("Java and the JARs")
         done = subprocess.run([str(PYTHON), "-m", "infra.runtime"], stdout=subprocess.PIPE, check=False, cwd=str(ROOT))
         if done.returncode:
-            raise SetupFailed("Java or the JARs are not complete; the line above says what to do.")
+            raise SetupFailedError("Java or the JARs are not complete; the line above says what to do.")
         STAMP.write_text(json.dumps({"key": key, "cache": _cache(), "runtime": json.loads(done.stdout)}, indent=2))
         print("braid is set up ({:.0f} s): {}".format(time.monotonic() - started, VENV / "bin" / "braid"), flush=True)
 
@@ -77,7 +78,9 @@ def _install_packages(key: str) -> None:
             _run([python, "-m", "venv", str(VENV)])
         except subprocess.CalledProcessError:
             shutil.rmtree(VENV, ignore_errors=True)
-            raise SetupFailed("{} cannot make a virtual environment. Debian: apt-get install python3-venv.".format(python)) from None
+            raise SetupFailedError(
+                "{} cannot make a virtual environment. Debian: apt-get install python3-venv.".format(python)
+            ) from None
     UNFINISHED.touch()
     _say("packages of requirements.lock, checked by their hashes")
     pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
@@ -88,17 +91,20 @@ def _install_packages(key: str) -> None:
             _run([*pip, "install", "--quiet", "--require-hashes", "-r", str(only_uv)])
             uv = [str(VENV / "bin" / "uv"), "pip"]
             environment = {**os.environ, **_uv_environment(), "VIRTUAL_ENV": str(VENV), "UV_PYTHON_DOWNLOADS": "never"}
-            _run([*uv, "install", "--python", str(PYTHON), "--require-hashes", "-r", str(LOCK)], environment)
+            quiet = [] if sys.stderr.isatty() else ["--quiet"]
+            _run([*uv, "install", *quiet, "--python", str(PYTHON), "--require-hashes", "-r", str(LOCK)], environment)
         except (subprocess.CalledProcessError, OSError):
             _say("once more, with pip alone")
             _run([*pip, "install", "--require-hashes", "-r", str(LOCK)])
         _run([*pip, "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
     except subprocess.CalledProcessError as error:
-        raise SetupFailed(
-            "The packages could not be installed (status {}). Check the network and run `make setup` again.".format(error.returncode)
+        raise SetupFailedError(
+            "The packages could not be installed (status {}). Check the network and run `make setup` again.".format(
+                error.returncode
+            )
         ) from None
     if _key() != key:
-        raise SetupFailed("The requirements changed meanwhile. Run `make setup` again.")
+        raise SetupFailedError("The requirements changed meanwhile. Run `make setup` again.")
     UNFINISHED.unlink()
 
 
@@ -115,9 +121,11 @@ def _fitting_python() -> str:
             unfit.append("{} lacks venv or ensurepip".format(path))
         elif version:
             unfit.append("{} is {}.{}".format(path, *version))
-    raise SetupFailed(
+    raise SetupFailedError(
         "No Python 3.11, 3.12 or 3.13 that can make an environment was found ({}). "
-        "Install one (Debian: apt-get install python3 python3-venv; macOS: brew install python@3.13).".format("; ".join(unfit) or "none at all")
+        "Install one (Debian: apt-get install python3 python3-venv; macOS: brew install python@3.13).".format(
+            "; ".join(unfit) or "none at all"
+        )
     )
 
 
@@ -149,7 +157,9 @@ def _ask(python: str, code: str) -> str:
 
 def _uv_environment() -> dict[str, str]:
     """The index and the certificate that pip is configured with, as uv's own variables; those that are set already stay."""
-    done = subprocess.run([str(PYTHON), "-m", "pip", "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        [str(PYTHON), "-m", "pip", "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
     said = dict(re.findall(r"^\S+\.([a-z-]+)='(.*)'$", done.stdout.decode(), re.MULTILINE))
     names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE"}
     found = {variable: said[option].replace("\\n", " ").strip() for option, variable in names.items() if said.get(option)}
@@ -160,7 +170,7 @@ def _block(package: str) -> str:
     """The lines of one package in the lock."""
     match = re.search(r"^{}==.*\n(?:    .*\n)+".format(re.escape(package)), LOCK.read_text(), re.MULTILINE)
     if not match:
-        raise SetupFailed("{} has no {}. Run `make lock`.".format(LOCK.name, package))
+        raise SetupFailedError("{} has no {}. Run `make lock`.".format(LOCK.name, package))
     return match.group()
 
 
@@ -171,10 +181,11 @@ def _key() -> str:
 
 def _cache() -> str:
     """Where the JARs go, as `infra.settings` has it."""
-    return os.environ.get("BRAID_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "braid")
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return os.environ.get("BRAID_CACHE") or str((Path(cache) if cache else Path.home() / ".cache") / "braid")
 
 
-def _read_stamp() -> dict[str, object]:
+def _read_stamp() -> dict[str, Any]:
     try:
         return dict(json.loads(STAMP.read_text()))
     except (OSError, ValueError):

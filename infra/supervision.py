@@ -77,7 +77,9 @@ class Supervisor:
         fingerprint = hashlib.sha256(json.dumps(settings.environment(), sort_keys=True).encode()).hexdigest()
         if self.running():
             if self._fingerprint.exists() and self._fingerprint.read_text() != fingerprint:
-                raise ServiceError(f"The services of {settings.home} run with other settings.", "Run `braid down`, then `braid up` again.")
+                raise ServiceError(
+                    f"The services of {settings.home} run with other settings.", "Run `braid down`, then `braid up` again."
+                )
             return False
         self.sweep()
         for folder in (self._fingerprint.parent, self.log_path("supervisord").parent, self._socket().parent):
@@ -98,7 +100,7 @@ class Supervisor:
                     said.seek(0)
                     reason = said.read().strip().splitlines() or ["it said nothing"]
                     self.sweep()
-                    raise ServiceError(f"The supervisor did not start: {reason[-1]}.", f"See {self.log_path('supervisord')}.")
+                    raise ServiceError(f"The supervisor did not start: {reason[0]}.", f"See {self.log_path('supervisord')}.")
                 time.sleep(0.05)
         return True
 
@@ -175,7 +177,9 @@ class Supervisor:
         for process in psutil.process_iter():
             try:
                 environment = process.environ()
-                if environment.get(HOME_MARK) == str(self._settings.home) and (of is None or environment.get("SUPERVISOR_PROCESS_NAME") == of):
+                if environment.get(HOME_MARK) == str(self._settings.home) and (
+                    of is None or environment.get("SUPERVISOR_PROCESS_NAME") == of
+                ):
                     found.update({one.pid: one for one in (process, *process.children(recursive=True))})
             except (psutil.Error, OSError):
                 continue  # ended meanwhile, or another user's
@@ -194,7 +198,9 @@ class Supervisor:
         try:
             return getattr(xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor, method)(*arguments)
         except xmlrpc.client.Fault as fault:
-            raise ServiceError(f"The supervisor refused {method} {' '.join(map(str, arguments))}: {fault.faultString}.", "See `braid status`.") from None
+            raise ServiceError(
+                f"The supervisor refused {method} {' '.join(map(str, arguments))}: {fault.faultString}.", "See `braid status`."
+            ) from None
         except (OSError, xmlrpc.client.ProtocolError) as error:
             raise ServiceError(f"The supervisor of {self._settings.home} does not answer: {error}.", "Run `braid up`.") from None
         finally:
@@ -218,8 +224,9 @@ class Supervisor:
                 "directory": self._fingerprint.parent,
                 "autostart": "false", "autorestart": "true", "startsecs": 1, "startretries": 30,
                 "stopsignal": "TERM", "stopasgroup": "true", "killasgroup": "true", "stopwaitsecs": program.stop_seconds,
-                "redirect_stderr": "true", "stdout_logfile": self.log_path(program.name), "stdout_logfile_maxbytes": "10MB",
-                "stdout_logfile_backups": 2,
+                "redirect_stderr": "true", "stdout_logfile_maxbytes": "10MB", "stdout_logfile_backups": 2,
+                # supervisor expands this one twice
+                "stdout_logfile": str(self.log_path(program.name)).replace("%", "%%"),
             }  # fmt: skip
         lines = []
         for section, values in sections.items():

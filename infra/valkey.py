@@ -36,4 +36,6 @@ def _server() -> Path:
     try:
         return Path(_binary.get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        raise ServiceError(f"There is no Valkey for this machine: {error}", "Start a Redis or Valkey yourself and set REDIS_URL.") from None
+        raise ServiceError(
+            f"There is no Valkey for this machine: {error}", "Start a Redis or Valkey yourself and set REDIS_URL."
+        ) from None

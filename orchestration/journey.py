@@ -32,7 +32,8 @@ def write_journey(folder: Path, end_ms: int) -> Journey:
 
     data = get_data()
     purchases, redemptions = data["transactions"], data["coupon_redemptions"]  # read by DuckDB under these names
-    assert purchases is not None and redemptions is not None
+    assert len(purchases)
+    assert len(redemptions)
     folder.mkdir(parents=True, exist_ok=True)
     history, live, cut_ms = folder / "history.parquet", folder / "live.parquet", end_ms - LIVE_MS
     with duckdb.connect() as connection:

@@ -1,1 +1,1 @@
-"""Serving: one request. Fetch, merge, predict, answer."""
+"""Serving: one request. `service` (HTTP) → `store` (one read) → `merge` (features at q) → `model` (champion) → `contract` (answer)."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
-from pyspark.sql.streaming import StreamingQuery
+from pyspark.sql.streaming import DataStreamWriter, StreamingQuery
 
 from features.declaration import FeatureGroup
 from features.packed import TILE_PREFIX, encode
@@ -31,14 +31,15 @@ PIPELINE_LENGTH = 1_000
 
 def start_online(spark: SparkSession, settings: Settings, group: FeatureGroup) -> StreamingQuery:
     """Starts the query of a group. A changed declaration is a new query, with a state of its own."""
-    frame = tiles(settings, group, tile_events(spark, settings, group))
-    written = frame.mapInArrow(partial(write_tiles, settings, group), "tiles BIGINT")
     name = f"online_{group.name}"
-    return (
-        written.writeStream.queryName(name).outputMode("update").format("noop")
-        .option("checkpointLocation", settings.checkpoint(f"{name}_{group.fingerprint}"))
-        .start()
-    )  # fmt: skip
+    checkpoint = settings.checkpoint(f"{name}_{group.fingerprint}")
+    return online_writer(spark, settings, group).queryName(name).option("checkpointLocation", checkpoint).start()
+
+
+def online_writer(spark: SparkSession, settings: Settings, group: FeatureGroup) -> DataStreamWriter:
+    """The query of a group, to be started."""
+    frame = tiles(settings, group, tile_events(spark, settings, group))
+    return frame.mapInArrow(partial(write_tiles, settings, group), "tiles BIGINT").writeStream.outputMode("update").format("noop")
 
 
 def write_tiles(settings: Settings, group: FeatureGroup, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -50,7 +50,7 @@ class Board:
             last = query.lastProgress
             before = self._entries.get(name)
             entry = _entry(last, before) if last is not None else before or {"offsets": {}, "batch_id": -1}
-            changed |= before is None or entry["batch_id"] != before["batch_id"]
+            changed |= before is None or entry["offsets"] != before["offsets"]
             self._entries[name] = entry
         if not changed:
             return
@@ -92,17 +92,18 @@ def _entry(progress: Any, before: Entry | None) -> Entry:
     source, times = progress.sources[0], progress.eventTime or {}
     offsets, latest = _offsets(source.endOffset), _offsets(source.latestOffset)
     state = progress.stateOperators[0] if progress.stateOperators else None
-    again = progress.batchId == before.get("batch_id")
+    # A trigger without a micro-batch reports too, by the number of the batch that may come.
+    fresh = progress.numInputRows > 0 and progress.batchId != before.get("batch_id")
     newest = [ms for ms in (before.get("newest_event_ms"), _millis(times.get("max"))) if ms is not None]
     dropped = state.numRowsDroppedByWatermark if state else 0
     return {
         "offsets": offsets or before.get("offsets", {}),
-        "batch_id": progress.batchId,
+        "batch_id": progress.batchId if progress.numInputRows else before.get("batch_id", -1),
         "watermark_ms": _millis(times.get("watermark")),
         "newest_event_ms": max(newest, default=None),
         "rows_per_second": round(progress.processedRowsPerSecond, 1) if progress.numInputRows else 0.0,
         "state_rows": state.numRowsTotal if state else 0,
-        "late_rows": before.get("late_rows", 0) + (0 if again else dropped),
+        "late_rows": before.get("late_rows", 0) + (dropped if fresh else 0),
         "lag": max(0, sum(latest.values()) - sum(offsets.values())) if latest else 0,
     }
 

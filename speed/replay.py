@@ -83,7 +83,7 @@ def replay(settings: Settings, source: EventSource, batches: Iterable[pa.RecordB
         ServiceError: Kafka does not take the events.
     """
     producer = KafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap.split(","), linger_ms=2, batch_size=256 * 1024,
+        bootstrap_servers=settings.kafka_bootstrap.split(","), linger_ms=0, batch_size=256 * 1024,
     )  # fmt: skip
     stop = stop or threading.Event()
     flight = _Flight(ReplayReport(), settings.watermark_seconds * 1_000 // 2)

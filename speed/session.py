@@ -19,6 +19,20 @@ _POOLS = """\
 </allocations>
 """
 
+#: How the queries are planned and kept.
+SQL_PROPERTIES = {
+    # A checkpoint keeps the number that it was made with.
+    "spark.sql.shuffle.partitions": "2",
+    # Filters are written where they belong. Pushed below the parsing of JSON they would parse once more for each column.
+    "spark.sql.optimizer.excludedRules": "org.apache.spark.sql.catalyst.optimizer.PushDownPredicates",
+    # Tiles close with the next event; a micro-batch for that alone would make the next event wait.
+    "spark.sql.streaming.noDataMicroBatches.enabled": "false",
+    "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
+    "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "1000000",
+    "spark.sql.streaming.minBatchesToRetain": "20",
+    "spark.sql.streaming.numRecentProgressUpdates": "5",
+}
+
 
 def speed_session(settings: Settings, extra: dict[str, str] | None = None) -> SparkSession:
     """The session of the queries, with the pools `online` and `background`."""
@@ -29,16 +43,7 @@ def speed_session(settings: Settings, extra: dict[str, str] | None = None) -> Sp
         "spark.scheduler.mode": "FAIR",
         "spark.scheduler.allocation.file": pools.as_uri(),
         "spark.locality.wait": "0",
-        # A checkpoint keeps the number that it was made with.
-        "spark.sql.shuffle.partitions": "2",
-        # Filters are written where they belong. Pushed below the parsing of JSON they would parse once more for each column.
-        "spark.sql.optimizer.excludedRules": "org.apache.spark.sql.catalyst.optimizer.PushDownPredicates",
-        # Tiles close with the next event; a micro-batch for that alone would make the next event wait.
-        "spark.sql.streaming.noDataMicroBatches.enabled": "false",
-        "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
-        "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "1000000",
-        "spark.sql.streaming.minBatchesToRetain": "20",
-        "spark.sql.streaming.numRecentProgressUpdates": "5",
+        **SQL_PROPERTIES,
         **(extra or {}),
     }
     return spark_session(settings, "braid speed", settings.speed_memory, properties)

@@ -17,7 +17,7 @@ from infra.settings import Settings
 #: When a message arrived: by the broker's clock, or by a producer's where the topic is configured so, but never after now.
 ARRIVAL_MS = "least(unix_millis(timestamp), unix_millis(current_timestamp()))"
 #: One order of all messages of a topic: (partition, offset) in one integer.
-_ARRIVAL_ORDER = "shiftleft(CAST(partition AS BIGINT), 48) | offset"
+_ARRIVAL_ORDER = "shiftleft(CAST(partition AS BIGINT), 48) + offset"
 
 
 def messages(spark: SparkSession, settings: Settings, source: EventSource) -> DataFrame:

@@ -21,7 +21,9 @@ events = st.lists(
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS, ids=lambda a: a.kind)
 @given(events=events, data=st.data())
-def test_order_and_grouping_change_no_bit(aggregation: Aggregation, events: list[tuple[int, int, bool]], data: st.DataObject) -> None:
+def test_order_and_grouping_change_no_bit(
+    aggregation: Aggregation, events: list[tuple[int, int, bool]], data: st.DataObject
+) -> None:
     lifted = [aggregation.lift(ts, v) for ts, v, _ in events]
     whole = aggregation.combine_all(lifted)
     shuffled = data.draw(st.permutations(lifted))
@@ -33,7 +35,9 @@ def test_order_and_grouping_change_no_bit(aggregation: Aggregation, events: list
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS, ids=lambda a: a.kind)
 @given(events=events, data=st.data())
-def test_fold_of_ranges_is_adding_one_by_one(aggregation: Aggregation, events: list[tuple[int, int, bool]], data: st.DataObject) -> None:
+def test_fold_of_ranges_is_adding_one_by_one(
+    aggregation: Aggregation, events: list[tuple[int, int, bool]], data: st.DataObject
+) -> None:
     # Sums of 60 values must stay in the int64 of a Delta column.
     events = sorted((ts, v // 64, valid) for ts, v, valid in events)
     n = len(events)

@@ -7,7 +7,16 @@ import pytest
 
 from features.errors import PackedValueError
 from features.packed import (
-    FORMAT, LOG_BOUND, BatchValue, FeatureView, TileValue, decode_batch, decode_log, decode_tile, encode, encode_log,
+    FORMAT,
+    LOG_BOUND,
+    BatchValue,
+    FeatureView,
+    TileValue,
+    decode_batch,
+    decode_log,
+    decode_tile,
+    encode,
+    encode_log,
 )  # fmt: skip
 
 BATCH = BatchValue(FORMAT, "f" * 16, 1_000, 999, [FeatureView([3, 1], [5], [[7, 2]]), FeatureView(None, [], [])])

@@ -5,7 +5,6 @@ Duplicates and late events are decided before this point, by ingest; here: any b
 
 from __future__ import annotations
 
-from collections import defaultdict
 from fractions import Fraction
 
 import numpy as np
@@ -116,10 +115,16 @@ def tiles_of(events: list[tuple[int, int | None, int]]) -> list[packed.TileValue
     ]
 
 
-@given(events=st.lists(event, max_size=40), batch_end_ms=instants, ahead_ms=st.integers(0, BUFFER_MS) | st.sampled_from((0, 1, BUFFER_MS)))
+@given(
+    events=st.lists(event, max_size=40),
+    batch_end_ms=instants,
+    ahead_ms=st.integers(0, BUFFER_MS) | st.sampled_from((0, 1, BUFFER_MS)),
+)
 @example(events=[(BASE, 5, 1)], batch_end_ms=BASE, ahead_ms=0)
 @example(events=[(BASE, 5, 1)], batch_end_ms=BASE, ahead_ms=1)
-def test_every_layer_says_what_brute_force_says(events: list[tuple[int, int | None, int]], batch_end_ms: int, ahead_ms: int) -> None:
+def test_every_layer_says_what_brute_force_says(
+    events: list[tuple[int, int | None, int]], batch_end_ms: int, ahead_ms: int
+) -> None:
     events = sorted(events, key=lambda e: (e[0], e[2]))
     q_ms = batch_end_ms + ahead_ms
     expected = brute_force(events, q_ms)

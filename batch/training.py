@@ -1,0 +1,178 @@
+"""Training: the training set to a registered candidate, and a twin that sees only what batch alone would have served.
+
+Reads the rows of `training_set`; writes two runs and two registered versions to MLflow, as LightGBM's own text, with signature,
+metrics on the later period, and plots. The twin shows what the speed layer is worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from features.declaration import FeatureGroup
+from infra.settings import Settings
+
+CHALLENGER = "challenger"
+_PARAMETERS = {
+    "objective": "binary", "learning_rate": 0.05, "num_leaves": 31, "min_data_in_leaf": 50, "deterministic": True, "force_row_wise": True,
+    "seed": 7, "num_threads": 2, "verbosity": -1,
+}  # fmt: skip
+_ROUNDS = 400
+#: Fewer rows than this in a split cannot be learnt from or judged by.
+MIN_ROWS = 200
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model does on the evaluation rows: area under the ROC curve, log loss, Brier score, average precision."""
+
+    auc: float
+    log_loss: float
+    brier: float
+    average_precision: float
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What was trained. Without a candidate, `reason` says why; else the versions and evaluations of it and of the twin."""
+
+    reason: str
+    candidate_version: str | None = None
+    twin_version: str | None = None
+    merged: Evaluation | None = None
+    batch_only: Evaluation | None = None
+    plots: dict[str, bytes] | None = None
+
+
+def train_models(
+    settings: Settings, group: FeatureGroup, rows: pd.DataFrame, delta_version: int, code_version: str | None
+) -> TrainingReport:
+    """Trains the candidate and its batch-only twin on one training set.
+
+    Args:
+        settings: Where MLflow is.
+        group: The declaration; its version is a tag of the models.
+        rows: `training_set`: split, label, the features, and the features with the prefix `batch_`.
+        delta_version: The Delta version of the rows, a tag.
+        code_version: The commit of the code, a tag, if there is one.
+    """
+    counts = {split: rows.loc[rows["split"] == split, "label"] for split in ("train", "evaluation")}
+    for split, labels in counts.items():
+        if len(labels) < MIN_ROWS or labels.nunique() < 2:
+            return TrainingReport(
+                f"The {split} part has {len(labels)} rows of {labels.nunique()} classes; {MIN_ROWS} rows of both are needed."
+            )
+    tags = {"group": group.name, "group_fingerprint": group.fingerprint, "training_set_version": str(delta_version)}
+    if code_version:
+        tags["code_version"] = code_version
+    candidate = _train(settings, group, rows, "", settings.model_name, tags)
+    twin = _train(settings, group, rows, "batch_", f"{settings.model_name}_batch_only", tags)
+    return TrainingReport("", candidate[0], twin[0], candidate[1], twin[1], candidate[2])
+
+
+def matrix(group: FeatureGroup, rows: pd.DataFrame, prefix: str = "") -> Matrix:
+    """The rows as a model takes them: `FeatureGroup.model_input`, for all rows at once. Shape (rows, features)."""
+    columns = [rows[f"{prefix}{one.name}"].astype("float64").fillna(one.default).to_numpy() for one in group.features]
+    return np.column_stack(columns)
+
+
+def evaluate(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> Evaluation:
+    """The evaluation of scores in [0, 1] against labels 0 and 1."""
+    from sklearn import metrics
+
+    return Evaluation(
+        float(metrics.roc_auc_score(labels, scores)),
+        float(metrics.log_loss(labels, scores)),
+        float(metrics.brier_score_loss(labels, scores)),
+        float(metrics.average_precision_score(labels, scores)),
+    )
+
+
+def _train(
+    settings: Settings, group: FeatureGroup, rows: pd.DataFrame, prefix: str, name: str, tags: dict[str, str]
+) -> tuple[str, Evaluation, dict[str, bytes]]:
+    import lightgbm
+    import mlflow
+    from mlflow import MlflowClient
+    from mlflow.models import infer_signature
+
+    train = rows[rows["split"] == "train"].sort_values(["q_ms", "entity"])
+    later = rows[rows["split"] == "evaluation"].sort_values(["q_ms", "entity"])
+    x, y = matrix(group, train, prefix), train["label"].to_numpy()
+    # The last tenth of the training period says when to stop; the evaluation period is not looked at.
+    cut = int(len(x) * 0.9)
+    names = list(group.feature_names)
+    fit = lightgbm.Dataset(x[:cut], y[:cut], feature_name=names)
+    watch = lightgbm.Dataset(x[cut:], y[cut:], reference=fit)
+    booster = lightgbm.train(_PARAMETERS, fit, _ROUNDS, valid_sets=[watch], callbacks=[lightgbm.early_stopping(30, verbose=False)])
+    x_later, y_later = matrix(group, later, prefix), later["label"].to_numpy()
+    scores = np.asarray(booster.predict(x_later, num_threads=2))
+    evaluation = evaluate(y_later, scores)
+    plots = _plots(y_later, scores, booster, names)
+
+    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
+    mlflow.set_experiment(name)
+    with mlflow.start_run(tags=tags):
+        mlflow.log_params(
+            {**_PARAMETERS, "rounds": booster.best_iteration, "train_rows": len(train), "evaluation_rows": len(later)}
+        )
+        mlflow.log_metrics(vars(evaluation))
+        for title, figure in plots.items():
+            _log_png(mlflow, title, figure)
+        example = pd.DataFrame(x_later[:3], columns=names)
+        info = mlflow.lightgbm.log_model(
+            booster, name="model", signature=infer_signature(example, scores[:3]), input_example=example, registered_model_name=name
+        )
+    version = str(info.registered_model_version)
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    for key, value in {**tags, **{metric: f"{number:.6f}" for metric, number in vars(evaluation).items()}}.items():
+        client.set_model_version_tag(name, version, key, value)
+    client.set_registered_model_alias(name, CHALLENGER, version)
+    return version, evaluation, plots
+
+
+def _log_png(mlflow: Any, title: str, png: bytes) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{title}.png"
+        path.write_bytes(png)
+        mlflow.log_artifact(str(path), "plots")
+
+
+def _plots(labels: npt.NDArray[Any], scores: npt.NDArray[Any], booster: Any, names: list[str]) -> dict[str, bytes]:
+    """PNGs: the ROC curve, the calibration, and what each feature contributes."""
+    from io import BytesIO
+
+    from matplotlib.figure import Figure
+    from sklearn.calibration import calibration_curve
+    from sklearn.metrics import roc_curve
+
+    def png(figure: Figure) -> bytes:
+        target = BytesIO()
+        figure.savefig(target, format="png", dpi=90, bbox_inches="tight")
+        return target.getvalue()
+
+    found = {}
+    for title, (x, y), (x_label, y_label) in (
+        ("roc", roc_curve(labels, scores)[:2], ("false positive rate", "true positive rate")),
+        ("calibration", calibration_curve(labels, scores, n_bins=10)[::-1], ("predicted", "observed")),
+    ):
+        figure = Figure(figsize=(4, 4))
+        axes = figure.add_subplot()
+        axes.plot(x, y, marker="." if title == "calibration" else None)
+        axes.plot([0, 1], [0, 1], linestyle=":", color="grey")
+        axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        found[title] = png(figure)
+    figure = Figure(figsize=(6, 0.4 * len(names) + 1))
+    gains = booster.feature_importance("gain")
+    figure.add_subplot(title="gain by feature").barh(names, gains)
+    found["importance"] = png(figure)
+    return found

@@ -1,0 +1,98 @@
+"""The contract over HTTP: what a request may say and what an answer says. Times are RFC 3339, UTC, to the millisecond."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+#: Entities in one request; more are asked in several.
+MAX_IDS = 1_000
+MAX_BODY_BYTES = 64 * 1_024
+
+#: An instant: RFC 3339 with an offset, or milliseconds since 1970.
+Instant = Annotated[int, Field(strict=True, ge=0, le=253_402_300_799_999)] | AwareDatetime
+EntityId = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | Annotated[str, Field(min_length=1, max_length=256)]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Message(BaseModel):
+    # "model" is a word of the contract, pydantic's own prefix is not.
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class PredictRequest(_Message):
+    """Asks for a prediction about a user. `context` is what the caller knows of the moment; it is echoed to no one and not stored."""
+
+    user_id: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+    context: dict[str, str | float | int | bool | None] = Field(default_factory=dict, max_length=64)
+    at: Instant | None = Field(None, description="The time that is asked about; default now.")
+
+
+class FeaturesRequest(_Message):
+    """Asks for the features of entities, at one time."""
+
+    group: str = Field(min_length=1, max_length=128)
+    ids: list[EntityId] = Field(max_length=MAX_IDS)
+    at: Instant | None = Field(None, description="The time that is asked about; default now. Not before batch_end.")
+
+
+class Provenance(_Message):
+    """Where an answer comes from.
+
+    `as_of` is the time asked about, `batch_end` where batch ends and speed begins, `newest_event` the latest event that went in,
+    `tiles_merged` the number of speed tiles; `degraded` says that values may not be exact, and `degraded_reasons` why; `missing`
+    names the features that have no value.
+    """
+
+    as_of: str
+    batch_end: str | None
+    newest_event: str | None
+    tiles_merged: int
+    degraded: bool
+    degraded_reasons: list[str]
+    missing: list[str]
+
+
+class FeatureRow(_Message):
+    """One entity's features, null where there is no value."""
+
+    id: int | str
+    features: dict[str, float | int | None]
+    provenance: Provenance
+
+
+class FeaturesResponse(_Message):
+    """One row per id, in the order of the ids."""
+
+    rows: list[FeatureRow]
+
+
+class ModelInfo(_Message):
+    """The registered model that answered."""
+
+    name: str
+    version: str
+    variant: str
+
+
+class PredictResponse(_Message):
+    """A prediction, what the model was given for it (the declared default where a feature has no value), and where that is from."""
+
+    user_id: int
+    prediction: float
+    features_used: dict[str, float]
+    model: ModelInfo
+    provenance: Provenance
+
+
+def rfc3339(instant_ms: int) -> str:
+    """The text of an instant in milliseconds."""
+    return (_EPOCH + timedelta(milliseconds=instant_ms)).strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant_ms % 1_000:03d}Z"
+
+
+def milliseconds(instant: datetime | int) -> int:
+    """The milliseconds of an instant, rounded down."""
+    return instant if isinstance(instant, int) else (instant - _EPOCH) // timedelta(milliseconds=1)

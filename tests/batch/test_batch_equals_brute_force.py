@@ -1,0 +1,245 @@
+"""The batch layer on a generated data set, through real Spark, Delta and Valkey, against SQL written from the definition alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pytest
+from pyspark.sql import functions as F
+
+from batch.events import append_events
+from batch.load import load_events
+from batch.publish import publish_view
+from batch.tiles import build_tiles, stale_days
+from batch.training_set import build_training_set, point_in_time
+from batch.view import build_view, default_batch_end_ms
+from features.definitions import user_events, user_features
+from features.packed import BATCH_FIELD, decode_batch
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
+from infra.errors import NotReadyError
+from infra.redis import meta_key, store
+from infra.settings import Settings
+from serving.merge import merge
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+BASE = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1_000)
+END = BASE + 40 * DAY_MS + 7 * HOUR_MS + 123_456
+USERS = 25
+
+
+def generated(seed: int, n: int = 3_000) -> list[dict[str, Any]]:
+    """Events with duplicates, on boundaries of hops and days, without amounts, before batch_end by a millisecond."""
+    source = random.Random(seed)
+    events = []
+    for index in range(n):
+        at = source.choice([
+            source.randrange(BASE, END), source.randrange(END - 3 * HOUR_MS, END), BASE + source.randrange(40) * DAY_MS,
+            END // (5 * MINUTE_MS) * 5 * MINUTE_MS - source.randrange(30) * 5 * MINUTE_MS - source.randrange(2), END - 1, END,
+        ])  # fmt: skip
+        amount = source.choice([None, round(source.uniform(-5, 500), 2), source.randrange(10**6) / 10**6])
+        events.append({
+            "event_id": f"e{index}", "user_id": source.randrange(USERS), "session_id": f"s{source.randrange(6)}",
+            "event_type": source.choice(["PURCHASE", "VIEW", "PURCHASE"]), "amount": amount,
+            "event_timestamp": datetime.fromtimestamp(at / 1_000, UTC).isoformat(timespec="milliseconds"),
+        })  # fmt: skip
+    return events + source.sample(events, n // 20)
+
+
+def write_lines(path: Path, events: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return path
+
+
+def brute_force(path: Path, questions: list[tuple[int, int]]) -> dict[tuple[int, int], tuple[Any, ...]]:
+    """(user, q) → the six features, from the file, by the words of the declaration."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(
+            f"CREATE TABLE e AS SELECT DISTINCT event_id, user_id, session_id, event_type, amount::DECIMAL(18, 6) AS amount, "
+            f"epoch_ms(event_timestamp::TIMESTAMPTZ) AS t FROM read_json('{path}', columns = {{event_id: 'VARCHAR', user_id: 'BIGINT', "
+            f"session_id: 'VARCHAR', event_type: 'VARCHAR', amount: 'VARCHAR', event_timestamp: 'VARCHAR'}})"
+        )
+        connection.execute("CREATE TABLE q (user_id BIGINT, q BIGINT)")
+        connection.executemany("INSERT INTO q VALUES (?, ?)", questions)
+        hour, week, month = (
+            f"t >= (q - {size}) // {hop} * {hop}"
+            for size, hop in ((HOUR_MS, 5 * MINUTE_MS), (7 * DAY_MS, HOUR_MS), (30 * DAY_MS, DAY_MS))
+        )
+        bought = "event_type = 'PURCHASE'"
+        found = connection.execute(
+            f"""
+            SELECT q.user_id, q.q, count(e.event_id) FILTER ({hour}), coalesce(sum(amount) FILTER ({hour} AND {bought}), 0)::DOUBLE,
+                   count(DISTINCT session_id) FILTER ({hour}), count(e.event_id) FILTER ({week} AND {bought}),
+                   (sum(amount) FILTER ({month} AND {bought}))::DOUBLE / nullif(count(amount) FILTER ({month} AND {bought}), 0),
+                   (q.q - max(t) FILTER ({bought})) / {DAY_MS}.0::DOUBLE
+            FROM q LEFT JOIN e ON e.user_id = q.user_id AND e.t < q.q GROUP BY q.user_id, q.q
+            """
+        ).fetchall()
+    return {(user, q): tuple(values) for user, q, *values in found}
+
+
+def same(one: Any, other: Any) -> bool:
+    return one == other or (one is not None and other is not None and abs(one - other) <= 1e-9 * abs(other))
+
+
+def backfill(spark: SparkSession, settings: Settings, batch_end_ms: int = END) -> None:
+    build_tiles(spark, settings, user_features, date(2026, 3, 1), date(2026, 4, 10))
+    build_view(spark, settings, user_features, batch_end_ms)
+
+
+def test_the_published_view_is_brute_force_at_every_q_of_its_buffer(
+    spark: SparkSession, lake: Settings, valkey: Settings, tmp_path: Path
+) -> None:
+    settings = lake.model_copy(update={"redis_url": valkey.redis_url})
+    path = write_lines(tmp_path / "events.jsonl", generated(1))
+    report = load_events(spark, settings, user_events, path)
+    assert (report.read, report.loaded, report.duplicates, report.quarantined) == (3_150, 3_000, 150, 0)
+    backfill(spark, settings)
+    published = publish_view(spark, settings, user_features)
+    client = store(settings)
+    assert int(client.hget(meta_key("user_features"), "batch_end_ms")) == END == published.batch_end_ms
+
+    before = tmp_path / "before.jsonl"
+    write_lines(before, [e for e in generated(1) if datetime.fromisoformat(e["event_timestamp"]).timestamp() * 1_000 < END])
+    instants = [END, END + 1, END + 7 * MINUTE_MS, END + HOUR_MS, END + DAY_MS + 1, END + 2 * DAY_MS]
+    expected = brute_force(before, [(user, q) for user in range(USERS) for q in instants])
+    cells = 0
+    for (user, q), values in expected.items():
+        view = decode_batch(client.hget(user_features.key(user), BATCH_FIELD), user_features.fingerprint)
+        merged = merge(user_features, view, [], q)
+        assert all(map(same, merged.values, values)), (user, q - END, merged.values, values)
+        cells += len(values)
+    assert cells == USERS * len(instants) * 6
+
+
+def test_the_training_set_is_brute_force_at_each_label(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "events.jsonl", generated(2))
+    load_events(spark, lake, user_events, path)
+    source = random.Random(3)
+    questions = sorted(
+        {
+            (
+                source.randrange(USERS + 2),
+                source.choice([source.randrange(BASE, END + DAY_MS), END - 5 * MINUTE_MS, BASE + 35 * DAY_MS]),
+            )
+            for _ in range(300)
+        }
+    )
+    labels = spark.createDataFrame(questions, "entity BIGINT, q_ms BIGINT")
+    rows = point_in_time(spark, lake, user_features, labels).collect()
+    expected = brute_force(path, questions)
+    assert len(rows) == len(questions)
+    for row in rows:
+        values = tuple(row)[2:]
+        assert all(map(same, values, expected[row["entity"], row["q_ms"]])), (row, expected[row["entity"], row["q_ms"]])
+
+
+def test_no_feature_of_a_label_moves_when_its_future_changes(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
+    q_ms = END - DAY_MS
+    load_events(spark, lake, user_events, write_lines(tmp_path / "events.jsonl", generated(4, 800)))
+    labels = spark.createDataFrame([(user, q_ms) for user in range(USERS)], "entity BIGINT, q_ms BIGINT")
+    before = sorted(map(tuple, point_in_time(spark, lake, user_features, labels).collect()))
+    planted = [
+        {"event_id": f"future{user}", "user_id": user, "session_id": "future", "event_type": "PURCHASE", "amount": 1e6,
+         "event_timestamp": datetime.fromtimestamp((q_ms + user % 2) / 1_000, UTC).isoformat(timespec="milliseconds")}
+        for user in range(USERS)
+    ]  # fmt: skip
+    assert load_events(spark, lake, user_events, write_lines(tmp_path / "future.jsonl", planted)).loaded == USERS
+    assert sorted(map(tuple, point_in_time(spark, lake, user_features, labels).collect())) == before
+
+
+def test_loading_and_folding_again_changes_nothing_and_late_events_heal(
+    spark: SparkSession, lake: Settings, tmp_path: Path
+) -> None:
+    path = write_lines(tmp_path / "events.jsonl", generated(5, 400))
+    load_events(spark, lake, user_events, path)
+    again = load_events(spark, lake, user_events, path)
+    assert (again.loaded, again.duplicates) == (0, 420)
+    with pytest.raises(NotReadyError, match=r"no tiles|not up to date"):
+        build_view(spark, lake, user_features, END)
+    backfill(spark, lake)
+    view = lake.table("view_user_features")
+
+    def values() -> list[Any]:
+        return sorted(spark.read.format("delta").load(view).select("entity", "packed").collect())
+
+    first = values()
+    backfill(spark, lake)
+    assert values() == first
+    assert stale_days(spark, lake, user_features) == []
+    late = {**generated(5, 400)[0], "event_id": "late", "event_timestamp": "2026-03-20T12:00:00Z", "amount": 5}
+    load_events(spark, lake, user_events, write_lines(tmp_path / "late.jsonl", [late]))
+    assert stale_days(spark, lake, user_features) == [date(2026, 3, 20)]
+    with pytest.raises(NotReadyError, match="2026-03-20"):
+        build_view(spark, lake, user_features, END)
+    build_tiles(spark, lake, user_features, date(2026, 3, 20), date(2026, 3, 20))
+    build_view(spark, lake, user_features, END)
+    assert values() != first
+
+
+def test_misfits_go_to_quarantine_with_the_reason(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
+    good = generated(6, 1)[0]
+    misfits = [
+        {**good, "event_id": ""}, {**good, "user_id": "seven"}, {**good, "amount": "a lot"}, {**good, "event_timestamp": "2026-13-01T00:00:00Z"},
+        {**good, "event_timestamp": "2999-01-01T00:00:00Z"}, {**good, "session_id": None}, {**good, "amount": 10**15},
+    ]  # fmt: skip
+    path = write_lines(tmp_path / "events.jsonl", [good, *misfits])
+    path.write_text(path.read_text() + "{broken\n")
+    report = load_events(spark, lake, user_events, path)
+    assert (report.read, report.loaded, report.quarantined) == (9, 1, 8)
+    kept = spark.read.format("delta").load(lake.table("quarantine")).orderBy("row").collect()
+    assert [row["row"] for row in kept] == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert "user_id is not a 64-bit integer: seven" in [row["reason"] for row in kept]
+    assert kept[-1]["content"] == "{broken"
+
+
+def test_without_a_time_the_view_ends_where_the_batch_can_vouch(spark: SparkSession, lake: Settings) -> None:
+    with pytest.raises(NotReadyError, match="no events"):
+        default_batch_end_ms(spark, lake, user_events, END)
+    typed = "event_id STRING, user_id BIGINT, session_id STRING, event_type STRING, amount DECIMAL(18,6), event_timestamp TIMESTAMP, item_id STRING, "
+    typed += "properties MAP<STRING,STRING>, ts_ms BIGINT, arrival_ms BIGINT, origin STRING, kafka_partition INT, kafka_offset BIGINT, _order BIGINT"
+
+    def event(name: str, ts_ms: int, origin: str) -> tuple[Any, ...]:
+        return (
+            name,
+            1,
+            "s",
+            "V",
+            None,
+            datetime.fromtimestamp(ts_ms / 1_000, UTC),
+            None,
+            None,
+            ts_ms,
+            ts_ms,
+            origin,
+            None,
+            None,
+            0,
+        )
+
+    append_events(spark, lake, user_events, spark.createDataFrame([event("a", END - HOUR_MS, "stream")], typed))
+    assert default_batch_end_ms(spark, lake, user_events, END) == END - HOUR_MS - 10 * MINUTE_MS
+    append_events(spark, lake, user_events, spark.createDataFrame([event("b", END - 2 * MINUTE_MS, "load")], typed))
+    assert default_batch_end_ms(spark, lake, user_events, END) == END - 2 * MINUTE_MS + 1
+    assert default_batch_end_ms(spark, lake, user_events, END - HOUR_MS) == END - HOUR_MS
+
+
+def test_of_two_events_with_one_id_the_first_to_arrive_stays(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
+    first, second = generated(7, 2)[:2]
+    second = {**second, "event_id": first["event_id"], "session_id": "second"}
+    load_events(spark, lake, user_events, write_lines(tmp_path / "events.jsonl", [first, second]))
+    rows = spark.read.format("delta").load(lake.table("events")).select("session_id").collect()
+    assert [row["session_id"] for row in rows] == [first["session_id"]]
+
+
+def test_a_training_set_of_few_events_is_empty_not_an_error(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
+    load_events(spark, lake, user_events, write_lines(tmp_path / "events.jsonl", generated(8, 5)[:1]))
+    assert build_training_set(spark, lake, user_features, END).rows == 0
+    assert spark.read.format("delta").load(lake.table("training_set")).where(F.col("label") == 1).count() == 0

@@ -1,0 +1,46 @@
+"""What the slow tests share: one Spark session, one home, one store per test session. Every part is the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A deployment of the test session's own."""
+    return Settings.load(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def spark(settings: Settings) -> Iterator[SparkSession]:
+    """The one batch session of this process."""
+    from infra.spark import spark_session
+
+    session = spark_session(settings, "braid tests", "1g")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def lake(settings: Settings, tmp_path: Path) -> Settings:
+    """The deployment with an empty lake of the test's own."""
+    return settings.model_copy(update={"lake_uri": str(tmp_path / "lake"), "home": tmp_path})
+
+
+@pytest.fixture(scope="session")
+def valkey(settings: Settings) -> Iterator[Settings]:
+    """The deployment with its online store running."""
+    from infra.services import down, up
+
+    up(settings, {}, only={"valkey"})
+    yield settings
+    down(settings)

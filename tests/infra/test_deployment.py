@@ -1,0 +1,79 @@
+"""The files of the deployment: valid by their schemas, bound to loopback, in step with the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from infra.programs import NAMES
+from infra.setup import FITTING, _block
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "infra" / "compose.yaml"
+
+
+def test_compose_is_valid_by_the_compose_specification():
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_yaml_files_are_tidy():
+    done = subprocess.run(
+        [sys.executable, "-m", "yamllint", "--strict", "infra"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_compose_has_every_service_with_a_health_check_on_loopback():
+    found = yaml.safe_load(COMPOSE.read_text())["services"]
+    assert set(found) == {"dagster-webserver" if name == "dagster" else name for name in NAMES}
+    for name, service in found.items():
+        assert service["healthcheck"]["test"], name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+
+
+def test_compose_and_the_jars_name_the_same_kafka():
+    from infra.jars import KAFKA
+
+    version = KAFKA.coordinates[0].rsplit(":", 1)[1]
+    assert yaml.safe_load(COMPOSE.read_text())["services"]["kafka"]["image"] == f"apache/kafka:{version}"
+
+
+def test_dagster_notices_dead_runs_and_starts_them_again():
+    instance = yaml.safe_load((ROOT / "infra" / "dagster.yaml").read_text())
+    assert instance["run_monitoring"]["enabled"]
+    assert instance["run_retries"]["enabled"]
+    assert not instance["telemetry"]["enabled"]
+
+
+def test_make_alone_lists_every_target_with_a_sentence():
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    for target in targets:
+        assert re.search(rf"^  make {target} +\S.*\.$", done.stdout, re.MULTILINE), target
+
+
+def test_the_lock_names_no_host_and_every_package_has_a_hash():
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"https?://|--index-url|--find-links", text)
+    assert all("--hash=sha256:" in _block(name) for name in re.findall(r"^([a-z0-9._-]+)==", text, re.MULTILINE))
+
+
+def test_setup_and_the_project_want_the_same_python():
+    wanted = re.search(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', (ROOT / "pyproject.toml").read_text())
+    assert [(3, minor) for minor in range(int(wanted[1]), int(wanted[2]))] == list(FITTING)
+
+
+@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
+def test_setup_with_no_python_that_fits_is_one_sentence(monkeypatch, version):
+    from infra import setup
+
+    monkeypatch.setattr(setup, "_version", lambda _python: version)
+    with pytest.raises(setup.SetupFailedError, match=r"No Python 3\.11, 3\.12 or 3\.13 .* is 3\.1"):
+        setup._fitting_python()

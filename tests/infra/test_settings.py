@@ -1,0 +1,63 @@
+"""Settings and ports: what is set wins, what is not is embedded, and what cannot be used is told."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from infra.errors import SettingsError
+from infra.ports import ports_of
+from infra.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch):
+    for name in ("KAFKA_BOOTSTRAP", "REDIS_URL", "MLFLOW_TRACKING_URI", "LAKE_URI", "BRAID_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_what_is_not_set_is_embedded_under_home(tmp_path):
+    settings = Settings.load(tmp_path)
+    assert settings.lake_uri == str(tmp_path / "lake")
+    assert settings.kafka_bootstrap == f"127.0.0.1:{settings.ports.kafka}"
+    assert settings.embedded == {"kafka", "valkey", "mlflow"}
+
+
+def test_what_is_set_leads_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", "broker:9092")
+    monkeypatch.setenv("LAKE_URI", "s3a://bucket/lake/")
+    settings = Settings.load(tmp_path)
+    assert settings.table("events") == "s3a://bucket/lake/events"
+    assert settings.embedded == {"valkey", "mlflow"}
+
+
+def test_a_value_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRAID_WATERMARK_SECONDS", "soon")
+    with pytest.raises(SettingsError, match="BRAID_WATERMARK_SECONDS"):
+        Settings.load(tmp_path)
+
+
+def test_ports_stay_and_differ_between_homes_that_do_not_run(tmp_path):
+    first, second = ports_of(tmp_path / "a"), ports_of(tmp_path / "b")
+    assert ports_of(tmp_path / "a") == first
+    chosen = [*first.model_dump().values(), *second.model_dump().values()]
+    assert len(set(chosen)) == len(chosen)
+
+
+def test_a_port_that_somebody_listens_on_is_not_chosen(tmp_path):
+    next_free = ports_of(tmp_path / "a").valkey
+    (tmp_path / "a" / "ports.json").unlink()
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", next_free))
+        assert ports_of(tmp_path / "b").valkey != next_free
+    (tmp_path / "b" / "ports.json").unlink()
+    assert ports_of(tmp_path / "c").valkey == next_free, "the port of a home that is gone is free again"
+
+
+@pytest.mark.parametrize("text", ["", "{", json.dumps({"kafka": "many"})])
+def test_a_broken_ports_file_is_told(tmp_path, text):
+    (tmp_path / "ports.json").write_text(text)
+    with pytest.raises(SettingsError, match=r"ports\.json"):
+        ports_of(tmp_path)
