@@ -2,38 +2,27 @@
 
 404     a group that is not declared
 409     a time before batch_end: the online store knows only from there on
-413     a body that is too large
-415     anything but JSON; nothing of it was read
-422     an id or a value that does not fit
-503     no champion yet, or too many requests at once
+413     a body that is too large                                (serving.guard)
+415     anything but JSON; nothing of it was read               (serving.guard)
+422     an id that does not fit
+503     no champion yet
 """
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
-from bentoml.exceptions import BentoMLException
+from starlette.responses import JSONResponse
 
 
-class UnknownGroup(BentoMLException):
-    """A group that is not declared."""
+class Refusal(Exception):
+    """A request that is refused, with the status of the answer.
 
-    error_code = HTTPStatus.NOT_FOUND
+    BentoML would hide the words of an error of 5xx and log a traceback for any: the service answers with `response` itself.
+    """
 
+    def __init__(self, status: int, cause: str, cure: str) -> None:
+        super().__init__(f"{cause} {cure}")
+        self.status, self.cause, self.cure = status, cause, cure
 
-class BeforeBatchEnd(BentoMLException):
-    """A time that the batch view has already passed."""
-
-    error_code = HTTPStatus.CONFLICT
-
-
-class Unfit(BentoMLException):
-    """An id or a value that does not fit."""
-
-    error_code = HTTPStatus.UNPROCESSABLE_ENTITY
-
-
-class NoChampion(BentoMLException):
-    """The registry has no champion that can be used."""
-
-    error_code = HTTPStatus.SERVICE_UNAVAILABLE
+    def response(self) -> JSONResponse:
+        """The answer."""
+        return JSONResponse({"error": self.cause, "cure": self.cure}, self.status)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from serving.contract import MAX_BODY_BYTES
+from serving.errors import Refusal
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,12 +27,14 @@ class JsonOnly:
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if kind != b"application/json":
-            await _refuse(send, 415, "The body is not JSON.", "Send it as application/json.")
+            await Refusal(415, "The body is not JSON.", "Send it as application/json.").response()(scope, receive, send)
             return
-        too_large = ("The body is too large.", f"Send at most {MAX_BODY_BYTES} bytes; ask for more ids in several requests.")
+        too_large = Refusal(
+            413, "The body is too large.", f"Send at most {MAX_BODY_BYTES} bytes; ask for more ids in several requests."
+        )
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-            await _refuse(send, 413, *too_large)
+            await too_large.response()(scope, receive, send)
             return
         body, more = b"", True
         while more:
@@ -41,7 +43,7 @@ class JsonOnly:
                 return
             body, more = body + message.get("body", b""), message.get("more_body", False)
             if len(body) > MAX_BODY_BYTES:
-                await _refuse(send, 413, *too_large)
+                await too_large.response()(scope, receive, send)
                 return
         given = False
 
@@ -53,10 +55,3 @@ class JsonOnly:
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self._app(scope, replay, send)
-
-
-async def _refuse(send: Send, status: int, cause: str, cure: str) -> None:
-    body = json.dumps({"error": f"{cause} {cure}"}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -20,7 +20,7 @@ from serving.contract import (
     milliseconds,
     rfc3339,
 )
-from serving.errors import BeforeBatchEnd, NoChampion, Unfit, UnknownGroup
+from serving.errors import NoChampion
 from serving.guard import JsonOnly
 from serving.merge import Merged
 from serving.model import Champion
@@ -62,10 +62,16 @@ class Braid:
     @bentoml.api(route="/features")
     async def features(self, request: FeaturesRequest, /) -> FeaturesResponse:
         """The features of entities at one time, in the order of the ids."""
+        try:
+            return await self._features(request)
+        except Refusal as refusal:
+            return refusal.response()  # type: ignore[return-value]
+
+    async def _features(self, request: FeaturesRequest) -> FeaturesResponse:
         started = time.perf_counter()
         group = GROUPS.get(request.group)
         if group is None:
-            raise UnknownGroup(f"The group {request.group!r} is not declared. Declared are: {', '.join(GROUPS)}.")
+            raise Refusal(404, f"The group {request.group!r} is not declared.", f"Declared are: {', '.join(GROUPS)}.")
         ids = [_entity_id(group, one) for one in request.ids]
         q_ms = _now_ms() if request.at is None else milliseconds(request.at)
         rows = [
@@ -78,6 +84,12 @@ class Braid:
     @bentoml.api(route="/predict")
     async def predict(self, request: PredictRequest, /) -> PredictResponse:
         """The champion's prediction about a user, on the features of this moment."""
+        try:
+            return await self._predict(request)
+        except Refusal as refusal:
+            return refusal.response()  # type: ignore[return-value]
+
+    async def _predict(self, request: PredictRequest) -> PredictResponse:
         started = time.perf_counter()
         model = self._champion.current
         if model is None:
@@ -100,9 +112,10 @@ class Braid:
             except ValueError:
                 end_ms = parts.batch.batch_end_ms if parts.batch else reading.batch_end_ms
                 end = "" if end_ms is None else rfc3339(end_ms)
-                raise BeforeBatchEnd(
-                    f"The time {rfc3339(q_ms)} lies before batch_end, {end}: the view already holds what came after it. "
-                    "Ask for a later time, or take the past from the training set."
+                raise Refusal(
+                    409,
+                    f"The time {rfc3339(q_ms)} lies before batch_end, {end}: the view already holds what came after it.",
+                    "Ask for a later time, or take the past from the training set.",
                 ) from None
             result.append((parts, merged))
             state = "degraded" if merged.degraded or parts.faults else "exact" if parts.known else "unknown"
@@ -125,7 +138,9 @@ def _entity_id(group: FeatureGroup, given: int | str) -> int | str:
     try:
         return int(given)
     except ValueError:
-        raise Unfit(f"The id {given!r} is not an integer. The entity of {group.name} is {group.entity}, an integer.") from None
+        raise Refusal(
+            422, f"The id {given!r} is not an integer.", f"The entity of {group.name} is {group.entity}, an integer."
+        ) from None
 
 
 def _now_ms() -> int:

@@ -41,7 +41,7 @@ def other_home(tmp_path):
 
 def say_and_hear(settings: Settings, text: bytes) -> bytes:
     producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
-    producer.send("events_of_a_test", text, timestamp_ms=1).get()
+    producer.send("events_of_a_test", text, partition=0, timestamp_ms=1).get()
     producer.close()
     consumer = KafkaConsumer("events_of_a_test", bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
     record = next(consumer)
