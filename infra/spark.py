@@ -13,7 +13,15 @@ from infra.settings import Settings
 
 
 def spark_session(settings: Settings, name: str, memory: str, extra: dict[str, str] | None = None) -> SparkSession:
-    """A session on `settings.spark_master`; the one of this process, if it already runs.
+    """A session on `settings.spark_master`; the one of this process, if it already runs. Arguments as `spark_properties`."""
+    builder = SparkSession.builder
+    for key, value in spark_properties(settings, name, memory, extra).items():
+        builder = builder.config(key, value)
+    return builder.getOrCreate()
+
+
+def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str, str] | None = None) -> dict[str, str]:
+    """The properties of a session; also points this process at the Java and the Python that its JVM and its workers need.
 
     Args:
         settings: Where the lake, the cache and the master are.
@@ -28,8 +36,9 @@ def spark_session(settings: Settings, name: str, memory: str, extra: dict[str, s
     scratch.mkdir(parents=True, exist_ok=True)
     log4j = scratch / "log4j2.properties"
     log4j.write_text(_LOG4J)
-    builder = SparkSession.builder.appName(name).master(settings.spark_master)
-    properties = {
+    return {
+        "spark.app.name": name,
+        "spark.master": settings.spark_master,
         "spark.jars": ",".join(str(path) for path in jars(SPARK, settings.cache_dir)),
         "spark.driver.memory": memory,
         "spark.driver.host": "127.0.0.1",
@@ -51,9 +60,6 @@ def spark_session(settings: Settings, name: str, memory: str, extra: dict[str, s
         "spark.sql.streaming.stateStore.providerClass": "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",
         **(extra or {}),
     }
-    for key, value in properties.items():
-        builder = builder.config(key, value)
-    return builder.getOrCreate()
 
 
 _LOG4J = """\

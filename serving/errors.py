@@ -13,7 +13,7 @@ from __future__ import annotations
 from starlette.responses import JSONResponse
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A request that is refused, with the status of the answer.
 
     BentoML would hide the words of an error of 5xx and log a traceback for any: the service answers with `response` itself.

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from serving.contract import MAX_BODY_BYTES
-from serving.errors import Refusal
+from serving.errors import RefusalError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,9 +27,9 @@ class JsonOnly:
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         if kind != b"application/json":
-            await Refusal(415, "The body is not JSON.", "Send it as application/json.").response()(scope, receive, send)
+            await RefusalError(415, "The body is not JSON.", "Send it as application/json.").response()(scope, receive, send)
             return
-        too_large = Refusal(
+        too_large = RefusalError(
             413, "The body is too large.", f"Send at most {MAX_BODY_BYTES} bytes; ask for more ids in several requests."
         )
         length = headers.get(b"content-length", b"0")

@@ -20,7 +20,7 @@ from serving.contract import (
     milliseconds,
     rfc3339,
 )
-from serving.errors import NoChampion
+from serving.errors import RefusalError
 from serving.guard import JsonOnly
 from serving.merge import Merged
 from serving.model import Champion
@@ -64,14 +64,14 @@ class Braid:
         """The features of entities at one time, in the order of the ids."""
         try:
             return await self._features(request)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             return refusal.response()  # type: ignore[return-value]
 
     async def _features(self, request: FeaturesRequest) -> FeaturesResponse:
         started = time.perf_counter()
         group = GROUPS.get(request.group)
         if group is None:
-            raise Refusal(404, f"The group {request.group!r} is not declared.", f"Declared are: {', '.join(GROUPS)}.")
+            raise RefusalError(404, f"The group {request.group!r} is not declared.", f"Declared are: {', '.join(GROUPS)}.")
         ids = [_entity_id(group, one) for one in request.ids]
         q_ms = _now_ms() if request.at is None else milliseconds(request.at)
         rows = [
@@ -86,15 +86,15 @@ class Braid:
         """The champion's prediction about a user, on the features of this moment."""
         try:
             return await self._predict(request)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             return refusal.response()  # type: ignore[return-value]
 
     async def _predict(self, request: PredictRequest) -> PredictResponse:
         started = time.perf_counter()
         model = self._champion.current
         if model is None:
-            raise NoChampion(
-                f"There is no model to answer: {self._champion.fault or 'it is being loaded'}. Train one by `braid backfill`."
+            raise RefusalError(
+                503, f"No model can answer: {self._champion.fault or 'it is being loaded'}.", "Train one by `braid backfill`."
             )
         q_ms = _now_ms() if request.at is None else milliseconds(request.at)
         [(parts, merged)] = await self._read(user_features, [request.user_id], q_ms)
@@ -112,7 +112,7 @@ class Braid:
             except ValueError:
                 end_ms = parts.batch.batch_end_ms if parts.batch else reading.batch_end_ms
                 end = "" if end_ms is None else rfc3339(end_ms)
-                raise Refusal(
+                raise RefusalError(
                     409,
                     f"The time {rfc3339(q_ms)} lies before batch_end, {end}: the view already holds what came after it.",
                     "Ask for a later time, or take the past from the training set.",
@@ -138,7 +138,7 @@ def _entity_id(group: FeatureGroup, given: int | str) -> int | str:
     try:
         return int(given)
     except ValueError:
-        raise Refusal(
+        raise RefusalError(
             422, f"The id {given!r} is not an integer.", f"The entity of {group.name} is {group.entity}, an integer."
         ) from None
 
