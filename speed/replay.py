@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -26,10 +26,14 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 from features.sources import ColumnType, EventSource
 from infra.errors import ServiceError
 from infra.settings import Settings
+from speed.visible import wait_archived, wait_visible
+
+__all__ = ["Message", "ReplayReport", "messages_of", "replay", "times_ms", "wait_archived", "wait_visible"]
 
 #: How many events may be on their way to the broker, whatever their times.
 _IN_FLIGHT = 20_000
 _NOTED_EVERY = 1_000
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _INTEGER = re.compile(r"\s*([+-]?\d+)(\.0+)?\s*")
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
@@ -201,6 +205,6 @@ def times_ms(column: pa.Array) -> list[int | None]:
 def _time_ms(text: str | None) -> int | None:
     try:
         instant = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", (text or "").upper()))
-        return int(instant.timestamp() * 1_000) if instant.tzinfo else None
+        return (instant - _EPOCH) // timedelta(milliseconds=1) if instant.tzinfo else None
     except (ValueError, OverflowError):
         return None

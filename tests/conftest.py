@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _port_claims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Homes of tests claim ports among themselves, so that they leave the well-known ones to the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRAID_PORT_CLAIMS", str(tmp_path_factory.mktemp("ports")))
+        yield
+
+
 @pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(_port_claims: None, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A deployment of the test session's own."""
     return Settings.load(tmp_path_factory.mktemp("home"))
 

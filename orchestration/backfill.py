@@ -1,0 +1,140 @@
+"""`braid backfill`: Dagster's own jobs, run in this process, over a range of days in one run; the UI shows them like any other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import NotReadyError
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+#: Told of each asset when it is done: its name and its seconds.
+OnAsset = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class BackfillReport:
+    """What was run. Times in seconds; the model's fields are None where nothing was trained, for the reason given."""
+
+    batch_end_ms: int
+    entities: int
+    first_day: date
+    last_day: date
+    seconds: dict[str, float]
+    trained: bool = False
+    reason: str = ""
+    champion_version: str | None = None
+    auc_merged: float | None = None
+    auc_batch_only: float | None = None
+
+
+def backfill(
+    settings: Settings, to_ms: int | None = None, first: date | None = None, train: bool = True, on_asset: OnAsset | None = None
+) -> BackfillReport:
+    """Brings events, tiles, view and online store up to a time, and trains where there are labels enough.
+
+    Args:
+        settings: The deployment; its Dagster home gets the runs.
+        to_ms: batch_end; never later than now. None: as late as the batch can vouch for.
+        first: From this day on; by default from the earliest.
+        train: Whether to train and promote too.
+        on_asset: Told of progress.
+
+    Raises:
+        NotReadyError: An asset failed, or a check kept the day out; says which and why.
+    """
+    os.environ.update({**settings.environment(), "DAGSTER_HOME": str(_dagster_home(settings)), "GX_ANALYTICS_ENABLED": "false"})
+    import dagster as dg
+
+    from orchestration.definitions import defs
+    from orchestration.deployment import first_day
+    from orchestration.run_days import RANGE_END, RANGE_START
+
+    now = datetime.now(UTC)
+    to_ms = None if to_ms is None else min(to_ms, int(now.timestamp() * 1_000))
+    last = now.date() if to_ms is None else datetime.fromtimestamp(to_ms / 1_000, UTC).date()
+    start = max(first or first_day(settings), first_day(settings))
+    seconds: dict[str, float] = {}
+    with dg.DagsterInstance.get() as instance:
+        config = {"ops": {"user_features_view": {"config": {"batch_end_ms": to_ms}}}} if to_ms is not None else {}
+        tags = {RANGE_START: min(start, last).isoformat(), RANGE_END: last.isoformat()}
+        done = _run(defs, "features", instance, seconds, on_asset, tags=tags, run_config=config)
+        view, online = done["user_features_view"], done["online_user_features"]
+        report = {
+            "batch_end_ms": int(datetime.fromisoformat(str(view["batch_end"])).timestamp() * 1_000 + 0.5), "entities": online["dagster/row_count"],
+            "first_day": min(start, last), "last_day": last, "seconds": seconds,
+        }  # fmt: skip
+        if not train:
+            return BackfillReport(**report)
+        done = _run(defs, "training", instance, seconds, on_asset)
+        candidate, champion = done["candidate_model"], done["champion_model"]
+        return BackfillReport(
+            **report,
+            trained=candidate["trained"],
+            reason=champion["reason"] if candidate["trained"] else candidate["reason"],
+            champion_version=champion.get("champion_version"),
+            auc_merged=candidate.get("auc_merged"),
+            auc_batch_only=candidate.get("auc_batch_only"),
+        )
+
+
+def _run(
+    defs: dg.Definitions,
+    job: str,
+    instance: dg.DagsterInstance,
+    seconds: dict[str, float],
+    on_asset: OnAsset | None,
+    **arguments: Any,
+) -> dict[str, dict[str, Any]]:
+    """Runs a job; gives the metadata of each asset that it materialized."""
+    started = time.monotonic()
+    result = defs.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **arguments)
+    metadata: dict[str, dict[str, Any]] = {}
+    for event in result.all_events:
+        if event.is_step_success and event.step_key:
+            duration = event.step_success_data.duration_ms / 1_000
+            seconds[event.step_key] = round(seconds.get(event.step_key, 0) + duration, 2)
+            if on_asset:
+                on_asset(event.step_key, duration)
+        if event.is_step_materialization:
+            materialization = event.step_materialization_data.materialization
+            metadata[materialization.asset_key.to_user_string()] = {k: v.value for k, v in materialization.metadata.items()}
+    if not result.success:
+        raise NotReadyError(
+            _cause(result.all_events), f"See run {result.run_id} in Dagster, started {time.monotonic() - started:.0f} s ago."
+        )
+    return metadata
+
+
+def _cause(events: list[Any]) -> str:
+    for event in events:
+        if (
+            event.event_type_value == "ASSET_CHECK_EVALUATION"
+            and not event.asset_check_evaluation_data.passed
+            and event.asset_check_evaluation_data.blocking
+        ):
+            check = event.asset_check_evaluation_data
+            return f"The check {check.check_name} of {check.asset_key.to_user_string()} failed: {check.metadata.get('failed', '')}; the online store keeps the last good view."
+    for event in events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            return f"{event.step_key} failed: {(error.message if error else '').strip()}"
+    return "The run failed."
+
+
+def _dagster_home(settings: Settings) -> Path:
+    home = settings.home / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(__file__).parent.parent / "infra" / "dagster.yaml", home / "dagster.yaml")
+    return home

@@ -1,0 +1,16 @@
+"""The days of a run: of one partition, or of a range of them in a single run."""
+
+from datetime import date
+
+import dagster as dg
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+def first_and_last_day(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> tuple[date, date]:
+    """The first and the last day of the run, both inclusive."""
+    tags = context.run.tags
+    if RANGE_START in tags:
+        return date.fromisoformat(tags[RANGE_START]), date.fromisoformat(tags[RANGE_END])
+    day = date.fromisoformat(tags["dagster/partition"])
+    return day, day

@@ -1,0 +1,237 @@
+"""The speed layer through real Kafka, Spark, Valkey and Delta: what it says equals brute force, also after a SIGKILL midway.
+
+One story is told to one running process (`told`); each test holds one sentence about its end.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from fractions import Fraction
+
+import pyarrow as pa
+import pytest
+from kafka import KafkaConsumer, KafkaProducer
+
+from features.definitions import user_events, user_features
+from features.packed import TILE_PREFIX, decode_tile
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
+from infra.redis import PROGRESS_KEY, store
+from infra.settings import Settings
+from serving.merge import merge
+from speed.replay import replay, wait_archived, wait_visible
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+
+USERS = 60
+SPAN_MS = 4 * HOUR_MS
+TILE_MS = user_features.tile_ms
+
+
+@dataclass
+class Story:
+    """What was sent, and what came of it."""
+
+    accepted: list[dict] = field(default_factory=list)
+    misfits: dict[bytes, str] = field(default_factory=dict)
+    late: dict | None = None
+    sent: int = 0
+    end_offsets: dict[int, int] = field(default_factory=dict)
+    exit_code: int | None = None
+    progress: dict = field(default_factory=dict)
+
+
+def made(rng: random.Random, n: int, first_ms: int, last_ms: int, prefix: str) -> list[dict]:
+    """Events on and off the boundaries, a twentieth of them sent twice, out of order by up to a minute."""
+    events = []
+    for index in range(n):
+        ts_ms = rng.randrange(first_ms, last_ms)
+        if rng.random() < 0.2:
+            ts_ms = min(max(ts_ms // TILE_MS * TILE_MS + rng.choice((0, -1, 1)), first_ms), last_ms - 1)
+        event_type = rng.choice(("PURCHASE", "VIEW", "CART"))
+        events.append({
+            "event_id": f"{prefix}-{index}", "user_id": str(rng.randrange(USERS)), "session_id": f"s{rng.randrange(8)}",
+            "event_type": event_type, "amount": f"{rng.randrange(-500, 10**7) / 100:.2f}" if rng.random() < 0.8 else None,
+            "ts_ms": ts_ms,
+        })  # fmt: skip
+    sent = [*events, *rng.sample(events, n // 20)]
+    sent.sort(key=lambda event: event["ts_ms"] + rng.randrange(MINUTE_MS))
+    return sent
+
+
+def batch_of(events: list[dict]) -> pa.RecordBatch:
+    names = ("event_id", "user_id", "session_id", "event_type", "amount")
+    columns = {name: pa.array([event[name] for event in events], pa.string()) for name in names}
+    columns["event_timestamp"] = pa.array([instant(event["ts_ms"]) for event in events])
+    return pa.record_batch(columns)
+
+
+def instant(ts_ms: int) -> str:
+    return datetime.fromtimestamp(ts_ms / 1_000, UTC).isoformat(timespec="milliseconds")
+
+
+@pytest.fixture(scope="module")
+def told(streaming: Settings, speed) -> Story:
+    rng, story = random.Random(7), Story()
+    now_ms = time.time_ns() // 1_000_000
+    last_ms = now_ms - 5 * MINUTE_MS
+    past = made(rng, 6_000, last_ms - SPAN_MS, last_ms, "e")
+
+    speed.start()
+    # Killed in the middle of its work, with events on both sides of the blow.
+    rest = threading.Thread(target=lambda: story.end_offsets.update(
+        replay(streaming, user_events, [batch_of(past[i : i + 500]) for i in range(0, len(past), 500)], speedup=SPAN_MS / 1_000 / 12).end_offsets
+    ))  # fmt: skip
+    rest.start()
+    time.sleep(6)
+    speed.kill()
+    rest.join()
+    speed.start()
+    wait_visible(streaming, story.end_offsets, timeout_seconds=90)
+
+    producer = KafkaProducer(bootstrap_servers=streaming.kafka_bootstrap)
+
+    def send(value: bytes, key: bytes | None = b"1") -> None:
+        taken = producer.send(user_events.topic, key=key, value=value).get(timeout=20)
+        story.end_offsets[taken.partition] = max(taken.offset + 1, story.end_offsets.get(taken.partition, 0))
+
+    good = {"event_id": "x", "user_id": 1, "session_id": "s", "event_type": "VIEW", "event_timestamp": instant(last_ms)}
+    story.misfits = {
+        b"\xff\xfe no JSON {": "not a JSON object",
+        json.dumps({**good, "amount": "much"}).encode(): "amount is not a decimal",
+        json.dumps({**good, "event_timestamp": "2026-01-01T00:00:00"}).encode(): "event_timestamp is not an RFC 3339",
+        json.dumps({**good, "event_id": None}).encode(): "event_id is missing",
+        json.dumps({**good, "event_timestamp": instant(now_ms + 365 * DAY_MS)}).encode(): "after the arrival",
+    }
+    for value in story.misfits:
+        send(value)
+    # The stream goes on behind them, and the watermark has not moved by the one from the future.
+    more = made(rng, 400, last_ms, now_ms, "f")
+    report = replay(streaming, user_events, [batch_of(more)])
+    wait_visible(streaming, report.end_offsets, timeout_seconds=90)
+    # The watermark of a micro-batch counts from the next one.
+    nudge = [{**more[0], "event_id": f"nudge-{n}", "ts_ms": now_ms - 1} for n in range(2)]
+    for event in nudge:
+        report = replay(streaming, user_events, [batch_of([event])])
+        wait_visible(streaming, report.end_offsets, timeout_seconds=60)
+    story.late = {"event_id": "late", "user_id": "3", "session_id": "late", "event_type": "PURCHASE", "amount": "1000000.00", "ts_ms": now_ms - HOUR_MS}
+    report = replay(streaming, user_events, [batch_of([story.late])])
+    story.end_offsets = {p: max(o, report.end_offsets.get(p, 0)) for p, o in story.end_offsets.items()}
+    story.accepted = [*past, *more, *nudge]
+    story.sent = len(story.accepted) + len(story.misfits) + 1
+    wait_visible(streaming, report.end_offsets, timeout_seconds=60)
+    wait_archived(streaming, user_events, report.end_offsets, timeout_seconds=60)
+    wait_archived(streaming, user_events, story.end_offsets, timeout_seconds=60)
+    time.sleep(4)
+    story.progress = {name.decode(): json.loads(raw) for name, raw in store(streaming).hgetall(PROGRESS_KEY).items()}
+    story.exit_code = speed.stop()
+    return story
+
+
+def unique(events: list[dict]) -> list[dict]:
+    return list({event["event_id"]: event for event in events}.values())
+
+
+def brute_force(events: list[dict], q_ms: int) -> list:
+    """The six features, read aloud."""
+
+    def inside(size_ms: int, hop_ms: int) -> list[dict]:
+        return [e for e in events if (q_ms - size_ms) // hop_ms * hop_ms <= e["ts_ms"] < q_ms]
+
+    hour, week, month = inside(HOUR_MS, 5 * MINUTE_MS), inside(7 * DAY_MS, HOUR_MS), inside(30 * DAY_MS, DAY_MS)
+    bought = {e["ts_ms"] for e in events if e["ts_ms"] < q_ms and e["event_type"] == "PURCHASE"}
+    amounts = [Fraction(e["amount"]) for e in month if e["event_type"] == "PURCHASE" and e["amount"]]
+    return [
+        len(hour),
+        float(sum(Fraction(e["amount"]) for e in hour if e["event_type"] == "PURCHASE" and e["amount"])),
+        len({e["session_id"] for e in hour}),
+        sum(e["event_type"] == "PURCHASE" for e in week),
+        float(sum(amounts) / len(amounts)) if amounts else None,
+        (q_ms - max(bought)) / DAY_MS if bought else None,
+    ]
+
+
+def stored_tiles(settings: Settings, user: int) -> dict[int, bytes]:
+    found = store(settings).hgetall(user_features.key(user))
+    return {int(name[len(TILE_PREFIX) :]): value for name, value in found.items() if name.startswith(TILE_PREFIX)}
+
+
+def test_tiles_in_the_store_merge_to_brute_force_although_the_process_was_killed(streaming: Settings, told: Story) -> None:
+    events, rng = unique(told.accepted), random.Random(1)
+    last_ms = max(event["ts_ms"] for event in events)
+    moments = [last_ms + 1, last_ms - HOUR_MS, last_ms // TILE_MS * TILE_MS, *(last_ms - rng.randrange(SPAN_MS) for _ in range(6))]
+    cells, different = 0, []
+    for user in range(USERS):
+        mine = [event for event in events if event["user_id"] == str(user)]
+        tiles = [decode_tile(value, user_features.fingerprint) for value in stored_tiles(streaming, user).values()]
+        for q_ms in moments:
+            expected, got = brute_force(mine, q_ms), merge(user_features, None, tiles, q_ms).values
+            cells += len(expected)
+            different += [(user, q_ms, name, a, b) for name, a, b in zip(user_features.feature_names, expected, got, strict=True) if a != b]
+    assert cells == USERS * len(moments) * 6
+    assert not different, f"{len(different)} of {cells} cells differ, such as {different[:3]}"
+
+
+def test_tiles_expire(streaming: Settings, told: Story) -> None:
+    client = store(streaming)
+    key = user_features.key(1)
+    for left in client.execute_command("HPTTL", key, "FIELDS", 1, next(iter(client.hgetall(key)))):
+        assert 0 < left <= streaming.tile_ttl_seconds * 1_000
+
+
+def test_what_does_not_fit_is_a_dead_letter_with_its_reason_and_its_own_bytes(streaming: Settings, told: Story) -> None:
+    consumer = KafkaConsumer(user_events.dlq_topic, bootstrap_servers=streaming.kafka_bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=3_000)
+    letters = {record.value: record for record in consumer}
+    consumer.close()
+    assert letters.keys() == told.misfits.keys()
+    for value, reason in told.misfits.items():
+        headers = dict(letters[value].headers)
+        assert reason in headers["reason"].decode()
+        assert headers["topic"].decode() == user_events.topic and headers["partition"].isdigit() and headers["offset"].isdigit()
+        assert letters[value].key == b"1"
+
+
+def test_the_process_ends_well_on_sigterm_and_has_said_how_far_it_was(told: Story) -> None:
+    assert told.exit_code == 0
+    for name in ("online", "archive", "online:user_features", "archive:user_events"):
+        assert told.progress[name]["offsets"] == {str(p): offset for p, offset in told.end_offsets.items()}
+        assert told.progress[name]["lag"] == 0
+    assert told.progress["online"]["newest_event_ms"] == max(event["ts_ms"] for event in told.accepted)
+    assert told.progress["online"]["late_rows"] >= 1
+
+
+def test_the_archive_has_every_message_once_also_the_late_one_and_the_misfits(streaming: Settings, told: Story, spark) -> None:
+    rows = spark.read.format("delta").load(streaming.table("raw_events")).collect()
+    places = Counter((row.partition, row.offset) for row in rows)
+    assert set(places.values()) == {1}
+    assert len(rows) == told.sent
+    values = [bytes(row.value) for row in rows]
+    assert set(told.misfits) <= set(values)
+    assert any(json.loads(value)["event_id"] == "late" for value in values if value.startswith(b"{") and b'"late"' in value)
+    amounts = [value for value in values if value.startswith(b"{") and b'"late"' in value]
+    assert b'"amount":1000000.00' in amounts[0], "a decimal is sent digit for digit"
+
+
+def test_a_too_late_event_is_in_no_tile(streaming: Settings, told: Story) -> None:
+    late_ms = told.late["ts_ms"]
+    value = stored_tiles(streaming, 3).get(late_ms // TILE_MS * TILE_MS)
+    same = [e for e in unique(told.accepted) if e["user_id"] == "3" and e["ts_ms"] // TILE_MS == late_ms // TILE_MS]
+    assert (decode_tile(value, user_features.fingerprint).partials[0] if value else None) == (len(same) or None)
+
+
+def test_closed_tiles_are_in_the_offline_store_once_and_as_in_the_online_store(streaming: Settings, told: Story, spark) -> None:
+    rows = spark.read.format("delta").load(streaming.table("user_features_realtime")).collect()
+    assert rows
+    assert set(Counter((row.entity, row.tile_start_ms) for row in rows).values()) == {1}
+    online = {user: stored_tiles(streaming, user) for user in range(USERS)}
+    for row in rows:
+        assert bytes(row.packed) == online[row.entity][row.tile_start_ms]
+        assert row.events_last_hour == decode_tile(bytes(row.packed), user_features.fingerprint).partials[0]
+    watermark_ms = told.progress["offline:user_features"]["watermark_ms"]
+    closed = {(user, start) for user, tiles in online.items() for start in tiles if start + TILE_MS <= watermark_ms}
+    assert {(row.entity, row.tile_start_ms) for row in rows} == closed
