@@ -67,34 +67,43 @@ def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource)
 
     Misfits are passed over here: the speed layer has put them on the dead-letter topic.
     """
+    raw = _new_messages(spark, settings, source)
+    if raw is None:
+        return IngestReport(0, 0, ())
+    added, days = append_events(spark, settings, source, _fitting(raw, settings, source))
+    return IngestReport(raw.count(), added, days)
+
+
+def read_archive(spark: SparkSession, settings: Settings, source: EventSource) -> DataFrame | None:
+    """The archive's events that fit and are not ingested yet, typed; None where there is no archive."""
+    raw = _new_messages(spark, settings, source)
+    return None if raw is None else _fitting(raw, settings, source)
+
+
+def _new_messages(spark: SparkSession, settings: Settings, source: EventSource) -> DataFrame | None:
     archive, path = settings.table(ARCHIVE), settings.table(source.table)
     if not DeltaTable.isDeltaTable(spark, archive):
-        return IngestReport(0, 0, ())
+        return None
     raw = spark.read.format("delta").load(archive)
-    if DeltaTable.isDeltaTable(spark, path):
-        done = (
-            spark.read.format("delta").load(path).where("origin = 'stream'").groupBy("kafka_partition")
-            .agg(F.max("kafka_offset").alias("done_offset"), F.max("arrival_ms").alias("done_ms"))
-        )  # fmt: skip
-        # A topic made anew counts its offsets from 0 again; its messages arrived later.
-        raw = raw.join(F.broadcast(done), raw.partition == done.kafka_partition, "left").where(
-            "done_offset IS NULL OR offset > done_offset OR arrival_ms > done_ms"
-        )
-    parsed = raw.select(
-        "partition", "offset", "arrival_ms",
-        F.from_json(F.col("value").cast("string"), source.json_schema_sql(), {"columnNameOfCorruptRecord": CORRUPT}).alias("e"),
-    ).select("partition", "offset", "arrival_ms", "e.*")  # fmt: skip
+    if not DeltaTable.isDeltaTable(spark, path):
+        return raw
+    done = (
+        spark.read.format("delta").load(path).where("origin = 'stream'").groupBy("kafka_partition")
+        .agg(F.max("kafka_offset").alias("done_offset"), F.max("arrival_ms").alias("done_ms"))
+    )  # fmt: skip
+    # A topic made anew counts its offsets from 0 again; its messages arrived later.
+    new = "done_offset IS NULL OR offset > done_offset OR arrival_ms > done_ms"
+    return raw.join(F.broadcast(done), raw.partition == done.kafka_partition, "left").where(new)
+
+
+def _fitting(raw: DataFrame, settings: Settings, source: EventSource) -> DataFrame:
+    """The messages that fit the contract, as `append_events` takes them."""
+    event = F.from_json(F.col("value").cast("string"), source.json_schema_sql(), {"columnNameOfCorruptRecord": CORRUPT})
+    parsed = raw.select("partition", "offset", "arrival_ms", event.alias("e")).select("partition", "offset", "arrival_ms", "e.*")
     good = parsed.where(F.expr(source.reason_sql("arrival_ms", settings.future_seconds * 1_000, corrupt=True)).isNull())
-    rows = good.selectExpr(
-        *source.typed_select_sql(),
-        "arrival_ms",
-        "'stream' AS origin",
-        "partition AS kafka_partition",
-        "offset AS kafka_offset",
-        "offset AS _order",
+    return good.selectExpr(
+        *source.typed_select_sql(), "arrival_ms", "'stream' AS origin", "partition AS kafka_partition", "offset AS kafka_offset", "offset AS _order"
     )
-    added, days = append_events(spark, settings, source, rows)
-    return IngestReport(raw.count(), added, days)
 
 
 def _version(spark: SparkSession, path: str) -> int:

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 
-from features.definitions import GROUPS, user_events, user_features
+from features.definitions import user_events, user_features
 from infra.settings import Settings
 from infra.spark import spark_properties
 
@@ -14,12 +14,6 @@ SETTINGS = Settings.load()
 SOURCE = user_events
 GROUP = user_features
 OWNERS = ["team:features"]
-
-
-def topics() -> dict[str, int]:
-    """The Kafka topics of the declared sources, with their number of partitions."""
-    sources = {group.source.name: group.source for group in GROUPS.values()}.values()
-    return {name: n for source in sources for name, n in ((source.topic, 4), (source.dlq_topic, 1))}
 
 
 def first_day(settings: Settings) -> date:

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from functools import partial
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming import StreamingQuery
 
 from features.sources import EventSource
+from infra.errors import ServiceError
 from infra.settings import Settings
 from speed.stream import messages, parsed, reason
 
@@ -65,6 +68,10 @@ def archive_batch(settings: Settings, source: EventSource, batch: DataFrame, bat
             .option("topic", source.dlq_topic)
             .save()
         )
+    except (PySparkException, Py4JJavaError) as error:
+        # Spark searches a failure's text by a regular expression that overflows the stack on a long one, as Java's traces are.
+        cause = " ".join(str(error).split())[:1_000]
+        raise ServiceError(f"The micro-batch {batch_id} of {source.topic} was not archived: {cause}.", "It is tried again.") from None
     finally:
         batch.unpersist()
 

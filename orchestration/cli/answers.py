@@ -1,0 +1,167 @@
+"""`braid features`, `predict`, `consistency`: what is served, and whether it is right."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from infra.errors import InputError, ServiceError
+from orchestration.cli.console import HomeOption, JsonOption, instant_ms, note, print_json, settings_of
+
+AtOption = Annotated[str | None, typer.Option("--at", help="The time that is asked about; default now.", show_default=False)]
+
+
+def features(
+    context: typer.Context,
+    users: Annotated[list[str], typer.Argument(help="Ids of the entities.", show_default=False)],
+    at: AtOption = None,
+    group: Annotated[str, typer.Option("--group", help="Feature group.")] = "user_features",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Show entities' features: the merged values, and the parts that they were merged from."""
+    from features.definitions import GROUPS
+
+    settings = settings_of(context, home)
+    if group not in GROUPS:
+        raise InputError(f"The group {group!r} is not declared.", f"Declared are: {', '.join(GROUPS)}.")
+    body = {"group": group, "ids": [_id(GROUPS[group], one) for one in users]}
+    if at is not None:
+        body["at"] = instant_ms(at)
+    rows = _post(settings, "/features", body)["rows"]
+    for row in rows:
+        row["parts"] = _parts(settings, GROUPS[group], row["id"])
+    if as_json:
+        print_json({"group": group, "rows": rows})
+    else:
+        _print_rows(rows)
+
+
+def predict(
+    context: typer.Context,
+    user: Annotated[int, typer.Argument(help="User id.", show_default=False)],
+    request_context: Annotated[str, typer.Option("--context", help="JSON object of what the caller knows.")] = "{}",
+    at: AtOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Ask the champion about a user."""
+    from rich import print as show
+
+    settings = settings_of(context, home)
+    try:
+        body: dict[str, Any] = {"user_id": user, "context": json.loads(request_context)}
+    except ValueError:
+        raise InputError(f"The context {request_context!r} is no JSON.", 'Write --context \'{"page": "home"}\'.') from None
+    if at is not None:
+        body["at"] = instant_ms(at)
+    answer = _post(settings, "/predict", body)
+    print_json(answer) if as_json else show(answer)
+
+
+def consistency(
+    context: typer.Context,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="How many entities.")] = 500,
+    at: AtOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Compare what is served with brute force over all raw events. Exit status 1 where a cell differs."""
+    from features.definitions import user_features
+    from orchestration.known_events import export_known_events
+    from orchestration.proof import prove, sample_ids
+
+    settings = settings_of(context, home)
+    q_ms = instant_ms(at or "now")
+    with export_known_events(settings, user_features.source) as events:
+        report = prove(settings, user_features, events, sample_ids(user_features, events, sample), q_ms)
+    if as_json:
+        print_json({**vars(report), "cells_different": report.cells_different})
+    else:
+        note(
+            f"{report.entities} entities, {report.cells_compared} cells compared, {report.cells_different} differ, {report.degraded} degraded."
+        )
+        for one in report.differences[:10]:
+            note(f"  {one.entity} {one.feature}: served {one.served}, right is {one.expected}")
+    if report.differences:
+        raise typer.Exit(1)
+
+
+def _id(group: Any, text: str) -> int | str:
+    from features.sources import ColumnType
+
+    if group.entity_type is ColumnType.STRING:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(
+            f"The id {text!r} is not an integer.", f"The entity of {group.name} is {group.entity}, an integer."
+        ) from None
+
+
+def _post(settings: Any, path: str, body: dict[str, Any]) -> Any:
+    import httpx
+
+    try:
+        answer = httpx.post(f"{settings.serving_url}{path}", json=body, timeout=30)
+    except httpx.HTTPError as error:
+        raise ServiceError(
+            f"Serving at {settings.serving_url} does not answer ({type(error).__name__}).", "Start it by `braid up`."
+        ) from None
+    if not answer.is_success:
+        said = answer.json()
+        raise ServiceError(said.get("error", answer.text), said.get("cure", "See the log serving.log."))
+    return answer.json()
+
+
+def _parts(settings: Any, group: Any, one: int | str) -> dict[str, Any]:
+    """What the store holds of an entity, in words."""
+    from features.errors import PackedValueError
+    from features.packed import BATCH_FIELD, decode_batch, decode_tile
+    from infra.redis import store
+    from serving.contract import rfc3339
+
+    found: dict[str, Any] = {"batch": None, "tiles": []}
+    for field, data in sorted(store(settings).hgetall(group.key(one)).items()):
+        try:
+            if field == BATCH_FIELD:
+                value = decode_batch(data, group.fingerprint)
+                collapsed = {
+                    f.name: {"collapsed": v.collapsed, "tail_hops": len(v.hop_starts_ms)}
+                    for f, v in zip(group.features, value.features, strict=True)
+                }
+                found["batch"] = {"batch_end": rfc3339(value.batch_end_ms), "bytes": len(data), "features": collapsed}
+            else:
+                tile = decode_tile(data, group.fingerprint)
+                partials = dict(zip(group.feature_names, tile.partials, strict=True))
+                found["tiles"].append({"start": rfc3339(int(field[2:])), "last_event": rfc3339(tile.last_ms), "partials": partials})
+        except PackedValueError as error:
+            found.setdefault("unreadable", []).append(str(error))
+    return found
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for row in rows:
+        provenance, batch = row["provenance"], row["parts"]["batch"]
+        table = Table("feature", "value", "batch part", title=f"{row['id']} as of {provenance['as_of']}", title_justify="left")
+        for name, value in row["features"].items():
+            part = batch["features"][name] if batch else None
+            shown = "–" if part is None else f"{_short(part['collapsed'])} + {part['tail_hops']} tail hops"
+            table.add_row(name, "–" if value is None else str(value), shown)
+        console.print(table)
+        console.print(
+            f"batch_end {provenance['batch_end'] or 'none'} · {provenance['tiles_merged']} of {len(row['parts']['tiles'])} speed tiles merged · "
+            f"newest event {provenance['newest_event'] or 'none'} · {'degraded: ' + '; '.join(provenance['degraded_reasons']) if provenance['degraded'] else 'exact'}"
+            + (f" · no value: {', '.join(provenance['missing'])}" if provenance["missing"] else "")
+        )
+
+
+def _short(partial: Any) -> str:
+    return f"{len(partial)} hashes" if isinstance(partial, list) and len(partial) > 2 else str(partial)

@@ -1,0 +1,108 @@
+"""How the command line speaks: settings from `--home`, errors as sentences, JSON on stdout with everything else on stderr, times."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from features.errors import DeclarationError
+from infra.errors import BraidError, InputError
+from infra.settings import Settings
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Folder of the deployment's state (BRAID_HOME; default .braid).", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+MapOption = Annotated[
+    list[str] | None, typer.Option("--map", help="CONTRACT_COLUMN=FILE_COLUMN, or ='LITERAL'; repeatable.", show_default=False)
+]
+ZoneOption = Annotated[str, typer.Option("--time-zone", help="Of times without an offset.")]
+
+
+@dataclass
+class Context:
+    """What the options before the command said."""
+
+    home: Path | None
+
+
+def settings_of(context: typer.Context, home: Path | None) -> Settings:
+    """The deployment: `--home` after the command, before it, BRAID_HOME, or the default."""
+    return Settings.load(home or context.obj.home)
+
+
+def told(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with its errors told in sentences: exit status 1, never a traceback."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (BraidError, DeclarationError) as error:
+            if kwargs.get("as_json"):
+                print(json.dumps({"error": error.cause, "cure": error.cure}))
+            typer.echo(f"braid: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, default=_plain, indent=2))
+
+
+def note(text: str) -> None:
+    """A line for people, beside the output."""
+    typer.echo(text, err=True)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)
+
+
+def mapping_of(given: list[str] | None) -> dict[str, str]:
+    """`--map a=b` as a dictionary.
+
+    Raises:
+        InputError: One of them has no '='.
+    """
+    found = {}
+    for one in given or []:
+        name, separator, column = one.partition("=")
+        if not separator or not name or not column:
+            raise InputError(f"The mapping {one!r} cannot be read.", "Write --map user_id=CustomerID.")
+        found[name.strip()] = column.strip()
+    return found
+
+
+def instant_ms(text: str) -> int:
+    """A time as milliseconds: RFC 3339, without an offset UTC; a day; `now`; or milliseconds since 1970.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if text == "now":
+        return int(datetime.now(UTC).timestamp() * 1_000)
+    if re.fullmatch(r"\d{12,14}", text):
+        return int(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(
+            f"The time {text!r} cannot be read.", "Write 2026-01-31T12:00:00Z, 2026-01-31, now, or milliseconds since 1970."
+        ) from None
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return (found - datetime(1970, 1, 1, tzinfo=UTC)) // (datetime.resolution * 1_000)

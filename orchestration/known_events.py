@@ -1,0 +1,44 @@
+"""All raw events that braid knows, for brute force: the `events` table and what of the archive is not in it yet."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from features.sources import EventSource
+from infra.errors import NotReadyError
+from infra.settings import Settings
+
+
+@contextmanager
+def export_known_events(settings: Settings, source: EventSource) -> Iterator[list[Path]]:
+    """Parquet files of the source's columns.
+
+    Raises:
+        NotReadyError: There are no events.
+    """
+    from delta.tables import DeltaTable
+
+    from batch.events import read_archive
+    from infra.spark import spark_session
+
+    spark = spark_session(settings, "braid consistency", settings.batch_memory)
+    columns = [column.name for column in source.columns]
+    frames = []
+    if DeltaTable.isDeltaTable(spark, settings.table(source.table)):
+        frames.append(spark.read.format("delta").load(settings.table(source.table)).select(*columns))
+    archive = read_archive(spark, settings, source)
+    if archive is not None:
+        frames.append(archive.select(*columns))
+    if not frames:
+        raise NotReadyError("There are no events yet.", "Load a file by `braid load FILE` or stream some by `braid replay FILE`.")
+    folder = settings.home / "scratch" / uuid.uuid4().hex
+    try:
+        for index, frame in enumerate(frames):
+            frame.write.parquet(str(folder / str(index)))
+        yield sorted(folder.glob("*/*.parquet"))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,154 @@
+"""The proof: brute force over the raw events, in SQL written from the words of the declaration, against the answers over HTTP.
+
+Reads a Parquet file of raw events and `POST /features`; gives the number of cells compared and of cells that differ. It shares
+nothing with the algebra, the tiles or the merge: DuckDB scans all events of the sampled entities for each feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import httpx
+import sqlglot
+
+from features.declaration import Feature, FeatureGroup
+from infra.errors import ServiceError
+from infra.settings import Settings
+
+#: Entities per request.
+CHUNK = 100
+RELATIVE = 1e-9
+UNIT_MS = {"seconds": 1_000, "minutes": 60_000, "hours": 3_600_000, "days": 86_400_000}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A cell that differs: whose, which, what was served and what is right."""
+
+    entity: int | str
+    feature: str
+    served: Any
+    expected: Any
+
+
+@dataclass
+class ProofReport:
+    """The outcome at one instant: cells compared, the differing ones, and how many of the entities' answers were degraded."""
+
+    q_ms: int
+    entities: int = 0
+    cells_compared: int = 0
+    degraded: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def cells_different(self) -> int:
+        """How many cells differ."""
+        return len(self.differences)
+
+
+def prove(settings: Settings, group: FeatureGroup, events: Sequence[Path], ids: Sequence[int | str], q_ms: int) -> ProofReport:
+    """Compares the served features of some entities with brute force.
+
+    Args:
+        settings: Where serving answers.
+        group: The declaration.
+        events: Parquet files of raw events in the contract; one id may occur twice.
+        ids: The entities.
+        q_ms: The instant that is asked about.
+
+    Raises:
+        ServiceError: Serving does not answer.
+    """
+    expected = brute_force(group, events, ids, q_ms)
+    report = ProofReport(q_ms)
+    for start in range(0, len(ids), CHUNK):
+        for row in _ask(settings, group, ids[start : start + CHUNK], q_ms):
+            report.entities += 1
+            report.degraded += row["provenance"]["degraded"]
+            for name, right in expected[row["id"]].items():
+                served = row["features"][name]
+                report.cells_compared += 1
+                if not _same(served, right):
+                    report.differences.append(Difference(row["id"], name, served, right))
+    return report
+
+
+def sample_ids(group: FeatureGroup, events: Sequence[Path], size: int) -> list[Any]:
+    """The same sample of entities in every run, spread over all."""
+    files = [str(path) for path in events]
+    query = f'SELECT DISTINCT "{group.entity}" AS id FROM read_parquet($1) WHERE id IS NOT NULL ORDER BY hash(id) LIMIT $2'
+    with duckdb.connect() as connection:
+        return [one for (one,) in connection.execute(query, [files, size]).fetchall()]
+
+
+def brute_force(group: FeatureGroup, events: Sequence[Path], ids: Sequence[int | str], q_ms: int) -> dict[Any, dict[str, Any]]:
+    """The features of the entities at `q_ms`, by a scan of all events per feature."""
+    source = group.source
+    columns = ", ".join(
+        f'arg_min({_typed(c.name, c.type.name)}, t) AS "{c.name}"' for c in source.columns if c.name != source.event_id
+    )
+    selected = ", ".join(f'{_feature_sql(feature, q_ms)} AS "{feature.name}"' for feature in group.features)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'").fetchall()
+        connection.execute("CREATE TABLE wanted AS SELECT unnest($1) AS id", [list(ids)]).fetchall()
+        read = f'SELECT *, epoch_ms("{source.time}"::TIMESTAMPTZ) AS t FROM read_parquet($1) WHERE "{group.entity}" IN (SELECT id FROM wanted)'
+        # Duplicates fall by event id.
+        once = f'SELECT "{source.event_id}", min(t) AS t, {columns} FROM ({read}) GROUP BY "{source.event_id}"'
+        connection.execute(
+            f"CREATE TABLE e AS SELECT * FROM ({once}) WHERE t < {q_ms}", [[str(path) for path in events]]
+        ).fetchall()
+        cursor = connection.execute(f'SELECT id, {selected} FROM wanted LEFT JOIN e ON e."{group.entity}" = id GROUP BY id')
+        return {one: dict(zip(group.feature_names, values, strict=True)) for one, *values in cursor.fetchall()}
+
+
+def _typed(name: str, kind: str) -> str:
+    return f'"{name}"::DECIMAL(18, 6)' if kind == "DECIMAL" else f'"{name}"'
+
+
+def _feature_sql(feature: Feature, q_ms: int) -> str:
+    """One feature in DuckDB's SQL: an aggregate under a filter, over [floor(q - w, hop), q)."""
+    kind, of = feature.aggregation.kind, f'"{feature.of}"'
+    conditions = ["t IS NOT NULL"]
+    if feature.window:
+        size_ms, hop_ms = feature.window.size_ms, feature.window.hop_ms
+        conditions.append(f"t >= {(q_ms - size_ms) // hop_ms * hop_ms}")
+    if feature.where:
+        conditions.append("(" + sqlglot.transpile(feature.where, read="spark", write="duckdb")[0] + ")")
+    filtered = f"FILTER (WHERE {' AND '.join(conditions)})"
+    unit_ms = UNIT_MS.get(getattr(feature.aggregation, "unit", ""), 1)
+    return {
+        "count": f"count(*) {filtered}",
+        "sum": f"coalesce((sum({of}) {filtered})::DOUBLE, 0)",
+        "mean": f"(sum({of}) {filtered})::DOUBLE / nullif(count({of}) {filtered}, 0)",
+        "min": f"(min({of}) {filtered})::DOUBLE",
+        "max": f"(max({of}) {filtered})::DOUBLE",
+        "last": f"(arg_max({of}, (t, {of})) {filtered})::DOUBLE",
+        "distinct": f"count(DISTINCT {of}) {filtered}",
+        "since_last": f"({q_ms} - max(t) {filtered}) / {unit_ms}::DOUBLE",
+    }[kind]
+
+
+def _ask(settings: Settings, group: FeatureGroup, ids: Sequence[int | str], q_ms: int) -> list[dict[str, Any]]:
+    try:
+        answer = httpx.post(
+            f"{settings.serving_url}/features", json={"group": group.name, "ids": list(ids), "at": q_ms}, timeout=30
+        )
+    except httpx.HTTPError as error:
+        raise ServiceError(
+            f"Serving at {settings.serving_url} does not answer ({type(error).__name__}).", "Start it by `braid up`."
+        ) from None
+    if not answer.is_success:
+        raise ServiceError(f"Serving answered {answer.status_code}: {answer.text[:300]}.", "See the log serving.log.")
+    rows: list[dict[str, Any]] = answer.json()["rows"]
+    return rows
+
+
+def _same(served: Any, right: Any) -> bool:
+    if served is None or right is None:
+        return served is None and right is None
+    return bool(served == right or abs(served - right) <= RELATIVE * max(abs(served), abs(right)))
