@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import typer
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -33,6 +34,8 @@ from speed.online import online_writer
 from speed.session import SQL_PROPERTIES, speed_session
 
 PARTITIONS = 4
+#: Until the JVM has compiled both.
+_WARM_UPS = 3
 _SEED_SCHEMA = "event_id STRING, user_id BIGINT, session_id STRING, event_type STRING, amount DOUBLE, event_timestamp TIMESTAMP"
 
 
@@ -40,6 +43,7 @@ def main(
     events: Annotated[int, typer.Option(help="Events in the topic.")] = 1_000_000,
     users: Annotated[int, typer.Option(help="Different users.")] = 100_000,
     minutes: Annotated[int, typer.Option(help="Event time that they span.")] = 60,
+    visit: Annotated[int, typer.Option(help="Events of a user within a few minutes.")] = 6,
     runs: Annotated[int, typer.Option(help="Runs of each query.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -48,14 +52,14 @@ def main(
     settings = Settings.load(home).model_copy(update={"speed_memory": "2g"})
     try:
         services.up(settings, {user_events.topic: PARTITIONS}, only={"kafka", "valkey"})
-        result = compare(settings, events, users, minutes, runs)
+        result = compare(settings, events, users, minutes, visit, runs)
     finally:
         services.down(settings)
         shutil.rmtree(home, ignore_errors=True)
     print(json.dumps(result) if as_json else _sentence(result))
 
 
-def compare(settings: Settings, events: int, users: int, minutes: int, runs: int) -> dict[str, object]:
+def compare(settings: Settings, events: int, users: int, minutes: int, visit: int, runs: int) -> dict[str, object]:
     """Alternating runs of both; rates in events per second."""
     spark = speed_session(settings)
     defaults = {name: None for name in SQL_PROPERTIES}
@@ -63,40 +67,58 @@ def compare(settings: Settings, events: int, users: int, minutes: int, runs: int
         "seed": (lambda: seed_writer(spark, settings), {**defaults, "spark.sql.shuffle.partitions": SQL_PROPERTIES["spark.sql.shuffle.partitions"]}),
         "braid": (lambda: online_writer(spark, settings, user_features), dict(SQL_PROPERTIES)),
     }
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     try:
-        for run, n in enumerate([max(1, events // 10), *[events] * runs]):
-            if run < 2:
-                produce(spark, settings, n, users, minutes)
+        for run in range(-_WARM_UPS, runs):
+            if run in (-_WARM_UPS, 0):
+                produce(spark, settings, events if run == 0 else max(1, events // 5), users, minutes, visit)
             for name, (writer, conf) in contenders.items():
                 store(settings).flushdb()
                 rate = measure(spark, writer(), conf)
-                if run:
+                if run >= 0:
                     rates[name].append(rate)
-                    print(f"run {run}: {name} {rate:,.0f} events/s", file=sys.stderr, flush=True)
+                    print(f"run {run + 1}: {name} {rate[0]:,.0f} events/s, {rate[1]:,.0f} per CPU second", file=sys.stderr, flush=True)
     finally:
         spark.stop()
-    medians = {name: statistics.median(found) for name, found in rates.items()}
+    wall = {name: statistics.median(one for one, _ in found) for name, found in rates.items()}
+    cpu = {name: statistics.median(one for _, one in found) for name, found in rates.items()}
     return {
-        "events": events, "users": users, "minutes": minutes, "runs": {name: [round(rate) for rate in found] for name, found in rates.items()},
-        "seed_events_per_second": round(medians["seed"]), "braid_events_per_second": round(medians["braid"]),
-        "ratio": round(medians["braid"] / medians["seed"], 2),
+        "events": events, "users": users, "minutes": minutes, "visit": visit,
+        "runs": {name: [round(one) for one, _ in found] for name, found in rates.items()},
+        "seed_events_per_second": round(wall["seed"]), "braid_events_per_second": round(wall["braid"]),
+        "ratio": round(wall["braid"] / wall["seed"], 2),
+        "seed_events_per_cpu_second": round(cpu["seed"]), "braid_events_per_cpu_second": round(cpu["braid"]),
+        "cpu_ratio": round(cpu["braid"] / cpu["seed"], 2),
     }  # fmt: skip
 
 
-def measure(spark: SparkSession, writer: DataStreamWriter, conf: dict[str, str | None]) -> float:
-    """Events per second of a query over all that is in the topic."""
+def measure(spark: SparkSession, writer: DataStreamWriter, conf: dict[str, str | None]) -> tuple[float, float]:
+    """Events per second of a query over all that is in the topic, and per second of CPU that Spark and its workers used."""
     for name, value in conf.items():
         if value is None:
             spark.conf.unset(name)
         else:
             spark.conf.set(name, value)
     with tempfile.TemporaryDirectory() as checkpoint:
-        began = time.monotonic()
+        began, before = time.monotonic(), _cpu_seconds()
         query = writer.option("checkpointLocation", checkpoint).trigger(availableNow=True).start()
         query.awaitTermination()
-        seconds = time.monotonic() - began
-        return sum(progress.numInputRows for progress in query.recentProgress) / seconds
+        seconds, cpu_seconds = time.monotonic() - began, _cpu_seconds() - before
+        rows = sum(progress.numInputRows for progress in query.recentProgress)
+        return rows / seconds, rows / cpu_seconds
+
+
+def _cpu_seconds() -> float:
+    """CPU time of the JVM and of its Python workers, which stay alive between the runs; the services are not among them."""
+    used = 0.0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "supervisord" not in " ".join(process.cmdline()):
+                times = process.cpu_times()
+                used += times.user + times.system
+        except psutil.Error:
+            continue
+    return used
 
 
 def seed_writer(spark: SparkSession, settings: Settings) -> DataStreamWriter:
@@ -117,20 +139,27 @@ def seed_writer(spark: SparkSession, settings: Settings) -> DataStreamWriter:
     return features.writeStream.format("noop").outputMode("update")
 
 
-def produce(spark: SparkSession, settings: Settings, events: int, users: int, minutes: int) -> None:
-    """Adds events to the topic, in rough order of time."""
+def produce(spark: SparkSession, settings: Settings, events: int, users: int, minutes: int, visit: int) -> None:
+    """Adds events to the topic in order of time. People come for a visit of some events within minutes, and come again."""
     now_ms = time.time_ns() // 1_000_000
+    each = max(1, events // PARTITIONS)
+    # Every task of the writer covers the whole span, so that the partitions of the topic go along together.
     rows = spark.range(0, events, 1, PARTITIONS).selectExpr(
+        "id", f"floor(id / {visit}) AS visit", f"id % {visit} AS step",
+        f"{now_ms} - CAST({minutes} * 60000 * (1 - (id % {each}) / {each}) AS BIGINT) AS begin_ms",
+    ).selectExpr(
         f"concat('{now_ms}-', id) AS event_id",
-        f"CAST(floor(rand(1) * {users}) AS BIGINT) AS user_id",
-        "concat('s', CAST(floor(rand(2) * 50000) AS STRING)) AS session_id",
+        f"abs(xxhash64(visit)) % {users} AS user_id",
+        "concat('s', visit) AS session_id",
         "element_at(array('PURCHASE', 'VIEW', 'CLICK', 'CART'), 1 + CAST(floor(rand(3) * 4) AS INT)) AS event_type",
         "CAST(floor(rand(4) * 20000) AS DECIMAL(18, 2)) / 100 AS amount",
-        # Every task of the writer covers the whole span, so that the partitions of the topic go along together.
-        f"date_format(timestamp_millis({now_ms} - CAST({minutes} * 60000 * (1 - (id % {max(1, events // PARTITIONS)}) / {max(1, events // PARTITIONS)}) AS BIGINT)),"
-        " \"yyyy-MM-dd'T'HH:mm:ss.SSSXXX\") AS event_timestamp",
-    )
-    messages = rows.select(F.col("user_id").cast("string").alias("key"), F.to_json(F.struct(*rows.columns)).alias("value"))
+        "begin_ms + step * 30000 + CAST(floor(rand(5) * 30000) AS BIGINT) AS ts_ms",
+    ).sortWithinPartitions("ts_ms")  # fmt: skip
+    event = F.struct(
+        "event_id", "user_id", "session_id", "event_type", "amount",
+        F.expr("date_format(timestamp_millis(ts_ms), \"yyyy-MM-dd'T'HH:mm:ss.SSSXXX\")").alias("event_timestamp"),
+    )  # fmt: skip
+    messages = rows.select(F.col("user_id").cast("string").alias("key"), F.to_json(event).alias("value"))
     messages.write.format("kafka").option("kafka.bootstrap.servers", settings.kafka_bootstrap).option("topic", user_events.topic).save()
 
 

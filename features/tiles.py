@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from features.aggregations import Ints, Partial, Series
 from features.declaration import FeatureGroup
-from features.packed import FORMAT, TileValue, encode_log
+from features.packed import FORMAT, LOG_BOUND, TileValue, encode_log
 
 
 def runs(*keys: npt.NDArray[Any]) -> tuple[Ints, Ints]:
@@ -49,12 +49,16 @@ def fold_tile_values(group: FeatureGroup, inputs: Sequence[Series], lo: Ints, hi
     ts_ms = inputs[0].ts_ms
     range_of = np.repeat(np.arange(len(lo)), hi - lo)
     log_lo, log_hi = runs(range_of, ts_ms)
-    partials = list(zip(*fold_ranges(group, inputs, lo, hi), strict=True))
-    entries = list(
-        zip(ts_ms[log_lo].tolist(), map(list, zip(*fold_ranges(group, inputs, log_lo, log_hi), strict=True)), strict=True)
-    )
-    first, last = np.searchsorted(log_lo, lo).tolist(), np.searchsorted(log_lo, hi).tolist()
+    instants = np.bincount(range_of[log_lo], minlength=len(lo))
+    # Most tiles have one instant and need no log: folding it as well would double the work.
+    logged = (instants > 1) & (instants <= LOG_BOUND)
+    kept = logged[range_of[log_lo]]
+    log_lo, log_hi = log_lo[kept], log_hi[kept]
+    entries = list(zip(ts_ms[log_lo].tolist(), map(list, zip(*fold_ranges(group, inputs, log_lo, log_hi), strict=True)), strict=True))
+    ends = np.cumsum(np.where(logged, instants, 0)).tolist()
+    starts = [0, *ends[:-1]]
+    partials = zip(*fold_ranges(group, inputs, lo, hi), strict=True)
     return [
-        TileValue(FORMAT, group.fingerprint, entries[a][0], entries[b - 1][0], list(whole), encode_log(entries[a:b]))
-        for whole, a, b in zip(partials, first, last, strict=True)
+        TileValue(FORMAT, group.fingerprint, first, last, list(whole), encode_log(entries[a:b]))
+        for whole, first, last, a, b in zip(partials, ts_ms[lo].tolist(), ts_ms[hi - 1].tolist(), starts, ends, strict=True)
     ]

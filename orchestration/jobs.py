@@ -6,7 +6,7 @@ from orchestration.assets import batch, models
 from orchestration.deployment import days
 
 features_job = dg.define_asset_job(
-    "features", dg.AssetSelection.assets(*batch.assets), partitions_def=days, executor_def=dg.in_process_executor,
+    "features", dg.AssetSelection.assets(*batch.assets), executor_def=dg.in_process_executor,
     description="Archive → events → tiles → view → online store, over any range of days in one run.",
 )  # fmt: skip
 training_job = dg.define_asset_job(

@@ -89,19 +89,18 @@ def sample_ids(group: FeatureGroup, events: Sequence[Path], size: int) -> list[A
 def brute_force(group: FeatureGroup, events: Sequence[Path], ids: Sequence[int | str], q_ms: int) -> dict[Any, dict[str, Any]]:
     """The features of the entities at `q_ms`, by a scan of all events per feature."""
     source = group.source
-    columns = ", ".join(
-        f'arg_min({_typed(c.name, c.type.name)}, t) AS "{c.name}"' for c in source.columns if c.name != source.event_id
-    )
     selected = ", ".join(f'{_feature_sql(feature, q_ms)} AS "{feature.name}"' for feature in group.features)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'").fetchall()
+        files = [str(path) for path in events]
+        present = {name for name, *_ in connection.execute("DESCRIBE SELECT * FROM read_parquet($1)", [files]).fetchall()}
+        kept = [column for column in source.columns if column.name in present and column.name != source.event_id]
+        columns = ", ".join(f'arg_min({_typed(column.name, column.type.name)}, t) AS "{column.name}"' for column in kept)
         connection.execute("CREATE TABLE wanted AS SELECT unnest($1) AS id", [list(ids)]).fetchall()
         read = f'SELECT *, epoch_ms("{source.time}"::TIMESTAMPTZ) AS t FROM read_parquet($1) WHERE "{group.entity}" IN (SELECT id FROM wanted)'
         # Duplicates fall by event id.
         once = f'SELECT "{source.event_id}", min(t) AS t, {columns} FROM ({read}) GROUP BY "{source.event_id}"'
-        connection.execute(
-            f"CREATE TABLE e AS SELECT * FROM ({once}) WHERE t < {q_ms}", [[str(path) for path in events]]
-        ).fetchall()
+        connection.execute(f"CREATE TABLE e AS SELECT * FROM ({once}) WHERE t < {q_ms}", [files]).fetchall()
         cursor = connection.execute(f'SELECT id, {selected} FROM wanted LEFT JOIN e ON e."{group.entity}" = id GROUP BY id')
         return {one: dict(zip(group.feature_names, values, strict=True)) for one, *values in cursor.fetchall()}
 

@@ -109,11 +109,9 @@ def _entry(progress: Any, before: Entry | None) -> Entry:
 
 
 def _offsets(text: str | None) -> dict[str, int]:
-    """Spark's offsets of a topic, {"topic": {"0": 17}}, as {"0": 17}. None where a trigger had nothing to ask or say."""
-    if not text:
-        return {}
-    topics = json.loads(text) if isinstance(text, str) else text
-    return {partition: int(offset) for partitions in topics.values() if partitions for partition, offset in partitions.items()}
+    """Spark's offsets of a topic, {"topic": {"0": 17}}, as {"0": 17}; "null" where a trigger did not ask for them."""
+    topics = json.loads(text) if text else None
+    return {partition: int(offset) for partitions in (topics or {}).values() for partition, offset in partitions.items()}
 
 
 def _millis(text: str | None) -> int | None:

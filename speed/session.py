@@ -28,7 +28,6 @@ SQL_PROPERTIES = {
     # Tiles close with the next event; a micro-batch for that alone would make the next event wait.
     "spark.sql.streaming.noDataMicroBatches.enabled": "false",
     "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
-    "spark.sql.objectHashAggregate.sortBased.fallbackThreshold": "1000000",
     "spark.sql.streaming.minBatchesToRetain": "20",
     "spark.sql.streaming.numRecentProgressUpdates": "5",
 }

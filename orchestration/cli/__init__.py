@@ -1,5 +1,7 @@
-"""The command line `braid`: services (up, down, status, doctor), data (load, replay, backfill), answers (features, predict,
-consistency) and the main job (demo, bench). Every command has `--json` and `--home`; an error is one sentence of cause, one of cure.
+"""The command line `braid`.
+
+Services (up, down, status, doctor), data (load, replay, backfill), answers (features, predict, consistency) and the main job
+(demo, bench). Every command has `--json` and `--home`; an error is one sentence of cause, one of cure.
 """
 
 from __future__ import annotations

@@ -60,4 +60,8 @@ def bench(
             check=False,
         )
         found[name] = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.returncode}
-    print_json(found)
+    if as_json:
+        print_json(found)
+        return
+    for name, figures in found.items():
+        note(f"{name}: {json.dumps(figures, indent=2)}")

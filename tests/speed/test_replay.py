@@ -51,6 +51,8 @@ def test_a_replay_reports_what_was_taken_and_what_was_too_large(streaming: Setti
     report = replay(streaming, source, [batch(*rows[:500]), batch(*rows[500:])])
     assert (report.sent, report.refused) == (1_200, 1)
     assert (report.first_ms, report.last_ms) == (1_767_225_600_000, 1_767_225_600_000 + 1_199_000)
-    consumer = KafkaConsumer(source.topic, bootstrap_servers=streaming.kafka_bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=3_000)
+    consumer = KafkaConsumer(
+        source.topic, bootstrap_servers=streaming.kafka_bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=3_000
+    )
     assert [json.loads(record.value)["event_id"] for record in consumer] and sum(report.end_offsets.values()) == 1_200
     consumer.close()

@@ -82,11 +82,13 @@ def told(streaming: Settings, speed) -> Story:
     last_ms = now_ms - 5 * MINUTE_MS
     past = made(rng, 6_000, last_ms - SPAN_MS, last_ms, "e")
 
+    def stream(events: list[dict], **options: float) -> None:
+        batches = [batch_of(events[i : i + 500]) for i in range(0, len(events), 500)]
+        story.end_offsets.update(replay(streaming, user_events, batches, **options).end_offsets)
+
     speed.start()
     # Killed in the middle of its work, with events on both sides of the blow.
-    rest = threading.Thread(target=lambda: story.end_offsets.update(
-        replay(streaming, user_events, [batch_of(past[i : i + 500]) for i in range(0, len(past), 500)], speedup=SPAN_MS / 1_000 / 12).end_offsets
-    ))  # fmt: skip
+    rest = threading.Thread(target=lambda: stream(past, speedup=SPAN_MS / 1_000 / 12))
     rest.start()
     time.sleep(6)
     speed.kill()
@@ -98,7 +100,7 @@ def told(streaming: Settings, speed) -> Story:
 
     def send(value: bytes, key: bytes | None = b"1") -> None:
         taken = producer.send(user_events.topic, key=key, value=value).get(timeout=20)
-        story.end_offsets[taken.partition] = max(taken.offset + 1, story.end_offsets.get(taken.partition, 0))
+        story.end_offsets[taken.partition] = taken.offset + 1
 
     good = {"event_id": "x", "user_id": 1, "session_id": "s", "event_type": "VIEW", "event_timestamp": instant(last_ms)}
     story.misfits = {
@@ -112,20 +114,25 @@ def told(streaming: Settings, speed) -> Story:
         send(value)
     # The stream goes on behind them, and the watermark has not moved by the one from the future.
     more = made(rng, 400, last_ms, now_ms, "f")
-    report = replay(streaming, user_events, [batch_of(more)])
-    wait_visible(streaming, report.end_offsets, timeout_seconds=90)
+    stream(more)
+    wait_visible(streaming, story.end_offsets, timeout_seconds=90)
     # The watermark of a micro-batch counts from the next one.
     nudge = [{**more[0], "event_id": f"nudge-{n}", "ts_ms": now_ms - 1} for n in range(2)]
     for event in nudge:
-        report = replay(streaming, user_events, [batch_of([event])])
-        wait_visible(streaming, report.end_offsets, timeout_seconds=60)
-    story.late = {"event_id": "late", "user_id": "3", "session_id": "late", "event_type": "PURCHASE", "amount": "1000000.00", "ts_ms": now_ms - HOUR_MS}
-    report = replay(streaming, user_events, [batch_of([story.late])])
-    story.end_offsets = {p: max(o, report.end_offsets.get(p, 0)) for p, o in story.end_offsets.items()}
+        stream([event])
+        wait_visible(streaming, story.end_offsets, timeout_seconds=60)
+    story.late = {
+        "event_id": "late",
+        "user_id": "3",
+        "session_id": "late",
+        "event_type": "PURCHASE",
+        "amount": "1000000.00",
+        "ts_ms": now_ms - HOUR_MS,
+    }
+    stream([story.late])
     story.accepted = [*past, *more, *nudge]
     story.sent = len(story.accepted) + len(story.misfits) + 1
-    wait_visible(streaming, report.end_offsets, timeout_seconds=60)
-    wait_archived(streaming, user_events, report.end_offsets, timeout_seconds=60)
+    wait_visible(streaming, story.end_offsets, timeout_seconds=60)
     wait_archived(streaming, user_events, story.end_offsets, timeout_seconds=60)
     time.sleep(4)
     story.progress = {name.decode(): json.loads(raw) for name, raw in store(streaming).hgetall(PROGRESS_KEY).items()}
@@ -172,7 +179,9 @@ def test_tiles_in_the_store_merge_to_brute_force_although_the_process_was_killed
         for q_ms in moments:
             expected, got = brute_force(mine, q_ms), merge(user_features, None, tiles, q_ms).values
             cells += len(expected)
-            different += [(user, q_ms, name, a, b) for name, a, b in zip(user_features.feature_names, expected, got, strict=True) if a != b]
+            different += [
+                (user, q_ms, name, a, b) for name, a, b in zip(user_features.feature_names, expected, got, strict=True) if a != b
+            ]
     assert cells == USERS * len(moments) * 6
     assert not different, f"{len(different)} of {cells} cells differ, such as {different[:3]}"
 
@@ -185,7 +194,9 @@ def test_tiles_expire(streaming: Settings, told: Story) -> None:
 
 
 def test_what_does_not_fit_is_a_dead_letter_with_its_reason_and_its_own_bytes(streaming: Settings, told: Story) -> None:
-    consumer = KafkaConsumer(user_events.dlq_topic, bootstrap_servers=streaming.kafka_bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=3_000)
+    consumer = KafkaConsumer(
+        user_events.dlq_topic, bootstrap_servers=streaming.kafka_bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=3_000
+    )
     letters = {record.value: record for record in consumer}
     consumer.close()
     assert letters.keys() == told.misfits.keys()

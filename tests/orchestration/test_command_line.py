@@ -1,0 +1,58 @@
+"""The command line: what is wrong is told in one sentence of cause and one of cure, never as a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BRAID = [sys.executable, "-c", "from orchestration.cli import main; main()"]
+
+
+def braid(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*BRAID, *arguments, "--home", str(home)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["load", "missing.csv"], "does not exist"),
+        (["load", __file__, "--map", "user_id"], "cannot be read"),
+        (["load", __file__], "of no known kind"),
+        (["replay", "missing.csv"], "does not exist"),
+        (["features", "1"], "does not answer"),
+        (["features", "one"], "is not an integer"),
+        (["features", "1", "--group", "nope"], "is not declared"),
+        (["features", "1", "--at", "yesterday"], "cannot be read"),
+        (["predict", "1", "--context", "{"], "is no JSON"),
+        (["predict", "1"], "does not answer"),
+        (["backfill", "--to", "tomorrow"], "cannot be read"),
+        (["bench", "nope"], "no benchmark"),
+    ],
+)
+def test_an_error_is_a_sentence(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = braid(tmp_path, *arguments, "--json")
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert says in json.loads(done.stdout)["error"]
+    assert json.loads(done.stdout)["cure"]
+
+
+def test_status_of_what_does_not_run_is_no_error(tmp_path: Path) -> None:
+    done = braid(tmp_path, "status", "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert found["healthy"] is False
+    assert set(found["urls"]) == {"dagster", "serving", "mlflow", "kafka", "redis"}
+    assert braid(tmp_path, "down").returncode == 0
+
+
+def test_a_setting_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRAID_WATERMARK_SECONDS", "soon")
+    done = braid(tmp_path, "status")
+    assert done.returncode == 1
+    assert "BRAID_WATERMARK_SECONDS" in done.stderr

@@ -1,0 +1,59 @@
+"""What Dagster loads: it loads, and every asset tells what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+
+@pytest.fixture(scope="module")
+def defs(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRAID_HOME", str(tmp_path_factory.mktemp("home")))
+        from orchestration.definitions import defs
+    return defs
+
+
+def test_the_definitions_are_loadable(defs: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_every_asset_has_a_group_an_owner_a_kind_and_a_description(defs: dg.Definitions) -> None:
+    specs = list(defs.resolve_all_asset_specs())
+    assert {spec.group_name for spec in specs} == {"batch", "speed", "serving", "models"}
+    for spec in specs:
+        assert spec.owners, spec.key
+        assert spec.kinds, spec.key
+        assert spec.description, spec.key
+
+
+def test_the_graph_leads_from_the_topic_to_the_champion(defs: dg.Definitions) -> None:
+    upstream = {
+        spec.key.to_user_string(): {dep.asset_key.to_user_string() for dep in spec.deps} for spec in defs.resolve_all_asset_specs()
+    }
+    way, asset = ["champion_model"], "champion_model"
+    while upstream[asset]:
+        asset = next(iter(upstream[asset]))
+        way.append(asset)
+    assert way[::-1] == [
+        "user_events_topic", "raw_events", "events", "user_feature_tiles", "user_features_view", "training_set", "candidate_model", "champion_model",
+    ]  # fmt: skip
+
+
+def test_the_daily_run_ends_its_batch_at_midnight(defs: dg.Definitions) -> None:
+    from datetime import UTC, datetime
+
+    at = datetime.now(UTC).replace(hour=0, minute=15, second=0, microsecond=0)
+    with dg.build_schedule_context(scheduled_execution_time=at) as context:
+        request = defs.resolve_schedule_def("daily_features").evaluate_tick(context).run_requests[0]
+    batch_end_ms = request.run_config["ops"]["user_features_view"]["config"]["batch_end_ms"]
+    assert datetime.fromtimestamp(batch_end_ms / 1_000, UTC) == at.replace(minute=0)
+    assert request.partition_key < at.date().isoformat()
+
+
+def test_dagster_notices_runs_that_die_and_starts_them_again() -> None:
+    text = (Path(__file__).parents[2] / "infra" / "dagster.yaml").read_text()
+    assert "run_monitoring" in text
+    assert "run_retries" in text

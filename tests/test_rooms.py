@@ -1,0 +1,45 @@
+"""The rooms' import rule: features and infra stand alone; batch, speed and serving stand on them; orchestration sees all."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {
+    "features": set(),
+    "infra": set(),
+    "batch": {"features", "infra"},
+    "speed": {"features", "infra"},
+    "serving": {"features", "infra"},
+    "orchestration": {"features", "infra", "batch", "speed", "serving"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
+    modules = list((ROOT / room).rglob("*.py"))
+    assert modules
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(beyond)
+        for path in modules
+        if (beyond := (imports_of(path) & set(ALLOWED)) - ALLOWED[room] - {room})
+    }
+    assert not wrong
+
+
+def test_features_does_no_input_or_output() -> None:
+    for path in (ROOT / "features").rglob("*.py"):
+        assert not imports_of(path) & {"pyspark", "redis", "kafka", "duckdb", "httpx", "mlflow", "pathlib", "os", "socket"}, path
