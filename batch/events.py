@@ -102,7 +102,12 @@ def _fitting(raw: DataFrame, settings: Settings, source: EventSource) -> DataFra
     parsed = raw.select("partition", "offset", "arrival_ms", event.alias("e")).select("partition", "offset", "arrival_ms", "e.*")
     good = parsed.where(F.expr(source.reason_sql("arrival_ms", settings.future_seconds * 1_000, corrupt=True)).isNull())
     return good.selectExpr(
-        *source.typed_select_sql(), "arrival_ms", "'stream' AS origin", "partition AS kafka_partition", "offset AS kafka_offset", "offset AS _order"
+        *source.typed_select_sql(),
+        "arrival_ms",
+        "'stream' AS origin",
+        "partition AS kafka_partition",
+        "offset AS kafka_offset",
+        "offset AS _order",
     )
 
 

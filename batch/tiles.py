@@ -6,7 +6,7 @@ version of the declaration is in the table's name: tiles of another meaning are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import date
 
@@ -35,12 +35,11 @@ from infra.settings import Settings
 
 @dataclass(frozen=True)
 class TilesReport:
-    """What was folded: events, tiles, and the days (both inclusive)."""
+    """What was folded: events, tiles, and days."""
 
     events: int
     tiles: int
-    first_day: date
-    last_day: date
+    days: int
 
 
 def tiles_table(group: FeatureGroup) -> str:
@@ -48,8 +47,8 @@ def tiles_table(group: FeatureGroup) -> str:
     return f"tiles_{group.name}_{group.fingerprint}"
 
 
-def build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, first_day: date, last_day: date) -> TilesReport:
-    """Folds the events of the days into tiles, in one Spark job whatever their number.
+def build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, days: Collection[date]) -> TilesReport:
+    """Folds the events of the days (at least one) into tiles, in one Spark job whatever their number.
 
     Raises:
         NotReadyError: There is no `events` table.
@@ -57,18 +56,19 @@ def build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, fi
     events_path = settings.table(group.source.table)
     if not DeltaTable.isDeltaTable(spark, events_path):
         raise NotReadyError("There are no events yet.", "Load a file by `braid load FILE` or stream some by `braid replay FILE`.")
-    days = f"day >= DATE'{first_day}' AND day <= DATE'{last_day}'"
-    events = spark.read.format("delta").load(events_path).where(days)
+    dates = ", ".join(f"DATE'{day}'" for day in sorted(days))
+    chosen = f"day IN ({dates})"
+    events = spark.read.format("delta").load(events_path).where(chosen)
     count = events.count()
     tiles = fold_events(events, group, count).withColumn("day", F.to_date(F.timestamp_millis("tile_start_ms")))
     path = settings.table(tiles_table(group))
     writer = tiles.write.format("delta").mode("overwrite").partitionBy("day")
     if DeltaTable.isDeltaTable(spark, path):
-        writer = writer.option("replaceWhere", days)
+        writer = writer.option("replaceWhere", chosen)
     writer.save(path)
     latest = DeltaTable.forPath(spark, path).history(1).first()
     assert latest is not None
-    return TilesReport(count, int(latest["operationMetrics"].get("numOutputRows", 0)), first_day, last_day)
+    return TilesReport(count, int(latest["operationMetrics"].get("numOutputRows", 0)), len(days))
 
 
 def fold_events(events: DataFrame, group: FeatureGroup, count: int) -> DataFrame:

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ def backfill(
     Args:
         settings: The deployment; its Dagster home gets the runs.
         to_ms: batch_end; never later than now. None: as late as the batch can vouch for.
-        first: From this day on; by default from the earliest.
+        first: From this day on; by default from the first that Dagster has never materialized. Late events before it heal all the same.
         train: Whether to train and promote too.
         on_asset: Told of progress.
 
@@ -55,6 +55,7 @@ def backfill(
     os.environ.update({**settings.environment(), "DAGSTER_HOME": str(_dagster_home(settings)), "GX_ANALYTICS_ENABLED": "false"})
     import dagster as dg
 
+    from orchestration.assets.batch import events
     from orchestration.definitions import defs
     from orchestration.deployment import first_day
     from orchestration.run_days import RANGE_END, RANGE_START
@@ -62,9 +63,9 @@ def backfill(
     now = datetime.now(UTC)
     to_ms = None if to_ms is None else min(to_ms, int(now.timestamp() * 1_000))
     last = now.date() if to_ms is None else datetime.fromtimestamp(to_ms / 1_000, UTC).date()
-    start = max(first or first_day(settings), first_day(settings))
     seconds: dict[str, float] = {}
     with dg.DagsterInstance.get() as instance:
+        start = first or _first_new_day(instance, events.key, first_day(settings))
         config = {"ops": {"user_features_view": {"config": {"batch_end_ms": to_ms}}}} if to_ms is not None else {}
         tags = {RANGE_START: min(start, last).isoformat(), RANGE_END: last.isoformat()}
         done = _run(defs, "features", instance, seconds, on_asset, tags=tags, run_config=config)
@@ -97,7 +98,9 @@ def _run(
 ) -> dict[str, dict[str, Any]]:
     """Runs a job; gives the metadata of each asset that it materialized."""
     started = time.monotonic()
-    result = defs.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **arguments)
+    # The run's events are in the UI; in the terminal they would bury the progress.
+    config = {**arguments.pop("run_config", {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    result = defs.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, run_config=config, **arguments)
     metadata: dict[str, dict[str, Any]] = {}
     for event in result.all_events:
         if event.is_step_success and event.step_key:
@@ -113,6 +116,15 @@ def _run(
             _cause(result.all_events), f"See run {result.run_id} in Dagster, started {time.monotonic() - started:.0f} s ago."
         )
     return metadata
+
+
+def _first_new_day(instance: dg.DagsterInstance, events: dg.AssetKey, earliest: date) -> date:
+    """The first day from `earliest` on that has no materialization; one before the last that has, since that day went on."""
+    done = instance.get_materialized_partitions(events)
+    day = earliest
+    while day.isoformat() in done:
+        day += timedelta(days=1)
+    return max(earliest, day - timedelta(days=1))
 
 
 def _cause(events: list[Any]) -> str:

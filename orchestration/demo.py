@@ -122,6 +122,7 @@ class Demo:
             loaded = self._load(journey)
         with self._step("backfill and training"):
             first = self._backfill(journey.cut_ms, train=True)
+            self._await_champion()
         sent = self._replay(journey, 0, FIRST_STAGE)
         self._prove(journey, FIRST_STAGE)
         sent += self._replay(journey, FIRST_STAGE, SECOND_STAGE)
@@ -158,6 +159,11 @@ class Demo:
         for name, seconds in report.seconds.items():
             self._seconds[f"asset {name}"] = round(self._seconds.get(f"asset {name}", 0) + seconds, 1)
         return report
+
+    def _await_champion(self) -> None:
+        """Serving looks for a new champion every few seconds."""
+        while not httpx.post(f"{self._settings.serving_url}/predict", json={"user_id": 1}, timeout=10).is_success:
+            time.sleep(0.1)
 
     def _replay(self, journey: Journey, from_day: int, to_day: int) -> int:
         """Streams some days, while predictions are asked as of the stream's own time."""

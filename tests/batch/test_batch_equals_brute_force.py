@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def backfill(spark: SparkSession, settings: Settings, batch_end_ms: int = END) -> None:
-    build_tiles(spark, settings, user_features, date(2026, 3, 1), date(2026, 4, 10))
+    build_tiles(spark, settings, user_features, [date(2026, 3, 1) + timedelta(days=n) for n in range(41)])
     build_view(spark, settings, user_features, batch_end_ms)
 
 
@@ -179,7 +179,7 @@ def test_loading_and_folding_again_changes_nothing_and_late_events_heal(
     assert stale_days(spark, lake, user_features) == [date(2026, 3, 20)]
     with pytest.raises(NotReadyError, match="2026-03-20"):
         build_view(spark, lake, user_features, END)
-    build_tiles(spark, lake, user_features, date(2026, 3, 20), date(2026, 3, 20))
+    build_tiles(spark, lake, user_features, [date(2026, 3, 20)])
     build_view(spark, lake, user_features, END)
     assert values() != first
 
