@@ -32,6 +32,9 @@ def ailment(settings: Settings, name: str, started_seconds: int = 0) -> str | No
             return None if _store(settings).ping() else "it does not answer PING"
         if name == "speed":
             return _speed(settings, started_seconds)
+        if name == "dagster-code":
+            socket.create_connection(("127.0.0.1", settings.ports.dagster_code), timeout=2).close()
+            return None
         if probe := _PROBES.get(name):
             answer = httpx.get(probe(settings), timeout=_TIMEOUT_SECONDS, trust_env=False)
             return None if answer.is_success else f"it answers {answer.status_code}: {answer.text.strip()[:200]}"

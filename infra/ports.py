@@ -17,7 +17,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from infra.errors import SettingsError
 
 #: The well-known port of each service, taken where it is free; else the next free one in steps of ten.
-PREFERRED = {"kafka": 9092, "kafka_controller": 9093, "valkey": 6379, "mlflow": 5000, "dagster": 3000, "serving": 3001}
+PREFERRED = {
+    "kafka": 9092,
+    "kafka_controller": 9093,
+    "valkey": 6379,
+    "mlflow": 5000,
+    "dagster": 3000,
+    "dagster_code": 4000,
+    "serving": 3001,
+}
 _STEP, _TRIES = 10, 150
 
 
@@ -31,6 +39,7 @@ class Ports(BaseModel):
     valkey: int = PREFERRED["valkey"]
     mlflow: int = PREFERRED["mlflow"]
     dagster: int = PREFERRED["dagster"]
+    dagster_code: int = PREFERRED["dagster_code"]
     serving: int = PREFERRED["serving"]
 
 

@@ -14,7 +14,7 @@ from infra.settings import Settings
 from infra.valkey import prepare_valkey, valkey_command
 
 #: Every service of a deployment, in the order in which `braid status` shows them.
-NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster", "dagster-daemon")
+NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def programs(settings: Settings) -> list[Program]:
         *found,
         Program("speed", _speed_command, after=("kafka", "valkey"), stop_seconds=45),
         Program("serving", _serving_command, (ports.serving,), after=("valkey", "mlflow")),
-        Program("dagster", _dagster_command, (ports.dagster,), after=("kafka", "valkey"), prepare=prepare_dagster),
+        Program("dagster-code", _code_command, (ports.dagster_code,), after=("kafka", "valkey"), prepare=prepare_dagster),
+        Program("dagster", _dagster_command, (ports.dagster,), after=("dagster-code",), prepare=prepare_dagster),
         Program("dagster-daemon", _daemon_command, after=("dagster",), prepare=prepare_dagster),
     ]
 
@@ -62,6 +63,8 @@ def child_environment(settings: Settings) -> dict[str, str]:
     return {
         **settings.environment(),
         "DAGSTER_HOME": str(settings.home / "dagster"),
+        "DAGSTER_CODE_HOST": "127.0.0.1",
+        "DAGSTER_CODE_PORT": str(settings.ports.dagster_code),
         "BENTOML_HOME": str(settings.home / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -79,7 +82,8 @@ def prepare_dagster(settings: Settings) -> None:
     """Makes Dagster's home, with its instance file in it."""
     folder = settings.home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(__file__).with_name("dagster.yaml"), folder / "dagster.yaml")
+    for name in ("dagster.yaml", "workspace.yaml"):
+        shutil.copyfile(Path(__file__).with_name(name), folder / name)
 
 
 def _mlflow_command(settings: Settings) -> list[str]:
@@ -103,10 +107,15 @@ def _serving_command(settings: Settings) -> list[str]:
     return [sys.executable, "-m", "bentoml", "serve", "serving.service:Braid", "--host", "127.0.0.1", "--port", port]
 
 
+def _code_command(settings: Settings) -> list[str]:
+    where = ["-h", "127.0.0.1", "-p", str(settings.ports.dagster_code)]
+    return [sys.executable, "-m", "dagster", "code-server", "start", "-m", "orchestration.definitions", *where]
+
+
 def _dagster_command(settings: Settings) -> list[str]:
-    port = str(settings.ports.dagster)
-    return [sys.executable, "-m", "dagster_webserver", "-m", "orchestration.definitions", "-h", "127.0.0.1", "-p", port]
+    where = ["-h", "127.0.0.1", "-p", str(settings.ports.dagster)]
+    return [sys.executable, "-m", "dagster_webserver", "-w", str(settings.home / "dagster" / "workspace.yaml"), *where]
 
 
-def _daemon_command(_settings: Settings) -> list[str]:
-    return [sys.executable, "-m", "dagster._daemon", "run", "-m", "orchestration.definitions"]
+def _daemon_command(settings: Settings) -> list[str]:
+    return [sys.executable, "-m", "dagster._daemon", "run", "-w", str(settings.home / "dagster" / "workspace.yaml")]

@@ -152,8 +152,9 @@ class Demo:
             return load_events(spark, self._settings, user_events, journey.history).loaded
 
     def _backfill(self, to_ms: int, train: bool) -> Any:
-        from orchestration.backfill import backfill
+        from orchestration.backfill import backfill, reload_definitions
 
+        reload_definitions(self._settings)
         with quiet(self._settings.home / "logs" / "backfill.log"):
             report = backfill(self._settings, to_ms, train=train)
         for name, seconds in report.seconds.items():

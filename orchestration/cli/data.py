@@ -41,6 +41,9 @@ def load(
     report = load_events(
         spark_session(settings, "braid load", settings.batch_memory), settings, user_events, file, columns, time_zone
     )
+    from orchestration.backfill import reload_definitions
+
+    reload_definitions(settings)
     if as_json:
         print_json(report)
         return
