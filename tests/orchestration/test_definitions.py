@@ -46,7 +46,7 @@ def test_the_daily_run_ends_its_batch_at_midnight(defs: dg.Definitions) -> None:
     from datetime import UTC, datetime
 
     at = datetime.now(UTC).replace(hour=0, minute=15, second=0, microsecond=0)
-    with dg.build_schedule_context(scheduled_execution_time=at) as context:
+    with dg.build_schedule_context(scheduled_execution_time=at, repository_def=defs.get_repository_def()) as context:
         request = defs.resolve_schedule_def("daily_features").evaluate_tick(context).run_requests[0]
     batch_end_ms = request.run_config["ops"]["user_features_view"]["config"]["batch_end_ms"]
     assert datetime.fromtimestamp(batch_end_ms / 1_000, UTC) == at.replace(minute=0)

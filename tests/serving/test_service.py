@@ -1,0 +1,254 @@
+"""One request, over HTTP, on real Valkey, MLflow and BentoML: what is answered, what is refused, and what happens when a part fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from batch.promotion import promote
+from batch.training import train_models
+from features.aggregations import Series
+from features.definitions import user_features
+from features.packed import BATCH_FIELD, FORMAT, TileValue, encode
+from features.tiles import fold_tile_values
+from features.view import build_view
+from infra import services
+from infra.redis import meta_key, store
+from infra.settings import Settings
+
+NOW = 1_780_000_200_000
+BATCH_END = NOW - 3_600_000 * 5
+
+
+def purchase_tile(*instants_ms: int, amount: int = 5_000_000) -> TileValue:
+    """A tile of purchases, all in one session."""
+    ts_ms = np.array(sorted(instants_ms), dtype=np.int64)
+    n = len(ts_ms)
+    inputs = [Series(ts_ms, np.full(n, v, dtype=np.int64), np.ones(n, dtype=bool)) for v in (1, amount, 77, 1)]
+    return fold_tile_values(user_features, inputs, np.array([0]), np.array([n]))[0]
+
+
+def publish(settings: Settings, user: int, batch_end_ms: int, *tiles: TileValue) -> None:
+    """A batch view of the tiles' events, as of `batch_end_ms`."""
+    starts = [tile.first_ms // 300_000 * 300_000 for tile in tiles]
+    partials = [[tile.partials[index] for tile in tiles] for index in range(len(user_features.features))]
+    view = build_view(user_features, batch_end_ms, starts, partials, tiles[-1].last_ms if tiles else None)
+    client = store(settings)
+    client.hset(user_features.key(user), BATCH_FIELD, encode(view))
+    client.hset(meta_key("user_features"), mapping={"batch_end_ms": batch_end_ms, "fingerprint": user_features.fingerprint})
+
+
+def training_rows(seed: int) -> pd.DataFrame:
+    source = np.random.default_rng(seed)
+    n = 1_500
+    rows = pd.DataFrame(
+        {
+            name: source.integers(0, 20, n).astype(float)
+            for prefix in ("", "batch_")
+            for name in [prefix + f for f in user_features.feature_names]
+        }
+    )
+    rows["label"] = (rows["purchase_count_7d"] + source.normal(0, 4, n) > 10).astype(int)
+    rows["entity"], rows["q_ms"] = np.arange(n), np.arange(n)
+    rows["split"] = np.where(np.arange(n) < 1_000, "train", "evaluation")
+    return rows
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
+    settings = Settings.load(tmp_path_factory.mktemp("serving"))
+    try:
+        services.up(settings, {}, only={"valkey", "mlflow", "serving"})
+        yield settings
+    finally:
+        services.down(settings)
+
+
+@pytest.fixture(scope="module")
+def champion(deployment: Settings) -> Settings:
+    """The deployment with a champion: version 1."""
+    before = httpx.post(f"{deployment.serving_url}/predict", json={"user_id": 1})
+    assert before.status_code == 503
+    assert "champion" in before.json()["error"]
+    rows = training_rows(1)
+    report = train_models(deployment, user_features, rows, 0, None)
+    assert report.candidate_version is not None
+    assert promote(deployment, user_features, report.candidate_version, rows).promoted
+    eventually(lambda: httpx.post(f"{deployment.serving_url}/predict", json={"user_id": 1}).is_success)
+    return deployment
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.1)
+
+
+def features(settings: Settings, *ids: int | str, at: int | str = NOW) -> list[dict]:
+    answer = httpx.post(f"{settings.serving_url}/features", json={"group": "user_features", "ids": list(ids), "at": at})
+    assert answer.is_success, answer.text
+    return answer.json()["rows"]
+
+
+def test_an_answer_merges_both_layers_and_says_where_it_is_from(deployment: Settings) -> None:
+    publish(
+        deployment,
+        10,
+        BATCH_END,
+        purchase_tile(BATCH_END - 86_400_000, BATCH_END - 86_400_000 + 1),
+        purchase_tile(BATCH_END - 1, amount=2_000_000),
+    )
+    store(deployment).hset(
+        user_features.key(10), f"t:{NOW - 600_000}", encode(purchase_tile(NOW - 600_000, NOW - 500_000, NOW, NOW + 1))
+    )
+    row, unknown, again = features(deployment, 10, 999, "10")
+    assert row["features"] == {
+        "events_last_hour": 2, "spend_last_hour": 10.0, "sessions_last_hour": 1, "purchase_count_7d": 5, "avg_purchase_30d": 22 / 5,
+        "days_since_last": 500_000 / 86_400_000,
+    }  # fmt: skip
+    provenance = row["provenance"]
+    assert (provenance["degraded"], provenance["missing"], provenance["tiles_merged"]) == (False, [], 1)
+    assert provenance["as_of"].endswith("Z")
+    assert provenance["newest_event"] < provenance["as_of"]
+    assert again["features"] == row["features"]
+    assert unknown["provenance"]["missing"] == list(user_features.feature_names)
+    assert unknown["features"]["avg_purchase_30d"] is None
+
+
+def test_beyond_the_buffer_an_answer_is_marked(deployment: Settings) -> None:
+    publish(deployment, 11, BATCH_END)
+    assert features(deployment, 11, at=BATCH_END + 2 * 86_400_000)[0]["provenance"]["degraded"] is False
+    late = features(deployment, 11, at=BATCH_END + 2 * 86_400_000 + 1)[0]["provenance"]
+    assert late["degraded"] is True
+    assert "buffer" in late["degraded_reasons"][0]
+
+
+def test_a_value_of_another_version_is_not_read(deployment: Settings) -> None:
+    store(deployment).hset(user_features.key(12), b"t:0", encode(TileValue(FORMAT, "0" * 16, 0, 0, [], encode_nothing())))
+    provenance = features(deployment, 12)[0]["provenance"]
+    assert provenance["degraded"] is True
+    assert "another version" in provenance["degraded_reasons"][0]
+
+
+def encode_nothing():
+    from features.packed import encode_log
+
+    return encode_log([])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("/features", {"group": "nope", "ids": [1]}, 404, "not declared"),
+        ("/features", {"group": "user_features", "ids": ["one"]}, 422, "not an integer"),
+        ("/features", {"group": "user_features", "ids": [1], "at": BATCH_END - 1}, 409, "before batch_end"),
+        ("/features", {"group": "user_features", "ids": [1], "at": "yesterday"}, 400, "validation"),
+        ("/features", {"group": "user_features", "ids": [1] * 1_001}, 400, "validation"),
+        ("/features", {"group": "user_features", "ids": [1], "more": 1}, 400, "validation"),
+        ("/predict", {"user_id": "one"}, 400, "validation"),
+        ("/predict", {"user_id": 2**63}, 400, "validation"),
+        ("/predict", {}, 400, "validation"),
+    ],
+)
+def test_what_does_not_fit_is_refused(champion: Settings, path: str, body: dict, status: int, says: str) -> None:
+    publish(champion, 1, BATCH_END)
+    answer = httpx.post(f"{champion.serving_url}{path}", json=body)
+    assert answer.status_code == status
+    assert says in answer.json()["error"]
+
+
+def test_only_json_of_a_bounded_size_is_read(deployment: Settings) -> None:
+    for kind in ("application/vnd.bentoml+pickle", "text/plain", ""):
+        answer = httpx.post(f"{deployment.serving_url}/predict", content=b"\x80\x04.", headers={"content-type": kind})
+        assert answer.status_code == 415, kind
+    large = httpx.post(
+        f"{deployment.serving_url}/predict", content=b"{" + b" " * 65_536, headers={"content-type": "application/json"}
+    )
+    assert large.status_code == 413
+
+
+def test_a_prediction_names_its_features_its_model_and_its_provenance(champion: Settings) -> None:
+    publish(champion, 20, BATCH_END, purchase_tile(BATCH_END - 10))
+    answer = httpx.post(f"{champion.serving_url}/predict", json={"user_id": 20, "context": {"page": "home"}, "at": NOW}).json()
+    assert 0 <= answer["prediction"] <= 1
+    assert answer["features_used"]["purchase_count_7d"] == 1.0
+    assert answer["model"] == {"name": "repurchase", "version": "1", "variant": "champion"}
+    unknown = httpx.post(f"{champion.serving_url}/predict", json={"user_id": -5, "at": NOW}).json()
+    assert set(unknown["features_used"].values()) == {0.0}
+    assert len(unknown["provenance"]["missing"]) == 6
+
+
+def test_the_probes_the_metrics_and_the_page_of_the_api_answer(deployment: Settings) -> None:
+    for path in ("/livez", "/readyz", "/healthz", "/"):
+        assert httpx.get(f"{deployment.serving_url}{path}").is_success, path
+    features(deployment, 1, at=NOW)
+    assert "braid_answer_seconds_bucket" in httpx.get(f"{deployment.serving_url}/metrics").text
+
+
+def test_publishing_under_reads_never_shows_a_wrong_value(deployment: Settings) -> None:
+    """Two views of one user, each right with the same tile: only their own values may ever be seen."""
+    ends = [BATCH_END, NOW - 86_400_000 // 8]
+    early, late = purchase_tile(BATCH_END - 7), purchase_tile(BATCH_END + 7)
+    store(deployment).hset(user_features.key(30), f"t:{(BATCH_END + 7) // 300_000 * 300_000}", encode(late))
+    stop = threading.Event()
+
+    def alternate() -> None:
+        while not stop.is_set():
+            publish(deployment, 30, ends[0], early)
+            publish(deployment, 30, ends[1], early, late)
+
+    publish(deployment, 30, ends[0], early)
+    writer = threading.Thread(target=alternate)
+    writer.start()
+    try:
+        with httpx.Client() as client:
+            for _ in range(500):
+                body = {"group": "user_features", "ids": [30], "at": NOW}
+                [row] = client.post(f"{deployment.serving_url}/features", json=body).json()["rows"]
+                assert row["features"]["purchase_count_7d"] == 2
+    finally:
+        stop.set()
+        writer.join()
+        publish(deployment, 30, ends[0], early)
+
+
+def test_a_moved_alias_is_followed_and_a_broken_model_is_not(champion: Settings) -> None:
+    client = MlflowClient(champion.mlflow_tracking_uri)
+    rows = training_rows(2)
+    report = train_models(champion, user_features, rows, 1, None)
+
+    def version() -> str:
+        answer = httpx.post(f"{champion.serving_url}/predict", json={"user_id": 20, "at": NOW})
+        assert answer.is_success
+        return answer.json()["model"]["version"]
+
+    assert version() == "1"
+    client.set_registered_model_alias("repurchase", "champion", report.candidate_version)
+    eventually(lambda: version() == report.candidate_version)
+    twin = client.get_model_version("repurchase_batch_only", "1")
+    broken = client.create_model_version("repurchase", twin.source.replace("model", "nowhere"))
+    client.set_registered_model_alias("repurchase", "champion", broken.version)
+    time.sleep(2 * champion.alias_poll_seconds)
+    assert version() == report.candidate_version
+    client.set_registered_model_alias("repurchase", "champion", "1")
+    eventually(lambda: version() == "1")
+
+
+def test_without_the_store_an_answer_is_degraded_not_an_error(deployment: Settings) -> None:
+    publish(deployment, 40, BATCH_END, purchase_tile(BATCH_END - 10))
+    services.kill(deployment, "valkey")
+    seen = set()
+    for _ in range(200):
+        [row] = features(deployment, 40)
+        seen.add((row["provenance"]["degraded"], row["features"]["purchase_count_7d"]))
+        if (False, 1) in seen and len(seen) > 1:
+            break
+        time.sleep(0.02)
+    assert seen <= {(True, 0), (False, 1)}
+    eventually(lambda: features(deployment, 40)[0]["features"]["purchase_count_7d"] == 1)
