@@ -60,7 +60,7 @@ class Shop:
 
 
 def braid(home: Path, *arguments: str) -> Any:
-    command = [sys.executable, "-c", "from orchestration.cli import main; main()", "--home", str(home), *arguments, "--json"]
+    command = [sys.executable, "-m", "orchestration.cli", "--home", str(home), *arguments, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)

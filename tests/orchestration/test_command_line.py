@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-BRAID = [sys.executable, "-c", "from orchestration.cli import main; main()"]
+BRAID = [sys.executable, "-m", "orchestration.cli"]
 
 
 def braid(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
