@@ -89,14 +89,14 @@ def load_events(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if days:
-        _remember_first_day(settings, days[0])
+        remember_first_day(settings, days[0])
     return LoadReport(
         read, loaded, read - quarantined - loaded, quarantined, reasons, days[0] if days else None, days[-1] if days else None
     )
 
 
-def _remember_first_day(settings: Settings, day: date) -> None:
-    """Keeps the earliest day of all loads: where Dagster's daily partitions begin."""
+def remember_first_day(settings: Settings, day: date) -> None:
+    """Keeps the earliest day that was seen: where Dagster's daily partitions begin."""
     path = settings.home / "first_day.json"
     known = date.fromisoformat(json.loads(path.read_text())) if path.exists() else day
     path.write_text(json.dumps(min(known, day).isoformat()))

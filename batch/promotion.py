@@ -1,4 +1,8 @@
-"""Promotion: the alias `champion` moves to a candidate that is no worse than the present champion on the same later rows."""
+"""Promotion: the alias `champion` moves to a candidate that is no worse than the present champion on the same later rows.
+
+Reads the evaluation rows of `training_set` and two registered versions; writes the alias that serving follows. No worse means
+within a tolerance in both the ranking (AUC) and the probabilities (log loss).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,13 @@ import pandas as pd
 
 from batch.training import Evaluation, evaluate, matrix
 from features.declaration import FeatureGroup
+from infra.registry import CHAMPION, load_booster, version_by_alias
 from infra.settings import Settings
 
-CHAMPION = "champion"
 #: How much smaller a candidate's area under the ROC curve may be: newer data are worth that much.
 TOLERANCE_AUC = 0.002
+#: By what share its log loss may be larger: a model that ranks as well may still be worse calibrated.
+TOLERANCE_LOG_LOSS = 0.02
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,7 @@ def promote(settings: Settings, group: FeatureGroup, candidate_version: str, row
     from mlflow.exceptions import MlflowException
 
     client, name = MlflowClient(settings.mlflow_tracking_uri), settings.model_name
-    try:
-        present = client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        present = None
+    present = version_by_alias(settings, name, CHAMPION)
 
     def crown(reason: str, *evaluations: Evaluation) -> PromotionReport:
         client.set_registered_model_alias(name, CHAMPION, candidate_version)
@@ -54,22 +55,23 @@ def promote(settings: Settings, group: FeatureGroup, candidate_version: str, row
 
     if present is None:
         return crown("There was no champion.")
-    version = str(present.version)
+    version = present.version
     if version == candidate_version:
         return PromotionReport(False, "The candidate is the champion already.", version)
     if present.tags.get("group_fingerprint") != group.fingerprint:
         return crown(f"The champion, version {version}, was trained on another version of the declaration and cannot be compared.")
     later = rows[rows["split"] == "evaluation"]
     labels, x = later["label"].to_numpy(), matrix(group, later)
-    candidate, champion = (evaluate(labels, _scores(settings, one, x)) for one in (candidate_version, version))
-    compared = f"AUC {candidate.auc:.4f} against {champion.auc:.4f} of version {version} on {len(later)} later rows"
-    if candidate.auc >= champion.auc - TOLERANCE_AUC:
-        return crown(f"The candidate is no worse: {compared}.", candidate, champion)
-    return PromotionReport(False, f"The candidate is worse: {compared}.", version, candidate, champion)
-
-
-def _scores(settings: Settings, version: str, x: np.ndarray) -> np.ndarray:
-    import mlflow
-
-    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
-    return np.asarray(mlflow.lightgbm.load_model(f"models:/{settings.model_name}/{version}").predict(x))
+    booster = load_booster(settings, name, candidate_version)
+    try:
+        present_booster = load_booster(settings, name, version)
+    except (ValueError, OSError, MlflowException) as error:
+        return crown(f"The champion, version {version}, cannot be loaded and compared: {error}")
+    candidate, champion = (evaluate(labels, np.asarray(one.predict(x))) for one in (booster, present_booster))
+    compared = (
+        f"AUC {candidate.auc:.4f} against {champion.auc:.4f} and log loss {candidate.log_loss:.4f} against {champion.log_loss:.4f} "
+        f"of version {version} on {len(later)} later rows"
+    )
+    if candidate.auc < champion.auc - TOLERANCE_AUC or candidate.log_loss > champion.log_loss * (1 + TOLERANCE_LOG_LOSS):
+        return PromotionReport(False, f"The candidate is worse: {compared}.", version, candidate, champion)
+    return crown(f"The candidate is no worse: {compared}.", candidate, champion)

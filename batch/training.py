@@ -7,6 +7,7 @@ metrics on the later period, and plots. The twin shows what the speed layer is w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.declaration import FeatureGroup
+from infra.registry import CHALLENGER
 from infra.settings import Settings
 
-CHALLENGER = "challenger"
 _PARAMETERS = {
     "objective": "binary", "learning_rate": 0.05, "num_leaves": 31, "min_data_in_leaf": 50, "deterministic": True, "force_row_wise": True,
     "seed": 7, "num_threads": 2, "verbosity": -1,
@@ -128,8 +129,10 @@ def _train(
             _log_png(mlflow, title, figure)
         example = pd.DataFrame(x_later[:3], columns=names)
         info = mlflow.lightgbm.log_model(
-            booster, name="model", signature=infer_signature(example, scores[:3]), input_example=example, registered_model_name=name
-        )
+            booster, name="model", signature=infer_signature(example, scores[:3]), input_example=example, registered_model_name=name,
+            # Left to itself, MLflow loads each model in a process of its own to see what it imports: most of the time of a training.
+            pip_requirements=[f"{package}=={metadata.version(package)}" for package in ("mlflow", "lightgbm", "numpy", "pandas")],
+        )  # fmt: skip
     version = str(info.registered_model_version)
     client = MlflowClient(settings.mlflow_tracking_uri)
     for key, value in {**tags, **{metric: f"{number:.6f}" for metric, number in vars(evaluation).items()}}.items():

@@ -11,8 +11,10 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batch.load import remember_first_day
 from infra.errors import NotReadyError
 from infra.settings import Settings
+from orchestration.first_day import first_day
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -52,17 +54,19 @@ def backfill(
     Raises:
         NotReadyError: An asset failed, or a check kept the day out; says which and why.
     """
+    now = datetime.now(UTC)
+    to_ms = None if to_ms is None else min(to_ms, int(now.timestamp() * 1_000))
+    last = now.date() if to_ms is None else datetime.fromtimestamp(to_ms / 1_000, UTC).date()
+    # A stream of the past may reach back before everything that was loaded.
+    if last < first_day(settings):
+        remember_first_day(settings, last)
     os.environ.update({**settings.environment(), "DAGSTER_HOME": str(_dagster_home(settings)), "GX_ANALYTICS_ENABLED": "false"})
     import dagster as dg
 
     from orchestration.assets.batch import events
     from orchestration.definitions import defs
-    from orchestration.deployment import first_day
     from orchestration.run_days import RANGE_END, RANGE_START
 
-    now = datetime.now(UTC)
-    to_ms = None if to_ms is None else min(to_ms, int(now.timestamp() * 1_000))
-    last = now.date() if to_ms is None else datetime.fromtimestamp(to_ms / 1_000, UTC).date()
     seconds: dict[str, float] = {}
     with dg.DagsterInstance.get() as instance:
         start = first or _first_new_day(instance, events.key, first_day(settings))
