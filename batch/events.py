@@ -70,8 +70,10 @@ def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource)
     raw = _new_messages(spark, settings, source)
     if raw is None:
         return IngestReport(0, 0, ())
+    # Before the append, after which they would be no longer new.
+    read = raw.count()
     added, days = append_events(spark, settings, source, _fitting(raw, settings, source))
-    return IngestReport(raw.count(), added, days)
+    return IngestReport(read, added, days)
 
 
 def read_archive(spark: SparkSession, settings: Settings, source: EventSource) -> DataFrame | None:
@@ -91,8 +93,9 @@ def _new_messages(spark: SparkSession, settings: Settings, source: EventSource) 
         spark.read.format("delta").load(path).where("origin = 'stream'").groupBy("kafka_partition")
         .agg(F.max("kafka_offset").alias("done_offset"), F.max("arrival_ms").alias("done_ms"))
     )  # fmt: skip
-    # A topic made anew counts its offsets from 0 again; its messages arrived later.
-    new = "done_offset IS NULL OR offset > done_offset OR arrival_ms > done_ms"
+    # A topic made anew counts its offsets from 0 again; its messages arrived later, or in the same millisecond. Those that are
+    # read twice thereby fall as duplicates.
+    new = "done_offset IS NULL OR offset > done_offset OR arrival_ms >= done_ms"
     return raw.join(F.broadcast(done), raw.partition == done.kafka_partition, "left").where(new)
 
 

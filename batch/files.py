@@ -19,6 +19,8 @@ from features.sources import Column, ColumnType, EventSource
 from infra.errors import InputError
 
 _RFC3339 = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)"
+#: Names of braid's own beside the columns of a file, which may well have a `_row` or a `_line`.
+_OWN_ROW, _OWN_LINE = '"braid: row"', '"braid: line"'
 _OTHER_TIMES = ["%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%m/%d/%Y", "%d.%m.%Y", "%Y%m%d"]
 
 
@@ -61,9 +63,7 @@ class EventFile:
         try:
             self._read_sql, self._types = self._reader()
         except duckdb.Error as error:
-            raise InputError(
-                f"The file {path} cannot be read: {str(error).splitlines()[0]}.", "Give CSV, JSON lines or Parquet."
-            ) from None
+            raise self._refusal(error, "cannot be read", "Give CSV, JSON lines or Parquet.") from None
         self._select_sql = self._select(mapping)
 
     def write_parquet(self, target: Path) -> int:
@@ -86,19 +86,26 @@ class EventFile:
             raise self._broken(error) from None
 
     def _broken(self, error: duckdb.Error) -> InputError:
-        return InputError(
-            f"The file {self._path} cannot be read to its end: {str(error).splitlines()[0]}.",
-            "Repair the file; nothing was loaded.",
-        )
+        return self._refusal(error, "cannot be read to its end", "Repair the file; nothing was loaded.")
+
+    def _refusal(self, error: duckdb.Error, what: str, cure: str) -> InputError:
+        if "not utf-8 encoded" in str(error):
+            # To guess the encoding would load wrong letters without a word.
+            return InputError(f"The file {self._path} is not text in UTF-8.", "Convert it, such as by `iconv -f LATIN1 -t UTF-8`.")
+        return InputError(f"The file {self._path} {what}: {str(error).splitlines()[0]}.", cure)
 
     def _reader(self) -> tuple[str, dict[str, str]]:
-        """The SQL that reads the file, with a column `_line`, and the types of its columns."""
+        """The SQL that reads the file, with a column `_OWN_LINE`, and the types of its columns."""
         path = _text(str(self._path))
         suffix = next((s for s in reversed(self._path.suffixes) if s != ".gz"), "").lower()
         if suffix in (".csv", ".tsv", ".txt"):
             if self._path.stat().st_size == 0:
-                return "SELECT NULL AS _line WHERE false", {}
-            read = f"SELECT *, NULL::VARCHAR AS _line FROM read_csv({path}, all_varchar = true, header = true, null_padding = true, strict_mode = false)"
+                return f"SELECT NULL AS {_OWN_LINE} WHERE false", {}
+            # The parallel reader refuses padded rows in a file with quoted line breaks; the sequential one is a fifth slower.
+            read = (
+                f"SELECT *, NULL::VARCHAR AS {_OWN_LINE} FROM read_csv({path}, all_varchar = true, header = true, "
+                "null_padding = true, strict_mode = false, parallel = false)"
+            )
         elif suffix in (".json", ".jsonl", ".ndjson"):
             # Line by line as text: a line that is no JSON is a misfit of its own, not the end of the file.
             lines = (
@@ -108,20 +115,21 @@ class EventFile:
             keys = self._connection.execute(
                 f"SELECT DISTINCT unnest(json_keys(line)) FROM {lines} WHERE json_valid(line) AND json_type(line) = 'OBJECT'"
             ).fetchall()
-            names = [name for (name,) in keys]
+            # In one order always, for derived ids depend on it. Names that differ by case alone are one to DuckDB: ours come first.
+            names = sorted((name for (name,) in keys), key=lambda name: (self._source.column(name) is None, name))
             fields = ", ".join(
                 f"json_extract_string(o, {_text(chr(36) + '.' + _json_key(name))}) AS {_name(name)}" for name in names
             )
             read = (
-                f"SELECT {fields}{',' if fields else ''} CASE WHEN o IS NULL THEN line END AS _line FROM (SELECT line, "
+                f"SELECT {fields}{',' if fields else ''} CASE WHEN o IS NULL THEN line END AS {_OWN_LINE} FROM (SELECT line, "
                 f"CASE WHEN json_valid(line) AND json_type(line) = 'OBJECT' THEN line END AS o FROM {lines} WHERE trim(line) <> '')"
             )
         elif suffix in (".parquet", ".pq"):
-            read = f"SELECT *, NULL::VARCHAR AS _line FROM read_parquet({path})"
+            read = f"SELECT *, NULL::VARCHAR AS {_OWN_LINE} FROM read_parquet({path})"
         else:
             raise InputError(f"The file {self._path} is of no known kind.", "Give .csv, .jsonl or .parquet.")
         types = {name: kind for name, kind, *_ in self._connection.execute(f"DESCRIBE {read}").fetchall()}
-        types.pop("_line", None)
+        types.pop(_OWN_LINE.strip('"'), None)
         return read, types
 
     def _select(self, mapping: dict[str, str]) -> str:
@@ -144,7 +152,8 @@ class EventFile:
                 f"Map it, such as --map {missing[0]}=COLUMN or --map \"{missing[0]}='VALUE'\"; the file has: {', '.join(self._types)}.",
             )
         parts = [f"{self._expression(column, mapping)} AS {_name(column.name)}" for column in self._source.columns]
-        return f"SELECT {', '.join(parts)}, _row, _line FROM (SELECT *, row_number() OVER () AS _row FROM ({self._read_sql}))"
+        own = f"{_OWN_ROW} AS _row, {_OWN_LINE} AS _line"
+        return f"SELECT {', '.join(parts)}, {own} FROM (SELECT *, row_number() OVER () AS {_OWN_ROW} FROM ({self._read_sql}))"
 
     def _expression(self, column: Column, mapping: dict[str, str]) -> str:
         given = mapping.get(column.name, column.name)
@@ -192,7 +201,7 @@ class EventFile:
         content = (
             f"md5(concat_ws(chr(31), {', '.join(f'coalesce(CAST({_name(name)} AS VARCHAR), chr(30))' for name in self._types)}))"
         )
-        return f"{content} || '-' || row_number() OVER (PARTITION BY {content} ORDER BY _row)"
+        return f"{content} || '-' || row_number() OVER (PARTITION BY {content} ORDER BY {_OWN_ROW})"
 
 
 def _is_literal(given: str) -> bool:

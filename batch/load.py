@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -46,7 +47,7 @@ def load_events(
     mapping: Mapping[str, str] | None = None,
     time_zone: str = "UTC",
 ) -> LoadReport:
-    """Loads a file. Loading it again adds no event.
+    """Loads a file. Loading it again adds no event, and no row to the quarantine.
 
     Args:
         spark: The session.
@@ -77,10 +78,16 @@ def load_events(
         quarantined = sum(reasons.values())
         if quarantined:
             columns = F.struct(*(column.name for column in source.columns))
-            misfits.select(
+            kept = misfits.select(
                 F.lit(str(path)).alias("file"), F.col("_row").alias("row"), F.col("_reason").alias("reason"),
                 F.coalesce("_line", F.to_json(columns)).alias("content"), F.current_timestamp().alias("loaded_at"),
-            ).write.format("delta").mode("append").save(settings.table(QUARANTINE))  # fmt: skip
+            )  # fmt: skip
+            quarantine = settings.table(QUARANTINE)
+            if DeltaTable.isDeltaTable(spark, quarantine):
+                # Not by reason, in which an event from the future says by how much, which is less each time.
+                known = spark.read.format("delta").load(quarantine).select("file", "row", "content")
+                kept = kept.join(known, ["file", "row", "content"], "left_anti").select(kept.columns)
+            kept.write.format("delta").mode("append").save(quarantine)
         good = judged.where("_reason IS NULL").selectExpr(
             *source.typed_select_sql(), f"{now_ms}L AS arrival_ms", "'load' AS origin", "CAST(NULL AS INT) AS kafka_partition",
             "CAST(NULL AS BIGINT) AS kafka_offset", "_row AS _order",

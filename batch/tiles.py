@@ -113,7 +113,9 @@ def stale_days(spark: SparkSession, settings: Settings, group: FeatureGroup) -> 
     events_path, path = settings.table(group.source.table), settings.table(tiles_table(group))
     if not DeltaTable.isDeltaTable(spark, events_path):
         return []
-    now = spark.read.format("delta").load(events_path).groupBy("day").agg(F.count("*").alias("n"))
+    # An event without the entity has no tile.
+    events = spark.read.format("delta").load(events_path).where(F.col(group.entity).isNotNull())
+    now = events.groupBy("day").agg(F.count("*").alias("n"))
     if DeltaTable.isDeltaTable(spark, path):
         folded = spark.read.format("delta").load(path).groupBy("day").agg(F.sum("events").alias("folded"))
         now = now.join(folded, "day", "left").where("folded IS NULL OR folded <> n")

@@ -54,7 +54,9 @@ def fold_tile_values(group: FeatureGroup, inputs: Sequence[Series], lo: Ints, hi
     logged = (instants > 1) & (instants <= LOG_BOUND)
     kept = logged[range_of[log_lo]]
     log_lo, log_hi = log_lo[kept], log_hi[kept]
-    entries = list(zip(ts_ms[log_lo].tolist(), map(list, zip(*fold_ranges(group, inputs, log_lo, log_hi), strict=True)), strict=True))
+    entries = list(
+        zip(ts_ms[log_lo].tolist(), map(list, zip(*fold_ranges(group, inputs, log_lo, log_hi), strict=True)), strict=True)
+    )
     ends = np.cumsum(np.where(logged, instants, 0)).tolist()
     starts = [0, *ends[:-1]]
     partials = zip(*fold_ranges(group, inputs, lo, hi), strict=True)

@@ -12,9 +12,6 @@ from redis.backoff import NoBackoff
 from infra.errors import ServiceError
 from infra.settings import Settings
 
-#: More than serving lets in at once: a request that finds no connection would be answered without the store.
-_CONNECTIONS = 512
-
 
 def store(settings: Settings) -> Any:
     """A blocking client that answers in bytes."""
@@ -46,7 +43,6 @@ def async_store(settings: Settings) -> Any:
         settings.redis_url,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
-        max_connections=_CONNECTIONS,
         # Once, at once: for a connection that the server closed while it was idle. Waiting would only use up the deadline.
         retry=AsyncRetry(NoBackoff(), 1),
     )

@@ -1,4 +1,4 @@
-"""From what the store gave to what the caller gets. Pure."""
+"""From what the store gave to what the caller gets. Pure. What leaves here has been validated by its type."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ def merged_features(group: FeatureGroup, parts: Parts, q_ms: int, batch_end_ms: 
 
 def feature_row(group: FeatureGroup, one: int | str, parts: Parts, merged: Merged, q_ms: int) -> FeatureRow:
     """The row of one entity."""
-    features = dict(zip(group.feature_names, merged.values, strict=True))
-    return FeatureRow.model_construct(id=one, features=features, provenance=_provenance(group, parts, merged, q_ms))
+    names = group.feature_names
+    return FeatureRow(
+        id=one, features=dict(zip(names, merged.values, strict=True)), provenance=_provenance(names, parts, merged, q_ms)
+    )
 
 
 def prediction(group: FeatureGroup, user_id: int, parts: Parts, merged: Merged, q_ms: int, model: LoadedModel) -> PredictResponse:
     """The answer of a model for one user."""
-    values = group.model_input(dict(zip(group.feature_names, merged.values, strict=True)))
-    return PredictResponse.model_construct(
+    names = group.feature_names
+    values = group.model_input(dict(zip(names, merged.values, strict=True)))
+    return PredictResponse(
         user_id=user_id,
         prediction=model.predict(values),
-        features_used=dict(zip(group.feature_names, values, strict=True)),
-        model=ModelInfo.model_construct(name=model.name, version=model.version, variant="champion"),
-        provenance=_provenance(group, parts, merged, q_ms),
+        features_used=dict(zip(names, values, strict=True)),
+        model=ModelInfo(name=model.name, version=model.version, variant="champion"),
+        provenance=_provenance(names, parts, merged, q_ms, model.fault),
     )
 
 
-def _provenance(group: FeatureGroup, parts: Parts, merged: Merged, q_ms: int) -> Provenance:
+def _provenance(names: tuple[str, ...], parts: Parts, merged: Merged, q_ms: int, fault: str = "") -> Provenance:
     # Of an entity that no layer knows, also a count of 0 is a default and not a finding.
-    missing = [name for name, value in zip(group.feature_names, merged.values, strict=True) if value is None or not parts.known]
-    reasons = [*parts.faults, *merged.degraded]
-    return Provenance.model_construct(
+    known = parts.known
+    missing = [name for name, value in zip(names, merged.values, strict=True) if value is None or not known]
+    reasons = [*parts.faults, *merged.degraded, fault] if fault else [*parts.faults, *merged.degraded]
+    return Provenance(
         as_of=rfc3339(q_ms),
         batch_end=None if merged.batch_end_ms is None else rfc3339(merged.batch_end_ms),
         newest_event=None if merged.newest_event_ms is None else rfc3339(merged.newest_event_ms),

@@ -3,30 +3,56 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 #: Entities in one request; more are asked in several.
 MAX_IDS = 1_000
 MAX_BODY_BYTES = 64 * 1_024
 
-#: An instant: RFC 3339 with an offset, or milliseconds since 1970.
-Instant = Annotated[int, Field(strict=True, ge=0, le=253_402_300_799_999)] | AwareDatetime
-EntityId = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | Annotated[str, Field(min_length=1, max_length=256)]
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = 253_402_300_799_999
+
+
+def _instant_ms(given: Any) -> int:
+    """The milliseconds of an instant, rounded down. Strict: a number of seconds must not pass for one of milliseconds."""
+    if type(given) is int:
+        instant_ms = given
+    elif isinstance(given, str):
+        try:
+            instant = datetime.fromisoformat(given)
+        except ValueError:
+            raise ValueError("a time is RFC 3339 with its offset, or whole milliseconds since 1970") from None
+        if instant.tzinfo is None:
+            raise ValueError("a time needs its offset, such as Z or +02:00")
+        instant_ms = (instant - _EPOCH) // timedelta(milliseconds=1)
+    else:
+        raise ValueError("a time is RFC 3339 with its offset, or whole milliseconds since 1970")
+    if not 0 <= instant_ms <= _LAST_MS:
+        raise ValueError("a time lies between the years 1970 and 9999")
+    return instant_ms
+
+
+#: An instant: RFC 3339 with an offset, or milliseconds since 1970. Held in milliseconds.
+Instant = Annotated[
+    int,
+    BeforeValidator(_instant_ms),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "minimum": 0}]}),
+]
+Int64 = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+EntityId = Int64 | Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class _Message(BaseModel):
     # "model" is a word of the contract, pydantic's own prefix is not.
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
 
 
 class PredictRequest(_Message):
     """Asks for a prediction about a user. `context` is what the caller knows of the moment; it is echoed to no one and not stored."""
 
-    user_id: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+    user_id: Int64
     context: dict[str, str | float | int | bool | None] = Field(default_factory=dict, max_length=64)
     at: Instant | None = Field(None, description="The time that is asked about; default now.")
 
@@ -82,7 +108,7 @@ class PredictResponse(_Message):
     """A prediction, what the model was given for it (the declared default where a feature has no value), and where that is from."""
 
     user_id: int
-    prediction: float
+    prediction: float = Field(ge=0, le=1)
     features_used: dict[str, float]
     model: ModelInfo
     provenance: Provenance
@@ -90,9 +116,4 @@ class PredictResponse(_Message):
 
 def rfc3339(instant_ms: int) -> str:
     """The text of an instant in milliseconds."""
-    return (_EPOCH + timedelta(milliseconds=instant_ms)).strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant_ms % 1_000:03d}Z"
-
-
-def milliseconds(instant: datetime | int) -> int:
-    """The milliseconds of an instant, rounded down."""
-    return instant if isinstance(instant, int) else (instant - _EPOCH) // timedelta(milliseconds=1)
+    return (_EPOCH + timedelta(milliseconds=instant_ms)).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -9,14 +9,18 @@ batch_end or q falls into gives its log instead of its partials.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from features.aggregations import Partial, Value
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
 from features.packed import BatchValue, TileValue, decode_log
 from features.windows import BUFFER_MS, floor_ms
+
+_BEGINNING_MS = -(2**63)
+_first_ms = attrgetter("first_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,44 +68,51 @@ def merge(
         degraded.append("the batch view is older than its buffer of 2 days")
 
     # An entity without a view has no event before batch_end that the batch knows: all its tiles count.
-    cut_ms = batch.batch_end_ms if batch is not None else None
+    cut_ms = batch.batch_end_ms if batch is not None else _BEGINNING_MS
     newest_ms = batch.newest_event_ms if batch is not None else None
-    pieces: list[tuple[int, list[Partial]]] = []
+    starts_ms: list[int] = []
+    pieces: list[list[Partial]] = []
     tiles_merged = 0
-    for tile in tiles:
-        if tile.first_ms >= q_ms or (cut_ms is not None and tile.last_ms < cut_ms):
+    for tile in sorted(tiles, key=_first_ms):
+        if tile.first_ms >= q_ms or tile.last_ms < cut_ms:
             continue
-        if tile.last_ms < q_ms and (cut_ms is None or tile.first_ms >= cut_ms):
-            inside = [(tile.last_ms, tile.partials)]
+        last_ms = tile.last_ms
+        start_ms = floor_ms(tile.first_ms, group.tile_ms)
+        if last_ms < q_ms and tile.first_ms >= cut_ms:
+            starts_ms.append(start_ms)
+            pieces.append(tile.partials)
         else:
             try:
-                log = decode_log(tile)
+                log = [entry for entry in decode_log(tile) if cut_ms <= entry[0] < q_ms]
             except PackedValueError:
                 degraded.append("a tile with too many events for a log is cut by batch_end or q")
-                log = [(tile.last_ms, tile.partials)]
-            else:
-                log = [entry for entry in log if entry[0] < q_ms and (cut_ms is None or entry[0] >= cut_ms)]
-            inside = log
-        if inside:
-            tiles_merged += 1
-            newest_ms = inside[-1][0] if newest_ms is None else max(newest_ms, inside[-1][0])
-            start_ms = floor_ms(tile.first_ms, group.tile_ms)
-            pieces.extend((start_ms, partials) for _, partials in inside)
+                log = [(last_ms, tile.partials)]
+            if not log:
+                continue
+            last_ms = log[-1][0]
+            starts_ms.extend([start_ms] * len(log))
+            pieces.extend(partials for _, partials in log)
+        tiles_merged += 1
+        newest_ms = last_ms if newest_ms is None else max(newest_ms, last_ms)
 
+    # By feature: one look-up for the window's first piece, then nothing is compared any more.
+    columns = list(zip(*pieces, strict=True)) or [()] * len(group.features)
     values: list[Value] = []
     for index, feature in enumerate(group.features):
         aggregation, window = feature.aggregation, feature.window
-        window_ms = None if window is None else window.start_ms(q_ms)
         partial: Partial = None
+        column: Sequence[Partial] = columns[index]
         if batch is not None:
-            view = batch.features[index]
-            partial = view.collapsed
-            if window_ms is not None and view.hop_starts_ms:
-                hop = bisect_left(view.hop_starts_ms, window_ms)
-                if hop < len(view.suffixes):
-                    partial = view.suffixes[hop]
-        for start_ms, partials in pieces:
-            if (window_ms is None or start_ms >= window_ms) and partials[index] is not None:
-                partial = aggregation.combine(partial, partials[index])
+            partial = batch.features[index].collapsed
+        if window is not None:
+            window_ms = window.start_ms(q_ms)
+            column = column[bisect_left(starts_ms, window_ms) :]
+            if batch is not None and (hops := batch.features[index].hop_starts_ms):
+                hop = bisect_left(hops, window_ms)
+                if hop < len(hops):
+                    partial = batch.features[index].suffixes[hop]
+        for piece in column:
+            if piece is not None:
+                partial = piece if partial is None else aggregation.join(partial, piece)
         values.append(aggregation.finalize(partial, q_ms, group.scale_of(index)))
     return Merged(values, batch_end_ms, newest_ms, tiles_merged, tuple(dict.fromkeys(degraded)))

@@ -1,15 +1,18 @@
 """The online store as a request reads it: everything of every entity in one round trip, decoded once.
 
-Gives `serving.merge` its parts. The decoding of a batch value is kept by its own bytes, so that a new publication can never meet
-an old decoding.
+Gives `serving.merge` its parts. A decoding is kept by the very bytes that it is of, so that neither a new publication nor a tile
+that grew can ever meet an old decoding.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
+from typing import NamedTuple
 
 import redis
 
@@ -20,6 +23,9 @@ from infra.redis import async_store, meta_key
 from infra.settings import Settings
 
 OUT_OF_REACH = "the online store cannot be reached"
+#: Requests in one round trip: as many as are merged well within a deadline, for the next one is under way meanwhile.
+_SHARED = 32
+NOT_OURS = "the online store holds something else under the entity's key"
 OTHER_VERSION = "a stored value is of another version of the declaration"
 
 
@@ -45,26 +51,76 @@ class Reading:
     batch_end_ms: int | None
 
 
+class _Waiting(NamedTuple):
+    group: FeatureGroup
+    ids: Sequence[int | str]
+    reading: asyncio.Future[Reading]
+
+
 class OnlineStore:
-    """Reads the online store within its deadline. A store that does not answer gives empty parts that say so, never an error."""
+    """Reads the online store within its deadline. A store that does not answer gives empty parts that say so, never an error.
+
+    One round trip is under way at a time; requests that come meanwhile share the next. So a burst of callers costs few round trips
+    and one connection, and a store that stalls costs each of them its deadline once.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._client = async_store(settings)
         self._deadline_seconds = settings.store_timeout_seconds
+        self._waiting: deque[_Waiting] = deque()
+        self._flying = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
         """Everything that is stored of the entities, as one consistent cut each."""
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.hmget(meta_key(group.name), "batch_end_ms", "fingerprint")
-        for one in ids:
-            pipeline.hgetall(group.key(one))
+        mine = _Waiting(group, ids, asyncio.get_running_loop().create_future())
+        self._waiting.append(mine)
+        if not self._flying:
+            await self._fly()
+        return await mine.reading
+
+    async def _fly(self) -> None:
+        """One round trip for those who wait, and after it the next for those who have come."""
+        self._flying = True
+        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), _SHARED))]
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                (batch_end, fingerprint), *hashes = await pipeline.execute()
+                readings = await self._round_trip(taken)
         except (redis.RedisError, TimeoutError, OSError):
-            return Reading([Parts(faults=(OUT_OF_REACH,))] * len(ids), None)
-        published = batch_end is not None and fingerprint == group.fingerprint.encode()
-        return Reading([_parts(fields, group.fingerprint) for fields in hashes], int(batch_end) if published else None)
+            # Whoever came meanwhile has waited for the same silence.
+            taken += self._waiting
+            self._waiting.clear()
+            readings = [Reading([Parts(faults=(OUT_OF_REACH,))] * len(one.ids), None) for one in taken]
+        except Exception as error:  # noqa: BLE001  # a fault of ours: those who share the round trip must hear of it, too
+            for one in taken:
+                if not one.reading.done():
+                    one.reading.set_exception(error)
+            return
+        finally:
+            self._flying = bool(self._waiting)
+            if self._flying:
+                task = asyncio.create_task(self._fly())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        for one, reading in zip(taken, readings, strict=True):
+            if not one.reading.done():  # its caller has gone
+                one.reading.set_result(reading)
+
+    async def _round_trip(self, taken: Sequence[_Waiting]) -> list[Reading]:
+        pipeline = self._client.pipeline(transaction=False)
+        for group, ids, _ in taken:
+            pipeline.hmget(meta_key(group.name), "batch_end_ms", "fingerprint")
+            for one in ids:
+                pipeline.hgetall(group.key(one))
+        answers = iter(await pipeline.execute(raise_on_error=False))
+        readings = []
+        for group, ids, _ in taken:
+            meta = next(answers)
+            batch_end, fingerprint = (None, None) if isinstance(meta, Exception) else meta
+            published = fingerprint == group.fingerprint.encode()
+            parts = [_parts(fields, group.fingerprint) for fields in islice(answers, len(ids))]
+            readings.append(Reading(parts, int(batch_end) if published and batch_end is not None else None))
+        return readings
 
     async def reachable(self) -> bool:
         """Whether the store answers now."""
@@ -74,8 +130,14 @@ class OnlineStore:
         except (redis.RedisError, TimeoutError, OSError):
             return False
 
+    async def close(self) -> None:
+        """Ends the connections."""
+        await self._client.aclose()
 
-def _parts(fields: dict[bytes, bytes], fingerprint: str) -> Parts:
+
+def _parts(fields: dict[bytes, bytes] | Exception, fingerprint: str) -> Parts:
+    if isinstance(fields, Exception):
+        return Parts(faults=(NOT_OURS,))
     batch: BatchValue | None = None
     tiles: list[TileValue] = []
     faults: tuple[str, ...] = ()
@@ -84,12 +146,18 @@ def _parts(fields: dict[bytes, bytes], fingerprint: str) -> Parts:
             if name == BATCH_FIELD:
                 batch = _decoded_batch(data, fingerprint)
             elif name.startswith(TILE_PREFIX):
-                tiles.append(decode_tile(data, fingerprint))
+                tiles.append(_decoded_tile(data, fingerprint))
         except PackedValueError:
             faults = (OTHER_VERSION,)
     return Parts(batch, tiles, faults)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def _decoded_batch(data: bytes, fingerprint: str) -> BatchValue:
     return decode_batch(data, fingerprint)
+
+
+# Most tiles are past and never change. About 0.7 KB each.
+@lru_cache(maxsize=65_536)
+def _decoded_tile(data: bytes, fingerprint: str) -> TileValue:
+    return decode_tile(data, fingerprint)

@@ -21,7 +21,7 @@ from pyspark.sql.streaming import StreamingQuery
 from features.sources import EventSource
 from infra.errors import ServiceError
 from infra.settings import Settings
-from speed.stream import messages, parsed, reason
+from speed.stream import judged, messages
 
 #: Delta columns of the archive. Statistics only of the first three columns: the bytes need none.
 COLUMNS = "partition INT, offset BIGINT, arrival_ms BIGINT, key BINARY, value BINARY"
@@ -71,15 +71,16 @@ def archive_batch(settings: Settings, source: EventSource, batch: DataFrame, bat
     except (PySparkException, Py4JJavaError) as error:
         # Spark searches a failure's text by a regular expression that overflows the stack on a long one, as Java's traces are.
         cause = " ".join(str(error).split())[:1_000]
-        raise ServiceError(f"The micro-batch {batch_id} of {source.topic} was not archived: {cause}.", "It is tried again.") from None
+        raise ServiceError(
+            f"The micro-batch {batch_id} of {source.topic} was not archived: {cause}.", "It is tried again."
+        ) from None
     finally:
         batch.unpersist()
 
 
 def dead_letters(settings: Settings, source: EventSource, batch: DataFrame) -> DataFrame:
     """Of a batch of messages those that do not fit, as Kafka's sink takes them: key, value, headers."""
-    kept = ("key", "value", "partition", "offset", "arrival_ms")
-    judged = parsed(batch, source, *kept).select(*kept, reason(settings, source).alias("_reason"))
+    letters = judged(settings, batch, source, "key", "value", "partition", "offset", "arrival_ms")
     headers = F.array(
         _header("reason", F.col("_reason")),
         _header("topic", F.lit(source.topic)),
@@ -87,7 +88,7 @@ def dead_letters(settings: Settings, source: EventSource, batch: DataFrame) -> D
         _header("offset", F.col("offset")),
         _header("arrival_ms", F.col("arrival_ms")),
     )
-    return judged.where("_reason IS NOT NULL").select("key", "value", headers.alias("headers"))
+    return letters.where("_reason IS NOT NULL").select("key", "value", headers.alias("headers"))
 
 
 def _header(name: str, value: Column) -> Column:

@@ -52,9 +52,7 @@ def tile_schema_sql(group: FeatureGroup) -> str:
     """The columns of the table, but for tile_end. Features are all DOUBLE: a changed declaration never changes a column's type."""
     entity = "BIGINT" if group.entity_type is ColumnType.INT64 else "STRING"
     features = ", ".join(f"`{name}` DOUBLE" for name in group.feature_names)
-    return (
-        f"entity {entity}, fingerprint STRING, tile_start_ms BIGINT, first_ms BIGINT, last_ms BIGINT, {features}, packed BINARY"
-    )
+    return f"entity {entity}, fingerprint STRING, tile_start_ms BIGINT, first_ms BIGINT, last_ms BIGINT, {features}, packed BINARY"
 
 
 def finish_tiles(group: FeatureGroup, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -73,7 +71,9 @@ def finish_tiles(group: FeatureGroup, batches: Iterator[pa.RecordBatch]) -> Iter
         }
         for index, feature in enumerate(group.features):
             scale = group.scale_of(index)
-            values = [feature.aggregation.finalize(tile.partials[index], end, scale) for tile, end in zip(folded, ends_ms, strict=True)]
+            values = [
+                feature.aggregation.finalize(tile.partials[index], end, scale) for tile, end in zip(folded, ends_ms, strict=True)
+            ]
             columns[feature.name] = pa.array([None if value is None else float(value) for value in values], pa.float64())
         columns["packed"] = pa.array([encode(tile) for tile in folded], pa.binary())
         yield pa.record_batch(columns)

@@ -21,7 +21,6 @@ from pyspark.sql.streaming import StreamingQuery
 
 from infra.redis import PROGRESS_KEY
 
-
 #: How old an entry may get while nothing happens.
 FRESH_SECONDS = 2.0
 
@@ -118,4 +117,4 @@ def _millis(text: str | None) -> int | None:
     """An instant of Spark's progress, or None for none (the watermark's epoch before the first event)."""
     if not text:
         return None
-    return round(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1_000) or None
+    return round(datetime.fromisoformat(text).timestamp() * 1_000) or None

@@ -141,7 +141,9 @@ class _Flight:
 
     def make_room(self, time_ms: int) -> None:
         """Returns when every event before `time_ms` − window is acknowledged."""
-        while self._flying and ((first := self._flying[0])[1].is_done or (first[0] is not None and first[0] < time_ms - self._window_ms)):
+        while self._flying and (
+            (first := self._flying[0])[1].is_done or (first[0] is not None and first[0] < time_ms - self._window_ms)
+        ):
             self._land_first()
 
     def land(self) -> None:

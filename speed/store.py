@@ -31,7 +31,7 @@ def expiring_command(store: Any) -> str | None:
 
 
 @cache
-def _client(url: str, cluster: bool, pid: int) -> Any:
+def _client(url: str, cluster: bool, _pid: int) -> Any:
     options = {"retry": Retry(ExponentialBackoff(cap=2, base=0.1), _RETRIES)}
     if cluster:
         return redis.RedisCluster.from_url(url, **options)

@@ -7,7 +7,7 @@ move the watermark. Reads the backlog whole: the watermark moves between micro-b
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from features.declaration import FeatureGroup
@@ -42,9 +42,26 @@ def parsed(frame: DataFrame, source: EventSource, *keep: str) -> DataFrame:
     return frame.select(*keep, event.alias("_event")).select(*keep, "_event.*")
 
 
-def reason(settings: Settings, source: EventSource) -> Column:
-    """Over `parsed` messages with their arrival_ms: why one does not fit, or NULL."""
-    return F.expr(source.reason_sql("arrival_ms", settings.future_seconds * 1_000, corrupt=True))
+def judged(settings: Settings, frame: DataFrame, source: EventSource, *keep: str) -> DataFrame:
+    """Messages held to the contract: the columns to `keep`, the typed ones, `ts_ms`, and `_reason`: why it does not fit, or NULL.
+
+    The contract's own expressions, but for one thing: it names a typed value as often as it needs it, and Spark would compute it
+    as often. Here each is computed once, in a projection before.
+    """
+    converted = [column for column in source.columns if column.typed_sql() != f"`{column.name}`"]
+
+    def once(sql: str) -> str:
+        for column in converted:
+            sql = sql.replace(column.typed_sql(), f"`_typed_{column.name}`")
+        return sql
+
+    typed = [f"{column.typed_sql()} AS `_typed_{column.name}`" for column in converted]
+    reason = source.reason_sql("arrival_ms", settings.future_seconds * 1_000, corrupt=True)
+    return (
+        parsed(frame, source, *dict.fromkeys([*keep, "arrival_ms"]))
+        .selectExpr("*", *typed)
+        .selectExpr(*keep, *map(once, source.typed_select_sql()), f"{once(reason)} AS _reason")
+    )
 
 
 def tile_events(spark: SparkSession, settings: Settings, group: FeatureGroup) -> DataFrame:
@@ -55,8 +72,7 @@ def tile_events(spark: SparkSession, settings: Settings, group: FeatureGroup) ->
         ts_ms, and input_0 … input_k as the declaration's inputs give them.
     """
     source = group.source
-    raw = parsed(messages(spark, settings, source), source, "partition", "offset", "arrival_ms")
-    typed = raw.select("partition", "offset", *map(F.expr, source.typed_select_sql()), reason(settings, source).alias("_reason"))
+    typed = judged(settings, messages(spark, settings, source), source, "partition", "offset")
     inputs = [f"{one.sql} AS input_{index}" for index, one in enumerate(group.inputs)]
     event = f"xxhash64(`{source.event_id}`) AS id, {_ARRIVAL_ORDER} AS arrival, ts_ms, {', '.join(inputs)}"
     return typed.where(f"_reason IS NULL AND `{group.entity}` IS NOT NULL").selectExpr(

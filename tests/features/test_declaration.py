@@ -39,7 +39,7 @@ def group(*features: Feature, **overrides: Any) -> FeatureGroup:
         (lambda: group(count("a", hop="1h")), "a hop but no window"),
         (lambda: group(count("a", window="1h", hop="7min"), count("b", window="7d")), "do not fit together"),
         (lambda: group(count("a"), count("a", window="1h")), "two features named 'a'"),
-        (lambda: group(), "has no features"),
+        (group, "has no features"),
         (lambda: group(count("A b")), "cannot be used"),
         (lambda: group(count("label")), "cannot be used"),
         (lambda: group(count("a"), entity="card"), "is not a text or integer column"),

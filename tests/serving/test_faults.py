@@ -37,6 +37,8 @@ from serving.store import OnlineStore
 NAMES = list(user_features.feature_names)
 BATCH_END = 1_780_000_000_000
 USERS = 150
+#: One for all threads; making a client costs more than a request.
+CALLER = httpx.Client(timeout=20, limits=httpx.Limits(max_connections=300))
 
 
 def publish(settings: Settings, users: int = USERS) -> None:
@@ -89,7 +91,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Ite
 
 def rows(settings: Settings, ids: list[int]) -> list[dict]:
     body = {"group": "user_features", "ids": ids, "at": BATCH_END + 1_000}
-    answer = httpx.post(f"{settings.serving_url}/features", json=body, timeout=20)
+    answer = CALLER.post(f"{settings.serving_url}/features", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()["rows"]
 
@@ -119,6 +121,13 @@ def test_the_log_holds_neither_tracebacks_nor_what_was_sent(serving: Settings) -
     log = Supervisor(serving).log_path("serving").read_text()
     assert "Traceback" not in log
     assert "s3cret" not in log
+
+
+def test_a_key_that_is_no_hash_spoils_only_its_own_row(serving: Settings) -> None:
+    store(serving).set(user_features.key(10_000), b"a text")
+    good, bad = rows(serving, [5, 10_000])
+    assert (good["features"]["purchase_count_7d"], good["provenance"]["degraded"]) == (5, False)
+    assert "something else" in bad["provenance"]["degraded_reasons"][0]
 
 
 def test_a_second_content_type_opens_no_other_door(serving: Settings) -> None:

@@ -9,12 +9,22 @@ from features.packed import decode_log
 from speed.fold import fold_batch
 
 TILE = 1_795_000_200_000
-EVENT = pa.struct([(name, pa.int64()) for name in ("id", "arrival", "ts_ms", *(f"input_{i}" for i in range(len(user_features.inputs)))) ])
+EVENT = pa.struct(
+    [(name, pa.int64()) for name in ("id", "arrival", "ts_ms", *(f"input_{i}" for i in range(len(user_features.inputs))))]
+)
 
 
 def event(identity: int, arrival: int, ts_ms: int, amount: int | None = None, session: int = 1) -> dict[str, int | None]:
     bought = None if amount is None else 1
-    return {"id": identity, "arrival": arrival, "ts_ms": ts_ms, "input_0": 1, "input_1": amount, "input_2": session, "input_3": bought}
+    return {
+        "id": identity,
+        "arrival": arrival,
+        "ts_ms": ts_ms,
+        "input_0": 1,
+        "input_1": amount,
+        "input_2": session,
+        "input_3": bought,
+    }
 
 
 def rows(*lists: list[dict[str, int | None]]) -> pa.RecordBatch:
@@ -32,8 +42,11 @@ def test_one_id_in_two_tiles_is_two_events() -> None:
 
 
 def test_the_log_has_each_instant_in_order_and_only_where_there_are_several() -> None:
-    one, many = fold_batch(user_features, rows([event(1, 1, TILE), event(2, 2, TILE)], [event(3, 4, TILE + 9), event(4, 3, TILE), event(5, 5, TILE)]))
-    assert bytes(one.log) == b"\xc0" and decode_log(one)[0][1][0] == 2
+    one, many = fold_batch(
+        user_features, rows([event(1, 1, TILE), event(2, 2, TILE)], [event(3, 4, TILE + 9), event(4, 3, TILE), event(5, 5, TILE)])
+    )
+    assert bytes(one.log) == b"\xc0"
+    assert decode_log(one)[0][1][0] == 2
     assert [(ts_ms, partials[0]) for ts_ms, partials in decode_log(many)] == [(TILE, 2), (TILE + 9, 1)]
 
 

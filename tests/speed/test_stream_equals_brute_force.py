@@ -203,7 +203,9 @@ def test_what_does_not_fit_is_a_dead_letter_with_its_reason_and_its_own_bytes(st
     for value, reason in told.misfits.items():
         headers = dict(letters[value].headers)
         assert reason in headers["reason"].decode()
-        assert headers["topic"].decode() == user_events.topic and headers["partition"].isdigit() and headers["offset"].isdigit()
+        assert headers["topic"].decode() == user_events.topic
+        assert headers["partition"].isdigit()
+        assert headers["offset"].isdigit()
         assert letters[value].key == b"1"
 
 

@@ -1,0 +1,238 @@
+"""Serving beside a server that merges nothing: latency of one connection, of 100 users in a request, and requests per second.
+
+    python -m benchmarks.serving_latency [--requests 2000] [--runs 3] [--json]
+
+braid answers over BentoML from packed views and tiles, with merge, model, validation and provenance. The peer is the least that a
+server can do: Starlette under uvicorn, HGETALL of a plain hash per user, the same booster, `json.dumps`. Both run at once, each in a
+process of its own, on one Valkey; their runs alternate. Data: 2,469 users (as many as in completejourney), each with a batch view
+and about 20 speed tiles. Services live in a home that is deleted.
+"""
+
+from __future__ import annotations
+
+import gc
+import http.client
+import json
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from features.aggregations import Series
+from features.definitions import user_features as group
+from features.packed import BATCH_FIELD, TILE_PREFIX, encode
+from features.tiles import fold_ranges, fold_tile_values, runs
+from features.view import build_view
+from features.windows import DAY_MS, HOUR_MS
+from infra import services
+from infra.redis import meta_key, store
+from infra.registry import CHAMPION
+from infra.settings import Settings
+
+USERS = 2_469
+BATCH_END_MS = 1_780_000_000_000
+Q_MS = BATCH_END_MS + DAY_MS
+
+#: The peer, in a process of its own. Arguments: port, the store's URL, the booster's file.
+PEER = """
+import json, sys
+import lightgbm, numpy as np, redis.asyncio, uvicorn
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+
+booster, store = lightgbm.Booster(model_file=sys.argv[3]), redis.asyncio.Redis.from_url(sys.argv[2])
+
+def row(fields):
+    return {name.decode(): float(value) for name, value in fields.items()}
+
+async def predict(request):
+    features = row(await store.hgetall(f"plain:{(await request.json())['user_id']}"))
+    score = booster.predict(np.array([list(features.values())]), num_threads=1)[0]
+    return Response(json.dumps({"prediction": float(score), "features_used": features}), media_type="application/json")
+
+async def features(request):
+    pipeline = store.pipeline(transaction=False)
+    for one in (await request.json())["ids"]:
+        pipeline.hgetall(f"plain:{one}")
+    rows = [row(fields) for fields in await pipeline.execute()]
+    return Response(json.dumps({"rows": rows}), media_type="application/json")
+
+app = Starlette(routes=[Route("/predict", predict, methods=["POST"]), Route("/features", features, methods=["POST"])])
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error", access_log=False)
+"""
+
+
+def main(
+    requests: Annotated[int, typer.Option(help="Requests per run to /predict; a tenth of it to /features.")] = 2_000,
+    runs_: Annotated[int, typer.Option("--runs", help="Runs of each.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compares the latency of serving with that of the peer."""
+    home = Path(tempfile.mkdtemp(prefix="braid-bench-"))
+    settings = Settings.load(home).model_copy(update={"mlflow_tracking_uri": f"sqlite:///{home}/mlflow.db"})
+    peer: subprocess.Popen[bytes] | None = None
+    try:
+        register(settings)
+        services.up(settings, {}, only={"valkey", "serving"})
+        tiles = publish(settings)
+        port = settings.ports.dagster  # which does not run here
+        peer = subprocess.Popen([sys.executable, "-c", PEER, str(port), settings.redis_url, str(home / "model.lgb")])
+        result = {"users": USERS, "tiles_per_user": round(tiles, 1), **compare(settings.ports.serving, port, requests, runs_)}
+    finally:
+        if peer is not None:
+            peer.terminate()
+            peer.wait()
+        services.down(settings)
+        shutil.rmtree(home, ignore_errors=True)
+    print(json.dumps(result) if as_json else _sentences(result))
+
+
+def compare(braid: int, peer: int, requests: int, times: int) -> dict[str, Any]:
+    """Medians over alternating runs of both; a port each."""
+    source = random.Random(1)
+    ones = [json.dumps({"user_id": source.randrange(USERS), "at": Q_MS}) for _ in range(requests)]
+    hundreds = [
+        json.dumps({"group": group.name, "ids": source.sample(range(USERS), 100), "at": Q_MS})
+        for _ in range(max(20, requests // 10))
+    ]
+    found: dict[str, list[float]] = {}
+    wait(peer)
+    gc.disable()
+    for run in range(times + 1):
+        for name, port in (("braid", braid), ("peer", peer)):
+            for path, bodies in (("/predict", ones), ("/features", hundreds)):
+                seconds = ask(port, path, bodies)
+                if run:  # the first one warms up
+                    for percent in (50, 99):
+                        found.setdefault(f"{name}_{path[1:]}_p{percent}_ms", []).append(
+                            float(np.percentile(seconds, percent)) * 1_000
+                        )
+            if run:
+                found.setdefault(f"{name}_predictions_per_second_8_connections", []).append(throughput(port, ones))
+    medians = {name: round(statistics.median(values), 3) for name, values in found.items()}
+    ratios = {
+        name.replace("braid_", "ratio_"): round(value / medians[name.replace("braid_", "peer_")], 2)
+        for name, value in medians.items()
+        if name.startswith("braid_")
+    }
+    return {"runs": times, **medians, **ratios}
+
+
+def wait(port: int) -> None:
+    """Returns when something listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def ask(port: int, path: str, bodies: list[str]) -> list[float]:
+    """The seconds of each request, on one connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    seconds = []
+    for body in bodies:
+        started = time.perf_counter()
+        connection.request("POST", path, body, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        said = answer.read()
+        seconds.append(time.perf_counter() - started)
+        assert answer.status == 200, said
+        assert b'"degraded":true' not in said
+    connection.close()
+    return seconds
+
+
+def throughput(port: int, bodies: list[str]) -> float:
+    """Predictions per second of 8 connections."""
+    threads = [threading.Thread(target=ask, args=(port, "/predict", bodies[n::8])) for n in range(8)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(bodies) / (time.perf_counter() - started)
+
+
+def publish(settings: Settings) -> float:
+    """The users' views, tiles and plain hashes. Gives the tiles per user."""
+    source = np.random.default_rng(1)
+    client, tiles = store(settings), 0
+    for user in range(USERS):
+        before = BATCH_END_MS - source.integers(0, 60 * DAY_MS, 120)
+        # About 20 tiles of the day since, a few of them in the last hour.
+        after = np.repeat(Q_MS - source.integers(0, DAY_MS, 17), 2) + source.integers(0, 200_000, 34)
+        recent = Q_MS - source.integers(1, HOUR_MS, 4)
+        ts_ms = np.sort(np.concatenate((before, after[after < Q_MS], recent)))
+        series = [
+            Series(ts_ms, source.integers(1, 50_000_000, len(ts_ms)), source.random(len(ts_ms)) < (1 if one.sql == "1" else 0.7))
+            for one in group.inputs
+        ]
+        cut = int(np.searchsorted(ts_ms, BATCH_END_MS))
+        early, late = ([Series(*(column[part] for column in one)) for one in series] for part in (slice(cut), slice(cut, None)))
+        lo, hi = runs(early[0].ts_ms // group.tile_ms)
+        starts = (early[0].ts_ms[lo] // group.tile_ms * group.tile_ms).tolist()
+        view = build_view(group, BATCH_END_MS, starts, fold_ranges(group, early, lo, hi), int(ts_ms[cut - 1]))
+        fields = {BATCH_FIELD: encode(view)}
+        for tile in fold_tile_values(group, late, *runs(late[0].ts_ms // group.tile_ms)):
+            fields[TILE_PREFIX + str(tile.first_ms // group.tile_ms * group.tile_ms).encode()] = encode(tile)
+        tiles += len(fields) - 1
+        pipeline = client.pipeline(transaction=False)
+        pipeline.hset(group.key(user), mapping=fields)
+        pipeline.hset(
+            f"plain:{user}", mapping={name: float(value) for name, value in zip(group.feature_names, source.random(6), strict=True)}
+        )
+        pipeline.execute()
+    client.hset(meta_key(group.name), mapping={"batch_end_ms": BATCH_END_MS, "fingerprint": group.fingerprint})
+    return tiles / USERS
+
+
+def register(settings: Settings) -> None:
+    """A booster of 200 trees as champion, and as a file for the peer."""
+    import lightgbm
+    import mlflow
+    from mlflow import MlflowClient
+
+    source = np.random.default_rng(1)
+    x = source.random((5_000, len(group.features))) * 20
+    data = lightgbm.Dataset(x, (x[:, 3] + source.normal(0, 4, 5_000) > 10).astype(int), feature_name=list(group.feature_names))
+    booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 2}, data, 200)
+    booster.save_model(settings.home / "model.lgb")
+    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
+    client = MlflowClient()
+    client.create_experiment(settings.model_name, artifact_location=str(settings.home / "artifacts"))
+    mlflow.set_experiment(settings.model_name)
+    with mlflow.start_run():
+        info = mlflow.lightgbm.log_model(booster, name="model", registered_model_name=settings.model_name, pip_requirements=[])
+    client.set_registered_model_alias(settings.model_name, CHAMPION, str(info.registered_model_version))
+
+
+def _sentences(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['users']:,} users with {result['tiles_per_user']} tiles each; medians of {result['runs']} runs, braid beside a bare server."
+    ]
+    for path, what in (("predict", "/predict, one connection"), ("features", "/features, 100 users")):
+        p50, p99 = (f"{result[f'braid_{path}_{p}_ms']} ms (peer {result[f'peer_{path}_{p}_ms']})" for p in ("p50", "p99"))
+        lines.append(f"{what}: p50 {p50}, p99 {p99}.")
+    name = "predictions_per_second_8_connections"
+    lines.append(f"8 connections: {result[f'braid_{name}']:,.0f} predictions/s (peer {result[f'peer_{name}']:,.0f}).")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,47 @@
+"""What serving says of itself at `/metrics`, beside BentoML's own counts of requests by status."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Sequence
+
+from features.declaration import FeatureGroup
+from serving.merge import Merged
+from serving.store import Parts
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+
+
+class Metrics:
+    """The metrics of one worker. To be made after the worker has set prometheus_client's folder for several processes."""
+
+    def __init__(self) -> None:
+        from prometheus_client import Counter, Gauge, Histogram
+
+        self._seconds = Histogram("braid_answer_seconds", "Time to answer.", ["endpoint"], buckets=_SECONDS)
+        self._rows = Counter("braid_rows", "Entities answered for: exact, degraded, or unknown to both layers.", ["group", "state"])
+        self._age = Gauge(
+            "braid_newest_event_age_seconds", "From the newest event in the last answer to the time that it was asked for.", ["group"],
+            multiprocess_mode="mostrecent",
+        )  # fmt: skip
+        self._version = Gauge(
+            "braid_champion_version", "Version of the model that answers; 0 for none.", multiprocess_mode="mostrecent"
+        )
+        self._version.set(0)
+
+    def answered(self, endpoint: str, group: FeatureGroup, rows: Sequence[tuple[Parts, Merged]], q_ms: int, started: float) -> None:
+        """Counts one answer; `started` is `time.perf_counter` at its beginning."""
+        states = Tally(
+            "degraded" if merged.degraded or parts.faults else "exact" if parts.known else "unknown" for parts, merged in rows
+        )
+        for state, n in states.items():
+            self._rows.labels(group.name, state).inc(n)
+        newest_ms = max((merged.newest_event_ms for _, merged in rows if merged.newest_event_ms is not None), default=None)
+        if newest_ms is not None:
+            self._age.labels(group.name).set((q_ms - newest_ms) / 1_000)
+        self._seconds.labels(endpoint).observe(time.perf_counter() - started)
+
+    def champion(self, version: str) -> None:
+        """Notes which model answers."""
+        self._version.set(int(version))
