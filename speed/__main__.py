@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
-from pyspark.sql.streaming import StreamingQuery
+from pyspark.sql.streaming.query import StreamingQuery
 
 from features.declaration import FeatureGroup
 from features.definitions import GROUPS

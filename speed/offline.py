@@ -17,7 +17,7 @@ from functools import partial
 import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.streaming import StreamingQuery
+from pyspark.sql.streaming.query import StreamingQuery
 
 from features.declaration import FeatureGroup
 from features.packed import encode
