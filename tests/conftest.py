@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from infra import ports
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,9 +18,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def _port_claims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Homes of tests claim ports among themselves, so that they leave the well-known ones to the user's own."""
+    """Homes of tests take ports of their own, and leave the well-known ones to the user's and to other runs of the tests."""
+    first = 15_000 + os.getpid() % 1_500 * 10
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BRAID_PORT_CLAIMS", str(tmp_path_factory.mktemp("ports")))
+        for offset, name in enumerate(ports.PREFERRED):
+            patch.setitem(ports.PREFERRED, name, first + offset)
         yield
 
 
