@@ -30,8 +30,14 @@ def main(home: str) -> None:
         page = browser.new_page(viewport={"width": 1600, "height": 900})
         for name, url in pages.items():
             page.goto(url)
-            page.wait_for_load_state("networkidle")
-            page.wait_for_timeout(4_000)
+            page.wait_for_timeout(6_000)  # some of the pages never stop asking
+            if page.get_by_role("button", name="Skip").is_visible():
+                page.get_by_role("button", name="Skip").click()
+            for group in ("speed", "batch", "models", "serving"):  # the graph opens with its groups closed
+                closed = page.locator("svg foreignObject").get_by_text(group, exact=True)
+                if closed.count() == 1:
+                    closed.click()
+                    page.wait_for_timeout(1_000)
             page.screenshot(path=IMAGES / name)
         browser.close()
 
