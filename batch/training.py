@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.declaration import FeatureGroup
-from infra.registry import CHALLENGER
+from infra.registry import CHALLENGER, tracking
 from infra.settings import Settings
 
 _PARAMETERS = {
@@ -118,9 +118,7 @@ def _train(
     evaluation = evaluate(y_later, scores)
     plots = _plots(y_later, scores, booster, names)
 
-    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
-    mlflow.set_experiment(name)
-    with mlflow.start_run(tags=tags):
+    with tracking(settings), _run(mlflow, name, tags):
         mlflow.log_params(
             {**_PARAMETERS, "rounds": booster.best_iteration, "train_rows": len(train), "evaluation_rows": len(later)}
         )
@@ -139,6 +137,11 @@ def _train(
         client.set_model_version_tag(name, version, key, value)
     client.set_registered_model_alias(name, CHALLENGER, version)
     return version, evaluation, plots
+
+
+def _run(mlflow: Any, experiment: str, tags: dict[str, str]) -> Any:
+    mlflow.set_experiment(experiment)
+    return mlflow.start_run(tags=tags)
 
 
 def _log_png(mlflow: Any, title: str, png: bytes) -> None:

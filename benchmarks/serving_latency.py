@@ -36,7 +36,7 @@ from features.view import build_view
 from features.windows import DAY_MS, HOUR_MS
 from infra import services
 from infra.redis import meta_key, store
-from infra.registry import CHAMPION
+from infra.registry import CHAMPION, tracking
 from infra.settings import Settings
 
 USERS = 2_469
@@ -213,12 +213,12 @@ def register(settings: Settings) -> None:
     data = lightgbm.Dataset(x, (x[:, 3] + source.normal(0, 4, 5_000) > 10).astype(int), feature_name=list(group.feature_names))
     booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 2}, data, 200)
     booster.save_model(settings.home / "model.lgb")
-    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
-    client = MlflowClient()
+    client = MlflowClient(settings.mlflow_tracking_uri)
     client.create_experiment(settings.model_name, artifact_location=str(settings.home / "artifacts"))
-    mlflow.set_experiment(settings.model_name)
-    with mlflow.start_run():
-        info = mlflow.lightgbm.log_model(booster, name="model", registered_model_name=settings.model_name, pip_requirements=[])
+    with tracking(settings):
+        mlflow.set_experiment(settings.model_name)
+        with mlflow.start_run():
+            info = mlflow.lightgbm.log_model(booster, name="model", registered_model_name=settings.model_name, pip_requirements=[])
     client.set_registered_model_alias(settings.model_name, CHAMPION, str(info.registered_model_version))
 
 

@@ -28,7 +28,7 @@ import psutil
 import typer
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.streaming import DataStreamWriter
+from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from features.definitions import user_events, user_features
 from infra import services

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +17,25 @@ CHALLENGER = "challenger"
 
 #: LightGBM's objectives whose scores are probabilities.
 _PROBABILITY = re.compile(r"^objective=(binary|cross_entropy)\b", re.MULTILINE)
+
+
+@contextmanager
+def tracking(settings: Settings) -> Iterator[None]:
+    """MLflow's own functions on this registry.
+
+    MLflow puts the address into the environment as well, where the next `Settings.load` of another home would find it; afterwards
+    the environment is as before.
+    """
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 class RegisteredVersion(NamedTuple):
@@ -55,8 +77,7 @@ def load_booster(settings: Settings, name: str, version: str) -> Any:
     import mlflow
     from mlflow.models import Model
 
-    with tempfile.TemporaryDirectory(prefix="braid-model-") as folder:
-        mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
+    with tempfile.TemporaryDirectory(prefix="braid-model-") as folder, tracking(settings):
         found = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=folder)
         flavor = Model.load(found).flavors.get("lightgbm", {})
         if flavor.get("model_class") != "lightgbm.basic.Booster":

@@ -6,7 +6,8 @@ by people); `packed` is the value to compute with.
 
 The same aggregation as `speed.online` runs a second time here, in append mode, on a trigger of minutes: the online query cannot
 give its closed tiles (update mode drops them in silence), and reading them from the archive would need a lateness rule of its own.
-In one large micro-batch the events cost a fraction of what they cost as they trickle in.
+In one large micro-batch the events cost a fraction of what they cost as they trickle in. Its watermark is its own and
+moves more rarely: a late event that the one query still takes may be too late for the other. The batch has it in any case.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from batch.publish import publish_view
 from batch.tiles import build_tiles, stale_days
 from batch.training_set import build_training_set, point_in_time
 from batch.view import build_view, default_batch_end_ms
+from features.declaration import FeatureGroup, count
 from features.definitions import user_events, user_features
 from features.packed import BATCH_FIELD, decode_batch
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
@@ -198,6 +199,45 @@ def test_misfits_go_to_quarantine_with_the_reason(spark: SparkSession, lake: Set
     assert [row["row"] for row in kept] == [2, 3, 4, 5, 6, 7, 8, 9]
     assert "user_id is not a 64-bit integer: seven" in [row["reason"] for row in kept]
     assert kept[-1]["content"] == "{broken"
+    assert load_events(spark, lake, user_events, path).quarantined == 8
+    assert spark.read.format("delta").load(lake.table("quarantine")).count() == 8
+
+
+def test_an_entity_that_an_event_need_not_have_has_its_view(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
+    items = FeatureGroup("item_features", "item_id", user_events, (count("events_1d", window="1d"),))
+    events = [{**event, "item_id": f"i{n % 3}"} if n % 2 else event for n, event in enumerate(generated(9, 60)[:60])]
+    other_day = {**events[0], "event_id": "other", "event_timestamp": "2026-02-01T00:00:00Z"}  # a day of no item at all
+    load_events(spark, lake, user_events, write_lines(tmp_path / "events.jsonl", [*events, other_day]))
+    build_tiles(spark, lake, items, stale_days(spark, lake, items))
+    assert stale_days(spark, lake, items) == []
+    assert build_view(spark, lake, items, END + 1).entities == 3
+    start = (END + 1 - DAY_MS) // HOUR_MS * HOUR_MS
+    at = {e["event_id"]: round(datetime.fromisoformat(e["event_timestamp"]).timestamp() * 1_000) for e in events}
+    expected = {f"i{n}": sum(e.get("item_id") == f"i{n}" and at[e["event_id"]] >= start for e in events) for n in range(3)}
+    rows = spark.read.format("delta").load(lake.table("view_item_features")).select("entity", "events_1d").collect()
+    assert {row["entity"]: row["events_1d"] for row in rows} == expected
+    assert sum(expected.values()) > 0
+
+
+def test_publishing_removes_tiles_of_the_past_and_never_goes_back(
+    spark: SparkSession, lake: Settings, valkey: Settings, tmp_path: Path
+) -> None:
+    settings = lake.model_copy(update={"redis_url": valkey.redis_url})
+    client = store(settings)
+    client.flushdb()
+    load_events(spark, settings, user_events, write_lines(tmp_path / "events.jsonl", generated(10, 300)))
+    backfill(spark, settings)
+    cut = END // (5 * MINUTE_MS) * 5 * MINUTE_MS
+    key, past, open_tile = user_features.key(0), f"t:{cut - 5 * MINUTE_MS}", f"t:{cut}"
+    client.hset(key, mapping={past: b"1", open_tile: b"2"})
+    publish_view(spark, settings, user_features)
+    assert set(client.hkeys(key)) == {BATCH_FIELD, open_tile.encode()}
+    published = client.hget(key, BATCH_FIELD)
+    build_view(spark, settings, user_features, END - 1)
+    with pytest.raises(NotReadyError, match="later than this view's"):
+        publish_view(spark, settings, user_features)
+    assert client.hget(key, BATCH_FIELD) == published
+    client.flushdb()
 
 
 def test_without_a_time_the_view_ends_where_the_batch_can_vouch(spark: SparkSession, lake: Settings) -> None:

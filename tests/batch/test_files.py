@@ -67,6 +67,36 @@ def test_json_lines_keep_what_is_no_json(tmp_path: Path) -> None:
     assert dict(found[2]["properties"]) == {"a": "b"}
 
 
+CONTRACT = "event_id,user_id,session_id,event_type,event_timestamp"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
+def test_csv_may_have_any_delimiter_short_rows_and_quoted_line_breaks(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "events.csv"
+    text = f'{CONTRACT}\n1,1,"a\nb",VIEW,2026-01-01T00:00:00Z\n2,2\n'.replace(",", delimiter)
+    path.write_bytes(("\ufeff" + text).encode())
+    short, whole = rows(path)
+    assert (whole["event_id"], whole["session_id"]) == ("1", "a\nb")
+    assert (short["user_id"], short["session_id"]) == ("2", None)
+
+
+def test_a_file_may_have_columns_of_the_names_that_are_added(tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text(f"_row,_line,{CONTRACT}\n9,x,1,1,s,VIEW,2026-01-01T00:00:00Z\n")
+    line = '{"_line":"x","_row":9,"event_id":"1","user_id":1,"session_id":"s","event_type":"V","event_timestamp":"2026-01-01T00:00:00Z"}'
+    (tmp_path / "events.jsonl").write_text(line + "\n")
+    for name in ("events.csv", "events.jsonl"):
+        (row,) = rows(tmp_path / name)
+        assert (row["_row"], row["_line"], row["user_id"]) == (1, None, "1")
+
+
+def test_of_json_keys_that_differ_by_case_the_contract_has_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(
+        '{"USER_ID":2,"User_Id":3,"user_id":1,"session_id":"s","event_type":"V","event_timestamp":"2026-01-01T00:00:00Z"}\n'
+    )
+    assert rows(path)[0]["user_id"] == "1"
+
+
 def test_parquet_types_become_text(tmp_path: Path) -> None:
     path = tmp_path / "events.parquet"
     duckdb.sql(
@@ -89,6 +119,8 @@ def test_a_file_without_rows_is_no_error(tmp_path: Path) -> None:
         ("missing.csv", None, {}, "does not exist"),
         ("shop.xlsx", "x", {}, "of no known kind"),
         ("broken.parquet", "no parquet", {}, "cannot be read"),
+        ("latin.csv", SHOP.replace("b\n", "caf\udce9\n"), SHOP_MAPPING, "is not text in UTF-8"),
+        ("latin.jsonl", '{"user_id": "caf\udce9"}\n', {}, "is not text in UTF-8"),
         ("shop.csv", SHOP, {}, "has no column for user_id, session_id, event_type, event_timestamp"),
         ("shop.csv", SHOP, {**SHOP_MAPPING, "user_id": "Customer"}, "has no column 'Customer'"),
         ("shop.csv", SHOP, {**SHOP_MAPPING, "colour": "Total"}, "is no column of user_events"),
@@ -98,7 +130,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(
     tmp_path: Path, name: str, content: str | None, mapping: dict[str, str], says: str
 ) -> None:
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, errors="surrogateescape")
     with pytest.raises(InputError, match=says):
         rows(tmp_path / name, mapping)
 

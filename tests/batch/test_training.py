@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from batch.promotion import promote
 from batch.training import MIN_ROWS, matrix, train_models
 from features.declaration import FeatureGroup
 from features.definitions import user_features
-from infra.registry import CHALLENGER, CHAMPION, load_booster, version_by_alias
+from infra.registry import CHALLENGER, CHAMPION, load_booster, tracking, version_by_alias
 from infra.settings import Settings
 
 TWIN = "repurchase_batch_only"
@@ -58,12 +59,14 @@ def trained(registry: Settings) -> tuple[Settings, str]:
 
 def register(settings: Settings, booster: lightgbm.Booster, group: FeatureGroup = user_features) -> str:
     """A version of somebody's own."""
-    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
-    mlflow.set_experiment(settings.model_name)
-    with mlflow.start_run():
-        info = mlflow.lightgbm.log_model(booster, name="model", registered_model_name=settings.model_name, pip_requirements=[])
+    with tracking(settings):
+        mlflow.set_experiment(settings.model_name)
+        with mlflow.start_run():
+            info = mlflow.lightgbm.log_model(booster, name="model", registered_model_name=settings.model_name, pip_requirements=[])
     version = str(info.registered_model_version)
-    MlflowClient().set_model_version_tag(settings.model_name, version, "group_fingerprint", group.fingerprint)
+    MlflowClient(settings.mlflow_tracking_uri).set_model_version_tag(
+        settings.model_name, version, "group_fingerprint", group.fingerprint
+    )
     return version
 
 
@@ -82,13 +85,15 @@ def test_a_candidate_is_registered_as_text_with_where_it_is_from(trained: tuple[
     assert float(found.tags["auc"]) > 0.5
     booster = load_booster(settings, settings.model_name, version)
     assert tuple(booster.feature_name()) == user_features.feature_names
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{settings.model_name}/{version}"))
+    with tracking(settings):
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{settings.model_name}/{version}"))
     model = mlflow.models.Model.load(folder)
     assert [column.name for column in model.signature.inputs] == list(user_features.feature_names)
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".cloudpickle", ".skops")]
     plots = MlflowClient(settings.mlflow_tracking_uri).list_artifacts(found.run_id, "plots")
     assert {Path(plot.path).stem for plot in plots} == {"roc", "calibration", "importance"}
     assert version_by_alias(settings, TWIN, CHALLENGER) is not None
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "another home loaded in this process must not find this registry"
 
 
 def test_a_matrix_has_the_defaults_that_serving_fills_in() -> None:

@@ -27,7 +27,7 @@ from features.packed import BATCH_FIELD, FORMAT, BatchValue, FeatureView, encode
 from infra import services
 from infra.errors import ServiceError
 from infra.redis import meta_key, reached_store, store
-from infra.registry import CHAMPION, load_booster
+from infra.registry import CHAMPION, load_booster, tracking
 from infra.settings import Settings
 from infra.supervision import Supervisor
 from infra.valkey import valkey_command
@@ -61,15 +61,15 @@ def booster(objective: str = "binary", names: list[str] = NAMES) -> lightgbm.Boo
 
 def register(settings: Settings, model: lightgbm.Booster, spoil: Callable[[str], str] | None = None) -> str:
     """Registers a version and makes it champion; `spoil` changes its text afterwards."""
-    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
-    mlflow.set_experiment(settings.model_name)
-    with mlflow.start_run():
-        info = mlflow.lightgbm.log_model(model, name="model", registered_model_name=settings.model_name, pip_requirements=[])
+    with tracking(settings):
+        mlflow.set_experiment(settings.model_name)
+        with mlflow.start_run():
+            info = mlflow.lightgbm.log_model(model, name="model", registered_model_name=settings.model_name, pip_requirements=[])
     if spoil:
         [path] = (settings.home / "artifacts").rglob(f"*{info.model_id}*/**/model.lgb")
         path.write_text(spoil(path.read_text()))
     version = str(info.registered_model_version)
-    MlflowClient().set_registered_model_alias(settings.model_name, CHAMPION, version)
+    MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(settings.model_name, CHAMPION, version)
     return version
 
 

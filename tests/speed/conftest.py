@@ -33,7 +33,9 @@ class Speed:
             )  # fmt: skip
         deadline = time.monotonic() + 90
         while not self._entry_is_mine():
-            assert self._process.poll() is None and time.monotonic() < deadline, self.log.read_text()[-2_000:]
+            running = self._process.poll() is None
+            assert running, self.log.read_text()[-2_000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-2_000:]
             time.sleep(0.2)
 
     def kill(self) -> None:
