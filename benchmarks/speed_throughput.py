@@ -1,6 +1,6 @@
 """The speed layer beside the seed's sliding window: events per second of one and the other, from one topic on one machine.
 
-    python -m benchmarks.speed_throughput [--events 1000000] [--visit 1] [--runs 3] [--json]
+    python -m benchmarks.speed_throughput [--events 1000000] [--batch 100000] [--visit 1] [--runs 3] [--json]
 
 The peer is the query that the seed shows: windows of 1 hour every 5 minutes with a count, a conditional sum and a distinct count
 (approx_count_distinct, since Spark refuses countDistinct in a stream), state in RocksDB, to a sink that takes nothing. braid's is
@@ -8,7 +8,8 @@ the real query of `speed.online`: the contract, duplicates, all declared feature
 session; each has a checkpoint of its own. Beside the wall clock stands the CPU time of Spark and its workers, which does not
 depend on what else the machine does. Services live in a home that is deleted afterwards.
 
-`--visit 1`: every event at a time of its own. The more events of a user fall into a few minutes, the more of the seed's work its
+`--batch`: both read the topic in micro-batches of so many events, as a stream brings them; 0 takes it in one, where each window is
+touched once, which spares the seed's query most of its work on state. `--visit 1`: every event at a time of its own. The more events of a user fall into a few minutes, the more of the seed's work its
 partial aggregation saves, and the smaller the difference.
 """
 
@@ -48,6 +49,7 @@ def main(
     users: Annotated[int, typer.Option(help="Different users.")] = 100_000,
     minutes: Annotated[int, typer.Option(help="Event time that they span.")] = 60,
     visit: Annotated[int, typer.Option(help="Events of a user within a few minutes.")] = 1,
+    batch: Annotated[int, typer.Option(help="Events in a micro-batch; 0 for one micro-batch.")] = 100_000,
     runs: Annotated[int, typer.Option(help="Runs of each query.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -56,23 +58,23 @@ def main(
     settings = Settings.load(home).model_copy(update={"speed_memory": "2g"})
     try:
         services.up(settings, {user_events.topic: PARTITIONS}, only={"kafka", "valkey"})
-        result = compare(settings, events, users, minutes, visit, runs)
+        result = compare(settings, events, users, minutes, visit, batch, runs)
     finally:
         services.down(settings)
         shutil.rmtree(home, ignore_errors=True)
     print(json.dumps(result) if as_json else _sentence(result))
 
 
-def compare(settings: Settings, events: int, users: int, minutes: int, visit: int, runs: int) -> dict[str, object]:
+def compare(settings: Settings, events: int, users: int, minutes: int, visit: int, batch: int, runs: int) -> dict[str, object]:
     """Alternating runs of both; rates in events per second."""
     spark = speed_session(settings)
     defaults = dict.fromkeys(SQL_PROPERTIES)
     contenders: dict[str, tuple[Callable[[], DataStreamWriter], dict[str, str | None]]] = {
         "seed": (
-            lambda: seed_writer(spark, settings),
+            lambda: seed_writer(spark, settings, batch),
             {**defaults, "spark.sql.shuffle.partitions": SQL_PROPERTIES["spark.sql.shuffle.partitions"]},
         ),
-        "braid": (lambda: online_writer(spark, settings, user_features), dict(SQL_PROPERTIES)),
+        "braid": (lambda: online_writer(spark, settings, user_features, batch or None), dict(SQL_PROPERTIES)),
     }
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     try:
@@ -92,7 +94,7 @@ def compare(settings: Settings, events: int, users: int, minutes: int, visit: in
     wall = {name: statistics.median(one for one, _ in found) for name, found in rates.items()}
     cpu = {name: statistics.median(one for _, one in found) for name, found in rates.items()}
     return {
-        "events": events, "users": users, "minutes": minutes, "visit": visit,
+        "events": events, "users": users, "minutes": minutes, "visit": visit, "batch": batch,
         "runs": {name: [round(one) for one, _ in found] for name, found in rates.items()},
         "seed_events_per_second": round(wall["seed"]), "braid_events_per_second": round(wall["braid"]),
         "ratio": round(wall["braid"] / wall["seed"], 2),
@@ -108,6 +110,7 @@ def measure(spark: SparkSession, writer: DataStreamWriter, conf: dict[str, str |
             spark.conf.unset(name)
         else:
             spark.conf.set(name, value)
+    spark.conf.set("spark.sql.streaming.numRecentProgressUpdates", "10000")
     with tempfile.TemporaryDirectory() as checkpoint:
         began, before = time.monotonic(), _cpu_seconds()
         query = writer.option("checkpointLocation", checkpoint).trigger(availableNow=True).start()
@@ -130,10 +133,11 @@ def _cpu_seconds() -> float:
     return used
 
 
-def seed_writer(spark: SparkSession, settings: Settings) -> DataStreamWriter:
+def seed_writer(spark: SparkSession, settings: Settings, batch: int) -> DataStreamWriter:
     """The seed's streaming query."""
     stream = spark.readStream.format("kafka").options(**{
         "kafka.bootstrap.servers": settings.kafka_bootstrap, "subscribe": user_events.topic, "startingOffsets": "earliest",
+        **({"maxOffsetsPerTrigger": str(batch)} if batch else {}),
     }).load()  # fmt: skip
     events = stream.select(F.from_json(F.col("value").cast("string"), _SEED_SCHEMA).alias("data")).select("data.*")
     features = (

@@ -43,7 +43,12 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         "spark.driver.memory": memory,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j} -Dderby.system.home={scratch} -XX:+UseG1GC",
+        "spark.driver.extraJavaOptions": " ".join(
+            (
+                # as a URI, since Log4j takes a comma in a path for two files
+                _quoted(f"-Dlog4j2.configurationFile={log4j.as_uri()}"), _quoted(f"-Dderby.system.home={scratch}"), "-XX:+UseG1GC",
+            )
+        ),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(scratch),
@@ -60,6 +65,12 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         "spark.sql.streaming.stateStore.providerClass": "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",
         **(extra or {}),
     }
+
+
+def _quoted(option: str) -> str:
+    """An option of Java as Spark's launcher reads it; a home may have spaces."""
+    escaped = option.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 _LOG4J = """\

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,12 +18,14 @@ from batch.load import remember_first_day
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from orchestration.first_day import first_day
+from orchestration.running import require
 
 if TYPE_CHECKING:
     import dagster as dg
 
-#: Told of each asset when it is done: its name and its seconds.
-OnAsset = Callable[[str, float], None]
+#: Told of each asset and check when it starts (None) and when it is done (its seconds).
+OnAsset = Callable[[str, float | None], None]
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,15 +57,17 @@ def backfill(
         on_asset: Told of progress.
 
     Raises:
+        ServiceError: The online store, or MLflow if it is needed, does not run.
         NotReadyError: An asset failed, or a check kept the day out; says which and why.
     """
+    require(settings, "valkey", *(["mlflow"] if train else []))
     now = datetime.now(UTC)
     to_ms = None if to_ms is None else min(to_ms, int(now.timestamp() * 1_000))
     last = now.date() if to_ms is None else datetime.fromtimestamp(to_ms / 1_000, UTC).date()
     # A stream of the past may reach back before everything that was loaded.
     if last < first_day(settings):
         remember_first_day(settings, last)
-    os.environ.update({**settings.environment(), "DAGSTER_HOME": str(_dagster_home(settings)), "GX_ANALYTICS_ENABLED": "false"})
+    _environment(settings)
     import dagster as dg
 
     from orchestration.assets.batch import events
@@ -69,7 +76,8 @@ def backfill(
 
     seconds: dict[str, float] = {}
     with dg.DagsterInstance.get() as instance:
-        start = first or _first_new_day(instance, events.key, first_day(settings))
+        earliest = first_day(settings)
+        start = max(first, earliest) if first else _first_new_day(instance, events.key, earliest)
         config = {"ops": {"user_features_view": {"config": {"batch_end_ms": to_ms}}}} if to_ms is not None else {}
         tags = {RANGE_START: min(start, last).isoformat(), RANGE_END: last.isoformat()}
         done = _run(defs, "features", instance, seconds, on_asset, tags=tags, run_config=config)
@@ -101,17 +109,23 @@ def _run(
     **arguments: Any,
 ) -> dict[str, dict[str, Any]]:
     """Runs a job; gives the metadata of each asset that it materialized."""
-    started = time.monotonic()
+    from dagster import DagsterExecutionInterruptedError
+
+    started, run_id = time.monotonic(), str(uuid.uuid4())
     # The run's events are in the UI; in the terminal they would bury the progress.
     config = {**arguments.pop("run_config", {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    result = defs.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, run_config=config, **arguments)
+    try:
+        with _followed(instance, run_id, on_asset):
+            result = defs.resolve_job_def(job).execute_in_process(
+                instance=instance, run_id=run_id, raise_on_error=False, run_config=config, **arguments
+            )
+    except DagsterExecutionInterruptedError:
+        raise KeyboardInterrupt from None  # Dagster's name for Ctrl-C
     metadata: dict[str, dict[str, Any]] = {}
     for event in result.all_events:
         if event.is_step_success and event.step_key:
             duration = event.step_success_data.duration_ms / 1_000
             seconds[event.step_key] = round(seconds.get(event.step_key, 0) + duration, 2)
-            if on_asset:
-                on_asset(event.step_key, duration)
         if event.is_step_materialization:
             materialization = event.step_materialization_data.materialization
             metadata[materialization.asset_key.to_user_string()] = {k: v.value for k, v in materialization.metadata.items()}
@@ -120,6 +134,47 @@ def _run(
             _cause(result.all_events), f"See run {result.run_id} in Dagster, started {time.monotonic() - started:.0f} s ago."
         )
     return metadata
+
+
+@contextmanager
+def _followed(instance: dg.DagsterInstance, run_id: str, on_asset: OnAsset | None) -> Iterator[None]:
+    """Tells of the run's steps, as its log has them, while the block runs it."""
+    import dagster as dg
+
+    told, ended = 0, threading.Event()
+
+    def tell() -> None:
+        nonlocal told
+        assert on_asset is not None
+        entries = instance.all_logs(run_id, of_type={dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_SUCCESS})
+        for entry in entries[told:]:
+            event = entry.get_dagster_event()
+            on_asset(event.step_key or "", event.step_success_data.duration_ms / 1_000 if event.is_step_success else None)
+        told = len(entries)
+
+    def follow() -> None:
+        while not ended.wait(_POLL_SECONDS):
+            tell()
+        tell()
+
+    if on_asset is None:
+        yield
+        return
+    following = threading.Thread(target=follow, daemon=True)
+    following.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        following.join()
+
+
+def steps(settings: Settings, train: bool) -> int:
+    """How many assets and checks a backfill runs."""
+    _environment(settings)
+    from orchestration.definitions import defs
+
+    return sum(len(defs.resolve_job_def(job).graph.nodes) for job in (["features", "training"] if train else ["features"]))
 
 
 def _first_new_day(instance: dg.DagsterInstance, events: dg.AssetKey, earliest: date) -> date:
@@ -145,15 +200,23 @@ def _cause(events: list[Any]) -> str:
             error = event.step_failure_data.error
             while error is not None and error.cause is not None:
                 error = error.cause
-            return f"{event.step_key} failed: {(error.message if error else '').strip()}"
+            return f"{event.step_key} failed: {_sentence(error.message) if error else 'it did not say why'}"
     return "The run failed."
 
 
-def _dagster_home(settings: Settings) -> Path:
+def _sentence(message: str) -> str:
+    """The first line of an error that Dagster has kept; of braid's own, without the name of its type."""
+    first = message.strip().split("\n", 1)[0]
+    name, _, told = first.partition(": ")
+    return told if name.startswith(("infra.errors.", "features.errors.")) else first
+
+
+def _environment(settings: Settings) -> None:
+    """Lets Dagster and the definitions, which read the environment, find this deployment."""
     home = settings.home / "dagster"
     home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(__file__).parent.parent / "infra" / "dagster.yaml", home / "dagster.yaml")
-    return home
+    os.environ.update({**settings.environment(), "DAGSTER_HOME": str(home), "GX_ANALYTICS_ENABLED": "false"})
 
 
 def reload_definitions(settings: Settings) -> None:

@@ -1,118 +1,161 @@
-"""Quality: Great Expectations suites as asset checks.
+"""Quality: a Great Expectations suite for each table that others build on, as asset checks.
 
-A blocking one that fails keeps the day out of the online store, and the last good view in.
+A `…_whole` check blocks: one that fails keeps the day out of the online store, and the last good view in. A `…_plausible` warns.
 """
 
-import os
-from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
+from batch.tiles import tiles_table
 from batch.training_set import TABLE
 from batch.view import view_table
-from orchestration.assets.batch import events, user_features_view
+from orchestration.assets.batch import events, user_feature_tiles, user_features_view
 from orchestration.assets.models import training_set
 from orchestration.deployment import GROUP, SETTINGS, SOURCE
+from orchestration.quality import validate
 from orchestration.run_days import first_and_last_day
 
-os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
+def quality_check(asset: dg.AssetsDefinition, name: str, whole: str, plausible: str) -> Any:
+    """A check function of one asset that gives both results of its suite."""
+    specs = [
+        dg.AssetCheckSpec(f"{name}_whole", asset=asset, blocking=True, description=whole),
+        dg.AssetCheckSpec(f"{name}_plausible", asset=asset, description=plausible),
+    ]
+    return dg.multi_asset_check(name=f"{name}_quality", specs=specs)
 
 
-def validate(frame: DataFrame, name: str, expectations: Sequence[Any]) -> dg.AssetCheckResult:
-    """Runs a suite on a data frame; the result names each expectation that does not hold."""
-    import great_expectations as gx
-
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    batch = (
-        context.data_sources.add_or_update_spark("spark", persist=False)
-        .add_dataframe_asset(name)
-        .add_batch_definition_whole_dataframe(name)
-    )
-    suite = context.suites.add(gx.ExpectationSuite(name, expectations=list(expectations)))
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
-    result = context.checkpoints.add(gx.Checkpoint(name=name, validation_definitions=[definition])).run(
-        batch_parameters={"dataframe": frame}
-    )
-    [found] = result.run_results.values()
-    failed = [one.expectation_config for one in found.results if not one.success]
-    return dg.AssetCheckResult(
-        passed=bool(found.success),
-        metadata={
-            "expectations": len(found.results),
-            "rows": frame.count(),
-            "failed": "; ".join(f"{one.type} {one.kwargs.get('column', '')}" for one in failed) or "none",
-        },
-    )
-
-
-@dg.asset_check(asset=events, blocking=True)
-def events_are_whole(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> dg.AssetCheckResult:
-    """Every event of the days has an id of its own, an entity, a type and a time within its day."""
+def _none_twice(*columns: str) -> Any:
+    """That no two rows share the columns; by one aggregation, where the expectation for it sorts the whole table."""
     from great_expectations import expectations as gxe
 
-    first, last = first_and_last_day(context)
-    table = spark.spark_session.read.format("delta").load(SETTINGS.table(SOURCE.table))
-    frame = table.where(f"day BETWEEN DATE'{first}' AND DATE'{last}'").selectExpr(
-        "*", "to_date(timestamp_millis(ts_ms)) = day AS in_its_day"
+    names = ", ".join(columns)
+    return gxe.UnexpectedRowsExpectation(
+        unexpected_rows_query=f"SELECT {names} FROM {{batch}} GROUP BY {names} HAVING count(*) > 1", description=f"{names} twice"
     )
-    return validate(
-        frame, "events",
+
+
+def _always(*columns: str) -> list[Any]:
+    from great_expectations import expectations as gxe
+
+    return [gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[True]) for column in columns]
+
+
+def _days(table: str, context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> DataFrame:
+    """The rows of a table that are of the run's days."""
+    first, last = first_and_last_day(context)
+    return _read(spark, table).where(f"day BETWEEN DATE'{first}' AND DATE'{last}'")
+
+
+def _read(spark: LazyPySparkResource, table: str) -> DataFrame:
+    return spark.spark_session.read.format("delta").load(SETTINGS.table(table))
+
+
+@quality_check(
+    events, "events",
+    "Every event has an id of its own, an entity, a type and a time within its day; at most one amount in ten is negative.",
+    "Nearly no amount is negative or beyond a million, and the days have events.",
+)  # fmt: skip
+def events_quality(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> Any:
+    """Reads the events of the run's days."""
+    from great_expectations import expectations as gxe
+
+    frame = _days(SOURCE.table, context, spark)
+    required = [column.name for column in SOURCE.columns if column.required]
+    frame = frame.selectExpr(*required, "CAST(amount AS DOUBLE) AS amount", "to_date(timestamp_millis(ts_ms)) = day AS in_its_day")
+    verdict = validate(
+        SETTINGS, frame, "events",
         [
-            gxe.ExpectColumnValuesToBeUnique(column=SOURCE.event_id),
-            *(gxe.ExpectColumnValuesToNotBeNull(column=column.name) for column in SOURCE.columns if column.required),
-            gxe.ExpectColumnValuesToBeInSet(column="in_its_day", value_set=[True]),
+            _none_twice(SOURCE.event_id),
+            *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in required),
+            *_always("in_its_day"),
+            gxe.ExpectColumnValuesToBeBetween(column="amount", min_value=0, mostly=0.9),
+            gxe.ExpectColumnValuesToBeBetween(column="amount", min_value=0, max_value=1_000_000, mostly=0.99, severity="warning"),
+            gxe.ExpectTableRowCountToBeBetween(min_value=1, severity="warning"),
         ],
     )  # fmt: skip
+    yield from verdict.results(events.key, *_names("events"))
 
 
-@dg.asset_check(asset=events)
-def amounts_are_plausible(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> dg.AssetCheckResult:
-    """A warning: nearly no amount is negative."""
+@quality_check(
+    user_feature_tiles, "tiles",
+    "One tile per user and hop, which begins at a hop and holds its events' times.",
+    "No tile has more events than a person makes.",
+)  # fmt: skip
+def tiles_quality(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> Any:
+    """Reads the tiles of the run's days."""
     from great_expectations import expectations as gxe
 
-    first, last = first_and_last_day(context)
-    table = spark.spark_session.read.format("delta").load(SETTINGS.table(SOURCE.table))
-    frame = table.where(f"day BETWEEN DATE'{first}' AND DATE'{last}'").selectExpr("CAST(amount AS DOUBLE) AS amount")
-    result = validate(frame, "amounts", [gxe.ExpectColumnValuesToBeBetween(column="amount", min_value=0, mostly=0.99)])
-    return result._replace(severity=dg.AssetCheckSeverity.WARN)
-
-
-@dg.asset_check(asset=user_features_view, blocking=True)
-def view_is_whole(spark: LazyPySparkResource) -> dg.AssetCheckResult:
-    """One row per user, counts not negative, all of one version and one batch_end."""
-    from great_expectations import expectations as gxe
-
-    frame = spark.spark_session.read.format("delta").load(SETTINGS.table(view_table(GROUP))).drop("packed")
-    whole = [f.name for i, f in enumerate(GROUP.features) if GROUP.value_sql_type(i) == "BIGINT" and f.aggregation.empty == 0]
-    return validate(
-        frame, "view",
+    frame = _days(tiles_table(GROUP), context, spark).selectExpr(
+        "entity", "tile_start_ms", "events", f"tile_start_ms % {GROUP.tile_ms} = 0 AS begins_at_a_hop",
+        f"first_ms >= tile_start_ms AND last_ms >= first_ms AND last_ms < tile_start_ms + {GROUP.tile_ms} AS holds_its_events",
+        "to_date(timestamp_millis(tile_start_ms)) = day AS in_its_day",
+    )  # fmt: skip
+    verdict = validate(
+        SETTINGS, frame, "tiles",
         [
-            gxe.ExpectColumnValuesToBeUnique(column="entity"),
+            _none_twice("entity", "tile_start_ms"),
+            *_always("begins_at_a_hop", "holds_its_events", "in_its_day"),
+            gxe.ExpectColumnValuesToBeBetween(column="events", min_value=1),
+            gxe.ExpectColumnValuesToBeBetween(column="events", max_value=1_000, mostly=0.999, severity="warning"),
+        ],
+    )  # fmt: skip
+    yield from verdict.results(user_feature_tiles.key, *_names("tiles"))
+
+
+@quality_check(
+    user_features_view, "view",
+    "One row per user, counts not negative, all of one version and one batch_end.",
+    "No feature is without a value for nearly every user.",
+)  # fmt: skip
+def view_quality(spark: LazyPySparkResource) -> Any:
+    """Reads the whole view, but for the packed values."""
+    from great_expectations import expectations as gxe
+
+    frame = _read(spark, view_table(GROUP)).drop("packed")
+    counts = [f.name for i, f in enumerate(GROUP.features) if GROUP.value_sql_type(i) == "BIGINT" and f.aggregation.empty == 0]
+    verdict = validate(
+        SETTINGS, frame, "view",
+        [
+            _none_twice("entity"),
             gxe.ExpectColumnValuesToBeInSet(column="fingerprint", value_set=[GROUP.fingerprint]),
             gxe.ExpectColumnUniqueValueCountToBeBetween(column="batch_end_ms", min_value=1, max_value=1),
-            *(gxe.ExpectColumnValuesToBeBetween(column=name, min_value=0) for name in whole),
+            *(gxe.ExpectColumnValuesToBeBetween(column=name, min_value=0) for name in counts),
+            *(gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=0.05, severity="warning") for name in GROUP.feature_names),
         ],
     )  # fmt: skip
+    yield from verdict.results(user_features_view.key, *_names("view"))
 
 
-@dg.asset_check(asset=training_set, blocking=True)
-def labels_are_whole(spark: LazyPySparkResource) -> dg.AssetCheckResult:
-    """Every label is 0 or 1, of an entity, and in one part of the split."""
+@quality_check(
+    training_set, "labels",
+    "Every label is 0 or 1, of an entity, in one part of the split, and none is twice.",
+    "Both labels occur, neither below one in a hundred.",
+)  # fmt: skip
+def labels_quality(spark: LazyPySparkResource) -> Any:
+    """Reads the whole training set."""
     from great_expectations import expectations as gxe
 
-    frame = spark.spark_session.read.format("delta").load(SETTINGS.table(TABLE))
-    return validate(
-        frame, "labels",
+    frame = _read(spark, TABLE).select("entity", "q_ms", "label", "split", F.col("label").cast("double").alias("share"))
+    verdict = validate(
+        SETTINGS, frame, "training_set",
         [
+            _none_twice("entity", "q_ms"),
             gxe.ExpectColumnValuesToNotBeNull(column="entity"),
             gxe.ExpectColumnValuesToBeInSet(column="label", value_set=[0, 1]),
             gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "evaluation"]),
+            gxe.ExpectColumnMeanToBeBetween(column="share", min_value=0.01, max_value=0.99, severity="warning"),
         ],
     )  # fmt: skip
+    yield from verdict.results(training_set.key, *_names("labels"))
 
 
-checks = [events_are_whole, amounts_are_plausible, view_is_whole, labels_are_whole]
+def _names(name: str) -> tuple[str, str]:
+    return f"{name}_whole", f"{name}_plausible"
+
+
+checks = [events_quality, tiles_quality, view_quality, labels_quality]

@@ -11,12 +11,14 @@ live (7 days) → Kafka → speed layer → tiles in the online store, in three 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,11 +33,13 @@ from rich.table import Table
 from batch.files import open_events
 from features.definitions import user_events, user_features
 from infra import services
+from infra.errors import InputError
 from infra.memory import PeakMemory
 from infra.settings import Settings
 from orchestration.journey import Journey, write_journey
 from orchestration.proof import ProofReport, prove, sample_ids
 from orchestration.quiet import quiet
+from orchestration.running import until_ended
 from orchestration.topics import topics
 from serving.contract import rfc3339
 from speed.replay import replay
@@ -66,17 +70,24 @@ class Demo:
 
     def __init__(self, settings: Settings, speedup: float | None) -> None:
         self._settings, self._speedup = settings, speedup
-        self._console = Console(stderr=True)
+        # The terminal itself: what libraries print goes to a log while they work.
+        self._console = Console(file=os.fdopen(os.dup(2), "w", buffering=1))
         self._seconds: dict[str, float] = {}
         self._predictions = Predictions()
         self._proofs: list[ProofReport] = []
         self._progress: Progress | None = None
 
     def run(self, leave: bool, report: Path | None) -> dict[str, Any]:
-        """Runs the job and gives its summary; stays up until Ctrl-C unless `leave`. Ends every process that it started."""
+        """Runs the job and gives its summary; stays up until Ctrl-C unless `leave`. Ends every process that it started.
+
+        Raises:
+            InputError: The report cannot be written where it was asked for.
+        """
         started = time.monotonic()
         settings = self._settings
-        try:
+        if report is not None and not report.absolute().parent.is_dir():
+            raise InputError(f"The folder of the report {report} does not exist.", "Make it, or name another.")
+        with until_ended(settings):
             with PeakMemory(settings) as memory:
                 found = self._steps()
             summary = {
@@ -90,12 +101,9 @@ class Demo:
             self._show(summary)
             if not leave:
                 self._console.print("Everything stays up. [bold]Ctrl-C[/bold] ends it.")
-                threading.Event().wait()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            with self._console.status("Ending the services …"):
-                services.down(settings)
+                with suppress(KeyboardInterrupt):
+                    threading.Event().wait()
+            self._console.print("Ending the services …")
         return summary
 
     def _steps(self) -> dict[str, Any]:
@@ -106,28 +114,30 @@ class Demo:
             if path.name != "ports.json":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        with Progress(*columns, console=self._console) as self._progress:
+        with Progress(*columns, console=self._console, redirect_stdout=False, redirect_stderr=False) as self._progress:
             return self._work()
 
     def _work(self) -> dict[str, Any]:
         settings = self._settings
         end_ms = time.time_ns() // 1_000_000
-        with self._step("services", total=7) as advance:
-            services.up(
-                settings, topics(), on_progress=lambda name, step: advance(1 if step == "healthy" else 0, f"services: {name}")
-            )
-        with self._step("data"):
-            journey = write_journey(settings.home / "data", end_ms)
-        with self._step("load"):
-            loaded = self._load(journey)
-        with self._step("backfill and training"):
-            first = self._backfill(journey.cut_ms, train=True)
-            self._await_champion()
+        with ThreadPoolExecutor(1) as aside:
+            # The lake needs no service: it is filled while they start.
+            starting = aside.submit(self._start_services)
+            try:
+                with self._step("data"):
+                    journey = write_journey(settings.home / "data", end_ms)
+                with self._step("load"):
+                    loaded = self._load(journey)
+            except BaseException:
+                services.down(settings)
+                raise
+            starting.result()
+        first = self._backfill("backfill and training", journey.cut_ms, train=True)
+        self._await_champion()
         sent = self._replay(journey, 0, FIRST_STAGE)
         self._prove(journey, FIRST_STAGE)
         sent += self._replay(journey, FIRST_STAGE, SECOND_STAGE)
-        with self._step("backfill from the stream's archive"):
-            self._backfill(journey.end_ms - DAY_MS, train=False)
+        self._backfill("backfill from the stream's archive", journey.end_ms - DAY_MS, train=False)
         sent += self._replay(journey, SECOND_STAGE, END)
         self._prove(journey, END)
         return {
@@ -151,14 +161,23 @@ class Demo:
             spark = spark_session(self._settings, "braid demo", self._settings.batch_memory)
             return load_events(spark, self._settings, user_events, journey.history).loaded
 
-    def _backfill(self, to_ms: int, train: bool) -> Any:
-        from orchestration.backfill import backfill, reload_definitions
+    def _start_services(self) -> None:
+        with self._step("services", total=len(services.NAMES)) as advance:
+            services.up(
+                self._settings, topics(), on_progress=lambda name, step: advance(int(step == "healthy"), f"services: {name}")
+            )
+
+    def _backfill(self, name: str, to_ms: int, train: bool) -> Any:
+        from orchestration.backfill import backfill, reload_definitions, steps
 
         reload_definitions(self._settings)
-        with quiet(self._settings.home / "logs" / "backfill.log"):
-            report = backfill(self._settings, to_ms, train=train)
-        for name, seconds in report.seconds.items():
-            self._seconds[f"asset {name}"] = round(self._seconds.get(f"asset {name}", 0) + seconds, 1)
+        with quiet(self._settings.home / "logs" / "backfill.log"), self._step(name, total=steps(self._settings, train)) as advance:
+            report = backfill(
+                self._settings, to_ms, train=train,
+                on_asset=lambda asset, seconds: advance(int(seconds is not None), f"{name}: {asset}"),
+            )  # fmt: skip
+        for asset, seconds in report.seconds.items():
+            self._seconds[f"asset {asset}"] = round(self._seconds.get(f"asset {asset}", 0) + seconds, 1)
         return report
 
     def _await_champion(self) -> None:

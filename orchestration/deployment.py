@@ -1,5 +1,7 @@
 """What every definition shares: the settings of the deployment, its daily partitions, and the Spark session of a run."""
 
+import warnings
+
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 
@@ -7,6 +9,9 @@ from features.definitions import user_events, user_features
 from infra.settings import Settings
 from infra.spark import spark_properties
 from orchestration.first_day import first_day
+
+# Single-run backfills are in beta; the versions are pinned, and nobody who runs a backfill can do anything about it.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 SETTINGS = Settings.load()
 SOURCE = user_events

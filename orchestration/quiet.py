@@ -1,33 +1,29 @@
-"""Keeps the libraries' own talk (Dagster's events, MLflow's links, Spark's warnings) out of the terminal and in a log."""
+"""Keeps the talk of libraries (Dagster's events, MLflow's links, Spark's warnings) out of the terminal and in a log."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import TextIO
 
 
 @contextmanager
-def quiet(log: Path) -> Iterator[None]:
-    """Sends file descriptors 1 and 2 to `log`; `sys.stdout` and `sys.stderr` go on to where they went."""
+def quiet(log: Path) -> Iterator[TextIO]:
+    """Sends all that this process and its children print to `log`; gives the terminal, for what is meant for people."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    own = sys.stdout, sys.stderr
-    with log.open("ab") as target, os.fdopen(os.dup(1), "w") as out, os.fdopen(os.dup(2), "w") as err:
+    with log.open("a", buffering=1) as target, os.fdopen(os.dup(2), "w", buffering=1) as terminal:
         try:
             os.dup2(target.fileno(), 1)
             os.dup2(target.fileno(), 2)
-            sys.stdout, sys.stderr = out, err
-            yield
+            with redirect_stdout(target), redirect_stderr(target):
+                yield terminal
         finally:
-            out.flush()
-            err.flush()
-            sys.stdout, sys.stderr = own
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
-            for descriptor in saved:
-                os.close(descriptor)
+            for descriptor, copy in enumerate(saved, start=1):
+                os.dup2(copy, descriptor)
+                os.close(copy)

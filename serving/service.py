@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import sys
 import time
 
 import bentoml
@@ -35,6 +36,9 @@ class Braid:
     """Answers from the online store and the registry's champion. Holds no state of its own but decoded values."""
 
     def __init__(self) -> None:
+        # The thread that asks the registry computes for some milliseconds at each poll; by default it would hold up a request that
+        # comes back from the store for 5 ms at a time.
+        sys.setswitchinterval(0.000_2)
         settings = Settings.load()
         self._metrics = Metrics()
         self._store = OnlineStore(settings)

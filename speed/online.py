@@ -37,9 +37,9 @@ def start_online(spark: SparkSession, settings: Settings, group: FeatureGroup) -
     return online_writer(spark, settings, group).queryName(name).option("checkpointLocation", checkpoint).start()
 
 
-def online_writer(spark: SparkSession, settings: Settings, group: FeatureGroup) -> DataStreamWriter:
-    """The query of a group, to be started."""
-    frame = tiles(settings, group, tile_events(spark, settings, group))
+def online_writer(spark: SparkSession, settings: Settings, group: FeatureGroup, at_most: int | None = None) -> DataStreamWriter:
+    """The query of a group, to be started; `at_most` as in `speed.stream.messages`."""
+    frame = tiles(settings, group, tile_events(spark, settings, group, at_most))
     return frame.mapInArrow(partial(write_tiles, settings, group), "tiles BIGINT").writeStream.outputMode("update").format("noop")
 
 

@@ -20,17 +20,18 @@ ARRIVAL_MS = "least(unix_millis(timestamp), unix_millis(current_timestamp()))"
 _ARRIVAL_ORDER = "shiftleft(CAST(partition AS BIGINT), 48) + offset"
 
 
-def messages(spark: SparkSession, settings: Settings, source: EventSource) -> DataFrame:
+def messages(spark: SparkSession, settings: Settings, source: EventSource, at_most: int | None = None) -> DataFrame:
     """The messages of the source's topic as a stream: key, value, partition, offset, arrival_ms.
 
     A first run begins at the earliest message. Where retention has deleted messages before they were read, the stream goes on
-    with the next one; `speed.progress` reports how many there were.
+    with the next one. `at_most` bounds a micro-batch, where the partitions are known to go along together: for measurements.
     """
     options = {
         "kafka.bootstrap.servers": settings.kafka_bootstrap,
         "subscribe": source.topic,
         "startingOffsets": "earliest",
         "failOnDataLoss": "false",
+        **({"maxOffsetsPerTrigger": str(at_most)} if at_most else {}),
     }
     stream = spark.readStream.format("kafka").options(**options).load()
     return stream.selectExpr("key", "value", "partition", "offset", f"{ARRIVAL_MS} AS arrival_ms")
@@ -64,7 +65,7 @@ def judged(settings: Settings, frame: DataFrame, source: EventSource, *keep: str
     )
 
 
-def tile_events(spark: SparkSession, settings: Settings, group: FeatureGroup) -> DataFrame:
+def tile_events(spark: SparkSession, settings: Settings, group: FeatureGroup, at_most: int | None = None) -> DataFrame:
     """The events of a group as a stream, in the few columns that a tile needs.
 
     Returns:
@@ -72,7 +73,7 @@ def tile_events(spark: SparkSession, settings: Settings, group: FeatureGroup) ->
         ts_ms, and input_0 … input_k as the declaration's inputs give them.
     """
     source = group.source
-    typed = judged(settings, messages(spark, settings, source), source, "partition", "offset")
+    typed = judged(settings, messages(spark, settings, source, at_most), source, "partition", "offset")
     inputs = [f"{one.sql} AS input_{index}" for index, one in enumerate(group.inputs)]
     event = f"xxhash64(`{source.event_id}`) AS id, {_ARRIVAL_ORDER} AS arrival, ts_ms, {', '.join(inputs)}"
     return typed.where(f"_reason IS NULL AND `{group.entity}` IS NOT NULL").selectExpr(

@@ -4,11 +4,13 @@ import time
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
+from delta.tables import DeltaTable
 
 from batch.events import ingest_archive
 from batch.publish import publish_view
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, default_batch_end_ms, view_table
+from infra.errors import NotReadyError
 from orchestration.assets.speed import raw_events
 from orchestration.catch_up import wait_for_archive
 from orchestration.deployment import GROUP, OWNERS, SETTINGS, SOURCE, days, one_run
@@ -36,6 +38,8 @@ def events(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.
     """Every event once, typed, by day: what was loaded from files, and what the stream has archived, late events included."""
     waited = wait_for_archive(SETTINGS, SOURCE)
     report = ingest_archive(spark.spark_session, SETTINGS, SOURCE)
+    if not DeltaTable.isDeltaTable(spark.spark_session, SETTINGS.table(SOURCE.table)):
+        raise NotReadyError("There are no events yet.", "Load a file by `braid load FILE` or stream some by `braid replay FILE`.")
     first, last = first_and_last_day(context)
     table = spark.spark_session.read.format("delta").load(SETTINGS.table(SOURCE.table))
     rows = table.where(f"day BETWEEN DATE'{first}' AND DATE'{last}'").count()

@@ -72,10 +72,11 @@ def consistency(
     from features.definitions import user_features
     from orchestration.known_events import export_known_events
     from orchestration.proof import prove, sample_ids
+    from orchestration.quiet import quiet
 
     settings = settings_of(context, home)
     q_ms = instant_ms(at or "now")
-    with export_known_events(settings, user_features.source) as events:
+    with quiet(settings.home / "logs" / "consistency.log"), export_known_events(settings, user_features.source) as events:
         report = prove(settings, user_features, events, sample_ids(user_features, events, sample), q_ms)
     if as_json:
         print_json({**vars(report), "cells_different": report.cells_different})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import re
+import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
@@ -47,14 +49,28 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except (BraidError, DeclarationError) as error:
-            if kwargs.get("as_json"):
-                print(json.dumps({"error": error.cause, "cure": error.cure}))
-            typer.echo(f"braid: {error}", err=True)
-            raise typer.Exit(1) from None
+            cause, cure = error.cause, error.cure
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:  # noqa: BLE001 (what nobody foresaw is told in a sentence, too; a log has its trace)
+            log = _kept(error)
+            first = str(error).strip().split("\n", 1)[0]
+            cause, cure = f"{type(error).__name__}: {first}.", f"The whole of it is in {log}; `braid doctor` may know more."
+        if kwargs.get("as_json"):
+            print(json.dumps({"error": cause, "cure": cure}))
+        typer.echo(f"braid: {cause} {cure}", err=True)
+        raise typer.Exit(1)
 
     return run
+
+
+def _kept(error: Exception) -> Path:
+    """Writes an error with its traceback to a log of its own."""
+    with tempfile.NamedTemporaryFile("w", prefix="braid-", suffix=".log", delete=False) as log:
+        traceback.print_exception(error, file=log)
+    return Path(log.name)
 
 
 def print_json(value: Any) -> None:

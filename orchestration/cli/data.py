@@ -36,12 +36,13 @@ def load(
         pass  # a file that cannot be used is refused before Spark starts
     from batch.load import load_events
     from infra.spark import spark_session
+    from orchestration.backfill import reload_definitions
+    from orchestration.quiet import quiet
 
     note(f"Loading {file} …")
-    report = load_events(
-        spark_session(settings, "braid load", settings.batch_memory), settings, user_events, file, columns, time_zone
-    )
-    from orchestration.backfill import reload_definitions
+    with quiet(settings.home / "logs" / "load.log"):
+        spark = spark_session(settings, "braid load", settings.batch_memory)
+        report = load_events(spark, settings, user_events, file, columns, time_zone)
 
     reload_definitions(settings)
     if as_json:
@@ -66,13 +67,17 @@ def replay(
 
     from batch.files import open_events
     from features.definitions import user_events
+    from orchestration.running import require
     from speed.replay import replay as send
     from speed.visible import wait_visible
 
-    settings = settings_of(context, home)
+    settings, columns = settings_of(context, home), mapping_of(mapping)
+    with open_events(file, user_events, columns, time_zone):
+        pass  # a file that cannot be used is told before services are asked for
+    require(settings, "kafka", *(["valkey", "speed"] if wait else []))
     with (
         Progress(console=Console(stderr=True), transient=True) as bar,
-        open_events(file, user_events, mapping_of(mapping), time_zone) as opened,
+        open_events(file, user_events, columns, time_zone) as opened,
     ):
         task = bar.add_task("sending", total=None)
         report = send(
@@ -111,8 +116,11 @@ def backfill(
     from orchestration.quiet import quiet
     from serving.contract import rfc3339
 
-    with quiet(settings.home / "logs" / "backfill.log"):
-        report = run(settings, to_ms, first_day, train, on_asset=lambda name, seconds: note(f"{name}: {seconds:.1f} s"))
+    with quiet(settings.home / "logs" / "backfill.log") as terminal:
+        report = run(
+            settings, to_ms, first_day, train,
+            on_asset=lambda name, seconds: seconds and print(f"{name}: {seconds:.1f} s", file=terminal, flush=True),
+        )  # fmt: skip
     if as_json:
         print_json({**asdict(report), "batch_end": rfc3339(report.batch_end_ms)})
         return

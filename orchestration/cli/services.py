@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -22,22 +24,21 @@ def up(
 ) -> None:
     """Start the services that do not run, and stay until Ctrl-C, which ends them."""
     from infra import services
+    from orchestration.running import until_ended
     from orchestration.topics import topics
 
     settings = settings_of(context, home)
-    services.up(settings, topics(), on_progress=lambda name, step: note(f"{name}: {step}"))
-    if as_json:
-        print_json(_status(settings))
-    else:
-        _print_status(settings)
-    if detach:
-        return
-    note("Ctrl-C ends the services.")
-    try:
-        while True:
-            time.sleep(3_600)
-    except KeyboardInterrupt:
-        services.down(settings)
+    with nullcontext() if detach else until_ended(settings):
+        services.up(settings, topics(), on_progress=lambda name, step: note(f"{name}: {step}"))
+        if as_json:
+            print_json(_status(settings))
+        else:
+            _print_status(settings)
+        if not detach:
+            note("Ctrl-C ends the services.")
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+            note("Ending the services …")
 
 
 def down(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
@@ -91,7 +92,7 @@ def _status(settings: Any) -> dict[str, Any]:
         "healthy": all(one["healthy"] for one in services.values()),
         "urls": {"dagster": settings.dagster_url, "serving": settings.serving_url, "mlflow": settings.mlflow_tracking_uri,
                  "kafka": settings.kafka_bootstrap, "redis": settings.redis_url},
-        "services": services, "groups": {}, "speed": {}, "lag": None, "batch_end": None,
+        "services": services, "groups": {}, "speed": {}, "lag": None, "speed_silent_seconds": None, "batch_end": None,
     }  # fmt: skip
     try:
         client = store(settings)
@@ -110,7 +111,9 @@ def _status(settings: Any) -> dict[str, Any]:
                 "age_seconds": (now_ms - max(seen)) / 1_000 if seen else None,
             }
         found["speed"] = progress
-        found["lag"] = progress.get("online", {}).get("lag")
+        online = progress.get("online", {})
+        found["lag"] = online.get("lag")
+        found["speed_silent_seconds"] = (now_ms - online["written_at_ms"]) / 1_000 if online else None
         found["batch_end"] = next(iter(found["groups"].values()))["batch_end"]
     except redis.RedisError:
         pass  # the services say so
