@@ -46,7 +46,9 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         "spark.driver.extraJavaOptions": " ".join(
             (
                 # as a URI, since Log4j takes a comma in a path for two files
-                _quoted(f"-Dlog4j2.configurationFile={log4j.as_uri()}"), _quoted(f"-Dderby.system.home={scratch}"), "-XX:+UseG1GC",
+                _quoted(f"-Dlog4j2.configurationFile={log4j.as_uri()}"),
+                _quoted(f"-Dderby.system.home={scratch}"),
+                "-XX:+UseG1GC",
             )
         ),
         "spark.ui.enabled": "false",

@@ -90,7 +90,10 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
     suite = context.suites.add(gx.ExpectationSuite(name, expectations=[counted, *expectations]))
     definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
     checkpoint = gx.Checkpoint(
-        name=name, validation_definitions=[definition], result_format="BASIC", actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")]
+        name=name,
+        validation_definitions=[definition],
+        result_format="BASIC",
+        actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")],
     )
     frame = frame.persist()
     try:
