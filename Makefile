@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check lock clean
+.PHONY: help setup demo test lint check audit lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,12 +17,16 @@ demo: setup ## Start everything on a year of purchases, prove it, and stay up un
 test: setup ## Run the tests, on real embedded services.
 	@$(BIN)/python -m pytest tests
 
-lint: setup ## Check style, format and types.
+lint: setup ## Check style, format, types, and for what is unsafe.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy features serving infra
+	$(BIN)/bandit -q -c pyproject.toml -r features speed batch serving orchestration infra
 
 check: lint test ## Lint and test: what CI runs.
+
+audit: setup ## Look up each locked package's known vulnerabilities; needs the index's advisories.
+	$(BIN)/pip-audit -r requirements.lock --disable-pip
 
 lock: setup ## Resolve pyproject.toml into requirements.lock anew.
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

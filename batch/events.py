@@ -1,35 +1,65 @@
 """The `events` table: every event once, typed, by day.
 
 Reads typed rows of a load, or the stream's raw archive; writes the Delta table of the source, partitioned by the UTC day of the
-event. Duplicates fall by event id: the first to arrive stays, in a batch and against the table. Writing twice adds nothing.
+event. Duplicates fall by event id: the first to arrive stays, in a batch and against the table. Writing twice adds nothing, nor
+do two that write at once. What an ingest costs depends on what was archived since the last one: how far that was is committed
+with its events, so that neither a crash nor a table made anew can part them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from batch.tables import create_table, partitions_of, retry_conflicts, table_state
 from features.sources import CORRUPT, EventSource
+from infra.errors import NotReadyError
 from infra.settings import Settings
 
 ARCHIVE = "raw_events"
+#: Two that merge at once see each other, and a deleted row leaves its file, whose name then changes with its content.
+_PROPERTIES = {"delta.isolationLevel": "Serializable", "delta.enableDeletionVectors": "false"}
+#: As long as the archive's log, which is Delta's own default, so that its change feed finds the files that it names.
+_KEPT_HOURS = 30 * 24
+_FITS = "_reason IS NULL"
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What came out of the archive: rows read, events added, and the days (UTC) that have new events."""
+    """What came out of the archive: messages read, events added, and the days (UTC) of those read, whether added or known."""
 
     read: int
     added: int
     days: tuple[date, ...]
 
 
-def append_events(spark: SparkSession, settings: Settings, source: EventSource, rows: DataFrame) -> tuple[int, tuple[date, ...]]:
+@dataclass(frozen=True)
+class NewMessages:
+    """What the archive holds of a source and `events` does not yet.
+
+    Attributes:
+        rows: Columns of the archive.
+        archive: Which one: a table made anew is another.
+        until: The commit of the archive up to which they go.
+    """
+
+    rows: DataFrame
+    archive: str
+    until: int
+
+
+def append_events(
+    spark: SparkSession, settings: Settings, source: EventSource, rows: DataFrame, taken: NewMessages | None = None
+) -> tuple[int, tuple[date, ...]]:
     """Adds the events that the table does not have.
+
+    Copies of an event fall where their times lie at most `settings.deduplication_days` apart, as those of exact copies do.
 
     Args:
         spark: The session.
@@ -37,96 +67,130 @@ def append_events(spark: SparkSession, settings: Settings, source: EventSource, 
         source: Whose events.
         rows: The source's typed columns, `ts_ms`, `arrival_ms`, `origin`, `kafka_partition`, `kafka_offset` (null for a load) and
             `_order`: among rows that arrived together, the lower came first.
+        taken: What of the archive is done with this commit.
 
     Returns:
-        How many were added, and the days that they touch.
+        How many were added, and the days of the rows.
     """
-    path = settings.table(source.table)
-    first = Window.partitionBy(source.event_id).orderBy("arrival_ms", "kafka_partition", "_order")
-    fresh = rows.withColumn("_rank", F.row_number().over(first)).where("_rank = 1").drop("_rank", "_order")
-    exists = DeltaTable.isDeltaTable(spark, path)
-    if exists:
-        fresh = fresh.join(spark.read.format("delta").load(path).select(source.event_id), source.event_id, "left_anti")
-    fresh = fresh.withColumn("day", F.to_date(F.timestamp_millis("ts_ms")))
-    before = _version(spark, path) if exists else -1
-    columns = [
-        *(column.name for column in source.columns),
-        "ts_ms",
-        "arrival_ms",
-        "origin",
-        "kafka_partition",
-        "kafka_offset",
-        "day",
-    ]
-    fresh.select(*columns).repartition("day").write.format("delta").mode("append").partitionBy("day").save(path)
-    return _added_since(spark, path, before)
+    path, key = settings.table(source.table), source.event_id
+    first = Window.partitionBy(key).orderBy("arrival_ms", "kafka_partition", "_order")
+    rows = rows.withColumn("day", F.to_date(F.timestamp_millis("ts_ms")))
+    names = [column.name for column in source.columns]
+    names += ["ts_ms", "arrival_ms", "origin", "kafka_partition", "kafka_offset", "day"]
+    fresh = rows.withColumn("_rank", F.row_number().over(first)).where("_rank = 1").select(names)
+    days = sorted(row["day"] for row in rows.select("day").distinct().collect())
+    # The events that could be copies lie in the days around, and no other day is read.
+    span = settings.deduplication_days
+    around = " OR ".join(f"t.day BETWEEN DATE'{a}' AND DATE'{b}'" for a, b in _spans(days, timedelta(span))) or "false"
+    same = f"t.`{key}` = s.`{key}` AND abs(datediff(t.day, s.day)) <= {span} AND ({around})"
+
+    def merge() -> int:
+        create_table(spark, path, fresh.schema, ["day"], _PROPERTIES)
+        session = spark
+        if taken:
+            session = spark.newSession()
+            session.conf.set("spark.databricks.delta.write.txnAppId", taken.archive)
+            session.conf.set("spark.databricks.delta.write.txnVersion", str(taken.until))
+        target = DeltaTable.forPath(session, path).alias("t")
+        done = target.merge(fresh.alias("s"), same).whenNotMatchedInsertAll().execute().first()
+        return int(done["num_inserted_rows"]) if done else 0  # none: another ingest has committed as much
+
+    return retry_conflicts(merge), tuple(days)
+
+
+def no_events() -> NotReadyError:
+    """The error of who needs events before there are any."""
+    return NotReadyError("There are no events yet.", "Load a file by `braid load FILE` or stream some by `braid replay FILE`.")
+
+
+def require_events(spark: SparkSession, settings: Settings, source: EventSource) -> None:
+    """Makes sure that the table is there.
+
+    Raises:
+        NotReadyError: There are no events.
+    """
+    if not DeltaTable.isDeltaTable(spark, settings.table(source.table)):
+        raise no_events()
 
 
 def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource) -> IngestReport:
     """Takes what the stream has archived since the last time into `events`: also what came too late for the speed layer.
 
-    Misfits are passed over here: the speed layer has put them on the dead-letter topic.
+    Misfits are passed over here: the speed layer has put them on the dead-letter topic. Afterwards the archive's many small files
+    of past days are made few.
     """
-    raw = _new_messages(spark, settings, source)
-    if raw is None:
+    new = _new_messages(spark, settings, source)
+    if new is None:
         return IngestReport(0, 0, ())
-    # Before the append, after which they would be no longer new.
-    read = raw.count()
-    added, days = append_events(spark, settings, source, _fitting(raw, settings, source))
+    judged = _judged(new.rows, settings, source).persist()  # read and parsed once
+    try:
+        read = judged.count()
+        if not read and not table_state(spark, settings.table(source.table)):
+            return IngestReport(0, 0, ())  # a table without an event would look like one that has some
+        added, days = append_events(spark, settings, source, judged.where(_FITS), new)
+    finally:
+        judged.unpersist()
+    compact_archive(spark, settings)
     return IngestReport(read, added, days)
 
 
 def read_archive(spark: SparkSession, settings: Settings, source: EventSource) -> DataFrame | None:
-    """The archive's events that fit and are not ingested yet, typed; None where there is no archive."""
-    raw = _new_messages(spark, settings, source)
-    return None if raw is None else _fitting(raw, settings, source)
+    """The archive's events that fit and are not ingested yet, typed; None where there are none."""
+    new = _new_messages(spark, settings, source)
+    return None if new is None else _judged(new.rows, settings, source).where(_FITS)
 
 
-def _new_messages(spark: SparkSession, settings: Settings, source: EventSource) -> DataFrame | None:
-    archive, path = settings.table(ARCHIVE), settings.table(source.table)
-    if not DeltaTable.isDeltaTable(spark, archive):
+def compact_archive(spark: SparkSession, settings: Settings) -> int:
+    """Joins the archive's files of each day that is over, by the arrival of its messages; gives the number of the days."""
+    path = settings.table(ARCHIVE)
+    state = table_state(spark, path)
+    files = partitions_of(state.read(spark)) if state else {}
+    over = sorted(files)[:-1]
+    days = [day for (day,) in over if len(files[day,]) > 1]
+    if days:
+        chosen = ", ".join(f"DATE'{day}'" for day in days)
+        table = DeltaTable.forPath(spark, path)
+        retry_conflicts(lambda: table.optimize().where(f"arrival_day IN ({chosen})").executeCompaction())
+        table.vacuum(_KEPT_HOURS)
+    return len(days)
+
+
+def _new_messages(spark: SparkSession, settings: Settings, source: EventSource) -> NewMessages | None:
+    archive, events = table_state(spark, settings.table(ARCHIVE)), table_state(spark, settings.table(source.table))
+    done = events.transactions.get(archive.id, -1) if archive and events else -1
+    if archive is None or archive.version <= done:
         return None
-    raw = spark.read.format("delta").load(archive)
-    if not DeltaTable.isDeltaTable(spark, path):
-        return raw
-    done = (
-        spark.read.format("delta").load(path).where("origin = 'stream'").groupBy("kafka_partition")
-        .agg(F.max("kafka_offset").alias("done_offset"), F.max("arrival_ms").alias("done_ms"))
-    )  # fmt: skip
-    # A topic made anew counts its offsets from 0 again; its messages arrived later, or in the same millisecond. Those that are
-    # read twice thereby fall as duplicates.
-    new = "done_offset IS NULL OR offset > done_offset OR arrival_ms >= done_ms"
-    return raw.join(F.broadcast(done), raw.partition == done.kafka_partition, "left").where(new)
+    rows = archive.read(spark)
+    if done >= 0:
+        changes = spark.read.format("delta").option("readChangeFeed", "true")
+        try:
+            # What was appended since, not what only moved from many files to one.
+            rows = changes.option("startingVersion", done + 1).option("endingVersion", archive.version).load(archive.path)
+        except (AnalysisException, Py4JJavaError):
+            # The log does not go back so far: all is read, and what is known falls by its id.
+            pass
+    return NewMessages(rows.where(F.col("topic") == source.topic), archive.id, archive.version)
 
 
-def _fitting(raw: DataFrame, settings: Settings, source: EventSource) -> DataFrame:
-    """The messages that fit the contract, as `append_events` takes them."""
+def _spans(days: list[date], around: timedelta) -> list[tuple[date, date]]:
+    """The days and those around them, as few spans."""
+    spans: list[tuple[date, date]] = []
+    for day in days:
+        begin = spans.pop()[0] if spans and day - around <= spans[-1][1] else day - around
+        spans.append((begin, day + around))
+    return spans
+
+
+def _judged(raw: DataFrame, settings: Settings, source: EventSource) -> DataFrame:
+    """The messages as `append_events` takes them, and why one does not fit: `_reason`."""
     event = F.from_json(F.col("value").cast("string"), source.json_schema_sql(), {"columnNameOfCorruptRecord": CORRUPT})
     parsed = raw.select("partition", "offset", "arrival_ms", event.alias("e")).select("partition", "offset", "arrival_ms", "e.*")
-    good = parsed.where(F.expr(source.reason_sql("arrival_ms", settings.future_seconds * 1_000, corrupt=True)).isNull())
-    return good.selectExpr(
+    return parsed.selectExpr(
         *source.typed_select_sql(),
         "arrival_ms",
         "'stream' AS origin",
         "partition AS kafka_partition",
         "offset AS kafka_offset",
         "offset AS _order",
+        f"{source.reason_sql('arrival_ms', settings.future_seconds * 1_000, corrupt=True)} AS _reason",
     )
-
-
-def _version(spark: SparkSession, path: str) -> int:
-    return int(DeltaTable.forPath(spark, path).history(1).first()["version"])  # type: ignore[index]
-
-
-def _added_since(spark: SparkSession, path: str, version: int) -> tuple[int, tuple[date, ...]]:
-    """Rows and days that one append since `version` has brought, from the table's own log."""
-    latest = DeltaTable.forPath(spark, path).history(1).first()
-    assert latest is not None
-    if latest["version"] == version:
-        return 0, ()
-    added = int(latest["operationMetrics"].get("numOutputRows", 0))
-    if not added:
-        return 0, ()
-    log = spark.read.json(f"{path}/_delta_log/{latest['version']:020d}.json").where("add IS NOT NULL")
-    days = tuple(sorted({date.fromisoformat(row["day"]) for row in log.select("add.partitionValues.day").distinct().collect()}))
-    return added, days

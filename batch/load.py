@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import time
@@ -12,11 +13,12 @@ from datetime import date
 from pathlib import Path
 
 from delta.tables import DeltaTable
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.events import append_events
 from batch.files import open_events
+from batch.tables import create_table, retry_conflicts
 from features.sources import EventSource
 from infra.settings import Settings
 
@@ -27,7 +29,7 @@ QUARANTINE = "quarantine"
 class LoadReport:
     """What became of a file's rows: read = loaded + duplicates + quarantined.
 
-    `reasons` counts the quarantined rows by reason; `first_day` and `last_day` are those of the loaded events.
+    `reasons` counts the quarantined rows by reason; `first_day` and `last_day` are those of the rows that fit, where any is new.
     """
 
     read: int
@@ -82,12 +84,7 @@ def load_events(
                 F.lit(str(path)).alias("file"), F.col("_row").alias("row"), F.col("_reason").alias("reason"),
                 F.coalesce("_line", F.to_json(columns)).alias("content"), F.current_timestamp().alias("loaded_at"),
             )  # fmt: skip
-            quarantine = settings.table(QUARANTINE)
-            if DeltaTable.isDeltaTable(spark, quarantine):
-                # Not by reason, in which an event from the future says by how much, which is less each time.
-                known = spark.read.format("delta").load(quarantine).select("file", "row", "content")
-                kept = kept.join(known, ["file", "row", "content"], "left_anti").select(kept.columns)
-            kept.write.format("delta").mode("append").save(quarantine)
+            retry_conflicts(lambda: _quarantine(spark, settings.table(QUARANTINE), kept))
         good = judged.where("_reason IS NULL").selectExpr(
             *source.typed_select_sql(), f"{now_ms}L AS arrival_ms", "'load' AS origin", "CAST(NULL AS INT) AS kafka_partition",
             "CAST(NULL AS BIGINT) AS kafka_offset", "_row AS _order",
@@ -98,12 +95,24 @@ def load_events(
     if days:
         remember_first_day(settings, days[0])
     return LoadReport(
-        read, loaded, read - quarantined - loaded, quarantined, reasons, days[0] if days else None, days[-1] if days else None
+        read, loaded, read - quarantined - loaded, quarantined, reasons, days[0] if loaded else None, days[-1] if loaded else None
     )
+
+
+def _quarantine(spark: SparkSession, path: str, rows: DataFrame) -> None:
+    """Adds the rows that are not there."""
+    create_table(spark, path, rows.schema)
+    # Not by reason, in which an event from the future says by how much, which is less each time.
+    same = "t.file = s.file AND t.row = s.row AND t.content = s.content"
+    DeltaTable.forPath(spark, path).alias("t").merge(rows.alias("s"), same).whenNotMatchedInsertAll().execute()
 
 
 def remember_first_day(settings: Settings, day: date) -> None:
     """Keeps the earliest day that was seen: where Dagster's daily partitions begin."""
     path = settings.home / "first_day.json"
-    known = date.fromisoformat(json.loads(path.read_text())) if path.exists() else day
-    path.write_text(json.dumps(min(known, day).isoformat()))
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two loads at once: the earlier day of both
+        known = date.fromisoformat(json.loads(path.read_text())) if path.exists() else day
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(min(known, day).isoformat()))
+        part.replace(path)

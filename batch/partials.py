@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,24 +12,36 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
-from features.aggregations import Aggregation, Partial, Series
+from features.aggregations import Partial, Series
 from features.declaration import FeatureGroup
+from features.windows import DAY_MS
 
 #: Rows that one Python worker folds at once; more are spread over more partitions.
 ROWS_PER_PARTITION = 2_000_000
 
 
 def with_inputs(events: DataFrame, group: FeatureGroup) -> DataFrame:
-    """What the events contribute: `entity`, `ts_ms` and one nullable int64 `input_{i}` per input of the group."""
-    inputs = [f"CAST({one.sql} AS BIGINT) AS input_{index}" for index, one in enumerate(group.inputs)]
-    return events.where(F.col(group.entity).isNotNull()).selectExpr(f"`{group.entity}` AS entity", "ts_ms", *inputs)
+    """What the events contribute: `entity`, `ts_ms` and one nullable `input_{i}`, BIGINT or STRING, per input of the group."""
+    inputs = [f"CAST({one.sql} AS {one.sql_type}) AS input_{index}" for index, one in enumerate(group.inputs)]
+    return events.where(group.has_entity_sql).selectExpr(f"`{group.entity}` AS entity", "ts_ms", *inputs)
 
 
 def by_entity(rows: DataFrame, count: int, *order: str) -> DataFrame:
-    """All rows of an entity in one partition, sorted by entity and `order`."""
+    """All rows of an entity in one partition, sorted by entity and `order`; unsorted without an order."""
     parallelism = rows.sparkSession.sparkContext.defaultParallelism
     partitions = max(parallelism, -(-count // ROWS_PER_PARTITION))
-    return rows.repartition(partitions, "entity").sortWithinPartitions("entity", *order)
+    spread = rows.repartition(partitions, "entity")
+    return spread.sortWithinPartitions("entity", *order) if order else spread
+
+
+def by_day(rows: DataFrame, count: int, days: int, *order: str) -> DataFrame:
+    """All rows of an entity and a day (UTC, of `ts_ms`) in one partition, sorted by entity and `order`; a day in as few as it fits."""
+    parallelism = rows.sparkSession.sparkContext.defaultParallelism
+    # Twice as many as would do, since days fall on partitions by chance.
+    partitions = max(parallelism, -(-2 * count // ROWS_PER_PARTITION))
+    shares = -(-partitions // days)
+    day, share = F.expr(f"ts_ms - pmod(ts_ms, {DAY_MS})"), F.expr(f"pmod(xxhash64(entity), {shares})")
+    return rows.repartition(partitions, day, share).sortWithinPartitions("entity", *order)
 
 
 def arrow_schema(schema: StructType) -> pa.Schema:
@@ -47,10 +59,9 @@ def series_of(table: pa.Table, group: FeatureGroup) -> list[Series]:
     """The inputs of sorted events as the algebra's series."""
     ts_ms = numpy_of(table.column("ts_ms"))
     result = []
-    for index in range(len(group.inputs)):
+    for index, one in enumerate(group.inputs):
         column = table.column(f"input_{index}")
-        valid = np.asarray(column.is_valid().combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
-        result.append(Series(ts_ms, numpy_of(column.fill_null(0)), valid))
+        result.append(Series(ts_ms, numpy_of(column.fill_null("" if one.text else 0)), numpy_of(column.is_valid())))
     return result
 
 
@@ -60,22 +71,19 @@ def numpy_of(column: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, Any]:
     return array.to_numpy(zero_copy_only=False)
 
 
-def partials_to_arrow(partials: Sequence[Partial], kind: pa.DataType) -> pa.Array:
-    """A column of partials; pairs become structs."""
+def partials_from_arrow(column: pa.ChunkedArray | pa.Array) -> list[Partial]:
+    """The partials of a column; structs become tuples, as they were before `pa.array` took them."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    kind, valid = array.type, array.is_valid().to_pylist()
     if pa.types.is_struct(kind):
-        names = [field.name for field in kind]
-        partials = [None if pair is None else dict(zip(names, pair, strict=True)) for pair in partials]
-    return pa.array(partials, type=kind)
-
-
-def partials_from_arrow(column: pa.ChunkedArray) -> list[Partial]:
-    """The partials of a column; structs become pairs."""
-    if pa.types.is_struct(column.type):
-        return [None if pair is None else tuple(pair.values()) for pair in column.to_pylist()]
-    return column.to_pylist()
+        rows = zip(*(array.field(i).to_pylist() for i in range(kind.num_fields)), strict=True)
+        return [row if there else None for row, there in zip(rows, valid, strict=True)]
+    if pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+        pairs, offsets = partials_from_arrow(array.values), array.offsets.to_pylist()
+        return [pairs[a:b] if there else None for a, b, there in zip(offsets, offsets[1:], valid, strict=False)]
+    return array.to_pylist()
 
 
 def partial_columns_sql(group: FeatureGroup) -> str:
     """The columns of a group's partials as a schema string."""
-    aggregations: list[tuple[str, Aggregation]] = [(feature.name, feature.aggregation) for feature in group.features]
-    return ", ".join(f"`{name}` {aggregation.sql_type}" for name, aggregation in aggregations)
+    return ", ".join(f"`{name}` {group.partial_sql_type(index)}" for index, name in enumerate(group.feature_names))

@@ -1,7 +1,8 @@
 """Publishing: the batch view into the online store.
 
 Each entity's value is replaced in one command and carries its own batch_end, so that a reader sees the old cut or the new one,
-never a mixture, while this runs.
+never a mixture, while this runs. A new version of the declaration is written beside the one before, and read from the moment when all
+of it is there; what is older than both goes.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
-from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from batch.view import view_table
+from batch.view import read_view
 from features.declaration import FeatureGroup
-from features.packed import BATCH_FIELD, TILE_PREFIX
+from features.declaration.versions import group_text
+from features.packed import FORMAT, batch_field, tile_prefix
 from infra.errors import NotReadyError
 from infra.redis import meta_key, store
 from infra.settings import Settings
@@ -42,20 +44,16 @@ def publish_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -
         NotReadyError: There is no view of this version, or the store has a newer one.
     """
     started = time.monotonic()
-    path = settings.table(view_table(group))
-    if not DeltaTable.isDeltaTable(spark, path):
-        raise NotReadyError(f"There is no batch view of {group.name}.", "Run `braid backfill`.")
-    view = spark.read.format("delta").load(path).where(F.col("fingerprint") == group.fingerprint)
-    summary = view.agg(F.count("*"), F.sum(F.length("packed")), F.max("batch_end_ms"), F.max("newest_event_ms")).first()
+    view, batch_end_ms = read_view(spark, settings, group)
+    summary = view.agg(F.count("*"), F.sum(F.length("packed")), F.max("newest_event_ms")).first()
     assert summary is not None
-    entities, size, batch_end_ms, newest_ms = summary
-    if not entities:
-        raise NotReadyError(f"The batch view of {group.name} is empty or of another declaration.", "Run `braid backfill`.")
+    entities, size, newest_ms = summary
     client = store(settings)
-    known = client.hmget(meta_key(group.name), "batch_end_ms", "fingerprint")
-    if known[0] and known[1] == group.fingerprint.encode() and int(known[0]) > batch_end_ms:
+    known_end, known_version = client.hmget(meta_key(group.name), "batch_end_ms", "fingerprint")
+    before = known_version.decode() if known_version else group.fingerprint
+    if known_end and before == group.fingerprint and int(known_end) > batch_end_ms:
         raise NotReadyError(
-            f"The online store has {group.name} as of {int(known[0])} ms, later than this view's {batch_end_ms} ms.",
+            f"The online store has {group.name} as of {int(known_end)} ms, later than this view's {batch_end_ms} ms.",
             "Backfill to a later time; going back would hide events.",
         )
 
@@ -64,32 +62,40 @@ def publish_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -
         for batch in batches:
             ids, values = batch.column("entity").to_pylist(), batch.column("packed").to_pylist()
             for start in range(0, len(ids), CHUNK):
-                _write_chunk(connection, group, batch_end_ms, ids[start : start + CHUNK], values[start : start + CHUNK])
+                _write_chunk(connection, group, before, batch_end_ms, ids[start : start + CHUNK], values[start : start + CHUNK])
             yield pa.RecordBatch.from_arrays([pa.array([len(ids)], pa.int64())], names=["written"])
 
     written = view.select("entity", "packed").mapInArrow(write, "written BIGINT").agg(F.sum("written")).first()
     assert written is not None
-    assert written[0] == entities
+    assert (written[0] or 0) == entities
     client.hset(
         meta_key(group.name),
         mapping={
-            "batch_end_ms": batch_end_ms, "fingerprint": group.fingerprint, "published_at_ms": int(time.time() * 1_000),
-            "newest_event_ms": newest_ms, "entities": entities,
+            "batch_end_ms": batch_end_ms, "fingerprint": group.fingerprint, "declaration": group_text(group), "format": FORMAT,
+            "published_at_ms": int(time.time() * 1_000), "newest_event_ms": newest_ms or "", "entities": entities,
         },
     )  # fmt: skip
-    return PublishReport(entities, size, batch_end_ms, time.monotonic() - started)
+    return PublishReport(entities, size or 0, batch_end_ms, time.monotonic() - started)
 
 
-def _write_chunk(connection: object, group: FeatureGroup, batch_end_ms: int, ids: list[int | str], values: list[bytes]) -> None:
+def _write_chunk(
+    connection: Any, group: FeatureGroup, before: str, batch_end_ms: int, ids: list[int | str], values: list[bytes]
+) -> None:
     keys = [group.key(one) for one in ids]
-    pipeline = connection.pipeline(transaction=False)  # type: ignore[attr-defined]
+    pipeline = connection.pipeline(transaction=False)
     for key, value in zip(keys, values, strict=True):
-        pipeline.hset(key, BATCH_FIELD, value)
+        pipeline.hset(key, batch_field(group.fingerprint), value)
         pipeline.hkeys(key)
     fields = pipeline.execute()[1::2]
+    mine, kept = tile_prefix(group.fingerprint), (batch_field(group.fingerprint), batch_field(before), tile_prefix(before))
+
+    def superfluous(name: bytes) -> bool:
+        if name.startswith(mine):
+            return int(name[len(mine) :]) + group.tile_ms <= batch_end_ms
+        return not name.startswith(kept)
+
     for key, names in zip(keys, fields, strict=True):
-        past = [name for name in names if name.startswith(TILE_PREFIX) and int(name[2:]) + group.tile_ms <= batch_end_ms]
-        if past:
+        if past := list(filter(superfluous, names)):
             pipeline.hdel(key, *past)
     if len(pipeline):
         pipeline.execute()

@@ -1,7 +1,8 @@
 """Tiles: the partials of each entity over each hop, by day. Reads `events`, writes `tiles_{group}_{version}`.
 
-A day is written whole (`replaceWhere`), so doing it again changes nothing, and a late event heals by doing its day again. The
-version of the declaration is in the table's name: tiles of another meaning are never read.
+A day is written whole (`replaceWhere`), so doing it again changes nothing, and a late event heals by doing its day again. What a
+day was folded from is the name of its partition: whether it still holds is in the log, whoever else writes and whatever crashes.
+The version of the declaration is in the table's name: tiles of another meaning are never read.
 """
 
 from __future__ import annotations
@@ -11,26 +12,28 @@ from dataclasses import dataclass
 from datetime import date
 
 import pyarrow as pa
-from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType, _parse_datatype_string
 
+from batch.events import no_events
 from batch.partials import (
     arrow_schema,
-    by_entity,
+    by_day,
     numpy_of,
     partial_columns_sql,
-    partials_to_arrow,
     series_of,
     whole_partition,
     with_inputs,
 )
+from batch.tables import TableState, create_table, digest, partitions_of, retry_conflicts, table_state
 from features.declaration import FeatureGroup
 from features.tiles import fold_ranges, runs
 from features.windows import floor_ms
-from infra.errors import NotReadyError
 from infra.settings import Settings
+
+#: A day's tiles, and what they are folded from.
+PARTITIONS = ("day", "folded_from")
 
 
 @dataclass(frozen=True)
@@ -53,26 +56,38 @@ def build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, da
     Raises:
         NotReadyError: There is no `events` table.
     """
-    events_path = settings.table(group.source.table)
-    if not DeltaTable.isDeltaTable(spark, events_path):
-        raise NotReadyError("There are no events yet.", "Load a file by `braid load FILE` or stream some by `braid replay FILE`.")
+    return retry_conflicts(lambda: _build_tiles(spark, settings, group, days))
+
+
+def _build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, days: Collection[date]) -> TilesReport:
+    state = table_state(spark, settings.table(group.source.table))
+    if state is None:
+        raise no_events()
     dates = ", ".join(f"DATE'{day}'" for day in sorted(days))
     chosen = f"day IN ({dates})"
-    events = spark.read.format("delta").load(events_path).where(chosen)
+    events = state.read(spark).where(chosen)
     count = events.count()
-    tiles = fold_events(events, group, count).withColumn("day", F.to_date(F.timestamp_millis("tile_start_ms")))
+    tiles = fold_events(events, group, count, len(days)).withColumn("day", F.to_date(F.timestamp_millis("tile_start_ms")))
+    of_day = spark.createDataFrame(sorted(_folded_from(events).items()), "day DATE, folded_from STRING")
+    tiles = tiles.join(F.broadcast(of_day), "day")
     path = settings.table(tiles_table(group))
-    writer = tiles.write.format("delta").mode("overwrite").partitionBy("day")
-    if DeltaTable.isDeltaTable(spark, path):
-        writer = writer.option("replaceWhere", chosen)
-    writer.save(path)
-    latest = DeltaTable.forPath(spark, path).history(1).first()
-    assert latest is not None
-    return TilesReport(count, int(latest["operationMetrics"].get("numOutputRows", 0)), len(days))
+    create_table(spark, path, tiles.schema, PARTITIONS)
+    observed = Observation()
+    tiles = tiles.observe(observed, F.count("*").alias("tiles"))
+    tiles.write.format("delta").mode("overwrite").option("replaceWhere", chosen).save(path)
+    return TilesReport(count, observed.get["tiles"], len(days))
 
 
-def fold_events(events: DataFrame, group: FeatureGroup, count: int) -> DataFrame:
-    """The tiles of some events: entity, tile_start_ms, first_ms, last_ms, events, and one column of partials per feature."""
+def fold_events(events: DataFrame, group: FeatureGroup, count: int, days: int = 1, step_ms: int | None = None) -> DataFrame:
+    """The tiles of some events: entity, tile_start_ms, first_ms, last_ms, events, and one column of partials per feature.
+
+    Args:
+        events: Rows of the `events` table.
+        group: The declaration.
+        count: About how many events.
+        days: Of how many days they are.
+        step_ms: The length of the tiles; by default the group's.
+    """
     inputs = with_inputs(events, group)
     entity_type = inputs.schema["entity"].dataType.simpleString()
     ddl = (
@@ -80,17 +95,20 @@ def fold_events(events: DataFrame, group: FeatureGroup, count: int) -> DataFrame
     )
     schema = _parse_datatype_string(ddl)
     assert isinstance(schema, StructType)
-    return by_entity(inputs, count, "ts_ms").mapInArrow(_tile_kernel(group, arrow_schema(schema)), schema)
+    kernel = _tile_kernel(group, step_ms or group.tile_ms, arrow_schema(schema))
+    return by_day(inputs, count, days, "ts_ms").mapInArrow(kernel, schema)
 
 
-def _tile_kernel(group: FeatureGroup, schema: pa.Schema) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _tile_kernel(
+    group: FeatureGroup, step_ms: int, schema: pa.Schema
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         table = whole_partition(batches)
         if table is None:
             return
         inputs = series_of(table, group)
         ts_ms = inputs[0].ts_ms
-        starts_ms = floor_ms(ts_ms, group.tile_ms)  # type: ignore[arg-type]
+        starts_ms = floor_ms(ts_ms, step_ms)  # type: ignore[arg-type]
         lo, hi = runs(numpy_of(table.column("entity")), starts_ms)
         partials = fold_ranges(group, inputs, lo, hi)
         columns = [
@@ -100,23 +118,35 @@ def _tile_kernel(group: FeatureGroup, schema: pa.Schema) -> Callable[[Iterator[p
             pa.array(ts_ms[hi - 1]),
             pa.array(hi - lo),
         ]
-        columns += [
-            partials_to_arrow(one, schema.field(name).type) for one, name in zip(partials, group.feature_names, strict=True)
-        ]
+        columns += [pa.array(one, schema.field(name).type) for one, name in zip(partials, group.feature_names, strict=True)]
         yield from pa.Table.from_arrays(columns, schema=schema).to_batches(max_chunksize=10_000)
 
     return kernel
 
 
 def stale_days(spark: SparkSession, settings: Settings, group: FeatureGroup) -> list[date]:
-    """The days whose events are not the ones that their tiles were folded from: new, or touched by late events. Ascending."""
-    events_path, path = settings.table(group.source.table), settings.table(tiles_table(group))
-    if not DeltaTable.isDeltaTable(spark, events_path):
-        return []
-    # An event without the entity has no tile.
-    events = spark.read.format("delta").load(events_path).where(F.col(group.entity).isNotNull())
-    now = events.groupBy("day").agg(F.count("*").alias("n"))
-    if DeltaTable.isDeltaTable(spark, path):
-        folded = spark.read.format("delta").load(path).groupBy("day").agg(F.sum("events").alias("folded"))
-        now = now.join(folded, "day", "left").where("folded IS NULL OR folded <> n")
-    return sorted(row["day"] for row in now.select("day").collect())
+    """The days whose events are not the ones that their tiles were folded from: new, gone, or touched by late events. Ascending.
+
+    Read from the logs of both tables. Only of days with events and without a tile the events are looked at, for one without
+    an entity has no tile.
+    """
+    events, tiles = table_state(spark, settings.table(group.source.table)), table_state(spark, settings.table(tiles_table(group)))
+    return stale_between(spark, group, events, tiles)
+
+
+def stale_between(spark: SparkSession, group: FeatureGroup, events: TableState | None, tiles: TableState | None) -> list[date]:
+    """`stale_days` as of one commit of each table."""
+    now = _folded_from(events.read(spark)) if events else {}
+    if tiles is None:
+        return sorted(now)  # there shall be a table also where no event is of an entity
+    folded = {date.fromisoformat(day): name for day, name in partitions_of(tiles.read(spark), len(PARTITIONS))}
+    stale = {day for day, name in now.items() if folded.get(day, name) != name} | folded.keys() - now.keys()
+    if events and (without := now.keys() - folded.keys()):
+        rows = events.read(spark).where(F.col("day").isin(sorted(without)) & F.expr(group.has_entity_sql))
+        stale |= {row["day"] for row in rows.select("day").distinct().collect()}
+    return sorted(stale)
+
+
+def _folded_from(events: DataFrame) -> dict[date, str]:
+    """Of each day the name of what its tiles are folded from: the files of `events` that hold it. They never change."""
+    return {date.fromisoformat(day): digest(files) for (day,), files in partitions_of(events).items()}

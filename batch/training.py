@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.declaration import FeatureGroup
-from infra.registry import CHALLENGER, tracking
+from features.declaration.versions import group_text
+from infra.registry import CHALLENGER, DIGEST_TAG, batch_only_name, text_digest, tracking
 from infra.settings import Settings
 
 _PARAMETERS = {
@@ -53,8 +54,9 @@ class TrainingReport:
 
 
 def train_models(
-    settings: Settings, group: FeatureGroup, rows: pd.DataFrame, delta_version: int, code_version: str | None
-) -> TrainingReport:
+    settings: Settings, group: FeatureGroup, rows: pd.DataFrame, delta_version: int, code_version: str | None,
+    view_version: int | None = None,
+) -> TrainingReport:  # fmt: skip
     """Trains the candidate and its batch-only twin on one training set.
 
     Args:
@@ -63,6 +65,7 @@ def train_models(
         rows: `training_set`: split, label, the features, and the features with the prefix `batch_`.
         delta_version: The Delta version of the rows, a tag.
         code_version: The commit of the code, a tag, if there is one.
+        view_version: The Delta version of the group's view now, a tag: drift is measured from there.
     """
     counts = {split: rows.loc[rows["split"] == split, "label"] for split in ("train", "evaluation")}
     for split, labels in counts.items():
@@ -70,17 +73,24 @@ def train_models(
             return TrainingReport(
                 f"The {split} part has {len(labels)} rows of {labels.nunique()} classes; {MIN_ROWS} rows of both are needed."
             )
-    tags = {"group": group.name, "group_fingerprint": group.fingerprint, "training_set_version": str(delta_version)}
+    tags = {
+        "group": group.name,
+        "group_fingerprint": group.fingerprint,
+        "declaration": group_text(group),
+        "training_set_version": str(delta_version),
+    }
     if code_version:
         tags["code_version"] = code_version
+    if view_version is not None:
+        tags["view_version"] = str(view_version)
     candidate = _train(settings, group, rows, "", settings.model_name, tags)
-    twin = _train(settings, group, rows, "batch_", f"{settings.model_name}_batch_only", tags)
+    twin = _train(settings, group, rows, "batch_", batch_only_name(settings.model_name), tags)
     return TrainingReport("", candidate[0], twin[0], candidate[1], twin[1], candidate[2])
 
 
 def matrix(group: FeatureGroup, rows: pd.DataFrame, prefix: str = "") -> Matrix:
     """The rows as a model takes them: `FeatureGroup.model_input`, for all rows at once. Shape (rows, features)."""
-    columns = [rows[f"{prefix}{one.name}"].astype("float64").fillna(one.default).to_numpy() for one in group.features]
+    columns = [rows[f"{prefix}{one.name}"].astype("float64").fillna(one.default).to_numpy() for one in group.model_features]
     return np.column_stack(columns)
 
 
@@ -109,7 +119,7 @@ def _train(
     x, y = matrix(group, train, prefix), train["label"].to_numpy()
     # The last tenth of the training period says when to stop; the evaluation period is not looked at.
     cut = int(len(x) * 0.9)
-    names = list(group.feature_names)
+    names = list(group.model_names)
     fit = lightgbm.Dataset(x[:cut], y[:cut], feature_name=names)
     watch = lightgbm.Dataset(x[cut:], y[cut:], reference=fit)
     booster = lightgbm.train(_PARAMETERS, fit, _ROUNDS, valid_sets=[watch], callbacks=[lightgbm.early_stopping(30, verbose=False)])
@@ -127,15 +137,17 @@ def _train(
             _log_png(mlflow, title, figure)
         example = pd.DataFrame(x_later[:3], columns=names)
         info = mlflow.lightgbm.log_model(
-            booster, name="model", signature=infer_signature(example, scores[:3]), input_example=example, registered_model_name=name,
+            booster, name="model", signature=infer_signature(example, scores[:3]), input_example=example,
             # Left to itself, MLflow loads each model in a process of its own to see what it imports: most of the time of a training.
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in ("mlflow", "lightgbm", "numpy", "pandas")],
         )  # fmt: skip
-    version = str(info.registered_model_version)
-    client = MlflowClient(settings.mlflow_tracking_uri)
-    for key, value in {**tags, **{metric: f"{number:.6f}" for metric, number in vars(evaluation).items()}}.items():
-        client.set_model_version_tag(name, version, key, value)
-    client.set_registered_model_alias(name, CHALLENGER, version)
+        metrics = {metric: f"{number:.6f}" for metric, number in vars(evaluation).items()}
+        # With its tags in one: a version is registered whole, or not at all.
+        registered = mlflow.register_model(
+            info.model_uri, name, tags={**tags, **metrics, DIGEST_TAG: text_digest(booster.model_to_string())}
+        )
+    version = str(registered.version)
+    MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(name, CHALLENGER, version)
     return version, evaluation, plots
 
 

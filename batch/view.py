@@ -1,36 +1,45 @@
 """The batch view: all that is known of each entity before batch_end.
 
-Reads tiles (and the events of the tile that batch_end cuts), writes `view_{group}`: the packed value for the online store, and
-beside it the finished features for people.
+Reads tiles (and the history before them, the events of the tile that batch_end cuts, and those of the days in which exact windows
+begin), writes `view_{group}`: the packed value for the online store, and beside it the finished features for people.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from delta.tables import DeltaTable
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType, _parse_datatype_string
 
+from batch.events import no_events
+from batch.history import tiles_for_view
 from batch.partials import arrow_schema, by_entity, numpy_of, partials_from_arrow, whole_partition
-from batch.tiles import fold_events, stale_days, tiles_table
+from batch.tables import partitions_of, retry_conflicts, table_state
+from batch.tiles import fold_events, stale_between, tiles_table
+from features.aggregations import Partial
 from features.declaration import FeatureGroup
 from features.packed import encode
 from features.sources import EventSource
 from features.tiles import runs
 from features.view import build_view as build_entity_view
+from features.view import exact_span_ms
 from features.windows import floor_ms
 from infra.errors import NotReadyError
 from infra.settings import Settings
 
+_SKIP_EMPTY = "spark.databricks.delta.skipRecordingEmptyCommits"
+
 
 @dataclass(frozen=True)
 class ViewReport:
-    """What was written: entities, tiles read, and the instant up to which the view knows everything."""
+    """What was written: entities, tiles read (that of an entity's history among them), and the instant up to which the view knows everything."""
 
     entities: int
     tiles: int
@@ -42,6 +51,23 @@ def view_table(group: FeatureGroup) -> str:
     return f"view_{group.name}"
 
 
+def read_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> tuple[DataFrame, int]:
+    """The group's view, and the instant up to which it knows everything, both of one commit.
+
+    Raises:
+        NotReadyError: There is no view of this version of the declaration.
+    """
+    path = settings.table(view_table(group))
+    written = None
+    if table_state(spark, path):
+        commits = DeltaTable.forPath(spark, path).history().where("userMetadata IS NOT NULL")
+        written = commits.orderBy("version", ascending=False).first()
+    said = json.loads(written["userMetadata"]) if written else {}
+    if written is None or said["fingerprint"] != group.fingerprint:
+        raise NotReadyError(f"There is no batch view of {group.name} as it is declared now.", "Run `braid backfill`.")
+    return spark.read.format("delta").option("versionAsOf", written["version"]).load(path), int(said["batch_end_ms"])
+
+
 def default_batch_end_ms(spark: SparkSession, settings: Settings, source: EventSource, now_ms: int) -> int:
     """The latest batch_end that the batch can vouch for.
 
@@ -50,15 +76,14 @@ def default_batch_end_ms(spark: SparkSession, settings: Settings, source: EventS
     Raises:
         NotReadyError: There are no events.
     """
-    path = settings.table(source.table)
-    rows = (
-        spark.read.format("delta").load(path).groupBy("origin").agg(F.max("ts_ms").alias("newest")).collect()
-        if DeltaTable.isDeltaTable(spark, path)
-        else []
-    )
-    newest = {row["origin"]: row["newest"] for row in rows}
-    if not newest:
-        raise NotReadyError("There are no events yet.", "Load a file by `braid load FILE` or stream some by `braid replay FILE`.")
+    state = table_state(spark, settings.table(source.table))
+    days = [date.fromisoformat(day) for (day,) in partitions_of(state.read(spark))] if state else []
+    if state is None or not days:
+        raise no_events()
+    # What was loaded counts only where it lies after the watermark of what was streamed.
+    since = max(days) - timedelta(seconds=settings.watermark_seconds) - timedelta(days=1)
+    last = state.read(spark).where(F.col("day") >= since)
+    newest = {row["origin"]: row["newest"] for row in last.groupBy("origin").agg(F.max("ts_ms").alias("newest")).collect()}
     vouched = [newest["load"] + 1] if "load" in newest else []
     vouched += [newest["stream"] - settings.watermark_seconds * 1_000] if "stream" in newest else []
     return min(max(vouched), now_ms)
@@ -68,28 +93,34 @@ def build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, bat
     """Builds the view as of `batch_end_ms` (any millisecond) and replaces the group's table by it, atomically.
 
     Raises:
-        NotReadyError: A day with events before batch_end has no tiles, or tiles of fewer events.
+        NotReadyError: A day with events before batch_end has no tiles, or tiles of other events.
     """
-    path = settings.table(tiles_table(group))
-    last_day = datetime.fromtimestamp(batch_end_ms / 1_000, UTC).date()
-    behind = [day for day in stale_days(spark, settings, group) if day <= last_day]
+    return retry_conflicts(lambda: _build_view(spark, settings, group, batch_end_ms))
+
+
+def _build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, batch_end_ms: int) -> ViewReport:
+    # Both as of one commit each, so that what is checked is what is read.
+    events, state = table_state(spark, settings.table(group.source.table)), table_state(spark, settings.table(tiles_table(group)))
+    behind = [day for day in stale_between(spark, group, events, state) if day <= _day(batch_end_ms - 1)]
     if behind:
         raise NotReadyError(
             f"The tiles of {len(behind)} days before batch_end are not up to date, the first {behind[0]}.", "Run `braid backfill`."
         )
-    if not DeltaTable.isDeltaTable(spark, path):
+    if events is None or state is None:
         raise NotReadyError(f"There are no tiles of {group.name}.", "Run `braid backfill`.")
     cut_ms = floor_ms(batch_end_ms, group.tile_ms)
-    tiles = spark.read.format("delta").load(path).where(F.col("tile_start_ms") < cut_ms).drop("day")
-    if cut_ms < batch_end_ms:
-        events = spark.read.format("delta").load(settings.table(group.source.table))
-        cut = events.where(
-            (F.col("ts_ms") >= cut_ms)
-            & (F.col("ts_ms") < batch_end_ms)
-            & (F.col("day") == F.to_date(F.timestamp_millis(F.lit(cut_ms))))
-        )
-        tiles = tiles.unionByName(fold_events(cut, group, 1))
+    tiles = tiles_for_view(spark, settings, group, state, batch_end_ms)
     count = tiles.count()
+    tiles = tiles.where(F.col("tile_start_ms") < cut_ms)
+    known = events.read(spark)
+    if cut_ms < batch_end_ms:
+        tiles = tiles.unionByName(fold_events(_within(known, [(cut_ms, batch_end_ms)]), group, 1))
+    tiles = tiles.withColumn("is_instant", F.lit(False))
+    if group.exact_windows:
+        exact = replace(group, features=tuple(one for one in group.features if one.window in group.exact_windows))
+        tails = _within(known, [exact_span_ms(group, window, batch_end_ms) for window in group.exact_windows])
+        instants = fold_events(tails, exact, tails.count(), step_ms=1).withColumn("is_instant", F.lit(True))
+        tiles = tiles.unionByName(instants, allowMissingColumns=True)
     entity_type = tiles.schema["entity"].dataType.simpleString()
     values = ", ".join(f"`{feature.name}` {group.value_sql_type(index)}" for index, feature in enumerate(group.features))
     schema = _parse_datatype_string(
@@ -97,11 +128,27 @@ def build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, bat
     )
     assert isinstance(schema, StructType)
     view = by_entity(tiles, count, "tile_start_ms").mapInArrow(_view_kernel(group, batch_end_ms, arrow_schema(schema)), schema)
-    target = settings.table(view_table(group))
-    view.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(target)
-    latest = DeltaTable.forPath(spark, target).history(1).first()
-    assert latest is not None
-    return ViewReport(int(latest["operationMetrics"].get("numOutputRows", 0)), count, batch_end_ms)
+    observed = Observation()
+    view = view.observe(observed, F.count("*").alias("entities"))
+    # A view of no entity is one, too, and says as of when; Delta would pass over an empty one that follows another.
+    said = json.dumps({"batch_end_ms": batch_end_ms, "fingerprint": group.fingerprint})
+    spark.conf.set(_SKIP_EMPTY, "false")
+    try:
+        writer = view.write.format("delta").mode("overwrite").option("overwriteSchema", "true").option("userMetadata", said)
+        writer.save(settings.table(view_table(group)))
+    finally:
+        spark.conf.unset(_SKIP_EMPTY)
+    return ViewReport(observed.get["entities"], count, batch_end_ms)
+
+
+def _within(events: DataFrame, spans_ms: list[tuple[int, int]]) -> DataFrame:
+    """The events of some spans; only their days are read."""
+    days = {_day(a) + timedelta(n) for a, b in spans_ms for n in range((_day(b - 1) - _day(a)).days + 1)}
+    return events.where(F.col("day").isin(sorted(days))).where(" OR ".join(f"(ts_ms >= {a} AND ts_ms < {b})" for a, b in spans_ms))
+
+
+def _day(instant_ms: int) -> date:
+    return (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=instant_ms)).date()
 
 
 def _view_kernel(
@@ -111,22 +158,43 @@ def _view_kernel(
         table = whole_partition(batches)
         if table is None:
             return
-        starts_ms = table.column("tile_start_ms").to_pylist()
-        newest_ms = table.column("last_ms").to_pylist()
-        partials = [partials_from_arrow(table.column(name)) for name in group.feature_names]
-        lo, hi = runs(numpy_of(table.column("entity")))
+        tiles, instants = (
+            _Pieces(group, table.filter(pc.invert(table["is_instant"]))),
+            _Pieces(group, table.filter(table["is_instant"])),
+        )
         rows = []
-        for a, b in zip(lo.tolist(), hi.tolist(), strict=True):
-            view = build_entity_view(group, batch_end_ms, starts_ms[a:b], [column[a:b] for column in partials], newest_ms[b - 1])
+        for entity in tiles.entities:
+            starts_ms, partials, newest_ms = tiles.of(entity)
+            instants_ms, instant_partials, _ = instants.of(entity)
+            view = build_entity_view(group, batch_end_ms, starts_ms, partials, newest_ms, instants_ms, instant_partials)
             values = [
                 feature.aggregation.finalize(
-                    one.suffixes[0] if one.suffixes else one.collapsed, batch_end_ms, group.scale_of(index)
+                    one.suffixes[0] if one.hop_starts_ms else one.collapsed, batch_end_ms, group.scale_of(index)
                 )
                 for index, (feature, one) in enumerate(zip(group.features, view.features, strict=True))
             ]
-            rows.append((batch_end_ms, group.fingerprint, view.newest_event_ms, encode(view), *values))
-        entities = table.column("entity").combine_chunks().take(pa.array(lo))
-        columns = [entities, *(pa.array(column, type=schema.field(i + 1).type) for i, column in enumerate(zip(*rows, strict=True)))]
+            rows.append((entity, batch_end_ms, group.fingerprint, view.newest_event_ms, encode(view), *values))
+        columns = [pa.array(column, field.type) for field, column in zip(schema, zip(*rows, strict=True), strict=True)]
         yield from pa.Table.from_arrays(columns, schema=schema).to_batches(max_chunksize=10_000)
 
     return kernel
+
+
+class _Pieces:
+    """Tiles or instants in columns, sorted by entity and time, to be had by entity."""
+
+    def __init__(self, group: FeatureGroup, table: pa.Table) -> None:
+        self._starts_ms, self._lasts_ms = table["tile_start_ms"].to_pylist(), table["last_ms"].to_pylist()
+        self._partials = [partials_from_arrow(table[name]) for name in group.feature_names]
+        entities = numpy_of(table["entity"])
+        lo, hi = runs(entities)
+        self._runs = dict(zip(entities[lo].tolist(), zip(lo.tolist(), hi.tolist(), strict=True), strict=True))
+
+    @property
+    def entities(self) -> list[int | str]:
+        return list(self._runs)
+
+    def of(self, entity: int | str) -> tuple[list[int], list[list[Partial]], int | None]:
+        """The starts, for each feature the partials, and the time of the latest event."""
+        lo, hi = self._runs.get(entity, (0, 0))
+        return self._starts_ms[lo:hi], [column[lo:hi] for column in self._partials], self._lasts_ms[hi - 1] if hi else None

@@ -1,6 +1,6 @@
 """Serving beside a server that merges nothing: latency of one connection, of 100 users in a request, and requests per second.
 
-    python -m benchmarks.serving_latency [--requests 2000] [--runs 3] [--json]
+    python -m benchmarks.serving_latency [--requests 2000] [--runs 3] [--logged] [--json]
 
 braid answers over BentoML from packed views and tiles, with merge, model, validation and provenance. The peer is the least that a
 server can do: Starlette under uvicorn, HGETALL of a plain hash per user, the same booster, `json.dumps`. Both run at once, each in a
@@ -30,11 +30,12 @@ import typer
 
 from features.aggregations import Series
 from features.definitions import user_features as group
-from features.packed import BATCH_FIELD, TILE_PREFIX, encode
+from features.packed import FORMAT, batch_field, encode, tile_prefix
 from features.tiles import fold_ranges, fold_tile_values, runs
 from features.view import build_view
 from features.windows import DAY_MS, HOUR_MS
 from infra import services
+from infra.kafka import SERVED_TOPIC
 from infra.redis import meta_key, store
 from infra.registry import CHAMPION, tracking
 from infra.settings import Settings
@@ -76,19 +77,28 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error", acc
 def main(
     requests: Annotated[int, typer.Option(help="Requests per run to /predict; a tenth of it to /features.")] = 2_000,
     runs_: Annotated[int, typer.Option("--runs", help="Runs of each.")] = 3,
+    logged: Annotated[bool, typer.Option("--logged", help="Log everything that braid serves to Kafka.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compares the latency of serving with that of the peer."""
     home = Path(tempfile.mkdtemp(prefix="braid-bench-"))
-    settings = Settings.load(home).model_copy(update={"mlflow_tracking_uri": f"sqlite:///{home}/mlflow.db"})
+    settings = Settings.load(home).model_copy(
+        update={"mlflow_tracking_uri": f"sqlite:///{home}/mlflow.db", "served_share": float(logged)}
+    )
     peer: subprocess.Popen[bytes] | None = None
     try:
         register(settings)
-        services.up(settings, {}, only={"valkey", "serving"})
+        topics = {SERVED_TOPIC: 4} if logged else {}
+        services.up(settings, topics, only={"valkey", "serving", *(["kafka"] if logged else [])})
         tiles = publish(settings)
         port = settings.ports.dagster  # which does not run here
         peer = subprocess.Popen([sys.executable, "-c", PEER, str(port), settings.redis_url, str(home / "model.lgb")])
-        result = {"users": USERS, "tiles_per_user": round(tiles, 1), **compare(settings.ports.serving, port, requests, runs_)}
+        result = {
+            "logged": logged,
+            "users": USERS,
+            "tiles_per_user": round(tiles, 1),
+            **compare(settings.ports.serving, port, requests, runs_),
+        }
     finally:
         if peer is not None:
             peer.terminate()
@@ -188,9 +198,9 @@ def publish(settings: Settings) -> float:
         lo, hi = runs(early[0].ts_ms // group.tile_ms)
         starts = (early[0].ts_ms[lo] // group.tile_ms * group.tile_ms).tolist()
         view = build_view(group, BATCH_END_MS, starts, fold_ranges(group, early, lo, hi), int(ts_ms[cut - 1]))
-        fields = {BATCH_FIELD: encode(view)}
+        fields = {batch_field(group.fingerprint): encode(view)}
         for tile in fold_tile_values(group, late, *runs(late[0].ts_ms // group.tile_ms)):
-            fields[TILE_PREFIX + str(tile.first_ms // group.tile_ms * group.tile_ms).encode()] = encode(tile)
+            fields[tile_prefix(group.fingerprint) + str(tile.first_ms // group.tile_ms * group.tile_ms).encode()] = encode(tile)
         tiles += len(fields) - 1
         pipeline = client.pipeline(transaction=False)
         pipeline.hset(group.key(user), mapping=fields)
@@ -198,7 +208,7 @@ def publish(settings: Settings) -> float:
             f"plain:{user}", mapping={name: float(value) for name, value in zip(group.feature_names, source.random(6), strict=True)}
         )
         pipeline.execute()
-    client.hset(meta_key(group.name), mapping={"batch_end_ms": BATCH_END_MS, "fingerprint": group.fingerprint})
+    client.hset(meta_key(group.name), mapping={"batch_end_ms": BATCH_END_MS, "fingerprint": group.fingerprint, "format": FORMAT})
     return tiles / USERS
 
 

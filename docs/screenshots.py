@@ -14,30 +14,31 @@ from playwright.sync_api import sync_playwright
 from infra.settings import Settings
 
 IMAGES = Path(__file__).parent / "images"
+GROUPS = ("speed", "batch", "models", "serving", "quality")
+_WIDE, _USUAL = (2_600, 1_500), (1_600, 1_000)
 
 
 def main(home: str) -> None:
-    """Dagster's graph of assets, its list of runs, and the page of the API."""
+    """Dagster's graph of all assets, one asset, the champion's version, and the page of the API."""
     settings = Settings.load(home)
+    opened = ",".join(f"global@global:{group}" for group in GROUPS)
     pages = {
-        "dagster-assets.png": f"{settings.dagster_url}/asset-groups",
-        "dagster-runs.png": f"{settings.dagster_url}/runs",
-        "mlflow-models.png": f"{settings.mlflow_tracking_uri}/#/models/{settings.model_name}",
-        "bentoml-api.png": settings.serving_url,
+        "dagster-assets.png": (f"{settings.dagster_url}/asset-groups?expanded={opened}", _WIDE),
+        "dagster-asset.png": (f"{settings.dagster_url}/assets/user_features_view", _USUAL),
+        "mlflow-champion.png": (f"{settings.mlflow_tracking_uri}/#/models/{settings.model_name}/versions/1", _USUAL),
+        "bentoml-api.png": (settings.serving_url, _USUAL),
     }
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1600, "height": 900})
-        for name, url in pages.items():
+        page = browser.new_page()
+        page.add_locator_handler(page.get_by_role("button", name="Skip"), lambda skip: skip.click())
+        for name, (url, (width, height)) in pages.items():
+            page.set_viewport_size({"width": width, "height": height})
             page.goto(url)
-            page.wait_for_timeout(6_000)  # some of the pages never stop asking
-            if page.get_by_role("button", name="Skip").is_visible():
-                page.get_by_role("button", name="Skip").click()
-            for group in ("speed", "batch", "models", "serving"):  # the graph opens with its groups closed
-                closed = page.locator("svg foreignObject").get_by_text(group, exact=True)
-                if closed.count() == 1:
-                    closed.click()
-                    page.wait_for_timeout(1_000)
+            page.wait_for_timeout(8_000)  # some of the pages never stop asking
+            if (assistant := page.get_by_role("button", name="Close", exact=True)).is_visible():  # MLflow's
+                assistant.click()
+                page.wait_for_timeout(1_000)
             page.screenshot(path=IMAGES / name)
         browser.close()
 

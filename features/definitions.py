@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from features.declaration import FeatureGroup, count, distinct, mean, since_last, total
+from features.declaration import FeatureGroup, approx_distinct, count, distinct, mean, since_last, top_k, total
 from features.sources import Column, ColumnType, EventSource
 
 user_events = EventSource(
@@ -39,5 +39,20 @@ user_features = FeatureGroup(
     ),
 )
 
+item_features = FeatureGroup(
+    name="item_features",
+    entity="item_id",
+    source=user_events,
+    description="What happened to an item in the last hour and day.",
+    features=(
+        count("views_1h", where="event_type = 'VIEW'", window="1h", description="Views."),
+        count("views_1d", where="event_type = 'VIEW'", window="1d", description="Views."),
+        count("purchases_1h", where="event_type = 'PURCHASE'", window="1h", tail="exact", description="Purchases."),
+        count("purchases_1d", where="event_type = 'PURCHASE'", window="1d", description="Purchases."),
+        approx_distinct("buyers_1d", of="user_id", where="event_type = 'PURCHASE'", window="1d", description="Different buyers."),
+        top_k("top_buyers_1d", of="user_id", k=3, where="event_type = 'PURCHASE'", window="1d", description="Who bought it most."),
+    ),
+)
+
 #: Every group by its name.
-GROUPS: dict[str, FeatureGroup] = {group.name: group for group in (user_features,)}
+GROUPS: dict[str, FeatureGroup] = {group.name: group for group in (user_features, item_features)}

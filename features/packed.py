@@ -1,10 +1,11 @@
 """The packed values: what one read of the online store brings, as bytes.
 
-    hash `{group}:{id}`     field `batch`                   BatchValue      the batch view of the entity as of batch_end
-                            field `t:{tile start}`          TileValue       a speed tile, absolute: writing it twice changes nothing
+    hash `{group}:{id}`     field `batch:{version}`             BatchValue      the batch view of the entity as of batch_end
+                            field `t:{version}:{tile start}`    TileValue       a speed tile, absolute: writing it twice changes nothing
 
-batch_end, the fingerprint of the declaration and the partials travel together, so that one read is a consistent cut. The encoding
-is MessagePack (msgspec), arrays in the order of the attributes; `FORMAT` changes when that order does.
+The version is the beginning of the declaration's fingerprint, so that an older declaration is served on while a newer one is made. batch_end, the
+whole fingerprint and the partials travel together, so that one read is a consistent cut. The encoding is MessagePack (msgspec),
+arrays in the order of the attributes; `FORMAT` changes when that order, or a field's name, does.
 """
 
 from __future__ import annotations
@@ -16,11 +17,24 @@ import msgspec
 from features.aggregations import Partial
 from features.errors import PackedValueError
 
-FORMAT = 1
-BATCH_FIELD = b"batch"
-TILE_PREFIX = b"t:"
+FORMAT = 2
 #: A tile keeps its log up to so many different milliseconds; beyond, a cut inside the tile is answered as degraded.
 LOG_BOUND = 1_024
+#: In the tail of an exact window every so manyth entry is a whole suffix, the others what happened at their instant alone: sets would
+#: grow by the square of the events otherwise, and a merge joins fewer than so many.
+STRIDE = 32
+#: The tail of an exact window is kept by the instant up to so many; beyond, by the tile, and an answer that needs more is degraded.
+TAIL_BOUND = 16_384
+
+
+def batch_field(fingerprint: str) -> bytes:
+    """The field of the batch view of a version."""
+    return b"batch:" + fingerprint[:8].encode()
+
+
+def tile_prefix(fingerprint: str) -> bytes:
+    """What the fields of a version's speed tiles begin with; the start of the tile follows, in milliseconds."""
+    return b"t:" + fingerprint[:8].encode() + b":"
 
 
 class FeatureView(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -28,13 +42,20 @@ class FeatureView(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     Attributes:
         collapsed: The partial of [collapse, batch_end), which every window up to batch_end + buffer contains whole.
-        hop_starts_ms: The hops of the tail that have events, ascending.
-        suffixes: For each of them the partial of [hop start, batch_end): one look-up gives a window, whatever its tail.
+        hop_starts_ms: The hops of the tail that have events, ascending; of an exact window the instants that have.
+        suffixes: For each of them the partial of [hop start, batch_end): one look-up gives a window, whatever its tail. Of an exact
+            window the first and every `STRIDE`th is such a suffix, the others are the partials of their instants. With more than
+            `TAIL_BOUND` instants the hops are tiles, each has its suffix, and one None more says so.
     """
 
     collapsed: Partial
     hop_starts_ms: list[int]
     suffixes: list[Partial]
+
+    @property
+    def by_tile(self) -> bool:
+        """Whether the tail of an exact window had too many instants."""
+        return len(self.suffixes) > len(self.hop_starts_ms)
 
 
 class BatchValue(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -66,6 +66,11 @@ def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
     return quote_identifiers(tree, dialect="spark").sql(dialect="spark", normalize_functions="upper")
 
 
+def columns_of_predicate(where: str) -> tuple[str, ...]:
+    """The columns that a predicate names."""
+    return tuple(column.name for column in sqlglot.parse_one(where, dialect="spark").find_all(exp.Column))
+
+
 def _refuse_mixed_comparisons(tree: exp.Expr, source: EventSource, owner: str) -> None:
     """Spark would read the text as a number and find NULL, silently, in every event."""
 

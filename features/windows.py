@@ -1,7 +1,8 @@
 """Time: durations, hops and windows. All instants are int64 milliseconds UTC, all intervals half open.
 
 The one rule, held by every layer: at time q a window of size w and hop h is [floor(q - w, h), q). Its head is exact to the
-millisecond, its tail snaps down to a hop (the sawtooth of Chronon, https://chronon.ai).
+millisecond, its tail snaps down to a hop (the sawtooth of Chronon, https://chronon.ai). A window with an exact tail is one whose
+hop is the grain of time, a millisecond: nothing snaps, and no layer needs a second rule.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ DAY_MS = 24 * HOUR_MS
 #: How long after batch_end an answer is exact: the batch view carries the tail hops of that span.
 BUFFER_MS = 2 * DAY_MS
 
+#: The hop of a window with an exact tail.
+EXACT_HOP_MS = 1
+
 _UNITS_MS = {"ms": 1, "s": SECOND_MS, "m": MINUTE_MS, "min": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "w": 7 * DAY_MS}
 _DURATION = re.compile(r"\s*(\d+)\s*(ms|s|min|m|h|d|w)\s*")
 
@@ -35,6 +39,12 @@ def parse_duration(text: str) -> int:
             f"The duration {text!r} cannot be read.", "Write a positive number and a unit, such as '5min', '1h', '7d'."
         )
     return int(match[1]) * _UNITS_MS[match[2]]
+
+
+def duration_text(duration_ms: int) -> str:
+    """A duration as `parse_duration` reads it, in the largest unit that leaves a whole number."""
+    return next(f"{duration_ms // one}{unit}" for unit, one in (("d", DAY_MS), ("h", HOUR_MS), ("min", MINUTE_MS), ("s", SECOND_MS), ("ms", 1))
+                if duration_ms % one == 0)  # fmt: skip
 
 
 def floor_ms(instant_ms: int, step_ms: int) -> int:
@@ -55,6 +65,11 @@ class Window:
 
     size_ms: int
     hop_ms: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether the tail is exact to the millisecond, too."""
+        return self.hop_ms == EXACT_HOP_MS
 
     def start_ms(self, q_ms: int) -> int:
         """The first instant that the window at `q_ms` contains."""

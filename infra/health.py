@@ -12,6 +12,7 @@ import redis
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from infra.kafka import client_options
 from infra.settings import Settings
 
 _TIMEOUT_SECONDS = 5
@@ -48,6 +49,7 @@ def url(settings: Settings, name: str) -> str | None:
     found = {
         "kafka": settings.kafka_bootstrap, "valkey": settings.redis_url, "mlflow": settings.mlflow_tracking_uri,
         "dagster": settings.dagster_url, "serving": settings.serving_url,
+        "data-docs": settings.data_docs_url,
     }.get(name)  # fmt: skip
     if found and "@" in found and "://" in found:
         scheme, rest = found.split("://", 1)
@@ -59,14 +61,14 @@ _PROBES: dict[str, Callable[[Settings], str]] = {
     "mlflow": lambda settings: f"{settings.mlflow_tracking_uri.rstrip('/')}/health",
     "dagster": lambda settings: f"{settings.dagster_url}/server_info",
     "serving": lambda settings: f"{settings.serving_url}/readyz",
+    "data-docs": lambda settings: settings.data_docs_url,
 }
 
 
 def _kafka(settings: Settings) -> str | None:
-    servers = settings.kafka_bootstrap.split(",")
-    host, _, port = servers[0].rpartition(":")
+    host, _, port = settings.kafka_bootstrap.split(",")[0].rpartition(":")
     socket.create_connection((host, int(port)), timeout=2).close()  # cheap, and silent where nothing listens
-    admin = KafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=_TIMEOUT_SECONDS * 1000)
+    admin = KafkaAdminClient(**client_options(settings), request_timeout_ms=_TIMEOUT_SECONDS * 1000)
     try:
         admin.list_topics()
     finally:

@@ -1,60 +1,52 @@
-"""Kafka, embedded: Apache Kafka in KRaft mode, one node as broker and controller, from its JARs. Writes `<home>/kafka`."""
+"""Kafka's clients: kafka-python and Spark on the same brokers, by the same settings, also over SASL and TLS."""
 
 from __future__ import annotations
 
-import base64
-import subprocess
-import uuid
+import ssl
 from collections.abc import Mapping
+from typing import Any
 
+from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from infra.errors import ServiceError
-from infra.jars import KAFKA, jars
-from infra.java import find_java
 from infra.settings import Settings
 
-
-def kafka_command(settings: Settings) -> list[str]:
-    """What starts the broker."""
-    return [
-        str(find_java() / "bin" / "java"), "-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError",
-        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true",
-        "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss",
-        "-cp", f"{KAFKA.folder(settings.cache_dir)}/*", "kafka.Kafka", str(settings.home / "kafka" / "server.properties"),
-    ]  # fmt: skip
+#: What serving has answered: written by `serving.served_log`, read by `batch.served`, whose docstring has the columns.
+SERVED_TOPIC = "served_features"
+_LOGIN_MODULES = {
+    "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
+    "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",
+    "SCRAM-SHA-512": "org.apache.kafka.common.security.scram.ScramLoginModule",
+}
 
 
-def prepare_kafka(settings: Settings) -> None:
-    """Writes the broker's properties; formats its storage the first time.
+def client_options(settings: Settings) -> dict[str, Any]:
+    """The arguments of kafka-python's clients that lead to the brokers."""
+    found: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka_bootstrap.split(","), "security_protocol": settings.kafka_security_protocol,
+    }  # fmt: skip
+    if settings.kafka_security_protocol.endswith("SSL"):
+        found["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
+    if settings.kafka_security_protocol.startswith("SASL"):
+        found |= {
+            "sasl_mechanism": settings.kafka_sasl_mechanism, "sasl_plain_username": settings.kafka_sasl_username,
+            "sasl_plain_password": _password(settings),
+        }  # fmt: skip
+    return found
 
-    Raises:
-        ServiceError: The storage cannot be formatted.
-        SetupError: Java or the JARs cannot be had.
-    """
-    folder = settings.home / "kafka"
-    folder.mkdir(parents=True, exist_ok=True)
-    properties = folder / "server.properties"
-    logs = folder / "logs"
-    properties.write_text(
-        _PROPERTIES.format(broker=settings.ports.kafka, controller=settings.ports.kafka_controller, logs=_escaped(str(logs)))
-    )
-    jars(KAFKA, settings.cache_dir)
-    if (logs / "meta.properties").exists():
-        return
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    command = [
-        str(find_java() / "bin" / "java"), "-Xmx128m", "-XX:+UseSerialGC", "-cp", f"{KAFKA.folder(settings.cache_dir)}/*",
-        "kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster_id}", "-c", str(properties),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr or done.stdout).strip().splitlines()
-        raise ServiceError(
-            f"Kafka's storage under {folder} could not be formatted: {reason[-1] if reason else 'no reason was given'}.",
-            "Check that the home is writable and has space.",
-        )
+
+def spark_options(settings: Settings) -> dict[str, str]:
+    """The same as options of Spark's Kafka source and sink."""
+    found = {"kafka.bootstrap.servers": settings.kafka_bootstrap, "kafka.security.protocol": settings.kafka_security_protocol}
+    if settings.kafka_security_protocol.endswith("SSL") and settings.kafka_ssl_cafile:
+        found |= {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.location": settings.kafka_ssl_cafile}
+    if settings.kafka_security_protocol.startswith("SASL"):
+        module, mechanism = _LOGIN_MODULES[settings.kafka_sasl_mechanism], settings.kafka_sasl_mechanism
+        login = f"{module} required username={_quoted(settings.kafka_sasl_username)} password={_quoted(_password(settings))};"
+        found |= {"kafka.sasl.mechanism": mechanism, "kafka.sasl.jaas.config": login}
+    return found
 
 
 def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
@@ -68,7 +60,7 @@ def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
         ServiceError: Kafka refuses or does not answer.
     """
     try:
-        admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap.split(","))
+        admin = KafkaAdminClient(**client_options(settings))
         try:
             present = set(admin.list_topics())
             for name, partitions in topics.items():
@@ -86,32 +78,45 @@ def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
         ) from None
 
 
-def _escaped(path: str) -> str:
-    """A path as Java's properties read it."""
-    return path.replace("\\", "\\\\")
+def topic_id(settings: Settings, topic: str) -> str | None:
+    """The identity of a topic: another one once it is made anew. None where there is no such topic.
+
+    Raises:
+        ServiceError: Kafka does not answer.
+    """
+    try:
+        admin = KafkaAdminClient(**client_options(settings))
+        try:
+            [found] = admin.describe_topics([topic])
+        finally:
+            admin.close()
+    except KafkaError as error:
+        raise ServiceError(
+            f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
+        ) from None
+    return None if found["topic_id"] is None else str(found["topic_id"])
 
 
-# LogAppendTime: the broker's clock says when an event arrived, not the producer's, which may be the one that is wrong.
-# Few partitions of the internal topics and a small deduplication buffer: it is one node with a small heap.
-_PROPERTIES = """\
-process.roles=broker,controller
-node.id=1
-listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
-controller.listener.names=CONTROLLER
-controller.quorum.voters=1@127.0.0.1:{controller}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs={logs}
-log.message.timestamp.type=LogAppendTime
-log.retention.hours=168
-log.cleaner.dedupe.buffer.size=16777216
-auto.create.topics.enable=false
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-"""
+def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """The next offset of each partition of a topic; empty where Kafka does not answer or has no such topic."""
+    try:
+        consumer = KafkaConsumer(**client_options(settings))
+    except KafkaError:
+        return {}
+    try:
+        partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+        return {partition.partition: offset for partition, offset in consumer.end_offsets(partitions).items()}
+    except KafkaError:
+        return {}
+    finally:
+        consumer.close()
+
+
+def _password(settings: Settings) -> str:
+    return settings.kafka_sasl_password.get_secret_value() if settings.kafka_sasl_password else ""
+
+
+def _quoted(text: str) -> str:
+    """A text as Java's login configuration reads it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -25,6 +25,7 @@ PREFERRED = {
     "dagster": 3000,
     "dagster_code": 4000,
     "serving": 3001,
+    "data_docs": 3002,
 }
 _STEP, _TRIES = 10, 150
 
@@ -41,6 +42,7 @@ class Ports(BaseModel):
     dagster: int = PREFERRED["dagster"]
     dagster_code: int = PREFERRED["dagster_code"]
     serving: int = PREFERRED["serving"]
+    data_docs: int = PREFERRED["data_docs"]
 
 
 def ports_of(home: Path) -> Ports:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.kafka import kafka_command, prepare_kafka
+from infra.broker import kafka_command, prepare_kafka
 from infra.settings import Settings
 from infra.valkey import prepare_valkey, valkey_command
 
 #: Every service of a deployment, in the order in which `braid status` shows them.
-NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon")
+NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon", "data-docs")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def programs(settings: Settings) -> list[Program]:
         Program("dagster-code", _code_command, (ports.dagster_code,), after=("kafka", "valkey"), prepare=prepare_dagster),
         Program("dagster", _dagster_command, (ports.dagster,), after=("dagster-code",), prepare=prepare_dagster),
         Program("dagster-daemon", _daemon_command, after=("dagster",), prepare=prepare_dagster),
+        Program("data-docs", _data_docs_command, (ports.data_docs,), prepare=_prepare_data_docs),
     ]
 
 
@@ -119,3 +120,12 @@ def _dagster_command(settings: Settings) -> list[str]:
 
 def _daemon_command(settings: Settings) -> list[str]:
     return [sys.executable, "-m", "dagster._daemon", "run", "-w", str(settings.home / "dagster" / "workspace.yaml")]
+
+
+def _data_docs_command(settings: Settings) -> list[str]:
+    where = ["--bind", "127.0.0.1", "--directory", str(settings.data_docs)]
+    return [sys.executable, "-m", "http.server", *where, str(settings.ports.data_docs)]
+
+
+def _prepare_data_docs(settings: Settings) -> None:
+    settings.data_docs.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import redis
@@ -15,8 +16,17 @@ from infra.settings import Settings
 
 def store(settings: Settings) -> Any:
     """A blocking client that answers in bytes."""
+    return _client(settings, settings.redis_url)
+
+
+def reading_store(settings: Settings) -> Any:
+    """`store`, as the user that only reads."""
+    return _client(settings, settings.redis_reader_url or settings.redis_url)
+
+
+def _client(settings: Settings, url: str) -> Any:
     kind = redis.RedisCluster if settings.redis_cluster else redis.Redis
-    return kind.from_url(settings.redis_url)
+    return kind.from_url(url)
 
 
 def reached_store(settings: Settings) -> Any:
@@ -36,11 +46,11 @@ def reached_store(settings: Settings) -> Any:
 
 
 def async_store(settings: Settings) -> Any:
-    """An asyncio client that answers in bytes, within `store_timeout_seconds` or not at all."""
+    """An asyncio client that only reads, in bytes, within `store_timeout_seconds` or not at all."""
     kind = redis.asyncio.RedisCluster if settings.redis_cluster else redis.asyncio.Redis
     timeout = settings.store_timeout_seconds
     return kind.from_url(
-        settings.redis_url,
+        settings.redis_reader_url or settings.redis_url,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         # Once, at once: for a connection that the server closed while it was idle. Waiting would only use up the deadline.
@@ -49,9 +59,20 @@ def async_store(settings: Settings) -> Any:
 
 
 def meta_key(group: str) -> str:
-    """The hash that says what was published of a group: batch_end_ms, fingerprint, published_at_ms, newest_event_ms, entities."""
+    """The hash that says what was published of a group.
+
+    Its fields: batch_end_ms, fingerprint, declaration (its text), format, published_at_ms, newest_event_ms, entities.
+    """
     return f"braid:{group}"
 
 
 #: The hash in which the speed layer's queries say how far they are: field = query, value = JSON.
 PROGRESS_KEY = "braid:speed"
+#: What this store's content is told apart by; gone where the content is.
+GENERATION_KEY = "braid:generation"
+
+
+def store_generation(client: Any) -> str:
+    """The name of the store's content, which it keeps for as long as it keeps anything; given now where there is none."""
+    client.set(GENERATION_KEY, uuid.uuid4().hex[:12], nx=True)
+    return str(client.get(GENERATION_KEY).decode())

@@ -8,12 +8,34 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.errors import SettingsError
+from infra.policies import Experiment, GroupBounds, UseCase
 from infra.ports import Ports, ports_of
+
+#: What holds a secret can also be in a file, named by the variable with `_FILE` behind it, as container platforms give them.
+_SECRETS = {
+    "REDIS_URL": "redis_url", "REDIS_READER_URL": "redis_reader_url", "KAFKA_SASL_PASSWORD": "kafka_sasl_password",
+    "BRAID_API_KEY": "api_key", "BRAID_ALERT_URL": "alert_url",
+}  # fmt: skip
+
+
+def _secrets_of_files() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for variable, name in _SECRETS.items():
+        path = os.environ.get(f"{variable}_FILE")
+        if path and not os.environ.get(variable):
+            try:
+                found[name] = Path(path).read_text().strip()
+            except OSError as error:
+                raise SettingsError(
+                    f"The file of {variable}, {path}, cannot be read: {error.strerror}.", f"Correct or unset {variable}_FILE."
+                ) from None
+    return found
 
 
 def _cache_dir() -> Path:
@@ -26,20 +48,36 @@ class Settings(BaseSettings):
     Units are in the names. The environment variable of each is its alias.
     """
 
-    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore")
+    # Given by name in Python, read by alias from the environment. pydantic reads both there, and HOME is not braid's home: with the
+    # prefix, which an alias does not get, no variable has a field's name.
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", env_prefix="BRAID_FIELD_")
 
     home: Path = Field(Path(".braid"), alias="BRAID_HOME", description="Folder of the deployment's state.")
     cache_dir: Path = Field(default_factory=_cache_dir, alias="BRAID_CACHE", description="Folder of downloaded JARs.")
     lake_uri: str = Field("", alias="LAKE_URI", description="Root of the Delta tables; a path or s3a://…")
     kafka_bootstrap: str = Field("", alias="KAFKA_BOOTSTRAP", description="host:port,…")
     redis_url: str = Field("", alias="REDIS_URL", description="redis://, rediss:// or unix://")
+    redis_reader_url: str = Field(
+        "", alias="REDIS_READER_URL", description="The same store as a user that may only read, for serving; default REDIS_URL."
+    )
     redis_cluster: bool = Field(False, alias="REDIS_CLUSTER", description="Whether REDIS_URL leads to a Redis Cluster.")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", alias="KAFKA_SECURITY_PROTOCOL"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field("SCRAM-SHA-512", alias="KAFKA_SASL_MECHANISM")
+    kafka_sasl_username: str = Field("", alias="KAFKA_SASL_USERNAME")
+    kafka_sasl_password: SecretStr | None = Field(None, alias="KAFKA_SASL_PASSWORD")
+    kafka_ssl_cafile: str | None = Field(None, alias="KAFKA_SSL_CAFILE", description="Certificates that are trusted, as PEM.")
     mlflow_tracking_uri: str = Field("", alias="MLFLOW_TRACKING_URI")
+    api_key: SecretStr | None = Field(None, alias="BRAID_API_KEY", description="Asked of callers of serving, where set.")
     spark_master: str = Field("local[*]", alias="SPARK_MASTER")
     batch_memory: str = Field("2g", alias="BRAID_BATCH_MEMORY", description="Heap of the batch Spark driver.")
     speed_memory: str = Field("1g", alias="BRAID_SPEED_MEMORY", description="Heap of the speed Spark driver.")
     watermark_seconds: int = Field(600, alias="BRAID_WATERMARK_SECONDS", gt=0, description="How late the speed layer accepts.")
     future_seconds: int = Field(300, alias="BRAID_FUTURE_SECONDS", ge=0, description="How far ahead of its arrival a clock may be.")
+    deduplication_days: int = Field(
+        35, alias="BRAID_DEDUPLICATION_DAYS", ge=0, description="How far apart two times of one event id may lie to fall as copies."
+    )
     archive_seconds: float = Field(5, alias="BRAID_ARCHIVE_SECONDS", gt=0, description="Trigger of the raw archive.")
     offline_seconds: float = Field(
         300, alias="BRAID_OFFLINE_SECONDS", gt=0, description="Trigger of the speed layer's offline store."
@@ -51,7 +89,39 @@ class Settings(BaseSettings):
     alias_poll_seconds: float = Field(
         3, alias="BRAID_ALIAS_POLL_SECONDS", gt=0, description="How often serving looks for a new champion."
     )
+    drain_seconds: float = Field(
+        2, alias="BRAID_DRAIN_SECONDS", ge=0, description="How long serving still answers after SIGTERM, while /readyz says no."
+    )
     model_name: str = Field("repurchase", alias="BRAID_MODEL_NAME", description="Registered model that /predict serves.")
+    batch_every: Literal["day", "hour"] = Field("day", alias="BRAID_BATCH_EVERY", description="How often the batch moves on.")
+    automation: frozenset[Literal["batch", "late", "retraining"]] = Field(
+        frozenset(), alias="BRAID_AUTOMATION",
+        description='What Dagster starts by itself, as JSON: ["batch", "late", "retraining"]. Each is a switch in its UI, too.',
+    )  # fmt: skip
+    sensor_seconds: int = Field(
+        60, alias="BRAID_SENSOR_SECONDS", gt=0, description="How often Dagster looks whether to start something."
+    )
+    late_events: int = Field(100, alias="BRAID_LATE_EVENTS", gt=0, description="Late events after which their days are done again.")
+    drift: float = Field(
+        0.2, alias="BRAID_DRIFT", gt=0, le=1, description="Kolmogorov-Smirnov distance from which on a feature has drifted."
+    )
+    auc_drop: float = Field(
+        0.05, alias="BRAID_AUC_DROP", gt=0, le=1, description="How much the champion's live AUC may fall before a retraining."
+    )
+    group_bounds: dict[str, GroupBounds] = Field({}, alias="BRAID_GROUP_BOUNDS", description="Group → its bounds, as JSON.")
+    use_cases: dict[str, UseCase] = Field(
+        {}, alias="BRAID_USE_CASES", description="Use case → its policy for stale answers, as JSON."
+    )
+    experiment: Experiment | None = Field(None, alias="BRAID_EXPERIMENT", description="The A/B test that runs, as JSON.")
+    served_share: float = Field(
+        0,
+        alias="BRAID_SERVED_SHARE",
+        ge=0,
+        le=1,
+        description="Share of the entities whose answers are logged; an experiment's predictions all are.",
+    )
+    alert_url: SecretStr | None = Field(None, alias="BRAID_ALERT_URL", description="Webhook that is told of alerts.")
+    alert_format: Literal["json", "slack"] = Field("json", alias="BRAID_ALERT_FORMAT")
     ports: Ports = Field(default_factory=Ports, exclude=True)
 
     @classmethod
@@ -65,7 +135,7 @@ class Settings(BaseSettings):
             SettingsError: A variable holds what it cannot.
         """
         try:
-            given = cls(home=Path(home)) if home is not None else cls()
+            given = cls(**{**_secrets_of_files(), **({"home": Path(home)} if home is not None else {})})
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
@@ -80,6 +150,7 @@ class Settings(BaseSettings):
                 "lake_uri": (given.lake_uri or str(folder / "lake")).rstrip("/"),
                 "kafka_bootstrap": given.kafka_bootstrap or f"127.0.0.1:{ports.kafka}",
                 "redis_url": given.redis_url or f"redis://127.0.0.1:{ports.valkey}/0",
+                "redis_reader_url": given.redis_reader_url or given.redis_url or f"redis://127.0.0.1:{ports.valkey}/0",
                 "mlflow_tracking_uri": given.mlflow_tracking_uri or f"http://127.0.0.1:{ports.mlflow}",
             }
         )
@@ -107,6 +178,21 @@ class Settings(BaseSettings):
         """Where Dagster's UI answers."""
         return f"http://127.0.0.1:{self.ports.dagster}"
 
+    @property
+    def data_docs(self) -> Path:
+        """The folder of the pages that Great Expectations builds."""
+        return self.home / "quality"
+
+    @property
+    def data_docs_url(self) -> str:
+        """Where those pages are served."""
+        return f"http://127.0.0.1:{self.ports.data_docs}"
+
+    @property
+    def serving_headers(self) -> dict[str, str]:
+        """What a caller of serving must send."""
+        return {"authorization": f"Bearer {self.api_key.get_secret_value()}"} if self.api_key else {}
+
     def table(self, name: str) -> str:
         """The path or URI of a Delta table."""
         return f"{self.lake_uri}/{name}"
@@ -116,9 +202,17 @@ class Settings(BaseSettings):
         return f"{self.lake_uri}/_checkpoints/{query}"
 
     def environment(self) -> dict[str, str]:
-        """The variables that make a child process load these same settings."""
-        return {
-            field.alias: str(getattr(self, name))
-            for name, field in type(self).model_fields.items()
-            if field.alias and getattr(self, name) is not None
-        }
+        """The variables that make a child process load these same settings, secrets included."""
+        found = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if field.alias and value is not None:
+                if isinstance(value, dict | frozenset | Experiment):
+                    found[field.alias] = TypeAdapter(type(value)).dump_json(value).decode()
+                else:
+                    found[field.alias] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        return found
+
+    def bounds(self, group: str) -> GroupBounds:
+        """What the group has to hold."""
+        return self.group_bounds.get(group, GroupBounds())

@@ -48,7 +48,10 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
                 # as a URI, since Log4j takes a comma in a path for two files
                 _quoted(f"-Dlog4j2.configurationFile={log4j.as_uri()}"),
                 _quoted(f"-Dderby.system.home={scratch}"),
-                "-XX:+UseG1GC",
+                "-XX:+UseParallelGC",  # on few cores the cheapest
+                # A run compiles thousands of methods that are soon over: the optimizing compiler gets those that stay hot.
+                "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000",
+                "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000",
             )
         ),
         "spark.ui.enabled": "false",

@@ -1,41 +1,30 @@
-"""Before a batch reads the archive, the archive has taken what Kafka holds: the batch then has seen what the stream accepted."""
+"""What a batch waits for.
 
+The archive, before it is read, has taken what Kafka holds: the batch then sees what the stream accepted. A new version of a group is
+published when the stream has caught up in it.
+"""
+
+import json
 import time
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
-
+from features.declaration import FeatureGroup
 from features.sources import EventSource
-from infra.errors import ServiceError
+from infra.errors import NotReadyError, ServiceError
 from infra.health import ailment
-from infra.redis import PROGRESS_KEY, store
+from infra.kafka import end_offsets
+from infra.redis import PROGRESS_KEY, meta_key, store
 from infra.settings import Settings
 from orchestration.running import runs
-from speed.visible import wait_archived
+from speed.visible import wait_archived, wait_visible
 
 WAIT_SECONDS = 120
-
-
-def end_offsets(settings: Settings, source: EventSource) -> dict[int, int]:
-    """The next offset of each partition of the source's topic; empty where Kafka does not answer."""
-    if not runs(settings, "kafka") or ailment(settings, "kafka"):
-        return {}  # asked first, because a consumer looks for a broker that is not there for half a minute
-    try:
-        consumer = KafkaConsumer(bootstrap_servers=settings.kafka_bootstrap.split(","))
-    except KafkaError:
-        return {}
-    try:
-        partitions = [TopicPartition(source.topic, p) for p in consumer.partitions_for_topic(source.topic) or ()]
-        return {partition.partition: offset for partition, offset in consumer.end_offsets(partitions).items()}
-    except KafkaError:
-        return {}
-    finally:
-        consumer.close()
+VERSION_SECONDS = 900
 
 
 def wait_for_archive(settings: Settings, source: EventSource) -> str:
     """Waits until the archive holds everything that is in Kafka now, and says in words how that went."""
-    offsets = end_offsets(settings, source)
+    # Asked first, because a consumer looks for a broker that is not there for half a minute.
+    offsets = {} if not runs(settings, "kafka") or ailment(settings, "kafka") else end_offsets(settings, source.topic)
     if not any(offsets.values()):
         return "nothing in Kafka, or it does not run"
     if not store(settings).exists(PROGRESS_KEY):
@@ -46,3 +35,29 @@ def wait_for_archive(settings: Settings, source: EventSource) -> str:
     except ServiceError:
         return f"behind Kafka after {WAIT_SECONDS} s; taken as it is, the rest heals with the next run"
     return f"caught up with Kafka in {time.monotonic() - started:.1f} s"
+
+
+def wait_for_tiles(settings: Settings, group: FeatureGroup) -> None:
+    """Waits, where this version of the group is not served yet, until the stream has made its tiles from all that Kafka holds.
+
+    So what is published is whole from the first answer on: also into a store that has lost what it held.
+
+    Raises:
+        NotReadyError: The speed layer runs with another declaration.
+        ServiceError: It takes too long.
+    """
+    client = store(settings)
+    if client.hget(meta_key(group.name), "fingerprint") == group.fingerprint.encode() or not runs(settings, "speed"):
+        return
+    deadline = time.monotonic() + VERSION_SECONDS
+    while not (raw := client.hget(PROGRESS_KEY, f"online:{group.name}")):
+        if time.monotonic() > deadline:
+            raise ServiceError("The speed layer runs and has not said how far it is.", "See its log.")
+        time.sleep(0.5)
+    streamed = json.loads(raw).get("version")
+    if streamed != group.fingerprint:
+        raise NotReadyError(
+            f"The speed layer streams version {streamed} of {group.name}, not {group.fingerprint}.",
+            "Run `braid up --detach`: what runs then loads the declaration.",
+        )
+    wait_visible(settings, end_offsets(settings, group.source.topic), VERSION_SECONDS, source=group.source)

@@ -6,6 +6,8 @@ live (7 days) → Kafka → speed layer → tiles in the online store, in three 
     4 days          the batch is late now: answers say that they are degraded
     backfill        to a day before the end, from the stream's own archive
     1 day           proof: as of the last event
+All predictions are of one experiment: the champion on merged features against its twin on what batch alone knows, each in the other's
+shadow. At the end the job `quality` says what was served otherwise than it is right, and who has won.
 """
 
 from __future__ import annotations
@@ -30,12 +32,15 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from batch.attribution import Reason
 from batch.files import open_events
-from features.definitions import user_events, user_features
+from features.definitions import GROUPS, user_events, user_features
 from infra import services
 from infra.errors import InputError
 from infra.memory import PeakMemory
+from infra.policies import Experiment
 from infra.settings import Settings
+from orchestration.backfill import consistency_figures
 from orchestration.journey import Journey, write_journey
 from orchestration.proof import ProofReport, prove, sample_ids
 from orchestration.quiet import quiet
@@ -49,6 +54,12 @@ DAY_MS = 86_400_000
 SAMPLE = 600
 #: Stages of the replay, in days after the cut.
 FIRST_STAGE, SECOND_STAGE, END = 2, 6, 7
+#: Callers that ask for predictions during the replay.
+CALLERS = 2
+#: A purchase within two days: what becomes of a user within the replay.
+EXPERIMENT = Experiment(
+    name="merged against batch alone", shares={"champion": 0.5, "batch_only": 0.5}, shadow=True, horizon_hours=48, min_entities=200
+)
 
 
 @dataclass
@@ -69,7 +80,9 @@ class Demo:
     """One run of the main job."""
 
     def __init__(self, settings: Settings, speedup: float | None) -> None:
-        self._settings, self._speedup = settings, speedup
+        # What runs is the demo's alone: nothing starts by itself in between.
+        self._settings = settings.model_copy(update={"experiment": EXPERIMENT, "automation": frozenset()})
+        self._speedup = speedup
         # The terminal itself: what libraries print goes to a log while they work.
         self._console = Console(file=os.fdopen(os.dup(2), "w", buffering=1))
         self._seconds: dict[str, float] = {}
@@ -140,6 +153,7 @@ class Demo:
         self._backfill("backfill from the stream's archive", journey.end_ms - DAY_MS, train=False)
         sent += self._replay(journey, SECOND_STAGE, END)
         self._prove(journey, END)
+        quality = self._quality()
         return {
             "events_loaded": loaded, "events_replayed": sent,
             "cells_compared": sum(proof.cells_compared for proof in self._proofs),
@@ -147,10 +161,13 @@ class Demo:
             "champion_version": first.champion_version, "auc_merged": first.auc_merged, "auc_batch_only": first.auc_batch_only,
             "predict_p50_ms": self._predictions.percentile_ms(50), "predict_p99_ms": self._predictions.percentile_ms(99),
             "predictions": len(self._predictions.seconds), "predictions_degraded": self._predictions.degraded, "predictions_failed": self._predictions.failed,
-            "proofs": [{"as_of": rfc3339(p.q_ms), "entities": p.entities, "cells": p.cells_compared, "different": p.cells_different,
+            "consistency": consistency_figures(quality),
+            "experiment": quality["experiment_report"]["verdict"],
+            "proofs": [{"group": p.group, "as_of": rfc3339(p.q_ms), "entities": p.entities, "cells": p.cells_compared, "different": p.cells_different,
                         "degraded": p.degraded, "first_differences": [vars(one) for one in p.differences[:5]]} for p in self._proofs],
             "example": self._example(journey),
-            "urls": {"Dagster": settings.dagster_url, "MLflow": settings.mlflow_tracking_uri, "BentoML": settings.serving_url},
+            "urls": {"Dagster": settings.dagster_url, "MLflow": settings.mlflow_tracking_uri, "BentoML": settings.serving_url,
+                     "data docs": settings.data_docs_url},
         }  # fmt: skip
 
     def _load(self, journey: Journey) -> int:
@@ -168,10 +185,12 @@ class Demo:
             )
 
     def _backfill(self, name: str, to_ms: int, train: bool) -> Any:
-        from orchestration.backfill import backfill, reload_definitions, steps
+        from orchestration.backfill import backfill
+        from orchestration.execution import reload_definitions, steps
 
         reload_definitions(self._settings)
-        with quiet(self._settings.home / "logs" / "backfill.log"), self._step(name, total=steps(self._settings, train)) as advance:
+        jobs = ["features", "training"] if train else ["features"]
+        with quiet(self._settings.home / "logs" / "backfill.log"), self._step(name, total=steps(self._settings, *jobs)) as advance:
             report = backfill(
                 self._settings, to_ms, train=train,
                 on_asset=lambda asset, seconds: advance(int(seconds is not None), f"{name}: {asset}"),
@@ -180,9 +199,24 @@ class Demo:
             self._seconds[f"asset {asset}"] = round(self._seconds.get(f"asset {asset}", 0) + seconds, 1)
         return report
 
+    def _quality(self) -> dict[str, dict[str, Any]]:
+        from orchestration.backfill import check_quality
+        from orchestration.execution import steps
+
+        name = "quality"
+        with (
+            quiet(self._settings.home / "logs" / "backfill.log"),
+            self._step(name, total=steps(self._settings, "quality")) as advance,
+        ):
+            return check_quality(
+                self._settings, on_asset=lambda asset, seconds: advance(int(seconds is not None), f"{name}: {asset}")
+            )
+
     def _await_champion(self) -> None:
         """Serving looks for a new champion every few seconds."""
-        while not httpx.post(f"{self._settings.serving_url}/predict", json={"user_id": 1}, timeout=10).is_success:
+        while not httpx.post(
+            f"{self._settings.serving_url}/predict", json={"user_id": 1}, headers=self._settings.serving_headers, timeout=10
+        ).is_success:
             time.sleep(0.1)
 
     def _replay(self, journey: Journey, from_day: int, to_day: int) -> int:
@@ -196,7 +230,9 @@ class Demo:
                 f"TO '{part}' (FORMAT parquet)"
             ).fetchone()[0]  # type: ignore[index]
         stop, now_ms = threading.Event(), [bounds[0]]
-        asking = threading.Thread(target=self._ask, args=(journey, stop, now_ms), daemon=True)
+        asking = [
+            threading.Thread(target=self._ask, args=(journey, stop, now_ms, caller), daemon=True) for caller in range(CALLERS)
+        ]
         with self._step(f"replay of days {from_day} to {to_day}", total=count) as advance:
             sent_before = 0
 
@@ -205,17 +241,19 @@ class Demo:
                 advance(report.sent - sent_before)
                 sent_before, now_ms[0] = report.sent, report.last_ms or now_ms[0]
 
-            asking.start()
+            for one in asking:
+                one.start()
             with open_events(part, user_events) as file:
                 report = replay(self._settings, user_events, file.batches(), speedup=self._speedup, on_progress=on_progress)
             wait_visible(self._settings, report.end_offsets, source=user_events)
             stop.set()
-            asking.join()
+            for one in asking:
+                one.join()
         return report.sent
 
-    def _ask(self, journey: Journey, stop: threading.Event, now_ms: list[int]) -> None:
-        ids = sample_ids(user_features, [journey.live], SAMPLE)
-        with httpx.Client(base_url=self._settings.serving_url, timeout=10) as client:
+    def _ask(self, journey: Journey, stop: threading.Event, now_ms: list[int], caller: int) -> None:
+        ids = sample_ids(user_features, [journey.live], CALLERS * SAMPLE)[caller::CALLERS]
+        with httpx.Client(base_url=self._settings.serving_url, headers=self._settings.serving_headers, timeout=10) as client:
             while not stop.is_set():
                 for one in ids:
                     if stop.wait(0.01):
@@ -233,13 +271,16 @@ class Demo:
         q_ms = journey.end_ms + 1 if day == END else journey.cut_ms + day * DAY_MS
         with self._step(f"proof as of day {day}"):
             events = [journey.history, journey.live]
-            self._proofs.append(prove(self._settings, user_features, events, sample_ids(user_features, events, SAMPLE), q_ms))
+            for group in GROUPS.values():
+                self._proofs.append(prove(self._settings, group, events, sample_ids(group, events, SAMPLE), q_ms))
 
     def _example(self, journey: Journey) -> Any:
         with duckdb.connect() as connection:
             user = connection.execute(f"SELECT arg_max(user_id, event_timestamp) FROM read_parquet('{journey.live}')").fetchone()[0]  # type: ignore[index]
         body = {"user_id": user, "context": {"page": "checkout"}, "at": journey.end_ms + 1}
-        return httpx.post(f"{self._settings.serving_url}/predict", json=body, timeout=10).json()
+        return httpx.post(
+            f"{self._settings.serving_url}/predict", json=body, headers=self._settings.serving_headers, timeout=10
+        ).json()
 
     @contextmanager
     def _step(self, name: str, total: int | None = None) -> Iterator[Any]:
@@ -266,7 +307,7 @@ class Demo:
         for proof in found["proofs"]:
             table.add_row(
                 "proof",
-                f"[{colour}]{proof['cells']:,} cells of {proof['entities']} users as of {proof['as_of']}: {proof['different']} differ from brute force[/{colour}]",
+                f"[{colour}]{proof['cells']:,} cells of {proof['entities']} {GROUPS[proof['group']].entity}s as of {proof['as_of']}: {proof['different']} differ from brute force[/{colour}]",
             )
         table.add_row(
             "model",
@@ -274,6 +315,12 @@ class Demo:
         )
         table.add_row("answers", f"{found['predictions']:,} predictions during the replay: p50 {found['predict_p50_ms']} ms, p99 {found['predict_p99_ms']} ms, "
                       f"{found['predictions_degraded']:,} marked degraded while the batch was late, {found['predictions_failed']} failed")  # fmt: skip
+        for name, one in found["consistency"].items():
+            table.add_row(
+                "served",
+                f"{one['cells']:,} logged cells of {name} recomputed: {sum(one[str(reason)] for reason in Reason):,} differ, {one['defects']} of them without a reason",
+            )
+        table.add_row("experiment", found["experiment"])
         example = found["example"]
         table.add_row(
             "example",

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from batch.events import no_events
 from features.sources import EventSource
-from infra.errors import NotReadyError
 from infra.settings import Settings
 
 
@@ -34,7 +34,7 @@ def export_known_events(settings: Settings, source: EventSource) -> Iterator[lis
     if archive is not None:
         frames.append(archive.select(*columns))
     if not frames:
-        raise NotReadyError("There are no events yet.", "Load a file by `braid load FILE` or stream some by `braid replay FILE`.")
+        raise no_events()
     folder = settings.home / "scratch" / uuid.uuid4().hex
     try:
         for index, frame in enumerate(frames):

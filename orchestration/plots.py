@@ -1,11 +1,15 @@
 """Plots as metadata: pictures in Markdown, which Dagster's UI shows beside the asset."""
 
+from __future__ import annotations
+
 import base64
 from io import BytesIO
 
 import dagster as dg
 import pandas as pd
 from matplotlib.figure import Figure
+
+from batch.experiment import ExperimentReport
 
 
 def png(image: bytes) -> dg.MarkdownMetadataValue:
@@ -14,14 +18,45 @@ def png(image: bytes) -> dg.MarkdownMetadataValue:
 
 
 def feature_distributions(values: pd.DataFrame) -> dg.MarkdownMetadataValue:
-    """A histogram per column, up to its 99th percentile."""
-    figure = Figure(figsize=(3 * len(values.columns), 2.2))
+    """A histogram per column of numbers, up to its 99th percentile."""
+    values = values.select_dtypes("number")
+    figure = Figure(figsize=(3 * max(1, len(values.columns)), 2.2))
     for index, name in enumerate(values.columns):
         column = values[name].astype("float64").dropna()
         axes = figure.add_subplot(1, len(values.columns), index + 1)
         axes.hist(column.clip(upper=column.quantile(0.99)) if len(column) else [], bins=30)
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=6)
+    return _figure(figure)
+
+
+def rates(table: pd.DataFrame) -> dg.MarkdownMetadataValue:
+    """Per feature the shares of cells that were served otherwise, without a value, or with one too many."""
+    figure = Figure(figsize=(6, 0.4 * len(table) + 1))
+    axes = figure.add_subplot(title="share of cells", xlim=(0, max(0.01, table[["mismatch_rate"]].to_numpy().max(initial=0))))
+    left = [0.0] * len(table)
+    for name in ("missing_rate", "extra_rate", "other"):
+        share = table["mismatch_rate"] - table["missing_rate"] - table["extra_rate"] if name == "other" else table[name]
+        axes.barh(table["feature"], share, left=left, label=name.removesuffix("_rate"))
+        left = [a + b for a, b in zip(left, share, strict=True)]
+    axes.legend(fontsize=7)
+    return _figure(figure)
+
+
+def intervals(report: ExperimentReport) -> dg.MarkdownMetadataValue:
+    """The difference in AUC of each variant to the first, with its interval."""
+    figure = Figure(figsize=(6, 0.6 * len(report.comparisons) + 1))
+    axes = figure.add_subplot(title="AUC, difference to the first variant")
+    axes.axvline(0, color="grey", linestyle=":")
+    for place, one in enumerate(report.comparisons):
+        if one.auc is not None:
+            axes.plot([one.auc.low, one.auc.high], [place, place])
+            axes.plot(one.auc.value, place, "o")
+    axes.set_yticks(range(len(report.comparisons)), [f"{one.variant} – {one.against}" for one in report.comparisons])
+    return _figure(figure)
+
+
+def _figure(figure: Figure) -> dg.MarkdownMetadataValue:
     target = BytesIO()
     figure.tight_layout()
     figure.savefig(target, format="png", dpi=80)

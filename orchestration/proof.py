@@ -1,7 +1,8 @@
 """The proof: brute force over the raw events, in SQL written from the words of the declaration, against the answers over HTTP.
 
-Reads a Parquet file of raw events and `POST /features`; gives the number of cells compared and of cells that differ. It shares
-nothing with the algebra, the tiles or the merge: DuckDB scans all events of the sampled entities for each feature.
+Reads Parquet files of raw events and `POST /features`; gives the number of cells compared and of cells that differ. It shares
+nothing with the algebra, the tiles or the merge: DuckDB scans all events of the sampled entities for each feature. What the
+declaration calls an estimate is held to its stated error, everything else to the value.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from infra.settings import Settings
 #: Entities per request.
 CHUNK = 100
 RELATIVE = 1e-9
+#: How many standard errors an estimate may be off, and how much beside: of a handful of values one or two may share a register.
+STANDARD_ERRORS, SLACK = 5, 2
 UNIT_MS = {"seconds": 1_000, "minutes": 60_000, "hours": 3_600_000, "days": 86_400_000}
 
 
@@ -39,6 +42,7 @@ class Difference:
 class ProofReport:
     """The outcome at one instant: cells compared, the differing ones, and how many of the entities' answers were degraded."""
 
+    group: str
     q_ms: int
     entities: int = 0
     cells_compared: int = 0
@@ -65,23 +69,24 @@ def prove(settings: Settings, group: FeatureGroup, events: Sequence[Path], ids: 
         ServiceError: Serving does not answer.
     """
     expected = brute_force(group, events, ids, q_ms)
-    report = ProofReport(q_ms)
+    report = ProofReport(group.name, q_ms)
     for start in range(0, len(ids), CHUNK):
         for row in _ask(settings, group, ids[start : start + CHUNK], q_ms):
             report.entities += 1
             report.degraded += row["provenance"]["degraded"]
-            for name, right in expected[row["id"]].items():
-                served = row["features"][name]
+            for feature in group.features:
+                served, right = row["features"][feature.name], expected[row["id"]][feature.name]
                 report.cells_compared += 1
-                if not _same(served, right):
-                    report.differences.append(Difference(row["id"], name, served, right))
+                if not agree(feature, served, right):
+                    report.differences.append(Difference(row["id"], feature.name, served, right))
     return report
 
 
 def sample_ids(group: FeatureGroup, events: Sequence[Path], size: int) -> list[Any]:
     """The same sample of entities in every run, spread over all."""
     files = [str(path) for path in events]
-    query = f'SELECT DISTINCT "{group.entity}" AS id FROM read_parquet($1) WHERE id IS NOT NULL ORDER BY hash(id) LIMIT $2'
+    there = _duckdb_sql(group.has_entity_sql)
+    query = f'SELECT DISTINCT "{group.entity}" AS id FROM read_parquet($1) WHERE {there} ORDER BY hash(id) LIMIT $2'
     with duckdb.connect() as connection:
         return [one for (one,) in connection.execute(query, [files, size]).fetchall()]
 
@@ -117,9 +122,18 @@ def _feature_sql(feature: Feature, q_ms: int) -> str:
         size_ms, hop_ms = feature.window.size_ms, feature.window.hop_ms
         conditions.append(f"t >= {(q_ms - size_ms) // hop_ms * hop_ms}")
     if feature.where:
-        conditions.append("(" + sqlglot.transpile(feature.where, read="spark", write="duckdb")[0] + ")")
+        conditions.append(f"({_duckdb_sql(feature.where)})")
+    if feature.of:
+        conditions.append(f"{of} IS NOT NULL")
     filtered = f"FILTER (WHERE {' AND '.join(conditions)})"
     unit_ms = UNIT_MS.get(getattr(feature.aggregation, "unit", ""), 1)
+    k, bound = getattr(feature.aggregation, "k", 0), getattr(feature.aggregation, "bound", 0)
+    # In whole micro-units of 128 bits: sums of squares of doubles lose what the variance is made of.
+    micros, n = f"CAST({of} * 1000000 AS HUGEINT)", f"count({of}) {filtered}"
+    squares, square = f"sum({micros} * {micros}) {filtered}", f"(sum({micros}) {filtered}) * (sum({micros}) {filtered})"
+    variance = f"(({n}) * ({squares}) - {square})::DOUBLE / nullif({n}, 0) ** 2 / 1e12"
+    counts = f"histogram({of}) {filtered}"
+    ranked = f"list_sort(list_transform(map_entries({counts}), lambda x: {{'n': -CAST(x.value AS BIGINT), 'v': x.key}}))"
     return {
         "count": f"count(*) {filtered}",
         "sum": f"coalesce((sum({of}) {filtered})::DOUBLE, 0)",
@@ -127,15 +141,27 @@ def _feature_sql(feature: Feature, q_ms: int) -> str:
         "min": f"(min({of}) {filtered})::DOUBLE",
         "max": f"(max({of}) {filtered})::DOUBLE",
         "last": f"(arg_max({of}, (t, {of})) {filtered})::DOUBLE",
+        "variance": variance,
+        "stddev": f"sqrt({variance})",
         "distinct": f"count(DISTINCT {of}) {filtered}",
+        "approx_distinct": f"count(DISTINCT {of}) {filtered}",
+        "last_k": f"(list({of} ORDER BY t DESC, {of} DESC) {filtered})[:{k}]",
+        "top_k": f"CASE WHEN cardinality({counts}) <= {bound} THEN list_transform({ranked}, lambda x: x.v)[:{k}] END",
         "since_last": f"({q_ms} - max(t) {filtered}) / {unit_ms}::DOUBLE",
     }[kind]
+
+
+def _duckdb_sql(condition: str) -> str:
+    return sqlglot.transpile(condition, read="spark", write="duckdb")[0]
 
 
 def _ask(settings: Settings, group: FeatureGroup, ids: Sequence[int | str], q_ms: int) -> list[dict[str, Any]]:
     try:
         answer = httpx.post(
-            f"{settings.serving_url}/features", json={"group": group.name, "ids": list(ids), "at": q_ms}, timeout=30
+            f"{settings.serving_url}/features",
+            json={"group": group.name, "ids": list(ids), "at": q_ms},
+            timeout=30,
+            headers=settings.serving_headers,
         )
     except httpx.HTTPError as error:
         raise ServiceError(
@@ -147,7 +173,27 @@ def _ask(settings: Settings, group: FeatureGroup, ids: Sequence[int | str], q_ms
     return rows
 
 
-def _same(served: Any, right: Any) -> bool:
+def agree(feature: Feature, served: Any, right: Any) -> bool:
+    """Whether what was served of a feature is what is right: the same but for rounding, or within the error of an estimate."""
     if served is None or right is None:
         return served is None and right is None
-    return bool(served == right or abs(served - right) <= RELATIVE * max(abs(served), abs(right)))
+    if isinstance(right, list):
+        return len(served) == len(right) and all(map(_same, served, right))
+    error = _standard_error(feature, right)
+    return bool(abs(served - right) <= STANDARD_ERRORS * error * right + SLACK) if error else _same(served, right)
+
+
+def _standard_error(feature: Feature, right: Any) -> float:
+    """The relative standard error that the declaration states; 0 where it promises the value."""
+    aggregation = feature.aggregation
+    if aggregation.kind == "approx_distinct":
+        return 1.04 / 2 ** (getattr(aggregation, "precision", 0) / 2)
+    bound = getattr(aggregation, "bound", 0)
+    return (bound - 2) ** -0.5 if aggregation.kind == "distinct" and right >= bound else 0.0
+
+
+def _same(served: Any, right: Any) -> bool:
+    if isinstance(right, str):
+        return bool(served == right)
+    right = float(right)  # a decimal of a list
+    return bool(abs(served - right) <= RELATIVE * max(abs(served), abs(right)))

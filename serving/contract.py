@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from features.declaration import MAX_ENTITY_LENGTH
+
 #: Entities in one request; more are asked in several.
 MAX_IDS = 1_000
 MAX_BODY_BYTES = 64 * 1_024
@@ -40,8 +42,18 @@ Instant = Annotated[
     BeforeValidator(_instant_ms),
     WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "minimum": 0}]}),
 ]
-Int64 = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
-EntityId = Int64 | Annotated[str, Field(min_length=1, max_length=256)]
+Int64 = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)]
+EntityId = Int64 | Annotated[str, Field(min_length=1, max_length=MAX_ENTITY_LENGTH)]
+
+
+UseCaseName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=64,
+        description="A use case of the deployment's settings: what the answer does when features are stale.",
+    ),
+]
 
 
 class _Message(BaseModel):
@@ -55,6 +67,7 @@ class PredictRequest(_Message):
     user_id: Int64
     context: dict[str, str | float | int | bool | None] = Field(default_factory=dict, max_length=64)
     at: Instant | None = Field(None, description="The time that is asked about; default now.")
+    use_case: UseCaseName | None = None
 
 
 class FeaturesRequest(_Message):
@@ -63,6 +76,7 @@ class FeaturesRequest(_Message):
     group: str = Field(min_length=1, max_length=128)
     ids: list[EntityId] = Field(max_length=MAX_IDS)
     at: Instant | None = Field(None, description="The time that is asked about; default now. Not before batch_end.")
+    use_case: UseCaseName | None = None
 
 
 class Provenance(_Message):
@@ -83,10 +97,10 @@ class Provenance(_Message):
 
 
 class FeatureRow(_Message):
-    """One entity's features, null where there is no value."""
+    """One entity's features, null where there is no value. A list is the value of `last_k` and `top_k`."""
 
     id: int | str
-    features: dict[str, float | int | None]
+    features: dict[str, float | int | list[float | int | str] | None]
     provenance: Provenance
 
 
@@ -97,7 +111,7 @@ class FeaturesResponse(_Message):
 
 
 class ModelInfo(_Message):
-    """The registered model that answered."""
+    """The registered model that answered, and the variant that the user has in a running experiment ("champion" without one)."""
 
     name: str
     version: str

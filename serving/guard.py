@@ -5,12 +5,17 @@ BentoML would unpickle other kinds of bodies, and log what does not validate wit
 
 from __future__ import annotations
 
+import asyncio
+import hmac
+import signal
 from collections.abc import Awaitable, Callable, MutableMapping
+from types import FrameType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse
 
+from infra.settings import Settings
 from serving.contract import MAX_BODY_BYTES, FeaturesRequest, PredictRequest
 from serving.errors import RefusalError
 
@@ -23,17 +28,20 @@ _REQUESTS: dict[str, type[BaseModel]] = {"/predict": PredictRequest, "/features"
 
 
 class Door:
-    """Lets through `application/json` bodies of up to `MAX_BODY_BYTES` that fit the contract."""
+    """Lets through `application/json` bodies of up to `MAX_BODY_BYTES` that fit the contract, from callers with the key where one is set."""
 
     def __init__(self, app: App) -> None:
         self._app = app
+        self._key = Settings.load().api_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers 400, 413 or 415 itself, or hands on."""
+        """Answers 400, 401, 413 or 415 itself, or hands on."""
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         try:
+            if self._key is not None:
+                _admit(scope, self._key.get_secret_value())
             body = await _body(scope, receive)
             if body is None:
                 return
@@ -56,21 +64,42 @@ class Door:
 class Readiness:
     """Answers `/readyz` with what is missing: 200 once the registry has been looked at.
 
-    Also without a model or a store: `/features`, and defaults that are marked, are still served.
+    Also without a model or a store: `/features`, and defaults that are marked, are still served. After SIGTERM it says 503 while the
+    service goes on answering for a while, so that a balancer has the time to send requests elsewhere and none is lost at a closing door.
     """
 
     def __init__(self, app: App) -> None:
-        self._app = app
+        self._app, self._ending = app, False
+        self._drain_seconds = Settings.load().drain_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, or hands on."""
+        if scope["type"] == "lifespan":
+            self._wait_at_sigterm()
         if scope["type"] != "http" or scope["path"] != "/readyz" or scope["method"] not in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
         from bentoml import get_current_service
 
-        ready, missing = await get_current_service().readiness()
+        ready, missing = (False, ["the service is ending"]) if self._ending else await get_current_service().readiness()
         await JSONResponse({"ready": ready, "missing": missing}, 200 if ready else 503)(scope, receive, send)
+
+    def _wait_at_sigterm(self) -> None:
+        """Puts the wait before what the server does."""
+        loop, server = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+
+        def end(number: int, frame: FrameType | None) -> None:
+            if not self._ending and callable(server):
+                self._ending = True
+                loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, server, number, frame)
+
+        signal.signal(signal.SIGTERM, end)
+
+
+def _admit(scope: Scope, key: str) -> None:
+    given = dict(scope["headers"]).get(b"authorization", b"")
+    if not hmac.compare_digest(given, b"Bearer " + key.encode()):
+        raise RefusalError(401, "The request has no valid key.", "Send it as: Authorization: Bearer KEY.")
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes | None:

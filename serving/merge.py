@@ -3,7 +3,7 @@
     features at q = collapsed + tail hops still inside the window + speed tiles with batch_end <= ts < q
 
 After Chronon's sawtooth merge. The cut between the layers, and the head of the window, are exact to the millisecond: a tile that
-batch_end or q falls into gives its log instead of its partials.
+batch_end, q, or the beginning of an exact window falls into gives its log instead of its partials.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from features.aggregations import Partial, Value
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
 from features.packed import BatchValue, TileValue, decode_log
-from features.windows import BUFFER_MS, floor_ms
+from features.view import exact_partial
+from features.windows import BUFFER_MS, EXACT_HOP_MS
 
 _BEGINNING_MS = -(2**63)
 _first_ms = attrgetter("first_ms")
@@ -70,27 +71,29 @@ def merge(
     # An entity without a view has no event before batch_end that the batch knows: all its tiles count.
     cut_ms = batch.batch_end_ms if batch is not None else _BEGINNING_MS
     newest_ms = batch.newest_event_ms if batch is not None else None
-    starts_ms: list[int] = []
+    # A sawtooth window begins with a tile; only an exact one may begin within.
+    begins_ms = [window.start_ms(q_ms) for window in group.exact_windows]
+    firsts_ms: list[int] = []
     pieces: list[list[Partial]] = []
     tiles_merged = 0
     for tile in sorted(tiles, key=_first_ms):
         if tile.first_ms >= q_ms or tile.last_ms < cut_ms:
             continue
         last_ms = tile.last_ms
-        start_ms = floor_ms(tile.first_ms, group.tile_ms)
-        if last_ms < q_ms and tile.first_ms >= cut_ms:
-            starts_ms.append(start_ms)
+        begun = begins_ms and any(tile.first_ms < begin_ms <= last_ms for begin_ms in begins_ms)
+        if last_ms < q_ms and tile.first_ms >= cut_ms and not begun:
+            firsts_ms.append(tile.first_ms)
             pieces.append(tile.partials)
         else:
             try:
                 log = [entry for entry in decode_log(tile) if cut_ms <= entry[0] < q_ms]
             except PackedValueError:
-                degraded.append("a tile with too many events for a log is cut by batch_end or q")
+                degraded.append("a tile with too many events for a log is cut by batch_end, q, or the beginning of an exact window")
                 log = [(last_ms, tile.partials)]
             if not log:
                 continue
             last_ms = log[-1][0]
-            starts_ms.extend([start_ms] * len(log))
+            firsts_ms.extend(ts_ms for ts_ms, _ in log)
             pieces.extend(partials for _, partials in log)
         tiles_merged += 1
         newest_ms = last_ms if newest_ms is None else max(newest_ms, last_ms)
@@ -106,8 +109,15 @@ def merge(
             partial = batch.features[index].collapsed
         if window is not None:
             window_ms = window.start_ms(q_ms)
-            column = column[bisect_left(starts_ms, window_ms) :]
-            if batch is not None and (hops := batch.features[index].hop_starts_ms):
+            column = column[bisect_left(firsts_ms, window_ms) :]
+            if window.hop_ms == EXACT_HOP_MS:
+                partial = None
+                if batch is not None and window_ms < cut_ms:
+                    view = batch.features[index]
+                    partial = exact_partial(view, aggregation, window_ms, group.tile_ms)
+                    if view.by_tile and window_ms % group.tile_ms:
+                        degraded.append("an exact window begins among too many events, within a tile of the batch view")
+            elif batch is not None and (hops := batch.features[index].hop_starts_ms):
                 hop = bisect_left(hops, window_ms)
                 if hop < len(hops):
                     partial = batch.features[index].suffixes[hop]

@@ -7,8 +7,7 @@ from collections import Counter as Tally
 from collections.abc import Sequence
 
 from features.declaration import FeatureGroup
-from serving.merge import Merged
-from serving.store import Parts
+from serving.answer import Served
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 
@@ -29,18 +28,36 @@ class Metrics:
             "braid_champion_version", "Version of the model that answers; 0 for none.", multiprocess_mode="mostrecent"
         )
         self._version.set(0)
+        self._newest = Gauge(
+            "braid_newest_event_timestamp_seconds", "Time of the newest event of a group in the online store, since 1970.", ["group"],
+            multiprocess_mode="mostrecent",
+        )  # fmt: skip
+        self._variants = Counter("braid_predictions", "Predictions by the variant that answered.", ["variant"])
+        self._lost = Counter("braid_served_log_lost", "Records of the served log that did not reach Kafka.")
 
-    def answered(self, endpoint: str, group: FeatureGroup, rows: Sequence[tuple[Parts, Merged]], q_ms: int, started: float) -> None:
+    def answered(self, endpoint: str, group: FeatureGroup, rows: Sequence[Served], q_ms: int, started: float) -> None:
         """Counts one answer; `started` is `time.perf_counter` at its beginning."""
         states = Tally(
-            "degraded" if merged.degraded or parts.faults else "exact" if parts.known else "unknown" for parts, merged in rows
+            "degraded" if merged.degraded or parts.faults else "exact" if parts.known else "unknown" for parts, merged, _ in rows
         )
         for state, n in states.items():
             self._rows.labels(group.name, state).inc(n)
-        newest_ms = max((merged.newest_event_ms for _, merged in rows if merged.newest_event_ms is not None), default=None)
+        newest_ms = max((merged.newest_event_ms for _, merged, _ in rows if merged.newest_event_ms is not None), default=None)
         if newest_ms is not None:
             self._age.labels(group.name).set((q_ms - newest_ms) / 1_000)
         self._seconds.labels(endpoint).observe(time.perf_counter() - started)
+
+    def newest_event(self, group: str, newest_ms: int) -> None:
+        """Notes the newest event of a group; Prometheus subtracts it from its time() for an age."""
+        self._newest.labels(group).set(newest_ms / 1_000)
+
+    def predicted(self, variant: str) -> None:
+        """Counts a prediction."""
+        self._variants.labels(variant).inc()
+
+    def lost(self, records: int) -> None:
+        """Counts records that were not logged."""
+        self._lost.inc(records)
 
     def champion(self, version: str) -> None:
         """Notes which model answers."""

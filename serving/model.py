@@ -1,7 +1,8 @@
-"""The model that answers: the registry's champion, resolved once, exchanged when the alias moves.
+"""The model behind an alias of the registry, such as the champion: resolved once, exchanged when the alias moves.
 
 Reads MLflow's registry from a thread of its own; a request only ever sees a whole model. One that cannot be loaded, or that was
-trained on other features, is refused and the old one stays.
+trained on features that nobody knows, is refused and the old one stays. A model is given its features by their names: those of another
+version of the declaration that mean the same, and the declared default, marked as degraded, for those that do not.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from features.aggregations import Value
 from features.declaration import FeatureGroup
-from infra.registry import CHAMPION, load_booster, version_by_alias
+from features.declaration.versions import group_of_text, same_meaning
+from features.errors import DeclarationError
+from infra.registry import load_booster, version_by_alias
 from infra.settings import Settings
 
 _log = logging.getLogger("serving")
@@ -27,31 +31,53 @@ _POLLS_UNTIL_RETRY = 10
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory. `predict` takes the group's `model_input`.
+    """A model in memory.
 
     Attributes:
         name: The registered name.
         version: The registered version.
         booster: The `lightgbm.Booster`.
-        fault: Why its answers may not be exact; empty if they are.
+        group: The declaration that it was trained on.
+        fault: Why its answers may not be exact, whatever is served; empty if they are.
     """
 
     name: str
     version: str
     booster: Any
+    group: FeatureGroup
     fault: str = ""
+    _known: dict[str, tuple[dict[str, int], str]] = field(default_factory=dict, compare=False, repr=False)
 
     def predict(self, values: list[float]) -> float:
-        """The probability of label 1."""
+        """The probability of label 1, given the values of `group.model_names`."""
         return float(self.booster.predict(np.array([values]), num_threads=1)[0])
 
+    def input_of(self, served: FeatureGroup, values: Sequence[Value]) -> tuple[list[float], str]:
+        """What the model is given of the features that are served, and why that may not be exact.
 
-class Champion:
-    """Follows the alias `champion` of the registered model.
+        Args:
+            served: The version of the group that the values are of.
+            values: Its features, in its order.
+        """
+        indices, fault = self._known.get(served.fingerprint) or self._known.setdefault(served.fingerprint, self._known_of(served))
+        found = {name: values[index] for name, index in indices.items()}
+        return self.group.model_input(found), self.fault or fault
+
+    def _known_of(self, served: FeatureGroup) -> tuple[dict[str, int], str]:
+        known = same_meaning(served, self.group)
+        missing = [name for name in self.group.model_names if name not in known]
+        fault = f"the model was trained on another version of {', '.join(missing)}" if missing else ""
+        return {name: known[name] for name in self.group.model_names if name in known}, fault
+
+
+class FollowedModel:
+    """Follows an alias of a registered model.
 
     Args:
         settings: Where the registry is.
         group: What the model is asked about.
+        name: The registered name.
+        alias: Such as "champion".
         on_change: Called with each model that begins to answer, in the thread that follows.
 
     Attributes:
@@ -61,18 +87,23 @@ class Champion:
     """
 
     def __init__(
-        self, settings: Settings, group: FeatureGroup, on_change: Callable[[LoadedModel], None] = lambda model: None
+        self,
+        settings: Settings,
+        group: FeatureGroup,
+        name: str,
+        alias: str,
+        on_change: Callable[[LoadedModel], None] = lambda model: None,
     ) -> None:
         self.current: LoadedModel | None = None
         self.fault = "the registry has not answered yet"
         self.looked = False
-        self._settings, self._group, self._on_change = settings, group, on_change
+        self._settings, self._group, self._name, self._alias, self._on_change = settings, group, name, alias, on_change
         self._stop = threading.Event()
         self._refused: tuple[str, float] = ("", 0.0)
-        self._thread = threading.Thread(target=self._follow, name="champion", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name=f"{name}@{alias}", daemon=True)
 
     def start(self) -> None:
-        """Looks for the champion now and from then on, in the background."""
+        """Looks for the model now and from then on, in the background."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -93,11 +124,11 @@ class Champion:
                 return
 
     def refresh(self) -> None:
-        """Asks the registry, and exchanges the model if its champion is another."""
-        name = self._settings.model_name
-        found = version_by_alias(self._settings, name, CHAMPION)
+        """Asks the registry, and exchanges the model if the alias has another."""
+        name = self._name
+        found = version_by_alias(self._settings, name, self._alias)
         if found is None:
-            self.fault = f"the registry has no {CHAMPION} of {name}"
+            self.fault = f"the registry has no {self._alias} of {name}"
             return
         version = found.version
         if self.current is not None and self.current.version == version:
@@ -106,7 +137,7 @@ class Champion:
         if self._refused[0] == version and time.monotonic() < self._refused[1]:
             return
         try:
-            model = load_model(self._settings, self._group, version, found.tags.get("group_fingerprint"))
+            model = load_model(self._settings, self._group, name, version, found.tags)
         except Exception as error:  # noqa: BLE001  # a broken model must not take the working one with it
             fault = f"version {version} of {name} cannot be used: {error}"
             if fault != self.fault:
@@ -120,24 +151,28 @@ class Champion:
         self._on_change(model)
 
 
-def load_model(settings: Settings, group: FeatureGroup, version: str, fingerprint: str | None) -> LoadedModel:
-    """A version of the registered model.
+def load_model(settings: Settings, declared: FeatureGroup, name: str, version: str, tags: Mapping[str, str]) -> LoadedModel:
+    """A version of a registered model.
 
     Args:
         settings: Where the registry is.
-        group: What the model is asked about.
+        declared: The declaration now, which a model without the tag `declaration` is taken to be trained on.
+        name: The registered name.
         version: The registered version.
-        fingerprint: The version of the declaration that it was trained on, if that is known.
+        tags: Of the version: `declaration`, `group_fingerprint`.
 
     Raises:
         ValueError: It is none that may answer: see `load_booster`, or it was trained on features of other names.
     """
-    booster = load_booster(settings, settings.model_name, version)
-    if tuple(booster.feature_name()) != group.feature_names:
+    booster, group, fault = load_booster(settings, name, version), declared, ""
+    if tags.get("group_fingerprint", declared.fingerprint) != declared.fingerprint:
+        try:
+            group = group_of_text(tags.get("declaration", ""), declared.source)
+        except DeclarationError:
+            fault = "the model was trained on another version of the declaration"
+    if tuple(booster.feature_name()) != group.model_names:
         raise ValueError("it was trained on other features than are declared")
-    changed = fingerprint is not None and fingerprint != group.fingerprint
-    fault = "the model was trained on another version of the declaration" if changed else ""
-    model = LoadedModel(settings.model_name, version, booster, fault)
+    model = LoadedModel(name, version, booster, group, fault)
     if not 0 <= model.predict(group.model_input({})) <= 1:
         raise ValueError("it gives no probabilities")
     return model

@@ -6,6 +6,7 @@ import gc
 import re
 import sys
 import time
+from functools import partial
 
 import bentoml
 
@@ -13,14 +14,16 @@ from features.declaration import FeatureGroup
 from features.definitions import GROUPS, user_features
 from features.sources import ColumnType
 from infra.settings import Settings
-from serving.answer import feature_row, merged_features, prediction
-from serving.contract import FeaturesRequest, FeaturesResponse, PredictRequest, PredictResponse, rfc3339
+from serving.answer import feature_row, prediction, served_features
+from serving.contract import FeaturesRequest, FeaturesResponse, PredictRequest, PredictResponse
 from serving.errors import RefusalError
+from serving.freshness import Freshness
 from serving.guard import Door, Readiness
-from serving.merge import Merged
 from serving.metrics import Metrics
-from serving.model import Champion, LoadedModel
-from serving.store import OUT_OF_REACH, OnlineStore, Parts
+from serving.model import LoadedModel
+from serving.served_log import Record, ServedLog, served_record
+from serving.store import OUT_OF_REACH, OnlineStore
+from serving.variants import Models, Variant
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
@@ -42,13 +45,18 @@ class Braid:
         settings = Settings.load()
         self._metrics = Metrics()
         self._store = OnlineStore(settings)
-        self._champion = Champion(settings, user_features, self._exchanged)
-        self._champion.start()
+        self._served = ServedLog(settings, self._metrics.lost)
+        self._freshness = Freshness(settings, GROUPS, self._metrics.newest_event)
+        self._models = Models(settings, user_features, self._exchanged)
+        self._freshness.start()
+        self._models.start()
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Ends the thread that follows the champion, and the connections to the store."""
-        self._champion.stop()
+        """Ends the threads and the connections to the store; sends what the served log still holds."""
+        self._models.stop()
+        self._freshness.stop()
+        self._served.close()
         await self._store.close()
 
     @bentoml.api(route="/features")
@@ -61,7 +69,7 @@ class Braid:
 
     @bentoml.api(route="/predict")
     async def predict(self, request: PredictRequest, /) -> PredictResponse:
-        """The champion's prediction about a user, on the features of this moment."""
+        """A prediction about a user, on the features of this moment, by the champion or by the user's variant in a running experiment."""
         try:
             return await self._predict(request)
         except RefusalError as refusal:
@@ -69,8 +77,9 @@ class Braid:
 
     async def readiness(self) -> tuple[bool, list[str]]:
         """Whether to send requests, and what keeps this service from answering everything; empty where nothing does."""
-        found = [self._champion.fault] if self._champion.fault else []
-        return self._champion.looked, found if await self._store.reachable() else [*found, OUT_OF_REACH]
+        champion = self._models.champion
+        found = [champion.fault] if champion.fault else []
+        return champion.looked and self._freshness.looked, found if await self._store.reachable() else [*found, OUT_OF_REACH]
 
     async def _features(self, request: FeaturesRequest) -> FeaturesResponse:
         started = time.perf_counter()
@@ -79,40 +88,52 @@ class Braid:
             raise RefusalError(404, f"The group {request.group!r} is not declared.", f"Declared are: {', '.join(GROUPS)}.")
         keys = _keys(group, request.ids)
         q_ms = _now_ms() if request.at is None else request.at
-        found = await self._read(group, keys, q_ms)
-        rows = [feature_row(group, one, parts, merged, q_ms) for one, (parts, merged) in zip(request.ids, found, strict=True)]
+        stale = self._freshness.stale(request.use_case, group.name, q_ms)
+        reading = await self._store.read(group, keys)
+        group = reading.group
+        found = [served_features(group, parts, q_ms, reading.batch_end_ms, stale) for parts in reading.parts]
+        rows = [feature_row(group, one, served, q_ms) for one, served in zip(request.ids, found, strict=True)]
+        for key, served, row in zip(keys, found, rows, strict=True):
+            if self._served.wants(key):
+                self._served.add(partial(served_record, group, key, served, row.provenance, q_ms, _now_ms()))
         self._metrics.answered("features", group, found, q_ms, started)
         return FeaturesResponse.model_construct(rows=rows)
 
     async def _predict(self, request: PredictRequest) -> PredictResponse:
-        started = time.perf_counter()
-        model = self._champion.current
+        started, group, user = time.perf_counter(), user_features, request.user_id
+        variant, model, exposed = self._models.of(user)
         if model is None:
-            raise RefusalError(503, f"No champion can answer: {self._champion.fault}.", "Train one by `braid backfill`.")
+            raise RefusalError(503, f"No champion can answer: {self._models.champion.fault}.", "Train one by `braid backfill`.")
         q_ms = _now_ms() if request.at is None else request.at
-        found = await self._read(user_features, [request.user_id], q_ms)
-        answer = prediction(user_features, request.user_id, *found[0], q_ms, model)
-        self._metrics.answered("predict", user_features, found, q_ms, started)
+        stale = self._freshness.stale(request.use_case, group.name, q_ms)
+        reading = await self._store.read(group, [user])
+        group = reading.group
+        serve = partial(served_features, group, reading.parts[0], q_ms, reading.batch_end_ms, stale)
+        served = serve(variant.batch_only)
+        answer = prediction(group, user, served, q_ms, model, variant.name)
+        self._metrics.predicted(variant.name)
+        if exposed or self._served.wants(user):
+            served_at_ms = _now_ms()
+            experiment = self._models.experiment.name if exposed and self._models.experiment else None
+            shadows = self._models.shadows(variant) if exposed else []
+
+            def record() -> Record:  # by the log's thread: an answer does not wait for shadows
+                exposure = {
+                    "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
+                    "prediction": answer.prediction,
+                    "shadows": {
+                        one.name: prediction(group, user, serve(one.batch_only), q_ms, its, one.name).prediction for one, its in shadows
+                    },
+                }  # fmt: skip
+                return served_record(group, user, served, answer.provenance, q_ms, served_at_ms, exposure)
+
+            self._served.add(record)
+        self._metrics.answered("predict", group, [served], q_ms, started)
         return answer
 
-    async def _read(self, group: FeatureGroup, ids: list[int | str], q_ms: int) -> list[tuple[Parts, Merged]]:
-        reading = await self._store.read(group, ids)
-        result = []
-        for parts in reading.parts:
-            try:
-                result.append((parts, merged_features(group, parts, q_ms, reading.batch_end_ms)))
-            except ValueError:
-                end_ms = parts.batch.batch_end_ms if parts.batch else reading.batch_end_ms
-                end = "" if end_ms is None else rfc3339(end_ms)
-                raise RefusalError(
-                    409,
-                    f"The time {rfc3339(q_ms)} lies before batch_end, {end}: the view already holds what came after it.",
-                    "Ask for a later time, or take the past from the training set.",
-                ) from None
-        return result
-
-    def _exchanged(self, model: LoadedModel) -> None:
-        self._metrics.champion(model.version)
+    def _exchanged(self, variant: Variant, model: LoadedModel) -> None:
+        if variant.name == "champion":
+            self._metrics.champion(model.version)
         # MLflow and its like are a million objects that stay: a full collection would look at each of them, during some request.
         gc.collect()
         gc.freeze()

@@ -1,6 +1,7 @@
 """The online store as a request reads it: everything of every entity in one round trip, decoded once.
 
-Gives `serving.merge` its parts. A decoding is kept by the very bytes that it is of, so that neither a new publication nor a tile
+Gives `serving.merge` its parts, of the version of the group that was published last: an older declaration is served until the newer
+one is there. A decoding is kept by the very bytes that it is of, so that neither a new publication nor a tile
 that grew can ever meet an old decoding.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
@@ -17,16 +18,19 @@ from typing import NamedTuple
 import redis
 
 from features.declaration import FeatureGroup
+from features.declaration.versions import published_group
 from features.errors import PackedValueError
-from features.packed import BATCH_FIELD, TILE_PREFIX, BatchValue, TileValue, decode_batch, decode_tile
+from features.packed import FORMAT, BatchValue, TileValue, batch_field, decode_batch, decode_tile, tile_prefix
 from infra.redis import async_store, meta_key
 from infra.settings import Settings
 
 OUT_OF_REACH = "the online store cannot be reached"
 #: Requests in one round trip: as many as are merged well within a deadline, for the next one is under way meanwhile.
 _SHARED = 32
+_FORMAT = str(FORMAT).encode()
 NOT_OURS = "the online store holds something else under the entity's key"
-OTHER_VERSION = "a stored value is of another version of the declaration"
+UNREADABLE = "a stored value cannot be read"
+OTHER_VERSION = "the online store holds a version of the declaration that cannot be read any more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,11 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One read: the parts of each entity, in their order, and the group's batch_end."""
+    """One read: the parts of each entity, in their order, the group's batch_end, and the version of the group that they are of."""
 
     parts: list[Parts]
     batch_end_ms: int | None
+    group: FeatureGroup
 
 
 class _Waiting(NamedTuple):
@@ -70,6 +75,8 @@ class OnlineStore:
         self._waiting: deque[_Waiting] = deque()
         self._flying = False
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Group and fingerprint → the declaration of what is published.
+        self._versions: dict[tuple[str, bytes], FeatureGroup] = {}
 
     async def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
         """Everything that is stored of the entities, as one consistent cut each."""
@@ -90,7 +97,7 @@ class OnlineStore:
             # Whoever came meanwhile has waited for the same silence.
             taken += self._waiting
             self._waiting.clear()
-            readings = [Reading([Parts(faults=(OUT_OF_REACH,))] * len(one.ids), None) for one in taken]
+            readings = [Reading([Parts(faults=(OUT_OF_REACH,))] * len(one.ids), None, one.group) for one in taken]
         except Exception as error:  # noqa: BLE001  # a fault of ours: those who share the round trip must hear of it, too
             for one in taken:
                 if not one.reading.done():
@@ -109,18 +116,30 @@ class OnlineStore:
     async def _round_trip(self, taken: Sequence[_Waiting]) -> list[Reading]:
         pipeline = self._client.pipeline(transaction=False)
         for group, ids, _ in taken:
-            pipeline.hmget(meta_key(group.name), "batch_end_ms", "fingerprint")
+            pipeline.hmget(meta_key(group.name), "batch_end_ms", "fingerprint", "format")
             for one in ids:
                 pipeline.hgetall(group.key(one))
         answers = iter(await pipeline.execute(raise_on_error=False))
         readings = []
         for group, ids, _ in taken:
             meta = next(answers)
-            batch_end, fingerprint = (None, None) if isinstance(meta, Exception) else meta
-            published = fingerprint == group.fingerprint.encode()
-            parts = [_parts(fields, group.fingerprint) for fields in islice(answers, len(ids))]
-            readings.append(Reading(parts, int(batch_end) if published and batch_end is not None else None))
+            batch_end, fingerprint, written = (None, None, None) if isinstance(meta, Exception) else meta
+            served = await self._version(group, fingerprint)
+            readable = fingerprint is None or (fingerprint == served.fingerprint.encode() and written == _FORMAT)
+            parts = [parts_of(fields, served.fingerprint) for fields in islice(answers, len(ids))]
+            if not readable:
+                parts = [replace(one, faults=(*one.faults, OTHER_VERSION)) for one in parts]
+            readings.append(Reading(parts, int(batch_end) if readable and batch_end is not None else None, served))
         return readings
+
+    async def _version(self, declared: FeatureGroup, fingerprint: bytes | None) -> FeatureGroup:
+        """The declaration of what is published; it is read once per version."""
+        if fingerprint is None or fingerprint == declared.fingerprint.encode():
+            return declared
+        if (known := self._versions.get((declared.name, fingerprint))) is None:
+            now, text = await self._client.hmget(meta_key(declared.name), "fingerprint", "declaration")
+            known = self._versions[declared.name, now] = published_group(declared, now, text)  # now may be a newer one already
+        return known
 
     async def reachable(self) -> bool:
         """Whether the store answers now."""
@@ -135,20 +154,22 @@ class OnlineStore:
         await self._client.aclose()
 
 
-def _parts(fields: dict[bytes, bytes] | Exception, fingerprint: str) -> Parts:
+def parts_of(fields: dict[bytes, bytes] | Exception, fingerprint: str) -> Parts:
+    """What an entity's hash holds, or what reading it has come to."""
     if isinstance(fields, Exception):
         return Parts(faults=(NOT_OURS,))
     batch: BatchValue | None = None
     tiles: list[TileValue] = []
     faults: tuple[str, ...] = ()
+    batch_name, tile_names = batch_field(fingerprint), tile_prefix(fingerprint)
     for name, data in fields.items():
         try:
-            if name == BATCH_FIELD:
+            if name == batch_name:
                 batch = _decoded_batch(data, fingerprint)
-            elif name.startswith(TILE_PREFIX):
+            elif name.startswith(tile_names):
                 tiles.append(_decoded_tile(data, fingerprint))
         except PackedValueError:
-            faults = (OTHER_VERSION,)
+            faults = (UNREADABLE,)
     return Parts(batch, tiles, faults)
 
 

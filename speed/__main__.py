@@ -9,16 +9,28 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
+from redis import RedisError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_fixed,
+)
 
 from features.declaration import FeatureGroup
+from features.declaration.versions import published_group
 from features.definitions import GROUPS
-from infra.errors import BraidError
+from infra.errors import BraidError, ServiceError
 from infra.kafka import create_topics
+from infra.redis import meta_key, reached_store, store_generation
 from infra.settings import Settings
 from speed.archive import create_archive, start_archive
 from speed.offline import start_offline
@@ -30,6 +42,10 @@ from speed.store import online_store
 #: Partitions of a topic that does not exist yet.
 PARTITIONS = 4
 _POLL_SECONDS = 0.1
+#: How often to look whether the store still holds what was written, and whether an older version is still served.
+_LOOK_SECONDS = 2.0
+#: For how long a start waits for Kafka and the online store, which may be starting again themselves.
+_PATIENCE_SECONDS = 60.0
 
 
 def main() -> int:
@@ -42,32 +58,47 @@ def main() -> int:
         return run(settings, GROUPS, ended)
     except BraidError as error:
         say(str(error))
-        return 1
+    except RedisError as error:
+        say(f"The online store does not answer any more ({type(error).__name__}).")
+    return 1
 
 
 def run(settings: Settings, groups: Mapping[str, FeatureGroup], ended: threading.Event) -> int:
     """Starts the queries and publishes their progress until `ended` is set or one of them fails."""
     sources = {group.source.name: group.source for group in groups.values()}
-    create_topics(settings, {name: n for one in sources.values() for name, n in ((one.topic, PARTITIONS), (one.dlq_topic, 1))})
+    _reach(settings, {name: n for one in sources.values() for name, n in ((one.topic, PARTITIONS), (one.dlq_topic, 1))}, ended)
     spark = speed_session(settings)
     queries: dict[str, StreamingQuery] = {}
     try:
         create_archive(spark, settings)
-        for group in groups.values():
+        generation = store_generation(online_store(settings))
+        older = _older(settings, groups)
+        online = {f"online:{group.name}": group for group in groups.values()} | older
+        for name, group in online.items():
             with pool(spark, "online"):
-                queries[f"online:{group.name}"] = start_online(spark, settings, group)
+                queries[name] = start_online(spark, settings, group, generation)
         for source in sources.values():
             with pool(spark, "background"):
                 queries[f"archive:{source.name}"] = start_archive(spark, settings, source)
         for group in groups.values():
             with pool(spark, "background"):
                 queries[f"offline:{group.name}"] = start_offline(spark, settings, group)
-        board = Board(online_store(settings), queries)
+        board = Board(online_store(settings), queries, {name: group.fingerprint for name, group in online.items()})
         say(f"{len(queries)} queries run: {', '.join(queries)}.")
+        looked = time.monotonic()
         while not ended.wait(_POLL_SECONDS):
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                looked = time.monotonic()
+                if store_generation(online_store(settings)) != generation:
+                    say("The online store has lost what it held: the stream is read again into it.")
+                    return 1
+                for name in older.keys() - _older(settings, groups).keys() if older else ():
+                    say(f"{name} is served no more.")
+                    older.pop(name)
+                    queries.pop(name).stop()
             for name, query in queries.items():
                 if not query.isActive:
-                    say(f"The query {name} has failed: {_cause(query)}")
+                    say(f"The query {name} has failed: {_cause(query)}. Its checkpoint is {settings.checkpoint(query.name)}*.")
                     return 1
             board.publish()
     except Exception:
@@ -80,6 +111,36 @@ def run(settings: Settings, groups: Mapping[str, FeatureGroup], ended: threading
     return 0
 
 
+def _reach(settings: Settings, topics: Mapping[str, int], ended: threading.Event) -> None:
+    """Makes sure that Kafka has the topics and that the online store answers.
+
+    Raises:
+        ServiceError: One of them has not answered for too long, or `ended` was set meanwhile.
+    """
+
+    def tell(state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome:
+            say(f"Waiting for up to {_PATIENCE_SECONDS:.0f} s. {state.outcome.exception()}")
+
+    for attempt in Retrying(
+        retry=retry_if_exception_type(ServiceError), wait=wait_fixed(1), before_sleep=tell, sleep=sleep_using_event(ended),
+        stop=stop_after_delay(_PATIENCE_SECONDS) | stop_when_event_set(ended), reraise=True,
+    ):  # fmt: skip
+        with attempt:
+            create_topics(settings, topics)
+            reached_store(settings).close()
+
+
+def _older(settings: Settings, groups: Mapping[str, FeatureGroup]) -> dict[str, FeatureGroup]:
+    """What is served of an older version of its declaration, which goes on until the newer one is published; by the query's name."""
+    found = {}
+    for declared in groups.values():
+        group = published_group(declared, *online_store(settings).hmget(meta_key(declared.name), "fingerprint", "declaration"))
+        if group.fingerprint != declared.fingerprint:
+            found[f"online:{group.name}@{group.fingerprint[:8]}"] = group
+    return found
+
+
 def stop(spark: SparkSession, queries: Mapping[str, StreamingQuery]) -> None:
     """Stops the queries, then the session. What stops badly is gone all the same: the checkpoints are whole at any moment."""
     for end in (*(query.stop for query in queries.values()), spark.stop):
@@ -90,8 +151,8 @@ def stop(spark: SparkSession, queries: Mapping[str, StreamingQuery]) -> None:
 
 
 def _cause(query: StreamingQuery) -> str:
-    error = query.exception()
-    text = str(error.getMessage() if isinstance(error, PySparkException) else error)
+    # Behind the cause stand offsets and the plan.
+    text = str(query.exception() or "it has ended").split("=== Streaming Query ===", maxsplit=1)[0]
     return " ".join(text.split())[:2_000]
 
 

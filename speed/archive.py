@@ -1,7 +1,8 @@
 """Messages → the raw archive in Delta, and misfits → the dead-letter topic.
 
 Reads the topic; appends every message, whatever it holds, to `raw_events`: what the batch layer learns the stream from, also what
-came too late for the tiles. Each message is in the archive exactly once: an append carries the query's id, which belongs to its
+came too late for the tiles. All sources share the table, which is partitioned by the UTC day of the message's arrival; its change
+feed gives the batch layer what came since it last looked. Each message is in the archive exactly once: an append carries the query's id, which belongs to its
 checkpoint, and the micro-batch's number, and Delta refuses to take the same pair twice.
 
 A message that does not fit the contract goes to `{topic}.dlq` with its key and its bytes as they were; the headers say the reason
@@ -20,13 +21,16 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from features.sources import EventSource
 from infra.errors import ServiceError
+from infra.kafka import spark_options
 from infra.settings import Settings
 from speed.stream import judged, messages
 
-#: Delta columns of the archive. Statistics only of the first three columns: the bytes need none.
-COLUMNS = "partition INT, offset BIGINT, arrival_ms BIGINT, key BINARY, value BINARY"
+#: Delta columns of the archive. Statistics only of the first four columns: the bytes need none.
+COLUMNS = "topic STRING, partition INT, offset BIGINT, arrival_ms BIGINT, key BINARY, value BINARY, arrival_day DATE"
 TABLE = "raw_events"
-_PROPERTIES = {"delta.dataSkippingNumIndexedCols": "3", "delta.checkpointInterval": "50"}
+_PROPERTIES = {
+    "delta.dataSkippingNumIndexedCols": "4", "delta.checkpointInterval": "50", "delta.enableChangeDataFeed": "true",
+}  # fmt: skip
 
 
 def start_archive(spark: SparkSession, settings: Settings, source: EventSource) -> StreamingQuery:
@@ -45,7 +49,10 @@ def start_archive(spark: SparkSession, settings: Settings, source: EventSource) 
 def create_archive(spark: SparkSession, settings: Settings) -> None:
     """Makes the table, so that a reader finds it before the first message."""
     properties = ", ".join(f"'{key}' = '{value}'" for key, value in _PROPERTIES.items())
-    spark.sql(f"CREATE TABLE IF NOT EXISTS delta.`{settings.table(TABLE)}` ({COLUMNS}) USING delta TBLPROPERTIES ({properties})")
+    spark.sql(
+        f"CREATE TABLE IF NOT EXISTS delta.`{settings.table(TABLE)}` ({COLUMNS}) USING delta "
+        f"PARTITIONED BY (arrival_day) TBLPROPERTIES ({properties})"
+    )
 
 
 def archive_batch(settings: Settings, source: EventSource, batch: DataFrame, batch_id: int) -> None:
@@ -56,15 +63,17 @@ def archive_batch(settings: Settings, source: EventSource, batch: DataFrame, bat
         query_id = batch.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId")
         assert query_id, "a foreachBatch runs within a query"
         (
-            batch.select("partition", "offset", "arrival_ms", "key", "value").coalesce(1)
-            .write.format("delta").mode("append")
+            batch.select(
+                F.lit(source.topic).alias("topic"), "partition", "offset", "arrival_ms", "key", "value",
+                F.to_date(F.timestamp_millis("arrival_ms")).alias("arrival_day"),
+            ).coalesce(1).write.format("delta").mode("append")
             .option("txnAppId", query_id).option("txnVersion", batch_id)
             .save(settings.table(TABLE))
         )  # fmt: skip
         (
             dead_letters(settings, source, batch)
             .write.format("kafka")
-            .option("kafka.bootstrap.servers", settings.kafka_bootstrap)
+            .options(**spark_options(settings))
             .option("topic", source.dlq_topic)
             .save()
         )

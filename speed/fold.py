@@ -33,7 +33,10 @@ def fold_batch(group: FeatureGroup, batch: pa.RecordBatch) -> list[TileValue]:
     hi = np.cumsum(np.bincount(row[kept], minlength=len(lengths)))
     lo = np.append(0, hi[:-1])
     ordered_ms = ts_ms[kept]
-    inputs = [Series(ordered_ms, _integers(column)[kept], _present(column)[kept]) for column in columns[3:]]
+    inputs = [
+        Series(ordered_ms, (_texts(column) if one.text else _integers(column))[kept], _present(column)[kept])
+        for one, column in zip(group.inputs, columns[3:], strict=True)
+    ]
     return fold_tile_values(group, inputs, lo, hi)
 
 
@@ -47,6 +50,10 @@ def _first_arrivals(row: Ints, identity: Ints, arrival: Ints) -> Ints:
 
 def _integers(column: pa.Array) -> Ints:
     return column.fill_null(0).to_numpy(zero_copy_only=False) if column.null_count else column.to_numpy()
+
+
+def _texts(column: pa.Array) -> np.ndarray:
+    return column.fill_null("").to_numpy(zero_copy_only=False)
 
 
 def _present(column: pa.Array) -> np.ndarray:

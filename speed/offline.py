@@ -1,7 +1,7 @@
 """Closed tiles → the speed layer's offline store: Delta `{group}_realtime`, one row per entity and tile, once and for all.
 
 Reads the stream of events; appends a tile when the watermark has passed its end, so that a row never changes. Exactly once by
-Delta's own sink. A column per feature holds the tile's finished value at the tile's end (what this tile alone says, to be read
+Delta's own sink. The columns of features hold the tile's finished values at the tile's end (what this tile alone says, to be read
 by people); `packed` is the value to compute with.
 
 The same aggregation as `speed.online` runs a second time here, in append mode, on a trigger of minutes: the online query cannot
@@ -12,6 +12,7 @@ moves more rarely: a late event that the one query still takes may be too late f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 
@@ -22,7 +23,6 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from features.declaration import FeatureGroup
 from features.packed import encode
-from features.sources import ColumnType
 from infra.settings import Settings
 from speed.fold import fold_batch
 from speed.stream import tile_events, tiles
@@ -50,10 +50,16 @@ def start_offline(spark: SparkSession, settings: Settings, group: FeatureGroup) 
 
 
 def tile_schema_sql(group: FeatureGroup) -> str:
-    """The columns of the table, but for tile_end. Features are all DOUBLE: a changed declaration never changes a column's type."""
-    entity = "BIGINT" if group.entity_type is ColumnType.INT64 else "STRING"
-    features = ", ".join(f"`{name}` DOUBLE" for name in group.feature_names)
-    return f"entity {entity}, fingerprint STRING, tile_start_ms BIGINT, first_ms BIGINT, last_ms BIGINT, {features}, packed BINARY"
+    """The columns of the table, but for tile_end. A changed declaration never changes a column's type, which Delta would refuse.
+
+    So features that are numbers are all DOUBLE, and those that are lists stand together in one map of name → JSON.
+    """
+    features = [f"`{name}` DOUBLE" for name in group.model_names]
+    features += ["lists MAP<STRING, STRING>"] if _lists(group) else []
+    return (
+        f"entity {group.entity_type.value}, fingerprint STRING, tile_start_ms BIGINT, first_ms BIGINT, last_ms BIGINT, "
+        f"{', '.join(features)}, packed BINARY"
+    )
 
 
 def finish_tiles(group: FeatureGroup, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -70,11 +76,21 @@ def finish_tiles(group: FeatureGroup, batches: Iterator[pa.RecordBatch]) -> Iter
             "first_ms": pa.array([tile.first_ms for tile in folded], pa.int64()),
             "last_ms": pa.array([tile.last_ms for tile in folded], pa.int64()),
         }
-        for index, feature in enumerate(group.features):
-            scale = group.scale_of(index)
-            values = [
-                feature.aggregation.finalize(tile.partials[index], end, scale) for tile, end in zip(folded, ends_ms, strict=True)
+        values = {
+            feature.name: [
+                feature.aggregation.finalize(tile.partials[index], end_ms, group.scale_of(index))
+                for tile, end_ms in zip(folded, ends_ms, strict=True)
             ]
-            columns[feature.name] = pa.array([None if value is None else float(value) for value in values], pa.float64())
+            for index, feature in enumerate(group.features)
+        }
+        for name in group.model_names:
+            columns[name] = pa.array([None if value is None else float(value) for value in values[name]], pa.float64())
+        if lists := _lists(group):
+            texts = ({name: json.dumps(value) for name in lists if (value := values[name][row])} for row in range(len(folded)))
+            columns["lists"] = pa.array([list(one.items()) for one in texts], pa.map_(pa.string(), pa.string()))
         columns["packed"] = pa.array([encode(tile) for tile in folded], pa.binary())
         yield pa.record_batch(columns)
+
+
+def _lists(group: FeatureGroup) -> list[str]:
+    return [name for name in group.feature_names if name not in group.model_names]

@@ -1,6 +1,6 @@
 """Open tiles → online store: the query that a request sees within a fraction of a second.
 
-Reads the stream of events; writes the field `t:<tile start>` of the hash `{group}:{entity}`: the tile's absolute value, so that
+Reads the stream of events; writes the field `t:<version>:<tile start>` of the hash `{group}:{entity}`: the tile's absolute value, so that
 writing twice, which a restart does, changes nothing. The tasks write, before Spark commits the micro-batch; so whoever reads an
 offset as done (`speed.progress`) finds its tile in the store.
 
@@ -20,7 +20,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from features.declaration import FeatureGroup
-from features.packed import TILE_PREFIX, encode
+from features.packed import encode, tile_prefix
 from infra.settings import Settings
 from speed.fold import fold_batch
 from speed.store import expiring_command, online_store
@@ -30,10 +30,14 @@ from speed.stream import tile_events, tiles
 PIPELINE_LENGTH = 1_000
 
 
-def start_online(spark: SparkSession, settings: Settings, group: FeatureGroup) -> StreamingQuery:
-    """Starts the query of a group. A changed declaration is a new query, with a state of its own."""
-    name = f"online_{group.name}"
-    checkpoint = settings.checkpoint(f"{name}_{group.fingerprint}")
+def start_online(spark: SparkSession, settings: Settings, group: FeatureGroup, generation: str) -> StreamingQuery:
+    """Starts the query of a group.
+
+    A changed declaration is a new query, with a state of its own; so is one into a store that holds nothing of the last one, by the
+    name of its content (`infra.redis.store_generation`): it reads again from the earliest message.
+    """
+    name = f"online_{group.name}_{group.fingerprint}"
+    checkpoint = settings.checkpoint(f"{name}_{generation}")
     return online_writer(spark, settings, group).queryName(name).option("checkpointLocation", checkpoint).start()
 
 
@@ -53,8 +57,9 @@ def write_tiles(settings: Settings, group: FeatureGroup, batches: Iterator[pa.Re
         packed = [encode(tile) for tile in fold_batch(group, batch)]
         entities, starts_ms = batch.column("entity").to_pylist(), batch.column("tile_start_ms").to_pylist()
         fields: dict[str, dict[bytes, bytes]] = {}
+        prefix = tile_prefix(group.fingerprint)
         for entity, start_ms, value in zip(entities, starts_ms, packed, strict=True):
-            fields.setdefault(group.key(entity), {})[TILE_PREFIX + str(start_ms).encode()] = value
+            fields.setdefault(group.key(entity), {})[prefix + str(start_ms).encode()] = value
         pipeline, queued = store.pipeline(transaction=False), 0
         for key, values in fields.items():
             _queue(pipeline, command, key, values, settings.tile_ttl_seconds)

@@ -25,6 +25,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 
 from features.sources import ColumnType, EventSource
 from infra.errors import ServiceError
+from infra.kafka import client_options
 from infra.settings import Settings
 from speed.visible import wait_archived, wait_visible
 
@@ -86,13 +87,11 @@ def replay(settings: Settings, source: EventSource, batches: Iterable[pa.RecordB
     Raises:
         ServiceError: Kafka does not take the events.
     """
-    producer = KafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap.split(","), linger_ms=0, batch_size=256 * 1024,
-    )  # fmt: skip
     stop = stop or threading.Event()
     flight = _Flight(ReplayReport(), settings.watermark_seconds * 1_000 // 2)
-    report, began = flight.report, time.monotonic()
+    report, began, producer = flight.report, time.monotonic(), None
     try:
+        producer = KafkaProducer(**client_options(settings), linger_ms=0, batch_size=256 * 1024)
         for batch in batches:
             for message in messages_of(source, batch):
                 if message.time_ms is not None:
@@ -120,7 +119,8 @@ def replay(settings: Settings, source: EventSource, batches: Iterable[pa.RecordB
             f"Check that it runs and that the topic exists; {report.sent} events were taken.",
         ) from None
     finally:
-        producer.close(timeout=10)
+        if producer is not None:
+            producer.close(timeout=10)
     report.seconds = time.monotonic() - began
     if on_progress:
         on_progress(report)

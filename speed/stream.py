@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from features.declaration import FeatureGroup
 from features.sources import CORRUPT, EventSource
+from infra.kafka import spark_options
 from infra.settings import Settings
 
 #: When a message arrived: by the broker's clock, or by a producer's where the topic is configured so, but never after now.
@@ -27,7 +28,7 @@ def messages(spark: SparkSession, settings: Settings, source: EventSource, at_mo
     with the next one. `at_most` bounds a micro-batch, where the partitions are known to go along together: for measurements.
     """
     options = {
-        "kafka.bootstrap.servers": settings.kafka_bootstrap,
+        **spark_options(settings),
         "subscribe": source.topic,
         "startingOffsets": "earliest",
         "failOnDataLoss": "false",
@@ -66,17 +67,26 @@ def judged(settings: Settings, frame: DataFrame, source: EventSource, *keep: str
 
 
 def tile_events(spark: SparkSession, settings: Settings, group: FeatureGroup, at_most: int | None = None) -> DataFrame:
-    """The events of a group as a stream, in the few columns that a tile needs.
+    """The events of a group as a stream, as `contributions` gives them."""
+    typed = judged(settings, messages(spark, settings, group.source, at_most), group.source, "partition", "offset")
+    return contributions(group, typed.where("_reason IS NULL"))
+
+
+def contributions(group: FeatureGroup, typed: DataFrame) -> DataFrame:
+    """What events contribute to a group, in the few columns that a tile needs.
+
+    Args:
+        group: The declaration.
+        typed: The source's typed columns, `ts_ms`, partition and offset.
 
     Returns:
         entity; the source's time column (timestamp); event: a struct of id (hash of the event id), arrival (order of arrival),
         ts_ms, and input_0 … input_k as the declaration's inputs give them.
     """
     source = group.source
-    typed = judged(settings, messages(spark, settings, source, at_most), source, "partition", "offset")
     inputs = [f"{one.sql} AS input_{index}" for index, one in enumerate(group.inputs)]
     event = f"xxhash64(`{source.event_id}`) AS id, {_ARRIVAL_ORDER} AS arrival, ts_ms, {', '.join(inputs)}"
-    return typed.where(f"_reason IS NULL AND `{group.entity}` IS NOT NULL").selectExpr(
+    return typed.where(group.has_entity_sql).selectExpr(
         f"`{group.entity}` AS entity", f"`{source.time}`", f"struct({event}) AS event"
     )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
+import psutil
 import pytest
 
 from infra import ports
@@ -14,6 +16,10 @@ from infra.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+# How long an example takes says something about the machine alone.
+hypothesis.settings.register_profile("braid", deadline=None)
+hypothesis.settings.load_profile("braid")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,3 +63,24 @@ def valkey(settings: Settings) -> Iterator[Settings]:
     up(settings, {}, only={"valkey"})
     yield settings
     down(settings)
+
+
+@pytest.fixture
+def kill_workers() -> Callable[[Settings], int]:
+    """SIGKILLs the processes of a deployment's Dagster runs; gives how many."""
+
+    def kill(settings: Settings) -> int:
+        killed = 0
+        for process in psutil.process_iter():
+            try:
+                command = " ".join(process.cmdline())
+                if ("execute_run" in command or "multiprocessing" in command) and process.environ().get("DAGSTER_HOME") == str(
+                    settings.home / "dagster"
+                ):
+                    process.kill()
+                    killed += 1
+            except psutil.Error:
+                continue
+        return killed
+
+    return kill

@@ -1,7 +1,7 @@
 """The command line `braid`.
 
-Services (up, down, status, doctor), data (load, replay, backfill), answers (features, predict, consistency) and the main job
-(demo, bench). Every command has `--json` and `--home`; an error is one sentence of cause, one of cure.
+Services (up, down, status, doctor), data (load, replay, backfill), answers (features, predict, consistency), models (models, promote)
+and the main job (demo, bench). Every command has `--json` and `--home`; an error is one sentence of cause, one of cure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from orchestration.cli import answers, data, jobs, services
+from orchestration.cli import answers, data, jobs, models, services
 from orchestration.cli.console import Context, HomeOption, told
 
 app = typer.Typer(
@@ -25,8 +25,8 @@ def _deployment(context: typer.Context, home: HomeOption = None) -> None:
 
 
 for command in (
-    services.up, services.down, services.status, services.doctor, data.load, data.replay, data.backfill, answers.features, answers.predict,
-    answers.consistency, jobs.demo, jobs.bench,
+    services.up, services.down, services.status, services.plan, services.doctor, data.load, data.replay, data.backfill, answers.features, answers.predict,
+    answers.consistency, models.models, models.promote, jobs.demo, jobs.bench,
 ):  # fmt: skip
     app.command()(told(command))
 

@@ -65,19 +65,28 @@ def consistency(
     context: typer.Context,
     sample: Annotated[int, typer.Option("--sample", min=1, help="How many entities.")] = 500,
     at: AtOption = None,
+    logged: Annotated[
+        bool, typer.Option("--logged", help="Check what was served and logged, by the job `quality`, instead of asking now.")
+    ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Compare what is served with brute force over all raw events. Exit status 1 where a cell differs."""
+    """Compare what is served with brute force over all raw events. Exit status 1 where a cell differs; with --logged, without a reason."""
     from features.definitions import user_features
+    from infra.redis import reached_store
     from orchestration.known_events import export_known_events
     from orchestration.proof import prove, sample_ids
     from orchestration.quiet import quiet
+    from serving.monitoring import published
 
     settings = settings_of(context, home)
+    if logged:
+        _logged_consistency(settings, as_json)
+        return
     q_ms = instant_ms(at or "now")
-    with quiet(settings.home / "logs" / "consistency.log"), export_known_events(settings, user_features.source) as events:
-        report = prove(settings, user_features, events, sample_ids(user_features, events, sample), q_ms)
+    group = published(reached_store(settings), user_features)
+    with quiet(settings.home / "logs" / "consistency.log"), export_known_events(settings, group.source) as events:
+        report = prove(settings, group, events, sample_ids(group, events, sample), q_ms)
     if as_json:
         print_json({**vars(report), "cells_different": report.cells_different})
     else:
@@ -87,6 +96,26 @@ def consistency(
         for one in report.differences[:10]:
             note(f"  {one.entity} {one.feature}: served {one.served}, right is {one.expected}")
     if report.differences:
+        raise typer.Exit(1)
+
+
+def _logged_consistency(settings: Any, as_json: bool) -> None:
+    from batch.attribution import Reason
+    from orchestration.backfill import check_quality, consistency_figures
+    from orchestration.quiet import quiet
+
+    with quiet(settings.home / "logs" / "consistency.log"):
+        report = check_quality(settings)
+    groups = consistency_figures(report)
+    if as_json:
+        print_json({"groups": groups})
+    else:
+        for name, found in groups.items():
+            reasons = ", ".join(f"{found[str(reason)]} by {reason}" for reason in Reason)
+            note(f"{name}: {found['answers']} answers, {found['cells']} cells recomputed; differing: {reasons}.")
+        if not any(found["answers"] for found in groups.values()):
+            note("Nothing was logged: set BRAID_SERVED_SHARE, such as to 0.01, and start the services again.")
+    if any(found["defects"] for found in groups.values()):
         raise typer.Exit(1)
 
 
@@ -107,7 +136,7 @@ def _post(settings: Any, path: str, body: dict[str, Any]) -> Any:
     import httpx
 
     try:
-        answer = httpx.post(f"{settings.serving_url}{path}", json=body, timeout=30)
+        answer = httpx.post(f"{settings.serving_url}{path}", json=body, headers=settings.serving_headers, timeout=30)
     except httpx.HTTPError as error:
         raise ServiceError(
             f"Serving at {settings.serving_url} does not answer ({type(error).__name__}).", "Start it by `braid up`."
@@ -118,27 +147,33 @@ def _post(settings: Any, path: str, body: dict[str, Any]) -> Any:
     return answer.json()
 
 
-def _parts(settings: Any, group: Any, one: int | str) -> dict[str, Any]:
+def _parts(settings: Any, declared: Any, one: int | str) -> dict[str, Any]:
     """What the store holds of an entity, in words."""
     from features.errors import PackedValueError
-    from features.packed import BATCH_FIELD, decode_batch, decode_tile
+    from features.packed import batch_field, decode_batch, decode_tile, tile_prefix
     from infra.redis import store
     from serving.contract import rfc3339
+    from serving.monitoring import published
 
-    found: dict[str, Any] = {"batch": None, "tiles": []}
-    for field, data in sorted(store(settings).hgetall(group.key(one)).items()):
+    client = store(settings)
+    group = published(client, declared)
+    found: dict[str, Any] = {"version": group.fingerprint, "batch": None, "tiles": []}
+    tiles = tile_prefix(group.fingerprint)
+    for field, data in sorted(client.hgetall(group.key(one)).items()):
         try:
-            if field == BATCH_FIELD:
+            if field == batch_field(group.fingerprint):
                 value = decode_batch(data, group.fingerprint)
                 collapsed = {
                     f.name: {"collapsed": v.collapsed, "tail_hops": len(v.hop_starts_ms)}
                     for f, v in zip(group.features, value.features, strict=True)
                 }
                 found["batch"] = {"batch_end": rfc3339(value.batch_end_ms), "bytes": len(data), "features": collapsed}
-            else:
+            elif field.startswith(tiles):
                 tile = decode_tile(data, group.fingerprint)
                 partials = dict(zip(group.feature_names, tile.partials, strict=True))
-                found["tiles"].append({"start": rfc3339(int(field[2:])), "last_event": rfc3339(tile.last_ms), "partials": partials})
+                found["tiles"].append(
+                    {"start": rfc3339(int(field[len(tiles) :])), "last_event": rfc3339(tile.last_ms), "partials": partials}
+                )
         except PackedValueError as error:
             found.setdefault("unreadable", []).append(str(error))
     return found

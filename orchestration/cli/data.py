@@ -36,7 +36,7 @@ def load(
         pass  # a file that cannot be used is refused before Spark starts
     from batch.load import load_events
     from infra.spark import spark_session
-    from orchestration.backfill import reload_definitions
+    from orchestration.execution import reload_definitions
     from orchestration.quiet import quiet
 
     note(f"Loading {file} …")
@@ -124,6 +124,7 @@ def backfill(
     if as_json:
         print_json({**asdict(report), "batch_end": rfc3339(report.batch_end_ms)})
         return
-    note(f"{report.entities:,} entities published as of {rfc3339(report.batch_end_ms)}.")
+    for name, entities in report.entities.items():
+        note(f"{entities:,} entities of {name} published as of {rfc3339(report.batch_end_ms)}.")
     if train:
         note(f"Model: {report.reason}" + (f" Champion: version {report.champion_version}." if report.champion_version else ""))

@@ -17,7 +17,7 @@ def demo(
     context: typer.Context,
     leave: Annotated[bool, typer.Option("--exit", help="End when done; otherwise stay up until Ctrl-C.")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Write the summary as JSON.", show_default=False)] = None,
-    speed: Annotated[float | None, typer.Option("--speed", min=1, help="Event time over wall time of the replay.")] = 20_000,
+    speed: Annotated[float | None, typer.Option("--speed", min=1, help="Event time over wall time of the replay.")] = 40_000,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:

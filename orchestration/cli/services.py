@@ -22,14 +22,17 @@ def up(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Start the services that do not run, and stay until Ctrl-C, which ends them."""
+    """Start the services that do not run, and stay until Ctrl-C, which ends them. What runs with an older declaration loads the present one."""
     from infra import services
+    from orchestration.reload import load_declarations, readers
     from orchestration.running import until_ended
     from orchestration.topics import topics
 
     settings = settings_of(context, home)
     with nullcontext() if detach else until_ended(settings):
+        ran = readers(settings)
         services.up(settings, topics(), on_progress=lambda name, step: note(f"{name}: {step}"))
+        load_declarations(settings, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
         if as_json:
             print_json(_status(settings))
         else:
@@ -62,6 +65,41 @@ def status(context: typer.Context, as_json: JsonOption = False, home: HomeOption
         _print_status(settings)
 
 
+def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Show what the declarations change of what is served, and what a backfill would recompute."""
+    from dataclasses import asdict as fields
+
+    from orchestration.plan import plan as planned
+
+    found = planned(settings_of(context, home))
+    if as_json:
+        print_json(
+            {
+                "groups": [
+                    {**fields(one), "change": one.change._asdict() if one.change else None, "settled": one.settled} for one in found
+                ]
+            }
+        )
+        return
+    for one in found:
+        if one.settled:
+            note(f"{one.group}: {one.declared} is served, as of {one.batch_end}; nothing to do.")
+            continue
+        note(f"{one.group}: {one.served or 'nothing'} → {one.declared}")
+        if one.change is None:
+            note("  What is served cannot be read by this code: answers are degraded until the backfill.")
+        else:
+            lines = [f"+ {name}" for name in one.change.added] + [f"- {name}" for name in one.change.removed]
+            for line in [*lines, *(f"~ {name}: {how}" for name, how in one.change.altered)]:
+                note(f"  {line}")
+        note("  `braid up --detach` lets the stream make its tiles; `braid backfill` then "
+             f"folds {one.days} days, builds the view of {one.entities or 'all'} entities, publishes it and trains.")  # fmt: skip
+        if one.served and one.change is not None:
+            note(f"  Until then {one.served} is served as of {one.batch_end}, and streamed on.")
+        if one.not_known_to_model:
+            note(f"  From then on, until another is champion, the model is given defaults for {', '.join(one.not_known_to_model)}.")
+
+
 def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Check what braid stands on; exit status 1 where something is missing."""
     from rich import print as show
@@ -82,6 +120,8 @@ def _status(settings: Any) -> dict[str, Any]:
     import redis
 
     from features.definitions import GROUPS
+    from infra.alerts import ALERTS_KEY
+    from infra.health import url
     from infra.redis import PROGRESS_KEY, meta_key, store
     from infra.services import status as services_status
     from serving.contract import rfc3339
@@ -91,8 +131,8 @@ def _status(settings: Any) -> dict[str, Any]:
         "home": str(settings.home),
         "healthy": all(one["healthy"] for one in services.values()),
         "urls": {"dagster": settings.dagster_url, "serving": settings.serving_url, "mlflow": settings.mlflow_tracking_uri,
-                 "kafka": settings.kafka_bootstrap, "redis": settings.redis_url},
-        "services": services, "groups": {}, "speed": {}, "lag": None, "speed_silent_seconds": None, "batch_end": None,
+                 "kafka": settings.kafka_bootstrap, "redis": url(settings, "valkey"), "data docs": settings.data_docs_url},
+        "services": services, "groups": {}, "speed": {}, "lag": None, "lag_seconds": None, "speed_silent_seconds": None, "batch_end": None, "alerts": {},
     }  # fmt: skip
     try:
         client = store(settings)
@@ -107,12 +147,14 @@ def _status(settings: Any) -> dict[str, Any]:
                 "batch_end": rfc3339(int(meta["batch_end_ms"])) if meta else None,
                 "published_at": rfc3339(int(meta["published_at_ms"])) if meta else None,
                 "entities": int(meta["entities"]) if meta else 0,
+                "version": meta.get("fingerprint"),
                 "newest_event": rfc3339(max(seen)) if seen else None,
                 "age_seconds": (now_ms - max(seen)) / 1_000 if seen else None,
             }
         found["speed"] = progress
         online = progress.get("online", {})
-        found["lag"] = online.get("lag")
+        found["lag"], found["lag_seconds"] = online.get("lag"), online.get("lag_seconds")
+        found["alerts"] = {key.decode(): json.loads(value) for key, value in sorted(client.hgetall(ALERTS_KEY).items())}
         found["speed_silent_seconds"] = (now_ms - online["written_at_ms"]) / 1_000 if online else None
         found["batch_end"] = next(iter(found["groups"].values()))["batch_end"]
     except redis.RedisError:
@@ -133,5 +175,7 @@ def _print_status(settings: Any) -> None:
     for name, group in found["groups"].items():
         console.print(
             f"{name}: batch_end {group['batch_end'] or 'none'}, {group['entities']} entities, newest event {group['newest_event'] or 'none'}"
-            + (f", lag {found['lag']} messages" if found["lag"] is not None else "")
+            + (f", lag {found['lag']} messages, {found['lag_seconds'] or 0:.1f} s" if found["lag"] is not None else "")
         )
+    for key, alert in found["alerts"].items():
+        console.print(f"[red]{alert['severity']}[/red] {key}: {alert['message']}")

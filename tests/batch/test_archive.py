@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pyspark.sql import functions as F
 
 from batch import events
-from batch.events import ARCHIVE, ingest_archive
+from batch.events import ARCHIVE, IngestReport, ingest_archive
+from batch.tables import partitions_of
 from features.definitions import user_events
 from infra.settings import Settings
+from speed.archive import COLUMNS, create_archive
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 #: 2026-01-01T00:00:00Z
 BASE = 1_767_225_600_000
 DAY = date(2026, 1, 1)
+DAY_COLUMN = "arrival_day"
 
 
 def message(offset: int, event: int | bytes, arrival_ms: int | None = None, time: str = "2026-01-01T00:00:00Z") -> tuple[Any, ...]:
@@ -33,11 +42,14 @@ def message(offset: int, event: int | bytes, arrival_ms: int | None = None, time
             "event_timestamp": time,
         }
         value = json.dumps(fields).encode()
-    return 0, offset, BASE + offset if arrival_ms is None else arrival_ms, b"key", value
+    return user_events.topic, 0, offset, BASE + offset if arrival_ms is None else arrival_ms, b"key", value
 
 
 def archive(spark: SparkSession, settings: Settings, *messages: tuple[Any, ...]) -> None:
-    rows = spark.createDataFrame(list(messages), "partition INT, offset BIGINT, arrival_ms BIGINT, key BINARY, value BINARY")
+    """As a micro-batch of the speed layer does."""
+    create_archive(spark, settings)
+    columns, day = COLUMNS.rsplit(", ", 1)[0], F.to_date(F.timestamp_millis("arrival_ms")).alias(DAY_COLUMN)
+    rows = spark.createDataFrame(list(messages), columns).select("*", day)
     rows.coalesce(1).write.format("delta").mode("append").save(settings.table(ARCHIVE))
 
 
@@ -83,7 +95,7 @@ def test_a_crash_before_the_commit_loses_nothing_and_doubles_nothing(
             ingest_archive(spark, lake, user_events)
     assert ingest_archive(spark, lake, user_events).added == 2
     with monkeypatch.context() as patch:  # the commit is made, its report is not
-        patch.setattr(events, "_added_since", lambda *_: 1 / 0)
+        patch.setattr(events, "compact_archive", lambda *_: 1 / 0)
         archive(spark, lake, message(3, 3))
         with pytest.raises(ZeroDivisionError):
             ingest_archive(spark, lake, user_events)
@@ -98,3 +110,83 @@ def test_a_topic_made_anew_is_read_from_its_first_message(spark: SparkSession, l
     archive(spark, lake, message(0, 20, BASE + 7), message(1, 21, BASE + 8))
     assert ingest_archive(spark, lake, user_events).added == 2
     assert sorted(table(spark, lake)) == ["e0", "e20", "e21", "e7"]
+
+
+def test_two_ingests_at_once_take_each_message_once(spark: SparkSession, lake: Settings) -> None:
+    archive(spark, lake, *(message(n, n) for n in range(50)))
+    begun = threading.Barrier(2)
+
+    def ingest() -> int:
+        session = spark.newSession()
+        begun.wait()
+        return ingest_archive(session, lake, user_events).added
+
+    with ThreadPoolExecutor(2) as pool:
+        added = [one.result() for one in [pool.submit(ingest), pool.submit(ingest)]]
+    assert sum(added) == 50
+    assert len(table(spark, lake)) == 50
+
+
+def test_only_what_was_archived_since_is_read_also_after_files_were_joined(spark: SparkSession, lake: Settings) -> None:
+    yesterday = BASE - 86_400_000
+    for n in range(2):
+        archive(spark, lake, message(n, n, yesterday, time="2025-12-31T00:00:00Z"))
+    archive(spark, lake, message(2, 2, BASE))
+    assert ingest_archive(spark, lake, user_events).read == 3
+    files = partitions_of(spark.read.format("delta").load(lake.table(ARCHIVE)))
+    assert {day: len(names) for (day,), names in files.items()} == {"2025-12-31": 1, "2026-01-01": 1}  # the two have become one
+    assert ingest_archive(spark, lake, user_events).read == 0
+    archive(spark, lake, message(3, 3, BASE))
+    assert ingest_archive(spark, lake, user_events) == IngestReport(1, 1, (DAY,))
+    assert sorted(table(spark, lake)) == ["e0", "e1", "e2", "e3"]
+
+
+def test_events_that_were_deleted_come_back_from_the_archive(spark: SparkSession, lake: Settings) -> None:
+    archive(spark, lake, message(0, 0))
+    ingest_archive(spark, lake, user_events)
+    archive(spark, lake, message(1, 1))
+    ingest_archive(spark, lake, user_events)
+    shutil.rmtree(lake.table(user_events.table))
+    assert ingest_archive(spark, lake, user_events) == IngestReport(2, 2, (DAY,))
+    assert sorted(table(spark, lake)) == ["e0", "e1"]
+
+
+def test_an_archive_made_anew_is_read_from_its_first_commit(spark: SparkSession, lake: Settings) -> None:
+    archive(spark, lake, message(0, 0))
+    archive(spark, lake, message(1, 1))
+    ingest_archive(spark, lake, user_events)
+    shutil.rmtree(lake.table(ARCHIVE))
+    archive(spark, lake, message(0, 2))
+    assert ingest_archive(spark, lake, user_events) == IngestReport(1, 1, (DAY,))
+    assert sorted(table(spark, lake)) == ["e0", "e1", "e2"]
+
+
+def test_where_the_archives_log_is_gone_all_of_it_is_read_and_nothing_doubled(spark: SparkSession, lake: Settings) -> None:
+    for n in range(3):
+        archive(spark, lake, message(n, n))
+        if n == 0:
+            ingest_archive(spark, lake, user_events)
+    path = lake.table(ARCHIVE)
+    spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path).checkpoint()
+    for commit in Path(path, "_delta_log").glob("*[0-2].json"):  # as Delta does after a month
+        commit.unlink()
+    assert ingest_archive(spark, lake, user_events) == IngestReport(3, 2, (DAY,))
+    assert sorted(table(spark, lake)) == ["e0", "e1", "e2"]
+
+
+def test_two_sources_share_the_archive_and_do_not_mix(spark: SparkSession, lake: Settings) -> None:
+    other = dataclasses.replace(user_events, name="others", topic="others", table="other_events")
+    archive(spark, lake, message(0, 0), (other.topic, *message(0, 1)[1:]))
+    assert ingest_archive(spark, lake, user_events).added == ingest_archive(spark, lake, other).added == 1
+    assert list(table(spark, lake)) == ["e0"]
+    assert spark.read.format("delta").load(lake.table(other.table)).first()["event_id"] == "e1"
+
+
+def test_copies_fall_within_the_days_of_deduplication_and_an_exact_copy_always(spark: SparkSession, lake: Settings) -> None:
+    lake = lake.model_copy(update={"deduplication_days": 2})
+    archive(spark, lake, message(0, 0), message(1, 9, time="2025-11-30T00:00:00Z"))
+    ingest_archive(spark, lake, user_events)
+    archive(spark, lake, message(2, 0, time="2025-12-30T23:59:59Z"), message(3, 9, time="2025-11-30T00:00:00Z"))
+    assert ingest_archive(spark, lake, user_events).added == 0
+    archive(spark, lake, message(4, 0, time="2025-12-29T23:59:59Z"))
+    assert ingest_archive(spark, lake, user_events).added == 1  # three days apart: as another event

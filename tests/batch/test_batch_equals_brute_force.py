@@ -14,13 +14,14 @@ from pyspark.sql import functions as F
 
 from batch.events import append_events
 from batch.load import load_events
+from batch.point_in_time import point_in_time
 from batch.publish import publish_view
 from batch.tiles import build_tiles, stale_days
-from batch.training_set import build_training_set, point_in_time
+from batch.training_set import build_training_set
 from batch.view import build_view, default_batch_end_ms
 from features.declaration import FeatureGroup, count
 from features.definitions import user_events, user_features
-from features.packed import BATCH_FIELD, decode_batch
+from features.packed import batch_field, decode_batch, tile_prefix
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.errors import NotReadyError
 from infra.redis import meta_key, store
@@ -113,7 +114,7 @@ def test_the_published_view_is_brute_force_at_every_q_of_its_buffer(
     expected = brute_force(before, [(user, q) for user in range(USERS) for q in instants])
     cells = 0
     for (user, q), values in expected.items():
-        view = decode_batch(client.hget(user_features.key(user), BATCH_FIELD), user_features.fingerprint)
+        view = decode_batch(client.hget(user_features.key(user), batch_field(user_features.fingerprint)), user_features.fingerprint)
         merged = merge(user_features, view, [], q)
         assert all(map(same, merged.values, values)), (user, q - END, merged.values, values)
         cells += len(values)
@@ -228,15 +229,18 @@ def test_publishing_removes_tiles_of_the_past_and_never_goes_back(
     load_events(spark, settings, user_events, write_lines(tmp_path / "events.jsonl", generated(10, 300)))
     backfill(spark, settings)
     cut = END // (5 * MINUTE_MS) * 5 * MINUTE_MS
-    key, past, open_tile = user_features.key(0), f"t:{cut - 5 * MINUTE_MS}", f"t:{cut}"
-    client.hset(key, mapping={past: b"1", open_tile: b"2"})
+    key, tiles = user_features.key(0), tile_prefix(user_features.fingerprint)
+    past, open_tile = tiles + str(cut - 5 * MINUTE_MS).encode(), tiles + str(cut).encode()
+    client.hset(key, mapping={past: b"1", open_tile: b"2", b"batch": b"3", b"t:0": b"4"})
     publish_view(spark, settings, user_features)
-    assert set(client.hkeys(key)) == {BATCH_FIELD, open_tile.encode()}
-    published = client.hget(key, BATCH_FIELD)
+    assert set(client.hkeys(key)) == {batch_field(user_features.fingerprint), open_tile}, (
+        "what is past, and what no version in use has written, is gone"
+    )
+    published = client.hget(key, batch_field(user_features.fingerprint))
     build_view(spark, settings, user_features, END - 1)
     with pytest.raises(NotReadyError, match="later than this view's"):
         publish_view(spark, settings, user_features)
-    assert client.hget(key, BATCH_FIELD) == published
+    assert client.hget(key, batch_field(user_features.fingerprint)) == published
     client.flushdb()
 
 

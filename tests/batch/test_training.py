@@ -13,12 +13,24 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from batch import promotion
 from batch.promotion import promote
 from batch.training import MIN_ROWS, matrix, train_models
-from features.declaration import FeatureGroup
+from features.declaration import FeatureGroup, last_k
 from features.definitions import user_features
-from infra.registry import CHALLENGER, CHAMPION, load_booster, tracking, version_by_alias
+from infra.registry import (
+    CHALLENGER,
+    CHAMPION,
+    DIGEST_TAG,
+    batch_only_name,
+    load_booster,
+    registered_text,
+    text_digest,
+    tracking,
+    version_by_alias,
+)  # fmt: skip
 from infra.settings import Settings
+from serving.model import load_model
 
 TWIN = "repurchase_batch_only"
 
@@ -48,7 +60,7 @@ def training_rows(n: int = 1_200, noise: float = 4.0) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def trained(registry: Settings) -> tuple[Settings, str]:
-    report = train_models(registry, user_features, training_rows(), 3, "abc123")
+    report = train_models(registry, user_features, training_rows(), 3, "abc123", view_version=9)
     assert report.candidate_version is not None, report.reason
     assert report.merged is not None
     assert report.batch_only is not None
@@ -82,6 +94,8 @@ def test_a_candidate_is_registered_as_text_with_where_it_is_from(trained: tuple[
     assert found.tags["group_fingerprint"] == user_features.fingerprint
     assert found.tags["training_set_version"] == "3"
     assert found.tags["code_version"] == "abc123"
+    assert found.tags["view_version"] == "9"
+    assert found.tags[DIGEST_TAG] == text_digest(registered_text(settings, settings.model_name, version))
     assert float(found.tags["auc"]) > 0.5
     booster = load_booster(settings, settings.model_name, version)
     assert tuple(booster.feature_name()) == user_features.feature_names
@@ -101,6 +115,25 @@ def test_a_matrix_has_the_defaults_that_serving_fills_in() -> None:
     names = user_features.feature_names
     values = rows[list(names)].astype(object).where(rows[list(names)].notna(), None)
     assert matrix(user_features, rows).tolist() == [user_features.model_input(one) for one in values.to_dict("records")]
+
+
+def test_a_list_is_in_the_training_set_and_in_no_model(registry: Settings) -> None:
+    group = replace(user_features, features=(last_k("items", of="item_id", k=3), *user_features.features))
+    settings = registry.model_copy(update={"model_name": "listed"})
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    for name in ("listed", batch_only_name("listed")):
+        client.create_experiment(name, artifact_location=str(settings.home / "artifacts"))
+    rows = training_rows()
+    rows["items"] = rows["batch_items"] = [None if n % 3 else np.array(["a", "b"]) for n in range(len(rows))]
+    version = train_models(settings, group, rows, 0, None).candidate_version
+    assert version is not None
+    assert tuple(load_booster(settings, "listed", version).feature_name()) == user_features.feature_names
+    assert promote(settings, group, version, rows).promoted
+    again = train_models(settings, group, rows, 0, None).candidate_version
+    assert promote(settings, group, str(again), rows).slices, "the slices of promotion leave it out"
+    # Serving asks it for what it was trained on.
+    model = load_model(settings, group, "listed", version, {"group_fingerprint": group.fingerprint})
+    assert 0 <= model.predict(group.model_input({"items": ["a"], "purchase_count_7d": 3})) <= 1
 
 
 def test_training_twice_gives_the_same_trees(trained: tuple[Settings, str]) -> None:
@@ -163,3 +196,132 @@ def test_a_champion_of_another_declaration_or_without_a_file_is_replaced(trained
     report = promote(settings, user_features, version, rows)
     assert report.promoted
     assert "cannot be loaded" in report.reason
+
+
+def alias(settings: Settings, name: str) -> str | None:
+    found = version_by_alias(settings, name, CHAMPION)
+    return found.version if found else None
+
+
+def artifact(settings: Settings, version: str) -> Path:
+    """The file of a version's text."""
+    source = MlflowClient(settings.mlflow_tracking_uri).get_model_version(settings.model_name, version).source
+    [path] = (settings.home / "artifacts").rglob(f"*{source.rsplit('/', 1)[-1]}*/**/model.lgb")
+    return path
+
+
+def test_one_changed_byte_is_not_the_model_that_was_registered(trained: tuple[Settings, str]) -> None:
+    settings, champion = trained
+    rows = training_rows()
+    MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(settings.model_name, CHAMPION, champion)
+    version = train_models(settings, user_features, rows, 3, None).candidate_version
+    path = artifact(settings, version)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"leaf_value=") + len(b"leaf_value=") + 4
+    data[place] = ord("1") if data[place] != ord("1") else ord("2")
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="digests differ"):
+        load_booster(settings, settings.model_name, version)
+    report = promote(settings, user_features, version, rows)
+    assert not report.promoted
+    assert "cannot be loaded: its text is not the one that was registered" in report.reason
+    assert alias(settings, settings.model_name) == champion
+
+
+def test_what_somebody_else_has_registered_has_its_digest_from_its_promotion_on(trained: tuple[Settings, str]) -> None:
+    settings, champion = trained
+    client, name = MlflowClient(settings.mlflow_tracking_uri), settings.model_name
+    client.set_registered_model_alias(name, CHAMPION, champion)
+    own = register(settings, booster_of(training_rows()))
+    assert DIGEST_TAG not in client.get_model_version(name, own).tags
+    assert promote(settings, user_features, own, training_rows()).promoted
+    assert client.get_model_version(name, own).tags[DIGEST_TAG] == text_digest(artifact(settings, own).read_text())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"defects": 3}, "consistency has found 3 defects"),
+        ({"MAX_PREDICT_MS": 0.0}, "ms for one prediction; 0 are allowed"),
+        ({"rows": training_rows().query("split == 'train'")}, "cannot be compared on 0 later rows"),
+        ({"rows": training_rows().assign(label=0)}, "rows of both labels are needed"),
+    ],
+    ids=["defects", "slow", "no later rows", "one label"],
+)
+def test_a_candidate_is_refused_with_a_sentence(
+    trained: tuple[Settings, str], change: dict, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, champion = trained
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    client.set_registered_model_alias(settings.model_name, CHAMPION, champion)
+    candidate = register(settings, booster_of(training_rows()))
+    if "MAX_PREDICT_MS" in change:
+        monkeypatch.setattr(promotion, "MAX_PREDICT_MS", change["MAX_PREDICT_MS"])
+    report = promote(settings, user_features, candidate, change.get("rows", training_rows()), change.get("defects", 0))
+    assert not report.promoted
+    assert says in report.reason
+    assert (report.champion_version, alias(settings, settings.model_name)) == (champion, champion)
+    assert client.get_model_version(settings.model_name, candidate).tags["promotion"] == report.reason
+
+
+def test_a_candidate_of_other_features_is_refused(trained: tuple[Settings, str]) -> None:
+    settings, _ = trained
+    x, y = np.random.default_rng(1).random((300, 2)), np.arange(300) % 2
+    other = lightgbm.train({"objective": "binary", "verbosity": -1}, lightgbm.Dataset(x, y, feature_name=["a", "b"]), 3)
+    report = promote(settings, user_features, register(settings, other), training_rows())
+    assert not report.promoted
+    assert "other features" in report.reason
+
+
+def test_a_candidate_that_is_better_at_the_cost_of_a_part_is_refused(trained: tuple[Settings, str]) -> None:
+    settings, _ = trained
+    rows = training_rows(4_500)
+    source = np.random.default_rng(2)
+
+    def blind(where: pd.Series, share: float) -> lightgbm.Booster:
+        """A model that has learnt little where a part of the labels was drawn by chance."""
+        drawn = where & (source.random(len(rows)) < share)
+        return booster_of(rows.assign(label=np.where(drawn, source.integers(0, 2, len(rows)), rows["label"])), rounds=60)
+
+    low = rows["events_last_hour"] <= rows["events_last_hour"].median()
+    champion, candidate = register(settings, blind(low, 1.0)), register(settings, blind(~low, 0.8))
+    MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(settings.model_name, CHAMPION, champion)
+    report = promote(settings, user_features, candidate, rows)
+    assert report.candidate.auc > report.champion.auc, "over all it is better"
+    assert not report.promoted
+    assert "worse where events_last_hour > " in report.reason
+    [worse] = [one for one in report.slices if one.worse]
+    assert worse.difference.high < 0
+    assert {"it is a weekday", "avg_purchase_30d > 10"} & {one.name for one in report.slices}
+
+
+def test_the_twin_follows_the_champion_also_after_a_crash_between_the_two(
+    trained: tuple[Settings, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = trained
+    rows, client = training_rows(), MlflowClient(settings.mlflow_tracking_uri)
+    client.delete_registered_model_alias(settings.model_name, CHAMPION)
+    first, second = (train_models(settings, user_features, rows, 3, None) for _ in range(2))
+    assert promote(settings, user_features, first.candidate_version, rows, twin_version=first.twin_version).promoted
+    assert alias(settings, TWIN) == first.twin_version
+
+    move = MlflowClient.set_registered_model_alias
+
+    def crash(self: MlflowClient, name: str, *rest: str) -> None:
+        if name == TWIN and rest[-1] == second.twin_version:
+            raise KeyboardInterrupt
+        move(self, name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_registered_model_alias", crash)
+        with pytest.raises(KeyboardInterrupt):
+            promote(settings, user_features, second.candidate_version, rows, twin_version=second.twin_version)
+    assert (alias(settings, settings.model_name), alias(settings, TWIN)) == (second.candidate_version, first.twin_version)
+    again = promote(settings, user_features, second.candidate_version, rows, twin_version=second.twin_version)
+    assert "champion already" in again.reason
+    assert alias(settings, TWIN) == second.twin_version
+
+    client.set_registered_model_alias(settings.model_name, CHAMPION, first.candidate_version)  # back, by hand
+    worse = register(settings, booster_of(rows.assign(label=rows["label"].sample(frac=1, random_state=1).to_numpy())))
+    assert not promote(settings, user_features, worse, rows).promoted
+    assert alias(settings, TWIN) == first.twin_version

@@ -6,8 +6,22 @@ from typing import Any
 
 import pytest
 
-from features.declaration import Feature, FeatureGroup, count, distinct, last, mean, since_last, total
-from features.definitions import user_events, user_features
+from features.declaration import (
+    Feature,
+    FeatureGroup,
+    approx_distinct,
+    count,
+    distinct,
+    last,
+    last_k,
+    mean,
+    since_last,
+    stddev,
+    top_k,
+    total,
+    variance,
+)  # fmt: skip
+from features.definitions import item_features, user_events, user_features
 from features.errors import DeclarationError
 from features.sources import Column, ColumnType, EventSource
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
@@ -46,6 +60,19 @@ def group(*features: Feature, **overrides: Any) -> FeatureGroup:
         (lambda: group(count("a"), entity="amount"), "is not a text or integer column"),
         (lambda: group(since_last("a", unit="fortnights")), "is unknown"),
         (lambda: group(distinct("a", of="item_id", bound=3)), "too small"),
+        (lambda: group(count("a", window="1h", tail="smooth")), "tail of a, 'smooth', is unknown"),
+        (lambda: group(count("a", window="1h", hop="5min", tail="exact")), "a hop and an exact tail"),
+        (lambda: group(count("a", tail="exact")), "an exact tail but no window"),
+        (lambda: group(last_k("a", of="item_id", k=0)), "k of a, 0, cannot be used"),
+        (lambda: group(top_k("a", of="item_id", k=101)), "k of a, 101, cannot be used"),
+        (lambda: group(top_k("a", of="item_id", k=9, bound=8)), "smaller than its k"),
+        (lambda: group(top_k("a", of="event_timestamp", k=1)), "cannot aggregate"),
+        (lambda: group(approx_distinct("a", of="item_id", precision=3)), "precision of a, 3, cannot be used"),
+        (lambda: group(variance("a", of="item_id")), "cannot aggregate"),
+        (lambda: group(distinct("a", of="properties")), "cannot aggregate"),
+        (lambda: group(count("events")), "cannot be used"),
+        (lambda: group(count("a"), name="braid"), "cannot be used"),
+        (lambda: group(count("a"), name="speed"), "cannot be used"),
         (lambda: EventSource("s", "t", "t", (Column("event_id", required=True),)), "no required column 'event_timestamp'"),
     ],
 )
@@ -64,9 +91,23 @@ def test_the_version_follows_the_meaning_not_the_spelling() -> None:
         group(count("a", where="event_type='VIEW'", window="1h")),
         group(count("a", where="event_type='PURCHASE'", window="2h")),
         group(count("a", where="event_type='PURCHASE'", window="1h", hop="10min")),
+        group(count("a", where="event_type='PURCHASE'", window="1h", tail="exact")),
         group(last("a", of="amount", window="1h")),
     ):
         assert other.fingerprint != one.fingerprint
+
+
+def test_what_was_declared_before_there_were_exact_tails_keeps_its_version() -> None:
+    """Its views and tiles in the lake and in the store stay readable."""
+    assert user_features.fingerprint == "4ccaf26af12f8cd5"
+
+
+def test_an_exact_window_snaps_to_nothing_and_leaves_the_tiles_as_they_are() -> None:
+    [window] = item_features.exact_windows
+    assert window.start_ms(7 * HOUR_MS + 1) == 6 * HOUR_MS + 1
+    assert item_features.tile_ms == 5 * MINUTE_MS
+    assert group(count("a", window="10ms", tail="exact"), count("b", window="7d")).tile_ms == HOUR_MS
+    assert group(count("a", window="10ms", tail="exact")).tile_ms == 5 * MINUTE_MS
 
 
 def test_hops_follow_the_length_of_the_window() -> None:
@@ -87,6 +128,17 @@ def test_a_model_is_given_the_declared_default_where_there_is_no_value() -> None
     one = group(mean("a", of="amount", default=7.5), count("b"))
     assert one.model_input({"a": None, "b": 3}) == [7.5, 3.0]
     assert one.model_input({}) == [7.5, 0.0]
+
+
+def test_a_list_is_a_feature_but_given_to_no_model() -> None:
+    one = group(last_k("items", of="item_id", k=3), count("n"), top_k("amounts", of="amount", k=2), stddev("s", of="amount"))
+    assert one.feature_names == ("items", "n", "amounts", "s")
+    assert one.model_names == ("n", "s")
+    assert one.model_input({"items": ["a"], "n": 2, "amounts": None, "s": 0.5}) == [2.0, 0.5]
+    assert [one.value_sql_type(i) for i in range(4)] == ["ARRAY<STRING>", "BIGINT", "ARRAY<DOUBLE>", "DOUBLE"]
+    assert [one.partial_sql_type(i) for i in (0, 2)] == [
+        "ARRAY<STRUCT<ts_ms: BIGINT, v: STRING>>", "ARRAY<STRUCT<v: BIGINT, n: BIGINT>>",
+    ]  # fmt: skip
 
 
 def test_an_integer_column_stays_whole() -> None:

@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "infra" / "compose.yaml"
 
 
-def test_compose_is_valid_by_the_compose_specification():
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.cluster.yaml"])
+def test_compose_is_valid_by_the_compose_specification(file):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(ROOT / "infra" / file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -36,6 +37,12 @@ def test_compose_has_every_service_with_a_health_check_on_loopback():
     for name, service in found.items():
         assert service["healthcheck"]["test"], name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+
+
+def test_the_secured_stack_changes_services_that_there_are_and_names_every_secret():
+    secured = yaml.safe_load((ROOT / "infra" / "compose.cluster.yaml").read_text())
+    assert set(secured["services"]) < set(yaml.safe_load(COMPOSE.read_text())["services"])
+    assert {one for service in secured["services"].values() for one in service["secrets"]} == set(secured["secrets"])
 
 
 def test_compose_and_the_jars_name_the_same_kafka():

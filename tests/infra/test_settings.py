@@ -61,3 +61,9 @@ def test_a_broken_ports_file_is_told(tmp_path, text):
     (tmp_path / "ports.json").write_text(text)
     with pytest.raises(SettingsError, match=r"ports\.json"):
         ports_of(tmp_path)
+
+
+def test_the_home_of_the_user_is_not_the_home_of_a_deployment(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    assert Settings.load().home == tmp_path / ".braid"

@@ -31,6 +31,8 @@ def braid(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["predict", "1"], "does not answer"),
         (["backfill", "--to", "tomorrow"], "cannot be read"),
         (["bench", "nope"], "no benchmark"),
+        (["models"], "mlflow of"),
+        (["promote", "1"], "mlflow of"),
     ],
 )
 def test_an_error_is_a_sentence(tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -47,7 +49,7 @@ def test_status_of_what_does_not_run_is_no_error(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert done.returncode == 0
     assert found["healthy"] is False
-    assert set(found["urls"]) == {"dagster", "serving", "mlflow", "kafka", "redis"}
+    assert set(found["urls"]) == {"dagster", "serving", "mlflow", "kafka", "redis", "data docs"}
     assert braid(tmp_path, "down").returncode == 0
 
 

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,15 +24,15 @@ import pytest
 from mlflow import MlflowClient
 
 from features.definitions import user_features
-from features.packed import BATCH_FIELD, FORMAT, BatchValue, FeatureView, encode
+from features.packed import FORMAT, BatchValue, FeatureView, batch_field, encode
 from infra import services
 from infra.errors import ServiceError
 from infra.redis import meta_key, reached_store, store
-from infra.registry import CHAMPION, load_booster, tracking
+from infra.registry import CHAMPION, DIGEST_TAG, load_booster, text_digest, tracking
 from infra.settings import Settings
 from infra.supervision import Supervisor
 from infra.valkey import valkey_command
-from serving.model import Champion
+from serving.model import FollowedModel
 from serving.store import OnlineStore
 
 NAMES = list(user_features.feature_names)
@@ -47,8 +48,10 @@ def publish(settings: Settings, users: int = USERS) -> None:
     for user in range(users):
         views = [FeatureView(user if name == "purchase_count_7d" else None, [], []) for name in NAMES]
         value = BatchValue(FORMAT, user_features.fingerprint, BATCH_END, BATCH_END - 1, views)
-        pipeline.hset(user_features.key(user), BATCH_FIELD, encode(value))
-    pipeline.hset(meta_key("user_features"), mapping={"batch_end_ms": BATCH_END, "fingerprint": user_features.fingerprint})
+        pipeline.hset(user_features.key(user), batch_field(user_features.fingerprint), encode(value))
+    pipeline.hset(
+        meta_key("user_features"), mapping={"batch_end_ms": BATCH_END, "fingerprint": user_features.fingerprint, "format": FORMAT}
+    )
     pipeline.execute()
 
 
@@ -254,7 +257,7 @@ def test_a_model_that_cannot_be_right_is_refused_and_the_old_one_stays(
     serving: Settings, model: Callable[[], lightgbm.Booster], spoil: Callable[[str], str] | None, why: str
 ) -> None:
     good = register(serving, booster())
-    champion = Champion(serving, user_features)
+    champion = FollowedModel(serving, user_features, serving.model_name, CHAMPION)
     champion.refresh()
     register(serving, model(), spoil)
     champion.refresh()
@@ -263,10 +266,30 @@ def test_a_model_that_cannot_be_right_is_refused_and_the_old_one_stays(
     assert champion.current.version == good
 
 
+def test_one_flipped_byte_keeps_a_model_out_until_it_is_whole_again(serving: Settings) -> None:
+    champion = FollowedModel(serving.model_copy(update={"alias_poll_seconds": 0.01}), user_features, serving.model_name, CHAMPION)
+    good = register(serving, booster())
+    champion.refresh()
+    model = booster(names=NAMES)
+    version = register(serving, model, spoil=lambda text: text.replace("leaf_value=", "leaf_value=1", 1))
+    client = MlflowClient(serving.mlflow_tracking_uri)
+    client.set_model_version_tag(serving.model_name, version, DIGEST_TAG, text_digest(model.model_to_string()))
+    champion.refresh()
+    assert f"version {version} of repurchase cannot be used: its text is not the one that was registered" in champion.fault
+    assert champion.current is not None
+    assert champion.current.version == good
+    path = max((serving.home / "artifacts").rglob("model.lgb"), key=lambda one: one.stat().st_mtime_ns)
+    path.write_text(model.model_to_string())
+    while champion.current.version == good:
+        time.sleep(0.05)
+        champion.refresh()
+    assert (champion.current.version, champion.fault) == (version, "")
+
+
 def test_a_model_of_another_declaration_says_so_in_its_answers(serving: Settings) -> None:
     version = register(serving, booster())
     MlflowClient(serving.mlflow_tracking_uri).set_model_version_tag(serving.model_name, version, "group_fingerprint", "0" * 16)
-    champion = Champion(serving, user_features)
+    champion = FollowedModel(serving, user_features, serving.model_name, CHAMPION)
     champion.refresh()
     assert champion.current is not None
     assert "another version" in champion.current.fault
@@ -274,8 +297,10 @@ def test_a_model_of_another_declaration_says_so_in_its_answers(serving: Settings
 
 def test_a_registry_that_is_gone_takes_no_model_with_it(serving: Settings) -> None:
     register(serving, booster())
-    champion = Champion(serving.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"}), user_features)
-    there = Champion(serving, user_features)
+    champion = FollowedModel(
+        serving.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"}), user_features, serving.model_name, CHAMPION
+    )
+    there = FollowedModel(serving, user_features, serving.model_name, CHAMPION)
     there.refresh()
     champion.current = there.current
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
@@ -332,6 +357,44 @@ def test_a_redis_cluster_is_a_setting_away(tmp_path) -> None:
             assert (unknown.known, unknown.faults) == (False, ())
         finally:
             server.terminate()
+
+
+def test_a_plain_end_under_load_drops_no_request_of_callers_who_heed_the_probe(serving: Settings) -> None:
+    outcomes, over, ready = Counter[str](), threading.Event(), threading.Event()
+    request = {"group": "user_features", "ids": [3], "at": BATCH_END + 1}
+
+    def balance() -> None:
+        while not over.is_set():
+            try:
+                good = httpx.get(f"{serving.serving_url}/readyz", timeout=30).is_success
+            except httpx.HTTPError:
+                good = False
+            ready.set() if good else ready.clear()
+            time.sleep(0.05)
+
+    def ask() -> None:
+        while not over.is_set():
+            if not ready.wait(0.1):
+                continue
+            try:
+                outcomes[str(httpx.post(f"{serving.serving_url}/features", json=request, timeout=30).status_code)] += 1
+            except httpx.HTTPError as error:
+                outcomes[repr(error)] += 1
+
+    with ThreadPoolExecutor(9) as callers:
+        asked = [callers.submit(one) for one in (balance, *[ask] * 8)]
+        try:
+            while outcomes["200"] < 200:
+                time.sleep(0.01)
+            services.restart(serving, "serving")
+            again = outcomes["200"] + 100
+            while outcomes["200"] < again:
+                time.sleep(0.01)
+        finally:
+            over.set()
+        for one in asked:
+            one.result()
+    assert set(outcomes) == {"200"}, outcomes
 
 
 def test_a_store_that_is_not_there_is_told_in_a_sentence(tmp_path) -> None:

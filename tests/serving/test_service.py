@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
+import requests
+import schemathesis
 from mlflow import MlflowClient
 
 from batch.promotion import promote
 from batch.training import train_models
 from features.aggregations import Series
-from features.definitions import user_features
-from features.packed import BATCH_FIELD, FORMAT, TileValue, encode
+from features.definitions import item_features, user_features
+from features.packed import FORMAT, TileValue, batch_field, encode, tile_prefix
 from features.tiles import fold_tile_values
 from features.view import build_view
 from infra import services
@@ -24,6 +29,7 @@ from infra.redis import meta_key, store
 from infra.settings import Settings
 
 NOW = 1_780_000_200_000
+TILES = tile_prefix(user_features.fingerprint)
 BATCH_END = NOW - 3_600_000 * 5
 
 
@@ -41,8 +47,11 @@ def publish(settings: Settings, user: int, batch_end_ms: int, *tiles: TileValue)
     partials = [[tile.partials[index] for tile in tiles] for index in range(len(user_features.features))]
     view = build_view(user_features, batch_end_ms, starts, partials, tiles[-1].last_ms if tiles else None)
     client = store(settings)
-    client.hset(user_features.key(user), BATCH_FIELD, encode(view))
-    client.hset(meta_key("user_features"), mapping={"batch_end_ms": batch_end_ms, "fingerprint": user_features.fingerprint})
+    client.hset(user_features.key(user), batch_field(user_features.fingerprint), encode(view))
+    client.hset(
+        meta_key("user_features"),
+        mapping={"batch_end_ms": batch_end_ms, "fingerprint": user_features.fingerprint, "format": FORMAT},
+    )
 
 
 def training_rows(seed: int) -> pd.DataFrame:
@@ -105,7 +114,9 @@ def test_an_answer_merges_both_layers_and_says_where_it_is_from(deployment: Sett
         purchase_tile(BATCH_END - 1, amount=2_000_000),
     )
     store(deployment).hset(
-        user_features.key(10), f"t:{NOW - 600_000}", encode(purchase_tile(NOW - 600_000, NOW - 500_000, NOW, NOW + 1))
+        user_features.key(10),
+        TILES + str(NOW - 600_000).encode(),
+        encode(purchase_tile(NOW - 600_000, NOW - 500_000, NOW, NOW + 1)),
     )
     row, unknown, again = features(deployment, 10, 999, "10")
     assert row["features"] == {
@@ -121,6 +132,30 @@ def test_an_answer_merges_both_layers_and_says_where_it_is_from(deployment: Sett
     assert unknown["features"]["avg_purchase_30d"] is None
 
 
+@pytest.mark.parametrize("item", ["a:b", "ü b", "\U0001f986", "7", " 7", "{x}y", "x" * 256])
+def test_an_entity_may_be_a_text_of_any_spelling_and_a_value_a_list(deployment: Settings, item: str) -> None:
+    ts_ms = np.array([NOW - 3_600_001, NOW - 3_600_000, NOW - 1, NOW - 1], dtype=np.int64)
+    buyers, bought, viewed = np.array([300, 9, 9, 1]), np.ones(4, dtype=bool), np.zeros(4, dtype=bool)
+    inputs = [Series(ts_ms, buyers, viewed), *(Series(ts_ms, buyers, bought) for _ in item_features.inputs[1:])]
+    tiles = fold_tile_values(item_features, inputs, np.array([0, 2]), np.array([2, 4]))
+    fields = {
+        tile_prefix(item_features.fingerprint) + str(tile.first_ms // 300_000 * 300_000).encode(): encode(tile) for tile in tiles
+    }
+    client = store(deployment)
+    client.hset(item_features.key(item), mapping=fields)
+    client.hset(
+        meta_key("item_features"), mapping={"batch_end_ms": BATCH_END, "fingerprint": item_features.fingerprint, "format": FORMAT}
+    )
+    body = {"group": "item_features", "ids": [item, "nobody"], "at": NOW}
+    known, unknown = httpx.post(f"{deployment.serving_url}/features", json=body).json()["rows"]
+    assert (known["id"], known["provenance"]["degraded"], known["provenance"]["tiles_merged"]) == (item, False, 2)
+    assert known["features"]["purchases_1h"] == 3, "exact to the millisecond, within a tile"
+    assert known["features"]["purchases_1d"] == 4
+    assert known["features"]["top_buyers_1d"] == [9, 1, 300]
+    assert unknown["features"]["top_buyers_1d"] is None
+    assert "top_buyers_1d" in unknown["provenance"]["missing"]
+
+
 def test_beyond_the_buffer_an_answer_is_marked(deployment: Settings) -> None:
     publish(deployment, 11, BATCH_END)
     assert features(deployment, 11, at=BATCH_END + 2 * 86_400_000)[0]["provenance"]["degraded"] is False
@@ -130,10 +165,10 @@ def test_beyond_the_buffer_an_answer_is_marked(deployment: Settings) -> None:
 
 
 def test_a_value_of_another_version_is_not_read(deployment: Settings) -> None:
-    store(deployment).hset(user_features.key(12), b"t:0", encode(TileValue(FORMAT, "0" * 16, 0, 0, [], encode_nothing())))
+    store(deployment).hset(user_features.key(12), TILES + b"0", encode(TileValue(FORMAT, "0" * 16, 0, 0, [], encode_nothing())))
     provenance = features(deployment, 12)[0]["provenance"]
     assert provenance["degraded"] is True
-    assert "another version" in provenance["degraded_reasons"][0]
+    assert "cannot be read" in provenance["degraded_reasons"][0]
 
 
 def encode_nothing():
@@ -147,6 +182,9 @@ def encode_nothing():
     [
         ("/features", {"group": "nope", "ids": [1]}, 404, "not declared"),
         ("/features", {"group": "user_features", "ids": ["one"]}, 422, "not an integer"),
+        ("/features", {"group": "item_features", "ids": ["a", 7]}, 422, "position 1 is not a text"),
+        ("/features", {"group": "item_features", "ids": [""]}, 400, "validation"),
+        ("/features", {"group": "item_features", "ids": ["x" * 257]}, 400, "validation"),
         ("/features", {"group": "user_features", "ids": [1], "at": BATCH_END - 1}, 409, "before batch_end"),
         ("/features", {"group": "user_features", "ids": [1], "at": "yesterday"}, 400, "validation"),
         ("/features", {"group": "user_features", "ids": [1] * 1_001}, 400, "validation"),
@@ -195,7 +233,7 @@ def test_publishing_under_reads_never_shows_a_wrong_value(deployment: Settings) 
     """Two views of one user, each right with the same tile: only their own values may ever be seen."""
     ends = [BATCH_END, NOW - 86_400_000 // 8]
     early, late = purchase_tile(BATCH_END - 7), purchase_tile(BATCH_END + 7)
-    store(deployment).hset(user_features.key(30), f"t:{(BATCH_END + 7) // 300_000 * 300_000}", encode(late))
+    store(deployment).hset(user_features.key(30), TILES + str((BATCH_END + 7) // 300_000 * 300_000).encode(), encode(late))
     stop = threading.Event()
 
     def alternate() -> None:
@@ -238,6 +276,47 @@ def test_a_moved_alias_is_followed_and_a_broken_model_is_not(champion: Settings)
     assert version() == report.candidate_version
     client.set_registered_model_alias("repurchase", "champion", "1")
     eventually(lambda: version() == "1")
+
+
+@pytest.fixture
+def api(champion: Settings) -> schemathesis.BaseSchema:
+    """The service's own description. Every second group is one that is declared; of texts at random none would be."""
+    schema = schemathesis.openapi.from_url(f"{champion.serving_url}/docs.json")
+
+    @schema.hook
+    def map_body(context: schemathesis.HookContext, body: Any) -> Any:
+        if isinstance(body, dict) and isinstance(body.get("group"), str) and len(body["group"]) % 2:
+            body = {**body, "group": "user_features"}
+        return body
+
+    return schema
+
+
+def statuses_of(operation: schemathesis.APIOperation, mode: schemathesis.GenerationMode) -> Counter[int]:
+    """How often which status was the answer to a thousand requests that fit the description, or that do not."""
+    session, statuses = requests.Session(), Counter[int]()
+
+    @hypothesis.settings(max_examples=1_000, database=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.given(operation.as_strategy(generation_mode=mode))
+    def ask(case: schemathesis.Case) -> None:
+        status = case.call(session=session).status_code
+        statuses[status] += 1
+        assert status < 500
+
+    ask()
+    return statuses
+
+
+def test_no_request_whatever_it_holds_is_answered_by_an_error_of_the_server(api: schemathesis.BaseSchema) -> None:
+    operations = {operation.label: operation for operation in (found.ok() for found in api.get_all_operations())}
+    assert {"POST /features", "POST /predict", "GET /readyz", "GET /metrics"} <= operations.keys()
+    for label, operation in operations.items():
+        fitting = statuses_of(operation, schemathesis.GenerationMode.POSITIVE)
+        if label.startswith("POST"):  # the others have nothing to vary
+            misshapen = statuses_of(operation, schemathesis.GenerationMode.NEGATIVE)
+            assert min(fitting.total(), misshapen.total()) >= 1_000
+            assert fitting[200] > 30
+            assert misshapen[400] > 100
 
 
 def test_without_the_store_an_answer_is_degraded_not_an_error(deployment: Settings) -> None:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,49 +9,9 @@ import pytest
 
 from features.definitions import user_events
 from infra import services
-from infra.redis import PROGRESS_KEY, store
 from infra.settings import Settings
 
-
-class Speed:
-    """`python -m speed` as the supervisor runs it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._process = settings, None
-        self.log = settings.home / "speed.log"
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "speed"], env={**os.environ, **self._settings.environment()},
-                cwd=self._settings.home, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        deadline = time.monotonic() + 90
-        while not self._entry_is_mine():
-            running = self._process.poll() is None
-            assert running, self.log.read_text()[-2_000:]
-            assert time.monotonic() < deadline, self.log.read_text()[-2_000:]
-            time.sleep(0.2)
-
-    def kill(self) -> None:
-        """SIGKILL, to Python, the JVM and its workers at once."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
-        if self._process is None or self._process.poll() is not None:
-            return self._process.returncode if self._process else 0
-        os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            return self._process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
-
-    def _entry_is_mine(self) -> bool:
-        raw = store(self._settings).hget(PROGRESS_KEY, "online")
-        return raw is not None and f'"pid": {self._process.pid}'.encode() in raw
+from .process import Speed
 
 
 @pytest.fixture(scope="session")

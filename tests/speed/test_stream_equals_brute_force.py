@@ -11,24 +11,24 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from fractions import Fraction
 
-import pyarrow as pa
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from features.definitions import user_events, user_features
-from features.packed import TILE_PREFIX, decode_tile
+from features.definitions import item_features, user_events, user_features
+from features.packed import decode_tile
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.redis import PROGRESS_KEY, store
 from infra.settings import Settings
 from serving.merge import merge
 from speed.replay import replay, wait_archived, wait_visible
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+from .aloud import batch_of, brute_force, instant, stored_tiles
+
+pytestmark = pytest.mark.stack
 
 USERS = 60
+ITEMS = ("a:b", "ü b", "\U0001f986", "7", " 7")
 SPAN_MS = 4 * HOUR_MS
 TILE_MS = user_features.tile_ms
 
@@ -57,22 +57,11 @@ def made(rng: random.Random, n: int, first_ms: int, last_ms: int, prefix: str) -
         events.append({
             "event_id": f"{prefix}-{index}", "user_id": str(rng.randrange(USERS)), "session_id": f"s{rng.randrange(8)}",
             "event_type": event_type, "amount": f"{rng.randrange(-500, 10**7) / 100:.2f}" if rng.random() < 0.8 else None,
-            "ts_ms": ts_ms,
+            "item_id": rng.choice((None, "", *ITEMS)), "ts_ms": ts_ms,
         })  # fmt: skip
     sent = [*events, *rng.sample(events, n // 20)]
     sent.sort(key=lambda event: event["ts_ms"] + rng.randrange(MINUTE_MS))
     return sent
-
-
-def batch_of(events: list[dict]) -> pa.RecordBatch:
-    names = ("event_id", "user_id", "session_id", "event_type", "amount")
-    columns = {name: pa.array([event[name] for event in events], pa.string()) for name in names}
-    columns["event_timestamp"] = pa.array([instant(event["ts_ms"]) for event in events])
-    return pa.record_batch(columns)
-
-
-def instant(ts_ms: int) -> str:
-    return datetime.fromtimestamp(ts_ms / 1_000, UTC).isoformat(timespec="milliseconds")
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +83,12 @@ def told(streaming: Settings, speed) -> Story:
     speed.kill()
     rest.join()
     speed.start()
-    wait_visible(streaming, story.end_offsets, timeout_seconds=90)
+    wait_visible(streaming, story.end_offsets)
 
     producer = KafkaProducer(bootstrap_servers=streaming.kafka_bootstrap)
 
     def send(value: bytes, key: bytes | None = b"1") -> None:
-        taken = producer.send(user_events.topic, key=key, value=value).get(timeout=20)
+        taken = producer.send(user_events.topic, key=key, value=value).get()
         story.end_offsets[taken.partition] = taken.offset + 1
 
     good = {"event_id": "x", "user_id": 1, "session_id": "s", "event_type": "VIEW", "event_timestamp": instant(last_ms)}
@@ -115,25 +104,26 @@ def told(streaming: Settings, speed) -> Story:
     # The stream goes on behind them, and the watermark has not moved by the one from the future.
     more = made(rng, 400, last_ms, now_ms, "f")
     stream(more)
-    wait_visible(streaming, story.end_offsets, timeout_seconds=90)
+    wait_visible(streaming, story.end_offsets)
     # The watermark of a micro-batch counts from the next one.
     nudge = [{**more[0], "event_id": f"nudge-{n}", "ts_ms": now_ms - 1} for n in range(2)]
     for event in nudge:
         stream([event])
-        wait_visible(streaming, story.end_offsets, timeout_seconds=60)
+        wait_visible(streaming, story.end_offsets)
     story.late = {
         "event_id": "late",
         "user_id": "3",
         "session_id": "late",
         "event_type": "PURCHASE",
         "amount": "1000000.00",
+        "item_id": None,
         "ts_ms": now_ms - HOUR_MS,
     }
     stream([story.late])
     story.accepted = [*past, *more, *nudge]
     story.sent = len(story.accepted) + len(story.misfits) + 1
-    wait_visible(streaming, story.end_offsets, timeout_seconds=60)
-    wait_archived(streaming, user_events, story.end_offsets, timeout_seconds=60)
+    wait_visible(streaming, story.end_offsets)
+    wait_archived(streaming, user_events, story.end_offsets)
     time.sleep(4)
     story.progress = {name.decode(): json.loads(raw) for name, raw in store(streaming).hgetall(PROGRESS_KEY).items()}
     story.exit_code = speed.stop()
@@ -144,28 +134,21 @@ def unique(events: list[dict]) -> list[dict]:
     return list({event["event_id"]: event for event in events}.values())
 
 
-def brute_force(events: list[dict], q_ms: int) -> list:
-    """The six features, read aloud."""
-
-    def inside(size_ms: int, hop_ms: int) -> list[dict]:
-        return [e for e in events if (q_ms - size_ms) // hop_ms * hop_ms <= e["ts_ms"] < q_ms]
-
-    hour, week, month = inside(HOUR_MS, 5 * MINUTE_MS), inside(7 * DAY_MS, HOUR_MS), inside(30 * DAY_MS, DAY_MS)
-    bought = {e["ts_ms"] for e in events if e["ts_ms"] < q_ms and e["event_type"] == "PURCHASE"}
-    amounts = [Fraction(e["amount"]) for e in month if e["event_type"] == "PURCHASE" and e["amount"]]
-    return [
-        len(hour),
-        float(sum(Fraction(e["amount"]) for e in hour if e["event_type"] == "PURCHASE" and e["amount"])),
-        len({e["session_id"] for e in hour}),
-        sum(e["event_type"] == "PURCHASE" for e in week),
-        float(sum(amounts) / len(amounts)) if amounts else None,
-        (q_ms - max(bought)) / DAY_MS if bought else None,
-    ]
-
-
-def stored_tiles(settings: Settings, user: int) -> dict[int, bytes]:
-    found = store(settings).hgetall(user_features.key(user))
-    return {int(name[len(TILE_PREFIX) :]): value for name, value in found.items() if name.startswith(TILE_PREFIX)}
+def item_brute_force(events: list[dict], q_ms: int) -> dict:
+    """The features of items, read aloud."""
+    hour, day = (
+        [e for e in events if (q_ms - size_ms) // hop_ms * hop_ms <= e["ts_ms"] < q_ms]
+        for size_ms, hop_ms in ((HOUR_MS, 5 * MINUTE_MS), (DAY_MS, HOUR_MS))
+    )
+    buyers = Counter(int(e["user_id"]) for e in day if e["event_type"] == "PURCHASE")
+    return {
+        "views_1h": sum(e["event_type"] == "VIEW" for e in hour),
+        "views_1d": sum(e["event_type"] == "VIEW" for e in day),
+        "purchases_1h": sum(e["event_type"] == "PURCHASE" and q_ms - HOUR_MS <= e["ts_ms"] < q_ms for e in events),
+        "purchases_1d": buyers.total(),
+        "buyers_1d": len(buyers),
+        "top_buyers_1d": sorted(buyers, key=lambda user: (-buyers[user], user))[:3] or None,
+    }
 
 
 def test_tiles_in_the_store_merge_to_brute_force_although_the_process_was_killed(streaming: Settings, told: Story) -> None:
@@ -184,6 +167,21 @@ def test_tiles_in_the_store_merge_to_brute_force_although_the_process_was_killed
             ]
     assert cells == USERS * len(moments) * 6
     assert not different, f"{len(different)} of {cells} cells differ, such as {different[:3]}"
+
+
+def test_tiles_of_items_of_any_spelling_merge_to_brute_force(streaming: Settings, told: Story) -> None:
+    events, rng = unique(told.accepted), random.Random(2)
+    last_ms = max(event["ts_ms"] for event in events)
+    keys = {key.decode() for key in store(streaming).scan_iter("item_features:*")}
+    assert keys == {item_features.key(item) for item in ITEMS}, "an event without an item has no tile of one"
+    for item in ITEMS:
+        mine = [event for event in events if event["item_id"] == item]
+        tiles = [decode_tile(value, item_features.fingerprint) for value in stored_tiles(streaming, item, item_features).values()]
+        for q_ms in (last_ms + 1, *(last_ms - rng.randrange(SPAN_MS) for _ in range(8))):
+            got = dict(zip(item_features.feature_names, merge(item_features, None, tiles, q_ms).values, strict=True))
+            expected = item_brute_force(mine, q_ms)
+            assert abs(got.pop("buyers_1d") - expected["buyers_1d"]) <= 5 * 0.0325 * expected.pop("buyers_1d") + 2
+            assert got == expected, (item, q_ms)
 
 
 @pytest.mark.usefixtures("told")
@@ -212,7 +210,7 @@ def test_what_does_not_fit_is_a_dead_letter_with_its_reason_and_its_own_bytes(st
 
 def test_the_process_ends_well_on_sigterm_and_has_said_how_far_it_was(told: Story) -> None:
     assert told.exit_code == 0
-    for name in ("online", "archive", "online:user_features", "archive:user_events"):
+    for name in ("online", "archive", "online:user_features", "online:item_features", "archive:user_events"):
         assert told.progress[name]["offsets"] == {str(p): offset for p, offset in told.end_offsets.items()}
         assert told.progress[name]["lag"] == 0
     assert told.progress["online"]["newest_event_ms"] == max(event["ts_ms"] for event in told.accepted)
@@ -252,3 +250,16 @@ def test_closed_tiles_are_in_the_offline_store_once_and_as_in_the_online_store(s
     watermark_ms = told.progress["offline:user_features"]["watermark_ms"]
     closed = {(user, start) for user, tiles in online.items() for start in tiles if start + TILE_MS <= watermark_ms} - {late}
     assert {(row.entity, row.tile_start_ms) for row in rows} == closed
+
+
+def test_a_list_stands_as_json_in_the_offline_store(streaming: Settings, told: Story, spark) -> None:
+    found = spark.read.format("delta").load(streaming.table("item_features_realtime")).collect()
+    assert {row.entity for row in found} == set(ITEMS)
+    index = item_features.feature_names.index("top_buyers_1d")
+    with_buyers = 0
+    for row in found:
+        partial = decode_tile(bytes(row.packed), item_features.fingerprint).partials[index]
+        top = [user for user, _ in sorted(partial or (), key=lambda pair: (-pair[1], pair[0]))[:3]]
+        assert row.lists == ({"top_buyers_1d": json.dumps(top)} if top else {})
+        with_buyers += bool(top)
+    assert with_buyers

@@ -1,4 +1,4 @@
-"""Great Expectations: a suite run on a data frame, and its page in the data docs under `<home>/quality`.
+"""Great Expectations: a suite run on a data frame, and its page in the data docs, which the service data-docs shows.
 
 An expectation says how grave it is that it does not hold: a critical one keeps what was checked from going on, a warning is shown.
 """
@@ -6,9 +6,9 @@ An expectation says how grave it is that it does not hold: a critical one keeps 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -31,18 +31,18 @@ class Verdict:
         rows: Of the data frame.
         critical: The critical ones that do not hold, in words.
         warnings: Those that only warn.
-        docs: The index of the data docs.
+        docs: The address of the data docs.
     """
 
     expectations: int
     rows: int
     critical: tuple[str, ...]
     warnings: tuple[str, ...]
-    docs: Path
+    docs: str
 
     def results(self, asset: dg.AssetKey, whole: str, plausible: str) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
         """The verdict as two checks of an asset: `whole`, which errors, and `plausible`, which warns."""
-        metadata = {"expectations": self.expectations, "rows": self.rows, "data docs": dg.MetadataValue.url(self.docs.as_uri())}
+        metadata = {"expectations": self.expectations, "rows": self.rows, "data docs": dg.MetadataValue.url(self.docs)}
         return tuple(
             dg.AssetCheckResult(
                 passed=not failed, asset_key=asset, check_name=name, severity=severity,
@@ -54,9 +54,22 @@ class Verdict:
         )  # type: ignore[return-value]  # fmt: skip
 
 
-def docs_index(settings: Settings) -> Path:
-    """The first page of the data docs."""
-    return settings.home / "quality" / "index.html"
+def gx_expectations() -> Any:
+    """The module `great_expectations.expectations`.
+
+    It imports pyspark's client for Spark Connect, which takes a process without a main module for a run of its own doctests and ends it
+    without a word; a run that Dagster's code server has spawned is such a process.
+    """
+    main = sys.modules["__main__"]
+    nameless = main.__spec__ is None and not hasattr(main, "__file__")
+    if nameless:
+        main.__file__ = __file__
+    try:
+        from great_expectations import expectations
+    finally:
+        if nameless:
+            del main.__file__
+    return expectations
 
 
 def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequence[Any]) -> Verdict:
@@ -68,8 +81,8 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
         name: Of the suite.
         expectations: Great Expectations' own; `severity` is "critical" unless they say "warning".
     """
+    gxe = gx_expectations()
     import great_expectations as gx
-    from great_expectations import expectations as gxe
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
@@ -77,7 +90,7 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
         "braid",
         {
             "class_name": "SiteBuilder",
-            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs_index(settings).parent)},
+            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(settings.data_docs)},
             "site_index_builder": {"class_name": "DefaultSiteIndexBuilder", "validation_results_limit": _PAGES},
         },
     )
@@ -110,7 +123,7 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
         if not one.success:
             grave = "warning" if str(getattr(config.severity, "value", config.severity)) == "warning" else "critical"
             failed[grave].append(_in_words(config, one.result))
-    return Verdict(len(found.results) - 1, rows, tuple(failed["critical"]), tuple(failed["warning"]), docs_index(settings))
+    return Verdict(len(found.results) - 1, rows, tuple(failed["critical"]), tuple(failed["warning"]), settings.data_docs_url)
 
 
 def _in_words(config: Any, result: dict[str, Any]) -> str:

@@ -1,0 +1,47 @@
+"""Log and wait: a training set of the very values that were served.
+
+Reads `served_features` and `events`. Nothing is recomputed, so a model learns what it will see, lag and late events included; the
+price is the wait for outcomes, and that a new feature has no past. `batch.training_set` is the other way.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from batch.outcomes import with_outcome
+from batch.point_in_time import point_in_time
+from batch.served import served_of
+from batch.training_set import HORIZON_MS, with_split
+from features.declaration import FeatureGroup
+from infra.settings import Settings
+
+
+def logged_training_set(
+    spark: SparkSession, settings: Settings, group: FeatureGroup, known_until_ms: int, since_ms: int | None = None
+) -> DataFrame:
+    """The rows of `training_set`, its columns and types, from what was served and has an outcome.
+
+    Each (entity, q) is one row, as it was served first. Degraded answers, those on batch features alone, and those of another
+    version of the declaration are left out. The features with the prefix `batch_` are computed, as of the batch_end of the answer.
+
+    Args:
+        spark: The session.
+        settings: Where the lake is.
+        group: The declaration.
+        known_until_ms: Up to when all events are in the lake: an outcome beyond is not known.
+        since_ms: Only what was served from then on.
+    """
+    served = served_of(spark, settings, group).where(
+        (F.col("fingerprint") == group.fingerprint) & (F.size("degraded") == 0) & (F.col("features_at_ms") == F.col("q_ms"))
+        & (F.col("q_ms") + HORIZON_MS <= known_until_ms)
+    )  # fmt: skip
+    if since_ms is not None:
+        served = served.where(F.col("served_at_ms") >= since_ms)
+    types = ", ".join(f"`{name}` {group.value_sql_type(index)}" for index, name in enumerate(group.feature_names))
+    value = F.struct(F.from_json("features", types).alias("f"), "batch_end_ms")
+    points = served.groupBy("entity", "q_ms").agg(F.min_by(value, "served_at_ms").alias("v")).select("entity", "q_ms", "v.*")
+    labels = with_split(with_outcome(spark, settings, group, points, HORIZON_MS))
+    rows = point_in_time(spark, settings, group, labels, {"batch_": "batch_end_ms"})
+    batch = [f"batch_{name}" for name in group.feature_names]
+    return rows.select("entity", "q_ms", "label", "split", "f.*", *batch)

@@ -1,0 +1,204 @@
+"""The batch layer at scale: a year of events in one run, ten and a hundred times as many, and what one more day costs.
+
+    python -m benchmarks.batch_scale [--scales 1,10] [--days 3] [--day-scale 1] [--memory 3g] [--json]
+
+The events are the demo's year of purchases, `scale` times: each copy has users and event ids of its own. They are written straight
+into the `events` table; what is measured begins there. For each scale: all tiles of the year and the view at its end, in events per
+second and core, with the peak of memory (JVM, Python workers and this process, sampled each second). Then the cost of
+one more day (new events merged, stale days found, folded, view built) after 90 and after 365 days of history: medians of `--days` days.
+
+The peer, in the same run, is the same day with a view that reads every tile, as one does without snapshots of history.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from batch import view
+from batch.events import append_events
+from batch.history import tiles_for_view
+from batch.tables import TableState
+from batch.tiles import build_tiles, stale_days
+from benchmarks.cpu import cpu_seconds
+from features.declaration import FeatureGroup
+from features.definitions import user_events, user_features
+from features.windows import DAY_MS, floor_ms
+from infra.memory import PeakMemory
+from infra.settings import Settings
+from infra.spark import spark_session
+from orchestration.journey import write_journey
+
+#: Where the year begins: the first of a month, so that the days measured after 90 and 365 days lie alike between two snapshots.
+_BEGIN_MS = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp() * 1_000)
+_HISTORIES = (90, 365)
+
+
+def main(
+    scales: Annotated[str, typer.Option(help="How many times the demo's year; several, by commas.")] = "1,10",
+    days: Annotated[int, typer.Option(help="Days that are added after each history; 0 for none.")] = 3,
+    day_scale: Annotated[int, typer.Option(help="How many times the demo's events the histories and the days have.")] = 1,
+    memory: Annotated[str, typer.Option(help="Heap of Spark.")] = "3g",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measures a year of batch, and one more day."""
+    home = Path(tempfile.mkdtemp(prefix="braid-bench-"))
+    settings = Settings.load(home)
+    spark = spark_session(settings, "braid benchmark", memory)
+    try:
+        year = write_year(spark, settings)
+        result = {
+            "memory": memory, "cores": spark.sparkContext.defaultParallelism,
+            "years": [one_year(spark, settings, year, int(scale)) for scale in scales.split(",")],
+            "day_scale": day_scale,
+            "one_more_day": [more_days(spark, settings, year, day_scale, one, days) for one in _HISTORIES] if days else [],
+        }  # fmt: skip
+    finally:
+        spark.stop()
+        shutil.rmtree(home, ignore_errors=True)
+    print(json.dumps(result) if as_json else _sentences(result))
+
+
+def write_year(spark: SparkSession, settings: Settings) -> str:
+    """The demo's year as typed events that begin with the year 2025 and go on for a few days after it; a Parquet file."""
+    journey = write_journey(settings.home / "journey", _BEGIN_MS + 365 * DAY_MS)
+    raw = spark.read.parquet(str(journey.history), str(journey.live))
+    missing = [column for column in user_events.columns if column.name not in raw.columns]
+    raw = raw.select("*", *(F.lit(None).cast(column.raw_sql_type).alias(column.name) for column in missing))
+    time_text = F.date_format(user_events.time, "yyyy-MM-dd'T'HH:mm:ss.SSSXXX")
+    texts = [time_text if c.name == user_events.time else F.col(c.name).cast(c.raw_sql_type) for c in user_events.columns]
+    typed = raw.select(*(text.alias(c.name) for text, c in zip(texts, user_events.columns, strict=True)))
+    typed = typed.selectExpr(*user_events.typed_select_sql())
+    # The first days come again at the end, as other events: one more day is one more, after a whole year too.
+    again = typed.where(f"ts_ms < {_BEGIN_MS + 30 * DAY_MS}").withColumns({
+        "ts_ms": F.col("ts_ms") + 365 * DAY_MS, "event_timestamp": F.timestamp_millis(F.col("ts_ms") + 365 * DAY_MS),
+        "event_id": F.concat("event_id", F.lit("-again")),
+    })  # fmt: skip
+    path = str(settings.home / "year.parquet")
+    typed.unionByName(again).write.parquet(path)
+    return path
+
+
+def events_of(spark: SparkSession, year: str, scale: int, first_day: int, last_day: int) -> DataFrame:
+    """The events of some days, `scale` times, as `append_events` takes them."""
+    rows = spark.read.parquet(year).where(f"ts_ms >= {_BEGIN_MS + first_day * DAY_MS} AND ts_ms < {_BEGIN_MS + last_day * DAY_MS}")
+    if scale > 1:
+        rows = rows.withColumn("copy", F.explode(F.sequence(F.lit(0), F.lit(scale - 1))))
+        shifted = {"user_id": F.col("user_id") + F.col("copy") * 1_000_000, "event_id": F.concat_ws("-", "event_id", "copy")}
+        rows = rows.withColumns(shifted).drop("copy")
+    return rows.selectExpr(
+        "*", "ts_ms AS arrival_ms", "'load' AS origin", "CAST(NULL AS INT) AS kafka_partition", "CAST(NULL AS BIGINT) AS kafka_offset",
+        "ts_ms AS _order",
+    )  # fmt: skip
+
+
+def fill(spark: SparkSession, lake: Settings, events: DataFrame, days: int) -> int:
+    """Puts events, each once, straight into a new lake: a file a day. Gives their number."""
+    append_events(spark, lake, user_events, events.limit(0))
+    rows = events.drop("_order").withColumn("day", F.to_date(F.timestamp_millis("ts_ms")))
+    rows.repartition(min(days, 2_000), "day").write.format("delta").mode("append").save(lake.table(user_events.table))
+    return spark.read.format("delta").load(lake.table(user_events.table)).count()
+
+
+def one_year(spark: SparkSession, settings: Settings, year: str, scale: int) -> dict[str, object]:
+    """All tiles of 365 days, and the view at their end."""
+    lake = settings.model_copy(update={"lake_uri": f"{settings.home}/scale-{scale}"})
+    count = fill(spark, lake, events_of(spark, year, scale, 0, 365), 365)
+    found: dict[str, object] = {"scale": scale, "events": count}
+    total = 0.0
+    with PeakMemory(lake) as memory:
+        for name, work in (("tiles", lambda: fold_stale(spark, lake)), ("view", lambda: build_at(spark, lake, 365))):
+            began, before = time.monotonic(), cpu_seconds()
+            work()
+            seconds, cpu = time.monotonic() - began, cpu_seconds() - before
+            total += seconds
+            found |= {f"{name}_seconds": round(seconds, 1), f"{name}_cpu_seconds": round(cpu, 1)}
+            _tell(f"{scale} times, {count:,} events: {name} {seconds:.1f} s, {cpu:.1f} CPU seconds")
+    cores = spark.sparkContext.defaultParallelism
+    found |= {"events_per_second_and_core": round(count / total / cores), "peak_rss_mb": round(memory.peak_rss_mb)}
+    shutil.rmtree(lake.lake_uri)
+    return found
+
+
+def more_days(spark: SparkSession, settings: Settings, year: str, scale: int, history: int, days: int) -> dict[str, object]:
+    """The cost of each of some days that come after a history."""
+    lake = settings.model_copy(update={"lake_uri": f"{settings.home}/history-{history}"})
+    fill(spark, lake, events_of(spark, year, scale, 0, history), history)
+    fold_stale(spark, lake)
+    build_at(spark, lake, history)
+    steps: dict[str, list[float]] = {}
+    for day in range(history, history + days + 1):
+        rows = events_of(spark, year, scale, day, day + 1)
+        works: dict[str, Callable[[], object]] = {
+            "append": lambda rows=rows: append_events(spark, lake, user_events, rows),
+            "tiles": lambda: fold_stale(spark, lake),
+            "view": lambda day=day: build_at(spark, lake, day + 1),
+            "view by every tile": lambda day=day: build_at(spark, lake, day + 1, every_tile),
+        }
+        for name, work in works.items():
+            began, before = time.monotonic(), cpu_seconds()
+            work()
+            if day > history:  # the first makes the snapshot of its month, and warms up
+                steps.setdefault(name, []).append(time.monotonic() - began)
+                steps.setdefault(f"{name}, CPU", []).append(cpu_seconds() - before)
+    shutil.rmtree(lake.lake_uri)
+    found = {name: round(statistics.median(seconds), 2) for name, seconds in steps.items()}
+    _tell(f"one more day after {history}: {found}")
+    return {
+        "history_days": history,
+        **{f"{name.replace(', CPU', ' cpu').replace(' ', '_')}_seconds": s for name, s in found.items()},
+    }
+
+
+def fold_stale(spark: SparkSession, lake: Settings) -> None:
+    """Tiles up to date."""
+    build_tiles(spark, lake, user_features, stale_days(spark, lake, user_features))
+
+
+def build_at(spark: SparkSession, lake: Settings, day: int, tiles: Callable[..., DataFrame] = tiles_for_view) -> None:
+    """The view in the middle of a tile near the end of a day, from such tiles."""
+    view.tiles_for_view = tiles
+    view.build_view(spark, lake, user_features, floor_ms(_BEGIN_MS + day * DAY_MS, DAY_MS) - 123_456)
+
+
+def every_tile(spark: SparkSession, _: Settings, __: FeatureGroup, tiles: TableState, batch_end_ms: int) -> DataFrame:
+    """The peer's: no snapshot."""
+    last = datetime.fromtimestamp(batch_end_ms / 1_000, UTC).date()
+    return tiles.read(spark).where(F.col("day") <= last).drop("day", "folded_from")
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _sentences(result: dict[str, object]) -> str:
+    years, more = result["years"], result["one_more_day"]
+    assert isinstance(years, list)
+    assert isinstance(more, list)
+    lines = [
+        f"{one['scale']} times the year, {one['events']:,} events: {one['events_per_second_and_core']:,} events/s and core, "
+        f"at most {one['peak_rss_mb']:,} MiB."
+        for one in years
+    ]
+    lines += [
+        f"One more day after {one['history_days']}: {one['append_seconds'] + one['tiles_seconds'] + one['view_seconds']:.1f} s, of which the view "
+        f"{one['view_seconds']} s; from every tile it takes {one['view_by_every_tile_seconds']} s (medians)."
+        for one in more
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)

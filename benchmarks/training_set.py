@@ -1,0 +1,185 @@
+"""A training set of very many labels: braid's point in time beside the obvious SQL, in Spark and in DuckDB.
+
+    python -m benchmarks.training_set [--labels 1000000] [--runs 3] [--json]
+
+The labels are distinct (user, instant) pairs over the demo's year of purchases. The peers join labels and events by user, with one
+range from the longest window on, and aggregate each window under a condition, grouped by label: what one would write by hand. Since
+`days_since_last` looks at all time, so does their range. Spark's has Spark's own adaptive plan; DuckDB's runs on as many threads
+as Spark has cores. All three read the same Delta files and write Parquet. A sample of the results is compared cell by cell.
+
+Runs alternate. Beside the wall clock stands the CPU time of the process and its children, which depends less on what else the
+machine does.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import duckdb
+import typer
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from batch.load import load_events
+from batch.point_in_time import point_in_time
+from benchmarks.cpu import cpu_seconds
+from features.declaration import FeatureGroup
+from features.definitions import user_events, user_features
+from features.windows import DAY_MS
+from infra.settings import Settings
+from infra.spark import spark_session
+from orchestration.journey import write_journey
+from orchestration.proof import UNIT_MS
+
+#: Cells that are compared are those of so many labels.
+_SAMPLE = 20_000
+
+
+def main(
+    labels: Annotated[int, typer.Option(help="Labels in the training set.")] = 1_000_000,
+    runs: Annotated[int, typer.Option(help="Runs of each.")] = 3,
+    memory: Annotated[str, typer.Option(help="Heap of Spark.")] = "3g",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compares braid with a range join in Spark and in DuckDB."""
+    home = Path(tempfile.mkdtemp(prefix="braid-bench-"))
+    settings = Settings.load(home)
+    spark = spark_session(settings, "braid benchmark", memory)
+    try:
+        result = compare(spark, settings, labels, runs)
+    finally:
+        spark.stop()
+        shutil.rmtree(home, ignore_errors=True)
+    print(json.dumps(result) if as_json else _sentence(result))
+
+
+def compare(spark: SparkSession, settings: Settings, labels: int, runs: int) -> dict[str, object]:
+    """Alternating runs of the three, and what differs between their results."""
+    journey = write_journey(settings.home / "journey", time.time_ns() // 1_000_000)
+    for path in (journey.history, journey.live):
+        load_events(spark, settings, user_events, path)
+    points = str(settings.home / "labels.parquet")
+    write_labels(spark, settings, labels, points)
+    contenders: dict[str, Callable[[str], None]] = {
+        "braid": lambda target: braid(spark, settings, points, target),
+        "spark": lambda target: spark_join(spark, settings, points, target),
+        "duckdb": lambda target: duckdb_join(spark, settings, points, target),
+    }
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+    for run in range(runs):
+        for name, contend in contenders.items():
+            target = str(settings.home / f"{name}.parquet")
+            shutil.rmtree(target, ignore_errors=True)
+            Path(target).unlink(missing_ok=True)
+            began, before = time.monotonic(), cpu_seconds()
+            contend(target)
+            seconds[name].append((time.monotonic() - began, cpu_seconds() - before))
+            print(
+                f"run {run + 1}: {name} {seconds[name][-1][0]:.1f} s, {seconds[name][-1][1]:.1f} CPU seconds",
+                file=sys.stderr,
+                flush=True,
+            )
+    differing, cells = differences(settings, ["spark", "duckdb"])
+    wall = {name: statistics.median(one for one, _ in found) for name, found in seconds.items()}
+    cpu = {name: statistics.median(one for _, one in found) for name, found in seconds.items()}
+    return {
+        "labels": labels, "events": journey.history_events + journey.live_events, "cells_compared": cells, "cells_different": differing,
+        "seconds": {name: round(one, 1) for name, one in wall.items()}, "cpu_seconds": {name: round(one, 1) for name, one in cpu.items()},
+        "times_faster_than_spark": round(wall["spark"] / wall["braid"], 1), "times_faster_than_duckdb": round(wall["duckdb"] / wall["braid"], 2),
+        "cpu_times_less_than_spark": round(cpu["spark"] / cpu["braid"], 1),
+    }  # fmt: skip
+
+
+def write_labels(spark: SparkSession, settings: Settings, labels: int, target: str) -> None:
+    """Distinct (entity, q_ms): half of them anywhere in the year, half within the hour after an event, when a model is asked."""
+    events = spark.read.format("delta").load(settings.table(user_events.table)).select(F.col("user_id").alias("entity"), "ts_ms")
+    begin_ms, end_ms = events.agg(F.min("ts_ms"), F.max("ts_ms")).first() or (0, 0)
+    share = labels * 1.02 / events.count()
+    copies = events.withColumn("n", F.explode(F.sequence(F.lit(1), F.lit(int(share) + 1)))).sample(share / (int(share) + 1), seed=1)
+    anywhere = F.expr(f"{begin_ms + 30 * DAY_MS} + CAST(rand(2) * {end_ms - begin_ms - 30 * DAY_MS} AS BIGINT)")
+    soon = F.expr("ts_ms + 1 + CAST(rand(3) * 3600000 AS BIGINT)")
+    rows = copies.select("entity", F.when(F.rand(4) < 0.5, anywhere).otherwise(soon).alias("q_ms")).distinct().limit(labels)
+    rows.write.parquet(target)
+
+
+def braid(spark: SparkSession, settings: Settings, labels: str, target: str) -> None:
+    """The product's own."""
+    point_in_time(spark, settings, user_features, spark.read.parquet(labels)).write.parquet(target)
+
+
+def spark_join(spark: SparkSession, settings: Settings, labels: str, target: str) -> None:
+    """The SQL by hand, in Spark."""
+    spark.read.format("delta").load(settings.table(user_events.table)).createOrReplaceTempView("e")
+    spark.read.parquet(labels).createOrReplaceTempView("l")
+    spark.sql(range_join_sql(user_features, "div")).write.parquet(target)
+
+
+def duckdb_join(spark: SparkSession, settings: Settings, labels: str, target: str) -> None:
+    """The same SQL in DuckDB, over the same files."""
+    files = [path.removeprefix("file:") for path in spark.read.format("delta").load(settings.table(user_events.table)).inputFiles()]
+    with duckdb.connect(config={"threads": spark.sparkContext.defaultParallelism}) as connection:
+        connection.execute(f"CREATE VIEW e AS SELECT * FROM read_parquet({files})")
+        connection.execute(f"CREATE VIEW l AS SELECT * FROM read_parquet('{labels}/*.parquet')")
+        connection.execute(f"COPY ({range_join_sql(user_features, '//')}) TO '{target}' (FORMAT parquet)")
+
+
+def range_join_sql(group: FeatureGroup, div: str) -> str:
+    """The features of `l` (entity, q_ms) from `e`, as one writes them by hand; in what Spark and DuckDB both understand."""
+    selected = []
+    for feature in group.features:
+        conditions = [feature.where] if feature.where else []
+        if feature.window:
+            conditions.append(f"ts_ms >= (q_ms - {feature.window.size_ms}) {div} {feature.window.hop_ms} * {feature.window.hop_ms}")
+        condition = f"FILTER (WHERE ts_ms IS NOT NULL{''.join(f' AND {one}' for one in conditions)})"
+        value = {
+            "count": f"count(*) {condition}",
+            "sum": f"coalesce(CAST(sum({feature.of}) {condition} AS DOUBLE), 0)",
+            "mean": f"CAST(sum({feature.of}) {condition} AS DOUBLE) / nullif(count({feature.of}) {condition}, 0)",
+            "distinct": f"count(DISTINCT {feature.of}) {condition}",
+            "since_last": f"(q_ms - max(ts_ms) {condition}) / CAST({UNIT_MS.get(getattr(feature.aggregation, 'unit', ''), 1)} AS DOUBLE)",
+        }[feature.aggregation.kind]
+        selected.append(f"{value} AS {feature.name}")
+    # Some window is all time: the range has no beginning.
+    sizes = [feature.window and feature.window.size_ms + feature.window.hop_ms for feature in group.features]
+    begin = "" if None in sizes else f" AND ts_ms >= q_ms - {max(size for size in sizes if size)}"
+    return f"SELECT entity, q_ms, {', '.join(selected)} FROM l LEFT JOIN e ON entity = {group.entity} AND ts_ms < q_ms{begin} GROUP BY entity, q_ms"
+
+
+def differences(settings: Settings, peers: list[str]) -> tuple[int, int]:
+    """Cells of a sample of labels that differ from braid's, and cells compared."""
+    different = cells = 0
+    names = user_features.feature_names
+    with duckdb.connect() as connection:
+        mine = f"(SELECT * FROM '{settings.home}/braid.parquet/*.parquet' ORDER BY hash(entity, q_ms) LIMIT {_SAMPLE})"
+        for peer in peers:
+            files = f"{settings.home}/{peer}.parquet" + ("/*.parquet" if peer == "spark" else "")
+            unequal = " + ".join(
+                f"CAST(m.{name} IS DISTINCT FROM p.{name} AND NOT coalesce(abs(m.{name} - p.{name}) <= 1e-9 * abs(p.{name}), false) AS INT)"
+                for name in names
+            )
+            found = connection.execute(
+                f"SELECT coalesce(sum({unequal}), 0), count(*) FROM {mine} m JOIN '{files}' p USING (entity, q_ms)"
+            ).fetchone()
+            assert found is not None
+            different, cells = different + int(found[0]), cells + found[1] * len(names)
+    return different, cells
+
+
+def _sentence(result: dict[str, object]) -> str:
+    return (
+        f"{result['labels']:,} labels: {result['seconds']} seconds; braid is {result['times_faster_than_spark']} times as fast as Spark's "
+        f"range join, {result['times_faster_than_duckdb']} times as fast as DuckDB's; {result['cells_different']} of "
+        f"{result['cells_compared']:,} cells differ (medians)."
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,23 @@
+"""The algebra: aggregations as commutative monoids over partials, a module per family.
+
+    monoid      what an aggregation is: lift, join, fold, value
+    sums        Count, Sum, Mean, Variance, StdDev      sums of integers
+    extremes    Min, Max
+    latest      Last, LastK, SinceLast                  by time
+    distinct    Distinct, ApproxDistinct                sets of hashes, and sketches of them
+    frequent    TopK                                    counts by value
+
+After Chronon's aggregators (https://github.com/airbnb/chronon, `aggregator/`) and the monoids of Twitter's Algebird.
+"""
+
+from features.aggregations.distinct import ApproxDistinct, Distinct
+from features.aggregations.extremes import Max, Min
+from features.aggregations.frequent import TopK
+from features.aggregations.latest import TIME_UNITS_MS, Last, LastK, SinceLast
+from features.aggregations.monoid import Aggregation, Ints, Partial, Series, Value
+from features.aggregations.sums import Count, Mean, StdDev, Sum, Variance
+
+__all__ = [
+    "TIME_UNITS_MS", "Aggregation", "ApproxDistinct", "Count", "Distinct", "Ints", "Last", "LastK", "Max", "Mean", "Min", "Partial",
+    "Series", "SinceLast", "StdDev", "Sum", "TopK", "Value", "Variance",
+]  # fmt: skip

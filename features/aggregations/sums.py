@@ -1,0 +1,146 @@
+"""Sums of integers: Count, Sum, Mean, Variance, StdDev. Exact at every size; a quotient is rounded once, at the end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from operator import add
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features.aggregations.monoid import Aggregation, Ints, Series, range_sums, unscaled
+
+_LIMB_BITS = 32
+_LOW = 2**_LIMB_BITS - 1
+
+
+@dataclass(frozen=True)
+class Count(Aggregation):
+    """How many events. Partial: int."""
+
+    kind = "count"
+    sql_type = "BIGINT"
+    value_sql_type = "BIGINT"
+    empty = 0
+
+    def lift(self, ts_ms: int, v: int) -> int:
+        return 1
+
+    def join(self, a: int, b: int) -> int:
+        return a + b
+
+    def fold(self, series: Series, lo: Ints, hi: Ints) -> list[int | None]:
+        return [n or None for n in range_sums(series.valid, lo, hi).tolist()]
+
+    def value(self, partial: int, q_ms: int, scale: int) -> int:
+        return partial
+
+
+@dataclass(frozen=True)
+class Sum(Aggregation):
+    """The exact sum. Partial: int in the input's unit (micro-units for decimals)."""
+
+    kind = "sum"
+    sql_type = "BIGINT"
+    empty = 0
+
+    def lift(self, ts_ms: int, v: int) -> int:
+        return v
+
+    def join(self, a: int, b: int) -> int:
+        return a + b
+
+    def fold(self, series: Series, lo: Ints, hi: Ints) -> list[int | None]:
+        counts, totals = _sums(series, lo, hi, series.v)
+        return [total if n else None for n, total in zip(counts, totals, strict=True)]
+
+    def value(self, partial: int, q_ms: int, scale: int) -> float | int:
+        return unscaled(partial, scale)
+
+
+@dataclass(frozen=True)
+class Mean(Aggregation):
+    """The arithmetic mean. Partial: (sum, count)."""
+
+    kind = "mean"
+    sql_type = "STRUCT<total: BIGINT, count: BIGINT>"
+    value_sql_type = "DOUBLE"
+
+    def lift(self, ts_ms: int, v: int) -> tuple[int, int]:
+        return (v, 1)
+
+    def join(self, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+        return (a[0] + b[0], a[1] + b[1])
+
+    def fold(self, series: Series, lo: Ints, hi: Ints) -> list[tuple[int, int] | None]:
+        counts, totals = _sums(series, lo, hi, series.v)
+        return [(total, n) if n else None for n, total in zip(counts, totals, strict=True)]
+
+    def value(self, partial: tuple[int, int], q_ms: int, scale: int) -> float:
+        # Python divides integers of any size with one correct rounding.
+        return partial[0] / (partial[1] * scale)
+
+
+@dataclass(frozen=True)
+class Variance(Aggregation):
+    """The population variance, the mean of v² less the square of the mean of v. Partial: count, sum of v, sum of v².
+
+    A square of micro-units has up to 126 bits, so v and v² are cut into limbs of 32 bits, and each limb is summed by itself: int64
+    holds 2³¹ of them, no carry ever moves, and so every order gives the same limbs.
+    """
+
+    kind = "variance"
+    sql_type = "STRUCT<count: BIGINT, sum_1: BIGINT, sum_0: BIGINT, squares_3: BIGINT, squares_2: BIGINT, squares_1: BIGINT, squares_0: BIGINT>"
+    value_sql_type = "DOUBLE"
+
+    def lift(self, ts_ms: int, v: int) -> tuple[int, ...]:
+        square = v * v
+        return (1, v >> 32, v & _LOW, square >> 96, square >> 64 & _LOW, square >> 32 & _LOW, square & _LOW)
+
+    def join(self, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(map(add, a, b))
+
+    def fold(self, series: Series, lo: Ints, hi: Ints) -> list[tuple[int, ...] | None]:
+        limbs = (series.v >> _LIMB_BITS, series.v & _LOW, *_square_limbs(series.v))
+        rows = zip(*_sums(series, lo, hi, *limbs), strict=True)
+        return [row if row[0] else None for row in rows]
+
+    def value(self, partial: tuple[int, ...], q_ms: int, scale: int) -> float:
+        n, total = partial[0], _number(partial[1:3])
+        return (n * _number(partial[3:]) - total * total) / (n * scale) ** 2
+
+
+@dataclass(frozen=True)
+class StdDev(Variance):
+    """The population standard deviation: the square root of the variance. Partial: as Variance."""
+
+    kind = "stddev"
+
+    def value(self, partial: tuple[int, ...], q_ms: int, scale: int) -> float:
+        return math.sqrt(super().value(partial, q_ms, scale))
+
+
+def _sums(series: Series, lo: Ints, hi: Ints, *columns: npt.NDArray[Any]) -> list[list[int]]:
+    """Of each range the number of events that contribute, and the sum of each of the columns over them."""
+    kept = (np.where(series.valid, column, 0) for column in columns)
+    return [range_sums(column, lo, hi).tolist() for column in (series.valid, *kept)]
+
+
+def _square_limbs(v: Ints) -> tuple[npt.NDArray[Any], ...]:
+    """v² in four limbs, the highest first: (high · 2³² + low)² by its three products, each of which fits 64 bits."""
+    magnitude = np.abs(v).view(np.uint64)  # of the smallest int64, too: it has no positive int64, but a uint64
+    high, low = magnitude >> _LIMB_BITS, magnitude & _LOW
+    highest, middle, lowest = high * high, high * low, low * low  # of weight 2⁶⁴, 2³³ and 1
+    second = (lowest >> _LIMB_BITS) + ((middle & (2**31 - 1)) << 1)
+    third = (second >> _LIMB_BITS) + (middle >> 31) + (highest & _LOW)
+    fourth = (third >> _LIMB_BITS) + (highest >> _LIMB_BITS)
+    return fourth, third & _LOW, second & _LOW, lowest & _LOW
+
+
+def _number(limbs: tuple[int, ...]) -> int:
+    number = 0
+    for limb in limbs:
+        number = (number << _LIMB_BITS) + limb
+    return number

@@ -1,0 +1,32 @@
+"""The declaration: features and feature groups, checked whole while their module loads.
+
+feature     Feature, and the functions that make one: count, total, mean, …
+    inputs      what an event contributes to a feature, as SQL
+    group       FeatureGroup: features of one kind of entity, compiled
+
+A wrong one is refused in a sentence: `features.errors.DeclarationError`.
+"""
+
+from features.declaration.feature import (
+    Feature,
+    approx_distinct,
+    count,
+    distinct,
+    last,
+    last_k,
+    maximum,
+    mean,
+    minimum,
+    since_last,
+    stddev,
+    top_k,
+    total,
+    variance,
+)
+from features.declaration.group import MAX_ENTITY_LENGTH, FeatureGroup
+from features.declaration.inputs import Input, columns_read
+
+__all__ = [
+    "MAX_ENTITY_LENGTH", "Feature", "FeatureGroup", "Input", "approx_distinct", "columns_read", "count", "distinct", "last", "last_k",
+    "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total", "variance",
+]  # fmt: skip

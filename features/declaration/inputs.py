@@ -1,0 +1,74 @@
+"""Inputs: what an event contributes to a feature, as one Spark SQL expression over the typed columns of its source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from features.aggregations import ApproxDistinct, Distinct
+from features.declaration.feature import Feature
+from features.errors import DeclarationError
+from features.predicates import canonical_predicate, columns_of_predicate
+from features.sources import MICROS, ColumnType, EventSource
+
+
+@dataclass(frozen=True)
+class Input:
+    """What an event contributes to one or more features: a nullable expression, of int64 or of text.
+
+    Attributes:
+        sql: The expression, in Spark SQL.
+        scale: Its units per 1: 1,000,000 for decimals, else 1.
+        text: Whether it gives texts.
+    """
+
+    sql: str
+    scale: int
+    text: bool = False
+
+    @property
+    def sql_type(self) -> str:
+        """The type of the expression."""
+        return "STRING" if self.text else "BIGINT"
+
+    @property
+    def value_sql_type(self) -> str:
+        """The type of one of its values in the unit of the column."""
+        return self.sql_type if self.scale == 1 else "DOUBLE"
+
+
+def input_of(feature: Feature, source: EventSource) -> Input:
+    """The input of a feature.
+
+    Raises:
+        DeclarationError: The feature's column is unknown, or of a type that its aggregation cannot take; or its predicate is wrong.
+    """
+    where = canonical_predicate(feature.where, source, feature.name) if feature.where else None
+    value, scale, text = "1", 1, False
+    if feature.of is not None:
+        column = source.column(feature.of)
+        if column is None:
+            known = ", ".join(known.name for known in source.columns)
+            raise DeclarationError(
+                f"The feature {feature.name} aggregates an unknown column {feature.of!r}.", f"{source.name} has: {known}."
+            )
+        aggregation = feature.aggregation
+        if isinstance(aggregation, Distinct | ApproxDistinct) and column.type is not ColumnType.MAP:
+            value = f"xxhash64(`{column.name}`)"
+            present = f"`{column.name}` IS NOT NULL"
+            where = f"{present} AND ({where})" if where else present
+        elif column.type is ColumnType.DECIMAL:
+            value, scale = f"CAST(`{column.name}` * {MICROS} AS BIGINT)", MICROS
+        elif column.type is ColumnType.INT64 or (column.type is ColumnType.STRING and aggregation.takes_text):
+            value, text = f"`{column.name}`", column.type is ColumnType.STRING
+        else:
+            raise DeclarationError(
+                f"The feature {feature.name} cannot aggregate {feature.of!r}, a {column.type.name.lower()} column.",
+                "Use a decimal or integer column; of texts, distinct(), approx_distinct(), last_k() or top_k().",
+            )
+    return Input(f"CASE WHEN {where} THEN {value} END" if where else value, scale, text)
+
+
+def columns_read(feature: Feature) -> tuple[str, ...]:
+    """The columns of the source that the feature reads, in the order of their first mention; the time is not counted."""
+    named = [feature.of] if feature.of is not None else []
+    return tuple(dict.fromkeys([*named, *(columns_of_predicate(feature.where) if feature.where else ())]))

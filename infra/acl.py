@@ -1,0 +1,27 @@
+"""Users of the online store: `python -m infra.acl WRITER_PASSWORD_FILE READER_PASSWORD_FILE > users.acl`, for Valkey's or Redis' `aclfile`.
+
+The writer is for batch, speed and orchestration; the reader, for serving, can neither write nor run scripts. The default user is off.
+The file holds hashes, not passwords.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+WRITER = "+@read +@write +@connection +info -@dangerous -@scripting"
+READER = "+@connection +hgetall +hmget +hget +exists"
+
+
+def acl(writer_password: str, reader_password: str) -> str:
+    """The lines of the file."""
+
+    def user(name: str, password: str, rules: str) -> str:
+        return f"user {name} on #{hashlib.sha256(password.encode()).hexdigest()} resetkeys ~* resetchannels -@all {rules}"
+
+    return "\n".join(["user default off", user("writer", writer_password, WRITER), user("reader", reader_password, READER), ""])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(acl(*(Path(path).read_text().strip() for path in sys.argv[1:3])))

@@ -1,0 +1,86 @@
+"""`braid models` and `braid promote`: where each version comes from, and which one answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from infra.errors import InputError, ServiceError
+from infra.settings import Settings
+from orchestration.cli.console import HomeOption, JsonOption, note, print_json, settings_of
+
+
+def models(
+    context: typer.Context,
+    training_set: Annotated[int | None, typer.Option("--training-set", help="Only those trained on this Delta version.", show_default=False)] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:  # fmt: skip
+    """List the registered versions: their aliases, quality, training set, declaration, code, and why they were promoted or not."""
+    from infra.registry import RegisteredVersion, registered_versions
+
+    settings = settings_of(context, home)
+    found: list[RegisteredVersion] = _asked(settings, lambda: registered_versions(settings, settings.model_name))
+    if training_set is not None:
+        found = [one for one in found if one.tags.get("training_set_version") == str(training_set)]
+    rows = [
+        {
+            "version": one.version,
+            "aliases": list(one.aliases),
+            "run_id": one.run_id,
+            **{name: value for name, value in one.tags.items() if name != "declaration"},
+        }
+        for one in found
+    ]
+    if as_json:
+        print_json({"model": settings.model_name, "versions": rows})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("version", "alias", "AUC", "training set", "declaration", "code", "promotion", box=None)
+    for row in rows:
+        table.add_row(
+            row["version"], ", ".join(row["aliases"]), row.get("auc", "")[:6], row.get("training_set_version", ""),
+            row.get("group_fingerprint", ""), row.get("code_version", "")[:12], row.get("promotion", ""),
+        )  # fmt: skip
+    Console().print(table)
+
+
+def promote(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="Version of the registered model.", show_default=False)],
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Make a version the champion, whatever the gate says: a promotion by hand, or a rollback. Serving follows within seconds."""
+    from infra.registry import make_champion, registered_versions
+
+    settings = settings_of(context, home)
+    known = [one.version for one in _asked(settings, lambda: registered_versions(settings, settings.model_name))]
+    if version not in known:
+        raise InputError(
+            f"{settings.model_name} has no version {version!r}.", f"There are: {', '.join(known) or 'none'}; see `braid models`."
+        )
+    _asked(settings, lambda: make_champion(settings, settings.model_name, version))
+    if as_json:
+        print_json({"model": settings.model_name, "champion_version": version})
+    else:
+        note(f"Version {version} of {settings.model_name} is the champion.")
+
+
+def _asked(settings: Settings, ask: Callable[[], Any]) -> Any:
+    """What the registry answers; one that is down is told at once, where MLflow's own patience is minutes."""
+    from mlflow.exceptions import MlflowException
+
+    from orchestration.running import require
+
+    require(settings, "mlflow")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    try:
+        return ask()
+    except MlflowException as error:
+        raise ServiceError(f"MLflow does not answer as it should: {str(error)[:200]}.", "See `braid status`.") from None

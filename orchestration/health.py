@@ -1,0 +1,43 @@
+"""Freshness and coverage as asset checks: what `serving.monitoring` finds of a group, in Dagster's words."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from infra.errors import BraidError
+from orchestration.materialized import latest_metadata
+from serving.monitoring import Alert, FeatureFreshnessMonitor, Severity
+
+FRESH, COVERED = "fresh", "covered"
+#: Metadata of `online_{group}`: the ids that coverage is judged by.
+RECENT = "recently active"
+
+
+def recently_active(instance: dg.DagsterInstance, group: str) -> list[int | str] | None:
+    """The entities that were last active when the group was published; None before that."""
+    return latest_metadata(instance, dg.AssetKey(f"online_{group}")).get(RECENT)
+
+
+def health_checks(
+    monitor: FeatureFreshnessMonitor, group: str, ids: Sequence[int | str]
+) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
+    """Whether the group is fresh, and covers the entities; what is wrong stays in `monitor.alerts`."""
+    results = []
+    for check in (lambda: monitor.check_freshness(group), lambda: monitor.check_feature_coverage(group, ids)):
+        known = len(monitor.alerts)
+        try:
+            check()
+            results.append(_result(monitor.alerts[known:]))
+        except BraidError as error:  # nothing published, or nobody to ask about
+            results.append(dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, metadata={"reason": str(error)}))
+    return results[0], results[1]
+
+
+def _result(alerts: Sequence[Alert]) -> dg.AssetCheckResult:
+    if not alerts:
+        return dg.AssetCheckResult(passed=True)
+    [alert] = alerts
+    severity = dg.AssetCheckSeverity.WARN if alert.severity is Severity.WARNING else dg.AssetCheckSeverity.ERROR
+    return dg.AssetCheckResult(
+        passed=False, severity=severity, metadata={"severity": str(alert.severity), "reason": alert.message, **alert.details}
+    )

@@ -1,0 +1,96 @@
+"""A changed declaration: what it changes, what that will cost, and what is served meanwhile.
+
+Compares the declarations of this code with what the online store says was published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from features.declaration import FeatureGroup
+from features.declaration.versions import Change, change, group_of_text, same_meaning
+from features.definitions import GROUPS, user_features
+from features.errors import DeclarationError
+from infra.redis import meta_key, reached_store
+from infra.registry import CHAMPION, version_by_alias
+from infra.settings import Settings
+from orchestration.first_day import first_day
+from orchestration.running import runs
+from serving.contract import rfc3339
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What becomes of one group.
+
+    Attributes:
+        group: Its name.
+        declared: The version of this code.
+        served: The version that is published, None where nothing is.
+        batch_end: As of when it is, RFC 3339.
+        change: What the declared version changes; None where the served one cannot be read any more.
+        days: Whose tiles a backfill folds.
+        entities: Whose views it builds, about.
+        not_known_to_model: The features that the champion then has to do without until another is trained.
+    """
+
+    group: str
+    declared: str
+    served: str | None
+    batch_end: str | None
+    change: Change | None
+    days: int
+    entities: int
+    not_known_to_model: tuple[str, ...] = ()
+
+    @property
+    def settled(self) -> bool:
+        """Whether what is served is what is declared."""
+        return self.served == self.declared
+
+
+def plan(settings: Settings) -> list[GroupPlan]:
+    """What a backfill would recompute, by group.
+
+    Raises:
+        ServiceError: The online store does not answer.
+    """
+    client = reached_store(settings)
+    days = (datetime.now(UTC).date() - first_day(settings)).days + 1
+    found = []
+    for group in GROUPS.values():
+        served, text, end_ms, entities = client.hmget(
+            meta_key(group.name), "fingerprint", "declaration", "batch_end_ms", "entities"
+        )
+        settled = served == group.fingerprint.encode()
+        changed: Change | None = Change((), (), ())
+        if served is None:
+            changed = Change(group.feature_names, (), ())
+        elif not settled:
+            try:
+                changed = change(group_of_text(text or "", group.source), group)
+            except DeclarationError:
+                changed = None
+        found.append(
+            GroupPlan(
+                group.name, group.fingerprint, served.decode() if served else None, rfc3339(int(end_ms)) if end_ms else None, changed,
+                0 if settled else days, 0 if settled else int(entities or 0), () if settled else _not_known(settings, group),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _not_known(settings: Settings, group: FeatureGroup) -> tuple[str, ...]:
+    """The champion's features that the declared version does not have, or has with another meaning."""
+    champion = (
+        version_by_alias(settings, settings.model_name, CHAMPION) if group is user_features and runs(settings, "mlflow") else None
+    )
+    if champion is None:
+        return ()
+    try:
+        trained = group_of_text(champion.tags.get("declaration", ""), group.source)
+    except DeclarationError:
+        return ()
+    known = same_meaning(group, trained)
+    return tuple(name for name in trained.model_names if name not in known)

@@ -1,0 +1,182 @@
+"""Several backfills at once, beside the stream, and one that is killed: the tables are those of one run that nothing disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pyspark.sql import functions as F
+
+from batch.events import ARCHIVE, ingest_archive
+from batch.load import load_events
+from batch.tiles import build_tiles, stale_days, tiles_table
+from batch.view import build_view, view_table
+from features.definitions import user_events, user_features
+from features.windows import DAY_MS
+from infra.errors import NotReadyError
+from infra.settings import Settings
+from speed.archive import COLUMNS, create_archive
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+BEGIN = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1_000)
+END = BEGIN + 32 * DAY_MS + 1_234_567
+
+
+def events_of(first_day: int, last_day: int, n: int = 400) -> list[dict[str, Any]]:
+    """Events whose content follows from their number, so that two calls agree on the days that they share."""
+    found = []
+    for day in range(first_day, last_day):
+        for index in range(n // 10):
+            source = random.Random(day * 1_000 + index)
+            at = BEGIN + day * DAY_MS + source.randrange(DAY_MS)
+            found.append({
+                "event_id": f"{day}-{index}", "user_id": source.randrange(20), "session_id": f"s{source.randrange(9)}",
+                "event_type": source.choice(["PURCHASE", "VIEW"]), "amount": source.randrange(10**5) / 100,
+                "event_timestamp": datetime.fromtimestamp(at / 1_000, UTC).isoformat(timespec="milliseconds"),
+            })  # fmt: skip
+    return found
+
+
+def write(path: Path, events: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return path
+
+
+def archive(spark: SparkSession, settings: Settings, offset: int, events: list[dict[str, Any]]) -> None:
+    """As a micro-batch of the speed layer."""
+    rows = [
+        (user_events.topic, 0, offset + n, END + offset + n, b"key", json.dumps(event).encode(), datetime(2026, 4, 3, tzinfo=UTC))
+        for n, event in enumerate(events)
+    ]
+    frame = spark.createDataFrame(rows, COLUMNS.replace("DATE", "TIMESTAMP"))
+    frame = frame.withColumn("arrival_day", F.to_date("arrival_day"))
+    frame.coalesce(1).write.format("delta").mode("append").save(settings.table(ARCHIVE))
+
+
+def up_to_date(spark: SparkSession, settings: Settings) -> None:
+    """Tiles and view, again while others bring events of days before batch_end."""
+    while True:
+        if days := stale_days(spark, settings, user_features):
+            build_tiles(spark, settings, user_features, days)
+        try:
+            build_view(spark, settings, user_features, END)
+        except NotReadyError:
+            continue
+        return
+
+
+def tables(spark: SparkSession, settings: Settings) -> dict[str, list[Any]]:
+    """The rows of events, tiles and view; without what says when and whence they came."""
+    dropped = ["arrival_ms", "origin", "kafka_partition", "kafka_offset", "folded_from"]
+    found = {}
+    for name in (user_events.table, tiles_table(user_features), view_table(user_features)):
+        frame = spark.read.format("delta").load(settings.table(name)).drop(*dropped)
+        found[name] = sorted(map(repr, frame.collect()))
+    return found
+
+
+def assert_same(found: dict[str, list[Any]], right: dict[str, list[Any]]) -> None:
+    for name, rows in right.items():
+        lost, added = Counter(rows) - Counter(found[name]), Counter(found[name]) - Counter(rows)
+        assert not lost and not added, (name, len(rows), len(lost), len(added), lost.most_common(2), added.most_common(2))
+
+
+def test_four_backfills_at_once_beside_the_stream_lose_and_double_nothing(
+    spark: SparkSession, lake: Settings, tmp_path: Path
+) -> None:
+    spans = [(0, 10), (7, 17), (17, 25), (25, 30)]  # the first two overlap
+    streamed = [events_of(30, 32)[start : start + 8] for start in range(0, 80, 8)]
+    once = lake.model_copy(update={"lake_uri": f"{lake.lake_uri}-once"})
+    load_events(spark, once, user_events, write(tmp_path / "all.jsonl", events_of(0, 32)))
+    up_to_date(spark, once)
+
+    create_archive(spark, lake)
+    begun, ended = threading.Barrier(len(spans) + 1), threading.Event()
+
+    def backfill(index: int) -> None:
+        session = spark.newSession()
+        path = write(tmp_path / f"{index}.jsonl", events_of(*spans[index]))
+        begun.wait()
+        load_events(session, lake, user_events, path)
+        ingest_archive(session, lake, user_events)
+        up_to_date(session, lake)
+        # Somebody else, who takes the same days once more.
+        load_events(session, lake, user_events, path)
+
+    def stream() -> None:
+        session = spark.newSession()
+        begun.wait()
+        for n, batch in enumerate(streamed):
+            # The topic delivers some twice.
+            archive(session, lake, n * 100, [*batch, *streamed[n - 1][:2]] if n else batch)
+            ended.wait(1)
+
+    with ThreadPoolExecutor(len(spans) + 1) as pool:
+        done = [pool.submit(stream), *(pool.submit(backfill, index) for index in range(len(spans)))]
+        for one in done:
+            one.result()
+    ingest_archive(spark, lake, user_events)
+    up_to_date(spark, lake)
+    assert_same(tables(spark, lake), tables(spark, once))
+
+
+KILLED = """
+from batch.tiles import build_tiles, stale_days
+from batch.view import build_view
+from features.definitions import user_features
+from infra.settings import Settings
+from infra.spark import spark_session
+
+settings = Settings.load()
+spark = spark_session(settings, "killed", "1g")
+if days := stale_days(spark, settings, user_features):
+    build_tiles(spark, settings, user_features, days)
+build_view(spark, settings, user_features, {end})
+"""
+
+
+@pytest.mark.parametrize("victim", ["tiles", "view"])
+def test_a_run_that_is_killed_while_it_writes_is_made_good_by_the_next(
+    spark: SparkSession, lake: Settings, tmp_path: Path, victim: str
+) -> None:
+    load_events(spark, lake, user_events, write(tmp_path / "events.jsonl", events_of(0, 32, 4_000)))
+    name = {"tiles": tiles_table(user_features), "view": view_table(user_features)}[victim]
+    if victim == "view":
+        build_tiles(spark, lake, user_features, stale_days(spark, lake, user_features))
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(end=END))
+    process = subprocess.Popen(
+        [sys.executable, str(script)], env={**os.environ, **lake.environment(), "PYTHONPATH": str(Path.cwd())},
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+    def wait(until: Callable[[], bool]) -> None:
+        while process.poll() is None and not until():
+            time.sleep(0.002)
+
+    wait(lambda: any(Path(lake.table(name)).rglob("*.parquet")))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert any(Path(lake.table(name)).rglob("*.parquet"))  # it was killed as it wrote
+    up_to_date(spark, lake)
+    found = tables(spark, lake)
+
+    once = lake.model_copy(update={"lake_uri": f"{lake.lake_uri}-once"})
+    load_events(spark, once, user_events, tmp_path / "events.jsonl")
+    up_to_date(spark, once)
+    assert_same(found, tables(spark, once))

@@ -1,0 +1,315 @@
+"""What was served, held against the lake: nothing differs where nothing was late, and what differs has its reason.
+
+Answers are made by serving's own code, from the real view and from tiles of the events that the test lets it see.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch.attribution import Answer, Arrivals, Reason, explain, values_at
+from batch.consistency import ConsistencyReport, check_consistency
+from batch.events import append_events
+from batch.logged_training_set import logged_training_set
+from batch.point_in_time import point_in_time
+from batch.served import SCHEMA, TABLE
+from batch.tiles import build_tiles, stale_days
+from batch.training_set import build_training_set
+from batch.view import build_view
+from features.aggregations import Series
+from features.declaration import FeatureGroup
+from features.definitions import user_events, user_features
+from features.packed import decode_batch
+from features.tiles import fold_tile_values, runs
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
+from infra.errors import NotReadyError
+from infra.policies import WhenStale
+from infra.settings import Settings
+from serving.answer import Stale, feature_row, served_features
+from serving.contract import Provenance
+from serving.served_log import served_record
+from serving.store import Parts
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+#: Views are made now, by the clock of Delta's history.
+NOW = time.time_ns() // 1_000_000
+B = NOW - 2 * HOUR_MS
+Q = NOW + HOUR_MS
+EVENTS = """event_id STRING, user_id BIGINT, session_id STRING, event_type STRING, amount DECIMAL(18,6), event_timestamp TIMESTAMP,
+    item_id STRING, properties MAP<STRING,STRING>, ts_ms BIGINT, arrival_ms BIGINT, origin STRING, kafka_partition INT,
+    kafka_offset BIGINT, _order BIGINT"""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A purchase of 1.25 and some cents."""
+
+    user: int
+    ts_ms: int
+    arrival_ms: int
+    origin: str = "stream"
+
+    @property
+    def row(self) -> tuple[Any, ...]:
+        from decimal import Decimal
+
+        name, amount = f"{self.user}-{self.ts_ms}-{self.arrival_ms}", Decimal(125 + self.ts_ms % 50) / 100
+        when = datetime.fromtimestamp(self.ts_ms / 1_000, UTC)
+        return (name, self.user, "s", "PURCHASE", amount, when, None, None, self.ts_ms, self.arrival_ms, self.origin, 0, 0, 0)
+
+
+def history(*users: int) -> list[Event]:
+    return [Event(user, B - n * DAY_MS - user, NOW - 4 * HOUR_MS, "load") for user in users for n in range(1, 40, 3)]
+
+
+def prompt(user: int, *instants_ms: int) -> list[Event]:
+    """Events that arrive a second after they happen."""
+    return [Event(user, ts_ms, ts_ms + 1_000) for ts_ms in instants_ms]
+
+
+class Shop:
+    """A lake, a view of it, and a log of what was served."""
+
+    def __init__(self, spark: SparkSession, settings: Settings, loaded: Iterable[Event]) -> None:
+        self.spark, self.settings = spark, settings
+        self.append(loaded)
+        build_tiles(spark, settings, user_features, stale_days(spark, settings, user_features))
+        build_view(spark, settings, user_features, B)
+        view = spark.read.format("delta").load(settings.table("view_user_features")).select("entity", "packed").collect()
+        self.views = {row["entity"]: decode_batch(row["packed"], user_features.fingerprint) for row in view}
+        self.session = spark.sql("SELECT xxhash64('s') AS h").collect()[0]["h"]
+        self.records: list[dict[str, Any]] = []
+
+    def append(self, events: Iterable[Event]) -> None:
+        append_events(self.spark, self.settings, user_events, self.spark.createDataFrame([one.row for one in events], EVENTS))
+
+    def serve(
+        self, user: int, seen: list[Event], q_ms: int = Q, served_at_ms: int | None = None, spoil: Callable[[list], list] | None = None,
+        **how: Any,
+    ) -> None:  # fmt: skip
+        """An answer about a user whose tiles hold the seen events."""
+        parts = Parts(self.views.get(user), self._tiles(seen))
+        served = served_features(user_features, parts, q_ms, B, **how)
+        if spoil:
+            served.merged.values[:] = spoil(served.merged.values)
+        provenance: Provenance = feature_row(user_features, user, served, q_ms).provenance
+        record = served_record(user_features, user, served, provenance, q_ms, q_ms if served_at_ms is None else served_at_ms)
+        self.records.append({**record, "features": json.dumps(record["features"])})
+
+    def _tiles(self, seen: list[Event]) -> list[Any]:
+        rows = [event.row for event in sorted(seen, key=lambda one: one.ts_ms)]
+        ts_ms = np.array([row[8] for row in rows], dtype=np.int64)
+        n = len(ts_ms)
+        micros = np.array([int(row[4] * 1_000_000) for row in rows], dtype=np.int64)
+        found = {"1": np.ones(n, np.int64), "amount": micros, "session_id": np.full(n, self.session)}
+        inputs = [
+            Series(
+                ts_ms, next((v for name, v in found.items() if name in one.sql and name != "1"), found["1"]), np.ones(n, dtype=bool)
+            )
+            for one in user_features.inputs
+        ]
+        return fold_tile_values(user_features, inputs, *runs(ts_ms // user_features.tile_ms)) if n else []
+
+    def log(self) -> None:
+        """Writes what was served."""
+        frame = self.spark.createDataFrame([tuple(r.get(name) for name in NAMES) for r in self.records], SCHEMA)
+        frame.write.format("delta").mode("overwrite").save(self.settings.table(TABLE))
+
+    def check(self, **how: Any) -> ConsistencyReport:
+        self.log()
+        return check_consistency(self.spark, self.settings, user_features, Q + DAY_MS, **how)
+
+
+NAMES = [
+    "served_id", "group", "fingerprint", "entity", "q_ms", "served_at_ms", "features_at_ms", "features", "batch_end_ms", "newest_event_ms",
+    "tiles_merged", "degraded", "experiment", "variant", "model", "model_version", "prediction", "shadows",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared(spark: SparkSession, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """One lake for all: each test has users of its own."""
+    home = tmp_path_factory.mktemp("consistency")
+    return Shop(
+        spark, settings.model_copy(update={"lake_uri": str(home / "lake"), "home": home}), history(*range(8), *range(20, 40))
+    )
+
+
+@pytest.fixture
+def shop(shared: Shop) -> Shop:
+    """The shop with nothing served yet."""
+    shared.records = []
+    return shared
+
+
+def reasons(report: ConsistencyReport) -> set[Reason]:
+    return {reason for reason in Reason if report.count(reason)}
+
+
+def test_without_lag_or_late_events_nothing_differs(shop: Shop) -> None:
+    sent = {
+        user: prompt(user, B, B + 1, B + HOUR_MS, Q - 4 * MINUTE_MS - user, Q - 1, Q) for user in range(10)
+    }  # two are new to the batch
+    shop.append(event for events in sent.values() for event in events)
+    for user, events in sent.items():
+        for q_ms in (B, B + HOUR_MS + 1, Q):
+            shop.serve(user, events, q_ms, Q)
+        shop.serve(user, events, batch_only=True)
+    shop.serve(99, [])  # nobody
+    report = shop.check()
+    assert report.answers == 41
+    assert [one.cells for one in report.features] == [41] * 6
+    assert reasons(report) == set(), report.examples
+    assert set(report.table()["mismatch_rate"]) == {0.0}
+    assert set(report.table()["smape"]) == {0.0}
+
+
+def test_an_event_that_was_on_its_way_is_lag_and_only_within_the_bound(shop: Shop) -> None:
+    events = prompt(20, B + 5, Q - 40_000, Q - 3_000)
+    shop.append(events)
+    shop.serve(20, events[:-1])
+    shop.serve(20, events[:-2])
+    report = shop.check(lag_ms=5_000)
+    assert reasons(report) == {Reason.LAG, Reason.DEFECT}
+    assert reasons(shop.check()) == {Reason.LAG}
+    assert reasons(shop.check(limit=1)) == {Reason.LAG}
+    example = report.examples[0]
+    assert (example.entity, example.reason, example.q_ms) == (20, Reason.DEFECT, Q)
+    assert report.features[0].mismatch_rate == 1.0
+    assert report.features[0].smape == pytest.approx((2 * 1 / 3 + 2 * 2 / 2) / 2)
+
+
+def test_an_event_that_arrives_after_the_answer_is_late_data(shop: Shop) -> None:
+    early = prompt(21, B + 5)
+    shop.append([*early, Event(21, Q - 1_000, Q + 60_000), Event(40, Q - 1_000, Q + 60_000)])
+    shop.serve(21, early)
+    shop.serve(40, [])
+    report = shop.check()
+    assert reasons(report) == {Reason.LATE_DATA}
+    by_name = {one.feature: one for one in report.features}
+    assert by_name["avg_purchase_30d"].missing_rate == 0.5, "of user 40, who was not known yet"
+    assert by_name["avg_purchase_30d"].extra_rate == 0.0
+
+
+def test_what_the_watermark_has_passed_is_late_data_and_what_it_has_not_is_a_defect(shop: Shop) -> None:
+    # Another user's event, at whose arrival the watermark passes the first tile but not the second.
+    ahead = Event(41, B + 40 * MINUTE_MS, B + 41 * MINUTE_MS)
+    late, in_time = B + 20 * MINUTE_MS, B + 35 * MINUTE_MS
+    shop.append([ahead, Event(22, late, B + 42 * MINUTE_MS), Event(23, in_time, B + 42 * MINUTE_MS)])
+    shop.serve(22, [])
+    shop.serve(23, [])
+    report = shop.check()
+    assert reasons(report) == {Reason.LATE_DATA, Reason.DEFECT}
+    assert {one.entity for one in report.examples if one.reason is Reason.DEFECT} == {23}
+    assert report.examples[0].reason is Reason.DEFECT, "the alarm comes first"
+
+
+def test_what_waits_for_the_next_batch_is_late_data_and_what_a_batch_has_lost_is_a_defect(shop: Shop) -> None:
+    after_the_view = NOW + 30 * MINUTE_MS
+    lost = Event(26, B - DAY_MS, NOW - 3 * HOUR_MS)  # was there long before the view, and is not in it
+    shop.append([Event(24, B - DAY_MS, after_the_view), Event(25, B - DAY_MS, after_the_view, "load"), lost])
+    for user in (24, 25, 26):
+        shop.serve(user, [])
+    report = shop.check()
+    assert {one.entity for one in report.examples if one.reason is Reason.DEFECT} == {26}
+    assert {one.entity for one in report.examples if one.reason is Reason.LATE_DATA} == {24, 25}
+
+
+def test_an_answer_that_said_so_is_degraded_and_a_wrong_number_is_a_defect(shop: Shop) -> None:
+    events = prompt(27, B + 5)
+    shop.append(events)
+    shop.serve(27, events, stale=Stale(WhenStale.BATCH_ONLY, "stale"))  # which says of when its values are, so they are right
+    shop.serve(27, events, stale=Stale(WhenStale.DEFAULT, "stale"))
+    shop.serve(27, events, spoil=lambda values: [values[0], values[1], values[2], values[3] + 1, *values[4:]])
+    report = shop.check()
+    assert reasons(report) == {Reason.DEGRADED, Reason.DEFECT}
+    assert report.defects == 1
+    [defect] = [one for one in report.examples if one.reason is Reason.DEFECT]
+    assert (defect.feature, defect.served - defect.right) == ("purchase_count_7d", 1)
+
+
+def test_only_answers_that_can_be_judged_are(shop: Shop) -> None:
+    shop.serve(28, [], q_ms=Q, served_at_ms=Q)
+    shop.serve(28, [], q_ms=Q + 2 * DAY_MS - 3 * HOUR_MS, served_at_ms=Q + 5)
+    shop.serve(28, [], q_ms=Q, served_at_ms=Q)
+    shop.records[-1]["fingerprint"] = "0" * 16
+    assert shop.check().answers == 1
+    assert shop.check(since_ms=Q + 1).answers == 0
+
+
+def test_a_logged_training_set_is_the_backfilled_one_cell_by_cell(shop: Shop) -> None:
+    users, week = range(30, 36), Q + 7 * DAY_MS
+    sent = {user: prompt(user, B + user, Q - 50 * MINUTE_MS + user, Q - 1) for user in users}
+    buyers = {user for user in users if user % 2}
+    shop.append(
+        [*(event for events in sent.values() for event in events), *prompt(0, week), *(Event(u, week - 1, week) for u in buyers)]
+    )
+    for user, events in sent.items():
+        shop.serve(user, events)
+        shop.serve(user, [], served_at_ms=Q + 1)  # the first answer is the row
+        shop.serve(user, events, batch_only=True)
+        shop.serve(user, events, stale=Stale(WhenStale.SERVE, "stale"))
+        shop.serve(user, events, q_ms=Q + 1)  # a week later its outcome is not known
+    shop.serve(0, [], q_ms=Q)
+    shop.records[-1]["fingerprint"] = "0" * 16
+    shop.log()
+    logged = logged_training_set(shop.spark, shop.settings, user_features, week)
+    points = shop.spark.createDataFrame([(user, Q, B) for user in users], "entity BIGINT, q_ms BIGINT, batch_ms BIGINT")
+    backfilled = point_in_time(shop.spark, shop.settings, user_features, points, {"": "q_ms", "batch_": "batch_ms"})
+    features = [f"{prefix}{name}" for prefix in ("", "batch_") for name in user_features.feature_names]
+    rows = {row["entity"]: row for row in logged.collect()}
+    right = {row["entity"]: row for row in backfilled.collect()}
+    assert {user: rows[user]["label"] for user in rows} == {user: int(user in buyers) for user in users}
+    assert {user: [rows[user][name] for name in features] for user in rows} == {
+        u: [right[u][name] for name in features] for u in users
+    }
+    assert (rows[30]["events_last_hour"], rows[30]["batch_events_last_hour"]) == (2, 0)
+    build_training_set(shop.spark, shop.settings, user_features, B)
+    assert logged.dtypes == shop.spark.read.format("delta").load(shop.settings.table("training_set")).dtypes
+
+
+def test_where_nothing_was_served_yet_there_is_nothing_to_report(shared: Shop, lake: Settings) -> None:
+    with pytest.raises(NotReadyError, match="no events"):
+        check_consistency(shared.spark, lake, user_features, Q)
+    elsewhere = FeatureGroup("elsewhere", "user_id", user_events, user_features.features)
+    assert check_consistency(shared.spark, shared.settings, elsewhere, Q).answers == 0
+
+
+moments = st.integers(0, 40)
+
+
+@given(
+    st.lists(st.tuples(moments, moments, st.integers(-5, 30), st.booleans()), max_size=12), moments, st.integers(30, 41), moments,
+    st.integers(0, 20), st.integers(10, 30),
+)  # fmt: skip
+def test_whatever_lag_and_lateness_hide_is_explained(
+    found: list[tuple[int, int, int, bool]], batch_end: int, stream_by: int, view_by: int, lateness: int, watermark: int
+) -> None:
+    """Minutes: what is seen by any such cuts is never called a defect."""
+    found = sorted(found)
+    ts_ms, arrival_ms, behind_ms = (np.array([one[i] for one in found], dtype=np.int64) * MINUTE_MS + B for i in range(3))
+    behind_ms -= B
+    streamed = np.array([one[3] for one in found], dtype=bool)
+    n = len(found)
+    inputs = [Series(ts_ms, np.arange(n, dtype=np.int64) * 1_000 + 7, np.ones(n, dtype=bool)) for _ in user_features.inputs]
+    events = Arrivals(inputs, arrival_ms, behind_ms, streamed)
+    served_at, end, q = B + 40 * MINUTE_MS, B + batch_end * MINUTE_MS, B + 41 * MINUTE_MS
+    old = ts_ms < end
+    in_view = old & (arrival_ms < B + view_by * MINUTE_MS)
+    dropped = behind_ms >= max(watermark, watermark + lateness) * MINUTE_MS
+    in_stream = streamed & (arrival_ms < B + stream_by * MINUTE_MS) & ~dropped
+    visible = in_view | (in_stream & ~old) if in_view.any() else in_stream
+    answer = Answer(q, served_at, end, (B, served_at), values_at(user_features, inputs, visible, q))
+    assert explain(user_features, events, answer, 10 * MINUTE_MS, watermark * MINUTE_MS) is not Reason.DEFECT

@@ -1,0 +1,66 @@
+"""Areas under ROC curves and their differences: the area is sklearn's, the interval tells the truth about chance."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from batch.ranking import Ranking, auc_difference
+
+SEEDS = 120
+
+
+def answers(source: np.random.Generator, users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(user, label, what a perfect model could know), several answers a user, which are alike."""
+    user = np.repeat(np.arange(users), source.geometric(0.3, users))
+    known = source.normal(0, 1, users)[user] + source.normal(0, 0.5, len(user))
+    return user, (known + source.normal(0, 1, len(user)) > 0.5).astype(int), known
+
+
+def test_the_area_is_that_of_sklearn_with_ties_and_weights() -> None:
+    source = np.random.default_rng(1)
+    for _ in range(20):
+        user, label, score = source.integers(0, 50, 300), source.integers(0, 2, 300), source.integers(0, 20, 300) / 20
+        ranking = Ranking(user, label, score)
+        assert np.isclose(ranking.auc(), roc_auc_score(label, score))
+        weight = source.integers(0, 4, ranking.entities)
+        expected = roc_auc_score(label, score, sample_weight=weight[np.unique(user, return_inverse=True)[1]])
+        assert np.isclose(ranking.auc(weight), expected)
+
+
+def test_of_one_kind_of_label_there_is_no_area() -> None:
+    one = Ranking(np.arange(3), np.ones(3), np.arange(3))
+    assert np.isnan(one.auc())
+    assert np.isnan(Ranking(np.array([]), np.array([]), np.array([])).auc())
+    assert auc_difference(one, one, paired=True, confidence=0.95) is None
+
+
+def test_equal_models_differ_in_about_one_of_twenty_cases_also_where_users_answer_often() -> None:
+    unpaired = paired = 0
+    for seed in range(SEEDS):
+        source = np.random.default_rng(seed)
+        first, second = (
+            Ranking(user, label, known + source.normal(0, 1, len(user)))
+            for user, label, known in (answers(source, 100) for _ in range(2))
+        )
+        unpaired += auc_difference(first, second, paired=False, confidence=0.95).shown
+        user, label, known = answers(source, 100)
+        first, second = (Ranking(user, label, known + source.normal(0, 1, len(user))) for _ in range(2))
+        paired += auc_difference(first, second, paired=True, confidence=0.95).shown
+    # Five of a hundred, give or take three standard errors.
+    assert 0.005 * SEEDS <= unpaired <= 0.1 * SEEDS
+    assert 0.005 * SEEDS <= paired <= 0.1 * SEEDS
+
+
+def test_pairs_show_a_difference_that_two_halves_do_not() -> None:
+    source = np.random.default_rng(5)
+    user, label, known = answers(source, 300)
+    good, poor = known + source.normal(0, 0.3, len(user)), known + source.normal(0, 0.9, len(user))
+    found = auc_difference(Ranking(user, label, poor), Ranking(user, label, good), paired=True, confidence=0.95)
+    assert found.shown and found.value > 0
+    half = user % 2 == 0
+    first, second = (Ranking(user[mask], label[mask], score[mask]) for mask, score in ((half, poor), (~half, good)))
+    apart = auc_difference(first, second, paired=False, confidence=0.95)
+    assert apart.high - apart.low > found.high - found.low
+    again = auc_difference(first, second, paired=False, confidence=0.95)
+    assert again == apart, "the same data give the same words"

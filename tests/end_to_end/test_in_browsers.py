@@ -1,0 +1,126 @@
+"""What people do by clicking, in a real browser: materialize an asset in Dagster, promote a model in MLflow, read the page of the API."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import httpx
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from infra.registry import tracking
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+    from .conftest import Shop
+
+pytestmark = pytest.mark.browser
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+def chromium() -> str:
+    """The browser of this machine, installed where that is possible."""
+    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None and shutil.which("apt-get") and os.geteuid() == 0:
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update", "-q"], ["install", "-y", "-q", "--no-install-recommends", "chromium"]):
+            subprocess.run(["apt-get", *command], env=environment, capture_output=True, check=False)
+        found = shutil.which("chromium")
+    return found or pytest.skip("Chromium is not there and cannot be installed here (Debian: apt-get install chromium).")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1_600, "height": 1_000})
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
+    page.add_locator_handler(page.get_by_role("button", name="Skip"), lambda skip: skip.click())  # Dagster asks for an address
+    yield page
+    page.close()
+
+
+def runs(settings: Settings) -> dict[str, str]:
+    query = "{ runsOrError { ... on Runs { results { runId status } } } }"
+    found = httpx.post(f"{settings.dagster_url}/graphql", json={"query": query}, timeout=30).json()
+    return {run["runId"]: run["status"] for run in found["data"]["runsOrError"]["results"]}
+
+
+def test_the_graph_shows_its_groups_and_an_asset_is_materialized_by_a_click(shop: Shop, page: Page) -> None:
+    settings = shop.settings
+    page.goto(f"{settings.dagster_url}/asset-groups")
+    for group in ("speed", "batch", "serving", "models", "quality"):
+        expect(page.locator("svg foreignObject").get_by_text(group, exact=True)).to_be_visible()
+    before = runs(settings)
+    page.goto(f"{settings.dagster_url}/assets/online_user_features")
+    expect(page.get_by_text("where a request merges it with the speed tiles")).to_be_visible()
+    page.locator("button", has_text="Materialize").first.click()
+    while not (new := {run: status for run, status in runs(settings).items() if run not in before}) or not {
+        "SUCCESS",
+        "FAILURE",
+    } & set(new.values()):
+        time.sleep(1)
+    assert list(new.values()) == ["SUCCESS"]
+    page.goto(f"{settings.dagster_url}/runs/{next(iter(new))}")
+    expect(page.get_by_text("online_user_features").first).to_be_visible()
+
+
+def test_a_model_promoted_in_the_registry_answers_soon_and_no_request_is_dropped(shop: Shop, page: Page) -> None:
+    settings = shop.settings
+    first = MlflowClient(settings.mlflow_tracking_uri).get_model_version(settings.model_name, "1")
+    with tracking(settings):
+        second = str(mlflow.register_model(first.source, settings.model_name, tags=first.tags).version)
+    answers, stop = Counter[str](), threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=10) as client:
+            while not stop.wait(0.02):
+                answer = client.post(f"{settings.serving_url}/predict", json={"user_id": 5})
+                version = answer.json()["model"]["version"] if answer.is_success else str(answer.status_code)
+                answers[version] += 1
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        page.goto(f"{settings.mlflow_tracking_uri}/#/models/{settings.model_name}/versions/{second}")
+        page.get_by_title("Add aliases").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_role("combobox").fill("champion")
+        page.keyboard.press("Enter")
+        dialog.get_by_role("button", name="Save aliases").click()
+        expect(page.locator("#root").get_by_text("@ champion")).to_be_visible()
+        while not answers[second]:
+            time.sleep(0.1)
+    finally:
+        stop.set()
+        asking.join()
+    assert set(answers) == {"1", second}
+    assert answers["1"] > 10
+    shop.braid("promote", "1")
+    while httpx.post(f"{settings.serving_url}/predict", json={"user_id": 5}).json()["model"]["version"] != "1":
+        time.sleep(0.2)
+
+
+def test_the_page_of_the_api_tells_what_can_be_asked(shop: Shop, page: Page) -> None:
+    page.goto(shop.settings.serving_url)
+    for path in ("/predict", "/features", "/livez", "/readyz", "/metrics"):
+        expect(page.get_by_text(path, exact=True).first).to_be_visible()
+    page.get_by_role("button", name="POST /predict").first.click()
+    expect(page.get_by_text("A prediction about a user, on the features of this moment").first).to_be_visible()

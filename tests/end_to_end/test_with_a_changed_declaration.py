@@ -1,0 +1,83 @@
+"""A declaration is changed while everything runs: the older version is served and streamed on until the newer one has been backfilled."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from features.declaration import count
+from features.definitions import user_features
+from orchestration.proof import prove
+
+if TYPE_CHECKING:
+    from .conftest import Shop
+
+MINUTE_MS, DAY_MS = 60_000, 86_400_000
+_OLD_LINE = """        count("purchase_count_7d", where="event_type = 'PURCHASE'", window="7d", description="Purchases."),\n"""
+_NEW_LINES = """        count("purchase_count_7d", where="event_type = 'PURCHASE'", window="14d"),
+        count("views_1d", where="event_type = 'VIEW'", window="1d"),\n"""
+NEW = replace(
+    user_features,
+    features=(
+        *user_features.features[:3], count("purchase_count_7d", where="event_type = 'PURCHASE'", window="14d"),
+        count("views_1d", where="event_type = 'VIEW'", window="1d"), *user_features.features[4:],
+    ),
+)  # fmt: skip
+
+
+def ask(shop: Shop, path: str, **body: Any) -> Any:
+    return httpx.post(f"{shop.settings.serving_url}{path}", json=body, timeout=30).json()
+
+
+def test_the_older_version_is_served_and_streamed_until_the_newer_one_is_backfilled(shop: Shop) -> None:
+    settings, events = shop.settings, [shop.raw, *shop.settings.home.glob("late.parquet")]
+    definitions = shop.project / "features" / "definitions.py"
+    assert all(group["settled"] for group in shop.braid("plan")["groups"])
+    text = definitions.read_text()
+    assert _OLD_LINE in text
+    definitions.write_text(text.replace(_OLD_LINE, _NEW_LINES))
+
+    planned, unchanged = shop.braid("plan")["groups"]
+    assert unchanged["settled"]
+    assert (planned["served"], planned["declared"]) == (user_features.fingerprint, NEW.fingerprint)
+    assert planned["change"] == {
+        "added": ["views_1d"],
+        "removed": [],
+        "altered": [["purchase_count_7d", "window 7d → 14d, hop 1h → 1d"]],
+    }
+    assert planned["not_known_to_model"] == ["purchase_count_7d"]
+    assert planned["days"] > 100
+
+    shop.braid("up", "--detach")
+    at = shop.cut_ms + DAY_MS + 5 * MINUTE_MS + 1
+    report = prove(settings, user_features, events, shop.users, at)
+    assert (report.differences, report.degraded) == ([], 0)
+    assert ask(shop, "/predict", user_id=7, at=at)["provenance"]["degraded"] is False
+
+    # The stream goes on for the older version, too.
+    [before] = ask(shop, "/features", group="user_features", ids=[7], at=at + 2 * MINUTE_MS)["rows"]
+    when = datetime.fromtimestamp((at + MINUTE_MS) / 1_000, UTC).isoformat(timespec="milliseconds")
+    shop.tell("replay", f"n1,7,b,PURCHASE,1.25,{when}\n")
+    while True:
+        [after] = ask(shop, "/features", group="user_features", ids=[7], at=at + 2 * MINUTE_MS)["rows"]
+        if after["features"] != before["features"]:
+            break
+        time.sleep(0.2)
+    assert list(after["features"]) == list(user_features.feature_names)
+    assert after["features"]["purchase_count_7d"] == before["features"]["purchase_count_7d"] + 1
+
+    done = shop.braid("backfill", "--to", str(shop.cut_ms + DAY_MS + MINUTE_MS))
+    assert done["champion_version"] == str(max(int(one["version"]) for one in shop.braid("models")["versions"]))
+    report = prove(settings, NEW, events, shop.users, at)
+    assert (report.differences, report.degraded) == ([], 0)
+    assert shop.braid("plan")["groups"][0]["settled"]
+    while (answer := ask(shop, "/predict", user_id=7, at=at))["model"]["version"] != done["champion_version"]:
+        time.sleep(0.2)
+    assert answer["provenance"]["degraded"] is False
+    assert list(answer["features_used"]) == list(NEW.model_names)
+    while "online:user_features@" in str(shop.braid("status")["speed"]):  # the older version's query ends by itself
+        time.sleep(0.5)

@@ -1,0 +1,178 @@
+"""Who may do what: users of the online store, brokers over SASL and TLS, secrets in files, on real servers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError
+
+from features.definitions import user_features
+from features.packed import batch_field
+from infra.acl import acl
+from infra.broker import kafka_command, prepare_kafka
+from infra.errors import ServiceError, SettingsError
+from infra.java import find_java
+from infra.kafka import client_options, create_topics, end_offsets, spark_options
+from infra.redis import async_store, reached_store
+from infra.settings import Settings
+from infra.valkey import valkey_command
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+PASSWORD = 'pass"word\\1'
+FIELD = batch_field(user_features.fingerprint)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
+    """A store with a writer and a reader."""
+    home = tmp_path_factory.mktemp("guarded")
+    (home / "users.acl").write_text(acl("w-secret", "r-secret"))
+    plain = Settings.load(home)
+    (home / "valkey").mkdir()
+    command = [*valkey_command(plain), "--aclfile", str(home / "users.acl")]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    where = f"127.0.0.1:{plain.ports.valkey}/0"
+    settings = plain.model_copy(
+        update={"redis_url": f"redis://writer:w-secret@{where}", "redis_reader_url": f"redis://reader:r-secret@{where}"}
+    )
+    try:
+        while True:
+            try:
+                reached_store(settings)
+                break
+            except ServiceError:
+                assert server.poll() is None
+                time.sleep(0.05)
+        yield settings
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_the_reader_reads_and_can_neither_write_nor_run_scripts(guarded: Settings) -> None:
+    writer = reached_store(guarded)
+    writer.hset("user_features:1", FIELD, b"x")
+    reader = redis.Redis.from_url(guarded.redis_reader_url)
+    assert reader.hgetall("user_features:1") == {FIELD: b"x"}
+    for forbidden in (
+        ("HSET", "user_features:1", FIELD, "y"), ("DEL", "user_features:1"), ("EVAL", "return 1", 0), ("FLUSHALL",),
+        ("CONFIG", "GET", "*"), ("KEYS", "*"), ("ACL", "LIST"), ("FUNCTION", "LIST"),
+    ):  # fmt: skip
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            reader.execute_command(*forbidden)
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        writer.execute_command("FLUSHALL")
+    with pytest.raises(redis.exceptions.AuthenticationError):
+        redis.Redis.from_url(f"redis://127.0.0.1:{guarded.ports.valkey}/0").ping()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_serving_reads_as_the_reader(guarded: Settings) -> None:
+    import asyncio
+
+    from serving.store import OnlineStore
+
+    async def read() -> None:
+        store = OnlineStore(guarded)
+        reading = await store.read(user_features, [1])
+        assert reading.parts[0].faults == ("a stored value cannot be read",)
+        await store.close()
+        client = async_store(guarded)
+        with pytest.raises(redis.exceptions.NoPermissionError, match="reader"):
+            await client.hset("user_features:1", FIELD, b"y")
+        await client.aclose()
+
+    asyncio.run(read())
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
+    """A broker that speaks SASL over TLS alone, with a certificate of its own."""
+    home = tmp_path_factory.mktemp("locked")
+    settings = Settings.load(home)
+    keytool = str(find_java() / "bin" / "keytool")
+    store = ["-keystore", str(home / "broker.p12"), "-storepass", "keystore", "-alias", "broker"]
+    name = ["-dname", "CN=localhost", "-ext", "SAN=DNS:localhost,IP:127.0.0.1", "-keyalg", "RSA"]
+    subprocess.run([keytool, "-genkeypair", *store, *name], check=True, capture_output=True)
+    with (home / "ca.pem").open("wb") as pem:
+        subprocess.run([keytool, "-exportcert", "-rfc", *store], check=True, stdout=pem, stderr=subprocess.DEVNULL)
+    prepare_kafka(settings)  # formats the storage, for the plain listener, too; the user is added by the login below
+    properties = home / "kafka" / "server.properties"
+    escaped = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
+    login = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_braid="{escaped}";'
+    lines = (
+        properties.read_text()
+        .replace("PLAINTEXT://127", "SECURE://127")
+        .replace("PLAINTEXT:PLAINTEXT", "SECURE:SASL_SSL")
+        .splitlines()
+    )
+    lines += [
+        "inter.broker.listener.name=SECURE",
+        "listener.name.secure.sasl.enabled.mechanisms=PLAIN", "sasl.mechanism.inter.broker.protocol=PLAIN",
+        "listener.name.secure.plain.sasl.jaas.config=" + (login[:-1] + f' username="braid" password="{escaped}";').replace("\\", "\\\\"),
+        f"ssl.keystore.location={home / 'broker.p12'}", "ssl.keystore.password=keystore",
+        f"ssl.truststore.location={home / 'ca.pem'}", "ssl.truststore.type=PEM",
+    ]  # fmt: skip
+    properties.write_text("\n".join(lines))
+    with (home / "broker.log").open("wb") as log:
+        command = [part.replace("defaultLogLevel=warn", "defaultLogLevel=info") for part in kafka_command(settings)]
+        broker = subprocess.Popen(command, stdout=log, stderr=log)
+    locked = settings.model_copy(
+        update={
+            "kafka_security_protocol": "SASL_SSL", "kafka_sasl_mechanism": "PLAIN", "kafka_sasl_username": "braid",
+            "kafka_sasl_password": Settings(kafka_sasl_password=PASSWORD).kafka_sasl_password, "kafka_ssl_cafile": str(home / "ca.pem"),
+        }
+    )  # fmt: skip
+    try:
+        while "Kafka Server started" not in (home / "broker.log").read_text():
+            assert broker.poll() is None, (home / "broker.log").read_text()[-2_000:]
+            time.sleep(0.2)
+        create_topics(locked, {"events": 2})
+        yield locked
+    finally:
+        broker.terminate()
+        broker.wait()
+
+
+def test_events_go_through_a_broker_that_asks_for_a_password_over_tls(locked: Settings, spark: SparkSession) -> None:
+    producer = KafkaProducer(**client_options(locked))
+    for n in range(10):
+        producer.send("events", value=str(n).encode())
+    producer.flush()
+    producer.close()
+    assert sum(end_offsets(locked, "events").values()) == 10
+    options = {**spark_options(locked), "subscribe": "events", "startingOffsets": "earliest"}
+    rows = spark.read.format("kafka").options(**options).load().collect()
+    assert sorted(int(row["value"]) for row in rows) == list(range(10))
+
+
+def test_a_wrong_password_is_refused_in_a_sentence_without_the_password(locked: Settings) -> None:
+    wrong = Settings(kafka_sasl_password="guessed").kafka_sasl_password
+    with pytest.raises(ServiceError) as refused:
+        create_topics(locked.model_copy(update={"kafka_sasl_password": wrong}), {"more": 1})
+    assert "guessed" not in str(refused.value)
+    with pytest.raises(KafkaError):
+        KafkaConsumer(bootstrap_servers=locked.kafka_bootstrap, request_timeout_ms=3_000, api_version_auto_timeout_ms=2_000)
+
+
+def test_secrets_come_from_files_and_show_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text("k-secret\n")
+    monkeypatch.setenv("BRAID_API_KEY_FILE", str(tmp_path / "key"))
+    settings = Settings.load(tmp_path)
+    assert settings.serving_headers == {"authorization": "Bearer k-secret"}
+    assert "k-secret" not in repr(settings)
+    assert settings.environment()["BRAID_API_KEY"] == "k-secret"
+    monkeypatch.setenv("BRAID_API_KEY_FILE", str(tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match="BRAID_API_KEY_FILE"):
+        Settings.load(tmp_path)
+    assert os.environ.get("BRAID_API_KEY") is None

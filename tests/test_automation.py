@@ -1,0 +1,207 @@
+"""Nobody asks: the batch runs when its day is over, late events heal, a run that dies is started again, and an online store that has lost
+its content, is killed or stands still costs no caller an error. Through Dagster's own daemon, with callers all the while.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import httpx
+import psutil
+import pytest
+from kafka import KafkaProducer
+
+from features.definitions import GROUPS, user_events, user_features
+from features.packed import batch_field, decode_batch
+from infra import services
+from infra.kafka import end_offsets
+from infra.redis import meta_key, store
+from infra.settings import Settings
+from infra.supervision import Supervisor
+from orchestration.topics import topics
+from serving.merge import merge
+from speed.visible import wait_visible
+
+DAY_MS, MINUTE_MS = 86_400_000, 60_000
+MIDNIGHT = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)
+SERVICES = {"kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon"}
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
+    home = tmp_path_factory.mktemp("automation")
+    settings = Settings.load(home).model_copy(
+        update={
+            "automation": frozenset({"batch", "late"}), "late_events": 3, "sensor_seconds": 3, "archive_seconds": 1, "batch_memory": "1g",
+            "speed_memory": "768m",
+        }
+    )  # fmt: skip
+    (home / "first_day.json").write_text(json.dumps("2026-05-18"))
+    try:
+        services.up(settings, topics(), only=SERVICES)
+        yield settings
+    finally:
+        services.down(settings)
+
+
+def send(settings: Settings, *events: tuple[str, int, int]) -> None:
+    """Purchases: (event id, user, time); returns when the stream has taken them."""
+    producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
+    for name, user, ts_ms in events:
+        when = datetime.fromtimestamp(ts_ms / 1_000, UTC).isoformat(timespec="milliseconds")
+        event = {"event_id": name, "user_id": user, "session_id": name, "event_type": "PURCHASE", "event_timestamp": when}
+        producer.send(user_events.topic, key=str(user).encode(), value=json.dumps(event).encode())
+    producer.flush()
+    producer.close()
+    wait_visible(settings, end_offsets(settings, user_events.topic), source=user_events)
+
+
+def batch_end_ms(settings: Settings) -> int | None:
+    found = store(settings).hget(meta_key(user_features.name), "batch_end_ms")
+    return int(found) if found else None
+
+
+def purchases(settings: Settings, user: int) -> int:
+    """In the week before the batch view's end, by the view alone."""
+    value = decode_batch(
+        store(settings).hget(user_features.key(user), batch_field(user_features.fingerprint)), user_features.fingerprint
+    )
+    merged = merge(user_features, value, [], value.batch_end_ms)
+    return int(merged.values[user_features.feature_names.index("purchase_count_7d")])  # type: ignore[arg-type]
+
+
+def runs(settings: Settings) -> list[dict[str, Any]]:
+    query = "{ runsOrError { ... on Runs { results { runId status jobName tags { key value } } } } }"
+    answer = httpx.post(f"{settings.dagster_url}/graphql", json={"query": query}, timeout=30)
+    return answer.json()["data"]["runsOrError"]["results"]
+
+
+def eventually(condition: Callable[[], bool], settings: Settings) -> None:
+    """Waits; a run that has failed for good ends the wait."""
+    while not condition():
+        for run in runs(settings):
+            tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+            assert run["status"] != "FAILURE" or tags.get("dagster/will_retry") != "false", _log(settings, "dagster-code")
+        time.sleep(0.5)
+
+
+def _log(settings: Settings, name: str) -> str:
+    return Path(Supervisor(settings).log_path(name)).read_text()[-3_000:]
+
+
+def test_a_day_that_is_over_gets_its_batch_by_itself(deployment: Settings) -> None:
+    send(deployment, ("a", 1, MIDNIGHT - DAY_MS), ("b", 1, MIDNIGHT - 1))
+    send(deployment, ("c", 1, MIDNIGHT + 5 * MINUTE_MS))
+    time.sleep(8)  # some looks of the sensor: events before midnight may still come
+    assert runs(deployment) == []
+    send(deployment, ("d", 1, MIDNIGHT + 11 * MINUTE_MS))
+    send(deployment, ("e", 1, MIDNIGHT + 11 * MINUTE_MS + 1))  # the watermark moves between micro-batches
+    eventually(lambda: batch_end_ms(deployment) == MIDNIGHT, deployment)
+    assert purchases(deployment, 1) == 2
+    [run] = runs(deployment)
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    assert run["jobName"] == "features"
+    assert (tags["dagster/asset_partition_range_start"], tags["dagster/asset_partition_range_end"]) == ("2026-05-19", "2026-05-19")
+    with dg.DagsterInstance.from_config(str(deployment.home / "dagster")) as instance:
+        assert instance.get_materialized_partitions(dg.AssetKey("events")) == {"2026-05-19"}
+
+
+def test_late_events_heal_by_themselves_also_when_the_run_and_the_daemon_are_killed(
+    deployment: Settings, kill_workers: Callable[[Settings], int]
+) -> None:
+    late = [(f"late{index}", 2 + index, MIDNIGHT - DAY_MS // 2) for index in range(3)]
+    before = {run["runId"] for run in runs(deployment)}
+    send(deployment, *late)
+
+    def worker_is_killed() -> bool:
+        started = any(run["status"] == "STARTED" for run in runs(deployment) if run["runId"] not in before)
+        return started and kill_workers(deployment) > 0
+
+    eventually(worker_is_killed, deployment)
+    services.kill(deployment, "dagster-daemon")
+    eventually(lambda: store(deployment).exists(user_features.key(4)) and purchases_of(deployment, 4) == 1, deployment)
+    assert batch_end_ms(deployment) == MIDNIGHT
+    assert [purchases(deployment, 2 + index) for index in range(3)] == [1, 1, 1]
+
+
+class Callers:
+    """Ask for features, over and over; `seen` counts answers by status and by whether they are degraded."""
+
+    def __init__(self, settings: Settings, at: int) -> None:
+        self.seen, self._stop = Counter[tuple[int, bool]](), threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(settings, at)) for _ in range(4)]
+
+    def __enter__(self) -> Callers:
+        for one in self._threads:
+            one.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for one in self._threads:
+            one.join()
+
+    def _ask(self, settings: Settings, at: int) -> None:
+        body = {"group": "user_features", "ids": [1, 2, 3, 4], "at": at}
+        with httpx.Client(base_url=settings.serving_url, timeout=30) as client:
+            while not self._stop.wait(0.02):
+                answer = client.post("/features", json=body)
+                degraded = answer.is_success and any(row["provenance"]["degraded"] for row in answer.json()["rows"])
+                self.seen[answer.status_code, degraded] += 1
+
+
+def content(settings: Settings) -> dict[bytes, dict[bytes, bytes]]:
+    """All that the store holds of entities, of the versions that are declared."""
+    client = store(settings)
+    return {key: client.hgetall(key) for name in GROUPS for key in client.scan_iter(f"{name}:*")}
+
+
+def test_a_store_that_lost_its_content_is_made_whole_by_itself(deployment: Settings) -> None:
+    before, at = content(deployment), MIDNIGHT + 30 * MINUTE_MS
+    assert len(before) >= 4
+    with Callers(deployment, at) as callers:
+        while not callers.seen:
+            time.sleep(0.05)
+        store(deployment).flushall()
+        eventually(lambda: content(deployment) == before and batch_end_ms(deployment) == MIDNIGHT, deployment)
+    assert {status for status, _ in callers.seen} == {200}
+    assert callers.seen[200, True], "without the views an answer says that it is degraded"
+    with Callers(deployment, at) as callers:
+        while callers.seen.total() < 20:
+            time.sleep(0.05)
+    assert set(callers.seen) == {(200, False)}
+
+
+def test_a_store_that_is_killed_or_stands_still_costs_no_caller_an_error(deployment: Settings) -> None:
+    before = content(deployment)
+    with Callers(deployment, MIDNIGHT + 30 * MINUTE_MS) as callers:
+        services.kill(deployment, "valkey")
+        services.wait_healthy(deployment, ["valkey"])
+        [status] = [one for one in services.status(deployment) if one.name == "valkey"]
+        server = psutil.Process(status.pid)
+        server.suspend()
+        try:
+            time.sleep(30)
+        finally:
+            server.resume()
+        answered = callers.seen.total()
+        while callers.seen.total() < answered + 40:
+            time.sleep(0.05)
+    assert {status for status, _ in callers.seen} == {200}
+    assert callers.seen[200, True] > 100, "while it stands still answers come all the same"
+    assert content(deployment) == before
+    services.wait_healthy(deployment, list(SERVICES))
+
+
+def purchases_of(settings: Settings, user: int) -> int:
+    return (
+        purchases(settings, user) if store(settings).hexists(user_features.key(user), batch_field(user_features.fingerprint)) else 0
+    )
