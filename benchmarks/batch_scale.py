@@ -32,7 +32,7 @@ from batch.events import append_events
 from batch.history import tiles_for_view
 from batch.tables import TableState
 from batch.tiles import build_tiles, stale_days
-from benchmarks.cpu import cpu_seconds
+from benchmarks._cpu import cpu_seconds
 from features.declaration import FeatureGroup
 from features.definitions import user_events, user_features
 from features.windows import DAY_MS, floor_ms

@@ -30,7 +30,7 @@ from pyspark.sql import functions as F
 
 from batch.load import load_events
 from batch.point_in_time import point_in_time
-from benchmarks.cpu import cpu_seconds
+from benchmarks._cpu import cpu_seconds
 from features.declaration import FeatureGroup
 from features.definitions import user_events, user_features
 from features.windows import DAY_MS

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import httpx
 import pytest
 
 from infra import services
@@ -70,6 +71,11 @@ class Shop:
         path = self.settings.home / "more.csv"
         path.write_text(HEADER + "".join(lines))
         return self.braid(command, str(path), *MAPPED)
+
+    def dagster(self, query: str, **variables: Any) -> Any:
+        """What Dagster answers to GraphQL."""
+        body = {"query": query, "variables": variables}
+        return httpx.post(f"{self.settings.dagster_url}/graphql", json=body, timeout=30).raise_for_status().json()["data"]
 
 
 def braid(project: Path, home: Path, *arguments: str) -> Any:

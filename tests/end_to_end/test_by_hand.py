@@ -15,6 +15,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
 from features.definitions import user_events, user_features
+from features.windows import BUFFER_MS
 from infra.kafka import end_offsets
 from orchestration.proof import prove
 from speed.visible import wait_visible
@@ -33,12 +34,22 @@ def test_a_file_is_loaded_and_its_misfits_are_counted(shop: Shop) -> None:
     assert shop.replayed["sent"] == 860
 
 
-@pytest.mark.parametrize("after_ms", [0, 1, 2 * MINUTE_MS, 61 * MINUTE_MS, DAY_MS // 2 + 7, DAY_MS + 1, 2 * DAY_MS])
+@pytest.mark.parametrize("after_ms", [0, 1, 2 * MINUTE_MS, 61 * MINUTE_MS, DAY_MS // 2 + 7, DAY_MS + 1])
 def test_what_is_served_is_brute_force_at_any_time_from_the_cut_on(shop: Shop, after_ms: int) -> None:
     report = prove(shop.settings, user_features, [shop.raw], shop.users, shop.cut_ms + after_ms)
     assert report.cells_compared == len(shop.users) * 6
     assert report.differences == []
     assert report.degraded == 0
+
+
+@pytest.mark.parametrize("days", [1, 2, 3])
+def test_a_late_batch_is_answered_right_to_its_buffers_end_and_marked_after_it(shop: Shop, days: int) -> None:
+    report = prove(shop.settings, user_features, [shop.raw], shop.users, shop.cut_ms + days * DAY_MS)
+    assert report.cells_compared == len(shop.users) * 6
+    beyond = days * DAY_MS > BUFFER_MS
+    assert report.degraded == (len(shop.users) if beyond else 0)
+    of_the_view = {feature.name for feature in user_features.features if not feature.window or feature.window.size_ms > BUFFER_MS}
+    assert {one.feature for one in report.differences} <= (of_the_view if beyond else set())
 
 
 def test_the_command_line_shows_the_parts_and_the_merged_values(shop: Shop) -> None:

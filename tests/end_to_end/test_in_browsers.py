@@ -20,8 +20,6 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from infra.registry import tracking
 
 if TYPE_CHECKING:
-    from infra.settings import Settings
-
     from .conftest import Shop
 
 pytestmark = pytest.mark.browser
@@ -57,10 +55,9 @@ def page(browser: Browser) -> Iterator[Page]:
     page.close()
 
 
-def runs(settings: Settings) -> dict[str, str]:
-    query = "{ runsOrError { ... on Runs { results { runId status } } } }"
-    found = httpx.post(f"{settings.dagster_url}/graphql", json={"query": query}, timeout=30).json()
-    return {run["runId"]: run["status"] for run in found["data"]["runsOrError"]["results"]}
+def runs(shop: Shop) -> dict[str, str]:
+    found = shop.dagster("{ runsOrError { ... on Runs { results { runId status } } } }")
+    return {run["runId"]: run["status"] for run in found["runsOrError"]["results"]}
 
 
 def test_the_graph_shows_its_groups_and_an_asset_is_materialized_by_a_click(shop: Shop, page: Page) -> None:
@@ -68,11 +65,11 @@ def test_the_graph_shows_its_groups_and_an_asset_is_materialized_by_a_click(shop
     page.goto(f"{settings.dagster_url}/asset-groups")
     for group in ("speed", "batch", "serving", "models", "quality"):
         expect(page.locator("svg foreignObject").get_by_text(group, exact=True)).to_be_visible()
-    before = runs(settings)
+    before = runs(shop)
     page.goto(f"{settings.dagster_url}/assets/online_user_features")
     expect(page.get_by_text("where a request merges it with the speed tiles")).to_be_visible()
     page.locator("button", has_text="Materialize").first.click()
-    while not (new := {run: status for run, status in runs(settings).items() if run not in before}) or not {
+    while not (new := {run: status for run, status in runs(shop).items() if run not in before}) or not {
         "SUCCESS",
         "FAILURE",
     } & set(new.values()):

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 from mlflow import MlflowClient
 
 from infra.registry import CHALLENGER, DIGEST_TAG, batch_only_name, load_booster, registered_versions
-from infra.settings import Settings
 
 if TYPE_CHECKING:
+    from infra.settings import Settings
+
     from .conftest import Shop
 
 LAUNCH = """mutation($p: ExecutionParams!) {
   launchRun(executionParams: $p) { ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 RUNS = "{ runsOrError(limit: 5) { ... on Runs { results { runId rootRunId status } } } }"
-
-
-def ask(settings: Settings, query: str, **variables: Any) -> Any:
-    body = {"query": query, "variables": variables}
-    return httpx.post(f"{settings.dagster_url}/graphql", json=body, timeout=30).json()["data"]
 
 
 def test_it_is_started_again_and_leaves_no_model_half_registered(shop: Shop, kill_workers: Callable[[Settings], int]) -> None:
@@ -31,12 +27,12 @@ def test_it_is_started_again_and_leaves_no_model_half_registered(shop: Shop, kil
     experiment = client.get_experiment_by_name(settings.model_name)
     before = {run.info.run_id for run in client.search_runs([experiment.experiment_id])}
     selector = {"repositoryLocationName": "braid", "repositoryName": "__repository__", "jobName": "training"}
-    launched = ask(settings, LAUNCH, p={"selector": selector, "runConfigData": {}})["launchRun"]["run"]["runId"]
+    launched = shop.dagster(LAUNCH, p={"selector": selector, "runConfigData": {}})["launchRun"]["run"]["runId"]
     while {run.info.run_id for run in client.search_runs([experiment.experiment_id])} == before:
         time.sleep(0.02)
     assert kill_workers(settings) > 0
     while True:
-        found = [run for run in ask(settings, RUNS)["runsOrError"]["results"] if launched in (run["runId"], run["rootRunId"])]
+        found = [run for run in shop.dagster(RUNS)["runsOrError"]["results"] if launched in (run["runId"], run["rootRunId"])]
         if any(run["status"] == "SUCCESS" for run in found):
             break
         answer = httpx.post(f"{settings.serving_url}/predict", json={"user_id": 5})

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from features.declaration import FeatureGroup
 from features.definitions import user_features
-from features.packed import tile_prefix
+from features.packed import TileValue, decode_tile, tile_prefix
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.redis import store
 from infra.settings import Settings
@@ -46,7 +46,10 @@ def brute_force(events: list[dict[str, Any]], q_ms: int) -> list[Any]:
     ]
 
 
-def stored_tiles(settings: Settings, entity: int | str, group: FeatureGroup = user_features) -> dict[int, bytes]:
+def stored_tiles(settings: Settings, entity: int | str, group: FeatureGroup = user_features) -> dict[int, TileValue]:
+    """By their starts."""
     found = store(settings).hgetall(group.key(entity))
     prefix = tile_prefix(group.fingerprint)
-    return {int(name[len(prefix) :]): value for name, value in found.items() if name.startswith(prefix)}
+    return {
+        int(name[len(prefix) :]): decode_tile(value, group.fingerprint) for name, value in found.items() if name.startswith(prefix)
+    }

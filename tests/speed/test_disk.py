@@ -16,7 +16,6 @@ import pytest
 
 from batch.events import ingest_archive
 from features.definitions import user_events, user_features
-from features.packed import decode_tile
 from features.windows import HOUR_MS
 from infra import services
 from infra.settings import Settings
@@ -83,7 +82,7 @@ def differences(settings: Settings, sent: list[dict[str, Any]]) -> list[Any]:
     q_ms, found = sent[-1]["ts_ms"] + 1, []
     for user in range(FIRST_USER, FIRST_USER + USERS):
         mine = [event for event in sent if event["user_id"] == str(user)]
-        tiles = [decode_tile(value, user_features.fingerprint) for value in stored_tiles(settings, user).values()]
+        tiles = list(stored_tiles(settings, user).values())
         for at in (q_ms, q_ms - HOUR_MS):
             right, got = brute_force(mine, at), merge(user_features, None, tiles, at).values
             found += [(user, at, a, b) for a, b in zip(right, got, strict=True) if a != b]

@@ -24,7 +24,7 @@ from batch.events import ingest_archive
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, view_table
 from features.definitions import user_events, user_features
-from features.packed import decode_batch, decode_tile
+from features.packed import decode_batch
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra import services
 from infra.kafka import end_offsets
@@ -146,10 +146,10 @@ def storm(sky: Settings) -> Storm:
     for part in range(3):  # the watermark of a micro-batch counts from the next one
         send(batches(messages[begin * part // 3 : begin * (part + 1) // 3]))
         wait_visible(sky, end_offsets(sky, user_events.topic), source=user_events)
-    lives = (2, 8), (12, 20)  # every other one is long enough for some work
+    lives = (2, 6), (10, 16)  # every other one is long enough for some work
     blows = [
         threading.Thread(target=strike, args=("speed", KILLS, *lives)),
-        threading.Thread(target=strike, args=("kafka", BROKER_KILLS, (20, 50))),
+        threading.Thread(target=strike, args=("kafka", BROKER_KILLS, (15, 40))),
     ]
     for one in blows:
         one.start()
@@ -170,10 +170,6 @@ def by_user(events: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def tiles_of(settings: Settings, user: int) -> list[Any]:
-    return [decode_tile(value, user_features.fingerprint) for value in stored_tiles(settings, user).values()]
-
-
 def moments(storm: Storm) -> list[int]:
     rng = random.Random(3)
     return [storm.last_ms + HOUR_MS, storm.last_ms + 1, *(storm.last_ms - rng.randrange(SPAN_MS) for _ in range(3))]
@@ -182,7 +178,7 @@ def moments(storm: Storm) -> list[int]:
 def differences(storm: Storm) -> list[Any]:
     found, cells = [], 0
     for user, mine in by_user(storm.good).items():
-        tiles = tiles_of(storm.settings, user)
+        tiles = list(stored_tiles(storm.settings, user).values())
         for q_ms in moments(storm):
             right, got = brute_force(mine, q_ms), merge(user_features, None, tiles, q_ms).values
             cells += len(right)
@@ -202,7 +198,7 @@ def test_every_message_is_good_double_late_or_a_dead_letter(storm: Storm) -> Non
     assert storm.refused == storm.misfits["too large"]
     misfits = sum(storm.misfits.values()) - storm.refused
     assert storm.sent == len(storm.good) + storm.doubles + len(storm.late) + misfits
-    counted = sum(tile.partials[0] for user in range(USERS) for tile in tiles_of(storm.settings, user))
+    counted = sum(tile.partials[0] for user in range(USERS) for tile in stored_tiles(storm.settings, user).values())
     assert counted == len(storm.good), "each good event once, and no late one"
     consumer = KafkaConsumer(
         user_events.dlq_topic,
@@ -262,6 +258,6 @@ def test_after_the_next_batch_the_late_ones_count(storm: Storm, spark: SparkSess
     views = {row["entity"]: decode_batch(bytes(row["packed"]), user_features.fingerprint) for row in rows}
     q_ms, different = storm.last_ms + 1, []
     for user, mine in by_user(storm.good + storm.late).items():
-        got = merge(user_features, views[user], tiles_of(settings, user), q_ms).values
+        got = merge(user_features, views[user], list(stored_tiles(settings, user).values()), q_ms).values
         different += [(user, a, b) for a, b in zip(brute_force(mine, q_ms), got, strict=True) if a != b]
     assert different == []

@@ -158,7 +158,7 @@ def test_tiles_in_the_store_merge_to_brute_force_although_the_process_was_killed
     cells, different = 0, []
     for user in range(USERS):
         mine = [event for event in events if event["user_id"] == str(user)]
-        tiles = [decode_tile(value, user_features.fingerprint) for value in stored_tiles(streaming, user).values()]
+        tiles = list(stored_tiles(streaming, user).values())
         for q_ms in moments:
             expected, got = brute_force(mine, q_ms), merge(user_features, None, tiles, q_ms).values
             cells += len(expected)
@@ -176,7 +176,7 @@ def test_tiles_of_items_of_any_spelling_merge_to_brute_force(streaming: Settings
     assert keys == {item_features.key(item) for item in ITEMS}, "an event without an item has no tile of one"
     for item in ITEMS:
         mine = [event for event in events if event["item_id"] == item]
-        tiles = [decode_tile(value, item_features.fingerprint) for value in stored_tiles(streaming, item, item_features).values()]
+        tiles = list(stored_tiles(streaming, item, item_features).values())
         for q_ms in (last_ms + 1, *(last_ms - rng.randrange(SPAN_MS) for _ in range(8))):
             got = dict(zip(item_features.feature_names, merge(item_features, None, tiles, q_ms).values, strict=True))
             expected = item_brute_force(mine, q_ms)
@@ -231,9 +231,9 @@ def test_the_archive_has_every_message_once_also_the_late_one_and_the_misfits(st
 
 def test_a_too_late_event_is_in_no_tile(streaming: Settings, told: Story) -> None:
     late_ms = told.late["ts_ms"]
-    value = stored_tiles(streaming, 3).get(late_ms // TILE_MS * TILE_MS)
+    tile = stored_tiles(streaming, 3).get(late_ms // TILE_MS * TILE_MS)
     same = [e for e in unique(told.accepted) if e["user_id"] == "3" and e["ts_ms"] // TILE_MS == late_ms // TILE_MS]
-    assert (decode_tile(value, user_features.fingerprint).partials[0] if value else None) == (len(same) or None)
+    assert (tile.partials[0] if tile else None) == (len(same) or None)
 
 
 def test_closed_tiles_are_in_the_offline_store_once_and_as_in_the_online_store(streaming: Settings, told: Story, spark) -> None:
@@ -245,8 +245,9 @@ def test_closed_tiles_are_in_the_offline_store_once_and_as_in_the_online_store(s
     assert set(Counter((row.entity, row.tile_start_ms) for row in rows).values()) == {1}
     online = {user: stored_tiles(streaming, user) for user in range(USERS)}
     for row in rows:
-        assert bytes(row.packed) == online[row.entity][row.tile_start_ms]
-        assert row.events_last_hour == decode_tile(bytes(row.packed), user_features.fingerprint).partials[0]
+        tile = decode_tile(bytes(row.packed), user_features.fingerprint)
+        assert tile == online[row.entity][row.tile_start_ms]
+        assert row.events_last_hour == tile.partials[0]
     watermark_ms = told.progress["offline:user_features"]["watermark_ms"]
     closed = {(user, start) for user, tiles in online.items() for start in tiles if start + TILE_MS <= watermark_ms} - {late}
     assert {(row.entity, row.tile_start_ms) for row in rows} == closed
