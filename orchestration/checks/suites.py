@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -20,6 +21,7 @@ os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 #: Pages of the data docs that the index lists.
 _PAGES = 500
+_SITE = "braid"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Verdict:
         rows: Of the data frame.
         critical: The critical ones that do not hold, in words.
         warnings: Those that only warn.
-        docs: The address of the data docs.
+        docs: The address of the suite's page in the data docs.
     """
 
     expectations: int
@@ -87,7 +89,7 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     context.add_data_docs_site(
-        "braid",
+        _SITE,
         {
             "class_name": "SiteBuilder",
             "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(settings.data_docs)},
@@ -106,14 +108,16 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
         name=name,
         validation_definitions=[definition],
         result_format="BASIC",
-        actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")],
+        actions=[gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=[_SITE])],
     )
     frame = frame.persist()
     try:
         run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
     finally:
         frame.unpersist()
-    [found] = run.run_results.values()
+    [(identifier, found)] = run.run_results.items()
+    [site] = context.get_docs_sites_urls(identifier, site_name=_SITE)
+    page = Path(site["site_url"].removeprefix("file://")).relative_to(settings.data_docs)
     failed: dict[str, list[str]] = {"critical": [], "warning": []}
     rows = 0
     for one in found.results:
@@ -123,7 +127,9 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
         if not one.success:
             grave = "warning" if str(getattr(config.severity, "value", config.severity)) == "warning" else "critical"
             failed[grave].append(_in_words(config, one.result))
-    return Verdict(len(found.results) - 1, rows, tuple(failed["critical"]), tuple(failed["warning"]), settings.data_docs_url)
+    return Verdict(
+        len(found.results) - 1, rows, tuple(failed["critical"]), tuple(failed["warning"]), f"{settings.data_docs_url}/{page}"
+    )
 
 
 def _in_words(config: Any, result: dict[str, Any]) -> str:
