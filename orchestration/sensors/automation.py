@@ -22,6 +22,9 @@ from orchestration.materialized import latest_metadata
 from orchestration.run_days import RANGE_END, RANGE_START
 from orchestration.sensors.observation import speed_entries
 
+#: How often it is looked whether the online store has lost its content, at least: meanwhile answers are degraded.
+_LOSS_SECONDS = 10
+
 
 def _on(name: str) -> dg.DefaultSensorStatus:
     return dg.DefaultSensorStatus.RUNNING if name in SETTINGS.automation else dg.DefaultSensorStatus.STOPPED
@@ -73,7 +76,7 @@ def late_events_heal(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
 
 
 @dg.sensor(
-    job=publish_job, minimum_interval_seconds=SETTINGS.sensor_seconds, default_status=dg.DefaultSensorStatus.RUNNING,
+    job=publish_job, minimum_interval_seconds=min(_LOSS_SECONDS, SETTINGS.sensor_seconds), default_status=dg.DefaultSensorStatus.RUNNING,
     description="Publishes the views again when the online store has lost them; the speed layer streams its tiles again by itself.",
 )  # fmt: skip
 def lost_store_heals(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
