@@ -31,7 +31,6 @@ def main(home: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()
-        page.add_locator_handler(page.get_by_role("button", name="Skip"), lambda skip: skip.click())
         for name, (url, (width, height)) in pages.items():
             page.set_viewport_size({"width": width, "height": height})
             page.goto(url)

@@ -50,7 +50,6 @@ def page(browser: Browser) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1_600, "height": 1_000})
     page.set_default_timeout(60_000)
     expect.set_options(timeout=60_000)
-    page.add_locator_handler(page.get_by_role("button", name="Skip"), lambda skip: skip.click())  # Dagster asks for an address
     yield page
     page.close()
 
