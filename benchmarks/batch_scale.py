@@ -16,11 +16,9 @@ import json
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,6 +31,7 @@ from batch.history import tiles_for_view
 from batch.tables import TableState
 from batch.tiles import build_tiles, stale_days
 from benchmarks._cpu import cpu_seconds
+from benchmarks._home import temporary_home
 from features.declaration import FeatureGroup
 from features.definitions import user_events, user_features
 from features.windows import DAY_MS, floor_ms
@@ -54,20 +53,18 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measures a year of batch, and one more day."""
-    home = Path(tempfile.mkdtemp(prefix="braid-bench-"))
-    settings = Settings.load(home)
-    spark = spark_session(settings, "braid benchmark", memory)
-    try:
-        year = write_year(spark, settings)
-        result = {
-            "memory": memory, "cores": spark.sparkContext.defaultParallelism,
-            "years": [one_year(spark, settings, year, int(scale)) for scale in scales.split(",")],
-            "day_scale": day_scale,
-            "one_more_day": [more_days(spark, settings, year, day_scale, one, days) for one in _HISTORIES] if days else [],
-        }  # fmt: skip
-    finally:
-        spark.stop()
-        shutil.rmtree(home, ignore_errors=True)
+    with temporary_home() as settings:
+        spark = spark_session(settings, "braid benchmark", memory)
+        try:
+            year = write_year(spark, settings)
+            result = {
+                "memory": memory, "cores": spark.sparkContext.defaultParallelism,
+                "years": [one_year(spark, settings, year, int(scale)) for scale in scales.split(",")],
+                "day_scale": day_scale,
+                "one_more_day": [more_days(spark, settings, year, day_scale, one, days) for one in _HISTORIES] if days else [],
+            }  # fmt: skip
+        finally:
+            spark.stop()
     print(json.dumps(result) if as_json else _sentences(result))
 
 

@@ -14,20 +14,18 @@ import gc
 import http.client
 import json
 import random
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from benchmarks._home import temporary_home
 from features.aggregations import Series
 from features.definitions import user_features as group
 from features.packed import FORMAT, batch_field, encode, tile_prefix
@@ -81,30 +79,28 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compares the latency of serving with that of the peer."""
-    home = Path(tempfile.mkdtemp(prefix="braid-bench-"))
-    settings = Settings.load(home).model_copy(
-        update={"mlflow_tracking_uri": f"sqlite:///{home}/mlflow.db", "served_share": float(logged)}
-    )
-    peer: subprocess.Popen[bytes] | None = None
-    try:
-        register(settings)
-        topics = {SERVED_TOPIC: 4} if logged else {}
-        services.up(settings, topics, only={"valkey", "serving", *(["kafka"] if logged else [])})
-        tiles = publish(settings)
-        port = settings.ports.dagster  # which does not run here
-        peer = subprocess.Popen([sys.executable, "-c", PEER, str(port), settings.redis_url, str(home / "model.lgb")])
-        result = {
-            "logged": logged,
-            "users": USERS,
-            "tiles_per_user": round(tiles, 1),
-            **compare(settings.ports.serving, port, requests, runs_),
-        }
-    finally:
-        if peer is not None:
-            peer.terminate()
-            peer.wait()
-        services.down(settings)
-        shutil.rmtree(home, ignore_errors=True)
+    with temporary_home() as home:
+        settings = home.model_copy(
+            update={"mlflow_tracking_uri": f"sqlite:///{home.home}/mlflow.db", "served_share": float(logged)}
+        )
+        peer: subprocess.Popen[bytes] | None = None
+        try:
+            register(settings)
+            topics = {SERVED_TOPIC: 4} if logged else {}
+            services.up(settings, topics, only={"valkey", "serving", *(["kafka"] if logged else [])})
+            tiles = publish(settings)
+            port = settings.ports.dagster  # which does not run here
+            peer = subprocess.Popen([sys.executable, "-c", PEER, str(port), settings.redis_url, str(settings.home / "model.lgb")])
+            result = {
+                "logged": logged,
+                "users": USERS,
+                "tiles_per_user": round(tiles, 1),
+                **compare(settings.ports.serving, port, requests, runs_),
+            }
+        finally:
+            if peer is not None:
+                peer.terminate()
+                peer.wait()
     print(json.dumps(result) if as_json else _sentences(result))
 
 

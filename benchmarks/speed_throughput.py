@@ -16,13 +16,11 @@ partial aggregation saves, and the smaller the difference.
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import psutil
@@ -31,6 +29,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
+from benchmarks._home import temporary_home
 from features.definitions import user_events, user_features
 from infra import services
 from infra.redis import store
@@ -54,14 +53,10 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compares the throughput of the seed's query and braid's."""
-    home = Path(tempfile.mkdtemp(prefix="braid-bench-"))
-    settings = Settings.load(home).model_copy(update={"speed_memory": "2g"})
-    try:
+    with temporary_home() as home:
+        settings = home.model_copy(update={"speed_memory": "2g"})
         services.up(settings, {user_events.topic: PARTITIONS}, only={"kafka", "valkey"})
         result = compare(settings, events, users, minutes, visit, batch, runs)
-    finally:
-        services.down(settings)
-        shutil.rmtree(home, ignore_errors=True)
     print(json.dumps(result) if as_json else _sentence(result))
 
 

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import duckdb
 import redis
 import typer
 
+from benchmarks._home import temporary_home
 from features.definitions import GROUPS
 from features.windows import DAY_MS
 from infra import services
@@ -42,9 +40,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measures the seconds to 99 % and to all of the keys."""
-    home = Path(tempfile.mkdtemp(prefix="braid-bench-"))
-    settings = Settings.load(home)
-    try:
+    with temporary_home() as settings:
         start(settings)
         before = content(settings)
         blows: dict[str, Callable[[], object]] = {
@@ -61,9 +57,6 @@ def main(
                     flush=True,
                 )
                 services.wait_healthy(settings, ["speed", "valkey"])
-    finally:
-        _braid(settings, "down")
-        shutil.rmtree(home, ignore_errors=True)
     result: dict[str, Any] = {"keys": len(before), "runs": runs}
     for name, found in seconds.items():
         for which, share in enumerate(("99", "100")):

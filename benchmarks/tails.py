@@ -14,13 +14,10 @@ from __future__ import annotations
 import gc
 import json
 import random
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -34,6 +31,7 @@ from batch.partials import numpy_of, series_of, with_inputs
 from batch.point_in_time import point_in_time
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, view_table
+from benchmarks._home import temporary_home
 from features.declaration import FeatureGroup
 from features.definitions import GROUPS, user_events
 from features.packed import FORMAT, BatchValue, TileValue, decode_batch, decode_tile, encode
@@ -59,17 +57,13 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compares the values and the cost of the two tails."""
-    home = Path(tempfile.mkdtemp(prefix="braid-bench-"))
-    settings = Settings.load(home)
-    try:
-        journey = write_journey(home / "data", END_MS)
+    with temporary_home() as settings:
+        journey = write_journey(settings.home / "data", END_MS)
         spark = spark_session(settings, "braid tails", settings.batch_memory)
         for path in (journey.history, journey.live):
             load_events(spark, settings, user_events, path)
         result = {name: compare(spark, settings, group, questions, runs_) for name, group in GROUPS.items()}
         spark.stop()
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
     print(json.dumps(result) if as_json else _markdown(result))
 
 

@@ -17,7 +17,6 @@ import json
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +30,7 @@ from pyspark.sql import functions as F
 from batch.load import load_events
 from batch.point_in_time import point_in_time
 from benchmarks._cpu import cpu_seconds
+from benchmarks._home import temporary_home
 from features.declaration import FeatureGroup
 from features.definitions import user_events, user_features
 from features.windows import DAY_MS
@@ -50,14 +50,12 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compares braid with a range join in Spark and in DuckDB."""
-    home = Path(tempfile.mkdtemp(prefix="braid-bench-"))
-    settings = Settings.load(home)
-    spark = spark_session(settings, "braid benchmark", memory)
-    try:
-        result = compare(spark, settings, labels, runs)
-    finally:
-        spark.stop()
-        shutil.rmtree(home, ignore_errors=True)
+    with temporary_home() as settings:
+        spark = spark_session(settings, "braid benchmark", memory)
+        try:
+            result = compare(spark, settings, labels, runs)
+        finally:
+            spark.stop()
     print(json.dumps(result) if as_json else _sentence(result))
 
 

@@ -1,0 +1,21 @@
+"""The home of a benchmark: a deployment in a folder of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from infra import services
+from infra.settings import Settings
+
+
+@contextmanager
+def temporary_home() -> Iterator[Settings]:
+    """A new deployment; at the end its services, where any run, are ended and its folder is deleted."""
+    with tempfile.TemporaryDirectory(prefix="braid-bench-", ignore_cleanup_errors=True) as home:
+        settings = Settings.load(home)
+        try:
+            yield settings
+        finally:
+            services.down(settings)
