@@ -1,6 +1,7 @@
 # braid. `make` alone lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
+ROOMS := batch braid features infra models monitoring orchestration serving speed store
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint check audit lock clean
@@ -20,8 +21,8 @@ test: setup ## Run the tests, on real embedded services.
 lint: setup ## Check style, format, types, and for what is unsafe.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy features serving infra
-	$(BIN)/bandit -q -c pyproject.toml -r features speed batch serving orchestration infra
+	$(BIN)/mypy $(ROOMS)
+	$(BIN)/bandit -q -c pyproject.toml -r $(ROOMS)
 
 check: lint test ## Lint and test: what CI runs.
 

@@ -21,8 +21,8 @@ from features.declaration import FeatureGroup
 from features.declaration.versions import group_text
 from features.packed import FORMAT, batch_field, tile_prefix
 from infra.errors import NotReadyError
-from infra.redis import meta_key, store
 from infra.settings import Settings
+from store.clients import meta_key, store
 
 CHUNK = 500
 

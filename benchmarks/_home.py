@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra import services
+from infra.embedded import services
 from infra.settings import Settings
 
 

@@ -35,7 +35,7 @@ from benchmarks._home import temporary_home
 from features.declaration import FeatureGroup
 from features.definitions import user_events, user_features
 from features.windows import DAY_MS, floor_ms
-from infra.memory import PeakMemory
+from infra.embedded.memory import PeakMemory
 from infra.settings import Settings
 from infra.spark import spark_session
 from orchestration.journey import write_journey

@@ -32,11 +32,11 @@ from features.packed import FORMAT, batch_field, encode, tile_prefix
 from features.tiles import fold_ranges, fold_tile_values, runs
 from features.view import build_view
 from features.windows import DAY_MS, HOUR_MS
-from infra import services
+from infra.embedded import services
 from infra.kafka import SERVED_TOPIC
-from infra.redis import meta_key, store
-from infra.registry import CHAMPION, tracking
 from infra.settings import Settings
+from models.registry import CHAMPION, tracking
+from store.clients import meta_key, store
 
 USERS = 2_469
 BATCH_END_MS = 1_780_000_000_000

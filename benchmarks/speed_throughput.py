@@ -31,11 +31,11 @@ from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from benchmarks._home import temporary_home
 from features.definitions import user_events, user_features
-from infra import services
-from infra.redis import store
+from infra.embedded import services
 from infra.settings import Settings
 from speed.online import online_writer
 from speed.session import SQL_PROPERTIES, speed_session
+from store.clients import store
 
 PARTITIONS = 4
 #: Until the JVM has compiled both.

@@ -26,10 +26,10 @@ import typer
 from benchmarks._home import temporary_home
 from features.definitions import GROUPS
 from features.windows import DAY_MS
-from infra import services
-from infra.redis import store
+from infra.embedded import services
 from infra.settings import Settings
 from orchestration.journey import write_journey
+from store.clients import store
 
 #: Keys that are looked at until all of them are back; then all keys are.
 _SAMPLE = 2_000

@@ -34,13 +34,13 @@ from batch.view import build_view, view_table
 from benchmarks._home import temporary_home
 from features.declaration import FeatureGroup
 from features.definitions import GROUPS, user_events
+from features.merge import merge
 from features.packed import FORMAT, BatchValue, TileValue, decode_batch, decode_tile, encode
 from features.tiles import fold_tile_values, runs
 from features.windows import BUFFER_MS, DAY_MS, EXACT_HOP_MS, HOUR_MS, Window, default_hop_ms
 from infra.settings import Settings
 from infra.spark import spark_session
 from orchestration.journey import write_journey
-from serving.merge import merge
 
 END_MS = 1_780_000_000_000
 BATCH_END_MS = END_MS - 2 * DAY_MS - 12_345_678

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import psutil
 
+from infra.embedded.programs import programs
+from infra.embedded.services import port_is_free, process_ids, status
 from infra.errors import BraidError
 from infra.jars import KAFKA, SPARK
 from infra.java import find_java
-from infra.programs import programs
-from infra.services import port_is_free, process_ids, status
 from infra.settings import Settings
 
 _DISK_GB, _MEMORY_GB = 5, 6

@@ -13,7 +13,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from infra.errors import ServiceError
 from infra.settings import Settings
 
-#: What serving has answered: written by `serving.served_log`, read by `batch.served`, whose docstring has the columns.
+#: What serving has answered: written by `serving.served_log`, read by `monitoring.served`, whose docstring has the columns.
 SERVED_TOPIC = "served_features"
 _LOGIN_MODULES = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",

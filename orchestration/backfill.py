@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from batch.attribution import Reason
 from batch.load import remember_first_day
 from features.definitions import GROUPS
 from infra.settings import Settings
+from monitoring.attribution import Reason
 from orchestration.execution import OnAsset, run_job, use_deployment
 from orchestration.first_day import first_day
 from orchestration.running import require

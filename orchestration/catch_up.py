@@ -9,13 +9,13 @@ import time
 
 from features.declaration import FeatureGroup
 from features.sources import EventSource
+from infra.embedded.health import ailment
 from infra.errors import NotReadyError, ServiceError
-from infra.health import ailment
 from infra.kafka import end_offsets
-from infra.redis import PROGRESS_KEY, meta_key, store
 from infra.settings import Settings
 from orchestration.running import runs
 from speed.visible import wait_archived, wait_visible
+from store.clients import PROGRESS_KEY, meta_key, store
 
 WAIT_SECONDS = 120
 VERSION_SECONDS = 900

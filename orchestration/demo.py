@@ -32,14 +32,14 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from batch.attribution import Reason
 from batch.files import open_events
 from features.definitions import GROUPS, user_events, user_features
-from infra import services
+from infra.embedded import services
+from infra.embedded.memory import PeakMemory
 from infra.errors import InputError
-from infra.memory import PeakMemory
 from infra.policies import Experiment
 from infra.settings import Settings
+from monitoring.attribution import Reason
 from orchestration.backfill import consistency_figures
 from orchestration.journey import Journey, write_journey
 from orchestration.proof import ProofReport, prove, sample_ids

@@ -1,12 +1,12 @@
-"""Freshness and coverage as asset checks: what `serving.monitoring` finds of a group, in Dagster's words."""
+"""Freshness and coverage as asset checks: what `monitoring.freshness` finds of a group, in Dagster's words."""
 
 from collections.abc import Sequence
 
 import dagster as dg
 
 from infra.errors import BraidError
+from monitoring.freshness import Alert, FeatureFreshnessMonitor, Severity
 from orchestration.materialized import latest_metadata
-from serving.monitoring import Alert, FeatureFreshnessMonitor, Severity
 
 FRESH, COVERED = "fresh", "covered"
 #: Metadata of `online_{group}`: the ids that coverage is judged by.

@@ -12,12 +12,12 @@ from features.declaration import FeatureGroup
 from features.declaration.versions import Change, change, group_of_text, same_meaning
 from features.definitions import GROUPS, user_features
 from features.errors import DeclarationError
-from infra.redis import meta_key, reached_store
-from infra.registry import CHAMPION, version_by_alias
 from infra.settings import Settings
+from models.registry import CHAMPION, version_by_alias
 from orchestration.first_day import first_day
 from orchestration.running import runs
 from serving.contract import rfc3339
+from store.clients import meta_key, reached_store
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import dagster as dg
 import pandas as pd
 from matplotlib.figure import Figure
 
-from batch.experiment import ExperimentReport
+from monitoring.experiment import ExperimentReport
 
 
 def png(image: bytes) -> dg.MarkdownMetadataValue:

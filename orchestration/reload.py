@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 
 from features.definitions import GROUPS
-from infra import services
+from infra.embedded import services
 from infra.settings import Settings
 from orchestration.execution import reload_definitions
 from orchestration.running import runs

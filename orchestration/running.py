@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from infra import services
+from infra.embedded import services
+from infra.embedded.programs import programs
+from infra.embedded.supervision import Supervisor
 from infra.errors import ServiceError
-from infra.programs import programs
 from infra.settings import Settings
-from infra.supervision import Supervisor
 
 #: Ctrl-C, a plain kill, a terminal that is closed.
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

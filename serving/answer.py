@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from features.declaration import FeatureGroup
+from features.merge import Merged, merge
 from infra.policies import WhenStale
 from serving.contract import FeatureRow, ModelInfo, PredictResponse, Provenance, rfc3339
 from serving.errors import RefusalError
-from serving.merge import Merged, merge
 from serving.model import LoadedModel
-from serving.store import Parts
+from store.reading import Parts
 
 
 class Stale(NamedTuple):

@@ -10,11 +10,11 @@ import redis
 
 from features.declaration import FeatureGroup
 from infra.policies import WhenStale
-from infra.redis import reading_store
 from infra.settings import Settings
+from monitoring.freshness import newest_event_ms
 from serving.answer import Stale
 from serving.errors import RefusalError
-from serving.monitoring import newest_event_ms
+from store.clients import reading_store
 
 _POLL_SECONDS = 1.0
 _log = logging.getLogger("serving")

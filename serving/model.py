@@ -21,8 +21,8 @@ from features.aggregations import Value
 from features.declaration import FeatureGroup
 from features.declaration.versions import group_of_text, same_meaning
 from features.errors import DeclarationError
-from infra.registry import load_booster, version_by_alias
 from infra.settings import Settings
+from models.registry import load_booster, version_by_alias
 
 _log = logging.getLogger("serving")
 #: A model that could not be loaded is tried again after so many polls: its files may have been out of reach for a moment.

@@ -38,7 +38,7 @@ def served_record(
     group: FeatureGroup, entity: int | str, served: Served, provenance: Provenance, q_ms: int, served_at_ms: int,
     exposure: Mapping[str, Any] | None = None,
 ) -> Record:  # fmt: skip
-    """One entity's features as they were served; `batch.served` says what each field means.
+    """One entity's features as they were served; `monitoring.served` says what each field means.
 
     Args:
         group: The declaration.

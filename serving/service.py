@@ -22,8 +22,8 @@ from serving.guard import Door, Readiness
 from serving.metrics import Metrics
 from serving.model import LoadedModel
 from serving.served_log import Record, ServedLog, served_record
-from serving.store import OUT_OF_REACH, OnlineStore
 from serving.variants import Models, Variant
+from store.reading import OUT_OF_REACH, OnlineStore
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 

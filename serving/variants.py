@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from features.declaration import FeatureGroup
 from infra.policies import Experiment, VariantName
-from infra.registry import CHALLENGER, CHAMPION, batch_only_name
 from infra.settings import Settings
+from models.registry import CHALLENGER, CHAMPION, batch_only_name
 from serving.model import FollowedModel, LoadedModel
 
 

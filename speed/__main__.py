@@ -30,14 +30,14 @@ from features.declaration.versions import published_group
 from features.definitions import GROUPS
 from infra.errors import BraidError, ServiceError
 from infra.kafka import create_topics
-from infra.redis import meta_key, reached_store, store_generation
 from infra.settings import Settings
 from speed.archive import create_archive, start_archive
 from speed.offline import start_offline
 from speed.online import start_online
 from speed.progress import Board
 from speed.session import pool, speed_session
-from speed.store import online_store
+from store.clients import meta_key, reached_store, store_generation
+from store.writing import online_store
 
 #: Partitions of a topic that does not exist yet.
 PARTITIONS = 4

@@ -23,8 +23,8 @@ from features.declaration import FeatureGroup
 from features.packed import encode, tile_prefix
 from infra.settings import Settings
 from speed.fold import fold_batch
-from speed.store import expiring_command, online_store
 from speed.stream import tile_events, tiles
+from store.writing import expiring_command, online_store
 
 #: Tiles per round trip to the store.
 PIPELINE_LENGTH = 1_000
@@ -34,7 +34,7 @@ def start_online(spark: SparkSession, settings: Settings, group: FeatureGroup, g
     """Starts the query of a group.
 
     A changed declaration is a new query, with a state of its own; so is one into a store that holds nothing of the last one, by the
-    name of its content (`infra.redis.store_generation`): it reads again from the earliest message.
+    name of its content (`store.clients.store_generation`): it reads again from the earliest message.
     """
     name = f"online_{group.name}_{group.fingerprint}"
     checkpoint = settings.checkpoint(f"{name}_{generation}")

@@ -19,7 +19,7 @@ from typing import Any
 
 from pyspark.sql.streaming.query import StreamingQuery
 
-from infra.redis import PROGRESS_KEY
+from store.clients import PROGRESS_KEY
 
 #: How old an entry may get while nothing happens.
 FRESH_SECONDS = 2.0

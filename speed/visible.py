@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from features.definitions import GROUPS
 from features.sources import EventSource
 from infra.errors import ServiceError
-from infra.redis import PROGRESS_KEY, store
 from infra.settings import Settings
+from store.clients import PROGRESS_KEY, store
 
 #: Told how many of the awaited messages are done, and how many are awaited.
 OnProgress = Callable[[int, int], None]

@@ -58,7 +58,7 @@ def lake(settings: Settings, tmp_path: Path) -> Settings:
 @pytest.fixture(scope="session")
 def valkey(settings: Settings) -> Iterator[Settings]:
     """The deployment with its online store running."""
-    from infra.services import down, up
+    from infra.embedded.services import down, up
 
     up(settings, {}, only={"valkey"})
     yield settings

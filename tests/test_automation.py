@@ -20,15 +20,15 @@ import pytest
 from kafka import KafkaProducer
 
 from features.definitions import GROUPS, user_events, user_features
+from features.merge import merge
 from features.packed import batch_field, decode_batch
-from infra import services
+from infra.embedded import services
+from infra.embedded.supervision import Supervisor
 from infra.kafka import end_offsets
-from infra.redis import meta_key, store
 from infra.settings import Settings
-from infra.supervision import Supervisor
 from orchestration.topics import topics
-from serving.merge import merge
 from speed.visible import wait_visible
+from store.clients import meta_key, store
 
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
 MIDNIGHT = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)

@@ -7,11 +7,11 @@ import dagster as dg
 import pandas as pd
 from dagster_pyspark import LazyPySparkResource
 
-from batch.drift import view_version
-from batch.promotion import promote
-from batch.training import train_models
-from batch.training_set import TABLE, build_training_set
 from batch.view import view_table
+from models.promotion import promote
+from models.training import train_models
+from models.training_set import TABLE, build_training_set
+from monitoring.drift import view_version
 from orchestration.assets.batch import events, views
 from orchestration.columns import feature_lineage, schema, training_columns
 from orchestration.deployment import MODEL_GROUP, OWNERS, SETTINGS

@@ -5,15 +5,15 @@ import time
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 
-from batch.attribution import Reason
-from batch.consistency import check_consistency
-from batch.drift import feature_drift as measure_drift
-from batch.drift import live_quality as measure_live_quality
-from batch.experiment import report_experiment
 from batch.view import default_batch_end_ms
 from features.declaration import FeatureGroup
 from features.definitions import GROUPS
 from infra.errors import NotReadyError
+from monitoring.attribution import Reason
+from monitoring.consistency import check_consistency
+from monitoring.drift import feature_drift as measure_drift
+from monitoring.drift import live_quality as measure_live_quality
+from monitoring.experiment import report_experiment
 from orchestration.assets.batch import events, views
 from orchestration.assets.models import DEFECTS
 from orchestration.assets.serving import served_features

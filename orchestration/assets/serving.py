@@ -4,11 +4,11 @@ import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 
 from batch.publish import publish_view
-from batch.served import SCHEMA, ingest_served
 from batch.view import view_table
 from features.declaration import FeatureGroup
 from features.definitions import GROUPS
 from infra.kafka import SERVED_TOPIC
+from monitoring.served import SCHEMA, ingest_served
 from orchestration.assets.batch import views
 from orchestration.catch_up import wait_for_tiles
 from orchestration.columns import schema, sql_columns, view_columns

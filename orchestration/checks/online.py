@@ -5,10 +5,10 @@ from typing import Any
 import dagster as dg
 
 from features.definitions import GROUPS
+from monitoring.freshness import FeatureFreshnessMonitor
 from orchestration.assets.serving import online
 from orchestration.deployment import SETTINGS
 from orchestration.health import COVERED, FRESH, health_checks, recently_active
-from serving.monitoring import FeatureFreshnessMonitor
 
 
 def health_check(group: str, asset: dg.AssetsDefinition) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from batch.experiment import SRM_ALPHA
+from monitoring.experiment import SRM_ALPHA
 from orchestration.assets.models import DEFECTS
 from orchestration.assets.quality import consistency, experiment_report
 from orchestration.materialized import latest_metadata

@@ -11,10 +11,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from batch.tiles import tiles_table
-from batch.training_set import TABLE
 from batch.view import view_table
 from features.declaration import FeatureGroup
 from features.definitions import GROUPS
+from models.training_set import TABLE
 from orchestration.assets.batch import events, tiles, views
 from orchestration.assets.models import training_set
 from orchestration.checks.suites import gx_expectations, validate

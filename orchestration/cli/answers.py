@@ -73,11 +73,11 @@ def consistency(
 ) -> None:
     """Compare what is served with brute force over all raw events. Exit status 1 where a cell differs; with --logged, without a reason."""
     from features.definitions import user_features
-    from infra.redis import reached_store
+    from monitoring.freshness import published
     from orchestration.known_events import export_known_events
     from orchestration.proof import prove, sample_ids
     from orchestration.quiet import quiet
-    from serving.monitoring import published
+    from store.clients import reached_store
 
     settings = settings_of(context, home)
     if logged:
@@ -100,7 +100,7 @@ def consistency(
 
 
 def _logged_consistency(settings: Any, as_json: bool) -> None:
-    from batch.attribution import Reason
+    from monitoring.attribution import Reason
     from orchestration.backfill import check_quality, consistency_figures
     from orchestration.quiet import quiet
 
@@ -151,9 +151,9 @@ def _parts(settings: Any, declared: Any, one: int | str) -> dict[str, Any]:
     """What the store holds of an entity, in words."""
     from features.errors import PackedValueError
     from features.packed import batch_field, decode_batch, decode_tile, tile_prefix
-    from infra.redis import store
+    from monitoring.freshness import published
     from serving.contract import rfc3339
-    from serving.monitoring import published
+    from store.clients import store
 
     client = store(settings)
     group = published(client, declared)

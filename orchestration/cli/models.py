@@ -20,7 +20,7 @@ def models(
     home: HomeOption = None,
 ) -> None:  # fmt: skip
     """List the registered versions: their aliases, quality, training set, declaration, code, and why they were promoted or not."""
-    from infra.registry import RegisteredVersion, registered_versions
+    from models.registry import RegisteredVersion, registered_versions
 
     settings = settings_of(context, home)
     found: list[RegisteredVersion] = _asked(settings, lambda: registered_versions(settings, settings.model_name))
@@ -57,7 +57,7 @@ def promote(
     home: HomeOption = None,
 ) -> None:
     """Make a version the champion, whatever the gate says: a promotion by hand, or a rollback. Serving follows within seconds."""
-    from infra.registry import make_champion, registered_versions
+    from models.registry import make_champion, registered_versions
 
     settings = settings_of(context, home)
     known = [one.version for one in _asked(settings, lambda: registered_versions(settings, settings.model_name))]

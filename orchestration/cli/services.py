@@ -23,7 +23,7 @@ def up(
     home: HomeOption = None,
 ) -> None:
     """Start the services that do not run, and stay until Ctrl-C, which ends them. What runs with an older declaration loads the present one."""
-    from infra import services
+    from infra.embedded import services
     from orchestration.reload import load_declarations, readers
     from orchestration.running import until_ended
     from orchestration.topics import topics
@@ -46,7 +46,7 @@ def up(
 
 def down(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
     """End every process of the deployment."""
-    from infra import services
+    from infra.embedded import services
 
     settings = settings_of(context, home)
     services.down(settings)
@@ -120,11 +120,11 @@ def _status(settings: Any) -> dict[str, Any]:
     import redis
 
     from features.definitions import GROUPS
-    from infra.alerts import ALERTS_KEY
-    from infra.health import url
-    from infra.redis import PROGRESS_KEY, meta_key, store
-    from infra.services import status as services_status
+    from infra.embedded.health import url
+    from infra.embedded.services import status as services_status
+    from monitoring.alerts import ALERTS_KEY
     from serving.contract import rfc3339
+    from store.clients import PROGRESS_KEY, meta_key, store
 
     services = {one.name: asdict(one) for one in services_status(settings)}
     found: dict[str, Any] = {

@@ -13,7 +13,6 @@ import dagster as dg
 import redis
 
 from features.definitions import GROUPS
-from infra.redis import meta_key, store, store_generation
 from orchestration.assets.quality import RETRAIN, feature_drift, live_quality
 from orchestration.deployment import SETTINGS, BatchEnd, period
 from orchestration.due import Stream, due_batch_end_ms
@@ -21,6 +20,7 @@ from orchestration.jobs import features_job, publish_job, training_job
 from orchestration.materialized import latest_metadata
 from orchestration.run_days import RANGE_END, RANGE_START
 from orchestration.sensors.observation import speed_entries
+from store.clients import meta_key, store, store_generation
 
 #: How often it is looked whether the online store has lost its content, at least: meanwhile answers are degraded.
 _LOSS_SECONDS = 10

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import dagster as dg
 
 from features.definitions import GROUPS
-from infra.alerts import Alerts
 from infra.errors import BraidError
+from monitoring.alerts import Alerts
+from monitoring.freshness import FeatureFreshnessMonitor
 from orchestration.deployment import SETTINGS
 from orchestration.health import COVERED, FRESH, health_checks, recently_active
-from serving.monitoring import FeatureFreshnessMonitor
 
 
 @dg.sensor(

@@ -9,9 +9,9 @@ import dagster as dg
 import redis
 
 from features.definitions import GROUPS
-from infra.redis import PROGRESS_KEY, store
 from orchestration.assets.speed import raw_events
 from orchestration.deployment import SETTINGS, SOURCE
+from store.clients import PROGRESS_KEY, store
 
 _NUMBERS = ("rows_per_second", "state_rows", "late_rows", "batch_id")
 

@@ -17,16 +17,16 @@ from batch.load import load_events
 from batch.point_in_time import point_in_time
 from batch.publish import publish_view
 from batch.tiles import build_tiles, stale_days
-from batch.training_set import build_training_set
 from batch.view import build_view, default_batch_end_ms
 from features.declaration import FeatureGroup, count
 from features.definitions import user_events, user_features
+from features.merge import merge
 from features.packed import batch_field, decode_batch, tile_prefix
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.errors import NotReadyError
-from infra.redis import meta_key, store
 from infra.settings import Settings
-from serving.merge import merge
+from models.training_set import build_training_set
+from store.clients import meta_key, store
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

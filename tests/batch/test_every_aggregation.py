@@ -15,13 +15,10 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
-from batch.consistency import check_consistency
 from batch.load import load_events
 from batch.partials import partial_columns_sql, partials_from_arrow
 from batch.point_in_time import point_in_time
 from batch.publish import publish_view
-from batch.served import SCHEMA as SERVED_SCHEMA
-from batch.served import TABLE as SERVED
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, view_table
 from features.aggregations import Series, Value
@@ -42,18 +39,21 @@ from features.declaration import (
     variance,
 )  # fmt: skip
 from features.definitions import user_events
+from features.merge import merge
 from features.packed import BatchValue, TileValue, decode_batch, decode_tile, encode
 from features.tiles import fold_ranges
 from features.windows import BUFFER_MS, DAY_MS, HOUR_MS, MINUTE_MS
-from infra.redis import meta_key, store
 from infra.settings import Settings
+from monitoring.consistency import check_consistency
+from monitoring.served import SCHEMA as SERVED_SCHEMA
+from monitoring.served import TABLE as SERVED
 from orchestration.proof import agree, brute_force
 from serving.answer import feature_row, served_features
-from serving.merge import merge
 from serving.served_log import served_record
-from serving.store import Parts
 from speed.fold import fold_batch
 from speed.stream import contributions, tiles
+from store.clients import meta_key, store
+from store.reading import Parts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -22,11 +22,11 @@ import duckdb
 import httpx
 import pytest
 
-from infra import services
+from infra.embedded import services
 from infra.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("features", "speed", "batch", "serving", "orchestration", "infra")
+ROOMS = ("braid", "features", "store", "speed", "batch", "models", "monitoring", "serving", "orchestration", "infra")
 BASE = int(datetime(2026, 2, 5, tzinfo=UTC).timestamp() * 1_000)
 DAY_MS = 86_400_000
 CUT = BASE + 130 * DAY_MS + 13 * 3_600_000 + 47_123  # in the middle of a tile

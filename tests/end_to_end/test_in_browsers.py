@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from infra.registry import tracking
+from models.registry import tracking
 
 if TYPE_CHECKING:
     from .conftest import Shop

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 from mlflow import MlflowClient
 
-from infra.registry import CHALLENGER, DIGEST_TAG, batch_only_name, load_booster, registered_versions
+from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, load_booster, registered_versions
 
 if TYPE_CHECKING:
     from infra.settings import Settings

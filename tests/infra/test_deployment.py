@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.programs import NAMES
+from infra.embedded.programs import NAMES
 from infra.setup import FITTING, _block
 
 ROOT = Path(__file__).parents[2]

@@ -16,14 +16,14 @@ from kafka.errors import KafkaError
 
 from features.definitions import user_features
 from features.packed import batch_field
-from infra.acl import acl
-from infra.broker import kafka_command, prepare_kafka
+from infra.embedded.broker import kafka_command, prepare_kafka
+from infra.embedded.valkey import valkey_command
 from infra.errors import ServiceError, SettingsError
 from infra.java import find_java
 from infra.kafka import client_options, create_topics, end_offsets, spark_options
-from infra.redis import async_store, reached_store
 from infra.settings import Settings
-from infra.valkey import valkey_command
+from store.acl import acl
+from store.clients import async_store, reached_store
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -80,7 +80,7 @@ def test_the_reader_reads_and_can_neither_write_nor_run_scripts(guarded: Setting
 def test_serving_reads_as_the_reader(guarded: Settings) -> None:
     import asyncio
 
-    from serving.store import OnlineStore
+    from store.reading import OnlineStore
 
     async def read() -> None:
         store = OnlineStore(guarded)

@@ -11,12 +11,12 @@ import pytest
 import redis
 from kafka import KafkaConsumer, KafkaProducer
 
-from infra import programs, services
+from infra.embedded import programs, services
+from infra.embedded.memory import PeakMemory
+from infra.embedded.programs import Program
+from infra.embedded.supervision import Supervisor
 from infra.errors import ServiceError
-from infra.memory import PeakMemory
-from infra.programs import Program
 from infra.settings import Settings
-from infra.supervision import Supervisor
 
 ONLY = {"kafka", "valkey"}
 TOPICS = {"events_of_a_test": 2}

@@ -25,15 +25,15 @@ from mlflow import MlflowClient
 
 from features.definitions import user_features
 from features.packed import FORMAT, BatchValue, FeatureView, batch_field, encode
-from infra import services
+from infra.embedded import services
+from infra.embedded.supervision import Supervisor
+from infra.embedded.valkey import valkey_command
 from infra.errors import ServiceError
-from infra.redis import meta_key, reached_store, store
-from infra.registry import CHAMPION, DIGEST_TAG, load_booster, text_digest, tracking
 from infra.settings import Settings
-from infra.supervision import Supervisor
-from infra.valkey import valkey_command
+from models.registry import CHAMPION, DIGEST_TAG, load_booster, text_digest, tracking
 from serving.model import FollowedModel
-from serving.store import OnlineStore
+from store.clients import meta_key, reached_store, store
+from store.reading import OnlineStore
 
 NAMES = list(user_features.feature_names)
 BATCH_END = 1_780_000_000_000

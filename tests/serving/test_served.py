@@ -19,21 +19,21 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from mlflow import MlflowClient
 
-from batch.served import TABLE, ingest_served, served_of
 from features.aggregations import Series
 from features.definitions import user_features
 from features.packed import FORMAT, batch_field, encode, tile_prefix
 from features.tiles import fold_tile_values
 from features.view import build_view
-from infra import services
+from infra.embedded import services
 from infra.errors import ServiceError
 from infra.kafka import SERVED_TOPIC, create_topics, end_offsets
 from infra.policies import Experiment, UseCase, WhenStale
-from infra.redis import meta_key, store
-from infra.registry import CHALLENGER, CHAMPION, batch_only_name, tracking
 from infra.settings import Settings
+from models.registry import CHALLENGER, CHAMPION, batch_only_name, tracking
+from monitoring.served import TABLE, ingest_served, served_of
 from serving.served_log import BOUND, ServedLog
 from serving.variants import assigned, place
+from store.clients import meta_key, store
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -17,16 +17,16 @@ import requests
 import schemathesis
 from mlflow import MlflowClient
 
-from batch.promotion import promote
-from batch.training import train_models
 from features.aggregations import Series
 from features.definitions import item_features, user_features
 from features.packed import FORMAT, TileValue, batch_field, encode, tile_prefix
 from features.tiles import fold_tile_values
 from features.view import build_view
-from infra import services
-from infra.redis import meta_key, store
+from infra.embedded import services
 from infra.settings import Settings
+from models.promotion import promote
+from models.training import train_models
+from store.clients import meta_key, store
 
 NOW = 1_780_000_200_000
 TILES = tile_prefix(user_features.fingerprint)

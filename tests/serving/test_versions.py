@@ -13,16 +13,16 @@ from features.aggregations import Series
 from features.declaration import FeatureGroup, count
 from features.declaration.versions import group_text
 from features.definitions import user_features
+from features.merge import merge
 from features.packed import FORMAT, batch_field, encode, tile_prefix
 from features.tiles import fold_tile_values
 from features.view import build_view
 from features.windows import HOUR_MS
-from infra.redis import meta_key, store
 from infra.settings import Settings
 from serving.answer import prediction, served_features
-from serving.merge import merge
 from serving.model import LoadedModel
-from serving.store import OTHER_VERSION, OnlineStore, Reading
+from store.clients import meta_key, store
+from store.reading import OTHER_VERSION, OnlineStore, Reading
 
 BATCH_END = 1_780_000_200_000
 USER = 5

@@ -12,8 +12,8 @@ from features.declaration import FeatureGroup
 from features.definitions import user_features
 from features.packed import TileValue, decode_tile, tile_prefix
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
-from infra.redis import store
 from infra.settings import Settings
+from store.clients import store
 
 
 def batch_of(events: list[dict[str, Any]]) -> pa.RecordBatch:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from features.definitions import user_events
-from infra import services
+from infra.embedded import services
 from infra.settings import Settings
 
 from .process import Speed

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 
-from infra.redis import PROGRESS_KEY, store
 from infra.settings import Settings
+from store.clients import PROGRESS_KEY, store
 
 
 class Speed:

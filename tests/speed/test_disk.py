@@ -16,10 +16,10 @@ import pytest
 
 from batch.events import ingest_archive
 from features.definitions import user_events, user_features
+from features.merge import merge
 from features.windows import HOUR_MS
-from infra import services
+from infra.embedded import services
 from infra.settings import Settings
-from serving.merge import merge
 from speed.replay import replay, wait_archived, wait_visible
 
 from .aloud import batch_of, brute_force, stored_tiles

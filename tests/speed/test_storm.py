@@ -24,13 +24,13 @@ from batch.events import ingest_archive
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, view_table
 from features.definitions import user_events, user_features
+from features.merge import merge
 from features.packed import decode_batch
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
-from infra import services
+from infra.embedded import services
+from infra.embedded.supervision import Supervisor
 from infra.kafka import end_offsets
 from infra.settings import Settings
-from infra.supervision import Supervisor
-from serving.merge import merge
 from speed.replay import replay, wait_archived, wait_visible
 
 from .aloud import batch_of, brute_force, stored_tiles

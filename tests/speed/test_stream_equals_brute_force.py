@@ -16,12 +16,12 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
 from features.definitions import item_features, user_events, user_features
+from features.merge import merge
 from features.packed import decode_tile
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
-from infra.redis import PROGRESS_KEY, store
 from infra.settings import Settings
-from serving.merge import merge
 from speed.replay import replay, wait_archived, wait_visible
+from store.clients import PROGRESS_KEY, store
 
 from .aloud import batch_of, brute_force, instant, stored_tiles
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import httpx
 
-from infra.redis import reached_store
 from infra.settings import Settings
+from store.clients import reached_store
 
 ALERTS_KEY = "braid:alerts"
 _TIMEOUT_SECONDS = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from batch.ranking import Ranking, auc_difference
+from models.ranking import Ranking, auc_difference
 
 SEEDS = 120
 

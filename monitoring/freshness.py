@@ -17,9 +17,9 @@ from features.declaration import FeatureGroup
 from features.declaration.versions import published_group
 from features.definitions import GROUPS
 from infra.errors import InputError, NotReadyError
-from infra.redis import PROGRESS_KEY, meta_key, reached_store
 from infra.settings import Settings
-from serving.store import parts_of
+from store.clients import PROGRESS_KEY, meta_key, reached_store
+from store.reading import parts_of
 
 #: Entities asked for in one round trip.
 CHUNK = 1_000

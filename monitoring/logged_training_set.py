@@ -1,7 +1,7 @@
 """Log and wait: a training set of the very values that were served.
 
 Reads `served_features` and `events`. Nothing is recomputed, so a model learns what it will see, lag and late events included; the
-price is the wait for outcomes, and that a new feature has no past. `batch.training_set` is the other way.
+price is the wait for outcomes, and that a new feature has no past. `models.training_set` is the other way.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from batch.outcomes import with_outcome
 from batch.point_in_time import point_in_time
-from batch.served import served_of
-from batch.training_set import HORIZON_MS, with_split
 from features.declaration import FeatureGroup
 from infra.settings import Settings
+from models.outcomes import with_outcome
+from models.training_set import HORIZON_MS, with_split
+from monitoring.served import served_of
 
 
 def logged_training_set(

@@ -7,7 +7,7 @@ from types import TracebackType
 
 import psutil
 
-from infra.services import process_ids
+from infra.embedded.services import process_ids
 from infra.settings import Settings
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from batch.ranking import Difference, Ranking, auc_difference
-from batch.training import MIN_ROWS, Evaluation, evaluate, matrix
 from features.declaration import FeatureGroup
-from infra.registry import (
+from infra.settings import Settings
+from models.ranking import Difference, Ranking, auc_difference
+from models.registry import (
     CHAMPION,
     DIGEST_TAG,
     batch_only_name,
@@ -31,7 +31,7 @@ from infra.registry import (
     text_digest,
     version_by_alias,
 )  # fmt: skip
-from infra.settings import Settings
+from models.training import MIN_ROWS, Evaluation, evaluate, matrix
 
 #: How much smaller a candidate's area under the ROC curve may be: newer data are worth that much.
 TOLERANCE_AUC = 0.002

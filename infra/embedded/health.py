@@ -23,7 +23,7 @@ def ailment(settings: Settings, name: str, started_seconds: int = 0) -> str | No
 
     Args:
         settings: Where the services answer.
-        name: Which of `infra.programs.NAMES`.
+        name: Which of `infra.embedded.programs.NAMES`.
         started_seconds: When its process started, in Unix seconds; what the speed layer said before that does not count.
     """
     try:

@@ -1,6 +1,6 @@
 """The verdict of an A/B test: what was served to whom, joined with what became of it.
 
-Reads `served_features` and `events`. Variants are compared by AUC (`batch.ranking` says why), by answers that both gave where the
+Reads `served_features` and `events`. Variants are compared by AUC (`models.ranking` says why), by answers that both gave where the
 others were computed in the shadow.
 
 The verdict is made once: on the answers up to the moment at which every variant had the declared number of users with an outcome.
@@ -17,15 +17,15 @@ import pandas as pd
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from batch.outcomes import with_outcome
-from batch.ranking import Difference, Ranking, auc_difference
-from batch.served import served_of
-from batch.training_set import HORIZON_MS
 from features.declaration import FeatureGroup
 from features.windows import HOUR_MS
 from infra.errors import NotReadyError
 from infra.policies import Experiment
 from infra.settings import Settings
+from models.outcomes import with_outcome
+from models.ranking import Difference, Ranking, auc_difference
+from models.training_set import HORIZON_MS
+from monitoring.served import served_of
 
 #: The chance of seeing a difference where there is none, over all comparisons of a report.
 ALPHA = 0.05

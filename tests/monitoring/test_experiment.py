@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 from batch.events import append_events
-from batch.experiment import ExperimentReport, judge, report_experiment
-from batch.served import SCHEMA, TABLE
 from features.definitions import user_events, user_features
 from features.windows import DAY_MS, HOUR_MS
 from infra.errors import NotReadyError
 from infra.policies import Experiment
 from infra.settings import Settings
+from monitoring.experiment import ExperimentReport, judge, report_experiment
+from monitoring.served import SCHEMA, TABLE
 from serving.variants import assigned
 
 if TYPE_CHECKING:

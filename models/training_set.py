@@ -11,12 +11,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.events import require_events
-from batch.outcomes import PURCHASES
 from batch.point_in_time import point_in_time
 from batch.tables import table_state
 from features.declaration import FeatureGroup
 from features.windows import DAY_MS, MINUTE_MS
 from infra.settings import Settings
+from models.outcomes import PURCHASES
 
 TABLE = "training_set"
 HORIZON_MS = 7 * DAY_MS

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from batch import promotion
-from batch.promotion import promote
-from batch.training import MIN_ROWS, matrix, train_models
 from features.declaration import FeatureGroup, last_k
 from features.definitions import user_features
-from infra.registry import (
+from infra.settings import Settings
+from models import promotion
+from models.promotion import promote
+from models.registry import (
     CHALLENGER,
     CHAMPION,
     DIGEST_TAG,
@@ -29,7 +29,7 @@ from infra.registry import (
     tracking,
     version_by_alias,
 )  # fmt: skip
-from infra.settings import Settings
+from models.training import MIN_ROWS, matrix, train_models
 from serving.model import load_model
 
 TWIN = "repurchase_batch_only"

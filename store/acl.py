@@ -1,4 +1,4 @@
-"""Users of the online store: `python -m infra.acl WRITER_PASSWORD_FILE READER_PASSWORD_FILE > users.acl`, for Valkey's or Redis' `aclfile`.
+"""Users of the online store: `python -m store.acl WRITER_PASSWORD_FILE READER_PASSWORD_FILE > users.acl`, for Valkey's or Redis' `aclfile`.
 
 The writer is for batch, speed and orchestration; the reader, for serving, can neither write nor run scripts. The default user is off.
 The file holds hashes, not passwords.

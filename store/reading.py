@@ -1,6 +1,6 @@
 """The online store as a request reads it: everything of every entity in one round trip, decoded once.
 
-Gives `serving.merge` its parts, of the version of the group that was published last: an older declaration is served until the newer
+Gives `features.merge` its parts, of the version of the group that was published last: an older declaration is served until the newer
 one is there. A decoding is kept by the very bytes that it is of, so that neither a new publication nor a tile
 that grew can ever meet an old decoding.
 """
@@ -21,8 +21,8 @@ from features.declaration import FeatureGroup
 from features.declaration.versions import published_group
 from features.errors import PackedValueError
 from features.packed import FORMAT, BatchValue, TileValue, batch_field, decode_batch, decode_tile, tile_prefix
-from infra.redis import async_store, meta_key
 from infra.settings import Settings
+from store.clients import async_store, meta_key
 
 OUT_OF_REACH = "the online store cannot be reached"
 #: Requests in one round trip: as many as are merged well within a deadline, for the next one is under way meanwhile.

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 from pydantic import SecretStr
 
-from infra.alerts import ALERTS_KEY, Alerts
 from infra.errors import ServiceError
-from infra.redis import store
 from infra.settings import Settings
+from monitoring.alerts import ALERTS_KEY, Alerts
+from store.clients import store
 
 
 class Alert(NamedTuple):
@@ -142,7 +142,7 @@ def test_a_webhook_that_is_none_stops_no_check(deployment: Settings, url: str, c
 def test_a_webhook_that_hangs_is_left_after_its_time(
     deployment: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.alerts._TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("monitoring.alerts._TIMEOUT_SECONDS", 0.2)
     receiver.delay_seconds = 1
     assert Alerts(deployment).update([], [OLD, Alert("coverage:g", "HIGH", "Few.")]) == []
     assert receiver.tried == 1

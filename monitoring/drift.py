@@ -14,14 +14,14 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from batch.outcomes import with_outcome
-from batch.ranking import Ranking
-from batch.served import served_of
-from batch.training_set import HORIZON_MS
 from batch.view import view_table
 from features.declaration import FeatureGroup
-from infra.registry import CHAMPION, version_by_alias
 from infra.settings import Settings
+from models.outcomes import with_outcome
+from models.ranking import Ranking
+from models.registry import CHAMPION, version_by_alias
+from models.training_set import HORIZON_MS
+from monitoring.served import served_of
 
 #: Entities of each view that are compared, at most and at least: the distance of a few is chance.
 SAMPLE, MIN_ENTITIES = 20_000, 200

@@ -17,14 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.attribution import Answer, Arrivals, Reason, explain, values_at
-from batch.consistency import ConsistencyReport, check_consistency
 from batch.events import append_events
-from batch.logged_training_set import logged_training_set
 from batch.point_in_time import point_in_time
-from batch.served import SCHEMA, TABLE
 from batch.tiles import build_tiles, stale_days
-from batch.training_set import build_training_set
 from batch.view import build_view
 from features.aggregations import Series
 from features.declaration import FeatureGroup
@@ -35,10 +30,15 @@ from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.errors import NotReadyError
 from infra.policies import WhenStale
 from infra.settings import Settings
+from models.training_set import build_training_set
+from monitoring.attribution import Answer, Arrivals, Reason, explain, values_at
+from monitoring.consistency import ConsistencyReport, check_consistency
+from monitoring.logged_training_set import logged_training_set
+from monitoring.served import SCHEMA, TABLE
 from serving.answer import Stale, feature_row, served_features
 from serving.contract import Provenance
 from serving.served_log import served_record
-from serving.store import Parts
+from store.reading import Parts
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

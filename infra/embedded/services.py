@@ -15,12 +15,12 @@ from pathlib import Path
 
 import psutil
 
+from infra.embedded.health import ailment, url
+from infra.embedded.programs import NAMES, Program, programs
+from infra.embedded.supervision import Info, Supervisor
 from infra.errors import ServiceError
-from infra.health import ailment, url
 from infra.kafka import create_topics
-from infra.programs import NAMES, Program, programs
 from infra.settings import Settings
-from infra.supervision import Info, Supervisor
 
 #: Called with a service's name and "starting" or "healthy"; with "topics" and "created".
 Progress = Callable[[str, str], None]
@@ -32,7 +32,7 @@ class ServiceStatus:
     """How a service is.
 
     Attributes:
-        name: One of `infra.programs.NAMES`.
+        name: One of `infra.embedded.programs.NAMES`.
         state: supervisord's word (RUNNING, STARTING, STOPPED, BACKOFF, FATAL, …); EXTERNAL for one that braid does not run.
         pid: Its process; None where it has none, or not here.
         url: Where it answers.

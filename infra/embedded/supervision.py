@@ -23,8 +23,8 @@ from typing import Any
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
+from infra.embedded.programs import Program, child_environment
 from infra.errors import ServiceError
-from infra.programs import Program, child_environment
 from infra.settings import Settings
 
 #: The variable that marks every process of a home.

@@ -11,12 +11,12 @@ import pytest
 from features.declaration import FeatureGroup, count
 from features.definitions import user_events, user_features
 from features.packed import FORMAT, BatchValue, FeatureView, batch_field, encode
-from infra.alerts import ALERTS_KEY, Alerts
 from infra.errors import InputError, NotReadyError, ServiceError
 from infra.policies import GroupBounds
-from infra.redis import PROGRESS_KEY, meta_key, store
 from infra.settings import Settings
-from serving.monitoring import FeatureFreshnessMonitor, Severity
+from monitoring.alerts import ALERTS_KEY, Alerts
+from monitoring.freshness import FeatureFreshnessMonitor, Severity
+from store.clients import PROGRESS_KEY, meta_key, store
 
 NOW = 1_780_000_000_000
 items = FeatureGroup("item_features", "item_id", user_events, (count("events_1d", window="1d"),))

@@ -17,8 +17,8 @@ import pandas as pd
 
 from features.declaration import FeatureGroup
 from features.declaration.versions import group_text
-from infra.registry import CHALLENGER, DIGEST_TAG, batch_only_name, text_digest, tracking
 from infra.settings import Settings
+from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, text_digest, tracking
 
 _PARAMETERS = {
     "objective": "binary", "learning_rate": 0.05, "num_leaves": 31, "min_data_in_leaf": 50, "deterministic": True, "force_row_wise": True,

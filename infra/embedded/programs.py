@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.broker import kafka_command, prepare_kafka
+from infra.embedded.broker import kafka_command, prepare_kafka
+from infra.embedded.valkey import prepare_valkey, valkey_command
 from infra.settings import Settings
-from infra.valkey import prepare_valkey, valkey_command
 
 #: Every service of a deployment, in the order in which `braid status` shows them.
 NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon", "data-docs")
@@ -84,7 +84,7 @@ def prepare_dagster(settings: Settings) -> None:
     folder = settings.home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("dagster.yaml", "workspace.yaml"):
-        shutil.copyfile(Path(__file__).with_name(name), folder / name)
+        shutil.copyfile(Path(__file__).parents[1] / name, folder / name)
 
 
 def _mlflow_command(settings: Settings) -> list[str]:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from batch.drift import MIN_ANSWERS, MIN_ENTITIES, LiveQuality, feature_drift, live_quality, view_version
 from batch.events import append_events
-from batch.served import SCHEMA, TABLE
 from features.definitions import user_events, user_features
 from features.windows import DAY_MS
-from infra.registry import CHAMPION
 from infra.settings import Settings
+from models.registry import CHAMPION
+from monitoring.drift import MIN_ANSWERS, MIN_ENTITIES, LiveQuality, feature_drift, live_quality, view_version
+from monitoring.served import SCHEMA, TABLE
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -18,15 +18,15 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from batch.arrivals import arrivals_of, made_between, views_made
-from batch.attribution import Answer, Arrivals, Reason, explain
 from batch.events import require_events
 from batch.partials import numpy_of, series_of
 from batch.point_in_time import point_in_time
-from batch.served import served_of
 from features.declaration import FeatureGroup
 from features.windows import MINUTE_MS
 from infra.settings import Settings
+from monitoring.arrivals import arrivals_of, made_between, views_made
+from monitoring.attribution import Answer, Arrivals, Reason, explain
+from monitoring.served import served_of
 
 #: Answers that are checked at once.
 LIMIT = 20_000

@@ -1,0 +1,1 @@
+"""The embedded stack: real services on one machine, run by a supervisor per home."""
