@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from operator import attrgetter
 
 from features.aggregations import Partial, Value
@@ -21,6 +22,8 @@ from features.view import exact_partial
 from features.windows import BUFFER_MS, EXACT_HOP_MS
 
 _BEGINNING_MS = -(2**63)
+#: As `complete_since_ms`: of tiles that are still being read from the stream again.
+NEVER_MS = 2**63 - 1
 _first_ms = attrgetter("first_ms")
 
 
@@ -44,7 +47,13 @@ class Merged:
 
 
 def merge(
-    group: FeatureGroup, batch: BatchValue | None, tiles: Iterable[TileValue], q_ms: int, batch_end_ms: int | None = None
+    group: FeatureGroup,
+    batch: BatchValue | None,
+    tiles: Iterable[TileValue],
+    q_ms: int,
+    batch_end_ms: int | None = None,
+    *,
+    complete_since_ms: int | None = None,
 ) -> Merged:
     """The features at `q_ms`.
 
@@ -54,6 +63,7 @@ def merge(
         tiles: The entity's speed tiles, in any order; tiles before batch_end do no harm.
         q_ms: When. Not before the batch view's end.
         batch_end_ms: The group's batch_end, for an entity without a view of its own; None where no batch was ever published.
+        complete_since_ms: Since when every event of the stream is in a tile; `NEVER_MS` for not yet, None for ever.
 
     Raises:
         ValueError: `q_ms` lies before batch_end: the view already holds q's future.
@@ -67,6 +77,8 @@ def merge(
         degraded.append("no batch view has been published")
     elif q_ms > batch_end_ms + BUFFER_MS:
         degraded.append("the batch view is older than its buffer of 2 days")
+    if complete_since_ms is not None and batch_end_ms is not None and batch_end_ms < min(complete_since_ms, q_ms):
+        degraded.append(_incomplete(complete_since_ms))
 
     # An entity without a view has no event before batch_end that the batch knows: all its tiles count.
     cut_ms = batch.batch_end_ms if batch is not None else _BEGINNING_MS
@@ -126,3 +138,9 @@ def merge(
                 partial = piece if partial is None else aggregation.join(partial, piece)
         values.append(aggregation.finalize(partial, q_ms, group.scale_of(index)))
     return Merged(values, batch_end_ms, newest_ms, tiles_merged, tuple(dict.fromkeys(degraded)))
+
+
+def _incomplete(since_ms: int) -> str:
+    if since_ms == NEVER_MS:
+        return "the stream is being read again, and speed tiles are missing"
+    return f"speed tiles before {datetime.fromtimestamp(since_ms / 1_000, UTC).isoformat(timespec='seconds')} may be missing"

@@ -23,7 +23,7 @@ from serving.metrics import Metrics
 from serving.model import LoadedModel
 from serving.served_log import Record, ServedLog, served_record
 from serving.variants import Models, Variant
-from store.reading import OUT_OF_REACH, OnlineStore
+from store.reading import OnlineStore
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
@@ -79,7 +79,8 @@ class Braid:
         """Whether to send requests, and what keeps this service from answering everything; empty where nothing does."""
         champion = self._models.champion
         found = [champion.fault] if champion.fault else []
-        return champion.looked and self._freshness.looked, found if await self._store.reachable() else [*found, OUT_OF_REACH]
+        fault = await self._store.fault()
+        return champion.looked and self._freshness.looked, [*found, fault] if fault else found
 
     async def _features(self, request: FeaturesRequest) -> FeaturesResponse:
         started = time.perf_counter()
@@ -91,7 +92,10 @@ class Braid:
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, keys)
         group = reading.group
-        found = [served_features(group, parts, q_ms, reading.batch_end_ms, stale) for parts in reading.parts]
+        since_ms = reading.complete_since_ms
+        found = [
+            served_features(group, parts, q_ms, reading.batch_end_ms, stale, complete_since_ms=since_ms) for parts in reading.parts
+        ]
         rows = [feature_row(group, one, served, q_ms) for one, served in zip(request.ids, found, strict=True)]
         for key, served, row in zip(keys, found, rows, strict=True):
             if self._served.wants(key):
@@ -108,7 +112,9 @@ class Braid:
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, [user])
         group = reading.group
-        serve = partial(served_features, group, reading.parts[0], q_ms, reading.batch_end_ms, stale)
+        serve = partial(
+            served_features, group, reading.parts[0], q_ms, reading.batch_end_ms, stale, complete_since_ms=reading.complete_since_ms
+        )
         served = serve(variant.batch_only)
         answer = prediction(group, user, served, q_ms, model, variant.name)
         self._metrics.predicted(variant.name)

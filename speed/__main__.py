@@ -14,7 +14,6 @@ from collections.abc import Mapping
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
-from redis import RedisError
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -26,18 +25,18 @@ from tenacity import (
 )
 
 from features.declaration import FeatureGroup
-from features.declaration.versions import published_group
 from features.definitions import GROUPS
 from infra.errors import BraidError, ServiceError
-from infra.kafka import create_topics
+from infra.kafka import create_topics, held
 from infra.settings import Settings
 from speed.archive import create_archive, start_archive
+from speed.completeness import open_stream
 from speed.offline import start_offline
 from speed.online import start_online
-from speed.progress import Board
+from speed.progress import Board, committed
 from speed.session import pool, speed_session
-from store.clients import meta_key, reached_store, store_generation
-from store.writing import online_store
+from store.protocol import Store, published_version
+from store.server import reached_store, writing_store
 
 #: Partitions of a topic that does not exist yet.
 PARTITIONS = 4
@@ -58,8 +57,6 @@ def main() -> int:
         return run(settings, GROUPS, ended)
     except BraidError as error:
         say(str(error))
-    except RedisError as error:
-        say(f"The online store does not answer any more ({type(error).__name__}).")
     return 1
 
 
@@ -71,31 +68,41 @@ def run(settings: Settings, groups: Mapping[str, FeatureGroup], ended: threading
     queries: dict[str, StreamingQuery] = {}
     try:
         create_archive(spark, settings)
-        generation = store_generation(online_store(settings))
-        older = _older(settings, groups)
-        online = {f"online:{group.name}": group for group in groups.values()} | older
-        for name, group in online.items():
+        store = writing_store(settings)
+        older = _older(store, groups)
+        kept = {name: held(settings, source.topic) for name, source in sources.items()}
+        entries, now_ms = store.progress(), time.time_ns() // 1_000_000
+        streams = {
+            name: open_stream(store, group, kept[group.source.name], entries, now_ms, settings.future_seconds * 1_000)
+            for name, group in ({f"online:{group.name}": group for group in groups.values()} | older).items()
+        }
+        for name, stream in streams.items():
+            if stream.tiles.complete_since_ms is not None:
+                say(f"{name} is complete from {stream.tiles.complete_since_ms} ms on: Kafka does not hold what came before.")
             with pool(spark, "online"):
-                queries[name] = start_online(spark, settings, group, generation)
+                queries[name] = start_online(spark, settings, stream.group, stream.tiles.token)
         for source in sources.values():
             with pool(spark, "background"):
                 queries[f"archive:{source.name}"] = start_archive(spark, settings, source)
         for group in groups.values():
             with pool(spark, "background"):
                 queries[f"offline:{group.name}"] = start_offline(spark, settings, group)
-        board = Board(online_store(settings), queries, {name: group.fingerprint for name, group in online.items()})
+        details = {name: {"version": one.group.fingerprint, "token": one.tiles.token} for name, one in streams.items()}
+        board = Board(store, queries, details)
         say(f"{len(queries)} queries run: {', '.join(queries)}.")
         looked = time.monotonic()
         while not ended.wait(_POLL_SECONDS):
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
-                if store_generation(online_store(settings)) != generation:
-                    say("The online store has lost what it held: the stream is read again into it.")
-                    return 1
-                for name in older.keys() - _older(settings, groups).keys() if older else ():
+                for name in older.keys() - _older(store, groups).keys() if older else ():
                     say(f"{name} is served no more.")
                     older.pop(name)
+                    streams.pop(name)
                     queries.pop(name).stop()
+                for name, stream in streams.items():
+                    if lost := stream.follow(store, board.entry(name), committed(queries[name].lastProgress)):
+                        say(f"{lost} of {name}: the stream is read again into it.")
+                        return 1
             for name, query in queries.items():
                 if not query.isActive:
                     say(f"The query {name} has failed: {_cause(query)}. Its checkpoint is {settings.checkpoint(query.name)}*.")
@@ -128,14 +135,14 @@ def _reach(settings: Settings, topics: Mapping[str, int], ended: threading.Event
     ):  # fmt: skip
         with attempt:
             create_topics(settings, topics)
-            reached_store(settings).close()
+            reached_store(settings)
 
 
-def _older(settings: Settings, groups: Mapping[str, FeatureGroup]) -> dict[str, FeatureGroup]:
+def _older(store: Store, groups: Mapping[str, FeatureGroup]) -> dict[str, FeatureGroup]:
     """What is served of an older version of its declaration, which goes on until the newer one is published; by the query's name."""
     found = {}
     for declared in groups.values():
-        group = published_group(declared, *online_store(settings).hmget(meta_key(declared.name), "fingerprint", "declaration"))
+        group = published_version(store, declared)
         if group.fingerprint != declared.fingerprint:
             found[f"online:{group.name}@{group.fingerprint[:8]}"] = group
     return found

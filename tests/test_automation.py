@@ -28,7 +28,8 @@ from infra.kafka import end_offsets
 from infra.settings import Settings
 from orchestration.topics import topics
 from speed.visible import wait_visible
-from store.clients import meta_key, store
+from store.clients import store
+from store.keys import meta_key
 
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
 MIDNIGHT = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)

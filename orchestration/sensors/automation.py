@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-import redis
 
 from features.definitions import GROUPS
 from orchestration.assets.quality import RETRAIN, feature_drift, live_quality
@@ -20,7 +19,8 @@ from orchestration.jobs import features_job, publish_job, training_job
 from orchestration.materialized import latest_metadata
 from orchestration.run_days import RANGE_END, RANGE_START
 from orchestration.sensors.observation import speed_entries
-from store.clients import meta_key, store, store_generation
+from store.errors import StoreError
+from store.server import open_store
 
 #: How often it is looked whether the online store has lost its content, at least: meanwhile answers are degraded.
 _LOSS_SECONDS = 10
@@ -38,8 +38,8 @@ def batch_when_due() -> dg.RunRequest | dg.SkipReason:
     """One run over every day since the last batch."""
     try:
         entries, batch_end_ms = speed_entries(), published_batch_end_ms()
-    except redis.RedisError:
-        return dg.SkipReason("The online store does not answer.")
+    except StoreError as error:
+        return dg.SkipReason(error.cause)
     online, archive = entries.get("online", {}), entries.get("archive", {})
     lag = (online.get("lag") or 0) + (archive.get("lag") or 0)
     stream = Stream(online.get("watermark_ms"), online.get("oldest_event_ms"), online.get("newest_event_ms"), lag)
@@ -60,8 +60,8 @@ def late_events_heal(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     """The cursor holds the count of late rows, and of which process it is, when the days were last done."""
     try:
         entry, batch_end_ms = speed_entries().get("online", {}), published_batch_end_ms()
-    except redis.RedisError:
-        return dg.SkipReason("The online store does not answer.")
+    except StoreError as error:
+        return dg.SkipReason(error.cause)
     if batch_end_ms is None or not entry:
         return dg.SkipReason("There is no batch to repair yet.")
     told: dict[str, Any] = json.loads(context.cursor or "{}")
@@ -82,19 +82,15 @@ def late_events_heal(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
 def lost_store_heals(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """One run per loss."""
     try:
-        client = store(SETTINGS)
+        store = open_store(SETTINGS)
         lost = [
             name
             for name in GROUPS
-            if latest_metadata(context.instance, dg.AssetKey(f"online_{name}")) and not client.exists(meta_key(name))
+            if latest_metadata(context.instance, dg.AssetKey(f"online_{name}")) and not store.published(name)
         ]
-        return (
-            dg.RunRequest(f"publish:{store_generation(client)}")
-            if lost
-            else dg.SkipReason("The online store has what was published.")
-        )
-    except redis.RedisError:
-        return dg.SkipReason("The online store does not answer.")
+        return dg.RunRequest(f"publish:{store.generation()}") if lost else dg.SkipReason("The online store has what was published.")
+    except StoreError as error:
+        return dg.SkipReason(error.cause)
 
 
 @dg.sensor(
@@ -119,8 +115,9 @@ def retraining_on_signal(context: dg.SensorEvaluationContext) -> dg.SensorResult
 
 def published_batch_end_ms() -> int | None:
     """The earliest batch_end of all groups; None while one of them was never published."""
-    ends = [store(SETTINGS).hget(meta_key(name), "batch_end_ms") for name in GROUPS]
-    return None if None in ends else min(int(end) for end in ends)
+    store = open_store(SETTINGS)
+    published = [found.batch_end_ms for name in GROUPS if (found := store.published(name))]
+    return min(published) if len(published) == len(GROUPS) else None
 
 
 def _range(begin_ms: int, end_ms: int) -> dict[str, str]:

@@ -15,8 +15,9 @@ from pydantic import SecretStr
 
 from infra.errors import ServiceError
 from infra.settings import Settings
-from monitoring.alerts import ALERTS_KEY, Alerts
+from monitoring.alerts import Alerts
 from store.clients import store
+from store.keys import notes_key
 
 
 class Alert(NamedTuple):
@@ -69,7 +70,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def deployment(valkey: Settings, receiver: Receiver) -> Iterator[Settings]:
     yield valkey.model_copy(update={"alert_url": receiver.url})
-    store(valkey).delete(ALERTS_KEY)
+    store(valkey).delete(notes_key("alerts"))
 
 
 def test_an_alert_is_told_once_until_it_clears(deployment: Settings, receiver: Receiver) -> None:

@@ -38,7 +38,7 @@ from monitoring.served import SCHEMA, TABLE
 from serving.answer import Stale, feature_row, served_features
 from serving.contract import Provenance
 from serving.served_log import served_record
-from store.reading import Parts
+from store.protocol import Parts
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -32,8 +32,10 @@ from infra.errors import ServiceError
 from infra.settings import Settings
 from models.registry import CHAMPION, DIGEST_TAG, load_booster, text_digest, tracking
 from serving.model import FollowedModel
-from store.clients import meta_key, reached_store, store
+from store.clients import store
+from store.keys import meta_key
 from store.reading import OnlineStore
+from store.server import reached_store
 
 NAMES = list(user_features.feature_names)
 BATCH_END = 1_780_000_000_000

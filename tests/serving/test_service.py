@@ -26,7 +26,8 @@ from infra.embedded import services
 from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
-from store.clients import meta_key, store
+from store.clients import store
+from store.keys import meta_key
 
 NOW = 1_780_000_200_000
 TILES = tile_prefix(user_features.fingerprint)

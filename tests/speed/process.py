@@ -9,7 +9,8 @@ import sys
 import time
 
 from infra.settings import Settings
-from store.clients import PROGRESS_KEY, store
+from store.clients import store
+from store.keys import PROGRESS_KEY
 
 
 class Speed:
