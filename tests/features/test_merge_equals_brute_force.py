@@ -38,11 +38,11 @@ from features.declaration import (
     total,
     variance,
 )  # fmt: skip
-from features.definitions import user_events
 from features.merge import Merged, merge
 from features.tiles import fold_ranges, fold_tile_values, runs
 from features.view import build_view, exact_span_ms
 from features.windows import BUFFER_MS, DAY_MS, HOUR_MS, MINUTE_MS, floor_ms
+from tests.declarations import user_events
 
 MICROS = 1_000_000
 FIVE, HOUR, DAY = 5 * MINUTE_MS, HOUR_MS, DAY_MS
