@@ -33,7 +33,7 @@ def rows(*lists: list[dict[str, int | None]]) -> pa.RecordBatch:
 
 def test_of_events_with_one_id_the_first_to_arrive_counts() -> None:
     (tile,) = fold_batch(user_features, rows([event(7, 20, TILE + 1, 900), event(7, 10, TILE + 1, 500), event(8, 30, TILE)]))
-    assert tile.partials[:2] == [2, 500]
+    assert tile.partials[:2] == [2, (0, 500)]
     assert (tile.first_ms, tile.last_ms) == (TILE, TILE + 1)
 
 
