@@ -45,6 +45,7 @@ class Braid:
         settings = Settings.load()
         self._metrics = Metrics()
         self._store = OnlineStore(settings)
+        self._tiles_kept_ms = settings.tile_ttl_seconds * 1_000
         self._served = ServedLog(settings, self._metrics.lost)
         self._freshness = Freshness(settings, GROUPS, self._metrics.newest_event)
         self._models = Models(settings, user_features, self._exchanged)
@@ -91,7 +92,10 @@ class Braid:
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, keys)
         group = reading.group
-        found = [served_features(group, parts, q_ms, reading.batch_end_ms, stale) for parts in reading.parts]
+        serve = partial(
+            served_features, group, q_ms=q_ms, batch_end_ms=reading.batch_end_ms, stale=stale, complete_since_ms=q_ms - self._tiles_kept_ms
+        )
+        found = [serve(parts) for parts in reading.parts]
         rows = [feature_row(group, one, served, q_ms) for one, served in zip(request.ids, found, strict=True)]
         for key, served, row in zip(keys, found, rows, strict=True):
             if self._served.wants(key):
@@ -108,8 +112,10 @@ class Braid:
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, [user])
         group = reading.group
-        serve = partial(served_features, group, reading.parts[0], q_ms, reading.batch_end_ms, stale)
-        served = serve(variant.batch_only)
+        serve = partial(
+            served_features, group, reading.parts[0], q_ms, reading.batch_end_ms, stale, complete_since_ms=q_ms - self._tiles_kept_ms
+        )
+        served = serve(batch_only=variant.batch_only)
         answer = prediction(group, user, served, q_ms, model, variant.name)
         self._metrics.predicted(variant.name)
         if exposed or self._served.wants(user):
@@ -122,7 +128,7 @@ class Braid:
                     "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
                     "prediction": answer.prediction,
                     "shadows": {
-                        one.name: prediction(group, user, serve(one.batch_only), q_ms, its, one.name).prediction for one, its in shadows
+                        one.name: prediction(group, user, serve(batch_only=one.batch_only), q_ms, its, one.name).prediction for one, its in shadows
                     },
                 }  # fmt: skip
                 return served_record(group, user, served, answer.provenance, q_ms, served_at_ms, exposure)
