@@ -29,6 +29,7 @@ from batch.partials import (
 from batch.tables import TableState, create_table, digest, partitions_of, retry_conflicts, table_state
 from features.declaration import FeatureGroup
 from features.tiles import fold_ranges, runs
+from features.trial import check_expressions
 from features.windows import floor_ms
 from infra.settings import Settings
 
@@ -55,7 +56,9 @@ def build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, da
 
     Raises:
         NoEventsError: There are no events.
+        DeclarationError: Spark cannot evaluate an expression of the group.
     """
+    check_expressions(spark, group)
     return retry_conflicts(lambda: _build_tiles(spark, settings, group, days))
 
 

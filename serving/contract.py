@@ -88,8 +88,8 @@ class Provenance(_Message):
     """Where an answer comes from.
 
     `as_of` is the time asked about, `batch_end` where batch ends and speed begins, `newest_event` the latest event that went in,
-    `tiles_merged` the number of speed tiles; `degraded` says that values may not be exact, and `degraded_reasons` why; `missing`
-    names the features that have no value.
+    `tiles_merged` the number of speed tiles; `degraded` says that values may not be exact, and `degraded_reasons` why;
+    `degraded_features` names those features, and every other value is exact; `missing` names the features that have no value.
     """
 
     as_of: str
@@ -98,6 +98,7 @@ class Provenance(_Message):
     tiles_merged: int
     degraded: bool
     degraded_reasons: list[str]
+    degraded_features: list[str]
     missing: list[str]
 
 

@@ -53,6 +53,7 @@ class Braid:
         settings, self._groups = _settings, {group.name: group for group in _project.groups}
         self._metrics = Metrics()
         self._store = OnlineStore(settings)
+        self._tiles_kept_ms = settings.tile_ttl_seconds * 1_000
         self._served = ServedLog(settings, self._metrics.lost)
         self._freshness = Freshness(settings, _project.groups, self._metrics.newest_event)
         self._models = Models(settings, _model, self._exchanged) if _model else None
@@ -102,7 +103,15 @@ class Braid:
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, keys)
         group = reading.group
-        found = [served_features(group, parts, q_ms, reading.batch_end_ms, stale) for parts in reading.parts]
+        serve = partial(
+            served_features,
+            group,
+            q_ms=q_ms,
+            batch_end_ms=reading.batch_end_ms,
+            stale=stale,
+            complete_since_ms=q_ms - self._tiles_kept_ms,
+        )
+        found = [serve(parts) for parts in reading.parts]
         rows = [feature_row(group, one, served, q_ms) for one, served in zip(request.ids, found, strict=True)]
         for key, served, row in zip(keys, found, rows, strict=True):
             if self._served.wants(key):
@@ -125,8 +134,16 @@ class Braid:
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, [user])
         group = reading.group
-        serve = partial(served_features, group, reading.parts[0], q_ms, reading.batch_end_ms, stale)
-        served = serve(variant.batch_only)
+        serve = partial(
+            served_features,
+            group,
+            reading.parts[0],
+            q_ms,
+            reading.batch_end_ms,
+            stale,
+            complete_since_ms=q_ms - self._tiles_kept_ms,
+        )
+        served = serve(batch_only=variant.batch_only)
         answer = prediction(group, user, served, q_ms, model, variant.name, PredictResponse)
         self._metrics.predicted(variant.name)
         if exposed or self._served.wants(user):
@@ -139,7 +156,7 @@ class Braid:
                     "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
                     "prediction": answer.prediction,
                     "shadows": {
-                        one.name: prediction(group, user, serve(one.batch_only), q_ms, its, one.name, PredictResponse).prediction
+                        one.name: prediction(group, user, serve(batch_only=one.batch_only), q_ms, its, one.name, PredictResponse).prediction
                         for one, its in shadows
                     },
                 }  # fmt: skip
