@@ -6,13 +6,12 @@ An age runs from the newest event that either layer has taken to now: a batch th
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
 from features.declaration import FeatureGroup
-from features.definitions import GROUPS
 from infra.errors import InputError, NotReadyError
 from infra.settings import Settings
 from store.protocol import Store
@@ -62,10 +61,10 @@ class FeatureFreshnessMonitor:
         ServiceError: The online store does not answer.
     """
 
-    def __init__(self, settings: Settings, groups: Mapping[str, FeatureGroup] = GROUPS, now_ms: int | None = None) -> None:
+    def __init__(self, settings: Settings, groups: Iterable[FeatureGroup], now_ms: int | None = None) -> None:
         self.checked: list[str] = []
         self.alerts: list[Alert] = []
-        self._settings, self._groups, self._now_ms = settings, groups, now_ms
+        self._settings, self._groups, self._now_ms = settings, {group.name: group for group in groups}, now_ms
         self._store = reached_store(settings)
 
     def age(self, feature_group: str) -> timedelta:

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
@@ -25,9 +25,10 @@ from tenacity import (
 )
 
 from features.declaration import FeatureGroup
-from features.definitions import GROUPS
+from features.project import Project
 from infra.errors import BraidError, ServiceError
 from infra.kafka import create_topics, held
+from infra.project import load_project
 from infra.settings import Settings
 from speed.archive import create_archive, start_archive
 from speed.completeness import open_stream
@@ -54,37 +55,37 @@ def main() -> int:
         signal.signal(number, lambda *_: ended.set())
     try:
         settings = Settings.load()
-        return run(settings, GROUPS, ended)
+        return run(settings, load_project(settings), ended)
     except BraidError as error:
         say(str(error))
     return 1
 
 
-def run(settings: Settings, groups: Mapping[str, FeatureGroup], ended: threading.Event) -> int:
+def run(settings: Settings, project: Project, ended: threading.Event) -> int:
     """Starts the queries and publishes their progress until `ended` is set or one of them fails."""
-    sources = {group.source.name: group.source for group in groups.values()}
-    _reach(settings, {name: n for one in sources.values() for name, n in ((one.topic, PARTITIONS), (one.dlq_topic, 1))}, ended)
+    _reach(settings, {name: n for one in project.sources for name, n in ((one.topic, PARTITIONS), (one.dlq_topic, 1))}, ended)
     spark = speed_session(settings)
     queries: dict[str, StreamingQuery] = {}
     try:
-        create_archive(spark, settings)
+        for source in project.sources:
+            create_archive(spark, settings, source)
         store = writing_store(settings)
-        older = _older(store, groups)
-        kept = {name: held(settings, source.topic) for name, source in sources.items()}
+        older = _older(store, project.groups)
+        in_kafka = {source.name: held(settings, source.topic) for source in project.sources}
         entries, now_ms = store.progress(), time.time_ns() // 1_000_000
         streams = {
-            name: open_stream(store, group, kept[group.source.name], entries, now_ms, settings.future_seconds * 1_000)
-            for name, group in ({f"online:{group.name}": group for group in groups.values()} | older).items()
+            name: open_stream(store, group, in_kafka[group.source.name], entries, now_ms, settings.future_seconds * 1_000)
+            for name, group in ({f"online:{group.name}": group for group in project.groups} | older).items()
         }
         for name, stream in streams.items():
             if stream.tiles.complete_since_ms is not None:
-                say(f"{name} is complete from {stream.tiles.complete_since_ms} ms on: Kafka does not hold what came before.")
+                say(f"{name} is complete from {stream.tiles.complete_since_ms} ms on: Kafka did not hold what came before.")
             with pool(spark, "online"):
                 queries[name] = start_online(spark, settings, stream.group, stream.tiles.token)
-        for source in sources.values():
+        for source in project.sources:
             with pool(spark, "background"):
                 queries[f"archive:{source.name}"] = start_archive(spark, settings, source)
-        for group in groups.values():
+        for group in project.groups:
             with pool(spark, "background"):
                 queries[f"offline:{group.name}"] = start_offline(spark, settings, group)
         details = {name: {"version": one.group.fingerprint, "token": one.tiles.token} for name, one in streams.items()}
@@ -94,7 +95,7 @@ def run(settings: Settings, groups: Mapping[str, FeatureGroup], ended: threading
         while not ended.wait(_POLL_SECONDS):
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
-                for name in older.keys() - _older(store, groups).keys() if older else ():
+                for name in older.keys() - _older(store, project.groups).keys() if older else ():
                     say(f"{name} is served no more.")
                     older.pop(name)
                     streams.pop(name)
@@ -138,10 +139,10 @@ def _reach(settings: Settings, topics: Mapping[str, int], ended: threading.Event
             reached_store(settings)
 
 
-def _older(store: Store, groups: Mapping[str, FeatureGroup]) -> dict[str, FeatureGroup]:
+def _older(store: Store, groups: Iterable[FeatureGroup]) -> dict[str, FeatureGroup]:
     """What is served of an older version of its declaration, which goes on until the newer one is published; by the query's name."""
     found = {}
-    for declared in groups.values():
+    for declared in groups:
         group = published_version(store, declared)
         if group.fingerprint != declared.fingerprint:
             found[f"online:{group.name}@{group.fingerprint[:8]}"] = group

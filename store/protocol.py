@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 from features.declaration import FeatureGroup
 from features.declaration.versions import published_group
-from features.merge import NEVER_MS
 from features.packed import BatchValue, TileValue
+
+ALWAYS_MS, NEVER_MS = -(2**63), 2**63 - 1
 
 
 class View(NamedTuple):
@@ -56,9 +57,11 @@ class Tiles:
     whole: bool = True
 
     @property
-    def read_since_ms(self) -> int | None:
-        """`complete_since_ms` as a merge takes it: `NEVER_MS` until the tiles are whole."""
-        return self.complete_since_ms if self.whole else NEVER_MS
+    def merge_since_ms(self) -> int:
+        """`complete_since_ms` as a merge takes it: a time that never comes until the tiles are whole."""
+        if not self.whole:
+            return NEVER_MS
+        return ALWAYS_MS if self.complete_since_ms is None else self.complete_since_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +95,14 @@ class Reading:
         parts: What the store has of each entity, in the order of the ids.
         batch_end_ms: The group's batch_end; None where nothing is published.
         group: The version that the parts are of.
-        complete_since_ms: Since when the group's tiles are complete; None where all are, or where no stream writes tiles.
+        complete_since_ms: Since when no event is missing in the group's tiles: `ALWAYS_MS` where none is or no stream writes tiles, `NEVER_MS`
+            while the stream is read again.
     """
 
     parts: list[Parts]
     batch_end_ms: int | None
     group: FeatureGroup
-    complete_since_ms: int | None = None
+    complete_since_ms: int = ALWAYS_MS
 
 
 class Store(Protocol):

@@ -25,7 +25,7 @@ from infra.settings import Settings
 from store.clients import async_store
 from store.errors import CLIENT_ERRORS, OUT_OF_REACH, reason_of
 from store.keys import Buckets, batch_end_of, meta_key, tiles_key, version_of
-from store.protocol import Parts, Reading
+from store.protocol import ALWAYS_MS, Parts, Reading
 from store.tiles import read_tiles
 
 #: Requests in one round trip: as many as are merged well within a deadline, for the next one is under way meanwhile.
@@ -125,14 +125,14 @@ class Query:
     def _version(self, declared: FeatureGroup) -> str:
         return version_of(self._versions.fingerprint(declared).decode())
 
-    def _state(self, declared: FeatureGroup, meta: Any, tiles: Any) -> tuple[FeatureGroup, int | None, int | None, tuple[str, ...]]:
+    def _state(self, declared: FeatureGroup, meta: Any, tiles: Any) -> tuple[FeatureGroup, int | None, int, tuple[str, ...]]:
         """The served version of a group, its batch_end, since when its tiles are complete, and what is wrong with all of it."""
         group = self._versions.group(declared)
         for answer in (meta, tiles):
             if isinstance(answer, Exception):
-                return group, None, None, (reason_of(answer),)
+                return group, None, ALWAYS_MS, (reason_of(answer),)
         batch_end, fingerprint, written = meta
-        since_ms = read_tiles(tiles).read_since_ms if tiles else None
+        since_ms = read_tiles(tiles).merge_since_ms if tiles else ALWAYS_MS
         if fingerprint is not None and (fingerprint != group.fingerprint.encode() or written != _FORMAT):
             return group, None, since_ms, (OTHER_VERSION,)
         return group, None if batch_end is None else int(batch_end), since_ms, ()

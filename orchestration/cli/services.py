@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestration.cli.console import HomeOption, JsonOption, note, print_json, settings_of
+from orchestration.cli.console import HomeOption, JsonOption, deployment_of, note, print_json, settings_of
 
 MARK = {True: "[green]✓[/green]", False: "[red]✗[/red]"}
 
@@ -27,15 +27,15 @@ def up(
     from orchestration.running import until_ended
     from orchestration.topics import topics
 
-    settings = settings_of(context, home)
+    project, settings = deployment_of(context, home)
     with nullcontext() if detach else until_ended(settings):
         ran = readers(settings)
-        services.up(settings, topics(), on_progress=lambda name, step: note(f"{name}: {step}"))
-        load_declarations(settings, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
+        services.up(settings, topics(project), on_progress=lambda name, step: note(f"{name}: {step}"))
+        load_declarations(settings, project, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
         if as_json:
-            print_json(_status(settings))
+            print_json(_status(project, settings))
         else:
-            _print_status(settings)
+            _print_status(project, settings)
         if not detach:
             note("Ctrl-C ends the services.")
             with suppress(KeyboardInterrupt):
@@ -57,11 +57,11 @@ def down(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
 
 def status(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Show URLs, health, lag, batch_end and freshness."""
-    settings = settings_of(context, home)
+    project, settings = deployment_of(context, home)
     if as_json:
-        print_json(_status(settings))
+        print_json(_status(project, settings))
     else:
-        _print_status(settings)
+        _print_status(project, settings)
 
 
 def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
@@ -70,7 +70,7 @@ def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
 
     from orchestration.plan import plan as planned
 
-    found = planned(settings_of(context, home))
+    found = planned(*deployment_of(context, home))
     if as_json:
         print_json(
             {
@@ -115,8 +115,7 @@ def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption
         raise typer.Exit(1)
 
 
-def _status(settings: Any) -> dict[str, Any]:
-    from features.definitions import GROUPS
+def _status(project: Any, settings: Any) -> dict[str, Any]:
     from infra.embedded.health import url
     from infra.embedded.services import status as services_status
     from monitoring.alerts import Alerts
@@ -137,10 +136,10 @@ def _status(settings: Any) -> dict[str, Any]:
         store = open_store(settings)
         now_ms = time.time_ns() // 1_000_000
         progress = store.progress()
-        for name in GROUPS:
-            published = store.published(name)
-            newest_ms = newest_event_ms(store, GROUPS[name])
-            found["groups"][name] = {
+        for group in project.groups:
+            published = store.published(group.name)
+            newest_ms = newest_event_ms(store, group)
+            found["groups"][group.name] = {
                 "batch_end": published and rfc3339(published.batch_end_ms),
                 "published_at": published and rfc3339(published.published_at_ms),
                 "entities": published.entities if published else 0,
@@ -159,11 +158,11 @@ def _status(settings: Any) -> dict[str, Any]:
     return found
 
 
-def _print_status(settings: Any) -> None:
+def _print_status(project: Any, settings: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    found = _status(settings)
+    found = _status(project, settings)
     table = Table("service", "", "state", "where", "detail", box=None)
     for name, one in found["services"].items():
         table.add_row(name, MARK[one["healthy"]], one["state"], one["url"] or "", one["detail"])

@@ -38,7 +38,6 @@ from features.declaration import (
     total,
     variance,
 )  # fmt: skip
-from features.definitions import user_events
 from features.merge import merge
 from features.packed import BatchValue, TileValue, decode_batch, decode_tile, encode
 from features.tiles import fold_ranges
@@ -55,6 +54,7 @@ from speed.stream import contributions, tiles
 from store.clients import store
 from store.keys import meta_key
 from store.protocol import Parts
+from tests.declarations import user_events
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
