@@ -90,14 +90,15 @@ end
 )
 _MOVE = Script(
     """
--- key: what is published; the fingerprint that was served at the beginning, its own, end field, stamp, fields and values
+-- key: what is published; the fingerprint that was served at the beginning, its own, end field, stamp, fields and values.
+-- Gives the stamp that was published until then, which stays where it is the later one; nothing where another version is served.
 local served = redis.call('HGET', KEYS[1], 'fingerprint')
-if served and served ~= ARGV[1] and served ~= ARGV[2] then return -1 end
+if served and served ~= ARGV[1] and served ~= ARGV[2] then return false end
 local present = redis.call('HGET', KEYS[1], ARGV[3])
-if present and present > ARGV[4] then return 0 end
+if present and present > ARGV[4] then return present end
 redis.call('HSET', KEYS[1], ARGV[3], ARGV[4], unpack(ARGV, 5))
 if served and served ~= ARGV[2] then redis.call('HSET', KEYS[1], 'before', string.sub(served, 1, 8)) end
-return 1
+return present or ''
 """
 )
 _CLEAN = Script(
@@ -175,20 +176,20 @@ def end(client: Any, buckets: Buckets, group: FeatureGroup, view: View, entities
     served = view.served or group.fingerprint
     pairs = [part for pair in fields.items() for part in pair]
     [moved] = _MOVE.run(client, [(meta_key(group.name), served, group.fingerprint, f"end:{version}", mark, *pairs)])
-    if moved == 0:
-        # The newer one may have ended between the look and here, and what this one wrote after that is still there.
-        latest = client.hget(meta_key(group.name), f"end:{version}")
-        _sweep(client, buckets, group, latest)
-        raise _later(group, view, batch_end_of(latest))
-    if moved < 0:
+    if moved is None:
         # What was written is in nobody's way, and goes when it is old.
         client.hset(meta_key(group.name), f"begun:{version}", time.time_ns() // 1_000_000)
         raise NotReadyError(
             f"While this view of {group.name} was published, another version of the group was.",
             "To go back to this version, run `braid backfill` again.",
         )
+    if moved != (there or b""):
+        # Another publication has ended since the look. What the older of the two wrote while the newer one swept is still there.
+        removed += _sweep(client, buckets, group, max(mark, moved))
+    if moved > mark:
+        raise _later(group, view, batch_end_of(moved))
     _remove_dead_versions(client, buckets, group)
-    return int(removed)
+    return removed
 
 
 def drop(client: Any, buckets: Buckets, group: FeatureGroup, ids: Sequence[int | str]) -> int:

@@ -17,7 +17,8 @@ from store.keys import GENERATION_KEY, PROGRESS_KEY, Buckets, meta_key, notes_ke
 from store.protocol import Mark, Published, Reading, Tiles, View
 from store.reading import ATTEMPTS, Query, Versions
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def _told(
