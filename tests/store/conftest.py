@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS
+from redis.retry import Retry
 
 from infra.embedded.valkey import valkey_command
 from infra.ports import ports_of
@@ -35,16 +37,20 @@ class Servers:
     def __init__(self, home: Path, settings: Settings) -> None:
         self.home, self.settings = home, settings
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.commands: dict[int, list[str]] = {}
 
     def start(self, command: list[str], port: int) -> None:
+        self.commands[port] = command
         folder = self.home / str(port)
         folder.mkdir(exist_ok=True)
         with (folder / "log").open("ab") as log:
             self.processes[port] = subprocess.Popen([*command, "--port", str(port), "--dir", str(folder)], stdout=log, stderr=log)
-        client = redis.Redis(port=port)
+        client = redis.Redis(port=port, retry=Retry(NoBackoff(), 0))
         while True:
             try:
                 client.ping()
+                return
+            except (redis.exceptions.AuthenticationError, redis.exceptions.BusyLoadingError):
                 return
             except redis.RedisError:
                 assert self.processes[port].poll() is None, (folder / "log").read_text()[-2_000:]
@@ -53,6 +59,9 @@ class Servers:
     def kill(self, port: int) -> None:
         self.processes[port].send_signal(signal.SIGKILL)
         self.processes[port].wait()
+
+    def restart(self, port: int) -> None:
+        self.start(self.commands[port], port)
 
     def stop(self) -> None:
         for process in self.processes.values():
