@@ -157,5 +157,5 @@ def test_without_a_webhook_the_log_is_told(deployment: Settings, caplog: pytest.
 
 
 def test_without_the_store_there_is_an_error_of_one_sentence(tmp_path) -> None:
-    with pytest.raises(ServiceError, match="does not answer"):
+    with pytest.raises(ServiceError, match="cannot be reached"):
         Alerts(Settings(home=tmp_path, redis_url="redis://127.0.0.1:1/0"))

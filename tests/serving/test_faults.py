@@ -401,6 +401,6 @@ def test_a_plain_end_under_load_drops_no_request_of_callers_who_heed_the_probe(s
 
 def test_a_store_that_is_not_there_is_told_in_a_sentence(tmp_path) -> None:
     settings = Settings(home=tmp_path, redis_url="redis://:s3cret@127.0.0.1:1/0")
-    with pytest.raises(ServiceError, match="does not answer") as told:
+    with pytest.raises(ServiceError, match="cannot be reached") as told:
         reached_store(settings)
     assert "s3cret" not in str(told.value)
