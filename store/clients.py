@@ -34,13 +34,12 @@ def patient_store(settings: Settings) -> Any:
 
 
 def async_store(settings: Settings) -> Any:
-    """An asyncio client that only reads, in bytes, within `store_timeout_seconds` or not at all."""
+    """An asyncio client that only reads, in bytes. Its user sets the deadline of a whole read: one per reply would cost as much as the reply."""
     kind = redis.asyncio.RedisCluster if settings.redis_cluster else redis.asyncio.Redis
-    timeout = settings.store_timeout_seconds
     return kind.from_url(
         settings.redis_reader_url or settings.redis_url,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
+        socket_timeout=None,
+        socket_connect_timeout=settings.store_timeout_seconds,
         # Once, at once: for a connection that the server closed while it was idle. Waiting would only use up the deadline.
         retry=AsyncRetry(NoBackoff(), 1),
     )

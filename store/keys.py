@@ -4,9 +4,9 @@
         batch:{version}                             its batch view
         s:{version}                                 the stamp of that view: see `stamp`
         t:{version}:{tile start}                    a speed tile
-    braid/published/{group}                  hash   what was published of the group last: see `store.publishing`
+    braid/published/{group}                  hash   what was published of the group last: see `store.publishing`;
+        tiles:{version}                             and since when its tiles are complete: see `store.tiles`
     braid/known/{group}/{version}/{bucket}   hash   entity id → the stamp of the view that was published of it
-    braid/tiles/{group}                      hash   version → since when its tiles are complete: see `store.tiles`
     braid/marks/{token}/{bucket}             hash   task of a streaming query → the micro-batch whose tiles it wrote last
     braid/progress                           hash   streaming query → how far it is, as JSON
     braid/notes/{kind}                       hash   what a process wants to remember, as JSON: open alerts
@@ -32,9 +32,9 @@ def meta_key(group: str) -> str:
     return f"braid/published/{group}"
 
 
-def tiles_key(group: str) -> str:
-    """The hash of since when the tiles of a group are complete."""
-    return f"braid/tiles/{group}"
+def tiles_field(version: str) -> str:
+    """Its field of since when the tiles of a version are complete; a request reads it with what is published."""
+    return f"tiles:{version}"
 
 
 def notes_key(kind: str) -> str:

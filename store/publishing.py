@@ -26,7 +26,7 @@ from features.declaration import FeatureGroup
 from features.declaration.versions import group_text
 from features.packed import FORMAT, batch_field, tile_prefix
 from infra.errors import NotReadyError
-from store.keys import Buckets, batch_end_of, meta_key, stamp, stamp_field, tiles_key, version_of
+from store.keys import Buckets, batch_end_of, meta_key, stamp, stamp_field, tiles_field, version_of
 from store.protocol import Published, View
 from store.scripts import Script
 
@@ -279,5 +279,4 @@ def _remove_dead_versions(client: Any, buckets: Buckets, group: FeatureGroup) ->
                 _CLEAN.run(client, [(f"{group.name}:{one.decode()}", *prefixes) for one in some])
         for key in theirs:
             client.unlink(key)
-        client.hdel(tiles_key(group.name), version)
-        client.hdel(meta_key(group.name), f"begun:{version}", f"end:{version}")
+        client.hdel(meta_key(group.name), tiles_field(version), f"begun:{version}", f"end:{version}")

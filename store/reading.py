@@ -24,7 +24,7 @@ from features.packed import FORMAT, BatchValue, TileValue, batch_field, decode_b
 from infra.settings import Settings
 from store.clients import async_store
 from store.errors import CLIENT_ERRORS, OUT_OF_REACH, reason_of
-from store.keys import Buckets, batch_end_of, meta_key, tiles_key, version_of
+from store.keys import Buckets, batch_end_of, meta_key, tiles_field, version_of
 from store.protocol import ALWAYS_MS, Parts, Reading
 from store.tiles import read_tiles
 
@@ -85,8 +85,8 @@ class Query:
     def ask(self, pipeline: Any) -> None:
         """Queues the commands. Whether an entity is known is asked before its view, for it is written after it."""
         for declared in self._declared.values():
-            pipeline.hmget(meta_key(declared.name), "batch_end_ms", "fingerprint", "format")
-            pipeline.hget(tiles_key(declared.name), self._version(declared))
+            since = tiles_field(self._version(declared))
+            pipeline.hmget(meta_key(declared.name), "batch_end_ms", "fingerprint", "format", since)
         for declared, ids in self._wanted:
             keys = self._buckets.known_keys(declared.name, self._version(declared))
             for bucket, places in self._buckets.split(ids):
@@ -98,7 +98,7 @@ class Query:
         """The groups of which another version is served than was asked for, with its fingerprint; then ask again."""
         found = []
         for index, declared in enumerate(self._declared.values()):
-            meta = answers[2 * index]
+            meta = answers[index]
             if isinstance(meta, Exception):
                 continue
             if (meta[1] or declared.fingerprint.encode()) != self._versions.fingerprint(declared):
@@ -108,7 +108,7 @@ class Query:
     def readings(self, answers: Sequence[Any]) -> list[Reading]:
         """What was read, in the order of what is wanted."""
         left = iter(answers)
-        state = {name: self._state(declared, next(left), next(left)) for name, declared in self._declared.items()}
+        state = {name: self._state(declared, next(left)) for name, declared in self._declared.items()}
         found = []
         for declared, ids in self._wanted:
             group, end_ms, since_ms, faults = state[declared.name]
@@ -125,13 +125,12 @@ class Query:
     def _version(self, declared: FeatureGroup) -> str:
         return version_of(self._versions.fingerprint(declared).decode())
 
-    def _state(self, declared: FeatureGroup, meta: Any, tiles: Any) -> tuple[FeatureGroup, int | None, int, tuple[str, ...]]:
+    def _state(self, declared: FeatureGroup, meta: Any) -> tuple[FeatureGroup, int | None, int, tuple[str, ...]]:
         """The served version of a group, its batch_end, since when its tiles are complete, and what is wrong with all of it."""
         group = self._versions.group(declared)
-        for answer in (meta, tiles):
-            if isinstance(answer, Exception):
-                return group, None, ALWAYS_MS, (reason_of(answer),)
-        batch_end, fingerprint, written = meta
+        if isinstance(meta, Exception):
+            return group, None, ALWAYS_MS, (reason_of(meta),)
+        batch_end, fingerprint, written, tiles = meta
         since_ms = read_tiles(tiles).merge_since_ms if tiles else ALWAYS_MS
         if fingerprint is not None and (fingerprint != group.fingerprint.encode() or written != _FORMAT):
             return group, None, since_ms, (OTHER_VERSION,)

@@ -17,7 +17,7 @@ import redis
 
 from features.declaration import FeatureGroup
 from features.packed import tile_prefix
-from store.keys import Buckets, tiles_key, version_of
+from store.keys import Buckets, meta_key, tiles_field, version_of
 from store.protocol import Mark, Tiles
 from store.scripts import Script
 
@@ -77,7 +77,9 @@ def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int | None, b
 
 def tiles_of(client: Any, group: str) -> dict[str, Tiles]:
     """Version → its stream of tiles."""
-    return {version.decode(): read_tiles(text) for version, text in client.hgetall(tiles_key(group)).items()}
+    prefix = tiles_field("")
+    found = {name.decode(): text for name, text in client.hgetall(meta_key(group)).items()}
+    return {name.removeprefix(prefix): read_tiles(text) for name, text in found.items() if name.startswith(prefix)}
 
 
 def read_tiles(text: bytes) -> Tiles:
@@ -87,10 +89,10 @@ def read_tiles(text: bytes) -> Tiles:
 
 def set_tiles(client: Any, buckets: Buckets, group: FeatureGroup, tiles: Tiles) -> None:
     """Writes since when the tiles of a version are complete; removes the marks of another token."""
-    key, version = tiles_key(group.name), version_of(group.fingerprint)
-    before = client.hget(key, version)
+    key, field = meta_key(group.name), tiles_field(version_of(group.fingerprint))
+    before = client.hget(key, field)
     text = {"token": tiles.token, "complete_since_ms": tiles.complete_since_ms, "whole": tiles.whole}
-    client.hset(key, version, json.dumps(text))
+    client.hset(key, field, json.dumps(text))
     if before and (token := read_tiles(before).token) != tiles.token:
         for marks in buckets.mark_keys(token):
             client.delete(marks)

@@ -8,7 +8,6 @@ import pytest
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from examples.shop.definitions import GROUPS, item_features, user_events, user_features
 from infra.kafka import Held, client_options, end_offsets
 from infra.settings import Settings
 from speed.completeness import judge
@@ -17,6 +16,7 @@ from store.clients import store
 from store.keys import version_of
 from store.protocol import ALWAYS_MS, Tiles
 from store.server import RedisStore
+from tests.declarations import GROUPS, item_features, user_events, user_features
 
 from .aloud import batch_of, stored_tiles
 

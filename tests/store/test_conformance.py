@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from examples.shop.definitions import item_features, user_features
 from features.declaration import FeatureGroup, count
 from features.packed import FORMAT, BatchValue, FeatureView, TileValue, batch_field, encode, encode_log
 from infra.errors import NotReadyError
@@ -21,6 +20,7 @@ from store.protocol import ALWAYS_MS, NEVER_MS, Mark, Parts, Tiles, View, publis
 from store.publishing import CHUNK
 from store.reading import LEFT, LOST, OTHER_VERSION, UNREADABLE, OnlineStore
 from store.server import RedisStore
+from tests.declarations import item_features, user_features
 
 from .conftest import Servers
 
@@ -234,8 +234,10 @@ def test_an_older_version_is_served_until_the_newer_is_published_and_what_is_old
     fields = store(servers.settings).hkeys(user_features.key(1))
     versions = {version_of(group.fingerprint) for group in (OTHER, THIRD)}
     assert {name.split(b":")[1].decode() for name in fields} == versions
-    assert set(online.tiles("user_features")) == {version_of(OTHER.fingerprint)}, "the first one's stream begins again, if it comes back"
-    assert not [key for key in store(servers.settings).scan_iter(f"braid/known/user_features/{version_of(user_features.fingerprint)}*")]
+    assert set(online.tiles("user_features")) == {version_of(OTHER.fingerprint)}, (
+        "the first one's stream begins again, if it comes back"
+    )
+    assert not list(store(servers.settings).scan_iter(f"braid/known/user_features/{version_of(user_features.fingerprint)}*"))
 
 
 def test_a_publication_of_an_older_version_that_ends_late_does_not_take_the_group_back(online: RedisStore) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from examples.shop.definitions import user_features
 from infra.embedded.valkey import valkey_command
 from infra.ports import ports_of
 from infra.settings import Settings
@@ -17,6 +16,7 @@ from store.clients import store
 from store.errors import StoreError
 from store.reading import OnlineStore
 from store.server import RedisStore
+from tests.declarations import user_features
 
 from .conftest import Servers
 from .test_conformance import TTL, B, publish, tile

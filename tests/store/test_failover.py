@@ -9,12 +9,12 @@ from contextlib import suppress
 
 import redis
 
-from examples.shop.definitions import user_features
 from store.clients import store
 from store.errors import StoreError
 from store.protocol import Mark, Tiles, View
 from store.reading import OnlineStore
 from store.server import RedisStore, writing_store
+from tests.declarations import user_features
 
 from .conftest import Servers, wait_for_cluster
 from .test_conformance import TILE_MS, TTL, B, collapsed, parts, publish, tile, tiles_of, value

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from infra.embedded import health
-from store.keys import GENERATION_KEY, PROGRESS_KEY, Buckets, batch_end_of, meta_key, notes_key, stamp, tiles_key
+from store.keys import GENERATION_KEY, PROGRESS_KEY, Buckets, batch_end_of, meta_key, notes_key, stamp
 
 OWN = (
-    PROGRESS_KEY, GENERATION_KEY, meta_key("g"), tiles_key("g"), notes_key("alerts"), *Buckets(True).known_keys("g", "01234567"), *Buckets(False).mark_keys("t"),
+    PROGRESS_KEY, GENERATION_KEY, meta_key("g"), notes_key("alerts"), *Buckets(True).known_keys("g", "01234567"), *Buckets(False).mark_keys("t"),
 )  # fmt: skip
 
 
