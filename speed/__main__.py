@@ -100,10 +100,14 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
                     older.pop(name)
                     streams.pop(name)
                     queries.pop(name).stop()
-                for name, stream in streams.items():
-                    if lost := stream.follow(store, board.entry(name), committed(queries[name].lastProgress)):
-                        say(f"{lost} of {name}: the stream is read again into it.")
-                        return 1
+                lost = {
+                    name: reason for name, stream in streams.items()
+                    if (reason := stream.follow(store, board.entry(name), committed(queries[name].lastProgress)))
+                }  # fmt: skip
+                for name, reason in lost.items():
+                    say(f"{reason} of {name}: the stream is read again into it.")
+                if lost:
+                    return 1
             for name, query in queries.items():
                 if not query.isActive:
                     say(f"The query {name} has failed: {_cause(query)}. Its checkpoint is {settings.checkpoint(query.name)}*.")
