@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from statistics import pvariance
@@ -13,15 +12,8 @@ from features.aggregations import TIME_UNITS_MS, Aggregation, Value
 from features.declaration import FeatureGroup
 from tests.pure import Event, evaluated
 
-#: (time, value) of each event that counts, in the order of time; a decimal is a Fraction.
+#: (time, value) of each event that counts; a decimal is a Fraction.
 Pairs = list[tuple[int, Any]]
-
-
-def top(values: list[Any], one: Any) -> list[Any] | None:
-    counts = Counter(values)
-    return sorted(counts, key=lambda value: (-counts[value], value))[: one.k] if len(counts) <= one.bound else None
-
-
 #: What each kind says of at least one event, at q.
 VALUES: dict[str, Callable[[Pairs, list[Any], Any, int], Any]] = {
     "count": lambda pairs, values, one, q_ms: len(values),
@@ -33,11 +25,13 @@ VALUES: dict[str, Callable[[Pairs, list[Any], Any, int], Any]] = {
     "max": lambda pairs, values, one, q_ms: max(values),
     "last": lambda pairs, values, one, q_ms: max(pairs)[1],
     "last_k": lambda pairs, values, one, q_ms: [value for _, value in sorted(pairs, reverse=True)[: one.k]],
-    "top_k": lambda pairs, values, one, q_ms: top(values, one),
+    "top_k": lambda pairs, values, one, q_ms: (
+        sorted(set(values), key=lambda value: (-values.count(value), value))[: one.k] if len(set(values)) <= one.bound else None
+    ),
     "distinct": lambda pairs, values, one, q_ms: len(set(values)),
     "approx_distinct": lambda pairs, values, one, q_ms: len(set(values)),
     "since_last": lambda pairs, values, one, q_ms: (q_ms - max(pairs)[0]) / TIME_UNITS_MS[one.unit],
-}  # fmt: skip
+}
 
 
 def value_of(pairs: Pairs, aggregation: Aggregation, q_ms: int) -> Value:
@@ -46,8 +40,9 @@ def value_of(pairs: Pairs, aggregation: Aggregation, q_ms: int) -> Value:
     found = VALUES[aggregation.kind](pairs, [value for _, value in pairs], aggregation, q_ms)
     if aggregation.kind == "sum" and isinstance(found, int) and not -(2**63) <= found < 2**63:
         return None
-    plain = [float(one) if isinstance(one, Fraction) else one for one in (found if isinstance(found, list) else [found])]
-    return plain if isinstance(found, list) else plain[0]
+    if isinstance(found, list):
+        return [float(one) if isinstance(one, Fraction) else one for one in found]
+    return float(found) if isinstance(found, Fraction) else found
 
 
 def oracle(group: FeatureGroup, events: Sequence[Event], entity: int | str, q_ms: int) -> dict[str, Value]:
