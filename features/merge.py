@@ -143,7 +143,12 @@ def merge(
             else:
                 hop = bisect_left(view.hop_starts_ms, window_ms)
                 partial = view.suffixes[hop] if hop < len(view.hop_starts_ms) else view.collapsed
-            if beyond and window is not None and window_ms > window.collapse_ms(cut_ms, group.buffer_ms) and view.collapsed is not None:
+            if (
+                beyond
+                and window is not None
+                and window_ms > window.collapse_ms(cut_ms, group.buffer_ms)
+                and view.collapsed is not None
+            ):
                 reasons.setdefault(f"the batch view is older than its buffer of {group.buffer}", []).append(index)
         if uncut and any(_is_blurred(tile, window_ms, cut_ms, q_ms) for tile in uncut):
             reasons.setdefault(_WITHOUT_A_LOG, []).append(index)

@@ -93,7 +93,12 @@ class Braid:
         reading = await self._store.read(group, keys)
         group = reading.group
         serve = partial(
-            served_features, group, q_ms=q_ms, batch_end_ms=reading.batch_end_ms, stale=stale, complete_since_ms=q_ms - self._tiles_kept_ms
+            served_features,
+            group,
+            q_ms=q_ms,
+            batch_end_ms=reading.batch_end_ms,
+            stale=stale,
+            complete_since_ms=q_ms - self._tiles_kept_ms,
         )
         found = [serve(parts) for parts in reading.parts]
         rows = [feature_row(group, one, served, q_ms) for one, served in zip(request.ids, found, strict=True)]
@@ -113,7 +118,13 @@ class Braid:
         reading = await self._store.read(group, [user])
         group = reading.group
         serve = partial(
-            served_features, group, reading.parts[0], q_ms, reading.batch_end_ms, stale, complete_since_ms=q_ms - self._tiles_kept_ms
+            served_features,
+            group,
+            reading.parts[0],
+            q_ms,
+            reading.batch_end_ms,
+            stale,
+            complete_since_ms=q_ms - self._tiles_kept_ms,
         )
         served = serve(batch_only=variant.batch_only)
         answer = prediction(group, user, served, q_ms, model, variant.name)

@@ -93,7 +93,16 @@ def _event(place: int, event_timestamp: datetime, arrival: datetime | None = Non
     ts_ms, amount = _ms(event_timestamp), None if amount is None else Fraction(amount)
     arrival_ms = ts_ms if arrival is None else _ms(arrival)
     values: Event = {one.name: None for one in SOURCE.columns}
-    return {**values, "partition": 0, "offset": place, "late": False, **columns, "amount": amount, "ts_ms": ts_ms, "arrival_ms": arrival_ms}
+    return {
+        **values,
+        "partition": 0,
+        "offset": place,
+        "late": False,
+        **columns,
+        "amount": amount,
+        "ts_ms": ts_ms,
+        "arrival_ms": arrival_ms,
+    }
 
 
 def _ms(instant: datetime) -> int:

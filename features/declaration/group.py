@@ -180,7 +180,8 @@ class FeatureGroup:
         Not of descriptions, nor of where the events lie (topic, table, key of the messages), nor of columns that no feature reads.
         """
         parts = [
-            [self.meaning(index), self.partial_sql_type(index), float(feature.default)] for index, feature in enumerate(self.features)
+            [self.meaning(index), self.partial_sql_type(index), float(feature.default)]
+            for index, feature in enumerate(self.features)
         ]
         text = json.dumps([self.name, self.subject, self.tile_ms, self.buffer_ms, parts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

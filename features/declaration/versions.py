@@ -30,8 +30,13 @@ def group_text(group: FeatureGroup) -> str:
     """The declaration as JSON."""
     features = [{**vars(one), "aggregation": {"kind": one.aggregation.kind, **vars(one.aggregation)},
                  "window": one.window and asdict(one.window)} for one in group.features]  # fmt: skip
-    said = {"name": group.name, "entity": group.entity, "source": group.source.name, "description": group.description,
-            "buffer": group.buffer}
+    said = {
+        "name": group.name,
+        "entity": group.entity,
+        "source": group.source.name,
+        "description": group.description,
+        "buffer": group.buffer,
+    }
     return json.dumps({**said, "fingerprint": group.fingerprint, "features": features}, sort_keys=True)
 
 

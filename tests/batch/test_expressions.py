@@ -32,11 +32,18 @@ def test_spark_evaluates_everything_that_the_list_allows(spark: SparkSession) ->
 )  # fmt: skip
 def test_what_spark_cannot_evaluate_is_an_error_with_the_name_of_the_feature(spark: SparkSession, where: str) -> None:
     with pytest.raises(DeclarationError, match="Spark cannot evaluate the expression of wrong: "):
-        check_expressions(spark, FeatureGroup("g", "user_id", SOURCE, (count("right", where="text RLIKE 'a'"), count("wrong", where=where))))
+        check_expressions(
+            spark, FeatureGroup("g", "user_id", SOURCE, (count("right", where="text RLIKE 'a'"), count("wrong", where=where)))
+        )
 
 
 def test_a_source_of_few_columns_is_enough(spark: SparkSession) -> None:
     source = EventSource(
-        "s", "t", "t", (Column("event_id", required=True), Column("at", ColumnType.TIMESTAMP, required=True)), time="at", key="event_id"
+        "s",
+        "t",
+        "t",
+        (Column("event_id", required=True), Column("at", ColumnType.TIMESTAMP, required=True)),
+        time="at",
+        key="event_id",
     )
     check_expressions(spark, FeatureGroup("g", "event_id", source, (count("n"),)))

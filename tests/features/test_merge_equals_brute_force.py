@@ -99,7 +99,9 @@ def every_layer_agrees(group: FeatureGroup, events: list[Event], batch_end_ms: i
 
     merged = merge(group, view_of(group, rows(events), batch_end_ms), tiles_of(group, rows(events)), q_ms)
     degraded = {group.feature_names[index] for index in merged.degraded_features}
-    assert {k: v for k, v in named(merged.values).items() if k not in degraded} == {k: v for k, v in expected.items() if k not in degraded}
+    assert {k: v for k, v in named(merged.values).items() if k not in degraded} == {
+        k: v for k, v in expected.items() if k not in degraded
+    }
     assert named(merge(group, None, tiles_of(group, rows(events)), q_ms).values) == expected
     assert named(trained(group, rows(events), q_ms)) == expected
     return merged
@@ -192,7 +194,9 @@ def test_an_exact_tail_of_sets_grows_with_its_events_not_with_their_square(windo
     assert len(packed.encode(view)) < 1_000 * 25 + 1_000 / packed.STRIDE * 256 * 9
 
 
-BUFFERED = {buffer: group_of("1h", "1d", "3d", "30d", "1h_exact", "7d_exact", "ever", buffer=buffer) for buffer in ("1h", "2d", "5d")}
+BUFFERED = {
+    buffer: group_of("1h", "1d", "3d", "30d", "1h_exact", "7d_exact", "ever", buffer=buffer) for buffer in ("1h", "2d", "5d")
+}
 
 
 @given(
@@ -221,7 +225,11 @@ def test_beyond_the_buffer_only_the_windows_that_begin_in_what_is_collapsed_are_
     def marked(ahead_ms: int) -> set[str]:
         merged = every_layer_agrees(group, events, batch_end_ms, batch_end_ms + ahead_ms)
         assert len(merged.degraded) == bool(merged.degraded_features)
-        return {group.feature_names[index].partition("_")[2] for index in merged.degraded_features if "count" in group.feature_names[index]}
+        return {
+            group.feature_names[index].partition("_")[2]
+            for index in merged.degraded_features
+            if "count" in group.feature_names[index]
+        }
 
     assert marked(2 * DAY) == set()
     assert marked(2 * DAY + 1) == {"7d_exact"}, "the others' hops have not moved"
