@@ -55,7 +55,7 @@ def build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, da
     """Folds the events of the days (at least one) into tiles, in one Spark job whatever their number.
 
     Raises:
-        NotReadyError: There is no `events` table.
+        NoEventsError: There are no events.
         DeclarationError: Spark cannot evaluate an expression of the group.
     """
     check_expressions(spark, group)
@@ -65,7 +65,7 @@ def build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, da
 def _build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, days: Collection[date]) -> TilesReport:
     state = table_state(spark, settings.table(group.source.table))
     if state is None:
-        raise no_events()
+        raise no_events(group.source)
     dates = ", ".join(f"DATE'{day}'" for day in sorted(days))
     chosen = f"day IN ({dates})"
     events = state.read(spark).where(chosen)

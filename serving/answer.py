@@ -82,11 +82,13 @@ def feature_row(group: FeatureGroup, one: int | str, served: Served, q_ms: int) 
     return FeatureRow(id=one, features=features, provenance=_provenance(names, served, q_ms))
 
 
-def prediction(group: FeatureGroup, user_id: int, served: Served, q_ms: int, model: LoadedModel, variant: str) -> PredictResponse:
-    """The answer of a model for one user, on the features of the version `group`."""
+def prediction(
+    group: FeatureGroup, entity_id: int | str, served: Served, q_ms: int, model: LoadedModel, variant: str, response: type[PredictResponse]
+) -> PredictResponse:  # fmt: skip
+    """The answer of a model about one entity, on the features of the version `group`; `response` is its type in the API."""
     values, fault = model.input_of(group, served.merged.values)
-    return PredictResponse(
-        user_id=user_id,
+    return response(
+        **{group.entity: entity_id},  # type: ignore[arg-type]
         prediction=model.predict(values),
         features_used=dict(zip(model.group.model_names, values, strict=True)),
         model=ModelInfo(name=model.name, version=model.version, variant=variant),

@@ -30,6 +30,8 @@ def _port_claims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("BRAID_PORT_CLAIMS", str(tmp_path_factory.mktemp("ports")))
         for offset, name in enumerate(ports.PREFERRED):
             patch.setitem(ports.PREFERRED, name, first + offset)
+        # By its path: a library may have a package of the name `tests`.
+        patch.setenv("BRAID_PROJECT", f"{Path(__file__).with_name('declarations.py')}:project")
         yield
 
 

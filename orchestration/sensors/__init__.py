@@ -1,7 +1,11 @@
 """What Dagster looks at by itself: the speed layer (`observation`), freshness and coverage (`health`), and when to run (`automation`)."""
 
-from orchestration.sensors.automation import batch_when_due, late_events_heal, lost_store_heals, retraining_on_signal
-from orchestration.sensors.health import group_health
-from orchestration.sensors.observation import speed_layer
+import dagster as dg
 
-sensors = [speed_layer, group_health, batch_when_due, late_events_heal, lost_store_heals, retraining_on_signal]
+from orchestration.deployment import Deployment
+from orchestration.sensors import automation, health, observation
+
+
+def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
+    """All sensors."""
+    return [sensor for module in (observation, health, automation) for sensor in module.sensors_of(deployment)]

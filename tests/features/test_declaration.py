@@ -21,10 +21,10 @@ from features.declaration import (
     total,
     variance,
 )  # fmt: skip
-from features.definitions import item_features, user_events, user_features
 from features.errors import DeclarationError
 from features.sources import Column, ColumnType, EventSource
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
+from tests.declarations import item_features, user_events, user_features
 
 
 def group(*features: Feature, **overrides: Any) -> FeatureGroup:

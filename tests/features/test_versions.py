@@ -24,8 +24,8 @@ from features.declaration import (  # fmt: skip
     variance,
 )
 from features.declaration.versions import change, group_of_text, group_text, same_meaning
-from features.definitions import GROUPS, user_events, user_features
 from features.errors import DeclarationError
+from tests.declarations import GROUPS, user_events, user_features
 
 OPTIONS = {"where": "event_type = 'PURCHASE' AND amount > 3", "window": "7d"}
 EVERYTHING = FeatureGroup(

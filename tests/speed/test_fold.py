@@ -7,9 +7,9 @@ from itertools import permutations
 import pyarrow as pa
 
 from features.arrival import ARRIVAL_ORDER
-from features.definitions import user_features
 from features.packed import decode_log
 from speed.fold import fold_batch
+from tests.declarations import user_features
 
 TILE = 1_795_000_200_000
 EVENT = pa.struct(
