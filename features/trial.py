@@ -30,7 +30,7 @@ def check_expressions(spark: Any, group: FeatureGroup) -> None:
         DeclarationError: Spark cannot evaluate an expression; the error names the feature.
     """
     columns = group.source.columns
-    samples = ", ".join(f"CAST({_SAMPLES[one.type]} AS {one.type.value}) AS `{one.name}`" for one in columns)
+    samples = ", ".join(f"CAST({_SAMPLES.get(one.type, 'NULL')} AS {one.type.value}) AS `{one.name}`" for one in columns)
     nulls = ", ".join(f"CAST(NULL AS {one.type.value})" for one in columns)
 
     def failure(expressions: list[str]) -> str:
