@@ -10,7 +10,7 @@ from typing import Any
 
 from features.declaration import FeatureGroup
 from features.errors import DeclarationError
-from features.predicates import trials_of_regular_expressions
+from features.predicates import trials_of_patterns
 from features.sources import ColumnType
 
 _SAMPLES = {
@@ -42,7 +42,7 @@ def check_expressions(spark: Any, group: FeatureGroup) -> None:
         return ""
 
     trials = {
-        feature.name: [group.inputs[source].sql, *(trials_of_regular_expressions(feature.where) if feature.where else ())]
+        feature.name: [group.inputs[source].sql, *(trials_of_patterns(feature.where) if feature.where else ())]
         for feature, source in zip(group.features, group.input_of, strict=True)
     }
     if not failure([sql for expressions in trials.values() for sql in expressions]):
