@@ -28,6 +28,7 @@ from tenacity import (
 from features.declaration import FeatureGroup
 from features.declaration.versions import published_group
 from features.project import Project
+from features.trial import check_expressions
 from infra.errors import BraidError, ServiceError
 from infra.kafka import create_topics
 from infra.project import load_project
@@ -70,6 +71,8 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
     spark = speed_session(settings)
     queries: dict[str, StreamingQuery] = {}
     try:
+        for group in project.groups:
+            check_expressions(spark, group)
         for source in project.sources:
             create_archive(spark, settings, source)
         generation = store_generation(online_store(settings))
