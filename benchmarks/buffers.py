@@ -46,7 +46,7 @@ def view_bytes(feature: Feature, buffer: str, per_day: int) -> int:
     amounts = source.integers(0, 10**8, len(ts_ms))
     values = {"1": np.ones_like(ts_ms), "CAST(`amount` * 1000000 AS BIGINT)": amounts}
     hashes = source.integers(-(2**63), 2**63 - 1, len(ts_ms))
-    inputs = [Series(ts_ms, values.get(one.sql, hashes), np.ones(len(ts_ms), bool)) for one in group.inputs]
+    inputs = [Series(ts_ms, values.get(input_.sql, hashes), np.ones(len(ts_ms), bool)) for input_ in group.inputs]
     starts_ms = ts_ms // group.tile_ms * group.tile_ms
     lo, hi = runs(starts_ms)
     instants = (ts_ms.tolist(), fold_ranges(group, inputs, *runs(ts_ms))) if group.exact_windows else ()

@@ -143,8 +143,8 @@ def _refuse_mixed_types(tree: exp.Expr, source: EventSource, owner: str) -> None
     typed = annotate_types(tree.transform(typed_null), dialect="spark")
     for node in typed.walk():
         operands = list(_operands(node))
-        texts = [one for one in operands if one.is_type(*exp.DataType.TEXT_TYPES)]
-        if isinstance(node, _COMPARISONS) and texts and any(one.is_type(*exp.DataType.NUMERIC_TYPES) for one in operands):
+        texts = [operand for operand in operands if operand.is_type(*exp.DataType.TEXT_TYPES)]
+        if isinstance(node, _COMPARISONS) and texts and any(operand.is_type(*exp.DataType.NUMERIC_TYPES) for operand in operands):
             raise DeclarationError(
                 f"The predicate of {owner} compares a number with a text: {tree.sql(dialect='spark')!r}.",
                 "Compare values of one type.",
@@ -152,7 +152,7 @@ def _refuse_mixed_types(tree: exp.Expr, source: EventSource, owner: str) -> None
         is_time = isinstance(node, tuple(_TIME_FUNCTIONS.values())) or (
             isinstance(node, exp.Cast) and node.to.is_type(*exp.DataType.TEMPORAL_TYPES)
         )
-        if is_time or any(one.is_type(*exp.DataType.TEMPORAL_TYPES) for one in operands):
+        if is_time or any(operand.is_type(*exp.DataType.TEMPORAL_TYPES) for operand in operands):
             for text in texts:
                 if not (text.is_string and _ISO_TIME.fullmatch(text.name)):
                     raise DeclarationError(

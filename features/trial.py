@@ -30,8 +30,10 @@ def check_expressions(spark: Any, group: FeatureGroup) -> None:
         DeclarationError: Spark cannot evaluate an expression; the error names the feature.
     """
     columns = group.source.columns
-    samples = ", ".join(f"CAST({_SAMPLES.get(one.type, 'NULL')} AS {one.type.value}) AS `{one.name}`" for one in columns)
-    nulls = ", ".join(f"CAST(NULL AS {one.type.value})" for one in columns)
+    samples = ", ".join(
+        f"CAST({_SAMPLES.get(column.type, 'NULL')} AS {column.type.value}) AS `{column.name}`" for column in columns
+    )
+    nulls = ", ".join(f"CAST(NULL AS {column.type.value})" for column in columns)
 
     def failure(expressions: list[str]) -> str:
         listed = ", ".join(f"{sql} AS value_{place}" for place, sql in enumerate(expressions))

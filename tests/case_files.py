@@ -77,7 +77,9 @@ def _case(path: Path) -> Case:
         group=FeatureGroup(name=path.stem, source=SOURCE, features=features, **group),
         events=tuple(_event(place, **event) for place, event in enumerate(case["events"])),
         batch_end_ms=_ms(case["batch_end"]),
-        cells=tuple(Cells(one["entity"], _ms(one["at"]), one["values"], tuple(one.get("degraded", ()))) for one in case["cells"]),
+        cells=tuple(
+            Cells(cells["entity"], _ms(cells["at"]), cells["values"], tuple(cells.get("degraded", ()))) for cells in case["cells"]
+        ),
         skip=case.get("skip", {}),
     )
 
@@ -88,11 +90,11 @@ def _feature(name: str, make: str, **options: Any) -> declaration.Feature:
 
 def _event(place: int, event_timestamp: datetime, arrival: datetime | None = None, **columns: Any) -> Event:
     amount = columns.pop("amount", None)
-    unknown = columns.keys() - {one.name for one in SOURCE.columns} - {"partition", "offset", "late"}
+    unknown = columns.keys() - {column.name for column in SOURCE.columns} - {"partition", "offset", "late"}
     assert not unknown, unknown
     ts_ms, amount = _ms(event_timestamp), None if amount is None else Fraction(amount)
     arrival_ms = ts_ms if arrival is None else _ms(arrival)
-    values: Event = {one.name: None for one in SOURCE.columns}
+    values: Event = {column.name: None for column in SOURCE.columns}
     return {
         **values,
         "partition": 0,

@@ -20,20 +20,24 @@ Engine = Callable[[Case, Cells], tuple[dict[str, Value], set[str]]]
 
 
 def by_the_oracle(case: Case, cells: Cells) -> tuple[dict[str, Value], set[str]]:
-    latest_first = sorted(case.events, key=lambda one: [one[name] for name in ("arrival_ms", "partition", "offset")], reverse=True)
-    counting = list({one["event_id"]: one for one in latest_first}.values())
+    latest_first = sorted(
+        case.events, key=lambda event: [event[name] for name in ("arrival_ms", "partition", "offset")], reverse=True
+    )
+    counting = list({event["event_id"]: event for event in latest_first}.values())
     return oracle(case.group, counting, cells.entity, cells.q_ms), set(cells.degraded)
 
 
 def by_the_pure_code(case: Case, cells: Cells) -> tuple[dict[str, Value], set[str]]:
     """View of the events before batch_end and tiles of those that were not late, merged; and the training set's fold."""
     group = case.group
-    _, identity = np.unique([one["event_id"] for one in case.events], return_inverse=True)
-    arrival = [np.array([one[name] for one in case.events]) for name in ARRIVAL_ORDER]
+    _, identity = np.unique([event["event_id"] for event in case.events], return_inverse=True)
+    arrival = [np.array([event[name] for event in case.events]) for name in ARRIVAL_ORDER]
     counting = [case.events[index] for index in first_arrivals([identity], arrival)]
-    mine: list[Event] = sorted((one for one in counting if one[group.entity] == cells.entity), key=lambda one: one["ts_ms"])
-    view = view_of(group, mine, case.batch_end_ms) if any(one["ts_ms"] < case.batch_end_ms for one in mine) else None
-    tiles = tiles_of(group, [one for one in mine if not one["late"]])
+    mine: list[Event] = sorted(
+        (event for event in counting if event[group.entity] == cells.entity), key=lambda event: event["ts_ms"]
+    )
+    view = view_of(group, mine, case.batch_end_ms) if any(event["ts_ms"] < case.batch_end_ms for event in mine) else None
+    tiles = tiles_of(group, [event for event in mine if not event["late"]])
     merged = merge(group, view, tiles, cells.q_ms, case.batch_end_ms)
     degraded = {group.feature_names[index] for index in merged.degraded_features}
     values = dict(zip(group.feature_names, merged.values, strict=True))
