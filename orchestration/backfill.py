@@ -71,7 +71,7 @@ def backfill(
         tags = {RANGE_START: min(start, last).isoformat(), RANGE_END: last.isoformat()}
         done = run_job("features", instance, seconds, on_asset, tags=tags, run_config=BatchEnd.run_config(to_ms))
         online = {name: done[f"online_{name}"] for name in GROUPS}
-        report = {
+        report: dict[str, Any] = {
             "batch_end_ms": min(_instant_ms(one["batch_end"]) for one in online.values()),
             "entities": {name: one["dagster/row_count"] for name, one in online.items()},
             "first_day": min(start, last), "last_day": last, "seconds": seconds,

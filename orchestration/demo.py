@@ -36,6 +36,7 @@ from batch.files import open_events
 from features.definitions import GROUPS, user_events, user_features
 from infra.embedded import services
 from infra.embedded.memory import PeakMemory
+from infra.embedded.programs import NAMES
 from infra.errors import InputError
 from infra.policies import Experiment
 from infra.settings import Settings
@@ -179,7 +180,7 @@ class Demo:
             return load_events(spark, self._settings, user_events, journey.history).loaded
 
     def _start_services(self) -> None:
-        with self._step("services", total=len(services.NAMES)) as advance:
+        with self._step("services", total=len(NAMES)) as advance:
             services.up(
                 self._settings, topics(), on_progress=lambda name, step: advance(int(step == "healthy"), f"services: {name}")
             )

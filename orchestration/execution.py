@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +120,7 @@ def steps(settings: Settings, *jobs: str) -> int:
     return sum(len(defs.resolve_job_def(job).graph.nodes) for job in jobs)
 
 
-def _cause(events: list[Any]) -> str:
+def _cause(events: Sequence[Any]) -> str:
     for event in events:
         if (
             event.event_type_value == "ASSET_CHECK_EVALUATION"

@@ -59,4 +59,4 @@ def served_features(spark: LazyPySparkResource) -> dg.MaterializeResult:
 
 
 online = {name: online_asset(group, views[name]) for name, group in GROUPS.items()}
-assets = [*online.values(), served_topic, served_features]
+assets: list[dg.AssetsDefinition | dg.AssetSpec] = [*online.values(), served_topic, served_features]

@@ -27,7 +27,7 @@ def features(
     settings = settings_of(context, home)
     if group not in GROUPS:
         raise InputError(f"The group {group!r} is not declared.", f"Declared are: {', '.join(GROUPS)}.")
-    body = {"group": group, "ids": [_id(GROUPS[group], one) for one in users]}
+    body: dict[str, Any] = {"group": group, "ids": [_id(GROUPS[group], one) for one in users]}
     if at is not None:
         body["at"] = instant_ms(at)
     rows = _post(settings, "/features", body)["rows"]

@@ -49,6 +49,7 @@ def batch_when_due() -> dg.RunRequest | dg.SkipReason:
     if end_ms is None:
         return dg.SkipReason("The stream has not passed the end of another period.")
     begin_ms = stream.oldest_event_ms if batch_end_ms is None else batch_end_ms
+    assert begin_ms is not None  # without an event nothing is due
     return dg.RunRequest(f"batch:{end_ms}", BatchEnd.run_config(end_ms), _range(begin_ms, end_ms))
 
 
