@@ -118,11 +118,11 @@ def test_two_ingests_at_once_take_each_message_once(spark: SparkSession, lake: S
 
     def ingest() -> int:
         session = spark.newSession()
-        begun.wait()
+        begun.wait(60)
         return ingest_archive(session, lake, user_events).added
 
     with ThreadPoolExecutor(2) as pool:
-        added = [one.result() for one in [pool.submit(ingest), pool.submit(ingest)]]
+        added = [one.result(120) for one in [pool.submit(ingest), pool.submit(ingest)]]
     assert sum(added) == 50
     assert len(table(spark, lake)) == 50
 

@@ -32,6 +32,7 @@ from infra.embedded.supervision import Supervisor
 from infra.kafka import end_offsets
 from infra.settings import Settings
 from speed.replay import replay, wait_archived, wait_visible
+from tests.waiting import eventually
 
 from .aloud import batch_of, brute_force, stored_tiles
 
@@ -137,8 +138,8 @@ def storm(sky: Settings) -> Storm:
     def spread(some: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Evenly over the blows: as large a part is sent as of them has fallen; the last after the last."""
         for index, batch in enumerate(some):
-            while storm.kills + storm.broker_kills < (KILLS + BROKER_KILLS) * index // len(some):
-                time.sleep(0.05)
+            due = (KILLS + BROKER_KILLS) * index // len(some)
+            eventually(lambda due=due: storm.kills + storm.broker_kills >= due)
             time.sleep(0.05)
             yield batch
 
@@ -155,7 +156,8 @@ def storm(sky: Settings) -> Storm:
         one.start()
     send(spread(list(batches(messages[begin:]))))
     for one in blows:
-        one.join()
+        one.join(120)
+        assert not one.is_alive()
     services.wait_healthy(sky, ["kafka"])  # the speed layer may fail once more, of a broker that was killed last
     ends = end_offsets(sky, user_events.topic)
     wait_visible(sky, ends, source=user_events)
@@ -237,8 +239,7 @@ def test_a_start_waits_for_the_broker_and_a_checkpoint_whose_last_commit_is_gone
     log = supervisor.log_path("speed")
     begin = log.stat().st_size
     supervisor.start("speed")
-    while "Waiting for" not in log.read_text()[begin:]:
-        time.sleep(0.1)
+    eventually(lambda: "Waiting for" in log.read_text()[begin:])
     supervisor.start("kafka")
     services.wait_healthy(settings, ["kafka", "speed"])
     ends = end_offsets(settings, user_events.topic)
