@@ -1,4 +1,8 @@
-"""What the slow tests share: one Spark session, one home, one store per test session. Every part is the real one."""
+"""What the slow tests share: one Spark session, one home, one store per worker. Every part is the real one.
+
+`make test` runs two workers (pytest-xdist). Tests that share a deployment run on one of them: those of a file, and those of a folder that
+`_SHARED` names. The files that take longest come first, so that the workers end at about the same time.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,33 @@ hypothesis.settings.register_profile("braid", deadline=None)
 hypothesis.settings.load_profile("braid")
 
 
+#: Folders of which all tests share one deployment.
+_SHARED = ("end_to_end",)
+#: What takes minutes, the longest first.
+_LONGEST = ("end_to_end", "test_automation.py", "speed", "batch", "serving", "monitoring")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives each test the group of its deployment, and puts the longest groups first."""
+
+    def room(item: pytest.Item) -> str:
+        return item.path.relative_to(Path(__file__).parent).parts[0]
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(room(item) if room(item) in _SHARED else item.path.stem))
+    items.sort(key=lambda item: _LONGEST.index(room(item)) if room(item) in _LONGEST else len(_LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _port_claims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Homes of tests take ports of their own, and leave the well-known ones to the user's and to other runs of the tests."""
-    first = 15_000 + os.getpid() % 1_500 * 10
+    worker = os.environ.get("PYTEST_XDIST_WORKER")  # gw0, gw1, …
+    run = os.getppid() if worker else os.getpid()
+    claims = tmp_path_factory.getbasetemp().parent / "ports" if worker else tmp_path_factory.mktemp("ports")
+    first = 15_000 + run % 500 * 10 + 5_000 * (int(worker[2:]) % 3 if worker else 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BRAID_PORT_CLAIMS", str(tmp_path_factory.mktemp("ports")))
+        patch.setenv("BRAID_PORT_CLAIMS", str(claims))
         for offset, name in enumerate(ports.PREFERRED):
             patch.setitem(ports.PREFERRED, name, first + offset)
         yield
