@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import psutil
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from infra import ports
 from infra.settings import Settings
@@ -27,21 +29,30 @@ hypothesis.settings.load_profile("braid")
 
 
 #: Folders of which all tests share one deployment.
-_SHARED = ("end_to_end",)
+_SHARED = ("tests/end_to_end/",)
 #: What takes minutes, the longest first.
-_LONGEST = ("end_to_end", "test_automation.py", "speed", "batch", "serving", "monitoring")
+_LONGEST = ("tests/end_to_end/", "tests/test_automation", "tests/speed/", "tests/batch/", "tests/serving/", "tests/monitoring/")
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByDeployment(LoadScopeScheduling):
+    """Gives a worker all tests of a deployment."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in _SHARED if nodeid.startswith(folder)), nodeid.split("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByDeployment:
+    config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
+    return ByDeployment(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives each test the group of its deployment, and puts the longest groups first."""
+    """Puts the longest first."""
 
-    def room(item: pytest.Item) -> str:
-        return item.path.relative_to(Path(__file__).parent).parts[0]
+    def place(item: pytest.Item) -> int:
+        return next((place for place, start in enumerate(_LONGEST) if item.nodeid.startswith(start)), len(_LONGEST))
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(room(item) if room(item) in _SHARED else item.path.stem))
-    items.sort(key=lambda item: _LONGEST.index(room(item)) if room(item) in _LONGEST else len(_LONGEST))
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
