@@ -19,10 +19,9 @@ from pyspark.sql import functions as F
 
 from batch.tables import create_table, partitions_of, retry_conflicts, table_state
 from features.sources import CORRUPT, EventSource
-from infra.errors import NotReadyError
+from infra.errors import NoEventsError
 from infra.settings import Settings
 
-ARCHIVE = "raw_events"
 #: Two that merge at once see each other, and a deleted row leaves its file, whose name then changes with its content.
 _PROPERTIES = {"delta.isolationLevel": "Serializable", "delta.enableDeletionVectors": "false"}
 #: As long as the archive's log, which is Delta's own default, so that its change feed finds the files that it names.
@@ -98,19 +97,21 @@ def append_events(
     return retry_conflicts(merge), tuple(days)
 
 
-def no_events() -> NotReadyError:
+def no_events(source: EventSource) -> NoEventsError:
     """The error of who needs events before there are any."""
-    return NotReadyError("There are no events yet.", "Load a file by `braid load FILE` or stream some by `braid replay FILE`.")
+    return NoEventsError(
+        f"There are no events of {source.name} yet.", "Load a file by `braid load FILE` or stream some by `braid replay FILE`."
+    )
 
 
 def require_events(spark: SparkSession, settings: Settings, source: EventSource) -> None:
     """Makes sure that the table is there.
 
     Raises:
-        NotReadyError: There are no events.
+        NoEventsError: There are no events.
     """
     if not DeltaTable.isDeltaTable(spark, settings.table(source.table)):
-        raise no_events()
+        raise no_events(source)
 
 
 def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource) -> IngestReport:
@@ -130,7 +131,7 @@ def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource)
         added, days = append_events(spark, settings, source, judged.where(_FITS), new)
     finally:
         judged.unpersist()
-    compact_archive(spark, settings)
+    compact_archive(spark, settings, source)
     return IngestReport(read, added, days)
 
 
@@ -140,9 +141,9 @@ def read_archive(spark: SparkSession, settings: Settings, source: EventSource) -
     return None if new is None else _judged(new.rows, settings, source).where(_FITS)
 
 
-def compact_archive(spark: SparkSession, settings: Settings) -> int:
+def compact_archive(spark: SparkSession, settings: Settings, source: EventSource) -> int:
     """Joins the archive's files of each day that is over, by the arrival of its messages; gives the number of the days."""
-    path = settings.table(ARCHIVE)
+    path = settings.table(source.archive_table)
     state = table_state(spark, path)
     files = partitions_of(state.read(spark)) if state else {}
     over = sorted(files)[:-1]
@@ -156,7 +157,7 @@ def compact_archive(spark: SparkSession, settings: Settings) -> int:
 
 
 def _new_messages(spark: SparkSession, settings: Settings, source: EventSource) -> NewMessages | None:
-    archive, events = table_state(spark, settings.table(ARCHIVE)), table_state(spark, settings.table(source.table))
+    archive, events = table_state(spark, settings.table(source.archive_table)), table_state(spark, settings.table(source.table))
     done = events.transactions.get(archive.id, -1) if archive and events else -1
     if archive is None or archive.version <= done:
         return None
@@ -169,7 +170,7 @@ def _new_messages(spark: SparkSession, settings: Settings, source: EventSource) 
         except (AnalysisException, Py4JJavaError):
             # The log does not go back so far: all is read, and what is known falls by its id.
             pass
-    return NewMessages(rows.where(F.col("topic") == source.topic), archive.id, archive.version)
+    return NewMessages(rows, archive.id, archive.version)
 
 
 def _spans(days: list[date], around: timedelta) -> list[tuple[date, date]]:

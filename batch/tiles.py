@@ -29,6 +29,7 @@ from batch.partials import (
 from batch.tables import TableState, create_table, digest, partitions_of, retry_conflicts, table_state
 from features.declaration import FeatureGroup
 from features.tiles import fold_ranges, runs
+from features.trial import check_expressions
 from features.windows import floor_ms
 from infra.settings import Settings
 
@@ -54,15 +55,17 @@ def build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, da
     """Folds the events of the days (at least one) into tiles, in one Spark job whatever their number.
 
     Raises:
-        NotReadyError: There is no `events` table.
+        NoEventsError: There are no events.
+        DeclarationError: Spark cannot evaluate an expression of the group.
     """
+    check_expressions(spark, group)
     return retry_conflicts(lambda: _build_tiles(spark, settings, group, days))
 
 
 def _build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, days: Collection[date]) -> TilesReport:
     state = table_state(spark, settings.table(group.source.table))
     if state is None:
-        raise no_events()
+        raise no_events(group.source)
     dates = ", ".join(f"DATE'{day}'" for day in sorted(days))
     chosen = f"day IN ({dates})"
     events = state.read(spark).where(chosen)

@@ -74,12 +74,12 @@ def default_batch_end_ms(spark: SparkSession, settings: Settings, source: EventS
     It lies after everything that was loaded and, of what was streamed, at the watermark: the stream may still accept events after it.
 
     Raises:
-        NotReadyError: There are no events.
+        NoEventsError: There are no events.
     """
     state = table_state(spark, settings.table(source.table))
     days = [date.fromisoformat(day) for (day,) in partitions_of(state.read(spark))] if state else []
     if state is None or not days:
-        raise no_events()
+        raise no_events(source)
     # What was loaded counts only where it lies after the watermark of what was streamed.
     since = max(days) - timedelta(seconds=settings.watermark_seconds) - timedelta(days=1)
     last = state.read(spark).where(F.col("day") >= since)

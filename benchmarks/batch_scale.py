@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from orchestration.journey import write_journey
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -32,13 +33,12 @@ from batch.tables import TableState
 from batch.tiles import build_tiles, stale_days
 from benchmarks._cpu import cpu_seconds
 from benchmarks._home import temporary_home
+from examples.shop.definitions import user_events, user_features
 from features.declaration import FeatureGroup
-from features.definitions import user_events, user_features
 from features.windows import DAY_MS, floor_ms
 from infra.embedded.memory import PeakMemory
 from infra.settings import Settings
 from infra.spark import spark_session
-from orchestration.journey import write_journey
 
 #: Where the year begins: the first of a month, so that the days measured after 90 and 365 days lie alike between two snapshots.
 _BEGIN_MS = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp() * 1_000)

@@ -26,8 +26,9 @@ import numpy as np
 import typer
 
 from benchmarks._home import temporary_home
+from examples.shop.definitions import repurchase
+from examples.shop.definitions import user_features as group
 from features.aggregations import Series
-from features.definitions import user_features as group
 from features.packed import FORMAT, batch_field, encode, tile_prefix
 from features.tiles import fold_ranges, fold_tile_values, runs
 from features.view import build_view
@@ -220,12 +221,12 @@ def register(settings: Settings) -> None:
     booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 2}, data, 200)
     booster.save_model(settings.home / "model.lgb")
     client = MlflowClient(settings.mlflow_tracking_uri)
-    client.create_experiment(settings.model_name, artifact_location=str(settings.home / "artifacts"))
+    client.create_experiment(repurchase.name, artifact_location=str(settings.home / "artifacts"))
     with tracking(settings):
-        mlflow.set_experiment(settings.model_name)
+        mlflow.set_experiment(repurchase.name)
         with mlflow.start_run():
-            info = mlflow.lightgbm.log_model(booster, name="model", registered_model_name=settings.model_name, pip_requirements=[])
-    client.set_registered_model_alias(settings.model_name, CHAMPION, str(info.registered_model_version))
+            info = mlflow.lightgbm.log_model(booster, name="model", registered_model_name=repurchase.name, pip_requirements=[])
+    client.set_registered_model_alias(repurchase.name, CHAMPION, str(info.registered_model_version))
 
 
 def _sentences(result: dict[str, Any]) -> str:

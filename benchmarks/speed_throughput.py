@@ -30,7 +30,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from benchmarks._home import temporary_home
-from features.definitions import user_events, user_features
+from examples.shop.definitions import user_events, user_features
 from infra.embedded import services
 from infra.settings import Settings
 from speed.online import online_writer

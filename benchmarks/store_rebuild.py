@@ -22,13 +22,13 @@ from typing import Annotated, Any
 import duckdb
 import redis
 import typer
+from orchestration.journey import write_journey
 
 from benchmarks._home import temporary_home
-from features.definitions import GROUPS
+from examples.shop.definitions import project
 from features.windows import DAY_MS
 from infra.embedded import services
 from infra.settings import Settings
-from orchestration.journey import write_journey
 from store.clients import store
 
 #: Keys that are looked at until all of them are back; then all keys are.
@@ -81,7 +81,7 @@ def start(settings: Settings) -> None:
 def content(settings: Settings, keys: list[bytes] | None = None) -> dict[bytes, dict[bytes, bytes]]:
     """What the store holds under the keys of entities; by default all of them."""
     client, found = store(settings), {}
-    keys = keys or [key for name in GROUPS for key in client.scan_iter(f"{name}:*", count=1_000)]
+    keys = keys or [key for name in (group.name for group in project.groups) for key in client.scan_iter(f"{name}:*", count=1_000)]
     for begin in range(0, len(keys), 1_000):
         some = keys[begin : begin + 1_000]
         pipeline = client.pipeline(transaction=False)

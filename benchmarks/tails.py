@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
+from orchestration.journey import write_journey
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -32,15 +33,14 @@ from batch.point_in_time import point_in_time
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, view_table
 from benchmarks._home import temporary_home
+from examples.shop.definitions import project, user_events
 from features.declaration import FeatureGroup
-from features.definitions import GROUPS, user_events
 from features.merge import merge
 from features.packed import FORMAT, BatchValue, TileValue, decode_batch, decode_tile, encode
 from features.tiles import fold_tile_values, runs
 from features.windows import BUFFER_MS, DAY_MS, EXACT_HOP_MS, HOUR_MS, Window, default_hop_ms
 from infra.settings import Settings
 from infra.spark import spark_session
-from orchestration.journey import write_journey
 
 END_MS = 1_780_000_000_000
 BATCH_END_MS = END_MS - 2 * DAY_MS - 12_345_678
@@ -62,7 +62,7 @@ def main(
         spark = spark_session(settings, "braid tails", settings.batch_memory)
         for path in (journey.history, journey.live):
             load_events(spark, settings, user_events, path)
-        result = {name: compare(spark, settings, group, questions, runs_) for name, group in GROUPS.items()}
+        result = {group.name: compare(spark, settings, group, questions, runs_) for group in project.groups}
         spark.stop()
     print(json.dumps(result) if as_json else _markdown(result))
 

@@ -24,6 +24,7 @@ from typing import Annotated
 
 import duckdb
 import typer
+from orchestration.journey import write_journey
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -31,12 +32,11 @@ from batch.load import load_events
 from batch.point_in_time import point_in_time
 from benchmarks._cpu import cpu_seconds
 from benchmarks._home import temporary_home
+from examples.shop.definitions import user_events, user_features
 from features.declaration import FeatureGroup
-from features.definitions import user_events, user_features
 from features.windows import DAY_MS
 from infra.settings import Settings
 from infra.spark import spark_session
-from orchestration.journey import write_journey
 from orchestration.proof import UNIT_MS
 
 #: Cells that are compared are those of so many labels.

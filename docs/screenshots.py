@@ -11,6 +11,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from examples.shop.definitions import repurchase
 from infra.settings import Settings
 
 IMAGES = Path(__file__).parent / "images"
@@ -25,7 +26,7 @@ def main(home: str) -> None:
     pages = {
         "dagster-assets.png": (f"{settings.dagster_url}/asset-groups?expanded={opened}", _WIDE),
         "dagster-asset.png": (f"{settings.dagster_url}/assets/user_features_view", _USUAL),
-        "mlflow-champion.png": (f"{settings.mlflow_tracking_uri}/#/models/{settings.model_name}/versions/1", _USUAL),
+        "mlflow-champion.png": (f"{settings.mlflow_tracking_uri}/#/models/{repurchase.name}/versions/1", _USUAL),
         "bentoml-api.png": (settings.serving_url, _USUAL),
     }
     with sync_playwright() as playwright:

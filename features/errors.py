@@ -1,28 +1,31 @@
-"""The errors of a declaration.
+"""The errors of braid: one tree with one root. Each says one sentence of cause and one of cure, and is shown without a traceback.
 
-    BraidError (infra.errors)          every error of braid; one sentence of cause, one of cure
-    DeclarationError (here)            a feature, group or source that cannot mean anything; raised while its module loads
-    PackedValueError (here)            bytes in the online store that this code must not read
-
-`features` imports no other room, so the two stand on their own and `infra.errors.BraidError` has the same shape.
+BraidError
+├── DeclarationError      a source, feature, group, model or project that cannot mean anything; raised while its module loads
+├── PackedValueError      bytes in the online store that this code must not read
+└── in infra.errors       what goes wrong with settings, set-up, services, input, and the order of the layers
 """
 
 from __future__ import annotations
 
 
-class DeclarationError(ValueError):
-    """A declaration that is wrong, found when its module loads.
+class BraidError(Exception):
+    """An error that a user can act on.
 
     Args:
-        cause: What is wrong, naming the feature or group.
-        cure: What to write instead.
+        cause: One sentence: what is wrong.
+        cure: One sentence: what to do.
     """
 
-    def __init__(self, cause: str, cure: str) -> None:
-        super().__init__(f"{cause} {cure}")
+    def __init__(self, cause: str, cure: str = "") -> None:
+        super().__init__(f"{cause} {cure}".strip())
         self.cause = cause
         self.cure = cure
 
 
-class PackedValueError(ValueError):
+class DeclarationError(BraidError, ValueError):
+    """A declaration that is wrong, found when its module loads. The cause names the source, feature, group, model or project."""
+
+
+class PackedValueError(BraidError, ValueError):
     """A packed value of an unknown format or of another version of the declaration."""

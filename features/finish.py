@@ -27,6 +27,7 @@ from features.aggregations import (
     Sum,
     Value,
 )  # fmt: skip
+from features.aggregations.sums import exact_totals
 
 Values = npt.NDArray[Any] | np.ma.MaskedArray[Any, Any] | list[Value]
 #: Integers up to here are doubles.
@@ -66,12 +67,15 @@ def _count(_: Count, one: _Windows) -> Values:
 
 
 def _sum(_: Sum, one: _Windows) -> Values:
-    return _unscaled(_totals(one), one.scale)
+    if one.scale > 1:
+        return _exact_quotients(one, np.full(len(one.lo), one.scale))
+    totals, inside = _int64_totals(*exact_totals(one.series, one.lo, one.hi))
+    return np.ma.MaskedArray(totals, ~inside)
 
 
 def _mean(_: Mean, one: _Windows) -> Values:
     counts = _sums(one.series.valid, one)
-    return np.ma.MaskedArray(_quotients(_totals(one), np.maximum(counts, 1) * one.scale), counts == 0)
+    return np.ma.MaskedArray(_exact_quotients(one, np.maximum(counts, 1) * one.scale), counts == 0)
 
 
 def _minimum(_: Min, one: _Windows) -> Values:
@@ -135,8 +139,20 @@ def _sums(values: npt.NDArray[Any], one: _Windows) -> Ints:
     return running[one.hi] - running[one.lo]
 
 
-def _totals(one: _Windows) -> Ints:
-    return _sums(np.where(one.series.valid, one.series.v, 0), one)
+def _int64_totals(high: Ints, low: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """Totals from their two limbs, and which of them are 64-bit integers; the others are 0."""
+    inside = (high >= -(2**31)) & (high < 2**31)
+    return np.where(inside, high << 32 | low, 0), inside
+
+
+def _exact_quotients(one: _Windows, divisors: Ints) -> npt.NDArray[Any]:
+    """The exact totals of the windows by the divisors, rounded once."""
+    high, low = exact_totals(one.series, one.lo, one.hi)
+    totals, inside = _int64_totals(high, low)
+    result = _quotients(totals, divisors)
+    for place in np.flatnonzero(~inside).tolist():
+        result[place] = ((int(high[place]) << 32) + int(low[place])) / int(divisors[place])
+    return result
 
 
 def _latest(one: _Windows) -> Ints:

@@ -4,12 +4,16 @@
 
 After Chronon's sawtooth merge. The cut between the layers, and the head of the window, are exact to the millisecond: a tile that
 batch_end, q, or the beginning of an exact window falls into gives its log instead of its partials.
+
+Up to batch_end + buffer every feature is exact. Later a feature is still exact unless its window begins within what the view has
+collapsed, [collapse, batch_end): features of all time, windows that begin at or after batch_end, and windows whose hop has not moved yet
+need no part of it. Where nothing is collapsed, nothing is lost.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -18,9 +22,11 @@ from features.declaration import FeatureGroup
 from features.errors import PackedValueError
 from features.packed import BatchValue, TileValue, decode_log
 from features.view import exact_partial
-from features.windows import BUFFER_MS, EXACT_HOP_MS
+from features.windows import EXACT_HOP_MS
 
 _BEGINNING_MS = -(2**63)
+_WITHIN_A_TILE = "an exact window begins among too many events, within a tile of the batch view"
+_WITHOUT_A_LOG = "a tile with too many events for a log is cut by batch_end, q, or the beginning of an exact window"
 _first_ms = attrgetter("first_ms")
 
 
@@ -33,18 +39,33 @@ class Merged:
         batch_end_ms: The batch view that went in, or None.
         newest_event_ms: The latest event that went in, or None.
         tiles_merged: How many speed tiles went in.
-        degraded: Why the values may not be exact; empty where they are.
+        reasons: Why values may not be exact, each with the indices of the features that it touches; empty where all values are exact.
     """
 
     values: list[Value]
     batch_end_ms: int | None
     newest_event_ms: int | None
     tiles_merged: int
-    degraded: tuple[str, ...]
+    reasons: Mapping[str, Sequence[int]]
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """Why the values may not be exact; empty where they are."""
+        return tuple(self.reasons)
+
+    @property
+    def degraded_features(self) -> list[int]:
+        """The indices of the features that may not be exact, ascending; every other value is exact."""
+        return sorted(set().union(*self.reasons.values())) if self.reasons else []
 
 
 def merge(
-    group: FeatureGroup, batch: BatchValue | None, tiles: Iterable[TileValue], q_ms: int, batch_end_ms: int | None = None
+    group: FeatureGroup,
+    batch: BatchValue | None,
+    tiles: Iterable[TileValue],
+    q_ms: int,
+    batch_end_ms: int | None = None,
+    complete_since_ms: int | None = None,
 ) -> Merged:
     """The features at `q_ms`.
 
@@ -54,6 +75,7 @@ def merge(
         tiles: The entity's speed tiles, in any order; tiles before batch_end do no harm.
         q_ms: When. Not before the batch view's end.
         batch_end_ms: The group's batch_end, for an entity without a view of its own; None where no batch was ever published.
+        complete_since_ms: Since when no event is missing in the speed tiles; None where none ever is.
 
     Raises:
         ValueError: `q_ms` lies before batch_end: the view already holds q's future.
@@ -62,19 +84,20 @@ def merge(
         batch_end_ms = batch.batch_end_ms
     if batch_end_ms is not None and q_ms < batch_end_ms:
         raise ValueError(f"q {q_ms} lies before batch_end {batch_end_ms}.")
-    degraded: list[str] = []
+    reasons: dict[str, list[int]] = {}
     if batch_end_ms is None:
-        degraded.append("no batch view has been published")
-    elif q_ms > batch_end_ms + BUFFER_MS:
-        degraded.append("the batch view is older than its buffer of 2 days")
+        reasons["no batch view has been published"] = list(range(len(group.features)))
 
     # An entity without a view has no event before batch_end that the batch knows: all its tiles count.
     cut_ms = batch.batch_end_ms if batch is not None else _BEGINNING_MS
+    speed_ms = _BEGINNING_MS if batch_end_ms is None else batch_end_ms
+    beyond = q_ms > cut_ms + group.buffer_ms
     newest_ms = batch.newest_event_ms if batch is not None else None
     # A sawtooth window begins with a tile; only an exact one may begin within.
     begins_ms = [window.start_ms(q_ms) for window in group.exact_windows]
     firsts_ms: list[int] = []
     pieces: list[list[Partial]] = []
+    uncut: list[TileValue] = []
     tiles_merged = 0
     for tile in sorted(tiles, key=_first_ms):
         if tile.first_ms >= q_ms or tile.last_ms < cut_ms:
@@ -88,7 +111,7 @@ def merge(
             try:
                 log = [entry for entry in decode_log(tile) if cut_ms <= entry[0] < q_ms]
             except PackedValueError:
-                degraded.append("a tile with too many events for a log is cut by batch_end, q, or the beginning of an exact window")
+                uncut.append(tile)
                 log = [(last_ms, tile.partials)]
             if not log:
                 continue
@@ -103,26 +126,41 @@ def merge(
     values: list[Value] = []
     for index, feature in enumerate(group.features):
         aggregation, window = feature.aggregation, feature.window
-        partial: Partial = None
         column: Sequence[Partial] = columns[index]
-        if batch is not None:
-            partial = batch.features[index].collapsed
+        window_ms = _BEGINNING_MS
         if window is not None:
             window_ms = window.start_ms(q_ms)
             column = column[bisect_left(firsts_ms, window_ms) :]
-            if window.hop_ms == EXACT_HOP_MS:
-                partial = None
-                if batch is not None and window_ms < cut_ms:
-                    view = batch.features[index]
-                    partial = exact_partial(view, aggregation, window_ms, group.tile_ms)
-                    if view.by_tile and window_ms % group.tile_ms:
-                        degraded.append("an exact window begins among too many events, within a tile of the batch view")
-            elif batch is not None and (hops := batch.features[index].hop_starts_ms):
-                hop = bisect_left(hops, window_ms)
-                if hop < len(hops):
-                    partial = batch.features[index].suffixes[hop]
+        partial: Partial = None
+        if batch is not None and window_ms < cut_ms:
+            view = batch.features[index]
+            if window is None:
+                partial = view.collapsed
+            elif window.hop_ms == EXACT_HOP_MS:
+                partial = exact_partial(view, aggregation, window_ms, group.tile_ms)
+                if view.by_tile and window_ms % group.tile_ms:
+                    reasons.setdefault(_WITHIN_A_TILE, []).append(index)
+            else:
+                hop = bisect_left(view.hop_starts_ms, window_ms)
+                partial = view.suffixes[hop] if hop < len(view.hop_starts_ms) else view.collapsed
+            if (
+                beyond
+                and window is not None
+                and window_ms > window.collapse_ms(cut_ms, group.buffer_ms)
+                and view.collapsed is not None
+            ):
+                reasons.setdefault(f"the batch view is older than its buffer of {group.buffer}", []).append(index)
+        if uncut and any(_is_blurred(tile, window_ms, cut_ms, q_ms) for tile in uncut):
+            reasons.setdefault(_WITHOUT_A_LOG, []).append(index)
+        if complete_since_ms is not None and max(window_ms, speed_ms) < min(complete_since_ms, q_ms):
+            reasons.setdefault("speed tiles are missing since batch_end", []).append(index)
         for piece in column:
             if piece is not None:
                 partial = piece if partial is None else aggregation.join(partial, piece)
         values.append(aggregation.finalize(partial, q_ms, group.scale_of(index)))
-    return Merged(values, batch_end_ms, newest_ms, tiles_merged, tuple(dict.fromkeys(degraded)))
+    return Merged(values, batch_end_ms, newest_ms, tiles_merged, reasons)
+
+
+def _is_blurred(tile: TileValue, window_ms: int, cut_ms: int, q_ms: int) -> bool:
+    """Whether a tile that went in whole, for want of a log, holds events of the window and others, or events at or after q."""
+    return tile.last_ms >= q_ms or (tile.last_ms >= window_ms and tile.first_ms < max(cut_ms, window_ms))

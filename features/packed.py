@@ -5,7 +5,8 @@
 
 The version is the beginning of the declaration's fingerprint, so that an older declaration is served on while a newer one is made. batch_end, the
 whole fingerprint and the partials travel together, so that one read is a consistent cut. The encoding is MessagePack (msgspec),
-arrays in the order of the attributes; `FORMAT` changes when that order, or a field's name, does.
+arrays in the order of the attributes; `FORMAT` changes when that order, a field's name,
+or the form of a partial does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 from features.aggregations import Partial
 from features.errors import PackedValueError
 
-FORMAT = 2
+FORMAT = 3
 #: A tile keeps its log up to so many different milliseconds; beyond, a cut inside the tile is answered as degraded.
 LOG_BOUND = 1_024
 #: In the tail of an exact window every so manyth entry is a whole suffix, the others what happened at their instant alone: sets would

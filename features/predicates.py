@@ -1,10 +1,19 @@
-"""Predicates and values in a declaration: SQL expressions, parsed and checked by sqlglot while the module loads.
+"""Predicates in a declaration: SQL conditions on one event, parsed and checked by sqlglot while the module loads.
 
-Reads an expression and the columns of its source; gives back Spark SQL in one canonical spelling, so that the fingerprint of a
-declaration does not change with white space.
+Reads a condition and the columns of its source; gives back Spark SQL in one canonical spelling, so that the fingerprint of a
+declaration does not change with white space or comments.
+
+A predicate is a function of the event alone, so that batch, speed and a recomputation a year later decide alike. What it may use is a
+list: columns, literals, `AND OR NOT`, comparisons, `IN`, `BETWEEN`, `LIKE`, `ILIKE`, `RLIKE`, `IS NULL`, arithmetic and bit operators, `||`, `CASE`,
+`CAST` and `TRY_CAST`, `properties['key']`, and `FUNCTIONS`; docs/predicates.md explains it. What is not in the list is refused: chance, clocks,
+users, sessions, files, names of days in a language, other time zones than UTC. Sessions run in UTC, so an hour of a time is allowed.
+Whether Spark can evaluate a predicate, its regular expressions above all, is for `features.trial` to say.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
 
 import sqlglot
 from sqlglot import exp
@@ -15,12 +24,48 @@ from sqlglot.optimizer.qualify_columns import quote_identifiers
 from features.errors import DeclarationError
 from features.sources import EventSource
 
-_BOOLEAN = (exp.Predicate, exp.Connector, exp.Not, exp.Boolean)
-#: What would give another answer tomorrow, or needs more than the one event.
-_REFUSED = (
-    exp.AggFunc, exp.Window, exp.Query, exp.Subquery, exp.Rand, exp.Uuid,
-    exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentTime, exp.Star,
+_BOOLEAN = (
+    exp.Predicate, exp.Connector, exp.Not, exp.Boolean, exp.StartsWith, exp.EndsWith, exp.Contains, exp.IsNan, exp.MapContainsKey, exp.ArrayContains,
 )  # fmt: skip
+_COMPARISONS = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.In, exp.NullSafeEQ, exp.NullSafeNEQ, exp.Between)
+#: The functions that read a part of a time.
+_TIME_FUNCTIONS: dict[str, type[exp.Expr]] = {
+    "year": exp.Year, "quarter": exp.Quarter, "month": exp.Month, "day": exp.Day, "dayofmonth": exp.DayOfMonth, "dayofweek": exp.DayOfWeek,
+    "dayofyear": exp.DayOfYear, "weekofyear": exp.WeekOfYear, "hour": exp.Hour, "minute": exp.Minute, "second": exp.Second,
+    "extract": exp.Extract, "date_trunc": exp.TimestampTrunc, "to_date": exp.TsOrDsToDate, "unix_millis": exp.UnixMillis,
+    "unix_seconds": exp.UnixSeconds,
+}  # fmt: skip
+_REGULAR_EXPRESSIONS = (exp.RegexpLike, exp.RegexpExtract, exp.RegexpReplace, exp.RegexpSplit)
+#: The functions that a predicate may call, by the name in Spark SQL. Functions of one class here are one to sqlglot, such as nvl and coalesce.
+FUNCTIONS: dict[str, type[exp.Expr]] = {
+    # texts
+    "lower": exp.Lower, "upper": exp.Upper, "trim": exp.Trim, "length": exp.Length, "substring": exp.Substring, "left": exp.Left,
+    "right": exp.Right, "concat": exp.Concat, "concat_ws": exp.ConcatWs, "replace": exp.Replace, "translate": exp.Translate,
+    "startswith": exp.StartsWith, "endswith": exp.EndsWith, "contains": exp.Contains, "locate": exp.StrPosition, "split_part": exp.SplitPart,
+    "split": exp.RegexpSplit, "reverse": exp.Reverse, "lpad": exp.Pad, "repeat": exp.Repeat, "ascii": exp.Ascii, "levenshtein": exp.Levenshtein,
+    "regexp_like": exp.RegexpLike, "regexp_extract": exp.RegexpExtract, "regexp_replace": exp.RegexpReplace, "md5": exp.MD5, "sha2": exp.SHA2,
+    "get_json_object": exp.JSONExtractScalar,
+    # numbers
+    "abs": exp.Abs, "ceil": exp.Ceil, "floor": exp.Floor, "round": exp.Round, "sign": exp.Sign, "sqrt": exp.Sqrt, "power": exp.Pow, "ln": exp.Ln,
+    "log": exp.Log, "exp": exp.Exp, "greatest": exp.Greatest, "least": exp.Least, "mod": exp.Mod, "isnan": exp.IsNan,
+    # what is missing
+    "coalesce": exp.Coalesce, "nullif": exp.Nullif, "nvl2": exp.Nvl2, "if": exp.If,
+    # maps
+    "element_at": exp.Bracket, "map_contains_key": exp.MapContainsKey, "map_keys": exp.MapKeys, "array_contains": exp.ArrayContains,
+    "size": exp.ArraySize,
+    **_TIME_FUNCTIONS,
+}  # fmt: skip
+#: Functions of Spark that sqlglot has no class for, and takes by name.
+FUNCTIONS_BY_NAME = {"pmod", "bround", "isnull", "isnotnull", "xxhash64", "crc32", "btrim", "weekday"}
+_ALLOWED = {
+    *FUNCTIONS.values(),
+    exp.Column, exp.Identifier, exp.Literal, exp.Null, exp.Boolean, exp.Paren, exp.And, exp.Or, exp.Not, exp.Is, exp.Like, exp.ILike, exp.Escape,
+    *_COMPARISONS, exp.Add, exp.Sub, exp.Mul, exp.Div, exp.IntDiv, exp.Neg, exp.DPipe, exp.BitwiseAnd, exp.BitwiseOr, exp.BitwiseXor, exp.BitwiseNot,
+    exp.BitwiseLeftShift, exp.BitwiseRightShift, exp.Case, exp.Cast, exp.TryCast, exp.DataType, exp.DataTypeParam, exp.Var,
+    exp.JSONPath, exp.JSONPathRoot, exp.JSONPathKey, exp.JSONPathSubscript,
+}  # fmt: skip
+#: A date, or a date and a time. Spark reads others by the clock: 'now', 'today', or '12:00', which is today's.
+_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?")
 
 
 def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
@@ -32,8 +77,8 @@ def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
         owner: The feature, for the error.
 
     Raises:
-        DeclarationError: It does not parse, names an unknown column or function, is not a condition, compares a number with a
-            text, or depends on more than the event.
+        DeclarationError: It does not parse, names an unknown column, uses what is not in the list above, is not a condition, compares
+            a number with a text, takes a text for a time, or has a regular expression that is not a literal.
     """
     try:
         tree = sqlglot.parse_one(where, dialect="spark")
@@ -49,21 +94,25 @@ def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
                 f"The predicate of {owner} names an unknown column {column.sql()!r}.", f"{source.name} has: {known}."
             )
     for node in tree.walk():
-        if isinstance(node, exp.Anonymous):
+        if type(node) in _ALLOWED or (isinstance(node, exp.Anonymous) and node.name.lower() in FUNCTIONS_BY_NAME):
+            continue
+        raise DeclarationError(
+            f"The predicate of {owner} uses {node.sql(dialect='spark')}, which is not in the list of what one event alone can answer.",
+            f"Use columns, literals, operators, and: {', '.join(sorted({*FUNCTIONS, *FUNCTIONS_BY_NAME}))}.",
+        )
+    for pattern in (node.expression for node in tree.find_all(*_REGULAR_EXPRESSIONS)):
+        if not pattern.is_string:
             raise DeclarationError(
-                f"The predicate of {owner} calls an unknown function {node.name!r}.", "Use a function of Spark SQL."
+                f"The predicate of {owner} takes a regular expression from the event: {pattern.sql(dialect='spark')}.",
+                "Write it as a literal: a wrong one in an event would end the stream.",
             )
-        if isinstance(node, _REFUSED):
-            raise DeclarationError(
-                f"The predicate of {owner} uses {node.sql(dialect='spark')!r}, which one event alone cannot answer.",
-                "Use columns, literals and deterministic functions.",
-            )
-    if not isinstance(tree.unnest(), _BOOLEAN):
+    outer = tree.unnest()
+    if not isinstance(outer, _BOOLEAN) and not (isinstance(outer, exp.Anonymous) and outer.name.lower() in ("isnull", "isnotnull")):
         raise DeclarationError(
             f"The predicate of {owner} is not a condition: {where!r}.", 'Compare something, such as "amount > 0".'
         )
-    _refuse_mixed_comparisons(tree, source, owner)
-    return quote_identifiers(tree, dialect="spark").sql(dialect="spark", normalize_functions="upper")
+    _refuse_mixed_types(tree, source, owner)
+    return quote_identifiers(tree, dialect="spark").sql(dialect="spark", normalize_functions="upper", comments=False)
 
 
 def columns_of_predicate(where: str) -> tuple[str, ...]:
@@ -71,20 +120,48 @@ def columns_of_predicate(where: str) -> tuple[str, ...]:
     return tuple(column.name for column in sqlglot.parse_one(where, dialect="spark").find_all(exp.Column))
 
 
-def _refuse_mixed_comparisons(tree: exp.Expr, source: EventSource, owner: str) -> None:
-    """Spark would read the text as a number and find NULL, silently, in every event."""
+def trials_of_regular_expressions(where: str) -> list[str]:
+    """Expressions that apply each regular expression of a predicate to a text, with a match: all that can go wrong with it does."""
+    trials = []
+    for node in sqlglot.parse_one(where, dialect="spark").find_all(*_REGULAR_EXPRESSIONS):
+        trial = node.copy()
+        trial.set("this", exp.Literal.string("a"))
+        trial.set("expression", exp.Literal.string(f"|{node.expression.name}"))
+        trials.append(trial.sql(dialect="spark"))
+    return trials
+
+
+def _refuse_mixed_types(tree: exp.Expr, source: EventSource, owner: str) -> None:
+    """Spark would read a text as a number, and find NULL, silently, in every event; or as a time, and look at the clock for it."""
 
     def typed_null(node: exp.Expr) -> exp.Expr:
         declared = source.column(node.name) if isinstance(node, exp.Column) else None
         return exp.cast(exp.null(), declared.type.value, dialect="spark") if declared else node
 
     typed = annotate_types(tree.transform(typed_null), dialect="spark")
-    for node in typed.find_all(exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.In):
-        sides = [node.this, *node.expressions] if isinstance(node, exp.In) else [node.this, node.expression]
-        texts = [side for side in sides if side.is_type(*exp.DataType.TEXT_TYPES)]
-        numbers = [side for side in sides if side.is_type(*exp.DataType.NUMERIC_TYPES)]
-        if texts and numbers:
+    for node in typed.walk():
+        operands = list(_operands(node))
+        texts = [one for one in operands if one.is_type(*exp.DataType.TEXT_TYPES)]
+        if isinstance(node, _COMPARISONS) and texts and any(one.is_type(*exp.DataType.NUMERIC_TYPES) for one in operands):
             raise DeclarationError(
                 f"The predicate of {owner} compares a number with a text: {tree.sql(dialect='spark')!r}.",
                 "Compare values of one type.",
             )
+        is_time = isinstance(node, tuple(_TIME_FUNCTIONS.values())) or (
+            isinstance(node, exp.Cast) and node.to.is_type(*exp.DataType.TEMPORAL_TYPES)
+        )
+        if is_time or any(one.is_type(*exp.DataType.TEMPORAL_TYPES) for one in operands):
+            for text in texts:
+                if not (text.is_string and _ISO_TIME.fullmatch(text.name)):
+                    raise DeclarationError(
+                        f"The predicate of {owner} takes a text for a time: {text.sql(dialect='spark')}.",
+                        "Use a time column, or a literal such as '2026-03-01' or '2026-03-01 12:00:00'.",
+                    )
+
+
+def _operands(node: exp.Expr) -> Iterator[exp.Expr]:
+    """The values that a node brings to one type."""
+    for child in node.iter_expressions():
+        yield child
+        if isinstance(node, exp.Case) and isinstance(child, exp.If):
+            yield from child.iter_expressions()

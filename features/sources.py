@@ -112,6 +112,11 @@ class EventSource:
         """Where messages go that do not fit, with the reason and the original bytes."""
         return f"{self.topic}.dlq"
 
+    @property
+    def archive_table(self) -> str:
+        """The Delta table with every message of the topic as it came."""
+        return f"raw_{self.table}"
+
     def column(self, name: str) -> Column | None:
         """The column of that name."""
         return self._by_name.get(name)

@@ -19,7 +19,7 @@ def exact_span_ms(group: FeatureGroup, window: Window, batch_end_ms: int) -> tup
 
     It ends with a tile; from there on tiles say the same.
     """
-    end_ms = -floor_ms(-window.collapse_ms(batch_end_ms), group.tile_ms)
+    end_ms = -floor_ms(-window.collapse_ms(batch_end_ms, group.buffer_ms), group.tile_ms)
     return window.start_ms(batch_end_ms), min(end_ms, batch_end_ms)
 
 
@@ -52,7 +52,7 @@ def build_view(
             own = instant_partials[index] if instants_ms else ()
             views.append(_exact_view(group, aggregation, window, batch_end_ms, tile_starts_ms, column, instants_ms, own))
         else:
-            views.append(_suffixes(aggregation, window, batch_end_ms, tile_starts_ms, column)[0])
+            views.append(_suffixes(aggregation, window, batch_end_ms, group.buffer_ms, tile_starts_ms, column)[0])
     return BatchValue(FORMAT, group.fingerprint, batch_end_ms, newest_event_ms, views)
 
 
@@ -74,20 +74,27 @@ def _exact_view(
     first, last, after = bisect_left(instants_ms, from_ms), bisect_left(instants_ms, to_ms), bisect_left(tile_starts_ms, to_ms)
     inside = instant_partials[first:last]
     if len(inside) > TAIL_BOUND and sum(partial is not None for partial in inside) > TAIL_BOUND:
-        view, _ = _suffixes(aggregation, Window(window.size_ms, group.tile_ms), batch_end_ms, tile_starts_ms, partials)
+        view, _ = _suffixes(
+            aggregation, Window(window.size_ms, group.tile_ms), batch_end_ms, group.buffer_ms, tile_starts_ms, partials
+        )
         return FeatureView(view.collapsed, view.hop_starts_ms, [*view.suffixes, None])
     starts_ms = [*instants_ms[first:last], *tile_starts_ms[after:]]
-    view, own = _suffixes(aggregation, window, batch_end_ms, starts_ms, [*inside, *partials[after:]])
+    view, own = _suffixes(aggregation, window, batch_end_ms, group.buffer_ms, starts_ms, [*inside, *partials[after:]])
     kept = [one if place % STRIDE else suffix for place, (one, suffix) in enumerate(zip(own, view.suffixes, strict=True))]
     return FeatureView(view.collapsed, view.hop_starts_ms, kept)
 
 
 def _suffixes(
-    aggregation: Aggregation, window: Window, batch_end_ms: int, starts_ms: Sequence[int], partials: Sequence[Partial]
+    aggregation: Aggregation,
+    window: Window,
+    batch_end_ms: int,
+    buffer_ms: int,
+    starts_ms: Sequence[int],
+    partials: Sequence[Partial],
 ) -> tuple[FeatureView, list[Partial]]:
     """The view of a feature with a whole suffix at each hop, and the partials at the hops' starts by themselves."""
     combine = aggregation.combine
-    collapse_ms, tail_ms = window.collapse_ms(batch_end_ms), window.start_ms(batch_end_ms)
+    collapse_ms, tail_ms = window.collapse_ms(batch_end_ms, buffer_ms), window.start_ms(batch_end_ms)
     collapsed: Partial = None
     suffix: Partial = None
     hop_starts_ms: list[int] = []

@@ -21,7 +21,7 @@ MINUTE_MS = 60 * SECOND_MS
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
-#: How long after batch_end an answer is exact: the batch view carries the tail hops of that span.
+#: How long after batch_end every feature is exact, unless the group says otherwise: the batch view keeps the tail hops of that span.
 BUFFER_MS = 2 * DAY_MS
 
 #: The hop of a window with an exact tail.
@@ -81,9 +81,10 @@ class Window:
         """The first instant that the window at `q_ms` contains."""
         return floor_ms(q_ms - self.size_ms, self.hop_ms)
 
-    def collapse_ms(self, batch_end_ms: int) -> int:
+    def collapse_ms(self, batch_end_ms: int, buffer_ms: int) -> int:
         """From where on the batch view may be collapsed.
 
-        Every window with q in [batch_end, batch_end + buffer] contains [collapse_ms, batch_end) whole.
+        Every window with q in [batch_end, batch_end + buffer] contains [collapse_ms, batch_end) whole, or nothing of it. A later one
+        that begins between the two needs a part of what is collapsed, which the view cannot give.
         """
-        return min(self.start_ms(batch_end_ms + BUFFER_MS), batch_end_ms)
+        return min(self.start_ms(batch_end_ms + buffer_ms), batch_end_ms)

@@ -1,30 +1,19 @@
-"""The errors that a user of braid sees: one sentence of cause, one of cure, never a traceback.
+"""The errors of braid beside those of a declaration; `features.errors.BraidError` is the root of all.
 
-    BraidError
-    ├── SettingsError       a setting that cannot be used
-    ├── SetupError          Java, JARs or packages that cannot be had
-    ├── ServiceError        an embedded service that does not start, or a real one that does not answer
-    ├── InputError          a file, an id or a time from the user that does not fit
-    └── NotReadyError       something is asked of a layer before the layer below it has run
-
-`features.errors.DeclarationError` has the same shape; `features` imports no other room.
+BraidError              (features.errors)
+├── SettingsError       a setting that cannot be used
+├── SetupError          Java, JARs or packages that cannot be had
+├── ServiceError        an embedded service that does not start, or a real one that does not answer
+├── InputError          a file, an id, a name or a time from the user that does not fit
+└── NotReadyError       something is asked of a layer before the layer below it has run
+└── NoEventsError   a source has no events yet
 """
 
 from __future__ import annotations
 
+from features.errors import BraidError
 
-class BraidError(Exception):
-    """An error that is told, not traced.
-
-    Args:
-        cause: One sentence: what is wrong.
-        cure: One sentence: what to do.
-    """
-
-    def __init__(self, cause: str, cure: str) -> None:
-        super().__init__(f"{cause} {cure}")
-        self.cause = cause
-        self.cure = cure
+__all__ = ["BraidError", "InputError", "NoEventsError", "NotReadyError", "ServiceError", "SettingsError", "SetupError"]
 
 
 class SettingsError(BraidError):
@@ -45,3 +34,7 @@ class InputError(BraidError):
 
 class NotReadyError(BraidError):
     """A layer was asked before the one below it has run."""
+
+
+class NoEventsError(NotReadyError):
+    """A source has no events yet."""

@@ -7,6 +7,7 @@ Every embedded part is a variable away from the real one: `KAFKA_BOOTSTRAP`, `RE
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from infra.errors import SettingsError
 from infra.policies import Experiment, GroupBounds, UseCase
 from infra.ports import Ports, ports_of
 
+#: What a deployment runs that names no project.
+DEFAULT_PROJECT = "examples.shop.definitions:project"
 #: What holds a secret can also be in a file, named by the variable with `_FILE` behind it, as container platforms give them.
 _SECRETS = {
     "REDIS_URL": "redis_url", "REDIS_READER_URL": "redis_reader_url", "KAFKA_SASL_PASSWORD": "kafka_sasl_password",
@@ -38,6 +41,23 @@ def _secrets_of_files() -> dict[str, Any]:
     return found
 
 
+def _written_project() -> dict[str, Any]:
+    """Of the nearest `pyproject.toml` with `[tool.braid]`, upwards from the working directory: `project`, and its `folder`."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        path = folder / "pyproject.toml"
+        try:
+            section = tomllib.loads(path.read_text()).get("tool", {}).get("braid") if path.is_file() else None
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"The file {path} cannot be read: {error}.", "Correct it.") from None
+        if section is not None:
+            project = section.get("project") if isinstance(section, dict) else None
+            if not isinstance(project, str) or section.keys() - {"project"}:
+                raise SettingsError(f"[tool.braid] in {path} is not usable.", 'Write project = "shop.definitions:project", alone.')
+            return {"project": project, "folder": folder}
+    return {}
+
+
 def _cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "braid"
 
@@ -52,6 +72,14 @@ class Settings(BaseSettings):
     # prefix, which an alias does not get, no variable has a field's name.
     model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", env_prefix="BRAID_FIELD_")
 
+    project: str = Field(
+        "",
+        alias="BRAID_PROJECT",
+        description="The project as module:attribute; default the one of `[tool.braid]`, else an example.",
+    )
+    project_folder: Path = Field(
+        Path(), alias="BRAID_PROJECT_FOLDER", description="Where the project's module is looked for; default the working directory."
+    )
     home: Path = Field(Path(".braid"), alias="BRAID_HOME", description="Folder of the deployment's state.")
     cache_dir: Path = Field(default_factory=_cache_dir, alias="BRAID_CACHE", description="Folder of downloaded JARs.")
     lake_uri: str = Field("", alias="LAKE_URI", description="Root of the Delta tables; a path or s3a://…")
@@ -92,7 +120,6 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         2, alias="BRAID_DRAIN_SECONDS", ge=0, description="How long serving still answers after SIGTERM, while /readyz says no."
     )
-    model_name: str = Field("repurchase", alias="BRAID_MODEL_NAME", description="Registered model that /predict serves.")
     batch_every: Literal["day", "hour"] = Field("day", alias="BRAID_BATCH_EVERY", description="How often the batch moves on.")
     automation: frozenset[Literal["batch", "late", "retraining"]] = Field(
         frozenset(), alias="BRAID_AUTOMATION",
@@ -125,25 +152,31 @@ class Settings(BaseSettings):
     ports: Ports = Field(default_factory=Ports, exclude=True)
 
     @classmethod
-    def load(cls, home: Path | str | None = None) -> Settings:
+    def load(cls, home: Path | str | None = None, project: str | None = None) -> Settings:
         """The settings of the environment, with the embedded parts filled in.
 
         Args:
             home: Overrides BRAID_HOME.
+            project: Overrides BRAID_PROJECT.
 
         Raises:
-            SettingsError: A variable holds what it cannot.
+            SettingsError: A variable, or `[tool.braid]`, holds what it cannot.
         """
+        named = {"home": Path(home) if home is not None else None, "project": project}
         try:
-            given = cls(**{**_secrets_of_files(), **({"home": Path(home)} if home is not None else {})})
+            given = cls(**{**_secrets_of_files(), **{name: value for name, value in named.items() if value is not None}})
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             raise SettingsError(f"The setting {name} is not usable: {first['msg']}.", f"Correct or unset {name}.") from None
-        folder = given.home.expanduser().absolute()
+        written = {} if given.project else _written_project()
+        unnamed = "home" not in given.model_fields_set and "folder" in written
+        folder = (written["folder"] / given.home if unnamed else given.home.expanduser()).absolute()
         ports = ports_of(folder)
         return given.model_copy(
             update={
+                "project": given.project or written.get("project", DEFAULT_PROJECT),
+                "project_folder": written.get("folder", given.project_folder.expanduser().absolute()),
                 "home": folder,
                 "cache_dir": given.cache_dir.expanduser().absolute(),
                 "ports": ports,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.declaration import FeatureGroup
+from features.project import Model
 from infra.settings import Settings
 from models.ranking import Difference, Ranking, auc_difference
 from models.registry import (
@@ -79,7 +80,7 @@ class PromotionReport:
 
 
 def promote(
-    settings: Settings, group: FeatureGroup, candidate_version: str, rows: pd.DataFrame, defects: int = 0, twin_version: str | None = None
+    settings: Settings, model: Model, candidate_version: str, rows: pd.DataFrame, defects: int = 0, twin_version: str | None = None
 ) -> PromotionReport:  # fmt: skip
     """Holds the candidate to the gate and moves the alias if it passes.
 
@@ -88,16 +89,16 @@ def promote(
 
     Args:
         settings: Where MLflow is.
-        group: The declaration.
+        model: The declaration.
         candidate_version: A version of the registered model.
-        rows: `training_set`.
+        rows: Its training set.
         defects: Of the last verdict of consistency: served values that differ from the right ones and that nothing explains.
         twin_version: The batch-only twin's version, which becomes its own name's champion along with the candidate.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client, name = MlflowClient(settings.mlflow_tracking_uri), settings.model_name
+    client, name, group = MlflowClient(settings.mlflow_tracking_uri), model.name, model.group
     present = version_by_alias(settings, name, CHAMPION)
     version = present.version if present else ""
 

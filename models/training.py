@@ -17,6 +17,7 @@ import pandas as pd
 
 from features.declaration import FeatureGroup
 from features.declaration.versions import group_text
+from features.project import Model
 from infra.settings import Settings
 from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, text_digest, tracking
 
@@ -54,19 +55,20 @@ class TrainingReport:
 
 
 def train_models(
-    settings: Settings, group: FeatureGroup, rows: pd.DataFrame, delta_version: int, code_version: str | None,
+    settings: Settings, model: Model, rows: pd.DataFrame, delta_version: int, code_version: str | None,
     view_version: int | None = None,
 ) -> TrainingReport:  # fmt: skip
     """Trains the candidate and its batch-only twin on one training set.
 
     Args:
         settings: Where MLflow is.
-        group: The declaration; its version is a tag of the models.
-        rows: `training_set`: split, label, the features, and the features with the prefix `batch_`.
+        model: The declaration; the version of its group is a tag.
+        rows: Its training set: split, label, the features, and the features with the prefix `batch_`.
         delta_version: The Delta version of the rows, a tag.
         code_version: The commit of the code, a tag, if there is one.
         view_version: The Delta version of the group's view now, a tag: drift is measured from there.
     """
+    group = model.group
     counts = {split: rows.loc[rows["split"] == split, "label"] for split in ("train", "evaluation")}
     for split, labels in counts.items():
         if len(labels) < MIN_ROWS or labels.nunique() < 2:
@@ -83,8 +85,8 @@ def train_models(
         tags["code_version"] = code_version
     if view_version is not None:
         tags["view_version"] = str(view_version)
-    candidate = _train(settings, group, rows, "", settings.model_name, tags)
-    twin = _train(settings, group, rows, "batch_", batch_only_name(settings.model_name), tags)
+    candidate = _train(settings, group, rows, "", model.name, tags)
+    twin = _train(settings, group, rows, "batch_", batch_only_name(model.name), tags)
     return TrainingReport("", candidate[0], twin[0], candidate[1], twin[1], candidate[2])
 
 

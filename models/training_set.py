@@ -1,6 +1,6 @@
 """The training set: label points, what each entity's features were then, and what became of it.
 
-Reads `events`; writes `training_set`, split by time.
+Reads `events`; writes `training_set_{model}`, split by time.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from batch.events import require_events
 from batch.point_in_time import point_in_time
 from batch.tables import table_state
 from features.declaration import FeatureGroup
+from features.project import Model
 from features.windows import DAY_MS, MINUTE_MS
 from infra.settings import Settings
-from models.outcomes import PURCHASES
 
-TABLE = "training_set"
-HORIZON_MS = 7 * DAY_MS
 #: Of the label points' period, the share at its end that evaluates.
 EVALUATION_SHARE = 0.2
 
@@ -35,32 +33,34 @@ class TrainingSetReport:
     delta_version: int
 
 
-def build_training_set(spark: SparkSession, settings: Settings, group: FeatureGroup, batch_end_ms: int) -> TrainingSetReport:
-    """Writes the training set of "does the entity purchase again within 7 days" from the events before `batch_end_ms`.
+def build_training_set(spark: SparkSession, settings: Settings, model: Model, batch_end_ms: int) -> TrainingSetReport:
+    """Writes the training set of "does the outcome come within its time" from the events before `batch_end_ms`.
 
     The label points of an entity are a weekly grid, each at a jittered instant, and, since a model is asked most when something
-    happens, 10 minutes after one in fifty of its events; from 30 days after the first event to 7 days before batch_end. They are
+    happens, 10 minutes after one in fifty of its events; from 30 days after the first event to the horizon before batch_end. They are
     split by time, with a gap of the horizon, so that no label reaches from one part into the other. Each row has the features at
     q, and as `batch_{feature}` those at the last midnight before q: what batch alone would have served.
 
     Raises:
-        NotReadyError: There are no events.
+        NoEventsError: There are no events.
     """
+    group, horizon_ms = model.group, model.horizon_ms
     path = settings.table(group.source.table)
     require_events(spark, settings, group.source)
     events = spark.read.format("delta").load(path).where(F.col("ts_ms") < batch_end_ms)
-    points = _label_points(events, group, batch_end_ms).persist()
-    instants_ms = {"batch_ms": F.expr(f"q_ms - pmod(q_ms, {DAY_MS})"), "horizon_ms": F.col("q_ms") + HORIZON_MS}
-    labels = with_split(points).withColumns(instants_ms)
+    points = _label_points(events, group, batch_end_ms - horizon_ms).persist()
+    instants_ms = {"batch_ms": F.expr(f"q_ms - pmod(q_ms, {DAY_MS})"), "horizon_ms": F.col("q_ms") + horizon_ms}
+    labels = with_split(points, horizon_ms).withColumns(instants_ms)
     # One pass over the events answers what was known and what became of it.
-    both = FeatureGroup(group.name, group.entity, group.source, (*group.features, PURCHASES))
+    [outcome] = model.outcome_group.features
+    both = FeatureGroup(group.name, group.entity, group.source, (*group.features, outcome))
     instants = {"": "q_ms", "batch_": "batch_ms", "within_": "horizon_ms"}
-    only = {"batch_": group.feature_names, "within_": (PURCHASES.name,)}
+    only = {"batch_": group.feature_names, "within_": (outcome.name,)}
     counted = point_in_time(spark, settings, both, labels, instants, only)
-    label = F.expr(f"CAST(within_{PURCHASES.name} > {PURCHASES.name} AS INT)").alias("label")
+    label = F.expr(f"CAST(within_{outcome.name} > {outcome.name} AS INT)").alias("label")
     values = [f"{prefix}{name}" for prefix in ("", "batch_") for name in group.feature_names]
     rows = counted.select("entity", "q_ms", label, "split", *values)
-    target = settings.table(TABLE)
+    target = settings.table(model.training_table)
     rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(target)
     points.unpersist()
     state = table_state(spark, target)
@@ -79,18 +79,17 @@ def build_training_set(spark: SparkSession, settings: Settings, group: FeatureGr
     )
 
 
-def with_split(labels: DataFrame) -> DataFrame:
+def with_split(labels: DataFrame, horizon_ms: int) -> DataFrame:
     """Adds `split` to label points: the last ones evaluate; those that lie within the horizon before them are left out."""
     first, last = labels.agg(F.min("q_ms"), F.max("q_ms")).first() or (None, None)
     boundary_ms = 0 if first is None else int(last - (last - first) * EVALUATION_SHARE)
-    split = F.when(F.col("q_ms") >= boundary_ms, "evaluation").when(F.col("q_ms") < boundary_ms - HORIZON_MS, "train")
+    split = F.when(F.col("q_ms") >= boundary_ms, "evaluation").when(F.col("q_ms") < boundary_ms - horizon_ms, "train")
     return labels.withColumn("split", split).where("split IS NOT NULL")
 
 
-def _label_points(events: DataFrame, group: FeatureGroup, batch_end_ms: int) -> DataFrame:
-    """entity, q_ms: distinct label points."""
+def _label_points(events: DataFrame, group: FeatureGroup, end_ms: int) -> DataFrame:
+    """entity, q_ms: distinct label points before `end_ms`."""
     entity = f"`{group.entity}`"
-    end_ms = batch_end_ms - HORIZON_MS
     spans = (
         events.where(group.has_entity_sql)
         .groupBy(F.expr(entity).alias("entity"))

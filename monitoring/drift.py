@@ -16,11 +16,11 @@ from pyspark.sql import functions as F
 
 from batch.view import view_table
 from features.declaration import FeatureGroup
+from features.project import Model
 from infra.settings import Settings
 from models.outcomes import with_outcome
 from models.ranking import Ranking
 from models.registry import CHAMPION, version_by_alias
-from models.training_set import HORIZON_MS
 from monitoring.served import served_of
 
 #: Entities of each view that are compared, at most and at least: the distance of a few is chance.
@@ -39,14 +39,15 @@ class LiveQuality:
     evaluated_auc: float | None
 
 
-def feature_drift(spark: SparkSession, settings: Settings, group: FeatureGroup) -> dict[str, float] | None:
+def feature_drift(spark: SparkSession, settings: Settings, model: Model) -> dict[str, float] | None:
     """Per numeric feature the distance between its values in the view now and in the view that the champion was trained beside.
 
     The distance is the Kolmogorov-Smirnov statistic of the values that are there, or the change in the share of those that are not,
     whichever is larger; in [0, 1]. None where there is no champion of this declaration, its view is gone, or too few entities are
     there.
     """
-    champion = version_by_alias(settings, settings.model_name, CHAMPION)
+    group = model.group
+    champion = version_by_alias(settings, model.name, CHAMPION)
     version = champion.tags.get("view_version") if champion else None
     if champion is None or version is None or champion.tags.get("group_fingerprint") != group.fingerprint:
         return None
@@ -76,21 +77,19 @@ def distances(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
     return found
 
 
-def live_quality(spark: SparkSession, settings: Settings, group: FeatureGroup, known_until_ms: int) -> LiveQuality | None:
+def live_quality(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> LiveQuality | None:
     """How the champion's answers have turned out; degraded ones do not count: they say nothing of the model. None without a champion."""
-    champion = version_by_alias(settings, settings.model_name, CHAMPION)
+    champion = version_by_alias(settings, model.name, CHAMPION)
     if champion is None:
         return None
-    served = served_of(spark, settings, group).where(
-        (F.col("model") == settings.model_name) & (F.col("model_version") == champion.version)
-        & (F.col("q_ms") + HORIZON_MS <= known_until_ms) & (F.size("degraded") == 0)
+    served = served_of(spark, settings, model.group).where(
+        (F.col("model") == model.name) & (F.col("model_version") == champion.version)
+        & (F.col("q_ms") + model.horizon_ms <= known_until_ms) & (F.size("degraded") == 0)
     )  # fmt: skip
     evaluated = float(champion.tags["auc"]) if "auc" in champion.tags else None
     if served.isEmpty():  # also before there is any event
         return LiveQuality(champion.version, 0, None, evaluated)
-    answers: pd.DataFrame = with_outcome(
-        spark, settings, group, served.select("entity", "q_ms", "prediction"), HORIZON_MS
-    ).toPandas()
+    answers = with_outcome(spark, settings, model, served.select("entity", "q_ms", "prediction")).toPandas()
     auc = Ranking(answers["entity"].to_numpy(), answers["label"].to_numpy(), answers["prediction"].to_numpy()).auc()
     enough = len(answers) >= MIN_ANSWERS and not pd.isna(auc)
     return LiveQuality(champion.version, len(answers), auc if enough else None, evaluated)

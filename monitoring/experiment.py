@@ -17,14 +17,13 @@ import pandas as pd
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from features.declaration import FeatureGroup
+from features.project import Model
 from features.windows import HOUR_MS
 from infra.errors import NotReadyError
 from infra.policies import Experiment, VariantName
 from infra.settings import Settings
 from models.outcomes import with_outcome
 from models.ranking import Difference, Ranking, auc_difference
-from models.training_set import HORIZON_MS
 from monitoring.served import served_of
 
 #: The chance of seeing a difference where there is none, over all comparisons of a report.
@@ -82,14 +81,14 @@ class ExperimentReport:
 
 
 def report_experiment(
-    spark: SparkSession, settings: Settings, group: FeatureGroup, experiment: Experiment, known_until_ms: int
+    spark: SparkSession, settings: Settings, model: Model, experiment: Experiment, known_until_ms: int
 ) -> ExperimentReport:
     """The report on all answers of the experiment, degraded ones too: they are what the users got.
 
     Args:
         spark: The session.
         settings: Where the lake is.
-        group: The declaration that was served.
+        model: The model whose variants are compared.
         experiment: Which one.
         known_until_ms: Up to when all events are in the lake: an outcome beyond is not known.
 
@@ -97,24 +96,25 @@ def report_experiment(
         NotReadyError: Nothing was served in the experiment yet.
     """
     horizon_ms = round(experiment.horizon_hours * HOUR_MS)
-    served = served_of(spark, settings, group).where(F.col("experiment") == experiment.name)
+    served = served_of(spark, settings, model.group).where(F.col("experiment") == experiment.name)
     points = served.select("entity", "q_ms", "variant", "prediction", F.to_json("shadows").alias("shadows"))
-    exposures = with_outcome(spark, settings, group, points, horizon_ms).toPandas() if not served.isEmpty() else pd.DataFrame()
+    exposures = with_outcome(spark, settings, model, points, horizon_ms).toPandas() if not served.isEmpty() else pd.DataFrame()
     if exposures.empty:
         raise NotReadyError(
             f"Nothing was served in the experiment {experiment.name} yet.", "Set BRAID_EXPERIMENT and ask for predictions."
         )
     exposures["label"] = exposures["label"].where(exposures["q_ms"] + horizon_ms <= known_until_ms)
-    return judge(experiment, exposures)
+    return judge(experiment, exposures, model.horizon_ms)
 
 
-def judge(experiment: Experiment, exposures: pd.DataFrame) -> ExperimentReport:
+def judge(experiment: Experiment, exposures: pd.DataFrame, predicted_ms: int) -> ExperimentReport:
     """The report on exposures.
 
     Args:
         experiment: Shares, and at how many users the verdict is made.
         exposures: entity, q_ms, variant, prediction, label (0, 1, or none while it is not known), shadows (JSON: variant →
             prediction).
+        predicted_ms: The horizon that the models predict.
     """
     names = list(experiment.shares)
     known = exposures[exposures["label"].notna()]
@@ -128,7 +128,7 @@ def judge(experiment: Experiment, exposures: pd.DataFrame) -> ExperimentReport:
         for name in names[1:]
         if decided_at_ms is not None
     )
-    own_horizon = round(experiment.horizon_hours * HOUR_MS) == HORIZON_MS
+    own_horizon = round(experiment.horizon_hours * HOUR_MS) == predicted_ms
     report = ExperimentReport(
         experiment.name, tuple(_arm(rows, name, own_horizon) for name in names), comparisons, confidence, len(exposures) - len(known),
         split, decided_at_ms, "",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -15,7 +15,6 @@ from typing import Any
 
 from features.declaration import FeatureGroup
 from features.declaration.versions import published_group
-from features.definitions import GROUPS
 from infra.errors import InputError, NotReadyError
 from infra.settings import Settings
 from store.clients import PROGRESS_KEY, meta_key, reached_store
@@ -65,10 +64,10 @@ class FeatureFreshnessMonitor:
         ServiceError: The online store does not answer.
     """
 
-    def __init__(self, settings: Settings, groups: Mapping[str, FeatureGroup] = GROUPS, now_ms: int | None = None) -> None:
+    def __init__(self, settings: Settings, groups: Iterable[FeatureGroup], now_ms: int | None = None) -> None:
         self.checked: list[str] = []
         self.alerts: list[Alert] = []
-        self._settings, self._groups, self._now_ms = settings, groups, now_ms
+        self._settings, self._groups, self._now_ms = settings, {group.name: group for group in groups}, now_ms
         self._client = reached_store(settings)
 
     def age(self, feature_group: str) -> timedelta:

@@ -10,15 +10,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.point_in_time import point_in_time
-from features.declaration import FeatureGroup
+from features.project import Model
 from infra.settings import Settings
 from models.outcomes import with_outcome
-from models.training_set import HORIZON_MS, with_split
+from models.training_set import with_split
 from monitoring.served import served_of
 
 
 def logged_training_set(
-    spark: SparkSession, settings: Settings, group: FeatureGroup, known_until_ms: int, since_ms: int | None = None
+    spark: SparkSession, settings: Settings, model: Model, known_until_ms: int, since_ms: int | None = None
 ) -> DataFrame:
     """The rows of `training_set`, its columns and types, from what was served and has an outcome.
 
@@ -28,20 +28,21 @@ def logged_training_set(
     Args:
         spark: The session.
         settings: Where the lake is.
-        group: The declaration.
+        model: The declaration.
         known_until_ms: Up to when all events are in the lake: an outcome beyond is not known.
         since_ms: Only what was served from then on.
     """
+    group = model.group
     served = served_of(spark, settings, group).where(
         (F.col("fingerprint") == group.fingerprint) & (F.size("degraded") == 0) & (F.col("features_at_ms") == F.col("q_ms"))
-        & (F.col("q_ms") + HORIZON_MS <= known_until_ms)
+        & (F.col("q_ms") + model.horizon_ms <= known_until_ms)
     )  # fmt: skip
     if since_ms is not None:
         served = served.where(F.col("served_at_ms") >= since_ms)
     types = ", ".join(f"`{name}` {group.value_sql_type(index)}" for index, name in enumerate(group.feature_names))
     value = F.struct(F.from_json("features", types).alias("f"), "batch_end_ms")
     points = served.groupBy("entity", "q_ms").agg(F.min_by(value, "served_at_ms").alias("v")).select("entity", "q_ms", "v.*")
-    labels = with_split(with_outcome(spark, settings, group, points, HORIZON_MS))
+    labels = with_split(with_outcome(spark, settings, model, points), model.horizon_ms)
     rows = point_in_time(spark, settings, group, labels, {"batch_": "batch_end_ms"})
     batch = [f"batch_{name}" for name in group.feature_names]
     return rows.select("entity", "q_ms", "label", "split", "f.*", *batch)

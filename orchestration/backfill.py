@@ -1,13 +1,15 @@
-"""`braid backfill` and what follows it: the jobs `features` and `training` over a range of days in one run each, and `quality`."""
+"""`braid backfill` and what follows it: per source the job over a range of days in one run, per model its training, and `quality`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from batch.load import remember_first_day
-from features.definitions import GROUPS
+from features.project import Model, Project
+from features.sources import EventSource
+from infra.errors import NoEventsError
 from infra.settings import Settings
 from monitoring.attribution import Reason
 from orchestration.execution import OnAsset, run_job, use_deployment
@@ -19,38 +21,62 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class TrainingReport:
+    """What became of a model: whether a candidate was trained, why it was promoted or not, and how well it ranks."""
+
+    trained: bool
+    reason: str
+    champion_version: str | None = None
+    auc_merged: float | None = None
+    auc_batch_only: float | None = None
+
+
+@dataclass(frozen=True)
 class BackfillReport:
-    """What was run: entities by group, seconds by step. The model's fields are None where nothing was trained, for the reason given."""
+    """What was run.
+
+    Attributes:
+        batch_end_ms: The earliest batch_end of all groups that were published.
+        entities: Group → entities that were published.
+        first_day: The first day that was looked at.
+        last_day: The last one.
+        seconds: Step → its seconds.
+        without_events: The sources that have no events yet; their groups were passed over.
+        models: Model → what became of it; empty where nothing was to be trained.
+    """
 
     batch_end_ms: int
     entities: dict[str, int]
     first_day: date
     last_day: date
     seconds: dict[str, float]
-    trained: bool = False
-    reason: str = ""
-    champion_version: str | None = None
-    auc_merged: float | None = None
-    auc_batch_only: float | None = None
+    without_events: tuple[str, ...] = ()
+    models: dict[str, TrainingReport] = field(default_factory=dict)
 
 
 def backfill(
-    settings: Settings, to_ms: int | None = None, first: date | None = None, train: bool = True, on_asset: OnAsset | None = None
-) -> BackfillReport:
+    project: Project, settings: Settings, to_ms: int | None = None, first: date | None = None, train: bool = True,
+    sources: tuple[EventSource, ...] | None = None, on_asset: OnAsset | None = None,
+) -> BackfillReport:  # fmt: skip
     """Brings events, tiles, view and online store up to a time, and trains where there are labels enough.
 
     Args:
+        project: Whose sources, groups and models.
         settings: The deployment; its Dagster home gets the runs.
-        to_ms: batch_end; never later than now. None: as late as the batch can vouch for.
+        to_ms: batch_end; never later than now. None: as late as the batch can vouch for, per source.
         first: From this day on; by default from the first that Dagster has never materialized. Late events before it heal all the same.
         train: Whether to train and promote too.
+        sources: Only the groups and models of these; by default of all.
         on_asset: Told of progress.
 
     Raises:
         ServiceError: The online store, or MLflow if it is needed, does not run.
+        NoEventsError: None of the sources has events.
         NotReadyError: An asset failed, or a check kept the day out; says which and why.
     """
-    require(settings, "valkey", *(["mlflow"] if train else []))
+    chosen = [source for source in sources or project.sources if project.groups_of(source)]
+    models = [model for model in project.models if train and model.group.source in chosen]
+    require(settings, "valkey", *(["mlflow"] if models else []))
     now = datetime.now(UTC)
     to_ms = None if to_ms is None else min(to_ms, int(now.timestamp() * 1_000))
     last = now.date() if to_ms is None else datetime.fromtimestamp(to_ms / 1_000, UTC).date()
@@ -60,41 +86,64 @@ def backfill(
     use_deployment(settings)
     import dagster as dg
 
-    from orchestration.assets.batch import events
-    from orchestration.deployment import BatchEnd
+    from orchestration.deployment import BatchEnd, Deployment
+    from orchestration.names import events_key, features_job, online_key
     from orchestration.run_days import RANGE_END, RANGE_START
 
+    deployment = Deployment(project, settings)
     seconds: dict[str, float] = {}
+    online: dict[str, dict[str, Any]] = {}
+    begun: list[date] = []
+    empty: list[EventSource] = []
     with dg.DagsterInstance.get() as instance:
         earliest = first_day(settings)
-        start = max(first, earliest) if first else _first_new_day(instance, events.key, earliest)
-        tags = {RANGE_START: min(start, last).isoformat(), RANGE_END: last.isoformat()}
-        done = run_job("features", instance, seconds, on_asset, tags=tags, run_config=BatchEnd.run_config(to_ms))
-        online = {name: done[f"online_{name}"] for name in GROUPS}
-        report: dict[str, Any] = {
-            "batch_end_ms": min(_instant_ms(one["batch_end"]) for one in online.values()),
-            "entities": {name: one["dagster/row_count"] for name, one in online.items()},
-            "first_day": min(start, last), "last_day": last, "seconds": seconds,
-        }  # fmt: skip
-        if not train:
-            return BackfillReport(**report)
-        done = run_job("training", instance, seconds, on_asset)
-        candidate, champion = done["candidate_model"], done["champion_model"]
-        return BackfillReport(
-            **report,
-            trained=candidate["trained"],
-            reason=champion["reason"] if candidate["trained"] else candidate["reason"],
-            champion_version=champion.get("champion_version"),
-            auc_merged=candidate.get("auc_merged"),
-            auc_batch_only=candidate.get("auc_batch_only"),
-        )
+        for source in chosen:
+            start = min(max(first, earliest) if first else _first_new_day(instance, events_key(source), earliest), last)
+            tags = {RANGE_START: start.isoformat(), RANGE_END: last.isoformat()}
+            try:
+                done = run_job(
+                    deployment, features_job(source), instance, seconds, on_asset, tags=tags, run_config=BatchEnd.run_config(to_ms)
+                )
+            except NoEventsError:
+                empty.append(source)
+                if len(empty) == len(chosen):
+                    raise
+                continue
+            begun.append(start)
+            online |= {group.name: done[online_key(group).to_user_string()] for group in project.groups_of(source)}
+        trained = {
+            model.name: _train(deployment, model, instance, seconds, on_asset)
+            for model in models
+            if model.group.source not in empty
+        }
+    return BackfillReport(
+        batch_end_ms=min(_instant_ms(one["batch_end"]) for one in online.values()),
+        entities={name: one["dagster/row_count"] for name, one in online.items()},
+        first_day=min(begun), last_day=last, seconds=seconds, without_events=tuple(source.name for source in empty), models=trained,
+    )  # fmt: skip
+
+
+def _train(
+    deployment: Any, model: Model, instance: dg.DagsterInstance, seconds: dict[str, float], on_asset: OnAsset | None
+) -> TrainingReport:
+    from orchestration.names import candidate_key, champion_key, training_job
+
+    done = run_job(deployment, training_job(model), instance, seconds, on_asset)
+    candidate, champion = done[candidate_key(model).to_user_string()], done[champion_key(model).to_user_string()]
+    return TrainingReport(
+        trained=candidate["trained"],
+        reason=champion["reason"] if candidate["trained"] else candidate["reason"],
+        champion_version=champion.get("champion_version"),
+        auc_merged=candidate.get("auc_merged"),
+        auc_batch_only=candidate.get("auc_batch_only"),
+    )
 
 
 def _instant_ms(text: object) -> int:
     return round(datetime.fromisoformat(str(text)).timestamp() * 1_000)
 
 
-def check_quality(settings: Settings, on_asset: OnAsset | None = None) -> dict[str, dict[str, Any]]:
+def check_quality(project: Project, settings: Settings, on_asset: OnAsset | None = None) -> dict[str, dict[str, Any]]:
     """Runs the job `quality`, on what has arrived by now; gives what each of its assets says.
 
     Raises:
@@ -105,17 +154,20 @@ def check_quality(settings: Settings, on_asset: OnAsset | None = None) -> dict[s
     use_deployment(settings)
     import dagster as dg
 
+    from orchestration.deployment import Deployment
+    from orchestration.names import QUALITY_JOB
     from orchestration.run_days import RANGE_END, RANGE_START
 
     today = datetime.now(UTC).date().isoformat()
     with dg.DagsterInstance.get() as instance:
-        return run_job("quality", instance, {}, on_asset, tags={RANGE_START: today, RANGE_END: today})
+        tags = {RANGE_START: today, RANGE_END: today}
+        return run_job(Deployment(project, settings), QUALITY_JOB, instance, {}, on_asset, tags=tags)
 
 
-def consistency_figures(quality: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
+def consistency_figures(project: Project, quality: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
     """Of what `check_quality` gives, per group: answers, cells, defects, and the differing cells by `Reason`."""
     names = ("answers", "cells", "defects", *map(str, Reason))
-    return {name: {key: quality[f"{name}_consistency"][key] for key in names} for name in GROUPS}
+    return {group.name: {key: quality[f"{group.name}_consistency"][key] for key in names} for group in project.groups}
 
 
 def _first_new_day(instance: dg.DagsterInstance, events: dg.AssetKey, earliest: date) -> date:

@@ -8,6 +8,7 @@ import json
 import time
 
 from features.declaration import FeatureGroup
+from features.project import Project
 from features.sources import EventSource
 from infra.embedded.health import ailment
 from infra.errors import NotReadyError, ServiceError
@@ -37,7 +38,7 @@ def wait_for_archive(settings: Settings, source: EventSource) -> str:
     return f"caught up with Kafka in {time.monotonic() - started:.1f} s"
 
 
-def wait_for_tiles(settings: Settings, group: FeatureGroup) -> None:
+def wait_for_tiles(settings: Settings, project: Project, group: FeatureGroup) -> None:
     """Waits, where this version of the group is not served yet, until the stream has made its tiles from all that Kafka holds.
 
     So what is published is whole from the first answer on: also into a store that has lost what it held.
@@ -60,4 +61,4 @@ def wait_for_tiles(settings: Settings, group: FeatureGroup) -> None:
             f"The speed layer streams version {streamed} of {group.name}, not {group.fingerprint}.",
             "Run `braid up --detach`: what runs then loads the declaration.",
         )
-    wait_visible(settings, end_offsets(settings, group.source.topic), VERSION_SECONDS, source=group.source)
+    wait_visible(settings, project.groups_of(group.source), end_offsets(settings, group.source.topic), VERSION_SECONDS)

@@ -10,6 +10,7 @@ import sqlglot
 from sqlglot import exp
 
 from features.declaration import FeatureGroup, columns_read
+from features.project import Model
 from features.sources import EventSource
 
 Columns = tuple[tuple[str, str, str], ...]
@@ -77,13 +78,14 @@ def view_columns(group: FeatureGroup) -> Columns:
     )  # fmt: skip
 
 
-def training_columns(group: FeatureGroup) -> Columns:
-    """The columns of the training set."""
+def training_columns(model: Model) -> Columns:
+    """The columns of a model's training set."""
+    group = model.group
     values = [(one.name, group.value_sql_type(index), one.description) for index, one in enumerate(group.features)]
     batch = [(f"batch_{name}", kind, f"as of the midnight before q: {text}") for name, kind, text in values]
     return (
         ("entity", group.entity_type.value, group.entity), ("q_ms", "BIGINT", "the instant of the label"),
-        ("label", "INT", "1: a purchase within 7 days"), ("split", "STRING", "train or evaluation"), *values, *batch,
+        ("label", "INT", f"1: {model.outcome.where} within {model.outcome.within}"), ("split", "STRING", "train or evaluation"), *values, *batch,
     )  # fmt: skip
 
 

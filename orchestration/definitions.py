@@ -1,19 +1,26 @@
-"""What Dagster loads."""
+"""The definitions of a project: all that Dagster knows of it."""
 
 import dagster as dg
 
-from orchestration.assets import batch, models, quality, serving, speed
-from orchestration.checks import checks
-from orchestration.deployment import BatchEnd, spark_resource
-from orchestration.jobs import jobs, schedules
-from orchestration.sensors import sensors
+from features.project import Project
+from infra.settings import Settings
+from orchestration.assets import assets_of
+from orchestration.checks import checks_of
+from orchestration.deployment import BatchEnd, Deployment
+from orchestration.jobs import jobs_of, schedules_of
+from orchestration.sensors import sensors_of
 
-defs = dg.Definitions(
-    assets=[*speed.assets, *batch.assets, *serving.assets, *models.assets, *quality.assets],
-    asset_checks=checks,
-    jobs=jobs,
-    schedules=schedules,
-    sensors=sensors,
-    resources={"spark": spark_resource(), "batch_end": BatchEnd.configure_at_launch()},
-    executor=dg.in_process_executor,
-)
+
+def definitions(project: Project, settings: Settings) -> dg.Definitions:
+    """Assets, checks, jobs, schedules and sensors of a project."""
+    deployment = Deployment(project, settings)
+    assets = assets_of(deployment)
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=checks_of(deployment),
+        jobs=jobs_of(deployment),
+        schedules=schedules_of(deployment),
+        sensors=sensors_of(deployment),
+        resources={"spark": deployment.spark_resource, "batch_end": BatchEnd.configure_at_launch()},
+        executor=dg.in_process_executor,
+    )

@@ -33,16 +33,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from batch.files import open_events
-from features.definitions import GROUPS, user_events, user_features
+from examples.shop.journey import Journey, write_journey
 from infra.embedded import services
 from infra.embedded.memory import PeakMemory
 from infra.embedded.programs import NAMES
 from infra.errors import InputError
 from infra.policies import Experiment
+from infra.project import load_project
 from infra.settings import Settings
 from monitoring.attribution import Reason
 from orchestration.backfill import consistency_figures
-from orchestration.journey import Journey, write_journey
 from orchestration.proof import ProofReport, prove, sample_ids
 from orchestration.quiet import quiet
 from orchestration.running import until_ended
@@ -83,6 +83,8 @@ class Demo:
     def __init__(self, settings: Settings, speedup: float | None) -> None:
         # What runs is the demo's alone: nothing starts by itself in between.
         self._settings = settings.model_copy(update={"experiment": EXPERIMENT, "automation": frozenset()})
+        self._project = load_project(self._settings)
+        self._source = self._project.source(None)
         self._speedup = speedup
         # The terminal itself: what libraries print goes to a log while they work.
         self._console = Console(file=os.fdopen(os.dup(2), "w", buffering=1))
@@ -155,15 +157,17 @@ class Demo:
         sent += self._replay(journey, SECOND_STAGE, END)
         self._prove(journey, END)
         quality = self._quality()
+        model = self._project.model(None)
+        trained = first.models[model.name]
         return {
             "events_loaded": loaded, "events_replayed": sent,
             "cells_compared": sum(proof.cells_compared for proof in self._proofs),
             "cells_different": sum(proof.cells_different for proof in self._proofs),
-            "champion_version": first.champion_version, "auc_merged": first.auc_merged, "auc_batch_only": first.auc_batch_only,
+            "champion_version": trained.champion_version, "auc_merged": trained.auc_merged, "auc_batch_only": trained.auc_batch_only,
             "predict_p50_ms": self._predictions.percentile_ms(50), "predict_p99_ms": self._predictions.percentile_ms(99),
             "predictions": len(self._predictions.seconds), "predictions_degraded": self._predictions.degraded, "predictions_failed": self._predictions.failed,
-            "consistency": consistency_figures(quality),
-            "experiment": quality["experiment_report"]["verdict"],
+            "consistency": consistency_figures(self._project, quality),
+            "experiment": quality[f"{model.name}_experiment"]["verdict"],
             "proofs": [{"group": p.group, "as_of": rfc3339(p.q_ms), "entities": p.entities, "cells": p.cells_compared, "different": p.cells_different,
                         "degraded": p.degraded, "first_differences": [vars(one) for one in p.differences[:5]]} for p in self._proofs],
             "example": self._example(journey),
@@ -177,23 +181,28 @@ class Demo:
 
         with quiet(self._settings.home / "logs" / "backfill.log"):
             spark = spark_session(self._settings, "braid demo", self._settings.batch_memory)
-            return load_events(spark, self._settings, user_events, journey.history).loaded
+            return load_events(spark, self._settings, self._source, journey.history).loaded
 
     def _start_services(self) -> None:
         with self._step("services", total=len(NAMES)) as advance:
             services.up(
-                self._settings, topics(), on_progress=lambda name, step: advance(int(step == "healthy"), f"services: {name}")
+                self._settings,
+                topics(self._project),
+                on_progress=lambda name, step: advance(int(step == "healthy"), f"services: {name}"),
             )
 
     def _backfill(self, name: str, to_ms: int, train: bool) -> Any:
         from orchestration.backfill import backfill
+        from orchestration.deployment import Deployment
         from orchestration.execution import reload_definitions, steps
+        from orchestration.names import features_job, training_job
 
         reload_definitions(self._settings)
-        jobs = ["features", "training"] if train else ["features"]
-        with quiet(self._settings.home / "logs" / "backfill.log"), self._step(name, total=steps(self._settings, *jobs)) as advance:
+        jobs = [features_job(self._source), *(training_job(model) for model in self._project.models if train)]
+        total = steps(Deployment(self._project, self._settings), *jobs)
+        with quiet(self._settings.home / "logs" / "backfill.log"), self._step(name, total=total) as advance:
             report = backfill(
-                self._settings, to_ms, train=train,
+                self._project, self._settings, to_ms, train=train,
                 on_asset=lambda asset, seconds: advance(int(seconds is not None), f"{name}: {asset}"),
             )  # fmt: skip
         for asset, seconds in report.seconds.items():
@@ -202,15 +211,14 @@ class Demo:
 
     def _quality(self) -> dict[str, dict[str, Any]]:
         from orchestration.backfill import check_quality
+        from orchestration.deployment import Deployment
         from orchestration.execution import steps
+        from orchestration.names import QUALITY_JOB
 
-        name = "quality"
-        with (
-            quiet(self._settings.home / "logs" / "backfill.log"),
-            self._step(name, total=steps(self._settings, "quality")) as advance,
-        ):
+        name, total = "quality", steps(Deployment(self._project, self._settings), QUALITY_JOB)
+        with quiet(self._settings.home / "logs" / "backfill.log"), self._step(name, total=total) as advance:
             return check_quality(
-                self._settings, on_asset=lambda asset, seconds: advance(int(seconds is not None), f"{name}: {asset}")
+                self._project, self._settings, on_asset=lambda asset, seconds: advance(int(seconds is not None), f"{name}: {asset}")
             )
 
     def _await_champion(self) -> None:
@@ -244,16 +252,16 @@ class Demo:
 
             for one in asking:
                 one.start()
-            with open_events(part, user_events) as file:
-                report = replay(self._settings, user_events, file.batches(), speedup=self._speedup, on_progress=on_progress)
-            wait_visible(self._settings, report.end_offsets, source=user_events)
+            with open_events(part, self._source) as file:
+                report = replay(self._settings, self._source, file.batches(), speedup=self._speedup, on_progress=on_progress)
+            wait_visible(self._settings, self._project.groups_of(self._source), report.end_offsets)
             stop.set()
             for one in asking:
                 one.join()
         return report.sent
 
     def _ask(self, journey: Journey, stop: threading.Event, now_ms: list[int], caller: int) -> None:
-        ids = sample_ids(user_features, [journey.live], CALLERS * SAMPLE)[caller::CALLERS]
+        ids = sample_ids(self._project.model(None).group, [journey.live], CALLERS * SAMPLE)[caller::CALLERS]
         with httpx.Client(base_url=self._settings.serving_url, headers=self._settings.serving_headers, timeout=10) as client:
             while not stop.is_set():
                 for one in ids:
@@ -272,7 +280,7 @@ class Demo:
         q_ms = journey.end_ms + 1 if day == END else journey.cut_ms + day * DAY_MS
         with self._step(f"proof as of day {day}"):
             events = [journey.history, journey.live]
-            for group in GROUPS.values():
+            for group in self._project.groups:
                 self._proofs.append(prove(self._settings, group, events, sample_ids(group, events, SAMPLE), q_ms))
 
     def _example(self, journey: Journey) -> Any:
@@ -308,7 +316,7 @@ class Demo:
         for proof in found["proofs"]:
             table.add_row(
                 "proof",
-                f"[{colour}]{proof['cells']:,} cells of {proof['entities']} {GROUPS[proof['group']].entity}s as of {proof['as_of']}: {proof['different']} differ from brute force[/{colour}]",
+                f"[{colour}]{proof['cells']:,} cells of {proof['entities']} {self._project.group(proof['group']).entity}s as of {proof['as_of']}: {proof['different']} differ from brute force[/{colour}]",
             )
         table.add_row(
             "model",

@@ -7,16 +7,18 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.errors import NotReadyError
+from infra.errors import NoEventsError, NotReadyError
 from infra.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
+
+    from orchestration.deployment import Deployment
 
 #: Told of each asset and check when it starts (None) and when it is done (its seconds).
 OnAsset = Callable[[str, float | None], None]
@@ -32,15 +34,17 @@ def use_deployment(settings: Settings) -> None:
 
 
 def run_job(
+    deployment: Deployment,
     job: str,
     instance: dg.DagsterInstance,
     seconds: dict[str, float],
     on_asset: OnAsset | None,
     **arguments: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Runs a job of the deployment that is in use; gives the metadata of each asset that it materialized.
+    """Runs a job of the deployment, which is in use; gives the metadata of each asset that it materialized.
 
     Args:
+        deployment: Whose job.
         job: Its name.
         instance: Whose runs it is among.
         seconds: Gets the seconds of each step.
@@ -48,19 +52,22 @@ def run_job(
         arguments: `run_config` and `tags` of the run.
 
     Raises:
+        NoEventsError: The job's source has no events.
         NotReadyError: An asset failed, or a check kept the day out; says which and why.
     """
     from dagster import DagsterExecutionInterruptedError
 
-    from orchestration.definitions import defs
+    from orchestration.definitions import definitions
 
     started, run_id = time.monotonic(), str(uuid.uuid4())
     # The run's events are in the UI; in the terminal they would bury the progress.
     config = {**(arguments.pop("run_config", None) or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     try:
         with _followed(instance, run_id, on_asset):
-            result = defs.resolve_job_def(job).execute_in_process(
-                instance=instance, run_id=run_id, raise_on_error=False, run_config=config, **arguments
+            result = (
+                definitions(deployment.project, deployment.settings)
+                .resolve_job_def(job)
+                .execute_in_process(instance=instance, run_id=run_id, raise_on_error=False, run_config=config, **arguments)
             )
     except DagsterExecutionInterruptedError:
         raise KeyboardInterrupt from None  # Dagster's name for Ctrl-C
@@ -73,7 +80,8 @@ def run_job(
             materialization = event.step_materialization_data.materialization
             metadata[materialization.asset_key.to_user_string()] = {k: v.value for k, v in materialization.metadata.items()}
     if not result.success:
-        raise NotReadyError(
+        kind = NoEventsError if _lacks_events(result.all_events) else NotReadyError
+        raise kind(
             _cause(result.all_events), f"See run {result.run_id} in Dagster, started {time.monotonic() - started:.0f} s ago."
         )
     return metadata
@@ -112,15 +120,30 @@ def _followed(instance: dg.DagsterInstance, run_id: str, on_asset: OnAsset | Non
         following.join()
 
 
-def steps(settings: Settings, *jobs: str) -> int:
+def steps(deployment: Deployment, *jobs: str) -> int:
     """How many assets and checks the jobs run."""
-    use_deployment(settings)
-    from orchestration.definitions import defs
+    use_deployment(deployment.settings)
+    from orchestration.definitions import definitions
 
+    defs = definitions(deployment.project, deployment.settings)
     return sum(len(defs.resolve_job_def(job).graph.nodes) for job in jobs)
 
 
-def _cause(events: Sequence[Any]) -> str:
+def _lacks_events(events: list[Any]) -> bool:
+    """Whether a run failed because its source has no events."""
+    return any(
+        event.is_step_failure and _root(event.step_failure_data.error).cls_name == NoEventsError.__name__ for event in events
+    )
+
+
+def _root(error: Any) -> Any:
+    """The error that caused an error."""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error
+
+
+def _cause(events: list[Any]) -> str:
     for event in events:
         if (
             event.event_type_value == "ASSET_CHECK_EVALUATION"
@@ -132,9 +155,7 @@ def _cause(events: Sequence[Any]) -> str:
             return f"The check {check.check_name} of {check.asset_key.to_user_string()} failed: {failed}; the online store keeps the last good view."
     for event in events:
         if event.is_step_failure:
-            error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
+            error = _root(event.step_failure_data.error)
             return f"{event.step_key} failed: {_sentence(error.message) if error else 'it did not say why'}"
     return "The run failed."
 

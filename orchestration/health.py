@@ -4,18 +4,20 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from features.declaration import FeatureGroup
 from infra.errors import BraidError
 from monitoring.freshness import Alert, FeatureFreshnessMonitor, Severity
 from orchestration.materialized import latest_metadata
+from orchestration.names import online_key
 
 FRESH, COVERED = "fresh", "covered"
 #: Metadata of `online_{group}`: the ids that coverage is judged by.
 RECENT = "recently active"
 
 
-def recently_active(instance: dg.DagsterInstance, group: str) -> list[int | str] | None:
+def recently_active(instance: dg.DagsterInstance, group: FeatureGroup) -> list[int | str] | None:
     """The entities that were last active when the group was published; None before that."""
-    return latest_metadata(instance, dg.AssetKey(f"online_{group}")).get(RECENT)
+    return latest_metadata(instance, online_key(group)).get(RECENT)
 
 
 def health_checks(

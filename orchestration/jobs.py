@@ -1,31 +1,86 @@
-"""Jobs and schedules: the chain from the archive to the online store, the one from labels to the champion, and what watches both."""
+"""Jobs and schedules: per source from the archive to the online store, per model from labels to the champion, and what watches both."""
+
+from typing import Any
 
 import dagster as dg
 
-from orchestration.assets import batch, models, quality, serving
-from orchestration.deployment import SETTINGS
+from features.project import Model
+from features.sources import EventSource
+from orchestration.deployment import Deployment
+from orchestration.names import (
+    PUBLISH_JOB,
+    QUALITY_JOB,
+    SERVED,
+    candidate_key,
+    champion_key,
+    consistency_key,
+    drift_key,
+    events_key,
+    experiment_key,
+    features_job,
+    live_quality_key,
+    online_key,
+    tiles_key,
+    training_job,
+    training_set_key,
+    view_key,
+)
 
-features_job = dg.define_asset_job(
-    "features", dg.AssetSelection.assets(*batch.assets, *serving.online.values()), executor_def=dg.in_process_executor,
-    description="Archive → events → tiles → view → online store, over any range of days in one run.",
-)  # fmt: skip
-publish_job = dg.define_asset_job(
-    "publish", dg.AssetSelection.assets(*serving.online.values()), executor_def=dg.in_process_executor,
-    description="The views as they are → the online store.",
-)  # fmt: skip
-training_job = dg.define_asset_job(
-    "training", dg.AssetSelection.assets(*models.assets), executor_def=dg.in_process_executor,
-    description="Training set → candidate → champion.",
-)  # fmt: skip
-quality_job = dg.define_asset_job(
-    "quality", dg.AssetSelection.assets(batch.events, serving.served_features, *quality.assets), executor_def=dg.in_process_executor,
-    description="What was served, beside what is right: consistency, drift, live quality, the experiment.",
-)  # fmt: skip
 
-weekly_training = dg.ScheduleDefinition(
-    job=training_job, cron_schedule="0 1 * * 1", execution_timezone="UTC", description="A new candidate every Monday.",
-    default_status=dg.DefaultScheduleStatus.RUNNING if "retraining" in SETTINGS.automation else dg.DefaultScheduleStatus.STOPPED,
-)  # fmt: skip
+def features_job_of(deployment: Deployment, source: EventSource) -> Any:
+    """The job of one source: its groups never wait for those of another."""
+    groups = deployment.project.groups_of(source)
+    keys = [key(group) for group in groups for key in (tiles_key, view_key, online_key)]
+    return dg.define_asset_job(
+        features_job(source), dg.AssetSelection.assets(events_key(source), *keys), executor_def=dg.in_process_executor,
+        description=f"Archive → events → tiles → view → online store of {source.name}, over any range of days in one run.",
+    )  # fmt: skip
 
-jobs = [features_job, publish_job, training_job, quality_job]
-schedules = [weekly_training]
+
+def training_job_of(model: Model) -> Any:
+    """The job of one model."""
+    keys = training_set_key(model), candidate_key(model), champion_key(model)
+    return dg.define_asset_job(
+        training_job(model), dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor,
+        description=f"Training set → candidate → champion of {model.name}.",
+    )  # fmt: skip
+
+
+def publish_job_of(deployment: Deployment) -> Any:
+    """The job that publishes the views as they are."""
+    return dg.define_asset_job(
+        PUBLISH_JOB, dg.AssetSelection.assets(*map(online_key, deployment.project.groups)), executor_def=dg.in_process_executor,
+        description="The views as they are → the online store.",
+    )  # fmt: skip
+
+
+def quality_job_of(deployment: Deployment) -> Any:
+    """The job that looks at what was served."""
+    project = deployment.project
+    keys = [SERVED, *map(events_key, project.sources), *map(consistency_key, project.groups)]
+    keys += [key(model) for model in project.models for key in (drift_key, live_quality_key)]
+    keys += [experiment_key(project.default_model)] if project.default_model else []
+    return dg.define_asset_job(
+        QUALITY_JOB, dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor,
+        description="What was served, beside what is right: consistency, drift, live quality, the experiment.",
+    )  # fmt: skip
+
+
+def jobs_of(deployment: Deployment) -> list[Any]:
+    """All jobs."""
+    project = deployment.project
+    of_sources = [features_job_of(deployment, source) for source in project.sources if project.groups_of(source)]
+    return [*of_sources, publish_job_of(deployment), *map(training_job_of, project.models), quality_job_of(deployment)]
+
+
+def schedules_of(deployment: Deployment) -> list[dg.ScheduleDefinition]:
+    """A new candidate of each model every week."""
+    on = "retraining" in deployment.settings.automation
+    return [
+        dg.ScheduleDefinition(
+            name=f"weekly_{training_job(model)}", job_name=training_job(model), cron_schedule="0 1 * * 1", execution_timezone="UTC",
+            description=f"A new candidate of {model.name} every Monday.",
+            default_status=dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED,
+        )
+        for model in deployment.project.models
+    ]  # fmt: skip

@@ -18,7 +18,7 @@ def export_known_events(settings: Settings, source: EventSource) -> Iterator[lis
     """Parquet files of the source's columns.
 
     Raises:
-        NotReadyError: There are no events.
+        NoEventsError: There are no events.
     """
     from delta.tables import DeltaTable
 
@@ -34,7 +34,7 @@ def export_known_events(settings: Settings, source: EventSource) -> Iterator[lis
     if archive is not None:
         frames.append(archive.select(*columns))
     if not frames:
-        raise no_events()
+        raise no_events(source)
     folder = settings.home / "scratch" / uuid.uuid4().hex
     try:
         for index, frame in enumerate(frames):

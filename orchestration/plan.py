@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from features.declaration import FeatureGroup
 from features.declaration.versions import Change, change, group_of_text, same_meaning
-from features.definitions import GROUPS, user_features
 from features.errors import DeclarationError
+from features.project import Model, Project
 from infra.settings import Settings
 from models.registry import CHAMPION, version_by_alias
 from orchestration.first_day import first_day
@@ -50,7 +50,7 @@ class GroupPlan:
         return self.served == self.declared
 
 
-def plan(settings: Settings) -> list[GroupPlan]:
+def plan(project: Project, settings: Settings) -> list[GroupPlan]:
     """What a backfill would recompute, by group.
 
     Raises:
@@ -59,7 +59,7 @@ def plan(settings: Settings) -> list[GroupPlan]:
     client = reached_store(settings)
     days = (datetime.now(UTC).date() - first_day(settings)).days + 1
     found = []
-    for group in GROUPS.values():
+    for group in project.groups:
         served, text, end_ms, entities = client.hmget(
             meta_key(group.name), "fingerprint", "declaration", "batch_end_ms", "entities"
         )
@@ -75,17 +75,20 @@ def plan(settings: Settings) -> list[GroupPlan]:
         found.append(
             GroupPlan(
                 group.name, group.fingerprint, served.decode() if served else None, rfc3339(int(end_ms)) if end_ms else None, changed,
-                0 if settled else days, 0 if settled else int(entities or 0), () if settled else _not_known(settings, group),
+                0 if settled else days, 0 if settled else int(entities or 0), () if settled else _not_known(project, settings, group),
             )
         )  # fmt: skip
     return found
 
 
-def _not_known(settings: Settings, group: FeatureGroup) -> tuple[str, ...]:
-    """The champion's features that the declared version does not have, or has with another meaning."""
-    champion = (
-        version_by_alias(settings, settings.model_name, CHAMPION) if group is user_features and runs(settings, "mlflow") else None
-    )
+def _not_known(project: Project, settings: Settings, group: FeatureGroup) -> tuple[str, ...]:
+    """Of the champions on the group the features that the declared version does not have, or has with another meaning."""
+    models = [model for model in project.models if model.group == group] if runs(settings, "mlflow") else []
+    return tuple(dict.fromkeys(name for model in models for name in _not_known_to(settings, model, group)))
+
+
+def _not_known_to(settings: Settings, model: Model, group: FeatureGroup) -> tuple[str, ...]:
+    champion = version_by_alias(settings, model.name, CHAMPION)
     if champion is None:
         return ()
     try:

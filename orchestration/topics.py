@@ -1,11 +1,10 @@
-"""The Kafka topics of a deployment: those of the declared sources, and what serving has answered."""
+"""The Kafka topics of a project: those of its sources, and what serving has answered."""
 
-from features.definitions import GROUPS
+from features.project import Project
 from infra.kafka import SERVED_TOPIC
 
 
-def topics() -> dict[str, int]:
+def topics(project: Project) -> dict[str, int]:
     """Topic → number of partitions: four for events, one for dead letters and for what was served."""
-    sources = {group.source.name: group.source for group in GROUPS.values()}.values()
-    found = {name: n for source in sources for name, n in ((source.topic, 4), (source.dlq_topic, 1))}
+    found = {name: n for source in project.sources for name, n in ((source.topic, 4), (source.dlq_topic, 1))}
     return {**found, SERVED_TOPIC: 1}

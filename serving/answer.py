@@ -36,7 +36,13 @@ class Served(NamedTuple):
 
 
 def served_features(
-    group: FeatureGroup, parts: Parts, q_ms: int, batch_end_ms: int | None, stale: Stale | None = None, batch_only: bool = False
+    group: FeatureGroup,
+    parts: Parts,
+    q_ms: int,
+    batch_end_ms: int | None,
+    stale: Stale | None = None,
+    batch_only: bool = False,
+    complete_since_ms: int | None = None,
 ) -> Served:
     """The entity's features at `q_ms`.
 
@@ -47,6 +53,7 @@ def served_features(
         batch_end_ms: The group's batch_end, for an entity without a view of its own.
         stale: Given where the group is older than the use case allows.
         batch_only: Whether to give what batch alone would: the features as of batch_end.
+        complete_since_ms: Since when no event is missing in the speed tiles; None where none ever is.
 
     Raises:
         RefusalError: `q_ms` lies before batch_end.
@@ -60,9 +67,9 @@ def served_features(
         )
     batch_only = batch_only or (stale is not None and stale.then is WhenStale.BATCH_ONLY)
     at_ms = end_ms if batch_only and end_ms is not None else q_ms
-    merged = merge(group, parts.batch, () if batch_only else parts.tiles, at_ms, batch_end_ms)
+    merged = merge(group, parts.batch, () if batch_only else parts.tiles, at_ms, batch_end_ms, complete_since_ms)
     if stale is not None:
-        merged = replace(merged, degraded=(*merged.degraded, stale.reason))
+        merged = replace(merged, reasons={**merged.reasons, stale.reason: range(len(group.features))})
         if stale.then is WhenStale.DEFAULT:
             merged = replace(merged, values=[None] * len(group.features), tiles_merged=0)
     return Served(parts, merged, at_ms)
@@ -75,11 +82,13 @@ def feature_row(group: FeatureGroup, one: int | str, served: Served, q_ms: int) 
     return FeatureRow(id=one, features=features, provenance=_provenance(names, served, q_ms))
 
 
-def prediction(group: FeatureGroup, user_id: int, served: Served, q_ms: int, model: LoadedModel, variant: str) -> PredictResponse:
-    """The answer of a model for one user, on the features of the version `group`."""
+def prediction(
+    group: FeatureGroup, entity_id: int | str, served: Served, q_ms: int, model: LoadedModel, variant: str, response: type[PredictResponse]
+) -> PredictResponse:  # fmt: skip
+    """The answer of a model about one entity, on the features of the version `group`; `response` is its type in the API."""
     values, fault = model.input_of(group, served.merged.values)
-    return PredictResponse(
-        user_id=user_id,
+    return response(
+        **{group.entity: entity_id},  # type: ignore[arg-type]
         prediction=model.predict(values),
         features_used=dict(zip(model.group.model_names, values, strict=True)),
         model=ModelInfo(name=model.name, version=model.version, variant=variant),
@@ -100,5 +109,6 @@ def _provenance(names: tuple[str, ...], served: Served, q_ms: int, fault: str = 
         tiles_merged=merged.tiles_merged,
         degraded=bool(reasons),
         degraded_reasons=reasons,
+        degraded_features=list(names) if parts.faults else [names[index] for index in merged.degraded_features],
         missing=missing,
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
 from features.declaration import MAX_ENTITY_LENGTH
 
@@ -61,10 +61,15 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
 
 
-class PredictRequest(_Message):
-    """Asks for a prediction about a user. `context` is what the caller knows of the moment; it is echoed to no one and not stored."""
+_Body = TypeVar("_Body", bound=_Message)
 
-    user_id: Int64
+
+class PredictRequest(_Message):
+    """Asks for a prediction about an entity, whose id stands in a field of the entity's name.
+
+    `context` is what the caller knows of the moment; it is echoed to no one and not stored.
+    """
+
     context: dict[str, str | float | int | bool | None] = Field(default_factory=dict, max_length=64)
     at: Instant | None = Field(None, description="The time that is asked about; default now.")
     use_case: UseCaseName | None = None
@@ -83,8 +88,8 @@ class Provenance(_Message):
     """Where an answer comes from.
 
     `as_of` is the time asked about, `batch_end` where batch ends and speed begins, `newest_event` the latest event that went in,
-    `tiles_merged` the number of speed tiles; `degraded` says that values may not be exact, and `degraded_reasons` why; `missing`
-    names the features that have no value.
+    `tiles_merged` the number of speed tiles; `degraded` says that values may not be exact, and `degraded_reasons` why;
+    `degraded_features` names those features, and every other value is exact; `missing` names the features that have no value.
     """
 
     as_of: str
@@ -93,6 +98,7 @@ class Provenance(_Message):
     tiles_merged: int
     degraded: bool
     degraded_reasons: list[str]
+    degraded_features: list[str]
     missing: list[str]
 
 
@@ -119,13 +125,26 @@ class ModelInfo(_Message):
 
 
 class PredictResponse(_Message):
-    """A prediction, what the model was given for it (the declared default where a feature has no value), and where that is from."""
+    """A prediction, what the model was given for it (the declared default where a feature has no value), and where that is from.
 
-    user_id: int
+    The entity's id stands in a field of the entity's name.
+    """
+
     prediction: float = Field(ge=0, le=1)
     features_used: dict[str, float]
     model: ModelInfo
     provenance: Provenance
+
+
+def predict_contract(entity: str) -> tuple[type[PredictRequest], type[PredictResponse]]:
+    """The request and the response of `/predict` for a model about entities of that name, such as `user_id`."""
+
+    def with_entity(message: type[_Body], kind: Any) -> type[_Body]:
+        # The fields of the last base come first, on the page of the API and in answers.
+        identified = create_model("Identified", __base__=_Message, **{entity: (kind, ...)})  # type: ignore[call-overload]
+        return create_model(message.__name__, __base__=(message, identified), __doc__=message.__doc__)
+
+    return with_entity(PredictRequest, EntityId), with_entity(PredictResponse, int | str)
 
 
 def rfc3339(instant_ms: int) -> str:

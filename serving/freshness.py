@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
 import redis
 
@@ -32,9 +32,9 @@ class Freshness:
         looked: Whether the store has been asked, with whatever success.
     """
 
-    def __init__(self, settings: Settings, groups: Mapping[str, FeatureGroup], on_look: Callable[[str, int], None]) -> None:
+    def __init__(self, settings: Settings, groups: Iterable[FeatureGroup], on_look: Callable[[str, int], None]) -> None:
         self.looked = False
-        self._settings, self._groups, self._on_look = settings, groups, on_look
+        self._settings, self._groups, self._on_look = settings, tuple(groups), on_look
         self._newest_ms: dict[str, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="freshness", daemon=True)
@@ -79,8 +79,8 @@ class Freshness:
         while True:
             try:
                 client = client or reading_store(self._settings)  # a cluster is asked for its nodes
-                for name, group in self._groups.items():
-                    newest_ms = newest_event_ms(client, group)
+                for group in self._groups:
+                    name, newest_ms = group.name, newest_event_ms(client, group)
                     if newest_ms is None:
                         self._newest_ms.pop(name, None)
                     else:

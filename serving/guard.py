@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import hmac
 import signal
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from types import FrameType
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.responses import JSONResponse
 
-from infra.settings import Settings
-from serving.contract import MAX_BODY_BYTES, FeaturesRequest, PredictRequest
+from serving.contract import MAX_BODY_BYTES
 from serving.errors import RefusalError
 
 Scope = MutableMapping[str, Any]
@@ -24,15 +23,18 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_REQUESTS: dict[str, type[BaseModel]] = {"/predict": PredictRequest, "/features": FeaturesRequest}
-
 
 class Door:
-    """Lets through `application/json` bodies of up to `MAX_BODY_BYTES` that fit the contract, from callers with the key where one is set."""
+    """Lets through `application/json` bodies of up to `MAX_BODY_BYTES` that fit the contract, from callers with the key where one is set.
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._key = Settings.load().api_key
+    Args:
+        app: What answers.
+        key: What callers must send; None where no key is set.
+        requests: Path → the contract of its body.
+    """
+
+    def __init__(self, app: App, key: SecretStr | None, requests: Mapping[str, type[BaseModel]]) -> None:
+        self._app, self._key, self._requests = app, key, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 400, 401, 413 or 415 itself, or hands on."""
@@ -45,7 +47,7 @@ class Door:
             body = await _body(scope, receive)
             if body is None:
                 return
-            _check(scope["path"], body)
+            _check(self._requests.get(scope["path"]), body)
         except RefusalError as refusal:
             await refusal.response()(scope, receive, send)
             return
@@ -68,9 +70,8 @@ class Readiness:
     service goes on answering for a while, so that a balancer has the time to send requests elsewhere and none is lost at a closing door.
     """
 
-    def __init__(self, app: App) -> None:
-        self._app, self._ending = app, False
-        self._drain_seconds = Settings.load().drain_seconds
+    def __init__(self, app: App, drain_seconds: float) -> None:
+        self._app, self._ending, self._drain_seconds = app, False, drain_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, or hands on."""
@@ -125,8 +126,7 @@ async def _body(scope: Scope, receive: Receive) -> bytes | None:
     return body
 
 
-def _check(path: str, body: bytes) -> None:
-    kind = _REQUESTS.get(path)
+def _check(kind: type[BaseModel] | None, body: bytes) -> None:
     if kind is None:
         return
     try:

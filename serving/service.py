@@ -1,4 +1,7 @@
-"""The BentoML service: `POST /predict`, `POST /features`, probes, `/metrics`, and the page of the API at `/`."""
+"""The BentoML service: `POST /predict`, `POST /features`, probes, `/metrics`, and the page of the API at `/`.
+
+The entry point of a process: the settings and the project are those of its environment, and the contract of `/predict` follows from them.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from functools import partial
 import bentoml
 
 from features.declaration import FeatureGroup
-from features.definitions import GROUPS, user_features
 from features.sources import ColumnType
+from infra.project import load_project
 from infra.settings import Settings
 from serving.answer import feature_row, prediction, served_features
-from serving.contract import FeaturesRequest, FeaturesResponse, PredictRequest, PredictResponse
+from serving.contract import FeaturesRequest, FeaturesResponse, predict_contract
 from serving.errors import RefusalError
 from serving.freshness import Freshness
 from serving.guard import Door, Readiness
@@ -26,6 +29,11 @@ from serving.variants import Models, Variant
 from store.reading import OUT_OF_REACH, OnlineStore
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+_settings = Settings.load()
+_project = load_project(_settings)
+_model = _project.default_model
+PredictRequest, PredictResponse = predict_contract(_model.group.entity if _model else "entity_id")
 
 
 @bentoml.service(
@@ -42,19 +50,22 @@ class Braid:
         # The thread that asks the registry computes for some milliseconds at each poll; by default it would hold up a request that
         # comes back from the store for 5 ms at a time.
         sys.setswitchinterval(0.000_2)
-        settings = Settings.load()
+        settings, self._groups = _settings, {group.name: group for group in _project.groups}
         self._metrics = Metrics()
         self._store = OnlineStore(settings)
+        self._tiles_kept_ms = settings.tile_ttl_seconds * 1_000
         self._served = ServedLog(settings, self._metrics.lost)
-        self._freshness = Freshness(settings, GROUPS, self._metrics.newest_event)
-        self._models = Models(settings, user_features, self._exchanged)
+        self._freshness = Freshness(settings, _project.groups, self._metrics.newest_event)
+        self._models = Models(settings, _model, self._exchanged) if _model else None
         self._freshness.start()
-        self._models.start()
+        if self._models:
+            self._models.start()
 
     @bentoml.on_shutdown
     async def close(self) -> None:
         """Ends the threads and the connections to the store; sends what the served log still holds."""
-        self._models.stop()
+        if self._models:
+            self._models.stop()
         self._freshness.stop()
         self._served.close()
         await self._store.close()
@@ -69,7 +80,7 @@ class Braid:
 
     @bentoml.api(route="/predict")
     async def predict(self, request: PredictRequest, /) -> PredictResponse:
-        """A prediction about a user, on the features of this moment, by the champion or by the user's variant in a running experiment."""
+        """A prediction about an entity, on the features of this moment, by the champion or by the entity's variant in a running experiment."""
         try:
             return await self._predict(request)
         except RefusalError as refusal:
@@ -77,21 +88,30 @@ class Braid:
 
     async def readiness(self) -> tuple[bool, list[str]]:
         """Whether to send requests, and what keeps this service from answering everything; empty where nothing does."""
-        champion = self._models.champion
-        found = [champion.fault] if champion.fault else []
-        return champion.looked and self._freshness.looked, found if await self._store.reachable() else [*found, OUT_OF_REACH]
+        champion = self._models.champion if self._models else None
+        found = [champion.fault] if champion and champion.fault else []
+        looked = self._freshness.looked and (champion is None or champion.looked)
+        return looked, found if await self._store.reachable() else [*found, OUT_OF_REACH]
 
     async def _features(self, request: FeaturesRequest) -> FeaturesResponse:
         started = time.perf_counter()
-        group = GROUPS.get(request.group)
+        group = self._groups.get(request.group)
         if group is None:
-            raise RefusalError(404, f"The group {request.group!r} is not declared.", f"Declared are: {', '.join(GROUPS)}.")
+            raise RefusalError(404, f"The group {request.group!r} is not declared.", f"Declared are: {', '.join(self._groups)}.")
         keys = _keys(group, request.ids)
         q_ms = _now_ms() if request.at is None else request.at
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, keys)
         group = reading.group
-        found = [served_features(group, parts, q_ms, reading.batch_end_ms, stale) for parts in reading.parts]
+        serve = partial(
+            served_features,
+            group,
+            q_ms=q_ms,
+            batch_end_ms=reading.batch_end_ms,
+            stale=stale,
+            complete_since_ms=q_ms - self._tiles_kept_ms,
+        )
+        found = [serve(parts) for parts in reading.parts]
         rows = [feature_row(group, one, served, q_ms) for one, served in zip(request.ids, found, strict=True)]
         for key, served, row in zip(keys, found, rows, strict=True):
             if self._served.wants(key):
@@ -100,7 +120,13 @@ class Braid:
         return FeaturesResponse.model_construct(rows=rows)
 
     async def _predict(self, request: PredictRequest) -> PredictResponse:
-        started, group, user = time.perf_counter(), user_features, request.user_id
+        started = time.perf_counter()
+        if _model is None or self._models is None:
+            raise RefusalError(
+                404, "The project declares no model.", "Add a Model to its definitions; /features answers without one."
+            )
+        group = _model.group
+        [user] = _keys(group, [getattr(request, group.entity)])
         variant, model, exposed = self._models.of(user)
         if model is None:
             raise RefusalError(503, f"No champion can answer: {self._models.champion.fault}.", "Train one by `braid backfill`.")
@@ -108,9 +134,17 @@ class Braid:
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, [user])
         group = reading.group
-        serve = partial(served_features, group, reading.parts[0], q_ms, reading.batch_end_ms, stale)
-        served = serve(variant.batch_only)
-        answer = prediction(group, user, served, q_ms, model, variant.name)
+        serve = partial(
+            served_features,
+            group,
+            reading.parts[0],
+            q_ms,
+            reading.batch_end_ms,
+            stale,
+            complete_since_ms=q_ms - self._tiles_kept_ms,
+        )
+        served = serve(batch_only=variant.batch_only)
+        answer = prediction(group, user, served, q_ms, model, variant.name, PredictResponse)
         self._metrics.predicted(variant.name)
         if exposed or self._served.wants(user):
             served_at_ms = _now_ms()
@@ -122,7 +156,8 @@ class Braid:
                     "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
                     "prediction": answer.prediction,
                     "shadows": {
-                        one.name: prediction(group, user, serve(one.batch_only), q_ms, its, one.name).prediction for one, its in shadows
+                        one.name: prediction(group, user, serve(batch_only=one.batch_only), q_ms, its, one.name, PredictResponse).prediction
+                        for one, its in shadows
                     },
                 }  # fmt: skip
                 return served_record(group, user, served, answer.provenance, q_ms, served_at_ms, exposure)
@@ -141,8 +176,10 @@ class Braid:
         gc.set_threshold(20_000, 10, 10)
 
 
-Braid.add_asgi_middleware(Readiness)  # type: ignore[attr-defined]
-Braid.add_asgi_middleware(Door)  # type: ignore[attr-defined]
+Braid.add_asgi_middleware(Readiness, drain_seconds=_settings.drain_seconds)  # type: ignore[attr-defined]
+Braid.add_asgi_middleware(  # type: ignore[attr-defined]
+    Door, key=_settings.api_key, requests={"/predict": PredictRequest, "/features": FeaturesRequest}
+)
 
 
 def _keys(group: FeatureGroup, ids: list[int | str]) -> list[int | str]:

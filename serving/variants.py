@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from features.declaration import FeatureGroup
+from features.project import Model
 from infra.policies import Experiment, VariantName
 from infra.settings import Settings
 from models.registry import CHALLENGER, CHAMPION, batch_only_name
@@ -26,9 +26,9 @@ class Variant:
     batch_only: bool = False
 
 
-def known_variants(settings: Settings) -> dict[VariantName, Variant]:
+def known_variants(model: Model) -> dict[VariantName, Variant]:
     """The variants by name."""
-    name = settings.model_name
+    name = model.name
     return {
         "champion": Variant("champion", name, CHAMPION),
         "challenger": Variant("challenger", name, CHALLENGER),
@@ -58,16 +58,16 @@ class Models:
 
     Args:
         settings: Where the registry is, and the experiment.
-        group: What the models are asked about.
+        model: The declaration.
         on_change: Called with the variant and each model that begins to answer.
     """
 
-    def __init__(self, settings: Settings, group: FeatureGroup, on_change: Callable[[Variant, LoadedModel], None]) -> None:
+    def __init__(self, settings: Settings, model: Model, on_change: Callable[[Variant, LoadedModel], None]) -> None:
         self.experiment = settings.experiment
-        known = known_variants(settings)
+        known = known_variants(model)
         self._variants = {name: known[name] for name in ("champion", *(self.experiment.shares if self.experiment else ()))}
         self._models = {
-            one.name: FollowedModel(settings, group, one.model, one.alias, lambda model, one=one: on_change(one, model))  # type: ignore[misc]
+            one.name: FollowedModel(settings, model.group, one.model, one.alias, lambda model, one=one: on_change(one, model))  # type: ignore[misc]
             for one in self._variants.values()
         }
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
@@ -27,9 +27,10 @@ from tenacity import (
 
 from features.declaration import FeatureGroup
 from features.declaration.versions import published_group
-from features.definitions import GROUPS
+from features.project import Project
 from infra.errors import BraidError, ServiceError
 from infra.kafka import create_topics
+from infra.project import load_project
 from infra.settings import Settings
 from speed.archive import create_archive, start_archive
 from speed.offline import start_offline
@@ -55,7 +56,7 @@ def main() -> int:
         signal.signal(number, lambda *_: ended.set())
     try:
         settings = Settings.load()
-        return run(settings, GROUPS, ended)
+        return run(settings, load_project(settings), ended)
     except BraidError as error:
         say(str(error))
     except RedisError as error:
@@ -63,24 +64,24 @@ def main() -> int:
     return 1
 
 
-def run(settings: Settings, groups: Mapping[str, FeatureGroup], ended: threading.Event) -> int:
+def run(settings: Settings, project: Project, ended: threading.Event) -> int:
     """Starts the queries and publishes their progress until `ended` is set or one of them fails."""
-    sources = {group.source.name: group.source for group in groups.values()}
-    _reach(settings, {name: n for one in sources.values() for name, n in ((one.topic, PARTITIONS), (one.dlq_topic, 1))}, ended)
+    _reach(settings, {name: n for one in project.sources for name, n in ((one.topic, PARTITIONS), (one.dlq_topic, 1))}, ended)
     spark = speed_session(settings)
     queries: dict[str, StreamingQuery] = {}
     try:
-        create_archive(spark, settings)
+        for source in project.sources:
+            create_archive(spark, settings, source)
         generation = store_generation(online_store(settings))
-        older = _older(settings, groups)
-        online = {f"online:{group.name}": group for group in groups.values()} | older
+        older = _older(settings, project.groups)
+        online = {f"online:{group.name}": group for group in project.groups} | older
         for name, group in online.items():
             with pool(spark, "online"):
                 queries[name] = start_online(spark, settings, group, generation)
-        for source in sources.values():
+        for source in project.sources:
             with pool(spark, "background"):
                 queries[f"archive:{source.name}"] = start_archive(spark, settings, source)
-        for group in groups.values():
+        for group in project.groups:
             with pool(spark, "background"):
                 queries[f"offline:{group.name}"] = start_offline(spark, settings, group)
         board = Board(online_store(settings), queries, {name: group.fingerprint for name, group in online.items()})
@@ -92,7 +93,7 @@ def run(settings: Settings, groups: Mapping[str, FeatureGroup], ended: threading
                 if store_generation(online_store(settings)) != generation:
                     say("The online store has lost what it held: the stream is read again into it.")
                     return 1
-                for name in older.keys() - _older(settings, groups).keys() if older else ():
+                for name in older.keys() - _older(settings, project.groups).keys() if older else ():
                     say(f"{name} is served no more.")
                     older.pop(name)
                     queries.pop(name).stop()
@@ -131,10 +132,10 @@ def _reach(settings: Settings, topics: Mapping[str, int], ended: threading.Event
             reached_store(settings).close()
 
 
-def _older(settings: Settings, groups: Mapping[str, FeatureGroup]) -> dict[str, FeatureGroup]:
+def _older(settings: Settings, groups: Iterable[FeatureGroup]) -> dict[str, FeatureGroup]:
     """What is served of an older version of its declaration, which goes on until the newer one is published; by the query's name."""
     found = {}
-    for declared in groups.values():
+    for declared in groups:
         group = published_group(declared, *online_store(settings).hmget(meta_key(declared.name), "fingerprint", "declaration"))
         if group.fingerprint != declared.fingerprint:
             found[f"online:{group.name}@{group.fingerprint[:8]}"] = group

@@ -1,8 +1,8 @@
 """Messages → the raw archive in Delta, and misfits → the dead-letter topic.
 
-Reads the topic; appends every message, whatever it holds, to `raw_events`: what the batch layer learns the stream from, also what
-came too late for the tiles. All sources share the table, which is partitioned by the UTC day of the message's arrival; its change
-feed gives the batch layer what came since it last looked. Each message is in the archive exactly once: an append carries the query's id, which belongs to its
+Reads the topic; appends every message, whatever it holds, to the source's archive `raw_{table}`: what the batch layer learns the stream
+from, also what came too late for the tiles. The table is partitioned by the UTC day of the message's arrival; its change feed gives the
+batch layer what came since it last looked. Each message is in the archive exactly once: an append carries the query's id, which belongs to its
 checkpoint, and the micro-batch's number, and Delta refuses to take the same pair twice.
 
 A message that does not fit the contract goes to `{topic}.dlq` with its key and its bytes as they were; the headers say the reason
@@ -27,7 +27,6 @@ from speed.stream import judged, messages
 
 #: Delta columns of the archive. Statistics only of the first four columns: the bytes need none.
 COLUMNS = "topic STRING, partition INT, offset BIGINT, arrival_ms BIGINT, key BINARY, value BINARY, arrival_day DATE"
-TABLE = "raw_events"
 _PROPERTIES = {
     "delta.dataSkippingNumIndexedCols": "4", "delta.checkpointInterval": "50", "delta.enableChangeDataFeed": "true",
 }  # fmt: skip
@@ -46,11 +45,11 @@ def start_archive(spark: SparkSession, settings: Settings, source: EventSource) 
     )
 
 
-def create_archive(spark: SparkSession, settings: Settings) -> None:
+def create_archive(spark: SparkSession, settings: Settings, source: EventSource) -> None:
     """Makes the table, so that a reader finds it before the first message."""
     properties = ", ".join(f"'{key}' = '{value}'" for key, value in _PROPERTIES.items())
     spark.sql(
-        f"CREATE TABLE IF NOT EXISTS delta.`{settings.table(TABLE)}` ({COLUMNS}) USING delta "
+        f"CREATE TABLE IF NOT EXISTS delta.`{settings.table(source.archive_table)}` ({COLUMNS}) USING delta "
         f"PARTITIONED BY (arrival_day) TBLPROPERTIES ({properties})"
     )
 
@@ -68,7 +67,7 @@ def archive_batch(settings: Settings, source: EventSource, batch: DataFrame, bat
                 F.to_date(F.timestamp_millis("arrival_ms")).alias("arrival_day"),
             ).coalesce(1).write.format("delta").mode("append")
             .option("txnAppId", query_id).option("txnVersion", batch_id)
-            .save(settings.table(TABLE))
+            .save(settings.table(source.archive_table))
         )  # fmt: skip
         (
             dead_letters(settings, source, batch)

@@ -1,7 +1,7 @@
 """The fold: what Spark's state holds of a tile, the list of its events, to the packed tile. Pure, in columns.
 
 Reads Arrow batches of `speed.stream.tiles`; gives tiles for `speed.online` and `speed.offline`. Of events with one id the first
-to arrive counts, as in the batch layer.
+to arrive counts, as in the batch layer: `features.arrival`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from features.aggregations import Ints, Series
+from features.arrival import first_arrivals
 from features.declaration import FeatureGroup
 from features.packed import TileValue
 from features.tiles import fold_tile_values
@@ -20,14 +21,16 @@ def fold_batch(group: FeatureGroup, batch: pa.RecordBatch) -> list[TileValue]:
 
     Args:
         group: The declaration.
-        batch: Rows with a column `events`: a list, never empty, of structs of id, arrival, ts_ms and the group's inputs.
+        batch: Rows with a column `events`: a list, never empty, of structs of id, the columns of the order of arrival (the most
+            significant first), ts_ms, and the group's inputs.
     """
     lists = batch.column("events")
     lengths = lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    columns = lists.flatten().flatten()
+    structs = lists.flatten()
+    columns, time = structs.flatten(), structs.type.get_field_index("ts_ms")
     row = np.repeat(np.arange(len(lengths)), lengths)
-    identity, arrival, ts_ms = (_integers(column) for column in columns[:3])
-    kept = _first_arrivals(row, identity, arrival)
+    identity, *arrival, ts_ms = (_integers(column) for column in columns[: time + 1])
+    kept = first_arrivals((identity, row), arrival)
     # Within a row ascending by time; rows stay where they are.
     kept = kept[np.lexsort((ts_ms[kept], row[kept]))]
     hi = np.cumsum(np.bincount(row[kept], minlength=len(lengths)))
@@ -35,17 +38,9 @@ def fold_batch(group: FeatureGroup, batch: pa.RecordBatch) -> list[TileValue]:
     ordered_ms = ts_ms[kept]
     inputs = [
         Series(ordered_ms, (_texts(column) if one.text else _integers(column))[kept], _present(column)[kept])
-        for one, column in zip(group.inputs, columns[3:], strict=True)
+        for one, column in zip(group.inputs, columns[time + 1 :], strict=True)
     ]
     return fold_tile_values(group, inputs, lo, hi)
-
-
-def _first_arrivals(row: Ints, identity: Ints, arrival: Ints) -> Ints:
-    """The indices of the events that count: of one row and id the one with the smallest arrival."""
-    order = np.lexsort((arrival, identity, row))
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (row[order][1:] != row[order][:-1]) | (identity[order][1:] != identity[order][:-1])
-    return order[first]
 
 
 def _integers(column: pa.Array) -> Ints:

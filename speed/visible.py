@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from features.definitions import GROUPS
+from features.declaration import FeatureGroup
 from features.sources import EventSource
 from infra.errors import ServiceError
 from infra.settings import Settings
@@ -17,21 +17,21 @@ OnProgress = Callable[[int, int], None]
 _POLL_SECONDS = 0.05
 
 
-def wait_visible(settings: Settings, end_offsets: Mapping[int, int], timeout_seconds: float | None = None,
-                 on_progress: OnProgress | None = None, source: EventSource | None = None) -> None:  # fmt: skip
-    """Returns when every event before `end_offsets` is in the online store, for every group of the source.
+def wait_visible(settings: Settings, groups: Iterable[FeatureGroup], end_offsets: Mapping[int, int],
+                 timeout_seconds: float | None = None, on_progress: OnProgress | None = None) -> None:  # fmt: skip
+    """Returns when every event before `end_offsets` is in the online store, for every one of the groups.
 
     Args:
         settings: Where the online store is.
+        groups: All of one source.
         end_offsets: Per partition the first offset that is not waited for.
         timeout_seconds: How long to wait; None for as long as it takes.
         on_progress: Told of the progress.
-        source: Of whose topic the offsets are; by default that of all groups.
 
     Raises:
         ServiceError: It took too long.
     """
-    names = [f"online:{name}" for name, group in GROUPS.items() if source is None or group.source.name == source.name]
+    names = [f"online:{group.name}" for group in groups]
     _wait(settings, names, end_offsets, timeout_seconds, on_progress, "in the online store")
 
 

@@ -38,7 +38,7 @@ class ByDeployment(LoadScopeScheduling):
     """Gives a worker all tests of a deployment."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((folder for folder in _SHARED if nodeid.startswith(folder)), nodeid.split("::")[0])
+        return next((folder for folder in _SHARED if nodeid.startswith(folder)), nodeid.split("::", maxsplit=1)[0])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByDeployment:
@@ -66,6 +66,8 @@ def _port_claims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("BRAID_PORT_CLAIMS", str(claims))
         for offset, name in enumerate(ports.PREFERRED):
             patch.setitem(ports.PREFERRED, name, first + offset)
+        # By its path: a library may have a package of the name `tests`.
+        patch.setenv("BRAID_PROJECT", f"{Path(__file__).with_name('declarations.py')}:project")
         yield
 
 

@@ -19,7 +19,6 @@ import psutil
 import pytest
 from kafka import KafkaProducer
 
-from features.definitions import GROUPS, user_events, user_features
 from features.merge import merge
 from features.packed import batch_field, decode_batch
 from infra.embedded import services
@@ -29,6 +28,7 @@ from infra.settings import Settings
 from orchestration.topics import topics
 from speed.visible import wait_visible
 from store.clients import meta_key, store
+from tests.declarations import GROUPS, project, user_events, user_features
 from tests.waiting import eventually
 
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
@@ -47,7 +47,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> 
     )  # fmt: skip
     (home / "first_day.json").write_text(json.dumps("2026-05-18"))
     try:
-        services.up(settings, topics(), only=SERVICES)
+        services.up(settings, topics(project), only=SERVICES)
         yield settings
     finally:
         services.down(settings)
@@ -62,7 +62,7 @@ def send(settings: Settings, *events: tuple[str, int, int]) -> None:
         producer.send(user_events.topic, key=str(user).encode(), value=json.dumps(event).encode())
     producer.flush()
     producer.close()
-    wait_visible(settings, end_offsets(settings, user_events.topic), source=user_events)
+    wait_visible(settings, GROUPS.values(), end_offsets(settings, user_events.topic))
 
 
 def batch_end_ms(settings: Settings) -> int | None:
@@ -114,7 +114,7 @@ def test_a_day_that_is_over_gets_its_batch_by_itself(deployment: Settings) -> No
     assert purchases(deployment, 1) == 2
     [run] = runs(deployment)
     tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-    assert run["jobName"] == "features"
+    assert run["jobName"] == "features_user_events"
     assert (tags["dagster/asset_partition_range_start"], tags["dagster/asset_partition_range_end"]) == ("2026-05-19", "2026-05-19")
     with dg.DagsterInstance.from_config(str(deployment.home / "dagster")) as instance:
         assert instance.get_materialized_partitions(dg.AssetKey("events")) == {"2026-05-19"}

@@ -49,5 +49,5 @@ def test_a_link_of_the_readme_leads_somewhere(link: str) -> None:
 def test_the_declaration_of_the_readme_loads() -> None:
     [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     names: dict[str, object] = {}
-    exec("from features.declaration import *\nfrom features.definitions import user_events\n" + code, names)
+    exec("from features.declaration import *\nfrom tests.declarations import user_events\n" + code, names)
     assert len(names["user_features"].feature_names) == 7  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The rooms' import rule: they run downwards, from orchestration, which sees all, to features and infra, which stand alone."""
+"""The rooms' import rule: they run downwards, from orchestration, which sees all, to features, which stands alone."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "features": set[str](),
-    "infra": set[str](),
+    "infra": {"features"},
     "store": {"features", "infra"},
     "speed": {"features", "infra", "store"},
     "batch": {"features", "infra", "store"},
     "models": {"features", "infra", "store", "batch"},
     "monitoring": {"features", "infra", "store", "batch", "models"},
     "serving": {"features", "infra", "store", "batch", "models", "monitoring"},
-    "orchestration": {"features", "infra", "store", "speed", "batch", "models", "monitoring", "serving"},
+    "orchestration": {"features", "infra", "store", "speed", "batch", "models", "monitoring", "serving", "examples"},
     "braid": {"features"},
+    "examples": {"braid"},
 }
 
 
@@ -42,6 +43,20 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
         if (beyond := (imports_of(path) & set(ALLOWED)) - ALLOWED[room] - {room})
     }
     assert not wrong
+
+
+def test_no_module_of_the_product_imports_a_definition() -> None:
+    """The project and the settings are passed in; only the demo, which is about one project, knows an example."""
+    for room in ALLOWED.keys() - {"examples"}:
+        for path in (ROOT / room).rglob("*.py"):
+            names = {
+                alias.name
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.ImportFrom)
+                for alias in node.names
+            }
+            assert not names & {"GROUPS", "SOURCE", "SETTINGS", "user_events", "user_features"}, path
+            assert "examples" not in imports_of(path) or path.name == "demo.py", path
 
 
 def test_features_does_no_input_or_output() -> None:

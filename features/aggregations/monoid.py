@@ -107,7 +107,7 @@ def unscaled(v: Any, scale: int) -> Any:
 
 
 def range_sums(values: npt.NDArray[Any], lo: Ints, hi: Ints) -> Ints:
-    """The sum of each range. int64 wraps around, so the difference of two running sums is right even where they overflow."""
+    """The sum of each range, which must itself fit int64: where the running sums wrap around, their difference is right all the same."""
     running = np.zeros(len(values) + 1, dtype=np.int64)
     np.cumsum(values, dtype=np.int64, out=running[1:])
     return running[hi] - running[lo]

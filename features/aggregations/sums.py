@@ -1,8 +1,15 @@
-"""Sums of integers: Count, Sum, Mean, Variance, StdDev. Exact at every size; a quotient is rounded once, at the end."""
+"""Sums of integers: Count, Sum, Mean, Variance, StdDev. Exact, never wrapped; a quotient is rounded once, at the end.
+
+A sum of int64 values may need more than 64 bits, which Delta's BIGINT and MessagePack do not have. So a total is stored in two limbs,
+(high, low): the total is high · 2³² + low, with 0 ≤ low < 2³². The pair is a function of the total alone, so every order of additions
+gives the same bits. Both limbs fit int64 up to 2³¹ events in one partial, whatever their values: this is the bound of every layer.
+A partial beyond it is refused by Arrow and MessagePack, which raise an OverflowError.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import add
 from typing import Any
@@ -14,6 +21,7 @@ from features.aggregations.monoid import Aggregation, Ints, Series, range_sums, 
 
 _LIMB_BITS = 32
 _LOW = 2**_LIMB_BITS - 1
+_INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True)
@@ -40,47 +48,54 @@ class Count(Aggregation):
 
 @dataclass(frozen=True)
 class Sum(Aggregation):
-    """The exact sum. Partial: int in the input's unit (micro-units for decimals)."""
+    """The exact sum. Partial: the total in two limbs, in the input's unit (micro-units for decimals).
+
+    A sum of an integer column that is no 64-bit integer has no value (None), as Spark's `try_sum` has it: a BIGINT cannot hold it. A
+    sum of decimals is a DOUBLE, rounded once, at every size.
+    """
 
     kind = "sum"
-    sql_type = "BIGINT"
+    sql_type = "STRUCT<high: BIGINT, low: BIGINT>"
     empty = 0
 
-    def lift(self, ts_ms: int, v: int) -> int:
-        return v
+    def lift(self, ts_ms: int, v: int) -> tuple[int, int]:
+        return v >> _LIMB_BITS, v & _LOW
 
-    def join(self, a: int, b: int) -> int:
-        return a + b
+    def join(self, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+        low = a[1] + b[1]
+        return a[0] + b[0] + (low >> _LIMB_BITS), low & _LOW
 
-    def fold(self, series: Series, lo: Ints, hi: Ints) -> list[int | None]:
-        counts, totals = _sums(series, lo, hi, series.v)
-        return [total if n else None for n, total in zip(counts, totals, strict=True)]
+    def fold(self, series: Series, lo: Ints, hi: Ints) -> list[tuple[int, int] | None]:
+        rows = zip(range_sums(series.valid, lo, hi).tolist(), *map(np.ndarray.tolist, exact_totals(series, lo, hi)), strict=True)
+        return [(high, low) if n else None for n, high, low in rows]
 
-    def value(self, partial: int, q_ms: int, scale: int) -> float | int:
-        return unscaled(partial, scale)
+    def value(self, partial: tuple[int, int], q_ms: int, scale: int) -> float | int | None:
+        total = _number(partial)
+        return unscaled(total, scale) if scale > 1 or total in _INT64 else None
 
 
 @dataclass(frozen=True)
 class Mean(Aggregation):
-    """The arithmetic mean. Partial: (sum, count)."""
+    """The arithmetic mean. Partial: the total in two limbs, and the count."""
 
     kind = "mean"
-    sql_type = "STRUCT<total: BIGINT, count: BIGINT>"
+    sql_type = "STRUCT<high: BIGINT, low: BIGINT, count: BIGINT>"
     value_sql_type = "DOUBLE"
 
-    def lift(self, ts_ms: int, v: int) -> tuple[int, int]:
-        return (v, 1)
+    def lift(self, ts_ms: int, v: int) -> tuple[int, int, int]:
+        return v >> _LIMB_BITS, v & _LOW, 1
 
-    def join(self, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-        return (a[0] + b[0], a[1] + b[1])
+    def join(self, a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
+        low = a[1] + b[1]
+        return a[0] + b[0] + (low >> _LIMB_BITS), low & _LOW, a[2] + b[2]
 
-    def fold(self, series: Series, lo: Ints, hi: Ints) -> list[tuple[int, int] | None]:
-        counts, totals = _sums(series, lo, hi, series.v)
-        return [(total, n) if n else None for n, total in zip(counts, totals, strict=True)]
+    def fold(self, series: Series, lo: Ints, hi: Ints) -> list[tuple[int, int, int] | None]:
+        columns = (*exact_totals(series, lo, hi), range_sums(series.valid, lo, hi))
+        return [row if row[2] else None for row in zip(*map(np.ndarray.tolist, columns), strict=True)]
 
-    def value(self, partial: tuple[int, int], q_ms: int, scale: int) -> float:
+    def value(self, partial: tuple[int, int, int], q_ms: int, scale: int) -> float:
         # Python divides integers of any size with one correct rounding.
-        return partial[0] / (partial[1] * scale)
+        return _number(partial[:2]) / (partial[2] * scale)
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,17 @@ class StdDev(Variance):
         return math.sqrt(super().value(partial, q_ms, scale))
 
 
+def exact_totals(series: Series, lo: Ints, hi: Ints) -> tuple[Ints, Ints]:
+    """Of each range the exact total of the values that contribute, in two limbs: high, low."""
+    kept = np.where(series.valid, series.v, 0)
+    largest = max(int(kept.max()), -int(kept.min())) if len(kept) else 0
+    if largest * int(np.max(hi - lo, initial=0)) < 2**63:  # no range can leave 64 bits: the ordinary data
+        totals = range_sums(kept, lo, hi)
+        return totals >> _LIMB_BITS, totals & _LOW
+    low = range_sums(kept & _LOW, lo, hi)
+    return range_sums(kept >> _LIMB_BITS, lo, hi) + (low >> _LIMB_BITS), low & _LOW
+
+
 def _sums(series: Series, lo: Ints, hi: Ints, *columns: npt.NDArray[Any]) -> list[list[int]]:
     """Of each range the number of events that contribute, and the sum of each of the columns over them."""
     kept = (np.where(series.valid, column, 0) for column in columns)
@@ -139,7 +165,7 @@ def _square_limbs(v: Ints) -> tuple[npt.NDArray[Any], ...]:
     return fourth, third & _LOW, second & _LOW, lowest & _LOW
 
 
-def _number(limbs: tuple[int, ...]) -> int:
+def _number(limbs: Sequence[int]) -> int:
     number = 0
     for limb in limbs:
         number = (number << _LIMB_BITS) + limb

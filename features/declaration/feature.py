@@ -84,7 +84,10 @@ def count(name: str, **options: Unpack[Options]) -> Feature:
 
 
 def total(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The exact sum of a numeric column (DOUBLE, BIGINT of integers). 0 where there are no values."""
+    """The exact sum of a numeric column (DOUBLE, BIGINT of integers). 0 where there are no values.
+
+    Never wrapped: null where a sum of integers is no 64-bit integer. A DOUBLE is the exact sum, rounded once.
+    """
     return _feature(Sum(), name, of, **options)
 
 

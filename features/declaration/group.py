@@ -14,10 +14,10 @@ from typing import Any
 
 from features.aggregations import Value
 from features.declaration.feature import Feature
-from features.declaration.inputs import Input, input_of
+from features.declaration.inputs import Input, columns_read, input_of
 from features.errors import DeclarationError
 from features.sources import ColumnType, EventSource
-from features.windows import DAY_MS, MINUTE_MS, Window
+from features.windows import BUFFER_MS, DAY_MS, MINUTE_MS, Window, duration_text, parse_duration
 
 #: The longest text that identifies an entity: it is part of a key.
 MAX_ENTITY_LENGTH = 256
@@ -42,12 +42,15 @@ class FeatureGroup:
         source: Where the events come from.
         features: At least one feature.
         description: One sentence for people.
+        buffer: How long after batch_end every feature is exact, such as "2d": how late a batch may be. A longer one costs bytes in each
+            view; see docs/tails.md.
 
     Attributes:
         inputs: The different inputs of all features, in the order of first use.
         input_of: For each feature, the index of its input.
         tile_ms: The length of a tile: the smallest hop, of which every hop is a multiple.
         exact_windows: The different windows with an exact tail.
+        buffer_ms: `buffer`, in milliseconds.
         model_features: The features that a model is given, in the order of the declaration: all but those whose value is a list.
         fingerprint: The version of the declaration, 16 hexadecimal digits.
 
@@ -60,10 +63,12 @@ class FeatureGroup:
     source: EventSource
     features: tuple[Feature, ...]
     description: str = ""
+    buffer: str = duration_text(BUFFER_MS)
     inputs: tuple[Input, ...] = field(init=False)
     input_of: tuple[int, ...] = field(init=False)
     tile_ms: int = field(init=False)
     exact_windows: tuple[Window, ...] = field(init=False)
+    buffer_ms: int = field(init=False)
     model_features: tuple[Feature, ...] = field(init=False)
     fingerprint: str = field(init=False)
 
@@ -73,6 +78,7 @@ class FeatureGroup:
         inputs = [input_of(feature, self.source) for feature in self.features]
         unique = tuple(dict.fromkeys(inputs))
         windows = dict.fromkeys(feature.window for feature in self.features if feature.window)
+        object.__setattr__(self, "buffer_ms", parse_duration(self.buffer))
         object.__setattr__(self, "inputs", unique)
         object.__setattr__(self, "input_of", tuple(unique.index(one) for one in inputs))
         object.__setattr__(self, "tile_ms", self._tile_ms({window.hop_ms for window in windows if not window.exact}))
@@ -155,14 +161,27 @@ class FeatureGroup:
                 )
         return tile_ms
 
+    @property
+    def subject(self) -> list[str]:
+        """Whose features these are, and of which events: the entity, and of the source what decides when an event was and which are copies."""
+        return [self.entity, self.entity_type.value, self.source.name, self.source.time, self.source.event_id]
+
     def meaning(self, index: int) -> list[Any]:
-        """All that decides on the values of the feature at `index`, given the entity and the source."""
+        """All that decides on the values of the feature at `index`, given the subject."""
         feature = self.features[index]
         window = feature.window and [feature.window.size_ms, feature.window.hop_ms]
+        types = [[one.name, one.type.value] for name in columns_read(feature) if (one := self.source.column(name))]
         sql = self.inputs[self.input_of[index]].sql
-        return [feature.name, feature.aggregation.kind, vars(feature.aggregation), sql, self.scale_of(index), window]
+        return [feature.name, feature.aggregation.kind, vars(feature.aggregation), sql, self.scale_of(index), types, window]
 
     def _fingerprint(self) -> str:
-        parts = [self.meaning(index) for index in range(len(self.features))]
-        text = json.dumps([self.name, self.entity, self.source.name, self.tile_ms, parts], sort_keys=True)
+        """Of all that changes a value, what a model is given for a missing one, or the form in which either is stored.
+
+        Not of descriptions, nor of where the events lie (topic, table, key of the messages), nor of columns that no feature reads.
+        """
+        parts = [
+            [self.meaning(index), self.partial_sql_type(index), float(feature.default)]
+            for index, feature in enumerate(self.features)
+        ]
+        text = json.dumps([self.name, self.subject, self.tile_ms, self.buffer_ms, parts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -30,7 +30,13 @@ def group_text(group: FeatureGroup) -> str:
     """The declaration as JSON."""
     features = [{**vars(one), "aggregation": {"kind": one.aggregation.kind, **vars(one.aggregation)},
                  "window": one.window and asdict(one.window)} for one in group.features]  # fmt: skip
-    said = {"name": group.name, "entity": group.entity, "source": group.source.name, "description": group.description}
+    said = {
+        "name": group.name,
+        "entity": group.entity,
+        "source": group.source.name,
+        "description": group.description,
+        "buffer": group.buffer,
+    }
     return json.dumps({**said, "fingerprint": group.fingerprint, "features": features}, sort_keys=True)
 
 
@@ -47,7 +53,7 @@ def group_of_text(text: str | bytes, source: EventSource) -> FeatureGroup:
     try:
         said = json.loads(text)
         features = tuple(_feature(one) for one in said["features"])
-        group = FeatureGroup(said["name"], said["entity"], source, features, said["description"])
+        group = FeatureGroup(said["name"], said["entity"], source, features, said["description"], said["buffer"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DeclarationError(f"The stored declaration cannot be read: {error}.", "Backfill, so that it is replaced.") from None
     if group.fingerprint != said.get("fingerprint") or source.name != said.get("source"):
@@ -81,10 +87,9 @@ def published_group(declared: FeatureGroup, fingerprint: bytes | None, text: byt
 def same_meaning(group: FeatureGroup, other: FeatureGroup) -> dict[str, int]:
     """The features of `group` whose values are what `other` would give under the same name, with their indices in `group`."""
     theirs = {one.name: other.meaning(index) for index, one in enumerate(other.features)}
-    same_entity = (group.entity, group.source.name) == (other.entity, other.source.name)
-    return {
-        one.name: index for index, one in enumerate(group.features) if same_entity and theirs.get(one.name) == group.meaning(index)
-    }
+    if group.subject != other.subject:
+        return {}
+    return {one.name: index for index, one in enumerate(group.features) if theirs.get(one.name) == group.meaning(index)}
 
 
 class Change(NamedTuple):
@@ -101,23 +106,20 @@ class Change(NamedTuple):
 def change(old: FeatureGroup, new: FeatureGroup) -> Change:
     """What `new` changes of `old`."""
     before, after = ({one.name: index for index, one in enumerate(group.features)} for group in (old, new))
-    kept = same_meaning(new, old)
-    altered = ((name, _difference(old, before[name], new, after[name])) for name in after if name in before and name not in kept)
+    same = same_meaning(new, old)
+    altered = []
+    for name in (name for name in after if name in before):
+        was, now = _parts(old, before[name]), _parts(new, after[name])
+        different = [part for part in was | now if was.get(part) != now.get(part)]
+        if different or name not in same:
+            how = ", ".join(f"{part} {was.get(part, 'none')} → {now.get(part, 'none')}" for part in different)
+            altered.append((name, how or "the entity, the source, or the type of a column"))
     return Change(
         tuple(name for name in after if name not in before), tuple(name for name in before if name not in after), tuple(altered)
     )
 
 
-def _difference(old: FeatureGroup, old_index: int, new: FeatureGroup, new_index: int) -> str:
-    told = _told(old, old_index), _told(new, new_index)
-    names = [name for name in told[0] | told[1] if told[0].get(name) != told[1].get(name)]
-    return (
-        ", ".join(f"{name} {told[0].get(name, 'none')} → {told[1].get(name, 'none')}" for name in names)
-        or "the entity or the source"
-    )
-
-
-def _told(group: FeatureGroup, index: int) -> dict[str, Any]:
+def _parts(group: FeatureGroup, index: int) -> dict[str, Any]:
     one = group.features[index]
     window = (
         {name: duration_text(ms) for name, ms in (("window", one.window.size_ms), ("hop", one.window.hop_ms))} if one.window else {}
@@ -127,6 +129,8 @@ def _told(group: FeatureGroup, index: int) -> dict[str, Any]:
         **vars(one.aggregation),
         "input": group.inputs[group.input_of[index]].sql,
         **window,
+        "default": one.default,
+        "buffer": duration_text(group.buffer_ms),
     }
 
 

@@ -110,7 +110,7 @@ def _serving_command(settings: Settings) -> list[str]:
 
 def _code_command(settings: Settings) -> list[str]:
     where = ["-h", "127.0.0.1", "-p", str(settings.ports.dagster_code)]
-    return [sys.executable, "-m", "dagster", "code-server", "start", "-m", "orchestration.definitions", *where]
+    return [sys.executable, "-m", "dagster", "code-server", "start", "-m", "orchestration.location", *where]
 
 
 def _dagster_command(settings: Settings) -> list[str]:

@@ -1,1 +1,11 @@
-"""The assets by the layer that they belong to. An asset reads, calls its room, and says what came out."""
+"""The assets of a project, by concern: each module makes those of one."""
+
+from typing import Any
+
+from orchestration.assets import batch, models, quality, serving, speed
+from orchestration.deployment import Deployment
+
+
+def assets_of(deployment: Deployment) -> list[Any]:
+    """All assets, in the order of the way of the data."""
+    return [asset for module in (speed, batch, serving, models, quality) for asset in module.assets_of(deployment)]

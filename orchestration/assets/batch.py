@@ -10,54 +10,66 @@ from batch.events import ingest_archive, require_events
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, default_batch_end_ms, view_table
 from features.declaration import FeatureGroup
-from features.definitions import GROUPS
-from orchestration.assets.speed import raw_events
+from features.sources import EventSource
 from orchestration.catch_up import wait_for_archive
 from orchestration.columns import event_columns, feature_lineage, same_columns, schema, tile_columns, view_columns
-from orchestration.deployment import OWNERS, SETTINGS, SOURCE, BatchEnd, days, fresh_within, one_run
+from orchestration.deployment import OWNERS, BatchEnd, Deployment, one_run
+from orchestration.names import archive_key, events_key, tiles_key, view_key
 from orchestration.plots import feature_distributions
 from orchestration.run_days import first_and_last_day
 from serving.contract import rfc3339
 
 
-@dg.asset(
-    partitions_def=days, backfill_policy=one_run, deps=[raw_events], group_name="batch", kinds={"spark", "delta"}, owners=OWNERS,
-    metadata=schema(*event_columns(SOURCE)),
-)  # fmt: skip
-def events(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
-    """Every event once, typed, by day: what was loaded from files, and what the stream has archived, late events included."""
-    waited = wait_for_archive(SETTINGS, SOURCE)
-    report = ingest_archive(spark.spark_session, SETTINGS, SOURCE)
-    require_events(spark.spark_session, SETTINGS, SOURCE)
-    first, last = first_and_last_day(context)
-    table = spark.spark_session.read.format("delta").load(SETTINGS.table(SOURCE.table))
-    rows = table.where(f"day BETWEEN DATE'{first}' AND DATE'{last}'").count()
-    _note_healed(context, events.key, [day for day in report.days if day < first])
-    return dg.MaterializeResult(
-        metadata={
-            "dagster/row_count": rows, "archive": waited, "messages read from the archive": report.read, "events added": report.added,
-            "days touched by new events": ", ".join(map(str, report.days[:20])) or "none",
-        }
-    )  # fmt: skip
-
-
-def tiles_asset(group: FeatureGroup) -> dg.AssetsDefinition:
-    """The tiles of a group."""
+def events_asset(deployment: Deployment, source: EventSource) -> dg.AssetsDefinition:
+    """The events of a source."""
+    settings = deployment.settings
 
     @dg.asset(
-        name=f"{group.name}_tiles", partitions_def=days, backfill_policy=one_run, deps=[events], group_name="batch", kinds={"spark", "delta"},
+        key=events_key(source), partitions_def=deployment.days, backfill_policy=one_run, deps=[archive_key(source)], group_name="batch",
+        kinds={"spark", "delta"}, owners=OWNERS, metadata=schema(*event_columns(source)),
+        description=f"Every event of {source.name} once, typed, by day: what was loaded from files, and what the stream has archived, late events included.",
+    )  # fmt: skip
+    def events(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
+        session = spark.spark_session
+        waited = wait_for_archive(settings, source)
+        report = ingest_archive(session, settings, source)
+        require_events(session, settings, source)
+        first, last = first_and_last_day(context)
+        rows = (
+            session.read.format("delta")
+            .load(settings.table(source.table))
+            .where(f"day BETWEEN DATE'{first}' AND DATE'{last}'")
+            .count()
+        )
+        _note_healed(context, deployment, events_key(source), [day for day in report.days if day < first])
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": rows, "archive": waited, "messages read from the archive": report.read, "events added": report.added,
+                "days touched by new events": ", ".join(map(str, report.days[:20])) or "none",
+            }
+        )  # fmt: skip
+
+    return events
+
+
+def tiles_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinition:
+    """The tiles of a group."""
+    settings, events = deployment.settings, events_key(group.source)
+
+    @dg.asset(
+        key=tiles_key(group), partitions_def=deployment.days, backfill_policy=one_run, deps=[events], group_name="batch", kinds={"spark", "delta"},
         owners=OWNERS, metadata=schema(*tile_columns(group)),
         description=f"The partials of each {group.entity} over each {group.tile_ms // 60_000} minutes, by day. Only days whose events have changed are folded again.",
     )  # fmt: skip
     def tiles(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         first, last = first_and_last_day(context)
-        lineage = feature_lineage(group, events.key)
+        lineage = feature_lineage(group, events)
         # Late events heal whatever days the run was asked for.
-        stale = [day for day in stale_days(spark.spark_session, SETTINGS, group) if day <= last]
+        stale = [day for day in stale_days(spark.spark_session, settings, group) if day <= last]
         if not stale:
             return dg.MaterializeResult(metadata={"days folded": 0, **lineage})
-        report = build_tiles(spark.spark_session, SETTINGS, group, stale)
-        _note_healed(context, context.asset_key, [day for day in stale if day < first])
+        report = build_tiles(spark.spark_session, settings, group, stale)
+        _note_healed(context, deployment, context.asset_key, [day for day in stale if day < first])
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.tiles, "events": report.events, "days folded": report.days, "from": str(stale[0]), "to": str(stale[-1]),
@@ -68,39 +80,42 @@ def tiles_asset(group: FeatureGroup) -> dg.AssetsDefinition:
     return tiles
 
 
-def view_asset(group: FeatureGroup, tiles: dg.AssetsDefinition) -> dg.AssetsDefinition:
+def view_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinition:
     """The batch view of a group."""
+    settings = deployment.settings
 
     @dg.asset(
-        name=f"{group.name}_view", deps=[tiles], group_name="batch", kinds={"spark", "delta"}, owners=OWNERS,
-        metadata=schema(*view_columns(group)), freshness_policy=fresh_within,
+        key=view_key(group), deps=[tiles_key(group)], group_name="batch", kinds={"spark", "delta"}, owners=OWNERS,
+        metadata=schema(*view_columns(group)), freshness_policy=deployment.fresh_within,
         description=f"All that is known of each {group.entity} before batch_end: packed for the online store, and readable.",
     )  # fmt: skip
     def view(spark: LazyPySparkResource, batch_end: BatchEnd) -> dg.MaterializeResult:
         session = spark.spark_session
-        batch_end_ms = batch_end.at_ms or default_batch_end_ms(session, SETTINGS, group.source, time.time_ns() // 1_000_000)
-        report = build_view(session, SETTINGS, group, batch_end_ms)
-        written = session.read.format("delta").load(SETTINGS.table(view_table(group)))
+        batch_end_ms = batch_end.at_ms or default_batch_end_ms(session, settings, group.source, time.time_ns() // 1_000_000)
+        report = build_view(session, settings, group, batch_end_ms)
+        written = session.read.format("delta").load(settings.table(view_table(group)))
         sample = written.select(*group.feature_names).limit(20_000).toPandas()
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.entities, "tiles read": report.tiles, "batch_end": rfc3339(batch_end_ms),
-                "distributions": feature_distributions(sample), **same_columns(("entity", *group.feature_names), tiles.key),
+                "distributions": feature_distributions(sample), **same_columns(("entity", *group.feature_names), tiles_key(group)),
             }
         )  # fmt: skip
 
     return view
 
 
-def _note_healed(context: dg.AssetExecutionContext, asset: dg.AssetKey, healed: list[date]) -> None:
+def _note_healed(context: dg.AssetExecutionContext, deployment: Deployment, asset: dg.AssetKey, healed: list[date]) -> None:
     """Shows days that late events have changed, beside those that the run was asked for."""
     for day in healed:
-        if days.has_partition_key(day.isoformat()):
+        if deployment.days.has_partition_key(day.isoformat()):
             context.log_event(
                 dg.AssetMaterialization(asset, partition=day.isoformat(), metadata={"healed": "late events have changed this day"})
             )
 
 
-tiles = {name: tiles_asset(group) for name, group in GROUPS.items()}
-views = {name: view_asset(group, tiles[name]) for name, group in GROUPS.items()}
-assets = [events, *tiles.values(), *views.values()]
+def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
+    """The assets of all sources and groups."""
+    project = deployment.project
+    of_groups = (make(deployment, group) for group in project.groups for make in (tiles_asset, view_asset))
+    return [*(events_asset(deployment, source) for source in project.sources), *of_groups]

@@ -7,17 +7,17 @@ from dagster_pyspark import LazyPySparkResource
 
 from batch.view import default_batch_end_ms
 from features.declaration import FeatureGroup
-from features.definitions import GROUPS
+from features.project import Model
+from features.sources import EventSource
 from infra.errors import NotReadyError
+from infra.settings import Settings
 from monitoring.attribution import Reason
 from monitoring.consistency import check_consistency
-from monitoring.drift import feature_drift as measure_drift
-from monitoring.drift import live_quality as measure_live_quality
+from monitoring.drift import feature_drift, live_quality
 from monitoring.experiment import report_experiment
-from orchestration.assets.batch import events, views
 from orchestration.assets.models import DEFECTS
-from orchestration.assets.serving import served_features
-from orchestration.deployment import MODEL_GROUP, OWNERS, SETTINGS, SOURCE
+from orchestration.deployment import OWNERS, Deployment
+from orchestration.names import SERVED, consistency_key, drift_key, events_key, experiment_key, live_quality_key, view_key
 from orchestration.plots import intervals, rates
 
 #: Metadata of an asset that calls for a new model: why, or nothing.
@@ -25,15 +25,16 @@ RETRAIN = "retrain because"
 _TABLE_COLUMNS = ("feature", "cells", "mismatch_rate", "missing_rate", "extra_rate", "smape")
 
 
-def consistency_asset(group: FeatureGroup) -> dg.AssetsDefinition:
+def consistency_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinition:
     """The check of what was served of a group."""
+    settings = deployment.settings
 
     @dg.asset(
-        name=f"{group.name}_consistency", deps=[served_features, events], group_name="quality", kinds={"spark"}, owners=OWNERS,
+        key=consistency_key(group), deps=[SERVED, events_key(group.source)], group_name="quality", kinds={"spark"}, owners=OWNERS,
         description="Each served value beside the one that is recomputed from the lake as of its time; a difference has its reason, or is a defect.",
     )  # fmt: skip
     def consistency(spark: LazyPySparkResource) -> dg.MaterializeResult:
-        report = check_consistency(spark.spark_session, SETTINGS, group, _known_until_ms(spark))
+        report = check_consistency(spark.spark_session, settings, group, _known_until_ms(spark, settings, group.source))
         table = report.table()
         records = [dg.TableRecord({name: _plain(row[name]) for name in _TABLE_COLUMNS}) for row in table.to_dict("records")]
         examples = [
@@ -51,57 +52,83 @@ def consistency_asset(group: FeatureGroup) -> dg.AssetsDefinition:
     return consistency
 
 
-@dg.asset(deps=[views[MODEL_GROUP.name]], group_name="quality", kinds={"spark", "scipy"}, owners=OWNERS)
-def feature_drift(spark: LazyPySparkResource) -> dg.MaterializeResult:
-    """How far each feature's values have moved since the champion was trained: Kolmogorov-Smirnov distance, 0 to 1."""
-    distances = measure_drift(spark.spark_session, SETTINGS, MODEL_GROUP)
-    if distances is None:
-        return dg.MaterializeResult(metadata={RETRAIN: "", "reason": "There is no champion, or nothing to compare with."})
-    drifted = {name: distance for name, distance in distances.items() if distance > SETTINGS.drift}
-    why = ", ".join(f"{name} has drifted by {distance:.2f}" for name, distance in drifted.items())
-    return dg.MaterializeResult(metadata={RETRAIN: why, "largest": max(distances.values()), **distances})
+def drift_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
+    """The drift of a model's features."""
+    settings = deployment.settings
 
-
-@dg.asset(deps=[served_features, events], group_name="quality", kinds={"spark"}, owners=OWNERS)
-def live_quality(spark: LazyPySparkResource) -> dg.MaterializeResult:
-    """How the champion's answers have turned out, beside its evaluation."""
-    found = measure_live_quality(spark.spark_session, SETTINGS, MODEL_GROUP, _known_until_ms(spark))
-    if found is None or found.auc is None or found.evaluated_auc is None:
-        answers = found.answers if found else 0
-        return dg.MaterializeResult(metadata={RETRAIN: "", "answers": answers, "reason": "Too few answers have an outcome yet."})
-    dropped = found.evaluated_auc - found.auc
-    why = (
-        f"the AUC of version {found.version} fell from {found.evaluated_auc:.3f} to {found.auc:.3f}"
-        if dropped > SETTINGS.auc_drop
-        else ""
-    )
-    return dg.MaterializeResult(
-        metadata={RETRAIN: why, "version": found.version, "answers": found.answers, "auc": found.auc, "auc of its evaluation": found.evaluated_auc}
+    @dg.asset(
+        key=drift_key(model), deps=[view_key(model.group)], group_name="quality", kinds={"spark", "scipy"}, owners=OWNERS,
+        description="How far each feature's values have moved since the champion was trained: Kolmogorov-Smirnov distance, 0 to 1.",
     )  # fmt: skip
+    def drift(spark: LazyPySparkResource) -> dg.MaterializeResult:
+        distances = feature_drift(spark.spark_session, settings, model)
+        if distances is None:
+            return dg.MaterializeResult(metadata={RETRAIN: "", "reason": "There is no champion, or nothing to compare with."})
+        drifted = {name: distance for name, distance in distances.items() if distance > settings.drift}
+        why = ", ".join(f"{name} has drifted by {distance:.2f}" for name, distance in drifted.items())
+        return dg.MaterializeResult(metadata={RETRAIN: why, "largest": max(distances.values()), **distances})
+
+    return drift
 
 
-@dg.asset(deps=[served_features, events], group_name="quality", kinds={"spark", "scipy"}, owners=OWNERS)
-def experiment_report(spark: LazyPySparkResource) -> dg.MaterializeResult:
-    """Who wins the A/B test that runs: the difference between its variants, with an interval, and a verdict in words."""
-    experiment = SETTINGS.experiment
-    if experiment is None:
-        return dg.MaterializeResult(metadata={"verdict": "No experiment runs: set BRAID_EXPERIMENT."})
-    try:
-        report = report_experiment(spark.spark_session, SETTINGS, MODEL_GROUP, experiment, _known_until_ms(spark))
-    except NotReadyError as error:
-        return dg.MaterializeResult(metadata={"verdict": str(error)})
-    arms = [dg.TableRecord({name: _plain(value) for name, value in vars(arm).items()}) for arm in report.arms]
-    split = {} if report.srm_p_value is None else {"sample ratio p value": report.srm_p_value}
-    return dg.MaterializeResult(
-        metadata={
-            "verdict": report.verdict, "experiment": report.name, "arms": dg.MetadataValue.table(arms), "answers without an outcome": report.waiting,
-            "differences": intervals(report), **split,
-        }
+def live_quality_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
+    """How the answers of a model's champion turn out."""
+    settings, source = deployment.settings, model.group.source
+
+    @dg.asset(
+        key=live_quality_key(model), deps=[SERVED, events_key(source)], group_name="quality", kinds={"spark"}, owners=OWNERS,
+        description="How the champion's answers have turned out, beside its evaluation.",
     )  # fmt: skip
+    def quality(spark: LazyPySparkResource) -> dg.MaterializeResult:
+        found = live_quality(spark.spark_session, settings, model, _known_until_ms(spark, settings, source))
+        if found is None or found.auc is None or found.evaluated_auc is None:
+            answers = found.answers if found else 0
+            return dg.MaterializeResult(
+                metadata={RETRAIN: "", "answers": answers, "reason": "Too few answers have an outcome yet."}
+            )
+        dropped = found.evaluated_auc - found.auc
+        why = (
+            f"the AUC of version {found.version} fell from {found.evaluated_auc:.3f} to {found.auc:.3f}"
+            if dropped > settings.auc_drop
+            else ""
+        )
+        return dg.MaterializeResult(
+            metadata={RETRAIN: why, "version": found.version, "answers": found.answers, "auc": found.auc, "auc of its evaluation": found.evaluated_auc}
+        )  # fmt: skip
+
+    return quality
 
 
-def _known_until_ms(spark: LazyPySparkResource) -> int:
-    return default_batch_end_ms(spark.spark_session, SETTINGS, SOURCE, time.time_ns() // 1_000_000)
+def experiment_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
+    """The report on the experiment between a model's variants."""
+    settings, source = deployment.settings, model.group.source
+
+    @dg.asset(
+        key=experiment_key(model), deps=[SERVED, events_key(source)], group_name="quality", kinds={"spark", "scipy"}, owners=OWNERS,
+        description="Who wins the A/B test that runs: the difference between its variants, with an interval, and a verdict in words.",
+    )  # fmt: skip
+    def experiment_report(spark: LazyPySparkResource) -> dg.MaterializeResult:
+        experiment = settings.experiment
+        if experiment is None:
+            return dg.MaterializeResult(metadata={"verdict": "No experiment runs: set BRAID_EXPERIMENT."})
+        try:
+            report = report_experiment(spark.spark_session, settings, model, experiment, _known_until_ms(spark, settings, source))
+        except NotReadyError as error:
+            return dg.MaterializeResult(metadata={"verdict": str(error)})
+        arms = [dg.TableRecord({name: _plain(value) for name, value in vars(arm).items()}) for arm in report.arms]
+        split = {} if report.srm_p_value is None else {"sample ratio p value": report.srm_p_value}
+        return dg.MaterializeResult(
+            metadata={
+                "verdict": report.verdict, "experiment": report.name, "arms": dg.MetadataValue.table(arms), "answers without an outcome": report.waiting,
+                "differences": intervals(report), **split,
+            }
+        )  # fmt: skip
+
+    return experiment_report
+
+
+def _known_until_ms(spark: LazyPySparkResource, settings: Settings, source: EventSource) -> int:
+    return default_batch_end_ms(spark.spark_session, settings, source, time.time_ns() // 1_000_000)
 
 
 def _plain(value: object) -> float | int | str:
@@ -109,5 +136,9 @@ def _plain(value: object) -> float | int | str:
     return "–" if value is None or value != value else value  # type: ignore[return-value]  # noqa: PLR0124 — a NaN is not itself
 
 
-consistency = {name: consistency_asset(group) for name, group in GROUPS.items()}
-assets = [*consistency.values(), feature_drift, live_quality, experiment_report]
+def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
+    """The assets of all groups and models; the experiment is the default model's."""
+    project = deployment.project
+    of_models = [make(deployment, model) for model in project.models for make in (drift_asset, live_quality_asset)]
+    experiment = [experiment_asset(deployment, project.default_model)] if project.default_model else []
+    return [*(consistency_asset(deployment, group) for group in project.groups), *of_models, *experiment]

@@ -6,14 +6,13 @@ from dagster_pyspark import LazyPySparkResource
 from batch.publish import publish_view
 from batch.view import view_table
 from features.declaration import FeatureGroup
-from features.definitions import GROUPS
 from infra.kafka import SERVED_TOPIC
 from monitoring.served import SCHEMA, ingest_served
-from orchestration.assets.batch import views
 from orchestration.catch_up import wait_for_tiles
 from orchestration.columns import schema, sql_columns, view_columns
-from orchestration.deployment import OWNERS, SETTINGS, fresh_within
+from orchestration.deployment import OWNERS, Deployment
 from orchestration.health import RECENT
+from orchestration.names import SERVED, online_key, view_key
 from orchestration.running import runs
 from serving.contract import rfc3339
 
@@ -21,18 +20,19 @@ from serving.contract import rfc3339
 SAMPLE = 500
 
 
-def online_asset(group: FeatureGroup, view: dg.AssetsDefinition) -> dg.AssetsDefinition:
+def online_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinition:
     """The batch view of a group in the online store."""
+    settings, project = deployment.settings, deployment.project
 
     @dg.asset(
-        name=f"online_{group.name}", deps=[view], group_name="serving", kinds={"redis"}, owners=OWNERS, freshness_policy=fresh_within,
+        key=online_key(group), deps=[view_key(group)], group_name="serving", kinds={"redis"}, owners=OWNERS, freshness_policy=deployment.fresh_within,
         metadata=schema(*view_columns(group)[:1], ("batch", "BINARY", "the packed view")),
         description="The view in the online store, where a request merges it with the speed tiles.",
     )  # fmt: skip
     def online(spark: LazyPySparkResource) -> dg.MaterializeResult:
-        wait_for_tiles(SETTINGS, group)
-        report = publish_view(spark.spark_session, SETTINGS, group)
-        written = spark.spark_session.read.format("delta").load(SETTINGS.table(view_table(group)))
+        wait_for_tiles(settings, project, group)
+        report = publish_view(spark.spark_session, settings, group)
+        written = spark.spark_session.read.format("delta").load(settings.table(view_table(group)))
         recent = written.orderBy("newest_event_ms", ascending=False).select("entity").limit(SAMPLE).collect()
         return dg.MaterializeResult(
             metadata={
@@ -44,19 +44,36 @@ def online_asset(group: FeatureGroup, view: dg.AssetsDefinition) -> dg.AssetsDef
     return online
 
 
-served_topic = dg.AssetSpec(
-    "served_topic", deps=[f"online_{name}" for name in GROUPS], group_name="serving", kinds={"kafka"}, owners=OWNERS,
-    description=f"The Kafka topic `{SERVED_TOPIC}`: the features and predictions of a share of the answers, as they were given.",
-)  # fmt: skip
+def served_topic(deployment: Deployment) -> dg.AssetSpec:
+    """The topic of what was served."""
+    return dg.AssetSpec(
+        "served_topic", deps=[online_key(group) for group in deployment.project.groups], group_name="serving", kinds={"kafka"}, owners=OWNERS,
+        description=f"The Kafka topic `{SERVED_TOPIC}`: the features and predictions of a share of the answers, as they were given.",
+    )  # fmt: skip
 
 
-@dg.asset(deps=[served_topic], group_name="serving", kinds={"spark", "delta"}, owners=OWNERS, metadata=schema(*sql_columns(SCHEMA)))
-def served_features(spark: LazyPySparkResource) -> dg.MaterializeResult:
-    """What serving answered, each record once: for experiments, live quality, and the check of consistency."""
-    if not runs(SETTINGS, "kafka"):
-        return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": "Kafka does not run."})
-    return dg.MaterializeResult(metadata={"dagster/row_count": ingest_served(spark.spark_session, SETTINGS)})
+def served_features_asset(deployment: Deployment) -> dg.AssetsDefinition:
+    """What was served."""
+    settings = deployment.settings
+
+    @dg.asset(
+        key=SERVED,
+        deps=["served_topic"],
+        group_name="serving",
+        kinds={"spark", "delta"},
+        owners=OWNERS,
+        metadata=schema(*sql_columns(SCHEMA)),
+    )
+    def served_features(spark: LazyPySparkResource) -> dg.MaterializeResult:
+        """What serving answered, each record once: for experiments, live quality, and the check of consistency."""
+        if not runs(settings, "kafka"):
+            return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": "Kafka does not run."})
+        return dg.MaterializeResult(metadata={"dagster/row_count": ingest_served(spark.spark_session, settings)})
+
+    return served_features
 
 
-online = {name: online_asset(group, views[name]) for name, group in GROUPS.items()}
-assets: list[dg.AssetsDefinition | dg.AssetSpec] = [*online.values(), served_topic, served_features]
+def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The assets of all groups."""
+    online = (online_asset(deployment, group) for group in deployment.project.groups)
+    return [*online, served_topic(deployment), served_features_asset(deployment)]

@@ -3,36 +3,48 @@
 import dagster as dg
 
 from features.declaration import FeatureGroup
-from features.definitions import GROUPS
+from features.sources import EventSource
 from orchestration.columns import archive_columns, closed_tile_columns, schema
-from orchestration.deployment import OWNERS, SOURCE
+from orchestration.deployment import OWNERS, Deployment
+from orchestration.names import archive_key, realtime_key, speed_tiles_key, topic_key
 
-topic = dg.AssetSpec(
-    f"{SOURCE.name}_topic", group_name="speed", kinds={"kafka"}, owners=OWNERS, metadata=schema(*((c.name, "JSON", "") for c in SOURCE.columns)),
-    description=f"The Kafka topic `{SOURCE.topic}`: every event as it happens, keyed by {SOURCE.key}.",
-)  # fmt: skip
-raw_events = dg.AssetSpec(
-    "raw_events", deps=[topic], group_name="speed", kinds={"spark", "delta"}, owners=OWNERS, metadata=schema(*archive_columns()),
-    description=f"Every message as it came, also what was too late for the stream. What does not fit the contract is on `{SOURCE.dlq_topic}`.",
-)  # fmt: skip
+
+def topic(source: EventSource) -> dg.AssetSpec:
+    """The topic of a source."""
+    return dg.AssetSpec(
+        topic_key(source), group_name="speed", kinds={"kafka"}, owners=OWNERS, metadata=schema(*((c.name, "JSON", "") for c in source.columns)),
+        description=f"The Kafka topic `{source.topic}`: every event as it happens, keyed by {source.key}.",
+    )  # fmt: skip
+
+
+def raw_archive(source: EventSource) -> dg.AssetSpec:
+    """The raw archive of a source."""
+    return dg.AssetSpec(
+        archive_key(source), deps=[topic_key(source)], group_name="speed", kinds={"spark", "delta"}, owners=OWNERS, metadata=schema(*archive_columns()),
+        description=f"Every message as it came, also what was too late for the stream. What does not fit the contract is on `{source.dlq_topic}`.",
+    )  # fmt: skip
 
 
 def speed_tiles(group: FeatureGroup) -> dg.AssetSpec:
-    """The group's open tiles."""
+    """The open tiles of a group."""
     return dg.AssetSpec(
-        f"{group.name}_speed_tiles", deps=[topic], group_name="speed", kinds={"spark", "redis"}, owners=OWNERS,
+        speed_tiles_key(group), deps=[topic_key(group.source)], group_name="speed", kinds={"spark", "redis"}, owners=OWNERS,
         metadata=schema(("t:{version}:{tile start}", "BINARY", "the packed tile, absolute: writing it twice changes nothing")),
         description=f"The partials of every open tile of {group.name}, in the online store within a second of the event.",
     )  # fmt: skip
 
 
 def realtime(group: FeatureGroup) -> dg.AssetSpec:
-    """The group's closed tiles."""
+    """The closed tiles of a group."""
     return dg.AssetSpec(
-        f"{group.name}_realtime", deps=[topic], group_name="speed", kinds={"spark", "delta"}, owners=OWNERS,
+        realtime_key(group), deps=[topic_key(group.source)], group_name="speed", kinds={"spark", "delta"}, owners=OWNERS,
         metadata=schema(*closed_tile_columns(group)),
         description="The speed layer's own history: each tile when the watermark closed it.",
     )  # fmt: skip
 
 
-assets = [topic, raw_events, *(make(group) for group in GROUPS.values() for make in (speed_tiles, realtime))]
+def assets_of(deployment: Deployment) -> list[dg.AssetSpec]:
+    """The assets of all sources and groups."""
+    project = deployment.project
+    of_sources = [make(source) for source in project.sources for make in (topic, raw_archive)]
+    return [*of_sources, *(make(group) for group in project.groups for make in (speed_tiles, realtime))]

@@ -1,5 +1,11 @@
 """The checks of assets: of tables by Great Expectations (`tables`, `suites`), of the online store (`online`), of what was served (`served`)."""
 
-from orchestration.checks import online, served, tables
+from typing import Any
 
-checks = [*tables.checks, *online.checks, *served.checks]
+from orchestration.checks import online, served, tables
+from orchestration.deployment import Deployment
+
+
+def checks_of(deployment: Deployment) -> list[Any]:
+    """All checks."""
+    return [check for module in (tables, online, served) for check in module.checks_of(deployment)]

@@ -4,16 +4,17 @@ from typing import Any
 
 import dagster as dg
 
-from features.definitions import GROUPS
+from features.declaration import FeatureGroup
 from monitoring.freshness import FeatureFreshnessMonitor
-from orchestration.assets.serving import online
-from orchestration.deployment import SETTINGS
+from orchestration.deployment import Deployment
 from orchestration.health import COVERED, FRESH, health_checks, recently_active
+from orchestration.names import online_key
 
 
-def health_check(group: str, asset: dg.AssetsDefinition) -> Any:
+def health_check(deployment: Deployment, group: FeatureGroup) -> Any:
     """The checks `fresh` and `covered` of a group."""
-    bounds = SETTINGS.bounds(group)
+    settings, asset = deployment.settings, online_key(group)
+    bounds = settings.bounds(group.name)
     specs = [
         dg.AssetCheckSpec(FRESH, asset=asset, description=f"The newest event is at most {bounds.max_age_seconds:g} s old."),
         dg.AssetCheckSpec(
@@ -21,14 +22,16 @@ def health_check(group: str, asset: dg.AssetsDefinition) -> Any:
         ),
     ]
 
-    @dg.multi_asset_check(name=f"online_{group}_health", specs=specs)
+    @dg.multi_asset_check(name=f"online_{group.name}_health", specs=specs)
     def check(context: dg.AssetCheckExecutionContext) -> Any:
-        monitor = FeatureFreshnessMonitor(SETTINGS, GROUPS)
-        found = health_checks(monitor, group, recently_active(context.instance, group) or [])
+        monitor = FeatureFreshnessMonitor(settings, deployment.project.groups)
+        found = health_checks(monitor, group.name, recently_active(context.instance, group) or [])
         for name, result in zip((FRESH, COVERED), found, strict=True):
-            yield result._replace(asset_key=asset.key, check_name=name)
+            yield result._replace(asset_key=asset, check_name=name)
 
     return check
 
 
-checks = [health_check(name, asset) for name, asset in online.items()]
+def checks_of(deployment: Deployment) -> list[Any]:
+    """The checks of all groups."""
+    return [health_check(deployment, group) for group in deployment.project.groups]

@@ -4,34 +4,49 @@ from typing import Any
 
 import dagster as dg
 
+from features.declaration import FeatureGroup
+from features.project import Model
 from monitoring.experiment import SRM_ALPHA
 from orchestration.assets.models import DEFECTS
-from orchestration.assets.quality import consistency, experiment_report
+from orchestration.deployment import Deployment
 from orchestration.materialized import latest_metadata
+from orchestration.names import consistency_key, experiment_key
 
 
-def no_defects(asset: dg.AssetsDefinition) -> Any:
+def no_defects(group: FeatureGroup) -> Any:
     """The check that nothing was served that nobody can explain."""
 
     @dg.asset_check(
-        asset=asset, name="no_defects",
+        asset=consistency_key(group), name="no_defects",
         description="Every served value that differs from the right one has a reason: lag, late data, or the answer said so itself.",
     )  # fmt: skip
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        defects = latest_metadata(context.instance, asset.key).get(DEFECTS, 0)
+        defects = latest_metadata(context.instance, consistency_key(group)).get(DEFECTS, 0)
         return dg.AssetCheckResult(passed=not defects, metadata={DEFECTS: defects})
 
     return check
 
 
-@dg.asset_check(asset=experiment_report, description="The users of each variant are as many as its share gives.")
-def split_as_declared(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    """By the p value of the report."""
-    p_value = latest_metadata(context.instance, experiment_report.key).get("sample ratio p value")
-    return dg.AssetCheckResult(
-        passed=p_value is None or p_value >= SRM_ALPHA,
-        metadata={"p value": "no split" if p_value is None else p_value},
+def split_as_declared(model: Model) -> Any:
+    """The check of an experiment's split."""
+
+    @dg.asset_check(
+        asset=experiment_key(model),
+        name="split_as_declared",
+        description="The users of each variant are as many as its share gives.",
     )
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        p_value = latest_metadata(context.instance, experiment_key(model)).get("sample ratio p value")
+        return dg.AssetCheckResult(
+            passed=p_value is None or p_value >= SRM_ALPHA,
+            metadata={"p value": "no split" if p_value is None else p_value},
+        )
+
+    return check
 
 
-checks = [*(no_defects(asset) for asset in consistency.values()), split_as_declared]
+def checks_of(deployment: Deployment) -> list[Any]:
+    """The checks of all groups, and of the experiment."""
+    project = deployment.project
+    experiment = [split_as_declared(project.default_model)] if project.default_model else []
+    return [*map(no_defects, project.groups), *experiment]

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from orchestration.cli import answers, data, jobs, models, services
-from orchestration.cli.console import Context, HomeOption, told
+from orchestration.cli.console import Context, HomeOption, ProjectOption, told
 
 app = typer.Typer(
     name="braid", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -20,8 +20,8 @@ app = typer.Typer(
 
 
 @app.callback()
-def _deployment(context: typer.Context, home: HomeOption = None) -> None:
-    context.obj = Context(home)
+def _deployment(context: typer.Context, home: HomeOption = None, project: ProjectOption = None) -> None:
+    context.obj = Context(home, project)
 
 
 for command in (

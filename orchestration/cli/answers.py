@@ -8,8 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import InputError, ServiceError
-from orchestration.cli.console import HomeOption, JsonOption, instant_ms, note, print_json, settings_of
+from orchestration.cli.console import HomeOption, JsonOption, deployment_of, instant_ms, note, print_json
 
+GroupOption = Annotated[
+    str | None, typer.Option("--group", help="Feature group; default the first of the project.", show_default=False)
+]
 AtOption = Annotated[str | None, typer.Option("--at", help="The time that is asked about; default now.", show_default=False)]
 
 
@@ -17,42 +20,40 @@ def features(
     context: typer.Context,
     users: Annotated[list[str], typer.Argument(help="Ids of the entities.", show_default=False)],
     at: AtOption = None,
-    group: Annotated[str, typer.Option("--group", help="Feature group.")] = "user_features",
+    group: GroupOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Show entities' features: the merged values, and the parts that they were merged from."""
-    from features.definitions import GROUPS
-
-    settings = settings_of(context, home)
-    if group not in GROUPS:
-        raise InputError(f"The group {group!r} is not declared.", f"Declared are: {', '.join(GROUPS)}.")
-    body: dict[str, Any] = {"group": group, "ids": [_id(GROUPS[group], one) for one in users]}
+    project, settings = deployment_of(context, home)
+    declared = project.group(group)
+    body: dict[str, Any] = {"group": declared.name, "ids": [_id(declared, one) for one in users]}
     if at is not None:
         body["at"] = instant_ms(at)
     rows = _post(settings, "/features", body)["rows"]
     for row in rows:
-        row["parts"] = _parts(settings, GROUPS[group], row["id"])
+        row["parts"] = _parts(settings, declared, row["id"])
     if as_json:
-        print_json({"group": group, "rows": rows})
+        print_json({"group": declared.name, "rows": rows})
     else:
         _print_rows(rows)
 
 
 def predict(
     context: typer.Context,
-    user: Annotated[int, typer.Argument(help="User id.", show_default=False)],
+    entity: Annotated[str, typer.Argument(help="Id of the entity.", show_default=False)],
     request_context: Annotated[str, typer.Option("--context", help="JSON object of what the caller knows.")] = "{}",
     at: AtOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Ask the champion about a user."""
+    """Ask the champion of the project's default model about an entity."""
     from rich import print as show
 
-    settings = settings_of(context, home)
+    project, settings = deployment_of(context, home)
+    group = project.model(None).group
     try:
-        body: dict[str, Any] = {"user_id": user, "context": json.loads(request_context)}
+        body: dict[str, Any] = {group.entity: _id(group, entity), "context": json.loads(request_context)}
     except ValueError:
         raise InputError(f"The context {request_context!r} is no JSON.", 'Write --context \'{"page": "home"}\'.') from None
     if at is not None:
@@ -65,6 +66,7 @@ def consistency(
     context: typer.Context,
     sample: Annotated[int, typer.Option("--sample", min=1, help="How many entities.")] = 500,
     at: AtOption = None,
+    group: GroupOption = None,
     logged: Annotated[
         bool, typer.Option("--logged", help="Check what was served and logged, by the job `quality`, instead of asking now.")
     ] = False,
@@ -72,21 +74,20 @@ def consistency(
     home: HomeOption = None,
 ) -> None:
     """Compare what is served with brute force over all raw events. Exit status 1 where a cell differs; with --logged, without a reason."""
-    from features.definitions import user_features
     from monitoring.freshness import published
     from orchestration.known_events import export_known_events
     from orchestration.proof import prove, sample_ids
     from orchestration.quiet import quiet
     from store.clients import reached_store
 
-    settings = settings_of(context, home)
+    project, settings = deployment_of(context, home)
     if logged:
-        _logged_consistency(settings, as_json)
+        _logged_consistency(project, settings, as_json)
         return
     q_ms = instant_ms(at or "now")
-    group = published(reached_store(settings), user_features)
-    with quiet(settings.home / "logs" / "consistency.log"), export_known_events(settings, group.source) as events:
-        report = prove(settings, group, events, sample_ids(group, events, sample), q_ms)
+    checked = published(reached_store(settings), project.group(group))
+    with quiet(settings.home / "logs" / "consistency.log"), export_known_events(settings, checked.source) as events:
+        report = prove(settings, checked, events, sample_ids(checked, events, sample), q_ms)
     if as_json:
         print_json({**vars(report), "cells_different": report.cells_different})
     else:
@@ -99,14 +100,14 @@ def consistency(
         raise typer.Exit(1)
 
 
-def _logged_consistency(settings: Any, as_json: bool) -> None:
+def _logged_consistency(project: Any, settings: Any, as_json: bool) -> None:
     from monitoring.attribution import Reason
     from orchestration.backfill import check_quality, consistency_figures
     from orchestration.quiet import quiet
 
     with quiet(settings.home / "logs" / "consistency.log"):
-        report = check_quality(settings)
-    groups = consistency_figures(report)
+        report = check_quality(project, settings)
+    groups = consistency_figures(project, report)
     if as_json:
         print_json({"groups": groups})
     else:

@@ -15,8 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from features.errors import DeclarationError
+from features.project import Project
 from infra.errors import BraidError, InputError
+from infra.project import load_project
 from infra.settings import Settings
 
 HomeOption = Annotated[
@@ -29,16 +30,31 @@ MapOption = Annotated[
 ZoneOption = Annotated[str, typer.Option("--time-zone", help="Of times without an offset.")]
 
 
+ProjectOption = Annotated[
+    str | None, typer.Option("--project", help="The project as module:attribute (BRAID_PROJECT, or [tool.braid] of pyproject.toml).", show_default=False)
+]  # fmt: skip
+SourceOption = Annotated[
+    str | None, typer.Option("--source", help="Source of the project; needed where there are several.", show_default=False)
+]
+
+
 @dataclass
 class Context:
     """What the options before the command said."""
 
     home: Path | None
+    project: str | None
 
 
 def settings_of(context: typer.Context, home: Path | None) -> Settings:
-    """The deployment: `--home` after the command, before it, BRAID_HOME, or the default."""
-    return Settings.load(home or context.obj.home)
+    """The settings of the deployment: `--home` after the command, before it, BRAID_HOME, or the default."""
+    return Settings.load(home or context.obj.home, context.obj.project)
+
+
+def deployment_of(context: typer.Context, home: Path | None) -> tuple[Project, Settings]:
+    """The project of the deployment, and its settings."""
+    settings = settings_of(context, home)
+    return load_project(settings), settings
 
 
 def told(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,7 +64,7 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (BraidError, DeclarationError) as error:
+        except BraidError as error:
             cause, cure = error.cause, error.cure
         except KeyboardInterrupt:
             raise typer.Exit(130) from None

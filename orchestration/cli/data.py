@@ -12,27 +12,28 @@ from orchestration.cli.console import (
     HomeOption,
     JsonOption,
     MapOption,
+    SourceOption,
     ZoneOption,
+    deployment_of,
     instant_ms,
     mapping_of,
     note,
     print_json,
-    settings_of,
 )  # fmt: skip
 
 FileArgument = Annotated[Path, typer.Argument(help="CSV, JSON lines (also .gz) or Parquet.", show_default=False)]
 
 
 def load(
-    context: typer.Context, file: FileArgument, mapping: MapOption = None, time_zone: ZoneOption = "UTC", as_json: JsonOption = False,
-    home: HomeOption = None,
+    context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = "UTC",
+    as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Load a file of events into the lake. What does not fit goes to the table quarantine, with the reason."""
-    settings, columns = settings_of(context, home), mapping_of(mapping)
+    (project, settings), columns = deployment_of(context, home), mapping_of(mapping)
+    declared = project.source(source)
     from batch.files import open_events
-    from features.definitions import user_events
 
-    with open_events(file, user_events, columns, time_zone):
+    with open_events(file, declared, columns, time_zone):
         pass  # a file that cannot be used is refused before Spark starts
     from batch.load import load_events
     from infra.spark import spark_session
@@ -42,7 +43,7 @@ def load(
     note(f"Loading {file} …")
     with quiet(settings.home / "logs" / "load.log"):
         spark = spark_session(settings, "braid load", settings.batch_memory)
-        report = load_events(spark, settings, user_events, file, columns, time_zone)
+        report = load_events(spark, settings, declared, file, columns, time_zone)
 
     reload_definitions(settings)
     if as_json:
@@ -56,7 +57,7 @@ def load(
 
 
 def replay(
-    context: typer.Context, file: FileArgument, mapping: MapOption = None, time_zone: ZoneOption = "UTC",
+    context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = "UTC",
     speed: Annotated[float | None, typer.Option("--speed", min=0.001, help="Event time over wall time; default as fast as possible.", show_default=False)] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the last event is visible in the online store.")] = False,
     as_json: JsonOption = False, home: HomeOption = None,
@@ -66,30 +67,30 @@ def replay(
     from rich.progress import Progress
 
     from batch.files import open_events
-    from features.definitions import user_events
     from orchestration.running import require
     from speed.replay import replay as send
     from speed.visible import wait_visible
 
-    settings, columns = settings_of(context, home), mapping_of(mapping)
-    with open_events(file, user_events, columns, time_zone):
+    (project, settings), columns = deployment_of(context, home), mapping_of(mapping)
+    declared = project.source(source)
+    with open_events(file, declared, columns, time_zone):
         pass  # a file that cannot be used is told before services are asked for
     require(settings, "kafka", *(["valkey", "speed"] if wait else []))
     with (
         Progress(console=Console(stderr=True), transient=True) as bar,
-        open_events(file, user_events, columns, time_zone) as opened,
+        open_events(file, declared, columns, time_zone) as opened,
     ):
         task = bar.add_task("sending", total=None)
         report = send(
             settings,
-            user_events,
+            declared,
             opened.batches(),
             speedup=speed,
             on_progress=lambda so_far: bar.update(task, completed=so_far.sent),
         )
         if wait:
             bar.update(task, description="waiting until all is visible")
-            wait_visible(settings, report.end_offsets, source=user_events)
+            wait_visible(settings, project.groups_of(declared), report.end_offsets)
     if as_json:
         print_json({**asdict(report), "visible": wait})
     else:
@@ -104,12 +105,13 @@ def backfill(
     to: Annotated[str | None, typer.Option("--to", help="batch_end: the batch covers everything before. Default: as late as it can vouch for.", show_default=False)] = None,
     first: Annotated[str | None, typer.Option("--from", help="First day to look at; default the earliest.", show_default=False)] = None,
     train: Annotated[bool, typer.Option("--train/--no-train", help="Train and promote where there are labels enough.")] = True,
-    as_json: JsonOption = False, home: HomeOption = None,
+    source: SourceOption = None, as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Bring tiles, view and online store up to a time, and train: Dagster's jobs, over all days in one run."""
     from datetime import UTC, datetime
 
-    settings = settings_of(context, home)
+    project, settings = deployment_of(context, home)
+    sources = None if source is None else (project.source(source),)
     to_ms = None if to is None else instant_ms(to)
     first_day = None if first is None else datetime.fromtimestamp(instant_ms(first) / 1_000, UTC).date()
     from orchestration.backfill import backfill as run
@@ -118,13 +120,15 @@ def backfill(
 
     with quiet(settings.home / "logs" / "backfill.log") as terminal:
         report = run(
-            settings, to_ms, first_day, train,
-            on_asset=lambda name, seconds: print(f"{name}: {seconds:.1f} s", file=terminal, flush=True) if seconds else None,
+            project, settings, to_ms, first_day, train, sources,
+            on_asset=lambda name, seconds: seconds and print(f"{name}: {seconds:.1f} s", file=terminal, flush=True),
         )  # fmt: skip
     if as_json:
         print_json({**asdict(report), "batch_end": rfc3339(report.batch_end_ms)})
         return
     for name, entities in report.entities.items():
         note(f"{entities:,} entities of {name} published as of {rfc3339(report.batch_end_ms)}.")
-    if train:
-        note(f"Model: {report.reason}" + (f" Champion: version {report.champion_version}." if report.champion_version else ""))
+    for name in report.without_events:
+        note(f"The source {name} has no events yet; its groups were passed over.")
+    for name, model in report.models.items():
+        note(f"{name}: {model.reason}" + (f" Champion: version {model.champion_version}." if model.champion_version else ""))

@@ -22,10 +22,10 @@ def demo(
     home: HomeOption = None,
 ) -> None:
     """A year of purchases becomes features, a model and live answers, and is proven right. Its state is `demo` under the home, made anew."""
-    from infra.settings import Settings
+    from infra.settings import DEFAULT_PROJECT, Settings
     from orchestration.demo import Demo
 
-    settings = Settings.load(settings_of(context, home).home / "demo")
+    settings = Settings.load(settings_of(context, home).home / "demo", DEFAULT_PROJECT)
     found = Demo(settings, speed).run(leave=leave, report=report)
     if as_json:
         print_json(found)

@@ -10,20 +10,24 @@ import typer
 
 from infra.errors import InputError, ServiceError
 from infra.settings import Settings
-from orchestration.cli.console import HomeOption, JsonOption, note, print_json, settings_of
+from orchestration.cli.console import HomeOption, JsonOption, deployment_of, note, print_json
+
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model of the project; default the first.", show_default=False)]
 
 
 def models(
     context: typer.Context,
     training_set: Annotated[int | None, typer.Option("--training-set", help="Only those trained on this Delta version.", show_default=False)] = None,
+    model: ModelOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:  # fmt: skip
     """List the registered versions: their aliases, quality, training set, declaration, code, and why they were promoted or not."""
     from models.registry import RegisteredVersion, registered_versions
 
-    settings = settings_of(context, home)
-    found: list[RegisteredVersion] = _asked(settings, lambda: registered_versions(settings, settings.model_name))
+    project, settings = deployment_of(context, home)
+    name = project.model(model).name
+    found: list[RegisteredVersion] = _asked(settings, lambda: registered_versions(settings, name))
     if training_set is not None:
         found = [one for one in found if one.tags.get("training_set_version") == str(training_set)]
     rows: list[dict[str, Any]] = [
@@ -31,12 +35,12 @@ def models(
             "version": one.version,
             "aliases": list(one.aliases),
             "run_id": one.run_id,
-            **{name: value for name, value in one.tags.items() if name != "declaration"},
+            **{tag: value for tag, value in one.tags.items() if tag != "declaration"},
         }
         for one in found
     ]
     if as_json:
-        print_json({"model": settings.model_name, "versions": rows})
+        print_json({"model": name, "versions": rows})
         return
     from rich.console import Console
     from rich.table import Table
@@ -53,23 +57,23 @@ def models(
 def promote(
     context: typer.Context,
     version: Annotated[str, typer.Argument(help="Version of the registered model.", show_default=False)],
+    model: ModelOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Make a version the champion, whatever the gate says: a promotion by hand, or a rollback. Serving follows within seconds."""
     from models.registry import make_champion, registered_versions
 
-    settings = settings_of(context, home)
-    known = [one.version for one in _asked(settings, lambda: registered_versions(settings, settings.model_name))]
+    project, settings = deployment_of(context, home)
+    name = project.model(model).name
+    known = [one.version for one in _asked(settings, lambda: registered_versions(settings, name))]
     if version not in known:
-        raise InputError(
-            f"{settings.model_name} has no version {version!r}.", f"There are: {', '.join(known) or 'none'}; see `braid models`."
-        )
-    _asked(settings, lambda: make_champion(settings, settings.model_name, version))
+        raise InputError(f"{name} has no version {version!r}.", f"There are: {', '.join(known) or 'none'}; see `braid models`.")
+    _asked(settings, lambda: make_champion(settings, name, version))
     if as_json:
-        print_json({"model": settings.model_name, "champion_version": version})
+        print_json({"model": name, "champion_version": version})
     else:
-        note(f"Version {version} of {settings.model_name} is the champion.")
+        note(f"Version {version} of {name} is the champion.")
 
 
 def _asked(settings: Settings, ask: Callable[[], Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestration.cli.console import HomeOption, JsonOption, note, print_json, settings_of
+from orchestration.cli.console import HomeOption, JsonOption, deployment_of, note, print_json, settings_of
 
 MARK = {True: "[green]✓[/green]", False: "[red]✗[/red]"}
 
@@ -28,15 +28,15 @@ def up(
     from orchestration.running import until_ended
     from orchestration.topics import topics
 
-    settings = settings_of(context, home)
+    project, settings = deployment_of(context, home)
     with nullcontext() if detach else until_ended(settings):
         ran = readers(settings)
-        services.up(settings, topics(), on_progress=lambda name, step: note(f"{name}: {step}"))
-        load_declarations(settings, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
+        services.up(settings, topics(project), on_progress=lambda name, step: note(f"{name}: {step}"))
+        load_declarations(settings, project, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
         if as_json:
-            print_json(_status(settings))
+            print_json(_status(project, settings))
         else:
-            _print_status(settings)
+            _print_status(project, settings)
         if not detach:
             note("Ctrl-C ends the services.")
             with suppress(KeyboardInterrupt):
@@ -58,11 +58,11 @@ def down(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
 
 def status(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Show URLs, health, lag, batch_end and freshness."""
-    settings = settings_of(context, home)
+    project, settings = deployment_of(context, home)
     if as_json:
-        print_json(_status(settings))
+        print_json(_status(project, settings))
     else:
-        _print_status(settings)
+        _print_status(project, settings)
 
 
 def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
@@ -71,7 +71,7 @@ def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
 
     from orchestration.plan import plan as planned
 
-    found = planned(settings_of(context, home))
+    found = planned(*deployment_of(context, home))
     if as_json:
         print_json(
             {
@@ -116,10 +116,9 @@ def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption
         raise typer.Exit(1)
 
 
-def _status(settings: Any) -> dict[str, Any]:
+def _status(project: Any, settings: Any) -> dict[str, Any]:
     import redis
 
-    from features.definitions import GROUPS
     from infra.embedded.health import url
     from infra.embedded.services import status as services_status
     from monitoring.alerts import ALERTS_KEY
@@ -138,7 +137,7 @@ def _status(settings: Any) -> dict[str, Any]:
         client = store(settings)
         now_ms = time.time_ns() // 1_000_000
         progress = {name.decode(): json.loads(value) for name, value in client.hgetall(PROGRESS_KEY).items()}
-        for name in GROUPS:
+        for name in (group.name for group in project.groups):
             meta = {key.decode(): value.decode() for key, value in client.hgetall(meta_key(name)).items()}
             seen = [int(meta["newest_event_ms"])] if meta.get("newest_event_ms") else []
             online = progress.get(f"online:{name}", {})
@@ -162,11 +161,11 @@ def _status(settings: Any) -> dict[str, Any]:
     return found
 
 
-def _print_status(settings: Any) -> None:
+def _print_status(project: Any, settings: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    found = _status(settings)
+    found = _status(project, settings)
     table = Table("service", "", "state", "where", "detail", box=None)
     for name, one in found["services"].items():
         table.add_row(name, MARK[one["healthy"]], one["state"], one["url"] or "", one["detail"])

@@ -2,15 +2,10 @@
 
 import dagster as dg
 
-from orchestration.sensors.automation import batch_when_due, late_events_heal, lost_store_heals, retraining_on_signal
-from orchestration.sensors.health import group_health
-from orchestration.sensors.observation import speed_layer
+from orchestration.deployment import Deployment
+from orchestration.sensors import automation, health, observation
 
-sensors: list[dg.SensorDefinition] = [
-    speed_layer,
-    group_health,
-    batch_when_due,
-    late_events_heal,
-    lost_store_heals,
-    retraining_on_signal,
-]
+
+def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
+    """All sensors."""
+    return [sensor for module in (observation, health, automation) for sensor in module.sensors_of(deployment)]

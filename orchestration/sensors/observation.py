@@ -8,40 +8,46 @@ from typing import Any
 import dagster as dg
 import redis
 
-from features.definitions import GROUPS
-from orchestration.assets.speed import raw_events
-from orchestration.deployment import SETTINGS, SOURCE
+from infra.settings import Settings
+from orchestration.deployment import Deployment
+from orchestration.names import archive_key, realtime_key, speed_tiles_key
 from store.clients import PROGRESS_KEY, store
 
 _NUMBERS = ("rows_per_second", "state_rows", "late_rows", "batch_id")
 
 
-def speed_entries() -> dict[str, dict[str, Any]]:
+def speed_entries(settings: Settings) -> dict[str, dict[str, Any]]:
     """What the speed layer last said of each query; empty where it has not run.
 
     Raises:
         RedisError: The online store does not answer.
     """
-    return {name.decode(): json.loads(value) for name, value in store(SETTINGS).hgetall(PROGRESS_KEY).items()}
+    return {name.decode(): json.loads(value) for name, value in store(settings).hgetall(PROGRESS_KEY).items()}
 
 
-@dg.sensor(
-    minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Lag, watermark, rows/s and state of each query of the stream, as observations of its assets.",
-)  # fmt: skip
-def speed_layer() -> dg.SensorResult | dg.SkipReason:
-    """Reports what the speed layer last said of itself."""
-    try:
-        observations = list(_observations(speed_entries()))
-    except redis.RedisError:
-        return dg.SkipReason("The online store does not answer.")
-    return dg.SensorResult(asset_events=observations) if observations else dg.SkipReason("The speed layer has not run yet.")
+def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
+    """The sensor of the speed layer."""
+
+    @dg.sensor(
+        minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Lag, watermark, rows/s and state of each query of the stream, as observations of its assets.",
+    )  # fmt: skip
+    def speed_layer() -> dg.SensorResult | dg.SkipReason:
+        """Reports what the speed layer last said of itself."""
+        try:
+            observations = list(_observations(deployment, speed_entries(deployment.settings)))
+        except redis.RedisError:
+            return dg.SkipReason("The online store does not answer.")
+        return dg.SensorResult(asset_events=observations) if observations else dg.SkipReason("The speed layer has not run yet.")
+
+    return [speed_layer]
 
 
-def _observations(entries: dict[str, dict[str, Any]]) -> Iterator[dg.AssetObservation]:
-    assets = {f"archive:{SOURCE.name}": raw_events.key.to_user_string()}
-    for name in GROUPS:
-        assets |= {f"online:{name}": f"{name}_speed_tiles", f"offline:{name}": f"{name}_realtime"}
+def _observations(deployment: Deployment, entries: dict[str, dict[str, Any]]) -> Iterator[dg.AssetObservation]:
+    project = deployment.project
+    assets = {f"archive:{source.name}": archive_key(source) for source in project.sources}
+    for group in project.groups:
+        assets |= {f"online:{group.name}": speed_tiles_key(group), f"offline:{group.name}": realtime_key(group)}
     for field, asset in assets.items():
         if entry := entries.get(field):
             said: dict[str, Any] = {name: entry[name] for name in _NUMBERS if entry.get(name) is not None}

@@ -17,9 +17,9 @@ from pyspark.sql import functions as F
 from batch import events
 from batch.events import ARCHIVE, IngestReport, ingest_archive
 from batch.tables import partitions_of
-from features.definitions import user_events
 from infra.settings import Settings
 from speed.archive import COLUMNS, create_archive
+from tests.declarations import user_events
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -47,7 +47,7 @@ def message(offset: int, event: int | bytes, arrival_ms: int | None = None, time
 
 def archive(spark: SparkSession, settings: Settings, *messages: tuple[Any, ...]) -> None:
     """As a micro-batch of the speed layer does."""
-    create_archive(spark, settings)
+    create_archive(spark, settings, user_events)
     columns, day = COLUMNS.rsplit(", ", 1)[0], F.to_date(F.timestamp_millis("arrival_ms")).alias(DAY_COLUMN)
     rows = spark.createDataFrame(list(messages), columns).select("*", day)
     rows.coalesce(1).write.format("delta").mode("append").save(settings.table(ARCHIVE))

@@ -19,7 +19,6 @@ from batch.publish import publish_view
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, default_batch_end_ms
 from features.declaration import FeatureGroup, count
-from features.definitions import user_events, user_features
 from features.merge import merge
 from features.packed import batch_field, decode_batch, tile_prefix
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
@@ -27,6 +26,7 @@ from infra.errors import NotReadyError
 from infra.settings import Settings
 from models.training_set import build_training_set
 from store.clients import meta_key, store
+from tests.declarations import repurchase, user_events, user_features
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -285,5 +285,5 @@ def test_of_two_events_with_one_id_the_first_to_arrive_stays(spark: SparkSession
 
 def test_a_training_set_of_few_events_is_empty_not_an_error(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
     load_events(spark, lake, user_events, write_lines(tmp_path / "events.jsonl", generated(8, 5)[:1]))
-    assert build_training_set(spark, lake, user_features, END).rows == 0
-    assert spark.read.format("delta").load(lake.table("training_set")).where(F.col("label") == 1).count() == 0
+    assert build_training_set(spark, lake, repurchase, END).rows == 0
+    assert spark.read.format("delta").load(lake.table(repurchase.training_table)).where(F.col("label") == 1).count() == 0

@@ -22,11 +22,11 @@ from batch.events import ARCHIVE, ingest_archive
 from batch.load import load_events
 from batch.tiles import build_tiles, stale_days, tiles_table
 from batch.view import build_view, view_table
-from features.definitions import user_events, user_features
 from features.windows import DAY_MS
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from speed.archive import COLUMNS, create_archive
+from tests.declarations import user_events, user_features
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def test_four_backfills_at_once_beside_the_stream_lose_and_double_nothing(
     load_events(spark, once, user_events, write(tmp_path / "all.jsonl", events_of(0, 32)))
     up_to_date(spark, once)
 
-    create_archive(spark, lake)
+    create_archive(spark, lake, user_events)
     begun, ended = threading.Barrier(len(spans) + 1), threading.Event()
 
     def backfill(index: int) -> None:
@@ -140,7 +140,7 @@ def test_four_backfills_at_once_beside_the_stream_lose_and_double_nothing(
 KILLED = """
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view
-from features.definitions import user_features
+from tests.declarations import user_features
 from infra.settings import Settings
 from infra.spark import spark_session
 

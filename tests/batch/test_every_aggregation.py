@@ -38,7 +38,6 @@ from features.declaration import (
     total,
     variance,
 )  # fmt: skip
-from features.definitions import user_events
 from features.merge import merge
 from features.packed import BatchValue, TileValue, decode_batch, decode_tile, encode
 from features.tiles import fold_ranges
@@ -54,6 +53,7 @@ from speed.fold import fold_batch
 from speed.stream import contributions, tiles
 from store.clients import meta_key, store
 from store.reading import Parts
+from tests.declarations import user_events
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -10,8 +10,8 @@ import duckdb
 import pytest
 
 from batch.files import open_events
-from features.definitions import user_events
 from infra.errors import InputError
+from tests.declarations import user_events
 
 SHOP = "CustomerID,InvoiceDate,Total,Basket\n17850.0,12/1/2010 8:26,15.3,a\n17850.0,12/1/2010 8:26,15.3,a\n5,yesterday,1e2,b\n"
 SHOP_MAPPING = {

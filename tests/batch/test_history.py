@@ -18,9 +18,9 @@ from batch.tables import TableState, partitions_of, table_state
 from batch.tiles import build_tiles, stale_days, tiles_table
 from batch.view import build_view, view_table
 from features.declaration import FeatureGroup, count, distinct, last, mean, since_last
-from features.definitions import user_events
 from features.windows import DAY_MS
 from infra.settings import Settings
+from tests.declarations import user_events
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

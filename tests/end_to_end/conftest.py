@@ -1,7 +1,7 @@
 """One deployment for all tests of this folder: Kafka, Valkey, MLflow, Dagster, the speed layer and BentoML, all real.
 
-A shop's own file is loaded, backfilled and trained on, and a day more is streamed, by the command line alone. It runs on a copy of
-braid, whose declarations can be changed meanwhile.
+A shop's own file is loaded, backfilled and trained on, and a day more is streamed, by the command line alone. The shop's project lies in a
+folder of its own, where its declarations can be changed meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from infra.embedded import services
 from infra.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("braid", "features", "store", "speed", "batch", "models", "monitoring", "serving", "orchestration", "infra")
 BASE = int(datetime(2026, 2, 5, tzinfo=UTC).timestamp() * 1_000)
 DAY_MS = 86_400_000
 CUT = BASE + 130 * DAY_MS + 13 * 3_600_000 + 47_123  # in the middle of a tile
@@ -80,7 +79,8 @@ class Shop:
 
 def braid(project: Path, home: Path, *arguments: str) -> Any:
     command = [sys.executable, "-m", "orchestration.cli", "--home", str(home), *arguments, "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(project), "BRAID_SERVED_SHARE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BRAID_SERVED_SHARE": "1"}
+    environment.pop("BRAID_PROJECT")  # the project's pyproject.toml names it
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
@@ -105,8 +105,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterat
             f"FROM read_csv(['{home}/history.csv', '{home}/live.csv'], all_varchar = true) WHERE id NOT LIKE 'x%') TO '{home}/raw.parquet' (FORMAT parquet)"
         )
     settings, project = Settings.load(home), home / "project"
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, project / room, ignore=shutil.ignore_patterns("__pycache__"))
+    (project / "shop").mkdir(parents=True)
+    (project / "pyproject.toml").write_text('[tool.braid]\nproject = "shop.definitions:project"\n')
+    shutil.copyfile(ROOT / "tests" / "declarations.py", project / "shop" / "definitions.py")
     try:
         loaded = braid(project, home, "load", str(home / "history.csv"), *MAPPED)
         braid(project, home, "up", "--detach")

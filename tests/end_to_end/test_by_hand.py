@@ -14,11 +14,11 @@ import httpx
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from features.definitions import user_events, user_features
 from features.windows import BUFFER_MS
 from infra.kafka import end_offsets
 from orchestration.proof import prove
 from speed.visible import wait_visible
+from tests.declarations import GROUPS, repurchase, user_events, user_features
 
 if TYPE_CHECKING:
     from .conftest import Shop
@@ -76,7 +76,7 @@ def test_the_champion_predicts_and_says_who_it_is(shop: Shop) -> None:
         f"{shop.settings.serving_url}/predict", json={"user_id": 5, "context": {}, "at": shop.cut_ms + DAY_MS}
     ).json()
     assert 0 < answer["prediction"] < 1
-    assert answer["model"] == {"name": shop.settings.model_name, "version": "1", "variant": "champion"}
+    assert answer["model"] == {"name": repurchase.name, "version": "1", "variant": "champion"}
     [version] = shop.braid("models")["versions"]
     assert "champion" in version["aliases"]
 
@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_a_dead_letter_and_what_is_late_is_healed_by_the_ne
         producer.send(user_events.topic, key=b"3", value=value)
     producer.flush()
     producer.close()
-    wait_visible(settings, end_offsets(settings, user_events.topic), source=user_events)
+    wait_visible(settings, GROUPS.values(), end_offsets(settings, user_events.topic))
     consumer = KafkaConsumer(
         user_events.dlq_topic, bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=20_000
     )

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from models.registry import tracking
+from tests.declarations import repurchase
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def test_the_graph_shows_its_groups_and_an_asset_is_materialized_by_a_click(shop
 
 def test_a_model_promoted_in_the_registry_answers_soon_and_no_request_is_dropped(shop: Shop, page: Page) -> None:
     settings = shop.settings
-    first = MlflowClient(settings.mlflow_tracking_uri).get_model_version(settings.model_name, "1")
+    first = MlflowClient(settings.mlflow_tracking_uri).get_model_version(repurchase.name, "1")
     with tracking(settings):
-        second = str(mlflow.register_model(first.source, settings.model_name, tags=first.tags).version)
+        second = str(mlflow.register_model(first.source, repurchase.name, tags=first.tags).version)
     answers, stop = Counter[str](), threading.Event()
 
     def ask() -> None:
@@ -95,7 +96,7 @@ def test_a_model_promoted_in_the_registry_answers_soon_and_no_request_is_dropped
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        page.goto(f"{settings.mlflow_tracking_uri}/#/models/{settings.model_name}/versions/{second}")
+        page.goto(f"{settings.mlflow_tracking_uri}/#/models/{repurchase.name}/versions/{second}")
         page.get_by_title("Add aliases").click()
         dialog = page.get_by_role("dialog")
         dialog.get_by_role("combobox").fill("champion")

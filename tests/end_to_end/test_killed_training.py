@@ -9,6 +9,7 @@ import httpx
 from mlflow import MlflowClient
 
 from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, load_booster, registered_versions
+from tests.declarations import repurchase
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ RUNS = "{ runsOrError(limit: 5) { ... on Runs { results { runId rootRunId status
 
 def test_it_is_started_again_and_leaves_no_model_half_registered(shop: Shop, kill_workers: Callable[[Settings], int]) -> None:
     settings = shop.settings
-    client, names = MlflowClient(settings.mlflow_tracking_uri), (settings.model_name, batch_only_name(settings.model_name))
-    experiment = client.get_experiment_by_name(settings.model_name)
+    client, names = MlflowClient(settings.mlflow_tracking_uri), (repurchase.name, batch_only_name(repurchase.name))
+    experiment = client.get_experiment_by_name(repurchase.name)
     before = {run.info.run_id for run in client.search_runs([experiment.experiment_id])}
-    selector = {"repositoryLocationName": "braid", "repositoryName": "__repository__", "jobName": "training"}
+    selector = {"repositoryLocationName": "braid", "repositoryName": "__repository__", "jobName": "training_repurchase"}
     launched = shop.dagster(LAUNCH, p={"selector": selector, "runConfigData": {}})["launchRun"]["run"]["runId"]
     eventually(lambda: {run.info.run_id for run in client.search_runs([experiment.experiment_id])} != before, every=0.02)
     assert kill_workers(settings) > 0

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from features.declaration import count
-from features.definitions import user_features
 from orchestration.proof import prove
+from tests.declarations import user_features
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def ask(shop: Shop, path: str, **body: Any) -> Any:
 
 def test_the_older_version_is_served_and_streamed_until_the_newer_one_is_backfilled(shop: Shop) -> None:
     settings, events = shop.settings, [shop.raw, *shop.settings.home.glob("late.parquet")]
-    definitions = shop.project / "features" / "definitions.py"
+    definitions = shop.project / "shop" / "definitions.py"
     assert all(group["settled"] for group in shop.braid("plan")["groups"])
     text = definitions.read_text()
     assert _OLD_LINE in text

@@ -43,14 +43,13 @@ every_aggregation = pytest.mark.parametrize(
     ("aggregation", "text"), TAKING, ids=[f"{one.kind}-{'text' if text else 'int'}" for one, text in TAKING]
 )
 
-INT64 = st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3)
+EXTREMES = (-(2**63), -(2**63) + 1, 2**63 - 1, 2**32, 2**32 - 1, -(2**32), 2**53 + 1)
+INT64 = st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3) | st.sampled_from(EXTREMES)
 TEXT = st.sampled_from(["", "a", "b", "é", "ü:ü", "\U0001f986", "\uffff"])
 
 
 def events_of(aggregation: Aggregation, text: bool) -> st.SearchStrategy[list[tuple[int, Any, bool]]]:
-    # Sums of 60 values must stay in the int64 of a Delta column.
-    numbers = INT64.map(lambda v: v // 64) if isinstance(aggregation, Sum | Mean) else INT64
-    return st.lists(st.tuples(st.integers(-9, 9), TEXT if text else numbers, st.booleans()), max_size=60)
+    return st.lists(st.tuples(st.integers(-9, 9), TEXT if text else INT64, st.booleans()), max_size=60)
 
 
 def series_of(events: list[tuple[int, Any, bool]], text: bool) -> Series:
@@ -111,6 +110,29 @@ def test_variance_is_exact_at_the_ends_of_the_range(extreme: int, n: int) -> Non
     exact = statistics.pvariance([Fraction(v, 1_000_000) for v in values])
     assert Variance().value(partial, 0, 1_000_000) == float(exact)
     assert StdDev().value(partial, 0, 1_000_000) == math.sqrt(exact)
+
+
+@given(values=st.lists(INT64, min_size=1, max_size=60))
+def test_sums_and_means_are_exact_over_the_whole_range_of_int64(values: list[int]) -> None:
+    total, series, bounds = sum(values), series_of([(0, v, True) for v in values], False), (np.array([0]), np.array([len(values)]))
+    for scale in (1, 1_000_000):
+        [partial] = Sum().fold(series, *bounds)
+        fits = -(2**63) <= total < 2**63
+        assert Sum().value(partial, 0, scale) == (total / scale if scale > 1 else total if fits else None)
+        [partial] = Mean().fold(series, *bounds)
+        assert Mean().value(partial, 0, scale) == float(Fraction(total, len(values) * scale))
+
+
+@pytest.mark.parametrize("extreme", [2**63 - 1, -(2**63)])
+def test_a_total_keeps_its_form_up_to_the_bound_of_events(extreme: int) -> None:
+    """Up to 2³¹ events: each doubling joins a partial with itself."""
+    for aggregation in (Sum(), Mean(), Variance()):
+        partial, n = aggregation.lift(0, extreme), 2**31
+        for _ in range(31):
+            partial = aggregation.join(partial, partial)
+        assert all(-(2**63) <= limb < 2**63 for limb in partial), "each fits a BIGINT"
+        expected = {"sum": extreme * n / 10**6, "mean": extreme / 10**6, "variance": 0.0}
+        assert aggregation.value(partial, 0, 10**6) == expected[aggregation.kind]
 
 
 def test_distinct_is_exact_below_its_bound_and_close_beyond() -> None:

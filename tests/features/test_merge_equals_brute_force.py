@@ -1,26 +1,21 @@
 """The product's sentence, for random events: brute force = view + speed tiles merged = tiles alone (Kappa) = training-set fold.
 
 Every aggregation, with both tails. Duplicates and late events are decided before this point, by ingest; here: any batch_end, any q,
-events on every boundary.
+events on every boundary, amounts and points of every size.
 """
 
 from __future__ import annotations
 
-import math
 import random
-from collections import Counter
 from collections.abc import Callable
-from fractions import Fraction
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from features import packed
-from features.aggregations import Series, Value
+from features.aggregations import Value
 from features.declaration import (
     Feature,
     FeatureGroup,
@@ -38,188 +33,77 @@ from features.declaration import (
     total,
     variance,
 )  # fmt: skip
-from features.definitions import user_events
 from features.merge import Merged, merge
-from features.tiles import fold_ranges, fold_tile_values, runs
-from features.view import build_view, exact_span_ms
-from features.windows import BUFFER_MS, DAY_MS, HOUR_MS, MINUTE_MS, floor_ms
+from features.sources import Column, ColumnType, EventSource
+from features.windows import BUFFER_MS, DAY_MS, HOUR_MS, MINUTE_MS
+from tests import pure
+from tests.oracle import oracle
+from tests.pure import micros, tiles_of, trained, view_of
 
-MICROS = 1_000_000
 FIVE, HOUR, DAY = 5 * MINUTE_MS, HOUR_MS, DAY_MS
+SOURCE = EventSource(
+    "proof", "proof", "proof",
+    (
+        Column("event_id", required=True), Column("user_id", ColumnType.INT64, required=True), Column("session_id"), Column("item_id"),
+        Column("amount", ColumnType.DECIMAL), Column("points", ColumnType.INT64), Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
+    ),
+)  # fmt: skip
 
 
 class Event(NamedTuple):
-    """An event as the oracle sees it."""
+    """An event of the one entity; the amount in micro-units."""
 
     ts_ms: int
     amount: int | None
     session: int
     item: str | None
+    points: int | None = None
 
 
-# The definitions, read aloud: each sees the events of its window, and q.
-Oracle = Callable[[list[Event], int], Value]
+def rows(events: list[Event]) -> list[pure.Event]:
+    """The events in order of time, as the table has them."""
+    return [
+        {"user_id": 1, "ts_ms": one.ts_ms, "amount": micros(one.amount), "session_id": str(one.session), "item_id": one.item, "points": one.points}
+        for one in sorted(events, key=lambda e: e.ts_ms)
+    ]  # fmt: skip
 
 
-def amounts(events: list[Event]) -> list[Fraction]:
-    return [Fraction(e.amount, MICROS) for e in events if e.amount is not None]
-
-
-def mean_of(events: list[Event], q_ms: int) -> Value:
-    found = amounts(events)
-    return float(sum(found) / len(found)) if found else None
-
-
-def variance_of(events: list[Event], q_ms: int) -> Value:
-    found = amounts(events)
-    if not found:
-        return None
-    middle = sum(found) / len(found)
-    return float(sum((one - middle) ** 2 for one in found) / len(found))
-
-
-def deviation_of(events: list[Event], q_ms: int) -> Value:
-    found = variance_of(events, q_ms)
-    return None if found is None else math.sqrt(found)  # type: ignore[arg-type]
-
-
-def latest_items(events: list[Event], q_ms: int) -> Value:
-    largest_first = sorted((e for e in events if e.item is not None), key=lambda e: e.item, reverse=True)
-    return [e.item for e in sorted(largest_first, key=lambda e: -e.ts_ms)][:3] or None
-
-
-def latest_amounts(events: list[Event], q_ms: int) -> Value:
-    found = sorted((e.ts_ms, e.amount) for e in events if e.amount is not None)
-    return [amount / MICROS for _, amount in found[:-3:-1]] or None
-
-
-def top_items(events: list[Event], q_ms: int) -> Value:
-    counts = Counter(e.item for e in events if e.item is not None)
-    ranked = sorted(counts, key=lambda item: (-counts[item], item))
-    return ranked[:2] if 0 < len(ranked) <= 3 else None
-
-
-def latest_amount(events: list[Event], q_ms: int) -> Value:
-    found = [(e.ts_ms, e.amount) for e in events if e.amount is not None]
-    return max(found)[1] / MICROS if found else None
-
-
-ORACLES: dict[str, tuple[Callable[..., Feature], dict[str, Any], Oracle]] = {
-    "count": (count, {}, lambda events, q: len(events)),
-    "sum": (total, {"of": "amount"}, lambda events, q: float(sum(amounts(events)))),
-    "mean": (mean, {"of": "amount"}, mean_of),
-    "variance": (variance, {"of": "amount"}, variance_of),
-    "stddev": (stddev, {"of": "amount"}, deviation_of),
-    "min": (minimum, {"of": "amount"}, lambda events, q: float(min(amounts(events))) if amounts(events) else None),
-    "max": (maximum, {"of": "amount"}, lambda events, q: float(max(amounts(events))) if amounts(events) else None),
-    "last": (last, {"of": "amount"}, latest_amount),
-    "last_amounts": (last_k, {"of": "amount", "k": 2}, latest_amounts),
-    "last_items": (last_k, {"of": "item_id", "k": 3}, latest_items),
-    "top_items": (top_k, {"of": "item_id", "k": 2, "bound": 3}, top_items),
-    "distinct": (distinct, {"of": "session_id"}, lambda events, q: len({e.session for e in events})),
+MAKERS: dict[str, tuple[Callable[..., Feature], dict[str, Any]]] = {
+    "count": (count, {}), "sum": (total, {"of": "amount"}), "points": (total, {"of": "points"}), "mean": (mean, {"of": "amount"}),
+    "mean_points": (mean, {"of": "points"}), "variance": (variance, {"of": "amount"}), "variance_points": (variance, {"of": "points"}),
+    "stddev": (stddev, {"of": "amount"}), "min": (minimum, {"of": "amount"}), "max": (maximum, {"of": "points"}), "last": (last, {"of": "amount"}),
+    "last_amounts": (last_k, {"of": "amount", "k": 2}), "last_items": (last_k, {"of": "item_id", "k": 3}),
+    "top_items": (top_k, {"of": "item_id", "k": 2, "bound": 3}), "distinct": (distinct, {"of": "session_id"}),
     # Of these few sessions no two share a register.
-    "approx_distinct": (approx_distinct, {"of": "session_id"}, lambda events, q: len({e.session for e in events})),
-    "since": (since_last, {"unit": "days"}, lambda events, q: (q - max(e.ts_ms for e in events)) / DAY if events else None),
-}
-#: Name → options, size and hop, as the words of the declaration have them.
-WINDOWS: dict[str, tuple[dict[str, Any], int, int]] = {
-    "1h": ({"window": "1h"}, HOUR, FIVE),
-    "1d": ({"window": "1d", "hop": "30min"}, DAY, 30 * MINUTE_MS),
-    "3d": ({"window": "3d"}, 3 * DAY, HOUR),
-    "30d": ({"window": "30d"}, 30 * DAY, DAY),
-    "1s_exact": ({"window": "1s", "tail": "exact"}, 1_000, 1),
-    "1h_exact": ({"window": "1h", "tail": "exact"}, HOUR, 1),
-    "2d_exact": ({"window": "2d", "tail": "exact"}, 2 * DAY, 1),
-    "7d_exact": ({"window": "7d", "tail": "exact"}, 7 * DAY, 1),
-    "30d_exact": ({"window": "30d", "tail": "exact"}, 30 * DAY, 1),
-    "ever": ({}, 10**15, 1),
-}
+    "approx_distinct": (approx_distinct, {"of": "session_id"}), "since": (since_last, {"unit": "days"}),
+}  # fmt: skip
+WINDOWS: dict[str, dict[str, Any]] = {
+    "1h": {"window": "1h"}, "1d": {"window": "1d", "hop": "30min"}, "3d": {"window": "3d"}, "30d": {"window": "30d"},
+    "1s_exact": {"window": "1s", "tail": "exact"}, "1h_exact": {"window": "1h", "tail": "exact"}, "2d_exact": {"window": "2d", "tail": "exact"},
+    "7d_exact": {"window": "7d", "tail": "exact"}, "30d_exact": {"window": "30d", "tail": "exact"}, "ever": {},
+}  # fmt: skip
 
 
-def group_of(*windows: str) -> FeatureGroup:
+def group_of(*windows: str, buffer: str = "2d") -> FeatureGroup:
     """Every aggregation over each of the windows."""
-    features = [
-        make(f"{name}_{window}", **of, **WINDOWS[window][0]) for window in windows for name, (make, of, _) in ORACLES.items()
-    ]
-    return FeatureGroup(name="proof", entity="user_id", source=user_events, features=tuple(features))
+    features = [make(f"{name}_{window}", **of, **WINDOWS[window]) for window in windows for name, (make, of) in MAKERS.items()]
+    return FeatureGroup(name="proof", entity="user_id", source=SOURCE, features=tuple(features), buffer=buffer)
 
 
-def brute_force(windows: tuple[str, ...], events: list[Event], q_ms: int) -> list[Value]:
-    """One pass per feature over all events."""
-    found = []
-    for window in windows:
-        _, size_ms, hop_ms = WINDOWS[window]
-        inside = [e for e in events if (q_ms - size_ms) // hop_ms * hop_ms <= e.ts_ms < q_ms]
-        found += [oracle(inside, q_ms) for _, _, oracle in ORACLES.values()]
-    return found
-
-
-def series_of(group: FeatureGroup, events: list[Event]) -> list[Series]:
-    columns: dict[str, list[Any]] = {
-        "1": [1 for _ in events],
-        "CASE WHEN `session_id` IS NOT NULL THEN xxhash64(`session_id`) END": [
-            int.from_bytes(blake2b(bytes([e.session]), digest_size=8).digest(), signed=True) for e in events
-        ],
-        "CAST(`amount` * 1000000 AS BIGINT)": [e.amount for e in events],
-        "`item_id`": [e.item for e in events],
-    }
-    result = []
-    for one in group.inputs:
-        column, kind = columns[one.sql], object if one.text else np.int64
-        valid = np.array([v is not None for v in column], dtype=bool)
-        values = np.array([v if v is not None else "" if one.text else 0 for v in column], dtype=kind)
-        result.append(Series(np.array([e.ts_ms for e in events], dtype=np.int64), values, valid))
-    return result
-
-
-def view_of(group: FeatureGroup, events: list[Event], batch_end_ms: int) -> packed.BatchValue:
-    """Batch: the events before batch_end, in tiles, and those of the exact spans by the instant, in a view, through its bytes."""
-
-    def pieces(chosen: list[Event], step_ms: int) -> tuple[list[int], list[list[Any]]]:
-        series = series_of(group, chosen)
-        lo, hi = runs(series[0].ts_ms // step_ms)
-        return (series[0].ts_ms[lo] // step_ms * step_ms).tolist(), fold_ranges(group, series, lo, hi)
-
-    before = [e for e in events if e.ts_ms < batch_end_ms]
-    spans = [exact_span_ms(group, window, batch_end_ms) for window in group.exact_windows]
-    instants = pieces([e for e in before if any(a <= e.ts_ms < b for a, b in spans)], 1)
-    newest_ms = before[-1].ts_ms if before else None
-    view = build_view(group, batch_end_ms, *pieces(before, group.tile_ms), newest_ms, *instants)
-    return packed.decode_batch(packed.encode(view), group.fingerprint)
-
-
-def tiles_of(group: FeatureGroup, events: list[Event]) -> list[packed.TileValue]:
-    """Speed: every event, also those before batch_end, in packed tiles."""
-    if not events:
-        return []
-    series = series_of(group, events)
-    tiles = fold_tile_values(group, series, *runs(series[0].ts_ms // group.tile_ms))
-    return [packed.decode_tile(packed.encode(tile), group.fingerprint) for tile in tiles]
-
-
-def trained(group: FeatureGroup, events: list[Event], q_ms: int) -> list[Value]:
-    """The training set's fold over the window of each feature."""
-    series = series_of(group, events)
-    found = []
-    for index, feature in enumerate(group.features):
-        start = -(2**62) if feature.window is None else floor_ms(q_ms - feature.window.size_ms, feature.window.hop_ms)
-        bounds = np.searchsorted(series[0].ts_ms, [start, q_ms])
-        partial = feature.aggregation.fold(series[group.input_of[index]], bounds[:1], bounds[1:])[0]
-        found.append(feature.aggregation.finalize(partial, q_ms, group.scale_of(index)))
-    return found
-
-
-def every_layer_agrees(windows: tuple[str, ...], events: list[Event], batch_end_ms: int, q_ms: int) -> Merged:
-    group, events = group_of(*windows), sorted(events, key=lambda e: e.ts_ms)
-    expected = dict(zip(group.feature_names, brute_force(windows, events, q_ms), strict=True))
+def every_layer_agrees(group: FeatureGroup, events: list[Event], batch_end_ms: int, q_ms: int) -> Merged:
+    """What the layers say, but for what is listed as degraded."""
+    expected = oracle(group, rows(events), 1, q_ms)
 
     def named(values: list[Value]) -> dict[str, Value]:
         return dict(zip(group.feature_names, values, strict=True))
 
-    merged = merge(group, view_of(group, events, batch_end_ms), tiles_of(group, events), q_ms)
-    assert named(merged.values) == expected
-    assert named(merge(group, None, tiles_of(group, events), q_ms).values) == expected
-    assert named(trained(group, events, q_ms)) == expected
+    merged = merge(group, view_of(group, rows(events), batch_end_ms), tiles_of(group, rows(events)), q_ms)
+    degraded = {group.feature_names[index] for index in merged.degraded_features}
+    assert {k: v for k, v in named(merged.values).items() if k not in degraded} == {
+        k: v for k, v in expected.items() if k not in degraded
+    }
+    assert named(merge(group, None, tiles_of(group, rows(events)), q_ms).values) == expected
+    assert named(trained(group, rows(events), q_ms)) == expected
     return merged
 
 
@@ -231,7 +115,11 @@ instants = st.builds(
     st.integers(-140, 12), st.sampled_from(STEPS), st.sampled_from((0, 0, 1, -1, 299_999, 300_000)),
 ) | st.integers(BASE - 33 * DAY_MS, BASE + 3 * DAY_MS)  # fmt: skip
 items = st.none() | st.sampled_from(["", "a", "b", "ü:ü", "\U0001f986", "\uffff"])
-event = st.builds(Event, instants, st.none() | st.integers(-(10**9), 10**9), st.integers(0, 4), items)
+LARGEST = 10**18 - 1  # of a decimal, in micro-units
+amounts = st.none() | st.integers(-(10**9), 10**9) | st.integers(-LARGEST, LARGEST) | st.sampled_from((LARGEST, -LARGEST))
+points = st.none() | st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1) | st.sampled_from((2**63 - 1, -(2**63)))
+event = st.builds(Event, instants, amounts, st.integers(0, 4), items, points)
+EVERY_WINDOW = group_of(*WINDOWS)
 
 
 @given(
@@ -243,7 +131,7 @@ event = st.builds(Event, instants, st.none() | st.integers(-(10**9), 10**9), st.
 @example(events=[Event(BASE, 5, 1, "a")], batch_end_ms=BASE, ahead_ms=1)
 def test_every_layer_says_what_brute_force_says(events: list[Event], batch_end_ms: int, ahead_ms: int) -> None:
     q_ms = batch_end_ms + ahead_ms
-    merged = every_layer_agrees(tuple(WINDOWS), events, batch_end_ms, q_ms)
+    merged = every_layer_agrees(EVERY_WINDOW, events, batch_end_ms, q_ms)
     assert merged.degraded == ()
     assert merged.newest_event_ms == max((e.ts_ms for e in events if e.ts_ms < q_ms), default=None)
 
@@ -262,27 +150,28 @@ def test_a_window_may_begin_anywhere_in_a_long_tail(seed: int, size: int, span_m
         for _ in range(size)
     ]  # fmt: skip
     windows = ("1h", "1s_exact", "1h_exact", "2d_exact", "7d_exact")
-    corners = [batch_end_ms, *(q_ms - WINDOWS[window][1] for window in windows)]
+    group = group_of(*windows)
+    corners = [batch_end_ms, *{q_ms - feature.window.size_ms for feature in group.features if feature.window}]
     events += [Event(ts_ms + beside, 1, 0, "a") for ts_ms in corners for beside in (-1, 0)]
-    every_layer_agrees(windows, events, batch_end_ms, q_ms)
+    assert every_layer_agrees(group, events, batch_end_ms, q_ms).degraded == ()
 
 
 def test_an_exact_window_that_begins_in_a_tile_without_a_log_says_so() -> None:
     group = group_of("1h_exact")
     many = [Event(BASE + ts_ms, 1, 0, "a") for ts_ms in range(packed.LOG_BOUND + 1)]
     for events, degraded in ((many, True), (many[:-1], False)):
-        within = merge(group, None, tiles_of(group, events), BASE + HOUR + 500, BASE - 1)
+        within = merge(group, None, tiles_of(group, rows(events)), BASE + HOUR + 500, BASE - 1)
         assert bool(within.degraded) is degraded
         assert (within.values[0] == len(events) - 500) is not degraded
         for whole_ms in (BASE + HOUR, BASE + HOUR + FIVE):
-            assert not merge(group, None, tiles_of(group, events), whole_ms, BASE - 1).degraded
+            assert not merge(group, None, tiles_of(group, rows(events)), whole_ms, BASE - 1).degraded
 
 
 def test_an_exact_tail_of_too_many_instants_is_kept_by_the_tile_and_says_so() -> None:
-    group, step_ms = FeatureGroup("g", "user_id", user_events, (count("n", **WINDOWS["1h_exact"][0]),)), 10
+    group, step_ms = FeatureGroup("g", "user_id", SOURCE, (count("n", **WINDOWS["1h_exact"]),)), 10
     for size in (packed.TAIL_BOUND, packed.TAIL_BOUND + 1):
         events = [Event(BASE + 123_456 - (size - n) * step_ms, None, 0, None) for n in range(size)]
-        view = view_of(group, events, BASE + 123_456)
+        view = view_of(group, rows(events), BASE + 123_456)
         within = merge(group, view, [], BASE + HOUR + 55)
         assert bool(within.degraded) is (size > packed.TAIL_BOUND)
         since = BASE if within.degraded else BASE + 55
@@ -299,14 +188,78 @@ def test_an_exact_tail_of_sets_grows_with_its_events_not_with_their_square(windo
     events = [Event(BASE - 2 * DAY + n * 1_000, n, n % 256, str(n)) for n in range(1_000)]
     if window == "30d_exact":
         events = [e._replace(ts_ms=e.ts_ms - 28 * DAY) for e in events]
-    group = FeatureGroup("g", "user_id", user_events, (distinct("d", of="session_id", **WINDOWS[window][0]),))
-    view = view_of(group, events, BASE)
+    group = FeatureGroup("g", "user_id", SOURCE, (distinct("d", of="session_id", **WINDOWS[window]),))
+    view = view_of(group, rows(events), BASE)
     assert len(view.features[0].hop_starts_ms) == 1_000
     assert len(packed.encode(view)) < 1_000 * 25 + 1_000 / packed.STRIDE * 256 * 9
 
 
-@given(events=st.lists(event, min_size=1, max_size=30), batch_end_ms=instants)
-def test_an_answer_beyond_the_buffer_says_so(events: list[Event], batch_end_ms: int) -> None:
-    group = group_of("1h", "7d_exact")
-    view = view_of(group, sorted(events, key=lambda e: e.ts_ms), batch_end_ms)
-    assert merge(group, view, [], batch_end_ms + BUFFER_MS + 1).degraded
+BUFFERED = {
+    buffer: group_of("1h", "1d", "3d", "30d", "1h_exact", "7d_exact", "ever", buffer=buffer) for buffer in ("1h", "2d", "5d")
+}
+
+
+@given(
+    events=st.lists(event, max_size=30), batch_end_ms=instants, buffer=st.sampled_from(sorted(BUFFERED)),
+    ahead_ms=st.sampled_from((0, 1, -1, FIVE, HOUR, DAY, 3 * DAY, 29 * DAY, 40 * DAY)), jitter_ms=st.integers(0, DAY),
+)  # fmt: skip
+def test_beyond_the_buffer_every_feature_that_is_not_marked_is_right(
+    events: list[Event], batch_end_ms: int, buffer: str, ahead_ms: int, jitter_ms: int
+) -> None:
+    group = BUFFERED[buffer]
+    q_ms = max(batch_end_ms, batch_end_ms + group.buffer_ms + ahead_ms + jitter_ms)
+    merged = every_layer_agrees(group, events, batch_end_ms, q_ms)
+    marked = {group.feature_names[index] for index in merged.degraded_features}
+    if q_ms <= batch_end_ms + group.buffer_ms:
+        assert not marked
+    assert not {name for name in marked if name.endswith("_ever")}, "all of time never begins in the view"
+    # What begins after batch_end needs nothing of the view.
+    assert not {f.name for f in group.features if f.name in marked and f.window and f.window.start_ms(q_ms) >= batch_end_ms}
+
+
+def test_beyond_the_buffer_only_the_windows_that_begin_in_what_is_collapsed_are_marked() -> None:
+    group = group_of("1h", "3d", "30d", "7d_exact", "ever")
+    batch_end_ms = BASE + 7 * HOUR
+    events = [Event(batch_end_ms - 1 - day * DAY, 1, 1, "a", 1) for day in range(40)]
+
+    def marked(ahead_ms: int) -> set[str]:
+        merged = every_layer_agrees(group, events, batch_end_ms, batch_end_ms + ahead_ms)
+        assert len(merged.degraded) == bool(merged.degraded_features)
+        return {
+            group.feature_names[index].partition("_")[2]
+            for index in merged.degraded_features
+            if "count" in group.feature_names[index]
+        }
+
+    assert marked(2 * DAY) == set()
+    assert marked(2 * DAY + 1) == {"7d_exact"}, "the others' hops have not moved"
+    assert marked(2 * DAY + HOUR) == {"3d", "7d_exact"}
+    assert marked(2 * DAY + 17 * HOUR) == {"3d", "30d", "7d_exact"}
+    assert marked(3 * DAY + HOUR) == {"30d", "7d_exact"}, "three days begin after batch_end"
+    assert marked(8 * DAY) == {"30d"}
+    assert marked(31 * DAY) == set()
+
+
+def test_only_the_windows_that_reach_before_the_first_complete_tile_are_marked() -> None:
+    group, batch_end_ms = group_of("1h", "3d", "ever"), BASE
+    events, q_ms = [Event(BASE + hour * HOUR, 1, 1, "a") for hour in range(-90, 30)], BASE + DAY
+    view, tiles = view_of(group, rows(events), batch_end_ms), tiles_of(group, rows(events))
+
+    def marked(complete_since_ms: int | None) -> set[str]:
+        merged = merge(group, view, tiles, q_ms, batch_end_ms, complete_since_ms)
+        return {group.feature_names[index].rpartition("_")[2] for index in merged.degraded_features}
+
+    assert marked(None) == marked(batch_end_ms) == set()
+    assert marked(batch_end_ms + 1) == marked(q_ms - HOUR) == {"3d", "ever"}
+    assert marked(q_ms - HOUR + 1) == {"1h", "3d", "ever"}
+    assert not merge(group, view, [], batch_end_ms, batch_end_ms, batch_end_ms + 1).degraded, "at batch_end no tile is needed"
+
+
+def test_a_tile_without_a_log_blurs_only_the_windows_that_begin_in_it() -> None:
+    group = group_of("1h", "1h_exact", "1s_exact", "ever")
+    many = [Event(BASE + ts_ms, 1, 0, "a") for ts_ms in range(packed.LOG_BOUND + 1)]
+    merged = merge(group, None, tiles_of(group, rows(many)), BASE + HOUR + 500, BASE - 1)
+    assert {group.feature_names[index].partition("_")[2] for index in merged.degraded_features} >= {"1h_exact"}
+    assert all(group.feature_names[index].endswith("_1h_exact") for index in merged.degraded_features)
+    cut = merge(group, None, tiles_of(group, rows(many)), BASE + 500, BASE - 1)
+    assert len(cut.degraded_features) == len(group.features), "a tile that q cuts blurs all"

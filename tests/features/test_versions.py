@@ -24,8 +24,8 @@ from features.declaration import (  # fmt: skip
     variance,
 )
 from features.declaration.versions import change, group_of_text, group_text, same_meaning
-from features.definitions import GROUPS, user_events, user_features
 from features.errors import DeclarationError
+from tests.declarations import GROUPS, user_events, user_features
 
 OPTIONS = {"where": "event_type = 'PURCHASE' AND amount > 3", "window": "7d"}
 EVERYTHING = FeatureGroup(
@@ -36,6 +36,7 @@ EVERYTHING = FeatureGroup(
         last_k("lk", of="session_id", k=3), top_k("tk", of="item_id", k=2, bound=64), distinct("d", of="session_id", bound=100),
         approx_distinct("a", of="session_id", precision=12), since_last("since", unit="hours", description="Ünï."),
     ),
+    buffer="36h",
 )  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def test_what_a_new_version_changes_is_told_by_feature() -> None:
     new = replace(
         user_features,
         features=(
-            count("views_1d", where="event_type = 'VIEW'", window="1d"), replace(kept, description="Told otherwise.", default=7.0),
+            count("views_1d", where="event_type = 'VIEW'", window="1d"), replace(kept, description="Told otherwise."),
             *(one for one in user_features.features[1:] if one not in (altered, removed)), count(altered.name, where=altered.where, window="14d"),
         ),
     )  # fmt: skip
@@ -77,7 +78,18 @@ def test_what_a_new_version_changes_is_told_by_feature() -> None:
     assert not change(user_features, replace(user_features, description="Other words."))
 
 
+def test_another_default_or_buffer_is_another_version_with_the_same_values() -> None:
+    first, *others = user_features.features
+    for new, how in (
+        (replace(user_features, features=(replace(first, default=7.0), *others)), {first.name: "default 0.0 → 7.0"}),
+        (replace(user_features, buffer="7d"), dict.fromkeys(user_features.feature_names, "buffer 2d → 7d")),
+    ):
+        assert dict(change(user_features, new).altered) == how
+        assert set(same_meaning(new, user_features)) == set(user_features.feature_names)
+        assert new.fingerprint != user_features.fingerprint
+
+
 def test_another_entity_leaves_no_feature_what_it_was() -> None:
     other = replace(user_features, entity="session_id")
     assert same_meaning(other, user_features) == {}
-    assert {how for _, how in change(user_features, other).altered} == {"the entity or the source"}
+    assert {how for _, how in change(user_features, other).altered} == {"the entity, the source, or the type of a column"}

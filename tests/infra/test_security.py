@@ -13,7 +13,6 @@ import redis
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 
-from features.definitions import user_features
 from features.packed import batch_field
 from infra.embedded.broker import kafka_command, prepare_kafka
 from infra.embedded.valkey import valkey_command
@@ -23,6 +22,7 @@ from infra.kafka import client_options, create_topics, end_offsets, spark_option
 from infra.settings import Settings
 from store.acl import acl
 from store.clients import async_store, reached_store
+from tests.declarations import user_features
 from tests.waiting import eventually
 
 if TYPE_CHECKING:

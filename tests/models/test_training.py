@@ -14,7 +14,6 @@ import pytest
 from mlflow import MlflowClient
 
 from features.declaration import FeatureGroup, last_k
-from features.definitions import user_features
 from infra.settings import Settings
 from models import promotion
 from models.promotion import promote
@@ -31,6 +30,7 @@ from models.registry import (
 )  # fmt: skip
 from models.training import MIN_ROWS, matrix, train_models
 from serving.model import load_model
+from tests.declarations import repurchase, user_features
 
 TWIN = "repurchase_batch_only"
 
@@ -40,7 +40,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("registry")
     settings = Settings(home=home, mlflow_tracking_uri=f"sqlite:///{home}/mlflow.db")
     client = MlflowClient(settings.mlflow_tracking_uri)
-    for name in (settings.model_name, TWIN):
+    for name in (repurchase.name, TWIN):
         client.create_experiment(name, artifact_location=str(home / "artifacts"))
     return settings
 
@@ -60,7 +60,7 @@ def training_rows(n: int = 1_200, noise: float = 4.0) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def trained(registry: Settings) -> tuple[Settings, str]:
-    report = train_models(registry, user_features, training_rows(), 3, "abc123", view_version=9)
+    report = train_models(registry, repurchase, training_rows(), 3, "abc123", view_version=9)
     assert report.candidate_version is not None, report.reason
     assert report.merged is not None
     assert report.batch_only is not None
@@ -72,12 +72,12 @@ def trained(registry: Settings) -> tuple[Settings, str]:
 def register(settings: Settings, booster: lightgbm.Booster, group: FeatureGroup = user_features) -> str:
     """A version of somebody's own."""
     with tracking(settings):
-        mlflow.set_experiment(settings.model_name)
+        mlflow.set_experiment(repurchase.name)
         with mlflow.start_run():
-            info = mlflow.lightgbm.log_model(booster, name="model", registered_model_name=settings.model_name, pip_requirements=[])
+            info = mlflow.lightgbm.log_model(booster, name="model", registered_model_name=repurchase.name, pip_requirements=[])
     version = str(info.registered_model_version)
     MlflowClient(settings.mlflow_tracking_uri).set_model_version_tag(
-        settings.model_name, version, "group_fingerprint", group.fingerprint
+        repurchase.name, version, "group_fingerprint", group.fingerprint
     )
     return version
 
@@ -89,18 +89,18 @@ def booster_of(rows: pd.DataFrame, rounds: int = 30, **parameters: object) -> li
 
 def test_a_candidate_is_registered_as_text_with_where_it_is_from(trained: tuple[Settings, str]) -> None:
     settings, version = trained
-    found = version_by_alias(settings, settings.model_name, CHALLENGER)
+    found = version_by_alias(settings, repurchase.name, CHALLENGER)
     assert found.version == version
     assert found.tags["group_fingerprint"] == user_features.fingerprint
     assert found.tags["training_set_version"] == "3"
     assert found.tags["code_version"] == "abc123"
     assert found.tags["view_version"] == "9"
-    assert found.tags[DIGEST_TAG] == text_digest(registered_text(settings, settings.model_name, version))
+    assert found.tags[DIGEST_TAG] == text_digest(registered_text(settings, repurchase.name, version))
     assert float(found.tags["auc"]) > 0.5
-    booster = load_booster(settings, settings.model_name, version)
+    booster = load_booster(settings, repurchase.name, version)
     assert tuple(booster.feature_name()) == user_features.feature_names
     with tracking(settings):
-        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{settings.model_name}/{version}"))
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{repurchase.name}/{version}"))
     model = mlflow.models.Model.load(folder)
     assert [column.name for column in model.signature.inputs] == list(user_features.feature_names)
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".cloudpickle", ".skops")]
@@ -138,15 +138,15 @@ def test_a_list_is_in_the_training_set_and_in_no_model(registry: Settings) -> No
 
 def test_training_twice_gives_the_same_trees(trained: tuple[Settings, str]) -> None:
     settings, version = trained
-    again = train_models(settings, user_features, training_rows(), 3, "abc123")
+    again = train_models(settings, repurchase, training_rows(), 3, "abc123")
     assert again.candidate_version not in (None, version)
-    texts = [load_booster(settings, settings.model_name, one).model_to_string() for one in (version, again.candidate_version)]
+    texts = [load_booster(settings, repurchase.name, one).model_to_string() for one in (version, again.candidate_version)]
     assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("rows", [training_rows(MIN_ROWS), training_rows().assign(label=1)], ids=["few", "one class"])
 def test_too_little_to_learn_from_is_told_and_not_raised(registry: Settings, rows: pd.DataFrame) -> None:
-    report = train_models(registry, user_features, rows, 0, None)
+    report = train_models(registry, repurchase, rows, 0, None)
     assert report.candidate_version is None
     assert "rows" in report.reason
 
@@ -155,29 +155,29 @@ def test_a_candidate_becomes_champion_by_being_no_worse(trained: tuple[Settings,
     settings, version = trained
     rows = training_rows()
     client = MlflowClient(settings.mlflow_tracking_uri)
-    first = promote(settings, user_features, version, rows)
+    first = promote(settings, repurchase, version, rows)
     assert (first.promoted, first.champion_version) == (True, version)
-    assert not promote(settings, user_features, version, rows).promoted
+    assert not promote(settings, repurchase, version, rows).promoted
 
     worse = register(settings, booster_of(rows.assign(label=rows["label"].sample(frac=1, random_state=1).to_numpy())))
-    refused = promote(settings, user_features, worse, rows)
+    refused = promote(settings, repurchase, worse, rows)
     assert not refused.promoted
     assert "worse" in refused.reason
-    assert version_by_alias(settings, settings.model_name, CHAMPION).version == version
+    assert version_by_alias(settings, repurchase.name, CHAMPION).version == version
 
     # The same ranking, but probabilities that hardly leave the middle.
     timid = register(settings, booster_of(rows, rounds=40, learning_rate=0.0005))
-    shy = promote(settings, user_features, timid, rows)
+    shy = promote(settings, repurchase, timid, rows)
     assert not shy.promoted
     assert shy.candidate is not None
     assert shy.champion is not None
     assert shy.candidate.log_loss > shy.champion.log_loss * 1.02
 
     good = register(settings, booster_of(rows))
-    better = promote(settings, user_features, good, rows)
+    better = promote(settings, repurchase, good, rows)
     assert better.promoted, better.reason
     assert "no worse" in better.reason
-    assert client.get_model_version(settings.model_name, good).tags["promotion"] == better.reason
+    assert client.get_model_version(repurchase.name, good).tags["promotion"] == better.reason
 
 
 def test_a_champion_of_another_declaration_or_without_a_file_is_replaced(trained: tuple[Settings, str]) -> None:
@@ -185,15 +185,15 @@ def test_a_champion_of_another_declaration_or_without_a_file_is_replaced(trained
     rows = training_rows()
     other = replace(user_features, features=user_features.features[:3])
     client = MlflowClient(settings.mlflow_tracking_uri)
-    client.set_registered_model_alias(settings.model_name, CHAMPION, register(settings, booster_of(rows), other))
-    report = promote(settings, user_features, version, rows)
+    client.set_registered_model_alias(repurchase.name, CHAMPION, register(settings, booster_of(rows), other))
+    report = promote(settings, repurchase, version, rows)
     assert report.promoted
     assert "another version of the declaration" in report.reason
 
-    lost = client.create_model_version(settings.model_name, str(settings.home / "nowhere"))
-    client.set_model_version_tag(settings.model_name, lost.version, "group_fingerprint", user_features.fingerprint)
-    client.set_registered_model_alias(settings.model_name, CHAMPION, lost.version)
-    report = promote(settings, user_features, version, rows)
+    lost = client.create_model_version(repurchase.name, str(settings.home / "nowhere"))
+    client.set_model_version_tag(repurchase.name, lost.version, "group_fingerprint", user_features.fingerprint)
+    client.set_registered_model_alias(repurchase.name, CHAMPION, lost.version)
+    report = promote(settings, repurchase, version, rows)
     assert report.promoted
     assert "cannot be loaded" in report.reason
 
@@ -205,7 +205,7 @@ def alias(settings: Settings, name: str) -> str | None:
 
 def artifact(settings: Settings, version: str) -> Path:
     """The file of a version's text."""
-    source = MlflowClient(settings.mlflow_tracking_uri).get_model_version(settings.model_name, version).source
+    source = MlflowClient(settings.mlflow_tracking_uri).get_model_version(repurchase.name, version).source
     [path] = (settings.home / "artifacts").rglob(f"*{source.rsplit('/', 1)[-1]}*/**/model.lgb")
     return path
 
@@ -213,28 +213,28 @@ def artifact(settings: Settings, version: str) -> Path:
 def test_one_changed_byte_is_not_the_model_that_was_registered(trained: tuple[Settings, str]) -> None:
     settings, champion = trained
     rows = training_rows()
-    MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(settings.model_name, CHAMPION, champion)
-    version = train_models(settings, user_features, rows, 3, None).candidate_version
+    MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(repurchase.name, CHAMPION, champion)
+    version = train_models(settings, repurchase, rows, 3, None).candidate_version
     path = artifact(settings, version)
     data = bytearray(path.read_bytes())
     place = data.index(b"leaf_value=") + len(b"leaf_value=") + 4
     data[place] = ord("1") if data[place] != ord("1") else ord("2")
     path.write_bytes(data)
     with pytest.raises(ValueError, match="digests differ"):
-        load_booster(settings, settings.model_name, version)
-    report = promote(settings, user_features, version, rows)
+        load_booster(settings, repurchase.name, version)
+    report = promote(settings, repurchase, version, rows)
     assert not report.promoted
     assert "cannot be loaded: its text is not the one that was registered" in report.reason
-    assert alias(settings, settings.model_name) == champion
+    assert alias(settings, repurchase.name) == champion
 
 
 def test_what_somebody_else_has_registered_has_its_digest_from_its_promotion_on(trained: tuple[Settings, str]) -> None:
     settings, champion = trained
-    client, name = MlflowClient(settings.mlflow_tracking_uri), settings.model_name
+    client, name = MlflowClient(settings.mlflow_tracking_uri), repurchase.name
     client.set_registered_model_alias(name, CHAMPION, champion)
     own = register(settings, booster_of(training_rows()))
     assert DIGEST_TAG not in client.get_model_version(name, own).tags
-    assert promote(settings, user_features, own, training_rows()).promoted
+    assert promote(settings, repurchase, own, training_rows()).promoted
     assert client.get_model_version(name, own).tags[DIGEST_TAG] == text_digest(artifact(settings, own).read_text())
 
 
@@ -253,22 +253,22 @@ def test_a_candidate_is_refused_with_a_sentence(
 ) -> None:
     settings, champion = trained
     client = MlflowClient(settings.mlflow_tracking_uri)
-    client.set_registered_model_alias(settings.model_name, CHAMPION, champion)
+    client.set_registered_model_alias(repurchase.name, CHAMPION, champion)
     candidate = register(settings, booster_of(training_rows()))
     if "MAX_PREDICT_MS" in change:
         monkeypatch.setattr(promotion, "MAX_PREDICT_MS", change["MAX_PREDICT_MS"])
-    report = promote(settings, user_features, candidate, change.get("rows", training_rows()), change.get("defects", 0))
+    report = promote(settings, repurchase, candidate, change.get("rows", training_rows()), change.get("defects", 0))
     assert not report.promoted
     assert says in report.reason
-    assert (report.champion_version, alias(settings, settings.model_name)) == (champion, champion)
-    assert client.get_model_version(settings.model_name, candidate).tags["promotion"] == report.reason
+    assert (report.champion_version, alias(settings, repurchase.name)) == (champion, champion)
+    assert client.get_model_version(repurchase.name, candidate).tags["promotion"] == report.reason
 
 
 def test_a_candidate_of_other_features_is_refused(trained: tuple[Settings, str]) -> None:
     settings, _ = trained
     x, y = np.random.default_rng(1).random((300, 2)), np.arange(300) % 2
     other = lightgbm.train({"objective": "binary", "verbosity": -1}, lightgbm.Dataset(x, y, feature_name=["a", "b"]), 3)
-    report = promote(settings, user_features, register(settings, other), training_rows())
+    report = promote(settings, repurchase, register(settings, other), training_rows())
     assert not report.promoted
     assert "other features" in report.reason
 
@@ -285,8 +285,8 @@ def test_a_candidate_that_is_better_at_the_cost_of_a_part_is_refused(trained: tu
 
     low = rows["events_last_hour"] <= rows["events_last_hour"].median()
     champion, candidate = register(settings, blind(low, 1.0)), register(settings, blind(~low, 0.8))
-    MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(settings.model_name, CHAMPION, champion)
-    report = promote(settings, user_features, candidate, rows)
+    MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(repurchase.name, CHAMPION, champion)
+    report = promote(settings, repurchase, candidate, rows)
     assert report.candidate.auc > report.champion.auc, "over all it is better"
     assert not report.promoted
     assert "worse where events_last_hour > " in report.reason
@@ -300,9 +300,9 @@ def test_the_twin_follows_the_champion_also_after_a_crash_between_the_two(
 ) -> None:
     settings, _ = trained
     rows, client = training_rows(), MlflowClient(settings.mlflow_tracking_uri)
-    client.delete_registered_model_alias(settings.model_name, CHAMPION)
-    first, second = (train_models(settings, user_features, rows, 3, None) for _ in range(2))
-    assert promote(settings, user_features, first.candidate_version, rows, twin_version=first.twin_version).promoted
+    client.delete_registered_model_alias(repurchase.name, CHAMPION)
+    first, second = (train_models(settings, repurchase, rows, 3, None) for _ in range(2))
+    assert promote(settings, repurchase, first.candidate_version, rows, twin_version=first.twin_version).promoted
     assert alias(settings, TWIN) == first.twin_version
 
     move = MlflowClient.set_registered_model_alias
@@ -315,13 +315,13 @@ def test_the_twin_follows_the_champion_also_after_a_crash_between_the_two(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "set_registered_model_alias", crash)
         with pytest.raises(KeyboardInterrupt):
-            promote(settings, user_features, second.candidate_version, rows, twin_version=second.twin_version)
-    assert (alias(settings, settings.model_name), alias(settings, TWIN)) == (second.candidate_version, first.twin_version)
-    again = promote(settings, user_features, second.candidate_version, rows, twin_version=second.twin_version)
+            promote(settings, repurchase, second.candidate_version, rows, twin_version=second.twin_version)
+    assert (alias(settings, repurchase.name), alias(settings, TWIN)) == (second.candidate_version, first.twin_version)
+    again = promote(settings, repurchase, second.candidate_version, rows, twin_version=second.twin_version)
     assert "champion already" in again.reason
     assert alias(settings, TWIN) == second.twin_version
 
-    client.set_registered_model_alias(settings.model_name, CHAMPION, first.candidate_version)  # back, by hand
+    client.set_registered_model_alias(repurchase.name, CHAMPION, first.candidate_version)  # back, by hand
     worse = register(settings, booster_of(rows.assign(label=rows["label"].sample(frac=1, random_state=1).to_numpy())))
-    assert not promote(settings, user_features, worse, rows).promoted
+    assert not promote(settings, repurchase, worse, rows).promoted
     assert alias(settings, TWIN) == first.twin_version

@@ -23,7 +23,6 @@ from batch.tiles import build_tiles, stale_days
 from batch.view import build_view
 from features.aggregations import Series
 from features.declaration import FeatureGroup
-from features.definitions import user_events, user_features
 from features.packed import decode_batch
 from features.tiles import fold_tile_values, runs
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
@@ -39,6 +38,7 @@ from serving.answer import Stale, feature_row, served_features
 from serving.contract import Provenance
 from serving.served_log import served_record
 from store.reading import Parts
+from tests.declarations import repurchase, user_events, user_features
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -265,7 +265,7 @@ def test_a_logged_training_set_is_the_backfilled_one_cell_by_cell(shop: Shop) ->
     shop.serve(0, [], q_ms=Q)
     shop.records[-1]["fingerprint"] = "0" * 16
     shop.log()
-    logged = logged_training_set(shop.spark, shop.settings, user_features, week)
+    logged = logged_training_set(shop.spark, shop.settings, repurchase, week)
     points = shop.spark.createDataFrame([(user, Q, B) for user in users], "entity BIGINT, q_ms BIGINT, batch_ms BIGINT")
     backfilled = point_in_time(shop.spark, shop.settings, user_features, points, {"": "q_ms", "batch_": "batch_ms"})
     features = [f"{prefix}{name}" for prefix in ("", "batch_") for name in user_features.feature_names]
@@ -276,8 +276,8 @@ def test_a_logged_training_set_is_the_backfilled_one_cell_by_cell(shop: Shop) ->
         u: [right[u][name] for name in features] for u in users
     }
     assert (rows[30]["events_last_hour"], rows[30]["batch_events_last_hour"]) == (2, 0)
-    build_training_set(shop.spark, shop.settings, user_features, B)
-    assert logged.dtypes == shop.spark.read.format("delta").load(shop.settings.table("training_set")).dtypes
+    build_training_set(shop.spark, shop.settings, repurchase, B)
+    assert logged.dtypes == shop.spark.read.format("delta").load(shop.settings.table(repurchase.training_table)).dtypes
 
 
 def test_where_nothing_was_served_yet_there_is_nothing_to_report(shared: Shop, lake: Settings) -> None:

@@ -10,12 +10,12 @@ import pytest
 from mlflow import MlflowClient
 
 from batch.events import append_events
-from features.definitions import user_events, user_features
 from features.windows import DAY_MS
 from infra.settings import Settings
 from models.registry import CHAMPION
 from monitoring.drift import MIN_ANSWERS, MIN_ENTITIES, LiveQuality, feature_drift, live_quality, view_version
 from monitoring.served import SCHEMA, TABLE
+from tests.declarations import repurchase, user_events, user_features
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -33,11 +33,9 @@ def crown(settings: Settings, **tags: str) -> str:
     """A champion with tags; nobody loads it."""
     client = MlflowClient(settings.mlflow_tracking_uri)
     if not client.search_registered_models():
-        client.create_registered_model(settings.model_name)
-    version = client.create_model_version(
-        settings.model_name, "nowhere", tags={"group_fingerprint": user_features.fingerprint, **tags}
-    )
-    client.set_registered_model_alias(settings.model_name, CHAMPION, version.version)
+        client.create_registered_model(repurchase.name)
+    version = client.create_model_version(repurchase.name, "nowhere", tags={"group_fingerprint": user_features.fingerprint, **tags})
+    client.set_registered_model_alias(repurchase.name, CHAMPION, version.version)
     return str(version.version)
 
 
@@ -57,42 +55,42 @@ def write_view(spark: SparkSession, settings: Settings, entities: int = 1_000, s
 
 def test_what_has_moved_since_the_training_is_told_by_feature(spark: SparkSession, deployment: Settings) -> None:
     then = write_view(spark, deployment)
-    assert feature_drift(spark, deployment, user_features) is None, "there is no champion"
+    assert feature_drift(spark, deployment, repurchase) is None, "there is no champion"
     crown(deployment, view_version=str(then))
     write_view(spark, deployment)
-    assert feature_drift(spark, deployment, user_features) == dict.fromkeys(NAMES, 0.0)
+    assert feature_drift(spark, deployment, repurchase) == dict.fromkeys(NAMES, 0.0)
     write_view(spark, deployment, entities=1_100)
-    assert max(feature_drift(spark, deployment, user_features).values()) < 0.1, "other users of the same kind"
+    assert max(feature_drift(spark, deployment, repurchase).values()) < 0.1, "other users of the same kind"
     write_view(spark, deployment, spend=3.0, missing=0.7)
-    drift = feature_drift(spark, deployment, user_features)
+    drift = feature_drift(spark, deployment, repurchase)
     assert drift["spend_last_hour"] > 0.5
     assert drift["avg_purchase_30d"] == pytest.approx(0.5, abs=0.05), "values that are no longer there"
     assert drift["events_last_hour"] < 0.1
     write_view(spark, deployment, entities=MIN_ENTITIES - 1)
-    assert feature_drift(spark, deployment, user_features) is None, "of a few, any distance is chance"
+    assert feature_drift(spark, deployment, repurchase) is None, "of a few, any distance is chance"
 
 
 def test_a_view_that_is_gone_is_not_compared(spark: SparkSession, deployment: Settings) -> None:
     then = write_view(spark, deployment)
     crown(deployment, view_version=str(then))
     write_view(spark, deployment, spend=3.0)
-    assert feature_drift(spark, deployment, user_features) is not None
+    assert feature_drift(spark, deployment, repurchase) is not None
     spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
     spark.sql(f"VACUUM delta.`{deployment.table('view_user_features')}` RETAIN 0 HOURS")
-    assert feature_drift(spark, deployment, user_features) is None
+    assert feature_drift(spark, deployment, repurchase) is None
     crown(deployment, view_version="99")
-    assert feature_drift(spark, deployment, user_features) is None
+    assert feature_drift(spark, deployment, repurchase) is None
     crown(deployment)
-    assert feature_drift(spark, deployment, user_features) is None, "one that was trained without a view"
+    assert feature_drift(spark, deployment, repurchase) is None, "one that was trained without a view"
     crown(deployment, view_version="0", group_fingerprint="0" * 16)
-    assert feature_drift(spark, deployment, user_features) is None, "one of another declaration"
+    assert feature_drift(spark, deployment, repurchase) is None, "one of another declaration"
 
 
 def test_live_quality_is_of_the_champions_answers_that_have_an_outcome(spark: SparkSession, deployment: Settings) -> None:
-    assert live_quality(spark, deployment, user_features, BASE) is None, "there is no champion"
+    assert live_quality(spark, deployment, repurchase, BASE) is None, "there is no champion"
     other, version = crown(deployment), crown(deployment, auc="0.75")
     nothing = LiveQuality(version, 0, None, 0.75)
-    assert live_quality(spark, deployment, user_features, BASE) == nothing
+    assert live_quality(spark, deployment, repurchase, BASE) == nothing
 
     def record(user: int, q_ms: int, prediction: float, model: str = "repurchase", its: str = version, degraded: tuple = ()) -> Any:
         features = (q_ms, q_ms, q_ms, "{}", BASE, None, 0, list(degraded))
@@ -127,7 +125,7 @@ def test_live_quality_is_of_the_champions_answers_that_have_an_outcome(spark: Sp
     append_events(spark, deployment, user_events, spark.createDataFrame(events, schema))
     spark.createDataFrame([*served[1:], *wrong], SCHEMA).write.format("delta").save(deployment.table(TABLE))
     known = BASE + 7 * DAY_MS
-    assert live_quality(spark, deployment, user_features, known) == LiveQuality(version, MIN_ANSWERS - 1, None, 0.75), "too few"
+    assert live_quality(spark, deployment, repurchase, known) == LiveQuality(version, MIN_ANSWERS - 1, None, 0.75), "too few"
     spark.createDataFrame(served[:1], SCHEMA).write.format("delta").mode("append").save(deployment.table(TABLE))
-    assert live_quality(spark, deployment, user_features, known) == LiveQuality(version, MIN_ANSWERS, 1.0, 0.75)
-    assert live_quality(spark, deployment, user_features, known - 1) == nothing, "a week has not passed"
+    assert live_quality(spark, deployment, repurchase, known) == LiveQuality(version, MIN_ANSWERS, 1.0, 0.75)
+    assert live_quality(spark, deployment, repurchase, known - 1) == nothing, "a week has not passed"

@@ -10,14 +10,15 @@ import pandas as pd
 import pytest
 
 from batch.events import append_events
-from features.definitions import user_events, user_features
 from features.windows import DAY_MS, HOUR_MS
 from infra.errors import NotReadyError
 from infra.policies import Experiment
 from infra.settings import Settings
-from monitoring.experiment import ExperimentReport, judge, report_experiment
+from monitoring import experiment as experiments
+from monitoring.experiment import ExperimentReport, report_experiment
 from monitoring.served import SCHEMA, TABLE
 from serving.variants import assigned
+from tests.declarations import repurchase, user_events
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -41,6 +42,10 @@ def exposures(seed: int, users: int, experiment: Experiment = HALVES, noise: dic
             "shadows": [json.dumps({name: said[name][i] for name in said if name != variant[i]} if experiment.shadow else {}) for i in range(len(user))],
         }
     )  # fmt: skip
+
+
+def judge(experiment: Experiment, rows: pd.DataFrame) -> ExperimentReport:
+    return experiments.judge(experiment, rows, repurchase.horizon_ms)
 
 
 def found(report: ExperimentReport) -> dict[str, Any]:
@@ -134,7 +139,7 @@ def test_what_was_served_is_joined_with_what_became_of_it(spark: SparkSession, l
     base = 1_780_000_000_000
     experiment = HALVES.model_copy(update={"min_entities": 2})
     with pytest.raises(NotReadyError, match="Nothing was served"):
-        report_experiment(spark, lake, user_features, experiment, base)
+        report_experiment(spark, lake, repurchase, experiment, base)
     users = {name: [n for n in range(40) if assigned(experiment, n) == name][:3] for name in experiment.shares}
     served = [
         (f"{user}-{at}", "user_features", "", str(user), base + at * HOUR_MS, 0, 0, "{}", None, None, 0, ["degraded"], "halves", name,
@@ -150,10 +155,10 @@ def test_what_was_served_is_joined_with_what_became_of_it(spark: SparkSession, l
         item_id STRING, properties MAP<STRING,STRING>, ts_ms BIGINT, arrival_ms BIGINT, origin STRING, kafka_partition INT,
         kafka_offset BIGINT, _order BIGINT"""
     append_events(spark, lake, user_events, spark.createDataFrame(events, schema))
-    report = report_experiment(spark, lake, user_features, experiment, base + 50 * HOUR_MS)
+    report = report_experiment(spark, lake, repurchase, experiment, base + 50 * HOUR_MS)
     assert report.waiting == 6, "those at 30 h have no outcome yet"
     assert [(arm.entities, arm.exposures) for arm in report.arms] == [(3, 3), (3, 3)], "up to when both had two users"
     # The purchase after exactly 48 h is outside [q, q + 48 h) of the answer at 0 h; of batch_only one at q itself is inside.
     assert "cannot be compared" in report.verdict, "no user of the champion has bought within the horizon"
-    later = report_experiment(spark, lake, user_features, experiment, base + 10 * DAY_MS)
+    later = report_experiment(spark, lake, repurchase, experiment, base + 10 * DAY_MS)
     assert (later.waiting, later.verdict) == (0, report.verdict)

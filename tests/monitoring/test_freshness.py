@@ -9,7 +9,6 @@ from datetime import timedelta
 import pytest
 
 from features.declaration import FeatureGroup, count
-from features.definitions import user_events, user_features
 from features.packed import FORMAT, BatchValue, FeatureView, batch_field, encode
 from infra.errors import InputError, NotReadyError, ServiceError
 from infra.policies import GroupBounds
@@ -17,6 +16,7 @@ from infra.settings import Settings
 from monitoring.alerts import ALERTS_KEY, Alerts
 from monitoring.freshness import FeatureFreshnessMonitor, Severity
 from store.clients import PROGRESS_KEY, meta_key, store
+from tests.declarations import user_events, user_features
 
 NOW = 1_780_000_000_000
 items = FeatureGroup("item_features", "item_id", user_events, (count("events_1d", window="1d"),))
@@ -32,7 +32,7 @@ def deployment(valkey: Settings) -> Iterator[Settings]:
 
 
 def monitor(settings: Settings) -> FeatureFreshnessMonitor:
-    return FeatureFreshnessMonitor(settings, GROUPS, NOW)
+    return FeatureFreshnessMonitor(settings, GROUPS.values(), NOW)
 
 
 def newest(settings: Settings, batch_seconds: int | None = None, speed_seconds: int | None = None) -> None:
@@ -109,7 +109,7 @@ def test_what_cannot_be_checked_is_an_error_and_not_a_good_result(deployment: Se
     with pytest.raises(NotReadyError, match="no events"):
         found.check_freshness(NAME)
     with pytest.raises(ServiceError, match="does not answer"):
-        FeatureFreshnessMonitor(deployment.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
+        FeatureFreshnessMonitor(deployment.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}), GROUPS.values())
 
 
 def test_alerts_are_told_of_what_was_checked(deployment: Settings) -> None:

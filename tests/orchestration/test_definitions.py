@@ -7,13 +7,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from infra.settings import Settings
+from orchestration.definitions import definitions
+from tests.declarations import project
+
 
 @pytest.fixture(scope="module")
-def defs(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BRAID_HOME", str(tmp_path_factory.mktemp("home")))
-        from orchestration.definitions import defs
-    return defs
+def defs(settings: Settings) -> dg.Definitions:
+    return definitions(project, settings)
 
 
 def test_the_definitions_are_loadable(defs: dg.Definitions) -> None:
@@ -33,12 +34,13 @@ def test_the_graph_leads_from_the_topic_to_the_champion(defs: dg.Definitions) ->
     upstream = {
         spec.key.to_user_string(): {dep.asset_key.to_user_string() for dep in spec.deps} for spec in defs.resolve_all_asset_specs()
     }
-    way, asset = ["champion_model"], "champion_model"
+    way, asset = ["repurchase_champion"], "repurchase_champion"
     while upstream[asset]:
         asset = next(iter(upstream[asset]))
         way.append(asset)
     assert way[::-1] == [
-        "user_events_topic", "raw_events", "events", "user_features_tiles", "user_features_view", "training_set", "candidate_model", "champion_model",
+        "user_events_topic", "raw_events", "events", "user_features_tiles", "user_features_view", "repurchase_training_set", "repurchase_candidate",
+        "repurchase_champion",
     ]  # fmt: skip
 
 

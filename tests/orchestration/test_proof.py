@@ -6,8 +6,8 @@ from pathlib import Path
 
 import duckdb
 
-from features.definitions import user_features
 from orchestration.proof import brute_force
+from tests.declarations import user_features
 
 Q = 1_772_323_200_000 + 12 * 3_600_000  # 2026-03-01T12:00:00Z
 

@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from features.definitions import user_features
 from features.packed import FORMAT, BatchValue, FeatureView, batch_field, encode
 from infra.embedded import services
 from infra.embedded.supervision import Supervisor
@@ -34,6 +33,7 @@ from models.registry import CHAMPION, DIGEST_TAG, load_booster, text_digest, tra
 from serving.model import FollowedModel
 from store.clients import meta_key, reached_store, store
 from store.reading import OnlineStore
+from tests.declarations import repurchase, user_features
 from tests.waiting import eventually
 
 NAMES = list(user_features.feature_names)
@@ -66,14 +66,14 @@ def booster(objective: str = "binary", names: list[str] = NAMES) -> lightgbm.Boo
 def register(settings: Settings, model: lightgbm.Booster, spoil: Callable[[str], str] | None = None) -> str:
     """Registers a version and makes it champion; `spoil` changes its text afterwards."""
     with tracking(settings):
-        mlflow.set_experiment(settings.model_name)
+        mlflow.set_experiment(repurchase.name)
         with mlflow.start_run():
-            info = mlflow.lightgbm.log_model(model, name="model", registered_model_name=settings.model_name, pip_requirements=[])
+            info = mlflow.lightgbm.log_model(model, name="model", registered_model_name=repurchase.name, pip_requirements=[])
     if spoil:
         [path] = (settings.home / "artifacts").rglob(f"*{info.model_id}*/**/model.lgb")
         path.write_text(spoil(path.read_text()))
     version = str(info.registered_model_version)
-    MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(settings.model_name, CHAMPION, version)
+    MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(repurchase.name, CHAMPION, version)
     return version
 
 
@@ -83,7 +83,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Ite
     settings = Settings.load(home).model_copy(
         update={"mlflow_tracking_uri": f"sqlite:///{home}/mlflow.db", "alias_poll_seconds": 0.3, "store_timeout_seconds": 0.5}
     )
-    MlflowClient(settings.mlflow_tracking_uri).create_experiment(settings.model_name, artifact_location=str(home / "artifacts"))
+    MlflowClient(settings.mlflow_tracking_uri).create_experiment(repurchase.name, artifact_location=str(home / "artifacts"))
     register(settings, booster())
     try:
         services.up(settings, {}, only={"valkey", "serving"})
@@ -255,7 +255,7 @@ def test_a_model_that_cannot_be_right_is_refused_and_the_old_one_stays(
     serving: Settings, model: Callable[[], lightgbm.Booster], spoil: Callable[[str], str] | None, why: str
 ) -> None:
     good = register(serving, booster())
-    champion = FollowedModel(serving, user_features, serving.model_name, CHAMPION)
+    champion = FollowedModel(serving, user_features, repurchase.name, CHAMPION)
     champion.refresh()
     register(serving, model(), spoil)
     champion.refresh()
@@ -265,13 +265,13 @@ def test_a_model_that_cannot_be_right_is_refused_and_the_old_one_stays(
 
 
 def test_one_flipped_byte_keeps_a_model_out_until_it_is_whole_again(serving: Settings) -> None:
-    champion = FollowedModel(serving.model_copy(update={"alias_poll_seconds": 0.01}), user_features, serving.model_name, CHAMPION)
+    champion = FollowedModel(serving.model_copy(update={"alias_poll_seconds": 0.01}), user_features, repurchase.name, CHAMPION)
     good = register(serving, booster())
     champion.refresh()
     model = booster(names=NAMES)
     version = register(serving, model, spoil=lambda text: text.replace("leaf_value=", "leaf_value=1", 1))
     client = MlflowClient(serving.mlflow_tracking_uri)
-    client.set_model_version_tag(serving.model_name, version, DIGEST_TAG, text_digest(model.model_to_string()))
+    client.set_model_version_tag(repurchase.name, version, DIGEST_TAG, text_digest(model.model_to_string()))
     champion.refresh()
     assert f"version {version} of repurchase cannot be used: its text is not the one that was registered" in champion.fault
     assert champion.current is not None
@@ -289,8 +289,8 @@ def test_one_flipped_byte_keeps_a_model_out_until_it_is_whole_again(serving: Set
 
 def test_a_model_of_another_declaration_says_so_in_its_answers(serving: Settings) -> None:
     version = register(serving, booster())
-    MlflowClient(serving.mlflow_tracking_uri).set_model_version_tag(serving.model_name, version, "group_fingerprint", "0" * 16)
-    champion = FollowedModel(serving, user_features, serving.model_name, CHAMPION)
+    MlflowClient(serving.mlflow_tracking_uri).set_model_version_tag(repurchase.name, version, "group_fingerprint", "0" * 16)
+    champion = FollowedModel(serving, user_features, repurchase.name, CHAMPION)
     champion.refresh()
     assert champion.current is not None
     assert "another version" in champion.current.fault
@@ -299,9 +299,9 @@ def test_a_model_of_another_declaration_says_so_in_its_answers(serving: Settings
 def test_a_registry_that_is_gone_takes_no_model_with_it(serving: Settings) -> None:
     register(serving, booster())
     champion = FollowedModel(
-        serving.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"}), user_features, serving.model_name, CHAMPION
+        serving.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"}), user_features, repurchase.name, CHAMPION
     )
-    there = FollowedModel(serving, user_features, serving.model_name, CHAMPION)
+    there = FollowedModel(serving, user_features, repurchase.name, CHAMPION)
     there.refresh()
     champion.current = there.current
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
@@ -320,7 +320,7 @@ def test_a_pickled_model_is_never_opened(serving: Settings) -> None:
     path = max((serving.home / "artifacts").rglob("MLmodel"), key=lambda one: one.stat().st_mtime_ns)
     path.write_text(path.read_text().replace("lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier"))
     with pytest.raises(ValueError, match="no LightGBM booster in text form"):
-        load_booster(serving, serving.model_name, version)
+        load_booster(serving, repurchase.name, version)
 
 
 async def read_of_cluster(settings: Settings) -> list:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from starlette.responses import JSONResponse
 
 from serving.guard import Door
 
 
 @pytest.fixture
-def door(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> httpx.AsyncClient:
+def door() -> httpx.AsyncClient:
     """The door of a deployment with a key, before a service that says that it was reached."""
-    (tmp_path / "key").write_text("s3cret\n")
-    monkeypatch.setenv("BRAID_HOME", str(tmp_path))
-    monkeypatch.setenv("BRAID_API_KEY_FILE", str(tmp_path / "key"))
 
     async def service(scope: Any, receive: Any, send: Any) -> None:
         await JSONResponse({"reached": True})(scope, receive, send)
 
-    return httpx.AsyncClient(transport=httpx.ASGITransport(Door(service)), base_url="http://braid")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(Door(service, SecretStr("s3cret"), {})), base_url="http://braid")
 
 
 @pytest.mark.parametrize(

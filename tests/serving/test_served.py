@@ -20,7 +20,6 @@ from kafka.admin import KafkaAdminClient
 from mlflow import MlflowClient
 
 from features.aggregations import Series
-from features.definitions import user_features
 from features.packed import FORMAT, batch_field, encode, tile_prefix
 from features.tiles import fold_tile_values
 from features.view import build_view
@@ -34,6 +33,7 @@ from monitoring.served import TABLE, ingest_served, served_of
 from serving.served_log import BOUND, ServedLog
 from serving.variants import assigned, place
 from store.clients import meta_key, store
+from tests.declarations import repurchase, user_features
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> 
         }
     )  # fmt: skip
     MlflowClient(settings.mlflow_tracking_uri).create_experiment("models", artifact_location=str(home / "artifacts"))
-    register(settings, MODELS["champion"], settings.model_name, CHAMPION)
-    register(settings, MODELS["batch_only"], batch_only_name(settings.model_name), CHAMPION)
+    register(settings, MODELS["champion"], repurchase.name, CHAMPION)
+    register(settings, MODELS["batch_only"], batch_only_name(repurchase.name), CHAMPION)
     try:
         services.up(settings, {SERVED_TOPIC: 2}, only={"kafka", "valkey", "serving"})
         publish(settings)
@@ -340,7 +340,7 @@ def test_a_record_that_cannot_be_made_takes_no_other_with_it(deployment: Setting
 
 def test_a_challenger_that_comes_answers_its_users(deployment: Settings) -> None:
     user = USERS["challenger"][0]
-    register(deployment, MODELS["challenger"], deployment.model_name, CHALLENGER)
+    register(deployment, MODELS["challenger"], repurchase.name, CHALLENGER)
     eventually(lambda: predict(deployment, user)["model"]["variant"] == "challenger")
     answer = predict(deployment, user)
     assert answer["prediction"] == MODELS["challenger"].predict([list(answer["features_used"].values())])[0]

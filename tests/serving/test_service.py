@@ -18,7 +18,6 @@ import schemathesis
 from mlflow import MlflowClient
 
 from features.aggregations import Series
-from features.definitions import item_features, user_features
 from features.packed import FORMAT, TileValue, batch_field, encode, tile_prefix
 from features.tiles import fold_tile_values
 from features.view import build_view
@@ -27,6 +26,7 @@ from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
 from store.clients import meta_key, store
+from tests.declarations import item_features, repurchase, user_features
 from tests.waiting import eventually
 
 NOW = 1_780_000_200_000
@@ -88,9 +88,9 @@ def champion(deployment: Settings) -> Settings:
     assert before.status_code == 503
     assert "champion" in before.json()["error"]
     rows = training_rows(1)
-    report = train_models(deployment, user_features, rows, 0, None)
+    report = train_models(deployment, repurchase, rows, 0, None)
     assert report.candidate_version is not None
-    assert promote(deployment, user_features, report.candidate_version, rows).promoted
+    assert promote(deployment, repurchase, report.candidate_version, rows).promoted
     eventually(lambda: httpx.post(f"{deployment.serving_url}/predict", json={"user_id": 1}).is_success)
     return deployment
 
@@ -255,7 +255,7 @@ def test_publishing_under_reads_never_shows_a_wrong_value(deployment: Settings) 
 def test_a_moved_alias_is_followed_and_a_broken_model_is_not(champion: Settings) -> None:
     client = MlflowClient(champion.mlflow_tracking_uri)
     rows = training_rows(2)
-    report = train_models(champion, user_features, rows, 1, None)
+    report = train_models(champion, repurchase, rows, 1, None)
 
     def version() -> str:
         answer = httpx.post(f"{champion.serving_url}/predict", json={"user_id": 20, "at": NOW})

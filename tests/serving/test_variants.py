@@ -12,6 +12,7 @@ from infra.errors import SettingsError
 from infra.policies import Experiment
 from infra.settings import Settings
 from serving.variants import assigned, known_variants, place
+from tests.declarations import repurchase
 
 USERS = 20_000
 THREE = Experiment(name="three", shares={"champion": 0.5, "challenger": 0.3, "batch_only": 0.2})
@@ -30,6 +31,7 @@ def test_a_user_always_gets_the_same_variant_in_every_process() -> None:
     program = """
 from infra.policies import Experiment
 from serving.variants import assigned
+from tests.declarations import repurchase
 e = Experiment(name="three", shares={"champion": 0.5, "challenger": 0.3, "batch_only": 0.2})
 print([assigned(e, user) for user in [*range(50), "a text", -1]])
 """
@@ -67,4 +69,4 @@ def test_a_running_experiment_reaches_a_child_process_by_its_environment(tmp_pat
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     assert Settings.load().experiment == THREE
-    assert set(known_variants(settings)) == set(THREE.shares)
+    assert set(known_variants(repurchase)) == set(THREE.shares)

@@ -12,7 +12,6 @@ import pytest
 from features.aggregations import Series
 from features.declaration import FeatureGroup, count
 from features.declaration.versions import group_text
-from features.definitions import user_features
 from features.merge import merge
 from features.packed import FORMAT, batch_field, encode, tile_prefix
 from features.tiles import fold_tile_values
@@ -20,12 +19,15 @@ from features.view import build_view
 from features.windows import HOUR_MS
 from infra.settings import Settings
 from serving.answer import prediction, served_features
+from serving.contract import predict_contract
 from serving.model import LoadedModel
 from store.clients import meta_key, store
 from store.reading import OTHER_VERSION, OnlineStore, Reading
+from tests.declarations import user_features
 
 BATCH_END = 1_780_000_200_000
 USER = 5
+_, RESPONSE = predict_contract("user_id")
 OLD = user_features
 NEW = replace(
     OLD,
@@ -141,7 +143,7 @@ def test_a_model_is_given_its_features_by_name_and_defaults_for_what_means_somet
     say(published, served)
     reading, booster = read(published, served), Booster()
     found = served_features(reading.group, reading.parts[0], BATCH_END + 2, reading.batch_end_ms)
-    answer = prediction(served, USER, found, BATCH_END + 2, LoadedModel("m", "1", booster, trained), "champion")
+    answer = prediction(served, USER, found, BATCH_END + 2, LoadedModel("m", "1", booster, trained), "champion", RESPONSE)
     right = dict(zip(served.feature_names, found.merged.values, strict=True))
     assert list(answer.features_used) == list(trained.model_names)
     assert list(answer.features_used.values()) == booster.given
@@ -158,6 +160,6 @@ def test_a_model_whose_features_all_mean_the_same_is_exact(published: Settings) 
     say(published, more)
     reading = read(published, more)
     found = served_features(reading.group, reading.parts[0], BATCH_END + 2, reading.batch_end_ms)
-    answer = prediction(more, USER, found, BATCH_END + 2, LoadedModel("m", "1", Booster(), OLD), "champion")
+    answer = prediction(more, USER, found, BATCH_END + 2, LoadedModel("m", "1", Booster(), OLD), "champion", RESPONSE)
     assert answer.provenance.degraded is False
     assert answer.features_used["purchase_count_7d"] == 2

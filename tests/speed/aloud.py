@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from features.declaration import FeatureGroup
-from features.definitions import user_features
 from features.packed import TileValue, decode_tile, tile_prefix
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.settings import Settings
 from store.clients import store
+from tests.declarations import user_features
 
 
 def batch_of(events: list[dict[str, Any]]) -> pa.RecordBatch:

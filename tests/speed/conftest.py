@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from features.definitions import user_events
 from infra.embedded import services
 from infra.settings import Settings
+from tests.declarations import user_events
 
 from .process import Speed
 

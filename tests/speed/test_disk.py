@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batch.events import ingest_archive
-from features.definitions import user_events, user_features
 from features.merge import merge
 from features.windows import HOUR_MS
 from infra.embedded import services
 from infra.settings import Settings
 from speed.replay import replay, wait_archived, wait_visible
+from tests.declarations import GROUPS, user_events, user_features
 
 from .aloud import batch_of, brute_force, stored_tiles
 from .process import Speed
@@ -110,7 +110,7 @@ def test_a_full_disk_under_the_lake_is_told_and_nothing_is_lost(
     assert "No space left on device" in said_since(layer, begin)
     filler.unlink()
     layer.start()
-    wait_visible(small, ends, source=user_events)
+    wait_visible(small, GROUPS.values(), ends)
     wait_archived(small, user_events, ends)
     assert differences(small, sent) == []
     rows = spark.read.format("delta").load(small.table("raw_events")).where(f"topic = '{user_events.topic}'")
@@ -140,7 +140,7 @@ def test_checkpoints_whose_newest_files_are_cut_off_are_named_and_can_be_deleted
         deleted.add(next(name for name in cut if checkpoint.name.startswith(name)))
         shutil.rmtree(checkpoint)
     layer.start()
-    wait_visible(small, ends, source=user_events)
+    wait_visible(small, GROUPS.values(), ends)
     wait_archived(small, user_events, ends)
     assert differences(small, sent) == []
     ingest_archive(spark, small, user_events)

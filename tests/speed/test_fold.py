@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pyarrow as pa
 
-from features.definitions import user_features
+from features.arrival import ARRIVAL_ORDER
 from features.packed import decode_log
 from speed.fold import fold_batch
+from tests.declarations import user_features
 
 TILE = 1_795_000_200_000
 EVENT = pa.struct(
@@ -33,8 +36,19 @@ def rows(*lists: list[dict[str, int | None]]) -> pa.RecordBatch:
 
 def test_of_events_with_one_id_the_first_to_arrive_counts() -> None:
     (tile,) = fold_batch(user_features, rows([event(7, 20, TILE + 1, 900), event(7, 10, TILE + 1, 500), event(8, 30, TILE)]))
-    assert tile.partials[:2] == [2, 500]
+    assert tile.partials[:2] == [2, (0, 500)]
     assert (tile.first_ms, tile.last_ms) == (TILE, TILE + 1)
+
+
+def test_the_first_to_arrive_is_the_same_however_the_events_are_cut_into_partitions() -> None:
+    """By arrival, then partition, then offset: not by the partition first."""
+    names = ("id", *ARRIVAL_ORDER, "ts_ms", *(f"input_{i}" for i in range(len(user_features.inputs))))
+    copies = [(50, 0, 9, 300), (40, 3, 7, 100), (40, 2, 8, 200), (40, 2, 6, 400)]
+    for order in permutations(copies):
+        events = [dict(zip(names, (7, *arrival, TILE, 1, amount, 1, 1), strict=True)) for *arrival, amount in order]
+        struct = pa.struct([(name, pa.int64()) for name in names])
+        (tile,) = fold_batch(user_features, pa.record_batch({"events": pa.array([events], pa.list_(struct))}))
+        assert tile.partials[:2] == [1, (0, 400)]
 
 
 def test_one_id_in_two_tiles_is_two_events() -> None:

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from kafka import KafkaConsumer
 
-from features.definitions import user_events
 from infra.kafka import create_topics
 from infra.settings import Settings
 from speed.replay import messages_of, replay, times_ms
+from tests.declarations import user_events
 
 
 def row(**changed: str | None) -> dict[str, str | None]:

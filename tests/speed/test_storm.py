@@ -24,7 +24,6 @@ from kafka import KafkaConsumer
 from batch.events import ingest_archive
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, view_table
-from features.definitions import user_events, user_features
 from features.merge import merge
 from features.packed import decode_batch
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
@@ -33,6 +32,7 @@ from infra.embedded.supervision import Supervisor
 from infra.kafka import end_offsets
 from infra.settings import Settings
 from speed.replay import replay, wait_archived, wait_visible
+from tests.declarations import GROUPS, user_events, user_features
 from tests.waiting import eventually
 
 from .aloud import batch_of, brute_force, stored_tiles
@@ -164,7 +164,7 @@ def storm(sky: Settings, kills: int) -> Storm:
     begin = storm.events // 10
     for part in range(3):  # the watermark of a micro-batch counts from the next one
         send(batches(messages[begin * part // 3 : begin * (part + 1) // 3]))
-        wait_visible(sky, end_offsets(sky, user_events.topic), source=user_events)
+        wait_visible(sky, GROUPS.values(), end_offsets(sky, user_events.topic))
     lives = (2, 6), (10, 16)  # every other one is long enough for some work
     blows = [
         threading.Thread(target=strike, args=("speed", storm.kills_planned, *lives)),
@@ -178,7 +178,7 @@ def storm(sky: Settings, kills: int) -> Storm:
         assert not one.is_alive()
     services.wait_healthy(sky, ["kafka"])  # the speed layer may fail once more, of a broker that was killed last
     ends = end_offsets(sky, user_events.topic)
-    wait_visible(sky, ends, source=user_events)
+    wait_visible(sky, GROUPS.values(), ends)
     wait_archived(sky, user_events, ends)
     return storm
 
@@ -262,7 +262,7 @@ def test_a_start_waits_for_the_broker_and_a_checkpoint_whose_last_commit_is_gone
     supervisor.start("kafka")
     services.wait_healthy(settings, ["kafka", "speed"])
     ends = end_offsets(settings, user_events.topic)
-    wait_visible(settings, ends, source=user_events)
+    wait_visible(settings, GROUPS.values(), ends)
     wait_archived(settings, user_events, ends)
     assert differences(storm) == []
     assert spark.read.format("delta").load(settings.table("raw_events")).count() == before

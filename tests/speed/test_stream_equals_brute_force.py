@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
-from features.definitions import item_features, user_events, user_features
 from features.merge import merge
 from features.packed import decode_tile
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.settings import Settings
 from speed.replay import replay, wait_archived, wait_visible
 from store.clients import PROGRESS_KEY, store
+from tests.declarations import GROUPS, item_features, user_events, user_features
 
 from .aloud import batch_of, brute_force, instant, stored_tiles
 
@@ -84,7 +84,7 @@ def told(streaming: Settings, speed) -> Story:
     rest.join(120)
     assert not rest.is_alive()
     speed.start()
-    wait_visible(streaming, story.end_offsets)
+    wait_visible(streaming, GROUPS.values(), story.end_offsets)
 
     producer = KafkaProducer(bootstrap_servers=streaming.kafka_bootstrap)
 
@@ -105,12 +105,12 @@ def told(streaming: Settings, speed) -> Story:
     # The stream goes on behind them, and the watermark has not moved by the one from the future.
     more = made(rng, 400, last_ms, now_ms, "f")
     stream(more)
-    wait_visible(streaming, story.end_offsets)
+    wait_visible(streaming, GROUPS.values(), story.end_offsets)
     # The watermark of a micro-batch counts from the next one.
     nudge = [{**more[0], "event_id": f"nudge-{n}", "ts_ms": now_ms - 1} for n in range(2)]
     for event in nudge:
         stream([event])
-        wait_visible(streaming, story.end_offsets)
+        wait_visible(streaming, GROUPS.values(), story.end_offsets)
     story.late = {
         "event_id": "late",
         "user_id": "3",
@@ -123,7 +123,7 @@ def told(streaming: Settings, speed) -> Story:
     stream([story.late])
     story.accepted = [*past, *more, *nudge]
     story.sent = len(story.accepted) + len(story.misfits) + 1
-    wait_visible(streaming, story.end_offsets)
+    wait_visible(streaming, GROUPS.values(), story.end_offsets)
     wait_archived(streaming, user_events, story.end_offsets)
     time.sleep(4)
     story.progress = {name.decode(): json.loads(raw) for name, raw in store(streaming).hgetall(PROGRESS_KEY).items()}

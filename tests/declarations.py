@@ -1,9 +1,23 @@
-"""The declarations of this platform: the one file that a user edits. A feature is added by adding a line here, and nowhere else."""
+"""The declarations that the tests share: the six features of a user, some of an item, and one model."""
 
 from __future__ import annotations
 
-from features.declaration import FeatureGroup, approx_distinct, count, distinct, mean, since_last, top_k, total
-from features.sources import Column, ColumnType, EventSource
+from braid import (
+    Column,
+    ColumnType,
+    EventSource,
+    FeatureGroup,
+    Model,
+    Outcome,
+    Project,
+    approx_distinct,
+    count,
+    distinct,
+    mean,
+    since_last,
+    top_k,
+    total,
+)
 
 user_events = EventSource(
     name="user_events",
@@ -54,5 +68,9 @@ item_features = FeatureGroup(
     ),
 )
 
+repurchase = Model(name="repurchase", group=user_features, outcome=Outcome(where="event_type = 'PURCHASE'", within="7d"))
+
+project = Project(sources=(user_events,), groups=(user_features, item_features), models=(repurchase,))
+
 #: Every group by its name.
-GROUPS: dict[str, FeatureGroup] = {group.name: group for group in (user_features, item_features)}
+GROUPS: dict[str, FeatureGroup] = {group.name: group for group in project.groups}

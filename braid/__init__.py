@@ -1,0 +1,31 @@
+"""The public names of braid: what a project declares its sources, features and models with.
+
+from braid import Column, EventSource, FeatureGroup, Project, count, total
+"""
+
+from features.declaration import (
+    Feature,
+    FeatureGroup,
+    approx_distinct,
+    count,
+    distinct,
+    last,
+    last_k,
+    maximum,
+    mean,
+    minimum,
+    since_last,
+    stddev,
+    top_k,
+    total,
+    variance,
+)
+from features.errors import BraidError, DeclarationError
+from features.project import Model, Outcome, Project
+from features.sources import Column, ColumnType, EventSource
+
+__all__ = [
+    "BraidError", "Column", "ColumnType", "DeclarationError", "EventSource", "Feature", "FeatureGroup", "Model", "Outcome", "Project",
+    "approx_distinct", "count", "distinct", "last", "last_k", "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total",
+    "variance",
+]  # fmt: skip

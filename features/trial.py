@@ -1,0 +1,52 @@
+"""The trial: a group's expressions, each evaluated once by Spark before any event is read.
+
+A regular expression that Java cannot compile, or a wrong number of arguments, is an error there, not a query that fails and starts
+again for each event. The speed layer tries a group before its queries start, the batch before it folds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from features.declaration import FeatureGroup
+from features.errors import DeclarationError
+from features.predicates import trials_of_regular_expressions
+from features.sources import ColumnType
+
+_SAMPLES = {
+    ColumnType.STRING: "'a'", ColumnType.INT64: "1", ColumnType.DECIMAL: "1.5", ColumnType.TIMESTAMP: "'2026-01-01 00:00:00'",
+    ColumnType.MAP: "map('a', 'a')",
+}  # fmt: skip
+
+
+def check_expressions(spark: Any, group: FeatureGroup) -> None:
+    """Evaluates the expressions of the group on a row of NULLs and a row of samples, one small job.
+
+    Args:
+        spark: A Spark session; `features` imports no Spark.
+        group: The declaration.
+
+    Raises:
+        DeclarationError: Spark cannot evaluate an expression; the error names the feature.
+    """
+    columns = group.source.columns
+    samples = ", ".join(f"CAST({_SAMPLES[one.type]} AS {one.type.value}) AS `{one.name}`" for one in columns)
+    nulls = ", ".join(f"CAST(NULL AS {one.type.value})" for one in columns)
+
+    def failure(expressions: list[str]) -> str:
+        listed = ", ".join(f"{sql} AS value_{place}" for place, sql in enumerate(expressions))
+        try:
+            spark.sql(f"SELECT {listed} FROM (SELECT {samples} UNION ALL SELECT {nulls})").collect()
+        except Exception as error:  # noqa: BLE001  # Spark's errors have no name here, and every one of them is the answer
+            return str(error).splitlines()[0]
+        return ""
+
+    trials = {
+        feature.name: [group.inputs[source].sql, *(trials_of_regular_expressions(feature.where) if feature.where else ())]
+        for feature, source in zip(group.features, group.input_of, strict=True)
+    }
+    if not failure([sql for expressions in trials.values() for sql in expressions]):
+        return
+    for name, expressions in trials.items():
+        if reason := failure(expressions):
+            raise DeclarationError(f"Spark cannot evaluate the expression of {name}: {reason}", "Correct it in the declaration.")

@@ -1,0 +1,8 @@
+"""The code location that Dagster loads: the definitions of the project that the environment names."""
+
+from infra.project import load_project
+from infra.settings import Settings
+from orchestration.definitions import definitions
+
+_settings = Settings.load()
+defs = definitions(load_project(_settings), _settings)
