@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pyspark.sql import functions as F
 
-from batch.events import ARCHIVE, ingest_archive
+from batch.events import ingest_archive
 from batch.load import load_events
 from batch.tiles import build_tiles, stale_days, tiles_table
 from batch.view import build_view, view_table
@@ -64,7 +64,7 @@ def archive(spark: SparkSession, settings: Settings, offset: int, events: list[d
     ]
     frame = spark.createDataFrame(rows, COLUMNS.replace("DATE", "TIMESTAMP"))
     frame = frame.withColumn("arrival_day", F.to_date("arrival_day"))
-    frame.coalesce(1).write.format("delta").mode("append").save(settings.table(ARCHIVE))
+    frame.coalesce(1).write.format("delta").mode("append").save(settings.table(user_events.archive_table))
 
 
 def up_to_date(spark: SparkSession, settings: Settings) -> None:

@@ -6,22 +6,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._utils.schedules import schedule_execution_time_iterator
 
 from features.packed import FORMAT
-from infra.policies import Bounds
+from infra.policies import GroupBounds
 from infra.settings import Settings
 from monitoring.alerts import ALERTS_KEY
 from orchestration.assets.quality import RETRAIN
-from orchestration.definitions import definitions
 from orchestration.deployment import Deployment
 from orchestration.health import COVERED, FRESH, RECENT
+from orchestration.jobs import schedules_of
 from orchestration.names import archive_key, drift_key, live_quality_key, online_key, speed_tiles_key
 from orchestration.run_days import RANGE_END, RANGE_START
+from orchestration.sensors import sensors_of
 from store.clients import PROGRESS_KEY, meta_key, store
 from tests.declarations import item_features, project, repurchase, user_events, user_features
 
@@ -46,8 +48,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 def tick(settings: Settings, name: str, instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
     """What a sensor says when it is evaluated."""
-    sensor = definitions(project, settings).get_sensor_def(name)
-    return sensor.evaluate_tick(dg.build_sensor_context(instance, cursor=cursor, definitions=None))
+    [sensor] = [one for one in sensors_of(Deployment(project, settings)) if one.name == name]
+    return sensor.evaluate_tick(dg.build_sensor_context(instance, cursor=cursor))
 
 
 def progress(settings: Settings, **changed: Any) -> None:
@@ -78,14 +80,15 @@ def materialized(instance: dg.DagsterInstance, key: dg.AssetKey, **metadata: Any
 def test_a_batch_is_asked_for_once_the_watermark_has_passed_midnight(deployment: Settings, instance: dg.DagsterInstance) -> None:
     name = "batch_when_due_user_events"
     assert tick(deployment, name, instance).skip_message == "The stream has not passed the end of another period."
-    progress(deployment, watermark_ms=MIDNIGHT - 1)
-    assert not tick(deployment, name, instance).run_requests, "after no batch there is one as soon as a midnight has passed"
     progress(deployment)
     [first] = tick(deployment, name, instance).run_requests
     assert first.run_key == f"batch:{MIDNIGHT}"
     assert first.run_config == {"resources": {"batch_end": {"config": {"at_ms": MIDNIGHT}}}}
     assert (first.tags[RANGE_START], first.tags[RANGE_END]) == ("2026-05-18", "2026-05-19")
     published(deployment, MIDNIGHT - DAY_MS)
+    progress(deployment, watermark_ms=MIDNIGHT - 1)
+    assert not tick(deployment, name, instance).run_requests
+    progress(deployment)
     [daily] = tick(deployment, name, instance).run_requests
     assert (daily.tags[RANGE_START], daily.tags[RANGE_END]) == ("2026-05-19", "2026-05-19")
     published(deployment, MIDNIGHT)
@@ -141,7 +144,7 @@ def test_a_model_that_has_aged_is_trained_anew_once_per_report(
 
 
 def test_health_is_reported_as_checks_and_alerts(deployment: Settings, instance: dg.DagsterInstance) -> None:
-    settings = deployment.model_copy(update={"feature_bounds": {"user_features": Bounds(max_age_seconds=3_600, coverage=0.5)}})
+    settings = deployment.model_copy(update={"group_bounds": {"user_features": GroupBounds(max_age_seconds=3_600, coverage=0.5)}})
     assert tick(settings, "group_health", instance).skip_message == "No group has been published yet."
     materialized(instance, online_key(user_features), **{RECENT: [1, 2]})
 
@@ -179,9 +182,8 @@ def test_without_a_store_a_sensor_asks_for_nothing_and_says_why(settings: Settin
 def test_what_is_automatic_is_what_the_settings_name(deployment: Settings) -> None:
     def running(*automation: str) -> set[str]:
         of = Deployment(project, deployment.model_copy(update={"automation": frozenset(automation)}))
-        defs = definitions(of.project, of.settings)
-        sensors = {one.name for one in defs.sensors or () if one.default_status is dg.DefaultSensorStatus.RUNNING}
-        return sensors | {one.name for one in defs.schedules or () if one.default_status is dg.DefaultScheduleStatus.RUNNING}
+        sensors = {one.name for one in sensors_of(of) if one.default_status is dg.DefaultSensorStatus.RUNNING}
+        return sensors | {one.name for one in schedules_of(of) if one.default_status is dg.DefaultScheduleStatus.RUNNING}
 
     always = {"speed_layer", "group_health", "lost_store_heals"}
     assert running() == always
@@ -191,10 +193,11 @@ def test_what_is_automatic_is_what_the_settings_name(deployment: Settings) -> No
 
 
 def test_every_monday_a_candidate_is_trained(deployment: Settings, instance: dg.DagsterInstance) -> None:
-    schedule = definitions(project, deployment).get_schedule_def("weekly_training_repurchase")
+    [schedule] = schedules_of(Deployment(project, deployment))
     monday = datetime(2026, 5, 18, 1, tzinfo=UTC)
-    times = schedule.execution_time_iterator(datetime(2026, 5, 12, tzinfo=UTC).timestamp())
-    assert [next(times).timestamp() for _ in range(2)] == [monday.timestamp(), monday.timestamp() + 7 * DAY_MS / 1_000]
+    begin = datetime(2026, 5, 12, tzinfo=UTC).timestamp()
+    times = schedule_execution_time_iterator(begin, schedule.cron_schedule, schedule.execution_timezone, True)
+    assert [next(times) for _ in range(2)] == [monday, monday + timedelta(days=7)]
     assert schedule.job_name == "training_repurchase"
     [request] = schedule.evaluate_tick(dg.build_schedule_context(instance, scheduled_execution_time=monday)).run_requests
     assert request.job_name in (None, "training_repurchase")
