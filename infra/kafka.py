@@ -15,6 +15,10 @@ from infra.settings import Settings
 
 #: What serving has answered: written by `serving.served_log`, read by `batch.served`, whose docstring has the columns.
 SERVED_TOPIC = "served_features"
+#: What every reader of braid's asks for; an end offset is then the end of what is committed, so that a lag can be 0.
+_ISOLATION = "read_committed"
+#: The broker's clock says when a message arrived, not the producer's, which may be the one that is wrong.
+_TOPIC_CONFIGS = {"message.timestamp.type": "LogAppendTime"}
 _LOGIN_MODULES = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
     "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",
@@ -49,6 +53,11 @@ def spark_options(settings: Settings) -> dict[str, str]:
     return found
 
 
+def spark_reader_options(settings: Settings) -> dict[str, str]:
+    """`spark_options` of a reader: messages of an aborted transaction are none."""
+    return {**spark_options(settings), "kafka.isolation.level": _ISOLATION}
+
+
 def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
     """Creates the topics that do not exist yet; those that do stay as they are.
 
@@ -66,7 +75,7 @@ def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
             for name, partitions in topics.items():
                 if name not in present:
                     try:
-                        admin.create_topics({name: {"num_partitions": partitions}}, wait_for_metadata=True)
+                        admin.create_topics({name: {"num_partitions": partitions, "configs": _TOPIC_CONFIGS}}, wait_for_metadata=True)
                     except TopicAlreadyExistsError:
                         continue  # another process was faster
         finally:
@@ -100,7 +109,7 @@ def topic_id(settings: Settings, topic: str) -> str | None:
 def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
     """The next offset of each partition of a topic; empty where Kafka does not answer or has no such topic."""
     try:
-        consumer = KafkaConsumer(**client_options(settings))
+        consumer = KafkaConsumer(**client_options(settings), isolation_level=_ISOLATION)
     except KafkaError:
         return {}
     try:

@@ -20,14 +20,14 @@ def fold_batch(group: FeatureGroup, batch: pa.RecordBatch) -> list[TileValue]:
 
     Args:
         group: The declaration.
-        batch: Rows with a column `events`: a list, never empty, of structs of id, arrival, ts_ms and the group's inputs.
+        batch: Rows with a column `events`: a list, never empty, of structs of id, arrival_ms, place, ts_ms and the group's inputs.
     """
     lists = batch.column("events")
     lengths = lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
     columns = lists.flatten().flatten()
     row = np.repeat(np.arange(len(lengths)), lengths)
-    identity, arrival, ts_ms = (_integers(column) for column in columns[:3])
-    kept = _first_arrivals(row, identity, arrival)
+    identity, arrival_ms, place, ts_ms = (_integers(column) for column in columns[:4])
+    kept = _first_arrivals(row, identity, arrival_ms, place)
     # Within a row ascending by time; rows stay where they are.
     kept = kept[np.lexsort((ts_ms[kept], row[kept]))]
     hi = np.cumsum(np.bincount(row[kept], minlength=len(lengths)))
@@ -35,14 +35,14 @@ def fold_batch(group: FeatureGroup, batch: pa.RecordBatch) -> list[TileValue]:
     ordered_ms = ts_ms[kept]
     inputs = [
         Series(ordered_ms, (_texts(column) if one.text else _integers(column))[kept], _present(column)[kept])
-        for one, column in zip(group.inputs, columns[3:], strict=True)
+        for one, column in zip(group.inputs, columns[4:], strict=True)
     ]
     return fold_tile_values(group, inputs, lo, hi)
 
 
-def _first_arrivals(row: Ints, identity: Ints, arrival: Ints) -> Ints:
-    """The indices of the events that count: of one row and id the one with the smallest arrival."""
-    order = np.lexsort((arrival, identity, row))
+def _first_arrivals(row: Ints, identity: Ints, arrival_ms: Ints, place: Ints) -> Ints:
+    """The indices of the events that count: of one row and id the one that arrived first."""
+    order = np.lexsort((place, arrival_ms, identity, row))
     first = np.ones(len(order), dtype=bool)
     first[1:] = (row[order][1:] != row[order][:-1]) | (identity[order][1:] != identity[order][:-1])
     return order[first]

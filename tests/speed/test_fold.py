@@ -10,15 +10,16 @@ from speed.fold import fold_batch
 
 TILE = 1_795_000_200_000
 EVENT = pa.struct(
-    [(name, pa.int64()) for name in ("id", "arrival", "ts_ms", *(f"input_{i}" for i in range(len(user_features.inputs))))]
+    [(name, pa.int64()) for name in ("id", "arrival_ms", "place", "ts_ms", *(f"input_{i}" for i in range(len(user_features.inputs))))]
 )
 
 
-def event(identity: int, arrival: int, ts_ms: int, amount: int | None = None, session: int = 1) -> dict[str, int | None]:
+def event(identity: int, arrival: int, ts_ms: int, amount: int | None = None, session: int = 1, place: int = 0) -> dict[str, int | None]:
     bought = None if amount is None else 1
     return {
         "id": identity,
-        "arrival": arrival,
+        "arrival_ms": arrival,
+        "place": place,
         "ts_ms": ts_ms,
         "input_0": 1,
         "input_1": amount,
@@ -35,6 +36,13 @@ def test_of_events_with_one_id_the_first_to_arrive_counts() -> None:
     (tile,) = fold_batch(user_features, rows([event(7, 20, TILE + 1, 900), event(7, 10, TILE + 1, 500), event(8, 30, TILE)]))
     assert tile.partials[:2] == [2, 500]
     assert (tile.first_ms, tile.last_ms) == (TILE, TILE + 1)
+
+
+def test_the_first_to_arrive_counts_whatever_its_partition_and_then_the_first_in_place() -> None:
+    (tile,) = fold_batch(user_features, rows([event(7, 20, TILE, 900, place=1), event(7, 10, TILE, 500, place=9)]))
+    assert tile.partials[:2] == [1, 500]
+    (tile,) = fold_batch(user_features, rows([event(7, 20, TILE, 900, place=2), event(7, 20, TILE, 500, place=1)]))
+    assert tile.partials[:2] == [1, 500]
 
 
 def test_one_id_in_two_tiles_is_two_events() -> None:
