@@ -54,7 +54,8 @@ class Column:
             return f"CASE WHEN {raw} RLIKE '{RFC3339}' THEN try_cast(upper({raw}) AS TIMESTAMP) END"
         if self.type is ColumnType.MAP:
             # An empty array is how PHP writes an empty map.
-            return f"CASE WHEN {raw} RLIKE r'^\s*\[\s*\]\s*$' THEN CAST(map() AS {self.type.value}) ELSE from_json({raw}, '{self.type.value}') END"
+            empty = rf"{raw} RLIKE r'^\s*\[\s*\]\s*$'"
+            return f"CASE WHEN {empty} THEN CAST(map() AS {self.type.value}) ELSE from_json({raw}, '{self.type.value}') END"
         return raw
 
     def reason_sql(self) -> str | None:
