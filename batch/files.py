@@ -155,7 +155,8 @@ class EventFile:
         """Writes the rows to one Parquet file and gives their number."""
         copy = f"COPY (SELECT * FROM {self._rows_sql}) TO {text_sql(str(target))} (FORMAT parquet, COMPRESSION zstd)"
         with _whole(self.path):
-            return int(self._connection.execute(copy).fetchone()[0])  # type: ignore[index]
+            [(count,)] = self._connection.execute(copy).fetchall()
+            return int(count)
 
     def batches(self, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
         """The rows in the order of their time; those without one come first."""
@@ -213,7 +214,8 @@ class EventFile:
         if not nulls or not names:
             return {}
         counts = ", ".join(f"count(*) FILTER ({name_sql(name)} IN ({', '.join(map(text_sql, nulls))}))" for name in names)
-        return dict(zip(names, self._connection.execute(f"SELECT {counts} FROM {spool.relation}").fetchone() or (), strict=True))
+        [row] = self._connection.execute(f"SELECT {counts} FROM {spool.relation}").fetchall()
+        return dict(zip(names, row, strict=True))
 
     def _derived_id(self, origins: Mapping[str, str]) -> str:
         """Of a file without ids: the hash of the contract's columns as the file has them, and the number among equal rows.

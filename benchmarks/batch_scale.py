@@ -34,6 +34,7 @@ from benchmarks._cpu import cpu_seconds
 from benchmarks._home import temporary_home
 from features.declaration import FeatureGroup
 from features.definitions import user_events, user_features
+from features.judgement import MISFIT, row_projections
 from features.windows import DAY_MS, floor_ms
 from infra.memory import PeakMemory
 from infra.settings import Settings

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.admin import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from infra.errors import ServiceError
@@ -106,8 +106,31 @@ def topic_id(settings: Settings, topic: str) -> str | None:
     return None if found["topic_id"] is None else str(found["topic_id"])
 
 
+def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str]:
+    """Of the topics that exist those whose record times are the producers', so that no clock of one's own says when a message arrived.
+
+    Raises:
+        ServiceError: Kafka does not answer, or does not show its topics' settings.
+    """
+    name = "message.timestamp.type"
+    try:
+        admin = KafkaAdminClient(**client_options(settings))
+        try:
+            present = set(admin.list_topics()) & set(topics)
+            asked = [ConfigResource(ConfigResourceType.TOPIC, topic, configs=[name]) for topic in sorted(present)]
+            found = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
+        finally:
+            admin.close()
+    except KafkaError as error:
+        raise ServiceError(
+            f"Kafka on {settings.kafka_bootstrap} does not show the settings of its topics: {error}.",
+            "Check that it runs and that braid may describe them.",
+        ) from None
+    return [topic for topic, configs in found.items() if configs.get(name, {}).get("value") != _TOPIC_CONFIGS[name]]
+
+
 def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """The next offset of each partition of a topic; empty where Kafka does not answer or has no such topic."""
+    """The next offset of each partition of a topic, as far as it is committed; empty where Kafka does not answer or has no such topic."""
     try:
         consumer = KafkaConsumer(**client_options(settings), isolation_level=_ISOLATION)
     except KafkaError:

@@ -38,6 +38,7 @@ from speed.online import start_online
 from speed.progress import Board
 from speed.session import pool, speed_session
 from speed.store import online_store
+from speed.topics import TopicWatch
 
 #: Partitions of a topic that does not exist yet.
 PARTITIONS = 4
@@ -72,21 +73,29 @@ def run(settings: Settings, groups: Mapping[str, FeatureGroup], ended: threading
     try:
         create_archive(spark, settings)
         generation = store_generation(online_store(settings))
+        watch = TopicWatch(settings, [source.topic for source in sources.values()])
+        watch.start(ended)
         older = _older(settings, groups)
         online = {f"online:{group.name}": group for group in groups.values()} | older
         for name, group in online.items():
             with pool(spark, "online"):
-                queries[name] = start_online(spark, settings, group, generation)
+                queries[name] = start_online(spark, settings, group, f"{generation}_{watch.ids[group.source.topic]}")
         for source in sources.values():
             with pool(spark, "background"):
-                queries[f"archive:{source.name}"] = start_archive(spark, settings, source)
+                queries[f"archive:{source.name}"] = start_archive(spark, settings, source, watch.ids[source.topic])
         for group in groups.values():
             with pool(spark, "background"):
-                queries[f"offline:{group.name}"] = start_offline(spark, settings, group)
+                queries[f"offline:{group.name}"] = start_offline(spark, settings, group, watch.ids[group.source.topic])
         board = Board(online_store(settings), queries, {name: group.fingerprint for name, group in online.items()})
         say(f"{len(queries)} queries run: {', '.join(queries)}.")
         looked = time.monotonic()
         while not ended.wait(_POLL_SECONDS):
+            if watch.anew:
+                say(
+                    f"The topic {watch.anew} was made anew: it is read from its start. Of what it held before, tiles that are still open "
+                    "lose their events until the next batch, which has them from the archive."
+                )
+                return 1
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
                 if store_generation(online_store(settings)) != generation:
