@@ -185,7 +185,9 @@ class EventFile:
             as_what, why = column.type.name.lower(), ""
             if column.type is ColumnType.DECIMAL and options.decimal_comma:
                 number = f"regexp_full_match({value}, {text_sql(_COMMA)})"
-                misfits.append(f"CASE WHEN NOT {number} THEN concat({text_sql(f'{column.name} has no decimal comma: ')}, {value}) END")
+                misfits.append(
+                    f"CASE WHEN NOT {number} THEN concat({text_sql(f'{column.name} has no decimal comma: ')}, {value}) END"
+                )
                 value = f"CASE WHEN {number} THEN replace(replace({value}, '.', ''), ',', '.') ELSE {value} END"
                 as_what, why = "decimal with a comma", "--decimal-comma"
             values[column.name] = value

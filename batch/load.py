@@ -163,7 +163,9 @@ def _judged(rows: DataFrame, settings: Settings, source: EventSource, file: Even
 
 def _profile(fitting: DataFrame, source: EventSource) -> tuple[str | None, str | None, dict[str, dict[str, int]]]:
     """The first and last time, and the most frequent values of each required text column that has few."""
-    names = [c.name for c in source.columns if c.required and c.type is ColumnType.STRING and c.name not in (source.event_id, source.key)]
+    names = [
+        c.name for c in source.columns if c.required and c.type is ColumnType.STRING and c.name not in (source.event_id, source.key)
+    ]
     distinct = [F.approx_count_distinct(name).alias(f"distinct_{name}") for name in names]
     summary = fitting.agg(F.min("ts_ms").alias("first"), F.max("ts_ms").alias("last"), *distinct).first()
     assert summary is not None, "an aggregation without keys has one row"

@@ -82,7 +82,9 @@ def spool_json(path: Path, scratch: Path, source: EventSource, mapping: Mapping[
     return Spool(_with_literals(spooled, origins), origins, dialect="JSON, each object a row")
 
 
-def view_parquet(connection: duckdb.DuckDBPyConnection, path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str]) -> Spool:
+def view_parquet(
+    connection: duckdb.DuckDBPyConnection, path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str]
+) -> Spool:
     """A Parquet file, read where it is."""
     # By a name of braid's own: brackets in a name would be a pattern, a folder k=v a column.
     link = scratch / "file.parquet"
@@ -194,7 +196,9 @@ def _write(scratch: Path, names: list[str], rows: Iterable[Row]) -> str:
     schema = pa.schema([*((name, pa.string()) for name in names), *own])
     nothing = [None] * len(names)
     return _write_parquet(
-        scratch, schema, ((*(row.values or nothing), number, row.at, row.line, row.misfit) for number, row in enumerate(rows, start=1))
+        scratch,
+        schema,
+        ((*(row.values or nothing), number, row.at, row.line, row.misfit) for number, row in enumerate(rows, start=1)),
     )
 
 

@@ -33,7 +33,12 @@ _ZONES = {
 _OFFSET = r"([+-])(\d\d):?(\d\d)?"
 #: Digits before the point → the unit, for times from 1973 on; no two units share a number of digits.
 _UNIT_OF_DIGITS = {9: "s", 10: "s", 12: "ms", 13: "ms", 15: "us", 16: "us", 18: "ns", 19: "ns"}
-_UNITS = {"s": ("seconds", "* 1000000"), "ms": ("milliseconds", "* 1000"), "us": ("microseconds", "* 1"), "ns": ("nanoseconds", "/ 1000")}
+_UNITS = {
+    "s": ("seconds", "* 1000000"),
+    "ms": ("milliseconds", "* 1000"),
+    "us": ("microseconds", "* 1"),
+    "ns": ("nanoseconds", "* 0.001"),
+}
 TIME_FORMATS = ("iso", *(f"epoch-{unit}" for unit in _UNITS))
 #: A reading of values that need no further decision.
 _SHAPES = {"rfc3339": "RFC 3339 with an offset", "calendar": "year-month-day", "compact": "year, month and day in digits"}
@@ -121,7 +126,9 @@ def read_times(column: TimeColumn, time_format: str | None = None, day_first: bo
             f"The times of {column.name} have years of two digits, such as {found['short'][1]}.",
             "Say how they are meant, such as by --time-format '%m/%d/%y %H:%M'.",
         )
-    readings = {words: f"{found[shape][0]:,} values, such as {found[shape][1]}" for shape, words in _SHAPES.items() if shape in found}
+    readings = {
+        words: f"{found[shape][0]:,} values, such as {found[shape][1]}" for shape, words in _SHAPES.items() if shape in found
+    }
     unit = order = ""
     if "epoch" in found:
         unit, why = _unit(column)
@@ -175,7 +182,9 @@ def _order(column: TimeColumn, day_first: bool | None) -> tuple[str, str]:
             return order, f"{examples[order]} can only have the {order} first"
     if all(dots for *_, dots in proofs):
         return "day", "dates with dots have the day first"
-    raise InputError(f"The dates of {column.name} can be read with the day or the month first, such as {examples['none']}.", f"{cure}.")
+    raise InputError(
+        f"The dates of {column.name} can be read with the day or the month first, such as {examples['none']}.", f"{cure}."
+    )
 
 
 def _by_strptime(column: TimeColumn, time_format: str) -> TimeReading:
@@ -269,7 +278,9 @@ def _finished(column: TimeColumn, staged: str, kept: str = "false") -> str:
     zone, name = text_sql(column.zone), column.name
     both = _with(staged, naive=f"local AT TIME ZONE {zone}")
     # Clocks are put back by half an hour to two hours.
-    twice = " OR ".join(f"(naive {sign} INTERVAL {minutes} MINUTE) AT TIME ZONE {zone} = local" for sign in "+-" for minutes in (30, 60, 120))
+    twice = " OR ".join(
+        f"(naive {sign} INTERVAL {minutes} MINUTE) AT TIME ZONE {zone} = local" for sign in "+-" for minutes in (30, 60, 120)
+    )
     misfit = (
         f"CASE WHEN {kept} THEN NULL WHEN word IS NOT NULL THEN concat({text_sql(f'{name} has a word behind the time that is no zone of a fixed offset: ')}, t) "
         f"WHEN t IS NOT NULL AND wrong IS NOT NULL AND local IS NULL AND instant IS NULL THEN concat({text_sql(name + ' ')}, wrong, ': ', t) "

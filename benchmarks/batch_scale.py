@@ -74,7 +74,9 @@ def write_year(spark: SparkSession, settings: Settings) -> str:
     journey = write_journey(settings.home / "journey", _BEGIN_MS + 365 * DAY_MS)
     raw = spark.read.parquet(str(journey.history), str(journey.live))
     time_text = F.date_format(user_events.time, "yyyy-MM-dd'T'HH:mm:ss.SSSXXX")
-    texts = {c.name: F.col(c.name) if c.name in raw.columns else F.lit(None) for c in user_events.columns} | {user_events.time: time_text}
+    texts = {c.name: F.col(c.name) if c.name in raw.columns else F.lit(None) for c in user_events.columns} | {
+        user_events.time: time_text
+    }
     typed = raw.select(*(text.cast("string").alias(name) for name, text in texts.items()), F.lit(None).cast("string").alias(MISFIT))
     for projection in row_projections(user_events, [], "0", 0):
         typed = typed.selectExpr(*projection)

@@ -91,7 +91,9 @@ def _message_misfit_sql(source: EventSource) -> str:
         f"WHEN json_object_keys(_text) IS NOT NULL AND {first} THEN 'there is text behind the JSON object of the message' "
         "ELSE 'the message is not a JSON object' END"
     )
-    half = rf"(contains(_text, r'\ud') OR contains(_text, r'\uD')) AND regexp_replace(_text, r'{_WHOLE_PAIRS}', ' ') RLIKE r'{_HALF}'"
+    half = (
+        rf"(contains(_text, r'\ud') OR contains(_text, r'\uD')) AND regexp_replace(_text, r'{_WHOLE_PAIRS}', ' ') RLIKE r'{_HALF}'"
+    )
     return (
         "CASE WHEN value IS NULL THEN 'the message has no value: a tombstone' "
         "WHEN NOT is_valid_utf8(_text) THEN 'the message is not text in UTF-8' "

@@ -111,4 +111,11 @@ def _record_times(settings: Settings, topics: Iterable[str]) -> list[Check]:
     except BraidError as error:
         return [Check("record times", False, error.cause, error.cure)]
     cure = f"Set message.timestamp.type=LogAppendTime for {', '.join(others)}: a producer's clock can refuse good events, or let bad ones pass."
-    return [Check("record times", not others, f"the producers' for {', '.join(others)}" if others else "the brokers'", cure if others else "")]
+    return [
+        Check(
+            "record times",
+            not others,
+            f"the producers' for {', '.join(others)}" if others else "the brokers'",
+            cure if others else "",
+        )
+    ]

@@ -75,7 +75,9 @@ def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
             for name, partitions in topics.items():
                 if name not in present:
                     try:
-                        admin.create_topics({name: {"num_partitions": partitions, "configs": _TOPIC_CONFIGS}}, wait_for_metadata=True)
+                        admin.create_topics(
+                            {name: {"num_partitions": partitions, "configs": _TOPIC_CONFIGS}}, wait_for_metadata=True
+                        )
                     except TopicAlreadyExistsError:
                         continue  # another process was faster
         finally:

@@ -170,7 +170,11 @@ def messages_of(source: EventSource, batch: pa.RecordBatch) -> Iterator[Message]
     A text that is no number stays a text: the contract refuses it in the stream, with its reason, as it would in a file.
     """
     if _MESSAGE in batch.schema.names:
-        times, keys, messages = times_ms(batch.column(source.time)), batch.column(_KEY).to_pylist(), batch.column(_MESSAGE).to_pylist()
+        times, keys, messages = (
+            times_ms(batch.column(source.time)),
+            batch.column(_KEY).to_pylist(),
+            batch.column(_MESSAGE).to_pylist(),
+        )
         for time_ms, key, value in zip(times, keys, messages, strict=True):
             yield Message(time_ms, None if key is None else key.encode(), value)
         return

@@ -176,4 +176,6 @@ def test_a_message_of_nothing_has_its_true_reason(spark: SparkSession, settings:
 def test_two_documents_in_one_message_are_no_event(spark: SparkSession, settings: Settings) -> None:
     both = "\n".join(json.dumps({"event_id": name, "user_id": 1}) for name in "ab").encode()
     frame = spark.createDataFrame([(0, both)], "offset BIGINT, value BINARY").selectExpr("*", "0L AS arrival_ms")
-    assert verdicts(judged(settings, frame, CLICKS, "offset"), "offset") == [("there is text behind the JSON object of the message",)]
+    assert verdicts(judged(settings, frame, CLICKS, "offset"), "offset") == [
+        ("there is text behind the JSON object of the message",)
+    ]

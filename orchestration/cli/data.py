@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 FileArgument = Annotated[Path, typer.Argument(help="CSV, JSON (also .gz) or Parquet.", show_default=False)]
 TimeFormatOption = Annotated[
     str | None,
-    typer.Option(
-        "--time-format", help="iso, epoch-s, epoch-ms, epoch-us, epoch-ns, or a format of strptime.", show_default=False
-    ),
+    typer.Option("--time-format", help="iso, epoch-s, epoch-ms, epoch-us, epoch-ns, or a format of strptime.", show_default=False),
 ]
 DayFirstOption = Annotated[
     bool | None,
@@ -40,7 +38,9 @@ DayFirstOption = Annotated[
 NullOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--null", help="A text that stands for no value, repeatable; default for CSV NULL, null, \\N, NaN, nan, None.", show_default=False
+        "--null",
+        help="A text that stands for no value, repeatable; default for CSV NULL, null, \\N, NaN, nan, None.",
+        show_default=False,
     ),
 ]
 DecimalCommaOption = Annotated[bool, typer.Option("--decimal-comma", help="Decimals are written 12,50.")]

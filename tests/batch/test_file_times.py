@@ -139,7 +139,10 @@ def test_years_of_two_digits_are_refused_unless_a_format_says(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("texts", "says"),
     [
-        (["1767323045", "1767323045678"], "several units: seconds by '1767323045' in line 2 and milliseconds by '1767323045678' in line 3"),
+        (
+            ["1767323045", "1767323045678"],
+            "several units: seconds by '1767323045' in line 2 and milliseconds by '1767323045678' in line 3",
+        ),
         (["12345", "0"], "unit of the epochs of event_timestamp is not clear, such as of '12345' in line 2"),
         (["17673230456"], "not clear"),
     ],
@@ -151,8 +154,15 @@ def test_epochs_of_an_unclear_unit_are_refused_unless_an_option_says(tmp_path: P
 
 
 def test_the_unit_of_one_epoch_is_that_of_the_column(tmp_path: Path) -> None:
-    assert times(tmp_path, "881250949", "1767323045", "86400") == ["1997-12-04T15:55:49Z", "2026-01-02T03:04:05Z", "1970-01-02T00:00:00Z"]
-    assert read(CASES / "A05-epochs/ratings.csv", {"event_timestamp": "timestamp", "user_id": "userId"})[0][0][:19] == "2000-12-31T22:12:40"
+    assert times(tmp_path, "881250949", "1767323045", "86400") == [
+        "1997-12-04T15:55:49Z",
+        "2026-01-02T03:04:05Z",
+        "1970-01-02T00:00:00Z",
+    ]
+    assert (
+        read(CASES / "A05-epochs/ratings.csv", {"event_timestamp": "timestamp", "user_id": "userId"})[0][0][:19]
+        == "2000-12-31T22:12:40"
+    )
 
 
 def test_a_declared_format_is_the_only_one(tmp_path: Path) -> None:

@@ -94,7 +94,9 @@ def test_a_derived_id_depends_on_the_contract_alone(tmp_path: Path) -> None:
 def test_brackets_in_a_name_and_a_folder_like_a_column_are_nothing_special(tmp_path: Path) -> None:
     folder = tmp_path / "item_id=wrong"
     folder.mkdir()
-    table = pa.table({"event_id": ["1"], "user_id": [1], "session_id": ["s"], "event_type": ["V"], "event_timestamp": ["2026-01-01T00:00:00Z"]})
+    table = pa.table(
+        {"event_id": ["1"], "user_id": [1], "session_id": ["s"], "event_type": ["V"], "event_timestamp": ["2026-01-01T00:00:00Z"]}
+    )
     pq.write_table(table, folder / "day[1].parquet")
     pq.write_table(table.set_column(0, "event_id", pa.array(["2"])), folder / "day1.parquet")
     (row,) = rows(folder / "day[1].parquet")
@@ -125,7 +127,9 @@ def test_a_row_with_a_field_too_many_or_too_few_is_kept_whole_with_the_reason(tm
 def test_a_decimal_comma_may_have_points_between_thousands_and_no_decimal_point(tmp_path: Path) -> None:
     path = tmp_path / "sums.csv"
     with path.open("w", newline="") as handle:
-        csv.writer(handle).writerows([[*CONTRACT.split(","), "amount"], *([*GOOD.split(","), sum_] for sum_ in ("1.234,50", "-7", "12.50", "1.234"))])
+        csv.writer(handle).writerows(
+            [[*CONTRACT.split(","), "amount"], *([*GOOD.split(","), sum_] for sum_ in ("1.234,50", "-7", "12.50", "1.234"))]
+        )
     found = rows(path, decimal_comma=True)
     assert [row["amount"] for row in found] == ["1234.50", "-7", "12.50", "1234"]
     assert [row["_misfit"] for row in found] == [None, None, "amount has no decimal comma: 12.50", None]
@@ -147,7 +151,10 @@ def test_text_behind_a_closing_quote_is_the_reason_of_its_row_alone(tmp_path: Pa
 
 
 def test_blanks_around_a_field_are_none_of_its_value(tmp_path: Path) -> None:
-    path = write(tmp_path / "events.csv", f'event_id, user_id ,session_id,event_type,event_timestamp\n 1, 1,"s", VIEW , 2026-01-01T00:00:00Z\n2,2, "a, b",V,{GOOD[-20:]}\n')
+    path = write(
+        tmp_path / "events.csv",
+        f'event_id, user_id ,session_id,event_type,event_timestamp\n 1, 1,"s", VIEW , 2026-01-01T00:00:00Z\n2,2, "a, b",V,{GOOD[-20:]}\n',
+    )
     first, second = rows(path)
     assert (first["event_type"], first["event_timestamp"]) == ("VIEW", "2026-01-01T00:00:00Z")
     assert second["session_id"] == "a, b"

@@ -54,7 +54,11 @@ class Layer:
         environment = {**os.environ, **settings.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("calls.py"))], env=environment, cwd=settings.home, stdout=log, stderr=log
+                [sys.executable, str(Path(__file__).with_name("calls.py"))],
+                env=environment,
+                cwd=settings.home,
+                stdout=log,
+                stderr=log,
             )
 
     def stop(self) -> None:
