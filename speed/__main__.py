@@ -26,6 +26,7 @@ from tenacity import (
 
 from features.declaration import FeatureGroup
 from features.project import Project
+from features.trial import check_expressions
 from infra.errors import BraidError, ServiceError
 from infra.kafka import create_topics, held
 from infra.project import load_project
@@ -36,6 +37,7 @@ from speed.offline import start_offline
 from speed.online import start_online
 from speed.progress import Board, committed
 from speed.session import pool, speed_session
+from speed.topics import TopicWatch
 from store.protocol import Store, published_version
 from store.server import reached_store, writing_store
 
@@ -67,14 +69,26 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
     spark = speed_session(settings)
     queries: dict[str, StreamingQuery] = {}
     try:
+        for group in project.groups:
+            check_expressions(spark, group)
         for source in project.sources:
             create_archive(spark, settings, source)
         store = writing_store(settings)
+        watch = TopicWatch(settings, [source.topic for source in project.sources])
+        watch.start(ended)
         older = _older(store, project.groups)
         in_kafka = {source.name: held(settings, source.topic) for source in project.sources}
         entries, now_ms = store.progress(), time.time_ns() // 1_000_000
         streams = {
-            name: open_stream(store, group, in_kafka[group.source.name], entries, now_ms, settings.future_seconds * 1_000)
+            name: open_stream(
+                store,
+                group,
+                watch.ids[group.source.topic],
+                in_kafka[group.source.name],
+                entries,
+                now_ms,
+                settings.future_seconds * 1_000,
+            )
             for name, group in ({f"online:{group.name}": group for group in project.groups} | older).items()
         }
         for name, stream in streams.items():
@@ -84,15 +98,21 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
                 queries[name] = start_online(spark, settings, stream.group, stream.tiles.token)
         for source in project.sources:
             with pool(spark, "background"):
-                queries[f"archive:{source.name}"] = start_archive(spark, settings, source)
+                queries[f"archive:{source.name}"] = start_archive(spark, settings, source, watch.ids[source.topic])
         for group in project.groups:
             with pool(spark, "background"):
-                queries[f"offline:{group.name}"] = start_offline(spark, settings, group)
+                queries[f"offline:{group.name}"] = start_offline(spark, settings, group, watch.ids[group.source.topic])
         details = {name: {"version": one.group.fingerprint, "token": one.tiles.token} for name, one in streams.items()}
         board = Board(store, queries, details)
         say(f"{len(queries)} queries run: {', '.join(queries)}.")
         looked = time.monotonic()
         while not ended.wait(_POLL_SECONDS):
+            if watch.anew:
+                say(
+                    f"The topic {watch.anew} was made anew: it is read from its start. Of what it held before, tiles that are still open "
+                    "lose their events until the next batch, which has them from the archive."
+                )
+                return 1
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
                 for name in older.keys() - _older(store, project.groups).keys() if older else ():

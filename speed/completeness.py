@@ -19,21 +19,28 @@ from store.keys import version_of
 from store.protocol import Store, Tiles
 
 
-def judge(known: Tiles | None, offsets: Mapping[int, int], held: Mapping[int, Held], now_ms: int, slack_ms: int) -> Tiles:
+def judge(
+    known: Tiles | None, topic_id: str, offsets: Mapping[int, int], held: Mapping[int, Held], now_ms: int, slack_ms: int
+) -> Tiles:
     """The stream of tiles that a query goes on with, or begins.
 
     Args:
         known: The one that the store names; None for none.
+        topic_id: The identity of the topic now.
         offsets: Where the query goes on, by partition; what is not there begins at 0.
         held: What Kafka holds, by partition.
         now_ms: The time.
         slack_ms: How long after its arrival a message's event may happen, at most.
     """
-    made_anew = any(offset > held[partition].end for partition, offset in offsets.items() if partition in held)
+    # An offset beyond the end is of messages that the brokers have lost.
+    made_anew = known is not None and (
+        known.topic_id != topic_id
+        or any(offset > held[partition].end for partition, offset in offsets.items() if partition in held)
+    )
     if known is None or made_anew:
-        # Of a topic that was deleted nobody knows what it held last.
+        # Nobody knows what the topic held that was deleted.
         since_ms = now_ms + slack_ms if made_anew else None
-        known, offsets = Tiles(new_token(), since_ms, whole=all(one.earliest == one.end for one in held.values())), {}
+        known, offsets = Tiles(new_token(), since_ms, all(one.earliest == one.end for one in held.values()), topic_id), {}
     since_ms = known.complete_since_ms
     for partition, one in held.items():
         if offsets.get(partition, 0) < one.earliest:
@@ -86,6 +93,7 @@ class TileStream:
 def open_stream(
     store: Store,
     group: FeatureGroup,
+    topic_id: str,
     held: Mapping[int, Held],
     entries: Mapping[str, Mapping[str, Any]],
     now_ms: int,
@@ -97,7 +105,7 @@ def open_stream(
     for entry in entries.values():
         if known and entry.get("token") == known.token:
             offsets = {int(partition): offset for partition, offset in entry["offsets"].items()}
-    stream = TileStream(group, judge(known, offsets, held, now_ms, slack_ms), {p: one.end for p, one in held.items()})
+    stream = TileStream(group, judge(known, topic_id, offsets, held, now_ms, slack_ms), {p: one.end for p, one in held.items()})
     if stream.tiles != known:
         store.set_tiles(group, stream.tiles)
     return stream
