@@ -72,7 +72,8 @@ def plan(project: Project, settings: Settings) -> list[GroupPlan]:
                 changed = None
         found.append(
             GroupPlan(
-                group.name, group.fingerprint, published and published.fingerprint, published and rfc3339(published.batch_end_ms), changed,
+                group.name, group.fingerprint, published.fingerprint if published else None,
+                rfc3339(published.batch_end_ms) if published else None, changed,
                 0 if settled else days, 0 if settled or not published else published.entities, () if settled else _not_known(project, settings, group),
             )
         )  # fmt: skip

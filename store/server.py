@@ -25,7 +25,7 @@ def _told(
     method: Callable[Concatenate[RedisStore, _P], _R],
 ) -> Callable[Concatenate[RedisStore, _P], _R]:
     @wraps(method)
-    def call(self: RedisStore, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def call(self: RedisStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         with store_errors():
             return method(self, *args, **kwargs)
 
