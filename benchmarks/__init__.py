@@ -1,1 +1,1 @@
-"""The figures of the README, each beside its peer in the same run."""
+"""The benchmarks behind the README's figures. Each measures braid and a peer in the same run."""

@@ -1,1 +1,1 @@
-"""Purchases of a shop: what users and items did, and whether a user purchases again within a week."""
+"""The shop example: features of users and items from purchase events, and a model of whether a user purchases again in a week."""
