@@ -1,1 +1,1 @@
-"""The benchmarks behind the README's figures. Each measures braid and a peer in the same run."""
+"""The benchmarks whose figures the README gives, each with its peer in the same run."""

@@ -1,1 +1,1 @@
-"""Example projects. A deployment whose settings name no project runs `shop`."""
+"""Example projects. A deployment that names no project runs `shop`."""

@@ -13,15 +13,12 @@ class _Policy(BaseModel):
 
 
 class GroupBounds(_Policy):
-    """The bounds of a group; beyond them an alert is raised.
+    """The bounds of a group, for the age of its newest event and for the share of entities with features; beyond them is an alert."""
 
-    Attributes:
-        max_age_seconds: The largest age of the group's newest event.
-        coverage: The smallest share of known entities that have features.
-    """
-
-    max_age_seconds: float = Field(900, gt=0)
-    coverage: float = Field(0.95, ge=0, le=1)
+    max_age_seconds: float = Field(900, gt=0, description="Seconds that the newest event of the group may be old.")
+    coverage: float = Field(
+        0.95, ge=0, le=1, description="Share of the recently active entities, from 0 to 1, that must have features."
+    )
 
 
 class WhenStale(StrEnum):
@@ -40,8 +37,12 @@ class WhenStale(StrEnum):
 class UseCase(_Policy):
     """The needs of one kind of caller: the largest age of the newest event, and what serving does when the event is older."""
 
-    max_age_seconds: float = Field(gt=0)
-    when_stale: WhenStale = WhenStale.SERVE
+    max_age_seconds: float = Field(gt=0, description="Seconds that the newest event of the group may be old.")
+    when_stale: WhenStale = Field(
+        WhenStale.SERVE,
+        description="The answer when it is older: `serve` gives the features, marked as degraded; `batch_only` leaves the speed layer out; "
+        "`default` gives the declared defaults; `refuse` answers 503.",
+    )
 
 
 #: The variants: the champion, the challenger, or the champion's batch-only twin.
@@ -49,21 +50,18 @@ VariantName = Literal["champion", "challenger", "batch_only"]
 
 
 class Experiment(_Policy):
-    """An A/B test of variants.
+    """An A/B test of variants."""
 
-    Attributes:
-        name: The name, which decides which users get which variant. The shares must not change while an experiment of this name runs.
-        shares: Variant → its share of the users. The shares add up to 1. Each other variant is compared with the first.
-        shadow: Whether the other variants also predict for every answer; their predictions are logged.
-        horizon_hours: The time after an answer at which its outcome is known.
-        min_entities: The number of users per variant at which the verdict is made. It is fixed before the experiment begins.
-    """
-
-    name: str = Field(min_length=1, max_length=64)
-    shares: dict[VariantName, float]
-    shadow: bool = False
-    horizon_hours: float = Field(168, gt=0)
-    min_entities: int = Field(500, gt=1)
+    name: str = Field(min_length=1, max_length=64, description="The name. Another name assigns the users anew.")
+    shares: dict[VariantName, float] = Field(
+        description="Variant (`champion`, `challenger`, `batch_only`) → its share of the users. The shares add up to 1 and stay as they are "
+        "while the experiment runs. Every other variant is compared with the first."
+    )
+    shadow: bool = Field(False, description="Whether the other variants are computed and logged for every answer, too.")
+    horizon_hours: float = Field(168, gt=0, description="Hours after an answer until its outcome is known.")
+    min_entities: int = Field(
+        500, gt=1, description="Users with an outcome, per variant, at which the verdict is made. The verdict is made once."
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Experiment:

@@ -1,1 +1,1 @@
-"""The shop example: features of users and items from purchase events, and a model of whether a user purchases again in a week."""
+"""A shop: features of users and items, and a model of whether a user purchases again within a week."""
