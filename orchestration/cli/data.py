@@ -118,7 +118,7 @@ def _sentences(report: LoadReport) -> Iterator[str]:
     for name, types in report.types.items():
         yield f"Most frequent {name}: {', '.join(f'{value} ({count:,})' for value, count in types.items())}."
     if nulls := {one.column: one.nulls for one in report.columns if one.nulls and not report.checked}:
-        yield f"Texts that stand for no value: {', '.join(f'{count:,} in {name}' for name, count in nulls.items())} (--null says which)."
+        yield f"Texts that stand for no value: {', '.join(f'{absent:,} in {name}' for name, absent in nulls.items())} (--null says which)."
     if any("is not an RFC 3339 time" in reason for reason in report.reasons):
         yield "Times that are spelled differently are read by --time-format; docs/loading.md has the rules."
 
