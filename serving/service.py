@@ -33,7 +33,7 @@ _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _settings = Settings.load()
 _project = load_project(_settings)
 _model = _project.default_model
-PredictRequest, PredictResponse = predict_contract(_model.group.entity if _model else "entity_id")
+PredictRequest, PredictResponse = predict_contract(_model.group.entity if _model else None)
 
 
 @bentoml.service(

@@ -38,10 +38,10 @@ def load(
     from batch.load import load_events
     from infra.spark import spark_session
     from orchestration.execution import reload_definitions
+    from orchestration.progress import Progress
     from orchestration.quiet import quiet
 
-    note(f"Loading {file} …")
-    with quiet(settings.home / "logs" / "load.log"):
+    with Progress() as progress, progress.step(f"load of {file}"), quiet(settings.home / "logs" / "load.log"):
         spark = spark_session(settings, "braid load", settings.batch_memory)
         report = load_events(spark, settings, declared, file, columns, time_zone)
 
@@ -63,10 +63,8 @@ def replay(
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Send a file of events to Kafka, in the order of their time."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from batch.files import open_events
+    from orchestration.progress import Progress
     from orchestration.running import require
     from speed.replay import replay as send
     from speed.visible import wait_visible
@@ -76,21 +74,20 @@ def replay(
     with open_events(file, declared, columns, time_zone):
         pass  # a file that cannot be used is told before services are asked for
     require(settings, "kafka", *(["valkey", "speed"] if wait else []))
-    with (
-        Progress(console=Console(stderr=True), transient=True) as bar,
-        open_events(file, declared, columns, time_zone) as opened,
-    ):
-        task = bar.add_task("sending", total=None)
-        report = send(
-            settings,
-            declared,
-            opened.batches(),
-            speedup=speed,
-            on_progress=lambda so_far: bar.update(task, completed=so_far.sent),
-        )
+    with Progress() as progress:
+        with progress.step(f"replay of {file}") as advance, open_events(file, declared, columns, time_zone) as opened:
+            report = send(
+                settings,
+                declared,
+                opened.batches(),
+                speedup=speed,
+                on_progress=lambda so_far: advance(f"{so_far.sent:,} events sent"),
+            )
         if wait:
-            bar.update(task, description="waiting until all is visible")
-            wait_visible(settings, project.groups_of(declared), report.end_offsets)
+            with progress.step("wait until all is visible", total=report.sent) as advance:
+                wait_visible(
+                    settings, project.groups_of(declared), report.end_offsets, on_progress=lambda done, total: advance(to=done)
+                )
     if as_json:
         print_json({**asdict(report), "visible": wait})
     else:
@@ -115,13 +112,16 @@ def backfill(
     to_ms = None if to is None else instant_ms(to)
     first_day = None if first is None else datetime.fromtimestamp(instant_ms(first) / 1_000, UTC).date()
     from orchestration.backfill import backfill as run
+    from orchestration.backfill import backfill_steps
+    from orchestration.progress import Progress
     from orchestration.quiet import quiet
     from serving.contract import rfc3339
 
-    with quiet(settings.home / "logs" / "backfill.log") as terminal:
+    total = backfill_steps(project, settings, train, sources)
+    with Progress() as progress, progress.step("backfill", total) as advance, quiet(settings.home / "logs" / "backfill.log"):
         report = run(
             project, settings, to_ms, first_day, train, sources,
-            on_asset=lambda name, seconds: seconds and print(f"{name}: {seconds:.1f} s", file=terminal, flush=True),
+            on_asset=lambda name, seconds: advance(name, by=int(seconds is not None)),
         )  # fmt: skip
     if as_json:
         print_json({**asdict(report), "batch_end": rfc3339(report.batch_end_ms)})
