@@ -32,6 +32,8 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
     os.environ["JAVA_HOME"] = str(find_java())
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    # Else a worker takes a folder of the working directory, such as a project's own features/, for braid's room of that name.
+    os.environ["PYTHONSAFEPATH"] = "1"
     scratch = settings.home / "spark"
     scratch.mkdir(parents=True, exist_ok=True)
     log4j = scratch / "log4j2.properties"

@@ -137,8 +137,16 @@ class PredictResponse(_Message):
     provenance: Provenance
 
 
-def predict_contract(entity: str) -> tuple[type[PredictRequest], type[PredictResponse]]:
-    """The request and the response of `/predict` for a model about entities of that name, such as `user_id`."""
+class UnansweredRequest(PredictRequest):
+    """A request of any form, in a project without models: the response says that there is none."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def predict_contract(entity: str | None) -> tuple[type[PredictRequest], type[PredictResponse]]:
+    """The request and the response of `/predict` for a model about entities of that name, such as `user_id`; None without a model."""
+    if entity is None:
+        return UnansweredRequest, PredictResponse
 
     def with_entity(message: type[_Body], kind: Any) -> type[_Body]:
         # The fields of the last base come first, on the page of the API and in answers.
