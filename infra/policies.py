@@ -15,8 +15,10 @@ class _Policy(BaseModel):
 class GroupBounds(_Policy):
     """What a group has to hold: the age of its newest event, and the share of known entities that have features."""
 
-    max_age_seconds: float = Field(900, gt=0)
-    coverage: float = Field(0.95, ge=0, le=1)
+    max_age_seconds: float = Field(900, gt=0, description="Seconds that the newest event of the group may be old.")
+    coverage: float = Field(
+        0.95, ge=0, le=1, description="Share of the recently active entities, from 0 to 1, that must have features."
+    )
 
 
 class WhenStale(StrEnum):
@@ -34,8 +36,12 @@ class WhenStale(StrEnum):
 class UseCase(_Policy):
     """What one kind of caller wants: how old the newest event may be, and what to do when it is older."""
 
-    max_age_seconds: float = Field(gt=0)
-    when_stale: WhenStale = WhenStale.SERVE
+    max_age_seconds: float = Field(gt=0, description="Seconds that the newest event of the group may be old.")
+    when_stale: WhenStale = Field(
+        WhenStale.SERVE,
+        description="The answer when it is older: `serve` gives the features, marked as degraded; `batch_only` leaves the speed layer out; "
+        "`default` gives the declared defaults; `refuse` answers 503.",
+    )
 
 
 #: What can answer: the champion, the challenger, or the champion's twin on what batch alone knows.
@@ -43,21 +49,18 @@ VariantName = Literal["champion", "challenger", "batch_only"]
 
 
 class Experiment(_Policy):
-    """An A/B test of variants.
+    """An A/B test of variants."""
 
-    Attributes:
-        name: Another name draws the users anew. A running experiment keeps its shares.
-        shares: Variant → its share of the users; they add up to 1. The others are compared with the first.
-        shadow: Whether the other variants are computed too, and logged, for every answer.
-        horizon_hours: How long after an answer its outcome is known.
-        min_entities: Users per variant at which the verdict is made, once: a fixed horizon, decided before.
-    """
-
-    name: str = Field(min_length=1, max_length=64)
-    shares: dict[VariantName, float]
-    shadow: bool = False
-    horizon_hours: float = Field(168, gt=0)
-    min_entities: int = Field(500, gt=1)
+    name: str = Field(min_length=1, max_length=64, description="The name. Another name assigns the users anew.")
+    shares: dict[VariantName, float] = Field(
+        description="Variant (`champion`, `challenger`, `batch_only`) → its share of the users. The shares add up to 1 and stay as they are "
+        "while the experiment runs. Every other variant is compared with the first."
+    )
+    shadow: bool = Field(False, description="Whether the other variants are computed and logged for every answer, too.")
+    horizon_hours: float = Field(168, gt=0, description="Hours after an answer until its outcome is known.")
+    min_entities: int = Field(
+        500, gt=1, description="Users with an outcome, per variant, at which the verdict is made. The verdict is made once."
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Experiment:

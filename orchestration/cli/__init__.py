@@ -1,7 +1,7 @@
 """The command line `braid`.
 
-Services (up, down, status, doctor), data (load, replay, backfill), answers (features, predict, consistency), models (models, promote)
-and the main job (demo, bench). Every command has `--json` and `--home`; an error is one sentence of cause, one of cure.
+Services (up, down, status, plan, doctor), data (load, replay, backfill), answers (features, predict, consistency), models (models, promote),
+demo and benchmarks (demo, bench). Every command has `--json` and `--home`. An error is one sentence of cause and one of cure.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from orchestration.cli.console import Context, HomeOption, ProjectOption, told
 
 app = typer.Typer(
     name="braid", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
-    help="Features declared once: batch, speed, merge and training set, compiled from one declaration and proven equal.",
+    help="A real-time feature platform: a feature is declared once; batch, stream, request and training set compute it alike.",
 )  # fmt: skip
 
 

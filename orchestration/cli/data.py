@@ -28,7 +28,7 @@ def load(
     context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = "UTC",
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
-    """Load a file of events into the lake. What does not fit goes to the table quarantine, with the reason."""
+    """Load a file of events into the lake. Rows that do not fit the source go to the table quarantine, with the reason."""
     (project, settings), columns = deployment_of(context, home), mapping_of(mapping)
     declared = project.source(source)
     from batch.files import open_events
@@ -58,8 +58,8 @@ def load(
 
 def replay(
     context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = "UTC",
-    speed: Annotated[float | None, typer.Option("--speed", min=0.001, help="Event time over wall time; default as fast as possible.", show_default=False)] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when the last event is visible in the online store.")] = False,
+    speed: Annotated[float | None, typer.Option("--speed", min=0.001, help="Event time divided by wall time. Default: as fast as possible.", show_default=False)] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the last event is in the online store.")] = False,
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Send a file of events to Kafka, in the order of their time."""
@@ -102,12 +102,12 @@ def replay(
 
 def backfill(
     context: typer.Context,
-    to: Annotated[str | None, typer.Option("--to", help="batch_end: the batch covers everything before. Default: as late as it can vouch for.", show_default=False)] = None,
-    first: Annotated[str | None, typer.Option("--from", help="First day to look at; default the earliest.", show_default=False)] = None,
-    train: Annotated[bool, typer.Option("--train/--no-train", help="Train and promote where there are labels enough.")] = True,
+    to: Annotated[str | None, typer.Option("--to", help="batch_end: the batch covers every event before it. Default: the latest time for which the lake is complete.", show_default=False)] = None,
+    first: Annotated[str | None, typer.Option("--from", help="First day. Default: the first day that has not been done.", show_default=False)] = None,
+    train: Annotated[bool, typer.Option("--train/--no-train", help="Train a candidate of each model that has enough labels, and promote it if it passes the gate.")] = True,
     source: SourceOption = None, as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
-    """Bring tiles, view and online store up to a time, and train: Dagster's jobs, over all days in one run."""
+    """Bring events, tiles, batch views and online store up to a time, then train the models, by Dagster's jobs."""
     from datetime import UTC, datetime
 
     project, settings = deployment_of(context, home)
