@@ -14,6 +14,8 @@ from docs.reference import FOLDER, PAGES
 from infra.policies import Experiment, GroupBounds, UseCase
 from infra.settings import Settings
 from orchestration.cli import app
+from tests.declarations import user_events, user_features
+from tests.test_rooms import ALLOWED
 
 ROOT = Path(__file__).parents[1]
 # Neither the changelog nor a decision in docs/adr is rewritten: both keep the names of their day.
@@ -85,6 +87,17 @@ def test_every_setting_has_a_description_with_its_unit(model: Any) -> None:
             unit = next((unit for unit in ("seconds", "hours", "days") if name.endswith(f"_{unit}")), "")
             assert field.description, name
             assert unit in field.description.lower(), name
+
+
+def test_the_declarations_of_the_tutorial_load() -> None:
+    names: dict[str, Any] = {"shop_events": user_events, "customer_features": user_features}
+    exec("from braid import *\n" + "\n".join(re.findall(r"```python\n(.*?)```", TEXTS["docs/tutorial.md"], flags=re.DOTALL)), names)
+    assert [model.name for model in names["project"].models] == ["reorder"]
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_every_room_is_in_the_architecture(room: str) -> None:
+    assert f"\n| `{room}` | " in TEXTS["docs/architecture.md"]
 
 
 def test_there_are_commands_to_check() -> None:
