@@ -83,6 +83,11 @@ class Model:
         return f"training_set_{self.name}"
 
     @property
+    def logged_training_table(self) -> str:
+        """The Delta table of its training set of what was served."""
+        return f"training_set_{self.name}_logged"
+
+    @property
     def outcome_group(self) -> FeatureGroup:
         """A group with one feature, `outcome_events`: how many events of the outcome's kind the entity has had.
 

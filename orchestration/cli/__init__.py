@@ -26,7 +26,7 @@ def _deployment(context: typer.Context, home: HomeOption = None, project: Projec
 
 for command in (
     services.up, services.down, services.status, services.plan, services.doctor, data.load, data.replay, data.backfill, answers.features, answers.predict,
-    answers.consistency, models.models, models.promote, jobs.demo, jobs.bench,
+    answers.consistency, models.models, models.train, models.promote, jobs.demo, jobs.bench,
 ):  # fmt: skip
     app.command()(told(command))
 

@@ -54,6 +54,30 @@ def models(
     Console().print(table)
 
 
+def train(
+    context: typer.Context,
+    model: ModelOption = None,
+    served: Annotated[bool, typer.Option("--served", help="Learn from the features as they were served, where BRAID_SERVED_SHARE logs them.")] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:  # fmt: skip
+    """Train a candidate and hold it to the gate, on the views as they are."""
+    from orchestration.backfill import train as run
+    from orchestration.quiet import quiet
+
+    project, settings = deployment_of(context, home)
+    chosen = project.model(model)
+    with quiet(settings.home / "logs" / "backfill.log"):
+        report = run(project, settings, chosen, served)
+    if as_json:
+        print_json({"model": chosen.name, **vars(report)})
+    else:
+        note(
+            f"{chosen.name}: {report.reason}"
+            + (f" Champion: version {report.champion_version}." if report.champion_version else "")
+        )
+
+
 def promote(
     context: typer.Context,
     version: Annotated[str, typer.Argument(help="Version of the registered model.", show_default=False)],
