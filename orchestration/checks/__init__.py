@@ -1,4 +1,4 @@
-"""The checks of assets: of tables by Great Expectations (`tables`, `suites`), of the online store (`online`), of what was served (`served`)."""
+"""Asset checks: of tables by Great Expectations (`tables`, `suites`), of the online store (`online`), of served answers (`served`)."""
 
 from typing import Any
 
