@@ -25,8 +25,9 @@ Settings are read once, when a process starts, from its environment. They do not
 start the services with new ones. A service whose variable is set (`KAFKA_BOOTSTRAP`, `REDIS_URL`, `MLFLOW_TRACKING_URI`) is not started by
 braid. A secret can also stand in a file: set the variable with `_FILE` appended to the path of that file."""
 _COMMANDS = """\
-Options before the command, as in `braid --project shop.definitions:project status`, are for the whole deployment. The exit status is 0
-after success, 1 after an error or a failed check, 2 if the command line cannot be parsed, and 130 after Ctrl-C."""
+Every command has `--json`, which prints one JSON document on stdout; all other output goes to stderr. The exit status is 0 after success, 1
+after an error or a failed check, 2 if the command line cannot be parsed, and 130 after Ctrl-C. The following options stand before the
+command, as in `braid --project shop.definitions:project status`; after a command that works on a deployment, `--home` may stand, too."""
 _ERRORS = """\
 Every error of braid has a cause and a cure, one sentence each. The command line prints both and ends with exit status 1; with `--json` it
 also prints `{"error": cause, "cure": cure}`. The errors form one tree, whose root is `features.errors.BraidError`:"""
@@ -48,9 +49,7 @@ def settings_page() -> str:
 def command_line_page() -> str:
     """Every command with its arguments and options."""
     group: Any = typer.main.get_command(app)
-    shared = [one for one in next(iter(group.commands.values())).params if one.name in ("as_json", "home")]
-    parts = [_NOTE + "# Command line", group.help, _COMMANDS, "Before the command:", _options_table(group.params)]
-    parts += ["After every command:", _options_table(shared)]
+    parts = [_NOTE + "# Command line", group.help, _COMMANDS, _options_table(group.params)]
     for name, command in group.commands.items():
         own = [one for one in command.params if one.name not in ("as_json", "home")]
         arguments = [_argument(one) for one in command.params if one.param_type_name == "argument"]
