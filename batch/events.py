@@ -31,11 +31,12 @@ _FITS = "_reason IS NULL"
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What came out of the archive: messages read, events added, and the days (UTC) of those read, whether added or known."""
+    """What came out of the archive: messages read, events added, the days (UTC) of those read, whether added or known, and misfits."""
 
     read: int
     added: int
     days: tuple[date, ...]
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,12 @@ def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource)
         read = judged.count()
         if not read and not table_state(spark, settings.table(source.table)):
             return IngestReport(0, 0, ())  # a table without an event would look like one that has some
+        refused = read - judged.where(_FITS).count()
         added, days = append_events(spark, settings, source, judged.where(_FITS), new)
     finally:
         judged.unpersist()
     compact_archive(spark, settings, source)
-    return IngestReport(read, added, days)
+    return IngestReport(read, added, days, refused)
 
 
 def read_archive(spark: SparkSession, settings: Settings, source: EventSource) -> DataFrame | None:

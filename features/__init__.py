@@ -1,6 +1,7 @@
 """What a feature is: sources, declarations, aggregations, windows, packed values and the merge. No input or output, no Spark session.
 
 project, sources   what a project declares; the contract that an event has to fit
+checks             what is normal of a source's days and of a group's view
 declaration        features and groups, checked and compiled; predicates as SQL in `predicates`, tried by Spark in `trial`
 aggregations       the algebra: partials that combine
 windows, tiles     the span of time of a feature, and the partials of one entity over one hop

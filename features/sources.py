@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from features.checks import SourceChecks
 from features.errors import DeclarationError
 
 MICROS = 1_000_000
@@ -83,6 +84,7 @@ class EventSource:
         event_id: The column by which duplicates fall.
         time: The column with the event's time.
         key: The column that keys the Kafka messages.
+        checks: What is normal of its events.
 
     Raises:
         DeclarationError: A role names a column that does not exist or has the wrong type.
@@ -95,6 +97,7 @@ class EventSource:
     event_id: str = "event_id"
     time: str = "event_timestamp"
     key: str = "user_id"
+    checks: SourceChecks = field(default_factory=SourceChecks)
     _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,6 +108,15 @@ class EventSource:
                 raise DeclarationError(
                     f"The source {self.name} has no required column {role!r}{f' of type {expected.name}' if expected else ''}.",
                     "Add it to the columns of the source.",
+                )
+
+        for name in (*self.checks.categories, *self.checks.bounds):
+            column = self._by_name.get(name)
+            wanted = {ColumnType.STRING} if name in self.checks.categories else {ColumnType.DECIMAL, ColumnType.INT64}
+            if column is None or column.type not in wanted:
+                raise DeclarationError(
+                    f"The checks of {self.name} name {name!r}, which is not a column of {' or '.join(sorted(kind.name for kind in wanted))}.",
+                    "Watch categories of texts, and bounds of numbers.",
                 )
 
     @property

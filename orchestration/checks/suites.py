@@ -134,7 +134,7 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
 
 def _in_words(config: Any, result: dict[str, Any]) -> str:
     """An expectation that does not hold, such as "expect_column_values_to_not_be_null amount: 3 of 10"."""
-    what = f"{config.type} {config.kwargs.get('column') or config.kwargs.get('description') or ''}".strip()
+    what = f"{config.type} {config.kwargs.get('column') or config.description or ''}".strip()
     if "unexpected_count" in result:
         return f"{what}: {result['unexpected_count']} of {result.get('element_count', '?')}"
     return f"{what}: {result['observed_value']}" if "observed_value" in result else what
