@@ -33,7 +33,7 @@ MapOption = Annotated[
         show_default=False,
     ),
 ]
-ZoneOption = Annotated[str, typer.Option("--time-zone", help="Time zone of times that have no offset.")]
+ZoneOption = Annotated[str | None, typer.Option("--time-zone", help="Time zone of times that have no offset. Default: UTC.", show_default=False)]
 
 
 ProjectOption = Annotated[
