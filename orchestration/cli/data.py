@@ -54,10 +54,10 @@ def load(
     context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = None,
     time_format: TimeFormatOption = None, day_first: DayFirstOption = None, null: NullOption = None,
     decimal_comma: DecimalCommaOption = False, delimiter: DelimiterOption = None,
-    check: Annotated[bool, typer.Option("--check", help="Say what would be loaded, and load nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Show what would be loaded, and load nothing.")] = False,
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
-    """Load a file of events into the lake. What does not fit goes to the table quarantine, with the reason."""
+    """Load a file of events into the lake. Rows that do not fit the source go to the table quarantine, with the reason."""
     (project, settings), columns = deployment_of(context, home), mapping_of(mapping)
     declared = project.source(source)
     from batch.files import open_events
@@ -103,8 +103,8 @@ def _sentences(report: LoadReport) -> Iterator[str]:
     if report.checked:
         yield f"{report.dialect}; nothing was loaded."
         for one in report.columns:
-            nulls = f"; {one.nulls:,} texts stand for no value" if one.nulls else ""
-            yield f"  {one.column} = {one.source}: {one.as_what}{f' ({one.why})' if one.why else ''}{nulls}"
+            missing = f"; {one.nulls:,} texts stand for no value" if one.nulls else ""
+            yield f"  {one.column} = {one.source}: {one.as_what}{f' ({one.why})' if one.why else ''}{missing}"
         for row in report.sample:
             values = ", ".join(f"{name}={value}" for name, value in row.items() if name[0] != "_" and value is not None)
             yield f"  {row['_row']}: {values or '–'}{' ✗ ' + row['_reason'] if row['_reason'] else ''}"
@@ -128,8 +128,8 @@ def replay(
     context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = None,
     time_format: TimeFormatOption = None, day_first: DayFirstOption = None, null: NullOption = None,
     decimal_comma: DecimalCommaOption = False, delimiter: DelimiterOption = None,
-    speed: Annotated[float | None, typer.Option("--speed", min=0.001, help="Event time over wall time; default as fast as possible.", show_default=False)] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when the last event is visible in the online store.")] = False,
+    speed: Annotated[float | None, typer.Option("--speed", min=0.001, help="Event time divided by wall time. Default: as fast as possible.", show_default=False)] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the last event is in the online store.")] = False,
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Send a file of events to Kafka, in the order of their time."""
@@ -169,12 +169,12 @@ def replay(
 
 def backfill(
     context: typer.Context,
-    to: Annotated[str | None, typer.Option("--to", help="batch_end: the batch covers everything before. Default: as late as it can vouch for.", show_default=False)] = None,
-    first: Annotated[str | None, typer.Option("--from", help="First day to look at; default the earliest.", show_default=False)] = None,
-    train: Annotated[bool, typer.Option("--train/--no-train", help="Train and promote where there are labels enough.")] = True,
+    to: Annotated[str | None, typer.Option("--to", help="batch_end: the batch covers every event before it. Default: the latest time for which the lake is complete.", show_default=False)] = None,
+    first: Annotated[str | None, typer.Option("--from", help="First day. Default: the first day that has not been done.", show_default=False)] = None,
+    train: Annotated[bool, typer.Option("--train/--no-train", help="Train a candidate of each model that has enough labels, and promote it if it passes the gate.")] = True,
     source: SourceOption = None, as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
-    """Bring tiles, view and online store up to a time, and train: Dagster's jobs, over all days in one run."""
+    """Bring events, tiles, batch views and online store up to a time, then train the models, by Dagster's jobs."""
     from datetime import UTC, datetime
 
     project, settings = deployment_of(context, home)
