@@ -89,7 +89,7 @@ def live_quality(spark: SparkSession, settings: Settings, model: Model, known_un
     evaluated = float(champion.tags["auc"]) if "auc" in champion.tags else None
     if served.isEmpty():  # also before there is any event
         return LiveQuality(champion.version, 0, None, evaluated)
-    answers = with_outcome(spark, settings, model, served.select("entity", "q_ms", "prediction")).toPandas()
+    answers: pd.DataFrame = with_outcome(spark, settings, model, served.select("entity", "q_ms", "prediction")).toPandas()
     auc = Ranking(answers["entity"].to_numpy(), answers["label"].to_numpy(), answers["prediction"].to_numpy()).auc()
     enough = len(answers) >= MIN_ANSWERS and not pd.isna(auc)
     return LiveQuality(champion.version, len(answers), auc if enough else None, evaluated)

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from features.project import Model
 from features.windows import HOUR_MS
 from infra.errors import NotReadyError
-from infra.policies import Experiment
+from infra.policies import Experiment, VariantName
 from infra.settings import Settings
 from models.outcomes import with_outcome
 from models.ranking import Difference, Ranking, auc_difference
@@ -39,7 +39,7 @@ class Arm:
     The score is None where the horizon is not the one that the models predict: it would favour the model that says less.
     """
 
-    variant: str
+    variant: VariantName
     entities: int
     exposures: int
     auc: float | None
@@ -120,7 +120,7 @@ def judge(experiment: Experiment, exposures: pd.DataFrame, predicted_ms: int) ->
     known = exposures[exposures["label"].notna()]
     decided_at_ms = _decided_at_ms(experiment, known)
     rows = known if decided_at_ms is None else known[known["q_ms"] <= decided_at_ms]
-    said = {name: _said(rows, name) for name in names}
+    said: dict[str, pd.Series] = {name: _said(rows, name) for name in names}
     confidence = 1 - ALPHA / max(1, len(names) - 1)
     split = _split_p_value(experiment, exposures)
     comparisons = tuple(
@@ -172,14 +172,14 @@ def _difference(
 ) -> Difference | None:
     both = said[first].notna() & said[second].notna()
     masks = (both, both) if experiment.shadow else (rows["variant"] == first, rows["variant"] == second)
-    rankings = [
+    before, after = (
         Ranking(rows.loc[mask, "entity"].to_numpy(), rows.loc[mask, "label"].to_numpy(), said[name][mask].to_numpy())
         for mask, name in zip(masks, (first, second), strict=True)
-    ]
-    return auc_difference(*rankings, paired=experiment.shadow, confidence=confidence)
+    )
+    return auc_difference(before, after, paired=experiment.shadow, confidence=confidence)
 
 
-def _arm(rows: pd.DataFrame, name: str, own_horizon: bool) -> Arm:
+def _arm(rows: pd.DataFrame, name: VariantName, own_horizon: bool) -> Arm:
     mine = rows[rows["variant"] == name]
     auc = Ranking(mine["entity"].to_numpy(), mine["label"].to_numpy(), mine["prediction"].to_numpy()).auc()
     brier = float(((mine["prediction"] - mine["label"]) ** 2).mean()) if own_horizon and len(mine) else None

@@ -142,7 +142,8 @@ def predict_contract(entity: str) -> tuple[type[PredictRequest], type[PredictRes
     def with_entity(message: type[_Body], kind: Any) -> type[_Body]:
         # The fields of the last base come first, on the page of the API and in answers.
         identified = create_model("Identified", __base__=_Message, **{entity: (kind, ...)})  # type: ignore[call-overload]
-        return create_model(message.__name__, __base__=(message, identified), __doc__=message.__doc__)
+        bases: Any = (message, identified)
+        return create_model(message.__name__, __base__=bases, __doc__=message.__doc__)
 
     return with_entity(PredictRequest, EntityId), with_entity(PredictResponse, int | str)
 

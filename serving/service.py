@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 import bentoml
 
@@ -33,7 +34,10 @@ _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _settings = Settings.load()
 _project = load_project(_settings)
 _model = _project.default_model
-PredictRequest, PredictResponse = predict_contract(_model.group.entity if _model else "entity_id")
+if TYPE_CHECKING:
+    from serving.contract import PredictRequest, PredictResponse
+else:
+    PredictRequest, PredictResponse = predict_contract(_model.group.entity if _model else "entity_id")
 
 
 @bentoml.service(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
@@ -76,7 +77,7 @@ def finish_tiles(group: FeatureGroup, batches: Iterator[pa.RecordBatch]) -> Iter
             "first_ms": pa.array([tile.first_ms for tile in folded], pa.int64()),
             "last_ms": pa.array([tile.last_ms for tile in folded], pa.int64()),
         }
-        values = {
+        values: dict[str, list[Any]] = {
             feature.name: [
                 feature.aggregation.finalize(tile.partials[index], end_ms, group.scale_of(index))
                 for tile, end_ms in zip(folded, ends_ms, strict=True)

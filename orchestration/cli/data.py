@@ -121,7 +121,7 @@ def backfill(
     with quiet(settings.home / "logs" / "backfill.log") as terminal:
         report = run(
             project, settings, to_ms, first_day, train, sources,
-            on_asset=lambda name, seconds: seconds and print(f"{name}: {seconds:.1f} s", file=terminal, flush=True),
+            on_asset=lambda name, seconds: print(f"{name}: {seconds:.1f} s", file=terminal, flush=True) if seconds else None,
         )  # fmt: skip
     if as_json:
         print_json({**asdict(report), "batch_end": rfc3339(report.batch_end_ms)})

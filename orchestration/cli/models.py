@@ -30,7 +30,7 @@ def models(
     found: list[RegisteredVersion] = _asked(settings, lambda: registered_versions(settings, name))
     if training_set is not None:
         found = [one for one in found if one.tags.get("training_set_version") == str(training_set)]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "version": one.version,
             "aliases": list(one.aliases),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -27,6 +27,7 @@ from models.promotion import promote
 from models.training import train_models
 from store.clients import meta_key, store
 from tests.declarations import item_features, repurchase, user_features
+from tests.waiting import eventually
 
 NOW = 1_780_000_200_000
 TILES = tile_prefix(user_features.fingerprint)
@@ -92,11 +93,6 @@ def champion(deployment: Settings) -> Settings:
     assert promote(deployment, repurchase, report.candidate_version, rows).promoted
     eventually(lambda: httpx.post(f"{deployment.serving_url}/predict", json={"user_id": 1}).is_success)
     return deployment
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.1)
 
 
 def features(settings: Settings, *ids: int | str, at: int | str = NOW) -> list[dict]:
@@ -262,7 +258,7 @@ def test_publishing_under_reads_never_shows_a_wrong_value(deployment: Settings) 
                 assert row["features"]["purchase_count_7d"] == 2
     finally:
         stop.set()
-        writer.join()
+        writer.join(60)
         publish(deployment, 30, ends[0], early)
 
 

@@ -81,14 +81,15 @@ def told(streaming: Settings, speed) -> Story:
     rest.start()
     time.sleep(6)
     speed.kill()
-    rest.join()
+    rest.join(120)
+    assert not rest.is_alive()
     speed.start()
     wait_visible(streaming, GROUPS.values(), story.end_offsets)
 
     producer = KafkaProducer(bootstrap_servers=streaming.kafka_bootstrap)
 
     def send(value: bytes, key: bytes | None = b"1") -> None:
-        taken = producer.send(user_events.topic, key=key, value=value).get()
+        taken = producer.send(user_events.topic, key=key, value=value).get(timeout=30)
         story.end_offsets[taken.partition] = taken.offset + 1
 
     good = {"event_id": "x", "user_id": 1, "session_id": "s", "event_type": "VIEW", "event_timestamp": instant(last_ms)}
