@@ -53,7 +53,13 @@ def test_a_text_that_means_something_else_today_is_refused() -> None:
     with pytest.raises(DeclarationError, match="means something else today"):
         group_of_text(json.dumps(text), user_events)
     before_there_were_buffers = json.dumps({name: value for name, value in text.items() if name != "buffer"})
-    for broken in ("", "[]", "{}", before_there_were_buffers, json.dumps({**text, "features": [{"name": "x", "aggregation": {"kind": "none"}}]})):
+    for broken in (
+        "",
+        "[]",
+        "{}",
+        before_there_were_buffers,
+        json.dumps({**text, "features": [{"name": "x", "aggregation": {"kind": "none"}}]}),
+    ):
         with pytest.raises(DeclarationError, match="cannot be read"):
             group_of_text(broken, user_events)
 
