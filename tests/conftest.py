@@ -31,7 +31,15 @@ hypothesis.settings.load_profile("braid")
 #: Folders of which all tests share one deployment.
 _SHARED = ("tests/end_to_end/",)
 #: What takes minutes, the longest first.
-_LONGEST = ("tests/end_to_end/", "tests/test_automation", "tests/test_two_sources", "tests/speed/", "tests/batch/", "tests/serving/", "tests/monitoring/")
+_LONGEST = (
+    "tests/end_to_end/",
+    "tests/test_automation",
+    "tests/test_two_sources",
+    "tests/speed/",
+    "tests/batch/",
+    "tests/serving/",
+    "tests/monitoring/",
+)
 
 
 class ByDeployment(LoadScopeScheduling):
