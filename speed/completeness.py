@@ -99,7 +99,7 @@ def open_stream(
     now_ms: int,
     slack_ms: int,
 ) -> TileStream:
-    """The stream of tiles of a version at the start of a process; `entries` are what the process before said of its queries."""
+    """The stream of tiles of a version at the start of a process; `entries` are what the process before reported of its queries."""
     known = store.tiles(group.name).get(version_of(group.fingerprint))
     offsets: dict[int, int] = {}
     for entry in entries.values():
