@@ -40,11 +40,19 @@ def judge(
     if known is None or made_anew:
         # Nobody knows what the topic held that was deleted.
         since_ms = now_ms + slack_ms if made_anew else None
-        known, offsets = Tiles(new_token(), since_ms, all(one.earliest == one.end for one in held.values()), topic_id), {}
+        known, offsets = (
+            Tiles(
+                new_token(),
+                since_ms,
+                all(partition_held.earliest == partition_held.end for partition_held in held.values()),
+                topic_id,
+            ),
+            {},
+        )
     since_ms = known.complete_since_ms
-    for partition, one in held.items():
-        if offsets.get(partition, 0) < one.earliest:
-            first_ms = (now_ms if one.first_ms is None else one.first_ms) + slack_ms
+    for partition, partition_held in held.items():
+        if offsets.get(partition, 0) < partition_held.earliest:
+            first_ms = (now_ms if partition_held.first_ms is None else partition_held.first_ms) + slack_ms
             since_ms = first_ms if since_ms is None else max(since_ms, first_ms)
     return replace(known, complete_since_ms=since_ms)
 
@@ -105,7 +113,11 @@ def open_stream(
     for entry in entries.values():
         if known and entry.get("token") == known.token:
             offsets = {int(partition): offset for partition, offset in entry["offsets"].items()}
-    stream = TileStream(group, judge(known, topic_id, offsets, held, now_ms, slack_ms), {p: one.end for p, one in held.items()})
+    stream = TileStream(
+        group,
+        judge(known, topic_id, offsets, held, now_ms, slack_ms),
+        {p: partition_held.end for p, partition_held in held.items()},
+    )
     if stream.tiles != known:
         store.set_tiles(group, stream.tiles)
     return stream

@@ -194,5 +194,5 @@ class Reader(Protocol):
 
 def published_version(store: Store, declared: FeatureGroup) -> FeatureGroup:
     """The version of a group that is served; the declared one where nothing is published, or what is cannot be read any more."""
-    found = store.published(declared.name)
-    return published_group(declared, found.fingerprint.encode(), found.declaration) if found else declared
+    published = store.published(declared.name)
+    return published_group(declared, published.fingerprint.encode(), published.declaration) if published else declared

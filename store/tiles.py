@@ -79,8 +79,8 @@ def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int | None, b
 def tiles_of(client: Any, group: str) -> dict[str, Tiles]:
     """Version → its stream of tiles."""
     prefix = tiles_field("")
-    found = {name.decode(): text for name, text in client.hgetall(meta_key(group)).items()}
-    return {name.removeprefix(prefix): read_tiles(text) for name, text in found.items() if name.startswith(prefix)}
+    fields = {name.decode(): text for name, text in client.hgetall(meta_key(group)).items()}
+    return {name.removeprefix(prefix): read_tiles(text) for name, text in fields.items() if name.startswith(prefix)}
 
 
 def read_tiles(text: bytes) -> Tiles:

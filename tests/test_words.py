@@ -19,7 +19,6 @@ NOT_YET_RENAMED = {
     "batch/load.py",
     "batch/partials.py",
     "batch/point_in_time.py",
-    "batch/publish.py",
     "batch/tables.py",
     "batch/tiles.py",
     "batch/view.py",
@@ -31,9 +30,7 @@ NOT_YET_RENAMED = {
     "features/declaration/group.py",
     "features/declaration/versions.py",
     "features/finish.py",
-    "features/predicates.py",
     "features/tiles.py",
-    "features/trial.py",
     "features/view.py",
     "features/windows.py",
     "infra/doctor.py",
@@ -44,7 +41,6 @@ NOT_YET_RENAMED = {
     "infra/setup.py",
     "models/promotion.py",
     "monitoring/alerts.py",
-    "monitoring/freshness.py",
     "orchestration/assets/models.py",
     "orchestration/assets/quality.py",
     "orchestration/backfill.py",
@@ -69,7 +65,6 @@ NOT_YET_RENAMED = {
     "speed/progress.py",
     "speed/replay.py",
     "speed/stream.py",
-    "store/reading.py",
 }
 
 
