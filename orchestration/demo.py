@@ -33,6 +33,7 @@ from batch.files import open_events
 from examples.shop.journey import Journey, write_journey
 from infra.embedded import services
 from infra.embedded.memory import PeakMemory
+from infra.embedded.programs import NAMES
 from infra.errors import InputError
 from infra.policies import Experiment
 from infra.project import load_project
@@ -179,7 +180,7 @@ class Demo:
             return load_events(spark, self._settings, self._source, journey.history).loaded
 
     def _start_services(self) -> None:
-        with self._step("services", total=len(services.NAMES)) as advance:
+        with self._step("services", total=len(NAMES)) as advance:
             services.up(
                 self._settings,
                 topics(self._project),

@@ -24,6 +24,7 @@ def up(
 ) -> None:
     """Start the services that do not run, and stay until Ctrl-C, which ends them. What runs with an older declaration loads the present one."""
     from infra.embedded import services
+    from infra.embedded.programs import NAMES
     from orchestration.progress import Progress
     from orchestration.reload import load_declarations, readers
     from orchestration.running import until_ended
@@ -32,14 +33,11 @@ def up(
     project, settings = deployment_of(context, home)
     with nullcontext() if detach else until_ended(settings):
         ran = readers(settings)
-        with Progress() as progress:
-            with progress.step("start of the services", total=len(services.NAMES)) as advance:
-                services.up(
-                    settings,
-                    topics(project),
-                    on_progress=lambda name, step: advance(f"{name} {step}", by=int(step == "healthy")),
-                )
-            load_declarations(settings, project, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
+        with Progress() as progress, progress.step("start of the services", total=len(NAMES)) as advance:
+            services.up(
+                settings, topics(project), on_progress=lambda name, step: advance(f"{name} {step}", by=int(step == "healthy"))
+            )
+        load_declarations(settings, project, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
         if as_json:
             print_json(_status(project, settings))
         else:
