@@ -1,13 +1,14 @@
 # braid. `make` alone lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 ROOMS := batch braid features infra models monitoring orchestration serving speed store
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check audit lock clean
+.PHONY: help setup demo test test-long lint check audit lock clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Make .venv from the hash-locked requirements, and fetch the JARs; done once.
 	@$(PYTHON) infra/setup.py
@@ -15,13 +16,16 @@ setup: ## Make .venv from the hash-locked requirements, and fetch the JARs; done
 demo: setup ## Start everything on a year of purchases, prove it, and stay up until Ctrl-C.
 	@$(BIN)/braid demo
 
-test: setup ## Run the tests, on real embedded services.
-	@$(BIN)/python -m pytest tests
+test: setup ## Run the tests, on real embedded services: at most 20 minutes on two cores.
+	@$(BIN)/python -m pytest tests -n $(WORKERS) --durations=20 --session-timeout=3600
+
+test-long: setup ## Run the long tests: fifty kills of the speed layer, and the other storms.
+	@$(BIN)/python -m pytest tests -m long --durations=20 --session-timeout=7200
 
 lint: setup ## Check style, format, types, and for what is unsafe.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(ROOMS)
+	$(BIN)/mypy
 	$(BIN)/bandit -q -c pyproject.toml -r $(ROOMS)
 
 check: lint test ## Lint and test: what CI runs.

@@ -84,7 +84,7 @@ def _kernel(
         columns: list[Any] = [structs.field(i) for i in range(structs.type.num_fields)]
         for _, column, index in asked:
             feature, q_ms = group.features[index], numpy_of(structs.field(column)).astype(np.int64)
-            start_ms = np.full_like(q_ms, np.iinfo(np.int64).min) if feature.window is None else feature.window.start_ms(q_ms)  # type: ignore[arg-type]
+            start_ms = np.full_like(q_ms, np.iinfo(np.int64).min) if feature.window is None else feature.window.start_ms(q_ms)
             lo, hi = find(label_at, start_ms), find(label_at, q_ms)
             values = finish(feature.aggregation, inputs[group.input_of[index]], lo, hi, q_ms, group.scale_of(index))
             columns.append(pa.array(values, type=schema.field(len(columns)).type))

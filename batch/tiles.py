@@ -111,7 +111,7 @@ def _tile_kernel(
             return
         inputs = series_of(table, group)
         ts_ms = inputs[0].ts_ms
-        starts_ms = floor_ms(ts_ms, step_ms)  # type: ignore[arg-type]
+        starts_ms = floor_ms(ts_ms, step_ms)
         lo, hi = runs(numpy_of(table.column("entity")), starts_ms)
         partials = fold_ranges(group, inputs, lo, hi)
         columns = [

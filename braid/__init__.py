@@ -3,6 +3,7 @@
 from braid import Column, EventSource, FeatureGroup, Project, count, total
 """
 
+from features.checks import GroupChecks, SourceChecks
 from features.declaration import (
     Feature,
     FeatureGroup,
@@ -25,7 +26,7 @@ from features.project import Model, Outcome, Project
 from features.sources import Column, ColumnType, EventSource
 
 __all__ = [
-    "BraidError", "Column", "ColumnType", "DeclarationError", "EventSource", "Feature", "FeatureGroup", "Model", "Outcome", "Project",
-    "approx_distinct", "count", "distinct", "last", "last_k", "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total",
+    "BraidError", "Column", "ColumnType", "DeclarationError", "EventSource", "Feature", "FeatureGroup", "GroupChecks", "Model", "Outcome", "Project",
+    "SourceChecks", "approx_distinct", "count", "distinct", "last", "last_k", "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total",
     "variance",
 ]  # fmt: skip

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from features.errors import DeclarationError
 
@@ -22,6 +26,8 @@ BUFFER_MS = 2 * DAY_MS
 
 #: The hop of a window with an exact tail.
 EXACT_HOP_MS = 1
+#: An instant, or an array of instants.
+InstantMs = TypeVar("InstantMs", int, npt.NDArray[np.int64])
 
 _UNITS_MS = {"ms": 1, "s": SECOND_MS, "m": MINUTE_MS, "min": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "w": 7 * DAY_MS}
 _DURATION = re.compile(r"\s*(\d+)\s*(ms|s|min|m|h|d|w)\s*")
@@ -47,7 +53,7 @@ def duration_text(duration_ms: int) -> str:
                 if duration_ms % one == 0)  # fmt: skip
 
 
-def floor_ms(instant_ms: int, step_ms: int) -> int:
+def floor_ms(instant_ms: InstantMs, step_ms: int) -> InstantMs:
     """The latest multiple of `step_ms` that is not after `instant_ms` (also before 1970)."""
     return instant_ms - instant_ms % step_ms
 
@@ -71,7 +77,7 @@ class Window:
         """Whether the tail is exact to the millisecond, too."""
         return self.hop_ms == EXACT_HOP_MS
 
-    def start_ms(self, q_ms: int) -> int:
+    def start_ms(self, q_ms: InstantMs) -> InstantMs:
         """The first instant that the window at `q_ms` contains."""
         return floor_ms(q_ms - self.size_ms, self.hop_ms)
 

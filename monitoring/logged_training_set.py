@@ -10,11 +10,22 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.point_in_time import point_in_time
+from batch.tables import table_state
 from features.project import Model
 from infra.settings import Settings
 from models.outcomes import with_outcome
 from models.training_set import with_split
 from monitoring.served import served_of
+
+
+def write_logged_training_set(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> tuple[int, int]:
+    """Writes `logged_training_set` to the model's table; gives the number of rows, and the Delta version."""
+    path = settings.table(model.logged_training_table)
+    rows = logged_training_set(spark, settings, model, known_until_ms)
+    rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+    state = table_state(spark, path)
+    assert state is not None
+    return state.read(spark).count(), state.version
 
 
 def logged_training_set(

@@ -137,12 +137,38 @@ def _chosen(project: Project, train: bool, sources: tuple[EventSource, ...] | No
     return chosen, [model for model in project.models if train and model.group.source in chosen]
 
 
-def _train(
-    deployment: Any, model: Model, instance: dg.DagsterInstance, seconds: dict[str, float], on_asset: OnAsset | None
+def train(
+    project: Project, settings: Settings, model: Model, served: bool = False, on_asset: OnAsset | None = None
 ) -> TrainingReport:
-    from orchestration.names import candidate_key, champion_key, training_job
+    """Trains a candidate of one model and holds it to the gate.
 
-    done = run_job(deployment, training_job(model), instance, seconds, on_asset)
+    Args:
+        project: Whose model.
+        settings: The deployment; its Dagster home gets the run.
+        model: Which one.
+        served: Whether to learn from the features as they were served, instead of those that are computed from the events.
+        on_asset: Told of progress.
+
+    Raises:
+        ServiceError: MLflow does not run.
+        NotReadyError: An asset failed; says which and why.
+    """
+    require(settings, "mlflow")
+    use_deployment(settings)
+    import dagster as dg
+
+    from orchestration.deployment import Deployment
+
+    with dg.DagsterInstance.get() as instance:
+        return _train(Deployment(project, settings), model, instance, {}, on_asset, served)
+
+
+def _train(
+    deployment: Any, model: Model, instance: dg.DagsterInstance, seconds: dict[str, float], on_asset: OnAsset | None, served: bool = False
+) -> TrainingReport:  # fmt: skip
+    from orchestration.names import candidate_key, champion_key, logged_training_job, training_job
+
+    done = run_job(deployment, logged_training_job(model) if served else training_job(model), instance, seconds, on_asset)
     candidate, champion = done[candidate_key(model).to_user_string()], done[champion_key(model).to_user_string()]
     return TrainingReport(
         trained=candidate["trained"],

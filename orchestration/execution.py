@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +129,7 @@ def steps(deployment: Deployment, *jobs: str) -> int:
     return sum(len(defs.resolve_job_def(job).graph.nodes) for job in jobs)
 
 
-def _lacks_events(events: list[Any]) -> bool:
+def _lacks_events(events: Sequence[Any]) -> bool:
     """Whether a run failed because its source has no events."""
     return any(
         event.is_step_failure and _root(event.step_failure_data.error).cls_name == NoEventsError.__name__ for event in events
@@ -143,7 +143,7 @@ def _root(error: Any) -> Any:
     return error
 
 
-def _cause(events: list[Any]) -> str:
+def _cause(events: Sequence[Any]) -> str:
     for event in events:
         if (
             event.event_type_value == "ASSET_CHECK_EVALUATION"

@@ -19,6 +19,8 @@ from orchestration.names import (
     experiment_key,
     features_job,
     live_quality_key,
+    logged_training_job,
+    logged_training_set_key,
     online_key,
     tiles_key,
     training_job,
@@ -46,6 +48,16 @@ def training_job_of(model: Model) -> Any:
     )  # fmt: skip
 
 
+def logged_training_job_of(model: Model) -> Any:
+    """The job that trains one model on what was served."""
+    keys = logged_training_set_key(model), candidate_key(model), champion_key(model)
+    config = {"ops": {candidate_key(model).to_python_identifier(): {"config": {"served": True}}}}
+    return dg.define_asset_job(
+        logged_training_job(model), dg.AssetSelection.assets(*keys), config=config, executor_def=dg.in_process_executor,
+        description=f"What was served → candidate → champion of {model.name}.",
+    )  # fmt: skip
+
+
 def publish_job_of(deployment: Deployment) -> Any:
     """The job that publishes the views as they are."""
     return dg.define_asset_job(
@@ -70,7 +82,13 @@ def jobs_of(deployment: Deployment) -> list[Any]:
     """All jobs."""
     project = deployment.project
     of_sources = [features_job_of(deployment, source) for source in project.sources if project.groups_of(source)]
-    return [*of_sources, publish_job_of(deployment), *map(training_job_of, project.models), quality_job_of(deployment)]
+    return [
+        *of_sources,
+        publish_job_of(deployment),
+        *map(training_job_of, project.models),
+        *map(logged_training_job_of, project.models),
+        quality_job_of(deployment),
+    ]
 
 
 def schedules_of(deployment: Deployment) -> list[dg.ScheduleDefinition]:

@@ -60,6 +60,11 @@ def training_set_key(model: Model) -> dg.AssetKey:
     return dg.AssetKey(f"{model.name}_training_set")
 
 
+def logged_training_set_key(model: Model) -> dg.AssetKey:
+    """The training set of what was served by a model's group."""
+    return dg.AssetKey(f"{model.name}_logged_training_set")
+
+
 def candidate_key(model: Model) -> dg.AssetKey:
     """The candidate of a model."""
     return dg.AssetKey(f"{model.name}_candidate")
@@ -93,6 +98,11 @@ def features_job(source: EventSource) -> str:
 def training_job(model: Model) -> str:
     """The job from the labels of a model to its champion."""
     return f"training_{model.name}"
+
+
+def logged_training_job(model: Model) -> str:
+    """The job from what was served to a model's champion."""
+    return f"training_on_served_{model.name}"
 
 
 PUBLISH_JOB, QUALITY_JOB = "publish", "quality"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
@@ -33,8 +34,8 @@ def table_of(group: FeatureGroup) -> str:
     return f"{group.name}_realtime"
 
 
-def start_offline(spark: SparkSession, settings: Settings, group: FeatureGroup) -> StreamingQuery:
-    """Starts the query of a group."""
+def start_offline(spark: SparkSession, settings: Settings, group: FeatureGroup, topic: str) -> StreamingQuery:
+    """Starts the query of a group; `topic` is the identity of its source's topic."""
     frame = tiles(settings, group, tile_events(spark, settings, group))
     rows = frame.mapInArrow(partial(finish_tiles, group), tile_schema_sql(group))
     finished = rows.withColumn("tile_end", F.timestamp_millis(F.col("tile_start_ms") + group.tile_ms))
@@ -42,7 +43,7 @@ def start_offline(spark: SparkSession, settings: Settings, group: FeatureGroup) 
     return (
         finished.writeStream.queryName(name).outputMode("append").format("delta")
         .trigger(processingTime=f"{round(settings.offline_seconds * 1_000)} milliseconds")
-        .option("checkpointLocation", settings.checkpoint(f"{name}_{group.fingerprint}"))
+        .option("checkpointLocation", settings.checkpoint(f"{name}_{group.fingerprint}_{topic}"))
         # A feature that is declared later is a new column.
         .option("mergeSchema", "true")
         .start(settings.table(table_of(group)))
@@ -76,7 +77,7 @@ def finish_tiles(group: FeatureGroup, batches: Iterator[pa.RecordBatch]) -> Iter
             "first_ms": pa.array([tile.first_ms for tile in folded], pa.int64()),
             "last_ms": pa.array([tile.last_ms for tile in folded], pa.int64()),
         }
-        values = {
+        values: dict[str, list[Any]] = {
             feature.name: [
                 feature.aggregation.finalize(tile.partials[index], end_ms, group.scale_of(index))
                 for tile, end_ms in zip(folded, ends_ms, strict=True)

@@ -1,4 +1,8 @@
-"""What the slow tests share: one Spark session, one home, one store per test session. Every part is the real one."""
+"""What the slow tests share: one Spark session, one home, one store per worker. Every part is the real one.
+
+`make test` runs two workers (pytest-xdist). Tests that share a deployment run on one of them: those of a file, and those of a folder that
+`_SHARED` names. The files that take longest come first, so that the workers end at about the same time.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import psutil
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from infra import ports
 from infra.settings import Settings
@@ -22,12 +28,50 @@ hypothesis.settings.register_profile("braid", deadline=None)
 hypothesis.settings.load_profile("braid")
 
 
+#: Folders of which all tests share one deployment.
+_SHARED = ("tests/end_to_end/",)
+#: What takes minutes, the longest first.
+_LONGEST = (
+    "tests/end_to_end/",
+    "tests/test_automation",
+    "tests/test_two_sources",
+    "tests/speed/",
+    "tests/batch/",
+    "tests/serving/",
+    "tests/monitoring/",
+)
+
+
+class ByDeployment(LoadScopeScheduling):
+    """Gives a worker all tests of a deployment."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in _SHARED if nodeid.startswith(folder)), nodeid.split("::", maxsplit=1)[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByDeployment:
+    config.option.loadscopereorder = False  # the order is that of `pytest_collection_modifyitems`
+    return ByDeployment(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest first."""
+
+    def place(item: pytest.Item) -> int:
+        return next((place for place, start in enumerate(_LONGEST) if item.nodeid.startswith(start)), len(_LONGEST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _port_claims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Homes of tests take ports of their own, and leave the well-known ones to the user's and to other runs of the tests."""
-    first = 15_000 + os.getpid() % 1_500 * 10
+    worker = os.environ.get("PYTEST_XDIST_WORKER")  # gw0, gw1, …
+    run = os.getppid() if worker else os.getpid()
+    claims = tmp_path_factory.getbasetemp().parent / "ports" if worker else tmp_path_factory.mktemp("ports")
+    first = 15_000 + run % 500 * 10 + 5_000 * (int(worker[2:]) % 3 if worker else 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BRAID_PORT_CLAIMS", str(tmp_path_factory.mktemp("ports")))
+        patch.setenv("BRAID_PORT_CLAIMS", str(claims))
         for offset, name in enumerate(ports.PREFERRED):
             patch.setitem(ports.PREFERRED, name, first + offset)
         # By its path: a library may have a package of the name `tests`.

@@ -27,8 +27,10 @@ from infra.kafka import end_offsets
 from infra.settings import Settings
 from orchestration.topics import topics
 from speed.visible import wait_visible
-from store.clients import meta_key, store
+from store.clients import store
+from store.keys import meta_key
 from tests.declarations import GROUPS, project, user_events, user_features
+from tests.waiting import eventually
 
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
 MIDNIGHT = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)
@@ -84,13 +86,18 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
     return answer.json()["data"]["runsOrError"]["results"]
 
 
-def eventually(condition: Callable[[], bool], settings: Settings) -> None:
+def unless_a_run_fails(condition: Callable[[], bool], settings: Settings) -> None:
     """Waits; a run that has failed for good ends the wait."""
-    while not condition():
+
+    def holds() -> bool:
+        if condition():
+            return True
         for run in runs(settings):
             tags = {tag["key"]: tag["value"] for tag in run["tags"]}
             assert run["status"] != "FAILURE" or tags.get("dagster/will_retry") != "false", _log(settings, "dagster-code")
-        time.sleep(0.5)
+        return False
+
+    eventually(holds, 240, every=0.5)
 
 
 def _log(settings: Settings, name: str) -> str:
@@ -104,7 +111,7 @@ def test_a_day_that_is_over_gets_its_batch_by_itself(deployment: Settings) -> No
     assert runs(deployment) == []
     send(deployment, ("d", 1, MIDNIGHT + 11 * MINUTE_MS))
     send(deployment, ("e", 1, MIDNIGHT + 11 * MINUTE_MS + 1))  # the watermark moves between micro-batches
-    eventually(lambda: batch_end_ms(deployment) == MIDNIGHT, deployment)
+    unless_a_run_fails(lambda: batch_end_ms(deployment) == MIDNIGHT, deployment)
     assert purchases(deployment, 1) == 2
     [run] = runs(deployment)
     tags = {tag["key"]: tag["value"] for tag in run["tags"]}
@@ -125,10 +132,10 @@ def test_late_events_heal_by_themselves_also_when_the_run_and_the_daemon_are_kil
         started = any(run["status"] == "STARTED" for run in runs(deployment) if run["runId"] not in before)
         return started and kill_workers(deployment) > 0
 
-    eventually(worker_is_killed, deployment)
+    unless_a_run_fails(worker_is_killed, deployment)
     services.kill(deployment, "dagster-daemon")
     # An entity is published by one command; of many each has its own moment.
-    eventually(lambda: [purchases_of(deployment, 2 + index) for index in range(3)] == [1, 1, 1], deployment)
+    unless_a_run_fails(lambda: [purchases_of(deployment, 2 + index) for index in range(3)] == [1, 1, 1], deployment)
     assert batch_end_ms(deployment) == MIDNIGHT
 
 
@@ -147,7 +154,7 @@ class Callers:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for one in self._threads:
-            one.join()
+            one.join(60)
 
     def _ask(self, settings: Settings, at: int) -> None:
         body = {"group": "user_features", "ids": [1, 2, 3, 4], "at": at}
@@ -168,15 +175,13 @@ def test_a_store_that_lost_its_content_is_made_whole_by_itself(deployment: Setti
     before, at = content(deployment), MIDNIGHT + 30 * MINUTE_MS
     assert len(before) >= 4
     with Callers(deployment, at) as callers:
-        while not callers.seen:
-            time.sleep(0.05)
+        eventually(callers.seen.total)
         store(deployment).flushall()
-        eventually(lambda: content(deployment) == before and batch_end_ms(deployment) == MIDNIGHT, deployment)
+        unless_a_run_fails(lambda: content(deployment) == before and batch_end_ms(deployment) == MIDNIGHT, deployment)
     assert {status for status, _ in callers.seen} == {200}
     assert callers.seen[200, True], "without the views an answer says that it is degraded"
     with Callers(deployment, at) as callers:
-        while callers.seen.total() < 20:
-            time.sleep(0.05)
+        eventually(lambda: callers.seen.total() >= 20)
     assert set(callers.seen) == {(200, False)}
 
 
@@ -193,8 +198,7 @@ def test_a_store_that_is_killed_or_stands_still_costs_no_caller_an_error(deploym
         finally:
             server.resume()
         answered = callers.seen.total()
-        while callers.seen.total() < answered + 40:
-            time.sleep(0.05)
+        eventually(lambda: callers.seen.total() >= answered + 40)
     assert {status for status, _ in callers.seen} == {200}
     assert callers.seen[200, True] > 100, "while it stands still answers come all the same"
     assert content(deployment) == before

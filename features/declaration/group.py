@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from features.aggregations import Value
+from features.checks import GroupChecks
 from features.declaration.feature import Feature
 from features.declaration.inputs import Input, columns_read, input_of
 from features.errors import DeclarationError
@@ -44,6 +45,7 @@ class FeatureGroup:
         description: One sentence for people.
         buffer: How long after batch_end every feature is exact, such as "2d": how late a batch may be. A longer one costs bytes in each
             view; see docs/tails.md.
+        checks: What is normal of its view.
 
     Attributes:
         inputs: The different inputs of all features, in the order of first use.
@@ -64,6 +66,7 @@ class FeatureGroup:
     features: tuple[Feature, ...]
     description: str = ""
     buffer: str = duration_text(BUFFER_MS)
+    checks: GroupChecks = field(default_factory=GroupChecks)
     inputs: tuple[Input, ...] = field(init=False)
     input_of: tuple[int, ...] = field(init=False)
     tile_ms: int = field(init=False)

@@ -19,6 +19,9 @@ from orchestration.plots import feature_distributions
 from orchestration.run_days import first_and_last_day
 from serving.contract import rfc3339
 
+#: Metadata of events: of the messages that were read from the archive, how many do not fit, and how many were known.
+READ, REFUSED, DUPLICATES = "messages read from the archive", "messages refused", "messages known already"
+
 
 def events_asset(deployment: Deployment, source: EventSource) -> dg.AssetsDefinition:
     """The events of a source."""
@@ -44,7 +47,8 @@ def events_asset(deployment: Deployment, source: EventSource) -> dg.AssetsDefini
         _note_healed(context, deployment, events_key(source), [day for day in report.days if day < first])
         return dg.MaterializeResult(
             metadata={
-                "dagster/row_count": rows, "archive": waited, "messages read from the archive": report.read, "events added": report.added,
+                "dagster/row_count": rows, "archive": waited, READ: report.read, "events added": report.added,
+                REFUSED: report.refused, DUPLICATES: report.read - report.refused - report.added,
                 "days touched by new events": ", ".join(map(str, report.days[:20])) or "none",
             }
         )  # fmt: skip

@@ -1,26 +1,39 @@
 """The life of a model: training set → candidate → champion."""
 
 import subprocess
+import time
 
 import dagster as dg
 import pandas as pd
 from dagster_pyspark import LazyPySparkResource
 
-from batch.view import view_table
+from batch.view import default_batch_end_ms, view_table
 from features.project import Model
 from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
 from models.training_set import build_training_set
 from monitoring.drift import view_version
+from monitoring.logged_training_set import write_logged_training_set
 from orchestration.columns import feature_lineage, schema, training_columns
 from orchestration.deployment import OWNERS, Deployment
 from orchestration.materialized import latest_metadata
-from orchestration.names import candidate_key, champion_key, consistency_key, events_key, training_set_key, view_key
+from orchestration.names import (
+    SERVED,
+    candidate_key,
+    champion_key,
+    consistency_key,
+    events_key,
+    logged_training_set_key,
+    training_set_key,
+    view_key,
+)
 from orchestration.plots import png
 
 #: Metadata of a candidate: the version of its twin.
 TWIN = "twin version"
+#: Metadata of a candidate: the table of its training set.
+TRAINED_ON = "trained on"
 #: Metadata of `{group}_consistency`: served cells that differ from the right ones, and that nothing explains.
 DEFECTS = "defects"
 
@@ -51,6 +64,30 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
     return training_set
 
 
+def logged_training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
+    """The training set of what was served."""
+    settings, group = deployment.settings, model.group
+
+    @dg.asset(
+        key=logged_training_set_key(model), deps=[SERVED, events_key(group.source)], group_name="models", kinds={"spark", "delta"}, owners=OWNERS,
+        metadata=schema(*training_columns(model)),
+        description="The features of answers as they were served, lag and late events included, with what became of each entity.",
+    )  # fmt: skip
+    def training_set(spark: LazyPySparkResource) -> dg.MaterializeResult:
+        session = spark.spark_session
+        known_until_ms = default_batch_end_ms(session, settings, group.source, time.time_ns() // 1_000_000)
+        rows, version = write_logged_training_set(session, settings, model, known_until_ms)
+        return dg.MaterializeResult(metadata={"dagster/row_count": rows, "delta_version": version})
+
+    return training_set
+
+
+class TrainingRows(dg.Config):
+    """What a candidate is trained on: the training set that is computed from the events, or the one of what was served."""
+
+    served: bool = False
+
+
 def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
     """The candidate of a model."""
     settings, group = deployment.settings, model.group
@@ -59,20 +96,21 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
         key=candidate_key(model), deps=[training_set_key(model)], group_name="models", kinds={"lightgbm", "mlflow"}, owners=OWNERS,
         description="A LightGBM classifier on the merged features, registered as challenger, and its twin that sees batch features alone.",
     )  # fmt: skip
-    def candidate(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
-        built = latest_metadata(context.instance, training_set_key(model))
+    def candidate(context: dg.AssetExecutionContext, config: TrainingRows, spark: LazyPySparkResource) -> dg.MaterializeResult:
+        built = latest_metadata(context.instance, logged_training_set_key(model) if config.served else training_set_key(model))
+        table = model.logged_training_table if config.served else model.training_table
         if "delta_version" not in built:
             return dg.MaterializeResult(metadata={"trained": False, "reason": built.get("reason", "There is no training set.")})
         version = int(built["delta_version"])
         view = view_version(spark.spark_session, settings, group)
-        report = train_models(settings, model, _rows(spark, settings, model), version, _code_version(settings), view)
+        report = train_models(settings, model, _rows(spark, settings, table), version, _code_version(settings), view)
         if report.candidate_version is None:
             return dg.MaterializeResult(metadata={"trained": False, "reason": report.reason})
         assert report.merged is not None
         assert report.batch_only is not None
         return dg.MaterializeResult(
             metadata={
-                "trained": True, "version": report.candidate_version, TWIN: report.twin_version, "training set version": version,
+                "trained": True, "version": report.candidate_version, TWIN: report.twin_version, "training set version": version, TRAINED_ON: table,
                 "declaration": group.fingerprint, "code": _code_version(settings) or "not in git",
                 "auc_merged": report.merged.auc, "auc_batch_only": report.batch_only.auc, "log_loss": report.merged.log_loss,
                 "brier": report.merged.brier, "average_precision": report.merged.average_precision,
@@ -101,7 +139,7 @@ def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
             settings,
             model,
             str(candidate["version"]),
-            _rows(spark, settings, model),
+            _rows(spark, settings, candidate.get(TRAINED_ON, model.training_table)),
             int(checked.get(DEFECTS, 0)),
             str(candidate[TWIN]),
         )
@@ -117,8 +155,8 @@ def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
     return champion
 
 
-def _rows(spark: LazyPySparkResource, settings: Settings, model: Model) -> pd.DataFrame:
-    return spark.spark_session.read.format("delta").load(settings.table(model.training_table)).toPandas()
+def _rows(spark: LazyPySparkResource, settings: Settings, table: str) -> pd.DataFrame:
+    return spark.spark_session.read.format("delta").load(settings.table(table)).toPandas()
 
 
 def _code_version(settings: Settings) -> str | None:
@@ -132,5 +170,5 @@ def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
     return [
         make(deployment, model)
         for model in deployment.project.models
-        for make in (training_set_asset, candidate_asset, champion_asset)
+        for make in (training_set_asset, logged_training_set_asset, candidate_asset, champion_asset)
     ]

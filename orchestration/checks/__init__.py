@@ -1,11 +1,11 @@
-"""The checks of assets: of tables by Great Expectations (`tables`, `suites`), of the online store (`online`), of what was served (`served`)."""
+"""Asset checks: of tables (`tables`, `normal`, by Great Expectations in `suites`), of the online store (`online`), of served answers (`served`)."""
 
 from typing import Any
 
-from orchestration.checks import online, served, tables
+from orchestration.checks import normal, online, served, tables
 from orchestration.deployment import Deployment
 
 
 def checks_of(deployment: Deployment) -> list[Any]:
     """All checks."""
-    return [check for module in (tables, online, served) for check in module.checks_of(deployment)]
+    return [check for module in (tables, normal, online, served) for check in module.checks_of(deployment)]

@@ -44,7 +44,11 @@ class Verdict:
 
     def results(self, asset: dg.AssetKey, whole: str, plausible: str) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
         """The verdict as two checks of an asset: `whole`, which errors, and `plausible`, which warns."""
-        metadata = {"expectations": self.expectations, "rows": self.rows, "data docs": dg.MetadataValue.url(self.docs)}
+        metadata: dict[str, Any] = {
+            "expectations": self.expectations,
+            "rows": self.rows,
+            "data docs": dg.MetadataValue.url(self.docs),
+        }
         return tuple(
             dg.AssetCheckResult(
                 passed=not failed, asset_key=asset, check_name=name, severity=severity,
@@ -85,9 +89,11 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
     """
     gxe = gx_expectations()
     import great_expectations as gx
+    from great_expectations.checkpoint.actions import UpdateDataDocsAction
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
     context.add_data_docs_site(
         _SITE,
         {
@@ -108,7 +114,7 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
         name=name,
         validation_definitions=[definition],
         result_format="BASIC",
-        actions=[gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=[_SITE])],
+        actions=[UpdateDataDocsAction(name="docs", site_names=[_SITE])],
     )
     frame = frame.persist()
     try:
@@ -117,11 +123,12 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
         frame.unpersist()
     [(identifier, found)] = run.run_results.items()
     [site] = context.get_docs_sites_urls(identifier, site_name=_SITE)
-    page = Path(site["site_url"].removeprefix("file://")).relative_to(settings.data_docs)
+    page = Path(str(site["site_url"]).removeprefix("file://")).relative_to(settings.data_docs)
     failed: dict[str, list[str]] = {"critical": [], "warning": []}
     rows = 0
     for one in found.results:
         config = one.expectation_config
+        assert config is not None
         if config.type == counted.expectation_type:
             rows = one.result["observed_value"]
         if not one.success:
@@ -134,7 +141,7 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
 
 def _in_words(config: Any, result: dict[str, Any]) -> str:
     """An expectation that does not hold, such as "expect_column_values_to_not_be_null amount: 3 of 10"."""
-    what = f"{config.type} {config.kwargs.get('column') or config.kwargs.get('description') or ''}".strip()
+    what = f"{config.type} {config.kwargs.get('column') or config.description or ''}".strip()
     if "unexpected_count" in result:
         return f"{what}: {result['unexpected_count']} of {result.get('element_count', '?')}"
     return f"{what}: {result['observed_value']}" if "observed_value" in result else what

@@ -1,4 +1,4 @@
-"""`braid features`, `predict`, `consistency`: what is served, and whether it is right."""
+"""`braid features`, `predict`, `consistency`: served values, and their comparison with a recomputation."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from infra.errors import InputError, ServiceError
 from orchestration.cli.console import HomeOption, JsonOption, deployment_of, instant_ms, note, print_json
 
 GroupOption = Annotated[
-    str | None, typer.Option("--group", help="Feature group; default the first of the project.", show_default=False)
+    str | None, typer.Option("--group", help="Feature group. Default: the first of the project.", show_default=False)
 ]
-AtOption = Annotated[str | None, typer.Option("--at", help="The time that is asked about; default now.", show_default=False)]
+AtOption = Annotated[str | None, typer.Option("--at", help="Time of the features. Default: now.", show_default=False)]
 
 
 def features(
     context: typer.Context,
-    users: Annotated[list[str], typer.Argument(help="Ids of the entities.", show_default=False)],
+    users: Annotated[list[str], typer.Argument(help="Ids of the entities.", metavar="IDS", show_default=False)],
     at: AtOption = None,
     group: GroupOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Show entities' features: the merged values, and the parts that they were merged from."""
+    """Show the features of entities: the merged values, and the batch view and speed tiles that they were merged from."""
     project, settings = deployment_of(context, home)
     declared = project.group(group)
     body: dict[str, Any] = {"group": declared.name, "ids": [_id(declared, one) for one in users]}
@@ -42,12 +42,12 @@ def features(
 def predict(
     context: typer.Context,
     entity: Annotated[str, typer.Argument(help="Id of the entity.", show_default=False)],
-    request_context: Annotated[str, typer.Option("--context", help="JSON object of what the caller knows.")] = "{}",
+    request_context: Annotated[str, typer.Option("--context", help="JSON object of values that the caller knows.")] = "{}",
     at: AtOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Ask the champion of the project's default model about an entity."""
+    """Ask the default model of the project for a prediction about an entity."""
     from rich import print as show
 
     project, settings = deployment_of(context, home)
@@ -64,28 +64,31 @@ def predict(
 
 def consistency(
     context: typer.Context,
-    sample: Annotated[int, typer.Option("--sample", min=1, help="How many entities.")] = 500,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="Number of entities to compare.")] = 500,
     at: AtOption = None,
     group: GroupOption = None,
     logged: Annotated[
-        bool, typer.Option("--logged", help="Check what was served and logged, by the job `quality`, instead of asking now.")
+        bool, typer.Option("--logged", help="Recompute the answers that were logged, by the job `quality`, instead of asking now.")
     ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Compare what is served with brute force over all raw events. Exit status 1 where a cell differs; with --logged, without a reason."""
-    from monitoring.freshness import published
+    """Compare served values with a brute-force computation over all raw events.
+
+    The exit status is 1 if a value differs; with --logged, if a value differs without a known reason.
+    """
     from orchestration.known_events import export_known_events
     from orchestration.proof import prove, sample_ids
     from orchestration.quiet import quiet
-    from store.clients import reached_store
+    from store.protocol import published_version
+    from store.server import reached_store
 
     project, settings = deployment_of(context, home)
     if logged:
         _logged_consistency(project, settings, as_json)
         return
     q_ms = instant_ms(at or "now")
-    checked = published(reached_store(settings), project.group(group))
+    checked = published_version(reached_store(settings), project.group(group))
     with quiet(settings.home / "logs" / "consistency.log"), export_known_events(settings, checked.source) as events:
         report = prove(settings, checked, events, sample_ids(checked, events, sample), q_ms)
     if as_json:
@@ -148,35 +151,28 @@ def _post(settings: Any, path: str, body: dict[str, Any]) -> Any:
     return answer.json()
 
 
-def _parts(settings: Any, declared: Any, one: int | str) -> dict[str, Any]:
+def _parts(settings: Any, declared: Any, entity_id: int | str) -> dict[str, Any]:
     """What the store holds of an entity, in words."""
-    from features.errors import PackedValueError
-    from features.packed import batch_field, decode_batch, decode_tile, tile_prefix
-    from monitoring.freshness import published
+    from features.packed import encode
+    from features.windows import floor_ms
     from serving.contract import rfc3339
-    from store.clients import store
+    from store.server import open_store
 
-    client = store(settings)
-    group = published(client, declared)
+    reading = open_store(settings).read(declared, [entity_id])
+    group, [parts] = reading.group, reading.parts
     found: dict[str, Any] = {"version": group.fingerprint, "batch": None, "tiles": []}
-    tiles = tile_prefix(group.fingerprint)
-    for field, data in sorted(client.hgetall(group.key(one)).items()):
-        try:
-            if field == batch_field(group.fingerprint):
-                value = decode_batch(data, group.fingerprint)
-                collapsed = {
-                    f.name: {"collapsed": v.collapsed, "tail_hops": len(v.hop_starts_ms)}
-                    for f, v in zip(group.features, value.features, strict=True)
-                }
-                found["batch"] = {"batch_end": rfc3339(value.batch_end_ms), "bytes": len(data), "features": collapsed}
-            elif field.startswith(tiles):
-                tile = decode_tile(data, group.fingerprint)
-                partials = dict(zip(group.feature_names, tile.partials, strict=True))
-                found["tiles"].append(
-                    {"start": rfc3339(int(field[len(tiles) :])), "last_event": rfc3339(tile.last_ms), "partials": partials}
-                )
-        except PackedValueError as error:
-            found.setdefault("unreadable", []).append(str(error))
+    if value := parts.batch:
+        features = {
+            one.name: {"collapsed": view.collapsed, "tail_hops": len(view.hop_starts_ms)}
+            for one, view in zip(group.features, value.features, strict=True)
+        }
+        found["batch"] = {"batch_end": rfc3339(value.batch_end_ms), "bytes": len(encode(value)), "features": features}
+    for tile in sorted(parts.tiles, key=lambda one: one.first_ms):
+        start_ms = floor_ms(tile.first_ms, group.tile_ms)
+        partials = dict(zip(group.feature_names, tile.partials, strict=True))
+        found["tiles"].append({"start": rfc3339(start_ms), "last_event": rfc3339(tile.last_ms), "partials": partials})
+    if parts.faults:
+        found["faults"] = list(parts.faults)
     return found
 
 

@@ -12,17 +12,17 @@ from infra.errors import InputError, ServiceError
 from infra.settings import Settings
 from orchestration.cli.console import HomeOption, JsonOption, deployment_of, note, print_json
 
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model of the project; default the first.", show_default=False)]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model of the project. Default: the first.", show_default=False)]
 
 
 def models(
     context: typer.Context,
-    training_set: Annotated[int | None, typer.Option("--training-set", help="Only those trained on this Delta version.", show_default=False)] = None,
+    training_set: Annotated[int | None, typer.Option("--training-set", help="List only the versions that were trained on this Delta version of the training set.", show_default=False)] = None,
     model: ModelOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:  # fmt: skip
-    """List the registered versions: their aliases, quality, training set, declaration, code, and why they were promoted or not."""
+    """List the versions of a model: alias, AUC, training set, declaration, code, and the decision of the gate."""
     from models.registry import RegisteredVersion, registered_versions
 
     project, settings = deployment_of(context, home)
@@ -30,7 +30,7 @@ def models(
     found: list[RegisteredVersion] = _asked(settings, lambda: registered_versions(settings, name))
     if training_set is not None:
         found = [one for one in found if one.tags.get("training_set_version") == str(training_set)]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "version": one.version,
             "aliases": list(one.aliases),
@@ -54,6 +54,30 @@ def models(
     Console().print(table)
 
 
+def train(
+    context: typer.Context,
+    model: ModelOption = None,
+    served: Annotated[bool, typer.Option("--served", help="Learn from the features as they were served, where BRAID_SERVED_SHARE logs them.")] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:  # fmt: skip
+    """Train a candidate and hold it to the gate, on the views as they are."""
+    from orchestration.backfill import train as run
+    from orchestration.quiet import quiet
+
+    project, settings = deployment_of(context, home)
+    chosen = project.model(model)
+    with quiet(settings.home / "logs" / "backfill.log"):
+        report = run(project, settings, chosen, served)
+    if as_json:
+        print_json({"model": chosen.name, **vars(report)})
+    else:
+        note(
+            f"{chosen.name}: {report.reason}"
+            + (f" Champion: version {report.champion_version}." if report.champion_version else "")
+        )
+
+
 def promote(
     context: typer.Context,
     version: Annotated[str, typer.Argument(help="Version of the registered model.", show_default=False)],
@@ -61,7 +85,7 @@ def promote(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Make a version the champion, whatever the gate says: a promotion by hand, or a rollback. Serving follows within seconds."""
+    """Make a version the champion without asking the gate. Serving follows within seconds. A rollback is the same command."""
     from models.registry import make_champion, registered_versions
 
     project, settings = deployment_of(context, home)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from contextlib import nullcontext, suppress
@@ -18,11 +17,14 @@ MARK = {True: "[green]✓[/green]", False: "[red]✗[/red]"}
 
 def up(
     context: typer.Context,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when all is healthy.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when all services are healthy.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Start the services that do not run, and stay until Ctrl-C, which ends them. What runs with an older declaration loads the present one."""
+    """Start the services that do not run, and stay until Ctrl-C, which ends them.
+
+    Running services that have loaded an older declaration are restarted with the present one.
+    """
     from infra.embedded import services
     from infra.embedded.programs import NAMES
     from orchestration.progress import Progress
@@ -62,7 +64,7 @@ def down(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
 
 
 def status(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """Show URLs, health, lag, batch_end and freshness."""
+    """Show the services with their URLs and health, the lag of the stream, the freshness of each group, and open alerts."""
     project, settings = deployment_of(context, home)
     if as_json:
         print_json(_status(project, settings))
@@ -71,7 +73,7 @@ def status(context: typer.Context, as_json: JsonOption = False, home: HomeOption
 
 
 def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """Show what the declarations change of what is served, and what a backfill would recompute."""
+    """Show how the declarations differ from the served versions, and what a backfill would recompute."""
     from dataclasses import asdict as fields
 
     from orchestration.plan import plan as planned
@@ -106,12 +108,14 @@ def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
 
 
 def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """Check what braid stands on; exit status 1 where something is missing."""
+    """Check Python, Java, JARs, disk, memory, ports and services. The exit status is 1 if a check fails."""
     from rich import print as show
 
     from infra.doctor import doctor as examine
+    from orchestration.topics import topics
 
-    checks = examine(settings_of(context, home))
+    project, settings = deployment_of(context, home)
+    checks = examine(settings, topics(project))
     if as_json:
         print_json(checks)
     else:
@@ -122,13 +126,13 @@ def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption
 
 
 def _status(project: Any, settings: Any) -> dict[str, Any]:
-    import redis
-
     from infra.embedded.health import url
     from infra.embedded.services import status as services_status
-    from monitoring.alerts import ALERTS_KEY
+    from monitoring.alerts import Alerts
+    from monitoring.freshness import newest_event_ms
     from serving.contract import rfc3339
-    from store.clients import PROGRESS_KEY, meta_key, store
+    from store.errors import StoreError
+    from store.server import open_store
 
     services = {one.name: asdict(one) for one in services_status(settings)}
     found: dict[str, Any] = {
@@ -139,29 +143,27 @@ def _status(project: Any, settings: Any) -> dict[str, Any]:
         "services": services, "groups": {}, "speed": {}, "lag": None, "lag_seconds": None, "speed_silent_seconds": None, "batch_end": None, "alerts": {},
     }  # fmt: skip
     try:
-        client = store(settings)
+        store = open_store(settings)
         now_ms = time.time_ns() // 1_000_000
-        progress = {name.decode(): json.loads(value) for name, value in client.hgetall(PROGRESS_KEY).items()}
-        for name in (group.name for group in project.groups):
-            meta = {key.decode(): value.decode() for key, value in client.hgetall(meta_key(name)).items()}
-            seen = [int(meta["newest_event_ms"])] if meta.get("newest_event_ms") else []
-            online = progress.get(f"online:{name}", {})
-            seen += [online["newest_event_ms"]] if online.get("newest_event_ms") else []
-            found["groups"][name] = {
-                "batch_end": rfc3339(int(meta["batch_end_ms"])) if meta else None,
-                "published_at": rfc3339(int(meta["published_at_ms"])) if meta else None,
-                "entities": int(meta["entities"]) if meta else 0,
-                "version": meta.get("fingerprint"),
-                "newest_event": rfc3339(max(seen)) if seen else None,
-                "age_seconds": (now_ms - max(seen)) / 1_000 if seen else None,
+        progress = store.progress()
+        for group in project.groups:
+            published = store.published(group.name)
+            newest_ms = newest_event_ms(store, group)
+            found["groups"][group.name] = {
+                "batch_end": published and rfc3339(published.batch_end_ms),
+                "published_at": published and rfc3339(published.published_at_ms),
+                "entities": published.entities if published else 0,
+                "version": published and published.fingerprint,
+                "newest_event": rfc3339(newest_ms) if newest_ms else None,
+                "age_seconds": (now_ms - newest_ms) / 1_000 if newest_ms else None,
             }
         found["speed"] = progress
         online = progress.get("online", {})
         found["lag"], found["lag_seconds"] = online.get("lag"), online.get("lag_seconds")
-        found["alerts"] = {key.decode(): json.loads(value) for key, value in sorted(client.hgetall(ALERTS_KEY).items())}
+        found["alerts"] = Alerts(settings).open()
         found["speed_silent_seconds"] = (now_ms - online["written_at_ms"]) / 1_000 if online else None
         found["batch_end"] = next(iter(found["groups"].values()))["batch_end"]
-    except redis.RedisError:
+    except StoreError:
         pass  # the services say so
     return found
 

@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from batch import events
-from batch.events import ARCHIVE, IngestReport, ingest_archive
+from batch.events import IngestReport, ingest_archive
 from batch.tables import partitions_of
 from infra.settings import Settings
 from speed.archive import COLUMNS, create_archive
@@ -50,7 +50,7 @@ def archive(spark: SparkSession, settings: Settings, *messages: tuple[Any, ...])
     create_archive(spark, settings, user_events)
     columns, day = COLUMNS.rsplit(", ", 1)[0], F.to_date(F.timestamp_millis("arrival_ms")).alias(DAY_COLUMN)
     rows = spark.createDataFrame(list(messages), columns).select("*", day)
-    rows.coalesce(1).write.format("delta").mode("append").save(settings.table(ARCHIVE))
+    rows.coalesce(1).write.format("delta").mode("append").save(settings.table(user_events.archive_table))
 
 
 def table(spark: SparkSession, settings: Settings) -> dict[str, str]:
@@ -118,11 +118,11 @@ def test_two_ingests_at_once_take_each_message_once(spark: SparkSession, lake: S
 
     def ingest() -> int:
         session = spark.newSession()
-        begun.wait()
+        begun.wait(60)
         return ingest_archive(session, lake, user_events).added
 
     with ThreadPoolExecutor(2) as pool:
-        added = [one.result() for one in [pool.submit(ingest), pool.submit(ingest)]]
+        added = [one.result(120) for one in [pool.submit(ingest), pool.submit(ingest)]]
     assert sum(added) == 50
     assert len(table(spark, lake)) == 50
 
@@ -133,7 +133,7 @@ def test_only_what_was_archived_since_is_read_also_after_files_were_joined(spark
         archive(spark, lake, message(n, n, yesterday, time="2025-12-31T00:00:00Z"))
     archive(spark, lake, message(2, 2, BASE))
     assert ingest_archive(spark, lake, user_events).read == 3
-    files = partitions_of(spark.read.format("delta").load(lake.table(ARCHIVE)))
+    files = partitions_of(spark.read.format("delta").load(lake.table(user_events.archive_table)))
     assert {day: len(names) for (day,), names in files.items()} == {"2025-12-31": 1, "2026-01-01": 1}  # the two have become one
     assert ingest_archive(spark, lake, user_events).read == 0
     archive(spark, lake, message(3, 3, BASE))
@@ -155,7 +155,7 @@ def test_an_archive_made_anew_is_read_from_its_first_commit(spark: SparkSession,
     archive(spark, lake, message(0, 0))
     archive(spark, lake, message(1, 1))
     ingest_archive(spark, lake, user_events)
-    shutil.rmtree(lake.table(ARCHIVE))
+    shutil.rmtree(lake.table(user_events.archive_table))
     archive(spark, lake, message(0, 2))
     assert ingest_archive(spark, lake, user_events) == IngestReport(1, 1, (DAY,))
     assert sorted(table(spark, lake)) == ["e0", "e1", "e2"]
@@ -166,7 +166,7 @@ def test_where_the_archives_log_is_gone_all_of_it_is_read_and_nothing_doubled(sp
         archive(spark, lake, message(n, n))
         if n == 0:
             ingest_archive(spark, lake, user_events)
-    path = lake.table(ARCHIVE)
+    path = lake.table(user_events.archive_table)
     spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path).checkpoint()
     for commit in Path(path, "_delta_log").glob("*[0-2].json"):  # as Delta does after a month
         commit.unlink()

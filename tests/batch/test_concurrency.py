@@ -9,9 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pyspark.sql import functions as F
 
-from batch.events import ARCHIVE, ingest_archive
+from batch.events import ingest_archive
 from batch.load import load_events
 from batch.tiles import build_tiles, stale_days, tiles_table
 from batch.view import build_view, view_table
@@ -29,6 +27,7 @@ from infra.errors import NotReadyError
 from infra.settings import Settings
 from speed.archive import COLUMNS, create_archive
 from tests.declarations import user_events, user_features
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -65,19 +64,22 @@ def archive(spark: SparkSession, settings: Settings, offset: int, events: list[d
     ]
     frame = spark.createDataFrame(rows, COLUMNS.replace("DATE", "TIMESTAMP"))
     frame = frame.withColumn("arrival_day", F.to_date("arrival_day"))
-    frame.coalesce(1).write.format("delta").mode("append").save(settings.table(ARCHIVE))
+    frame.coalesce(1).write.format("delta").mode("append").save(settings.table(user_events.archive_table))
 
 
 def up_to_date(spark: SparkSession, settings: Settings) -> None:
     """Tiles and view, again while others bring events of days before batch_end."""
-    while True:
+
+    def built() -> bool:
         if days := stale_days(spark, settings, user_features):
             build_tiles(spark, settings, user_features, days)
         try:
             build_view(spark, settings, user_features, END)
         except NotReadyError:
-            continue
-        return
+            return False
+        return True
+
+    eventually(built, 240)
 
 
 def tables(spark: SparkSession, settings: Settings) -> dict[str, list[Any]]:
@@ -111,7 +113,7 @@ def test_four_backfills_at_once_beside_the_stream_lose_and_double_nothing(
     def backfill(index: int) -> None:
         session = spark.newSession()
         path = write(tmp_path / f"{index}.jsonl", events_of(*spans[index]))
-        begun.wait()
+        begun.wait(60)
         load_events(session, lake, user_events, path)
         ingest_archive(session, lake, user_events)
         up_to_date(session, lake)
@@ -120,7 +122,7 @@ def test_four_backfills_at_once_beside_the_stream_lose_and_double_nothing(
 
     def stream() -> None:
         session = spark.newSession()
-        begun.wait()
+        begun.wait(60)
         for n, batch in enumerate(streamed):
             # The topic delivers some twice.
             archive(session, lake, n * 100, [*batch, *streamed[n - 1][:2]] if n else batch)
@@ -129,7 +131,7 @@ def test_four_backfills_at_once_beside_the_stream_lose_and_double_nothing(
     with ThreadPoolExecutor(len(spans) + 1) as pool:
         done = [pool.submit(stream), *(pool.submit(backfill, index) for index in range(len(spans)))]
         for one in done:
-            one.result()
+            one.result(240)
     ingest_archive(spark, lake, user_events)
     up_to_date(spark, lake)
     assert_same(tables(spark, lake), tables(spark, once))
@@ -165,13 +167,9 @@ def test_a_run_that_is_killed_while_it_writes_is_made_good_by_the_next(
         start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
-    def wait(until: Callable[[], bool]) -> None:
-        while process.poll() is None and not until():
-            time.sleep(0.002)
-
-    wait(lambda: any(Path(lake.table(name)).rglob("*.parquet")))
+    eventually(lambda: process.poll() is not None or any(Path(lake.table(name)).rglob("*.parquet")), every=0.002)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.wait(30)
     assert any(Path(lake.table(name)).rglob("*.parquet"))  # it was killed as it wrote
     up_to_date(spark, lake)
     found = tables(spark, lake)

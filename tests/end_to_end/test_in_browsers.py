@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from models.registry import tracking
 from tests.declarations import repurchase
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from .conftest import Shop
@@ -69,11 +69,11 @@ def test_the_graph_shows_its_groups_and_an_asset_is_materialized_by_a_click(shop
     page.goto(f"{settings.dagster_url}/assets/online_user_features")
     expect(page.get_by_text("where a request merges it with the speed tiles")).to_be_visible()
     page.locator("button", has_text="Materialize").first.click()
-    while not (new := {run: status for run, status in runs(shop).items() if run not in before}) or not {
-        "SUCCESS",
-        "FAILURE",
-    } & set(new.values()):
-        time.sleep(1)
+
+    def ended() -> dict[str, str]:
+        return {run: status for run, status in runs(shop).items() if run not in before and status in ("SUCCESS", "FAILURE")}
+
+    new = eventually(ended, every=1)
     assert list(new.values()) == ["SUCCESS"]
     page.goto(f"{settings.dagster_url}/runs/{next(iter(new))}")
     expect(page.get_by_text("online_user_features").first).to_be_visible()
@@ -103,16 +103,14 @@ def test_a_model_promoted_in_the_registry_answers_soon_and_no_request_is_dropped
         page.keyboard.press("Enter")
         dialog.get_by_role("button", name="Save aliases").click()
         expect(page.locator("#root").get_by_text("@ champion")).to_be_visible()
-        while not answers[second]:
-            time.sleep(0.1)
+        eventually(lambda: answers[second])
     finally:
         stop.set()
-        asking.join()
+        asking.join(30)
     assert set(answers) == {"1", second}
     assert answers["1"] > 10
     shop.braid("promote", "1")
-    while httpx.post(f"{settings.serving_url}/predict", json={"user_id": 5}).json()["model"]["version"] != "1":
-        time.sleep(0.2)
+    eventually(lambda: httpx.post(f"{settings.serving_url}/predict", json={"user_id": 5}).json()["model"]["version"] == "1")
 
 
 def test_the_page_of_the_api_tells_what_can_be_asked(shop: Shop, page: Page) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from mlflow import MlflowClient
 
 from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, load_booster, registered_versions
 from tests.declarations import repurchase
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -29,16 +29,16 @@ def test_it_is_started_again_and_leaves_no_model_half_registered(shop: Shop, kil
     before = {run.info.run_id for run in client.search_runs([experiment.experiment_id])}
     selector = {"repositoryLocationName": "braid", "repositoryName": "__repository__", "jobName": "training_repurchase"}
     launched = shop.dagster(LAUNCH, p={"selector": selector, "runConfigData": {}})["launchRun"]["run"]["runId"]
-    while {run.info.run_id for run in client.search_runs([experiment.experiment_id])} == before:
-        time.sleep(0.02)
+    eventually(lambda: {run.info.run_id for run in client.search_runs([experiment.experiment_id])} != before, every=0.02)
     assert kill_workers(settings) > 0
-    while True:
-        found = [run for run in shop.dagster(RUNS)["runsOrError"]["results"] if launched in (run["runId"], run["rootRunId"])]
-        if any(run["status"] == "SUCCESS" for run in found):
-            break
+
+    def done_again() -> list[dict[str, str]] | None:
         answer = httpx.post(f"{settings.serving_url}/predict", json={"user_id": 5})
         assert answer.is_success, answer.text
-        time.sleep(0.5)
+        found = [run for run in shop.dagster(RUNS)["runsOrError"]["results"] if launched in (run["runId"], run["rootRunId"])]
+        return found if any(run["status"] == "SUCCESS" for run in found) else None
+
+    found = eventually(done_again, 240, every=0.5)
     assert sorted(run["status"] for run in found) == ["FAILURE", "SUCCESS"]
     for name in names:
         versions = registered_versions(settings, name)

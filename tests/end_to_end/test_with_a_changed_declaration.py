@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import httpx
 from features.declaration import count
 from orchestration.proof import prove
 from tests.declarations import user_features
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from .conftest import Shop
@@ -62,11 +62,12 @@ def test_the_older_version_is_served_and_streamed_until_the_newer_one_is_backfil
     [before] = ask(shop, "/features", group="user_features", ids=[7], at=at + 2 * MINUTE_MS)["rows"]
     when = datetime.fromtimestamp((at + MINUTE_MS) / 1_000, UTC).isoformat(timespec="milliseconds")
     shop.tell("replay", f"n1,7,b,PURCHASE,1.25,{when}\n")
-    while True:
-        [after] = ask(shop, "/features", group="user_features", ids=[7], at=at + 2 * MINUTE_MS)["rows"]
-        if after["features"] != before["features"]:
-            break
-        time.sleep(0.2)
+
+    def changed() -> dict[str, Any] | None:
+        [row] = ask(shop, "/features", group="user_features", ids=[7], at=at + 2 * MINUTE_MS)["rows"]
+        return row if row["features"] != before["features"] else None
+
+    after = eventually(changed)
     assert list(after["features"]) == list(user_features.feature_names)
     assert after["features"]["purchase_count_7d"] == before["features"]["purchase_count_7d"] + 1
 
@@ -75,9 +76,13 @@ def test_the_older_version_is_served_and_streamed_until_the_newer_one_is_backfil
     report = prove(settings, NEW, events, shop.users, at)
     assert (report.differences, report.degraded) == ([], 0)
     assert shop.braid("plan")["groups"][0]["settled"]
-    while (answer := ask(shop, "/predict", user_id=7, at=at))["model"]["version"] != done["champion_version"]:
-        time.sleep(0.2)
+
+    def answer_of_the_new() -> dict[str, Any] | None:
+        answer = ask(shop, "/predict", user_id=7, at=at)
+        return answer if answer["model"]["version"] == done["champion_version"] else None
+
+    answer = eventually(answer_of_the_new)
     assert answer["provenance"]["degraded"] is False
     assert list(answer["features_used"]) == list(NEW.model_names)
-    while "online:user_features@" in str(shop.braid("status")["speed"]):  # the older version's query ends by itself
-        time.sleep(0.5)
+    # The older version's query ends by itself.
+    eventually(lambda: "online:user_features@" not in str(shop.braid("status")["speed"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +21,10 @@ from infra.java import find_java
 from infra.kafka import client_options, create_topics, end_offsets, spark_options
 from infra.settings import Settings
 from store.acl import acl
-from store.clients import async_store, reached_store
+from store.clients import async_store, store
+from store.server import reached_store
 from tests.declarations import user_features
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -46,21 +47,23 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Ite
         update={"redis_url": f"redis://writer:w-secret@{where}", "redis_reader_url": f"redis://reader:r-secret@{where}"}
     )
     try:
-        while True:
+
+        def answers() -> bool:
+            assert server.poll() is None
             try:
-                reached_store(settings)
-                break
+                return bool(reached_store(settings))
             except ServiceError:
-                assert server.poll() is None
-                time.sleep(0.05)
+                return False
+
+        eventually(answers, 30)
         yield settings
     finally:
         server.terminate()
-        server.wait()
+        server.wait(30)
 
 
 def test_the_reader_reads_and_can_neither_write_nor_run_scripts(guarded: Settings) -> None:
-    writer = reached_store(guarded)
+    writer = store(guarded)
     writer.hset("user_features:1", FIELD, b"x")
     reader = redis.Redis.from_url(guarded.redis_reader_url)
     assert reader.hgetall("user_features:1") == {FIELD: b"x"}
@@ -134,14 +137,17 @@ def locked(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iter
         }
     )  # fmt: skip
     try:
-        while "Kafka Server started" not in (home / "broker.log").read_text():
+
+        def started() -> bool:
             assert broker.poll() is None, (home / "broker.log").read_text()[-2_000:]
-            time.sleep(0.2)
+            return "Kafka Server started" in (home / "broker.log").read_text()
+
+        eventually(started)
         create_topics(locked, {"events": 2})
         yield locked
     finally:
         broker.terminate()
-        broker.wait()
+        broker.wait(60)
 
 
 def test_events_go_through_a_broker_that_asks_for_a_password_over_tls(locked: Settings, spark: SparkSession) -> None:

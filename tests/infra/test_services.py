@@ -41,9 +41,11 @@ def other_home(tmp_path):
 
 def say_and_hear(settings: Settings, text: bytes) -> bytes:
     producer = KafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
-    producer.send("events_of_a_test", text, partition=0, timestamp_ms=1).get()
+    producer.send("events_of_a_test", text, partition=0, timestamp_ms=1).get(timeout=30)
     producer.close()
-    consumer = KafkaConsumer("events_of_a_test", bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
+    consumer = KafkaConsumer(
+        "events_of_a_test", bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=30_000
+    )
     record = next(consumer)
     consumer.close()
     assert record.timestamp > time.time() * 1000 - 600_000, "the arrival is the broker's time, not the producer's"
@@ -108,7 +110,7 @@ def test_down_ends_the_orphans_of_a_supervisor_that_was_killed(home):
     pids = services.process_ids(home)
     supervisor = min((psutil.Process(pid) for pid in pids), key=psutil.Process.create_time)
     supervisor.kill()
-    psutil.wait_procs([supervisor])
+    psutil.wait_procs([supervisor], timeout=30)
     assert len(alive(pids)) == len(pids) - 1, "Kafka and Valkey go on as orphans"
     services.down(home)
     assert alive(pids) == []

@@ -31,9 +31,12 @@ from infra.errors import ServiceError
 from infra.settings import Settings
 from models.registry import CHAMPION, DIGEST_TAG, load_booster, text_digest, tracking
 from serving.model import FollowedModel
-from store.clients import meta_key, reached_store, store
+from store.clients import store
+from store.keys import meta_key
 from store.reading import OnlineStore
+from store.server import reached_store
 from tests.declarations import repurchase, user_features
+from tests.waiting import eventually
 
 NAMES = list(user_features.feature_names)
 BATCH_END = 1_780_000_000_000
@@ -202,7 +205,7 @@ def test_a_store_that_stalls_costs_a_deadline_and_never_gives_one_user_anothers_
         time.sleep(0.5)
         stop.set()
         for one in asked:
-            one.result()
+            one.result(60)
     assert seen == {True, False}
     assert slowest[0] < 5, "the deadline is half a second; a busy machine adds to it"
     assert rows(serving, [9])[0]["provenance"]["degraded"] is False
@@ -226,18 +229,15 @@ def test_the_champion_changes_under_load_without_a_failed_request_and_a_broken_o
         asked = [callers.submit(ask) for _ in range(2)]
         try:
             second = register(serving, booster())
-            while second not in versions:
-                time.sleep(0.05)
+            eventually(lambda: second in versions)
             broken = register(serving, booster(), spoil=lambda text: text[: len(text) // 2])
-            while not any(f"version {broken}" in one for one in readiness()):
-                time.sleep(0.1)
+            eventually(lambda: any(f"version {broken}" in one for one in readiness()))
             third = register(serving, booster())
-            while versions[-1] != third:
-                time.sleep(0.05)
+            eventually(lambda: versions[-1] == third)
         finally:
             stop.set()
         for one in asked:
-            one.result()
+            one.result(60)
     assert set(versions) == {first, second, third}
     assert readiness() == []
     assert f"braid_champion_version {float(third)}" in httpx.get(f"{serving.serving_url}/metrics").text
@@ -280,9 +280,12 @@ def test_one_flipped_byte_keeps_a_model_out_until_it_is_whole_again(serving: Set
     assert champion.current.version == good
     path = max((serving.home / "artifacts").rglob("model.lgb"), key=lambda one: one.stat().st_mtime_ns)
     path.write_text(model.model_to_string())
-    while champion.current.version == good:
-        time.sleep(0.05)
+
+    def refreshed() -> bool:
         champion.refresh()
+        return champion.current is not None and champion.current.version != good
+
+    eventually(refreshed)
     assert (champion.current.version, champion.fault) == (version, "")
 
 
@@ -306,9 +309,7 @@ def test_a_registry_that_is_gone_takes_no_model_with_it(serving: Settings) -> No
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     champion.start()
     try:
-        deadline = time.monotonic() + 30
-        while not champion.looked and time.monotonic() < deadline:
-            time.sleep(0.05)
+        eventually(lambda: champion.looked, 30)
         assert "cannot be asked" in champion.fault
         assert champion.current is there.current
     finally:
@@ -384,21 +385,19 @@ def test_a_plain_end_under_load_drops_no_request_of_callers_who_heed_the_probe(s
     with ThreadPoolExecutor(9) as callers:
         asked = [callers.submit(one) for one in (balance, *[ask] * 8)]
         try:
-            while outcomes["200"] < 200:
-                time.sleep(0.01)
+            eventually(lambda: outcomes["200"] >= 200)
             services.restart(serving, "serving")
             again = outcomes["200"] + 100
-            while outcomes["200"] < again:
-                time.sleep(0.01)
+            eventually(lambda: outcomes["200"] >= again)
         finally:
             over.set()
         for one in asked:
-            one.result()
+            one.result(60)
     assert set(outcomes) == {"200"}, outcomes
 
 
 def test_a_store_that_is_not_there_is_told_in_a_sentence(tmp_path) -> None:
     settings = Settings(home=tmp_path, redis_url="redis://:s3cret@127.0.0.1:1/0")
-    with pytest.raises(ServiceError, match="does not answer") as told:
+    with pytest.raises(ServiceError, match="cannot be reached") as told:
         reached_store(settings)
     assert "s3cret" not in str(told.value)

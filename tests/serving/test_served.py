@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,10 @@ from models.registry import CHALLENGER, CHAMPION, batch_only_name, tracking
 from monitoring.served import TABLE, ingest_served, served_of
 from serving.served_log import BOUND, ServedLog
 from serving.variants import assigned, place
-from store.clients import meta_key, store
+from store.clients import store
+from store.keys import meta_key
 from tests.declarations import repurchase, user_features
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -113,11 +115,6 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> 
         services.down(settings)
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.1)
-
-
 def predict(settings: Settings, user: int, **more: Any) -> dict[str, Any]:
     answer = httpx.post(f"{settings.serving_url}/predict", json={"user_id": user, "at": NOW, **more}, timeout=20)
     assert answer.is_success, answer.text
@@ -143,9 +140,12 @@ def records(settings: Settings) -> list[dict[str, Any]]:
 
 def logged(settings: Settings, at: int, count: int) -> list[dict[str, Any]]:
     """The records of questions about a time, once there are so many."""
-    while len(found := [one for one in records(settings) if one["q_ms"] == at]) < count:
-        time.sleep(0.2)
-    return found
+
+    def of_the_time() -> list[dict[str, Any]] | None:
+        found = [one for one in records(settings) if one["q_ms"] == at]
+        return found if len(found) >= count else None
+
+    return eventually(of_the_time)
 
 
 def test_each_user_is_answered_by_its_variant_on_its_features(deployment: Settings) -> None:
@@ -265,7 +265,7 @@ def test_each_record_comes_into_the_table_once_whatever_happens(spark: SparkSess
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(120)
     attempt(spark, deployment)
     assert count() == sent
 
@@ -304,10 +304,14 @@ def attempt(spark: SparkSession, settings: Settings) -> None:
 
 def settled(settings: Settings) -> int:
     """The number of records once the log has nothing more to send."""
-    before = -1
-    while (now := len(records(settings))) != before:
-        before = now
-    return now
+    counts = [-1]
+
+    def same_twice() -> bool:
+        counts.append(len(records(settings)))
+        return counts[-1] == counts[-2]
+
+    eventually(same_twice)
+    return counts[-1]
 
 
 def test_without_a_broker_records_are_lost_and_counted_and_nobody_waits(deployment: Settings) -> None:

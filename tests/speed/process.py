@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 from infra.settings import Settings
-from store.clients import PROGRESS_KEY, store
+from store.clients import store
+from store.keys import PROGRESS_KEY
+from tests.waiting import eventually
 
 
 class Speed:
@@ -21,10 +22,13 @@ class Speed:
 
     def start(self) -> None:
         self.launch()
-        while not self._entry_is_mine():
-            running = self._process.poll() is None
-            assert running, self.log.read_text()[-2_000:]
-            time.sleep(0.2)
+
+        def entered() -> bool:
+            assert self._process.poll() is None, self.log.read_text()[-2_000:]
+            raw = store(self._settings).hget(PROGRESS_KEY, "online")
+            return raw is not None and f'"pid": {self._process.pid}'.encode() in raw
+
+        eventually(entered)
 
     def launch(self) -> None:
         """Starts it, and does not wait."""
@@ -36,20 +40,20 @@ class Speed:
 
     def wait(self) -> int:
         """Until it ends by itself; gives the exit code."""
-        return self._process.wait()
+        return self._process.wait(120)
 
     def kill(self) -> None:
         """SIGKILL, to Python, the JVM and its workers at once."""
         os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.wait(30)
 
     def stop(self) -> int:
         """SIGTERM; gives the exit code."""
         if self._process is None or self._process.poll() is not None:
             return self._process.returncode if self._process else 0
         os.killpg(self._process.pid, signal.SIGTERM)
-        return self._process.wait()
-
-    def _entry_is_mine(self) -> bool:
-        raw = store(self._settings).hget(PROGRESS_KEY, "online")
-        return raw is not None and f'"pid": {self._process.pid}'.encode() in raw
+        try:
+            return self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise

@@ -1,7 +1,8 @@
-"""Everything at once: 100,000 events of which some are double, late, malformed, too large or of next year; the speed layer is killed
-twenty times meanwhile, and the broker five times. What is served at the end equals brute force, and every message is accounted for.
+"""Everything at once: events of which some are double, late, malformed, too large or of next year; the speed layer and the broker are
+killed meanwhile. What is served at the end equals brute force, and every message is accounted for.
 
-`BRAID_TEST_KILLS=50 pytest tests/speed/test_storm.py` kills oftener.
+A short storm has 20,000 events and 4 kills of the speed layer, the long one 100,000 and 50; `BRAID_TEST_KILLS=20 pytest
+tests/speed/test_storm.py` makes the short one longer.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from infra.kafka import end_offsets
 from infra.settings import Settings
 from speed.replay import replay, wait_archived, wait_visible
 from tests.declarations import GROUPS, user_events, user_features
+from tests.waiting import eventually
 
 from .aloud import batch_of, brute_force, stored_tiles
 
@@ -40,8 +42,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.stack
 
-EVENTS, USERS = 100_000, 200
-KILLS, BROKER_KILLS = int(os.environ.get("BRAID_TEST_KILLS", "20")), 5
+USERS = 200
+KILLS = int(os.environ.get("BRAID_TEST_KILLS", "4"))
 SPAN_MS = 2 * DAY_MS
 TILE_MS = user_features.tile_ms
 LATE_MS = SPAN_MS + HOUR_MS
@@ -53,6 +55,7 @@ class Storm:
 
     settings: Settings
     last_ms: int
+    kills_planned: int
     good: list[dict[str, Any]] = field(default_factory=list)
     late: list[dict[str, Any]] = field(default_factory=list)
     doubles: int = 0
@@ -62,12 +65,22 @@ class Storm:
     kills: int = 0
     broker_kills: int = 0
 
+    @property
+    def events(self) -> int:
+        """Before doubles."""
+        return min(100_000, 5_000 * self.kills_planned)
+
+    @property
+    def broker_kills_planned(self) -> int:
+        """One for each four of the speed layer, at most five."""
+        return min(5, max(1, self.kills_planned // 4))
+
 
 def weather(rng: random.Random, storm: Storm) -> list[dict[str, Any]]:
     """The messages in the order of sending; `at` is when, in event time. What is late is older than all else, so that it is too late however far the stream is."""
     messages = []
-    for index in range(EVENTS):
-        ts_ms = storm.last_ms - SPAN_MS + SPAN_MS * index // EVENTS
+    for index in range(storm.events):
+        ts_ms = storm.last_ms - SPAN_MS + SPAN_MS * index // storm.events
         if rng.random() < 0.2:
             ts_ms = ts_ms // TILE_MS * TILE_MS + rng.choice((0, -1, 1))
         amount = f"{rng.randrange(-500, 10**7) / 100:.2f}" if rng.random() < 0.8 else None
@@ -76,7 +89,7 @@ def weather(rng: random.Random, storm: Storm) -> list[dict[str, Any]]:
             "event_type": rng.choice(("PURCHASE", "VIEW")), "amount": amount, "ts_ms": ts_ms, "at": ts_ms,
         }  # fmt: skip
         kind = rng.random()
-        if kind < 0.0625 and index > EVENTS // 5:
+        if kind < 0.0625 and index > storm.events // 5:
             event["ts_ms"] -= LATE_MS + rng.randrange(HOUR_MS)
             storm.late.append(event)
         elif (kind := rng.random()) < 0.01:
@@ -99,8 +112,14 @@ def weather(rng: random.Random, storm: Storm) -> list[dict[str, Any]]:
     return sorted(messages, key=lambda message: message["at"])
 
 
+@pytest.fixture(scope="module", params=[KILLS, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(1_800)])])
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often the speed layer is killed."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def sky(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
+def sky(kills: int, tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
     """Kafka, Valkey and the speed layer under their supervisor, which starts again what is killed."""
     settings = Settings.load(tmp_path_factory.mktemp("storm")).model_copy(update={"archive_seconds": 1, "speed_memory": "768m"})
     try:
@@ -111,9 +130,9 @@ def sky(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def storm(sky: Settings) -> Storm:
+def storm(sky: Settings, kills: int) -> Storm:
     rng = random.Random(2_026)
-    storm = Storm(sky, time.time_ns() // 1_000_000 - 10 * MINUTE_MS)
+    storm = Storm(sky, time.time_ns() // 1_000_000 - 10 * MINUTE_MS, kills)
     messages = weather(rng, storm)
 
     def strike(name: str, times: int, *lives: tuple[float, float]) -> None:
@@ -137,25 +156,26 @@ def storm(sky: Settings) -> Storm:
     def spread(some: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Evenly over the blows: as large a part is sent as of them has fallen; the last after the last."""
         for index, batch in enumerate(some):
-            while storm.kills + storm.broker_kills < (KILLS + BROKER_KILLS) * index // len(some):
-                time.sleep(0.05)
+            due = (storm.kills_planned + storm.broker_kills_planned) * index // len(some)
+            eventually(lambda due=due: storm.kills + storm.broker_kills >= due)
             time.sleep(0.05)
             yield batch
 
-    begin = EVENTS // 10
+    begin = storm.events // 10
     for part in range(3):  # the watermark of a micro-batch counts from the next one
         send(batches(messages[begin * part // 3 : begin * (part + 1) // 3]))
         wait_visible(sky, GROUPS.values(), end_offsets(sky, user_events.topic))
     lives = (2, 6), (10, 16)  # every other one is long enough for some work
     blows = [
-        threading.Thread(target=strike, args=("speed", KILLS, *lives)),
-        threading.Thread(target=strike, args=("kafka", BROKER_KILLS, (15, 40))),
+        threading.Thread(target=strike, args=("speed", storm.kills_planned, *lives)),
+        threading.Thread(target=strike, args=("kafka", storm.broker_kills_planned, (15, 40))),
     ]
     for one in blows:
         one.start()
     send(spread(list(batches(messages[begin:]))))
     for one in blows:
-        one.join()
+        one.join(120)
+        assert not one.is_alive()
     services.wait_healthy(sky, ["kafka"])  # the speed layer may fail once more, of a broker that was killed last
     ends = end_offsets(sky, user_events.topic)
     wait_visible(sky, GROUPS.values(), ends)
@@ -190,7 +210,7 @@ def differences(storm: Storm) -> list[Any]:
 
 
 def test_no_cell_differs_after_every_blow(storm: Storm) -> None:
-    assert (storm.kills, storm.broker_kills) == (KILLS, BROKER_KILLS)
+    assert (storm.kills, storm.broker_kills) == (storm.kills_planned, storm.broker_kills_planned)
     assert differences(storm) == []
 
 
@@ -226,7 +246,8 @@ def test_a_start_waits_for_the_broker_and_a_checkpoint_whose_last_commit_is_gone
     settings = storm.settings
     before = spark.read.format("delta").load(settings.table("raw_events")).count()
     supervisor = Supervisor(settings)
-    supervisor.stop(["speed", "kafka"])
+    supervisor.stop(["speed"])  # before the broker, which it would wait for at its end
+    supervisor.stop(["kafka"])
     gone = 0
     for commits in settings.home.rglob("commits"):
         newest = max((one for one in commits.iterdir() if one.name.isdigit()), key=lambda one: int(one.name))
@@ -237,8 +258,7 @@ def test_a_start_waits_for_the_broker_and_a_checkpoint_whose_last_commit_is_gone
     log = supervisor.log_path("speed")
     begin = log.stat().st_size
     supervisor.start("speed")
-    while "Waiting for" not in log.read_text()[begin:]:
-        time.sleep(0.1)
+    eventually(lambda: "Waiting for" in log.read_text()[begin:])
     supervisor.start("kafka")
     services.wait_healthy(settings, ["kafka", "speed"])
     ends = end_offsets(settings, user_events.topic)

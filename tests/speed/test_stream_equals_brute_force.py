@@ -20,7 +20,8 @@ from features.packed import decode_tile
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.settings import Settings
 from speed.replay import replay, wait_archived, wait_visible
-from store.clients import PROGRESS_KEY, store
+from store.clients import store
+from store.keys import PROGRESS_KEY
 from tests.declarations import GROUPS, item_features, user_events, user_features
 
 from .aloud import batch_of, brute_force, instant, stored_tiles
@@ -81,14 +82,15 @@ def told(streaming: Settings, speed) -> Story:
     rest.start()
     time.sleep(6)
     speed.kill()
-    rest.join()
+    rest.join(120)
+    assert not rest.is_alive()
     speed.start()
     wait_visible(streaming, GROUPS.values(), story.end_offsets)
 
     producer = KafkaProducer(bootstrap_servers=streaming.kafka_bootstrap)
 
     def send(value: bytes, key: bytes | None = b"1") -> None:
-        taken = producer.send(user_events.topic, key=key, value=value).get()
+        taken = producer.send(user_events.topic, key=key, value=value).get(timeout=30)
         story.end_offsets[taken.partition] = taken.offset + 1
 
     good = {"event_id": "x", "user_id": 1, "session_id": "s", "event_type": "VIEW", "event_timestamp": instant(last_ms)}

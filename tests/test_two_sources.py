@@ -19,7 +19,7 @@ from infra.project import load_project
 from infra.settings import Settings
 from orchestration.topics import topics
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 DEFINITIONS = """
 from braid import Column, ColumnType, EventSource, FeatureGroup, Project, count, distinct, since_last, total
 

@@ -1,0 +1,104 @@
+"""What is normal: the days of a source before a day, and the view of a group before the present one.
+
+Reads `events` and earlier versions of `view_{group}`; gives the figures that checks hold new data against. Where there is no history,
+there is no norm, and nothing to hold against it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from batch.tables import partitions_of, table_state
+from batch.view import view_table
+from features.declaration import FeatureGroup
+from features.sources import EventSource
+from infra.settings import Settings
+
+#: How far back the norm of a day looks.
+WEEKS = 4
+#: A category that at least this share of the rows had is expected every day.
+_COMMON = 0.01
+#: The relative error of quantiles.
+_QUANTILE_ERROR = 0.001
+
+
+@dataclass(frozen=True)
+class NormalDay:
+    """What the four weeks before a day were like.
+
+    Attributes:
+        weekday_rows: The mean number of rows of the same weekdays; None where none of them has events.
+        null_shares: Column → the share of rows without a value.
+        categories: Watched column → value → its share of the rows.
+    """
+
+    weekday_rows: float | None
+    null_shares: dict[str, float]
+    categories: dict[str, dict[str, float]]
+
+    def common(self, column: str) -> list[str]:
+        """The values of a watched column that are expected every day."""
+        return [value for value, share in self.categories[column].items() if share >= _COMMON]
+
+
+@dataclass(frozen=True)
+class NormalView:
+    """What the view before was like: its entities, and for each numeric feature the bounds of the central share of its values."""
+
+    entities: int
+    central: dict[str, tuple[float, float]]
+
+
+def last_whole_day(spark: SparkSession, settings: Settings, source: EventSource, first: date, last: date) -> date | None:
+    """The latest of the days that has events and is over: the table's newest day may still get some."""
+    state = table_state(spark, settings.table(source.table))
+    days = sorted(date.fromisoformat(day) for (day,) in partitions_of(state.read(spark))) if state else []
+    return max((day for day in days[:-1] if first <= day <= last), default=None)
+
+
+def normal_day(spark: SparkSession, settings: Settings, source: EventSource, day: date) -> NormalDay | None:
+    """The norm of a day; None where the four weeks before it have no events."""
+    events = spark.read.format("delta").load(settings.table(source.table))
+    before = events.where(F.col("day").between(day - timedelta(weeks=WEEKS), day - timedelta(days=1)))
+    nullable = [column.name for column in source.columns if not column.required]
+    nulls = [F.sum(F.col(name).isNull().cast("bigint")).alias(name) for name in nullable]
+    per_day = before.groupBy("day").agg(F.count("*").alias("_rows"), *nulls).collect()
+    rows = sum(row["_rows"] for row in per_day)
+    if not rows:
+        return None
+    same = [row["_rows"] for row in per_day if row["day"].weekday() == day.weekday()]
+    categories = {}
+    for column in source.checks.categories:
+        counted = before.where(F.col(column).isNotNull()).groupBy(column).count().collect()
+        categories[column] = {row[column]: row["count"] / rows for row in counted}
+    shares = {name: sum(row[name] for row in per_day) / rows for name in nullable}
+    return NormalDay(sum(same) / len(same) if same else None, shares, categories)
+
+
+def normal_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> NormalView | None:
+    """The norm of a group's view: the version before the present one of the same declaration; None where there is none any more."""
+    path = settings.table(view_table(group))
+    commits = DeltaTable.forPath(spark, path).history().where("userMetadata IS NOT NULL").orderBy("version", ascending=False)
+    versions = [row["version"] for row in commits.collect() if json.loads(row["userMetadata"])["fingerprint"] == group.fingerprint]
+    if len(versions) < 2:
+        return None
+    try:
+        view = spark.read.format("delta").option("versionAsOf", versions[1]).load(path)
+        return _norm_of(view, group)
+    except (PySparkException, Py4JJavaError):  # a vacuum has taken the files of the version
+        return None
+
+
+def _norm_of(view: DataFrame, group: FeatureGroup) -> NormalView:
+    names, margin = list(group.model_names), (1 - group.checks.distribution) / 2
+    quantiles = view.approxQuantile(names, [margin, 1 - margin], _QUANTILE_ERROR) if names else []
+    central = {name: (low_high[0], low_high[1]) for name, low_high in zip(names, quantiles, strict=True) if low_high}
+    return NormalView(view.count(), central)

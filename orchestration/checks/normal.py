@@ -1,0 +1,162 @@
+"""New data beside what is normal of it: what somebody on call wants to know of a source's day and of a group's view.
+
+The thresholds are declared with the source (`SourceChecks`) and the group (`GroupChecks`). A crossed one warns (`…_as_usual`), or keeps the
+day out where the declaration says so (`…_within_limits`). Great Expectations holds the rows against them.
+"""
+
+from typing import Any
+
+import dagster as dg
+from dagster_pyspark import LazyPySparkResource
+from pyspark.sql import DataFrame
+
+from batch.view import view_table
+from features.declaration import FeatureGroup
+from features.sources import EventSource
+from infra.settings import Settings
+from monitoring.normal import NormalDay, NormalView, last_whole_day, normal_day, normal_view
+from orchestration.assets.batch import DUPLICATES, READ, REFUSED
+from orchestration.checks.suites import gx_expectations, validate
+from orchestration.deployment import Deployment
+from orchestration.materialized import latest_metadata
+from orchestration.names import events_key, view_key
+from orchestration.run_days import first_and_last_day
+
+#: Of rows that have a declared bound, the share that must lie within.
+_MOSTLY = 0.99
+#: Fewer messages than these say nothing of a share.
+_MIN_MESSAGES = 100
+
+
+def events_as_usual(deployment: Deployment, source: EventSource) -> Any:
+    """The check of a source's latest whole day beside the four weeks before it."""
+    settings, key, checks = deployment.settings, events_key(source), source.checks
+    limits, usual = f"{source.table}_within_limits", f"{source.table}_as_usual"
+    specs = [
+        dg.AssetCheckSpec(limits, asset=key, blocking=True, description=f"What blocks: {', '.join(sorted(checks.blocking)) or 'nothing'}."),
+        dg.AssetCheckSpec(usual, asset=key, description="Volume, missing values, categories, bounds, late, refused and known messages are as usual."),
+    ]  # fmt: skip
+
+    @dg.multi_asset_check(name=f"{source.table}_normal", specs=specs)
+    def check(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> Any:
+        session = spark.spark_session
+        day = last_whole_day(session, settings, source, *first_and_last_day(context))
+        if day is None:
+            yield from _nothing_to_compare(key, limits, usual, "None of the run's days is over.")
+            return
+        norm = normal_day(session, settings, source, day)
+        ingested = latest_metadata(context.instance, key)
+        verdict = validate(
+            settings,
+            day_frame(session, settings, source, str(day)),
+            f"{source.table}_normal",
+            day_expectations(source, norm, ingested),
+        )
+        yield from verdict.results(key, limits, usual)
+
+    return check
+
+
+def day_frame(session: Any, settings: Settings, source: EventSource, day: str) -> DataFrame:
+    """The events of a day as the suite looks at them: numbers as doubles, and whether each came within the watermark."""
+    numbers = source.checks.bounds
+    columns = [
+        f"CAST({column.name} AS DOUBLE) AS {column.name}" if column.name in numbers else column.name for column in source.columns
+    ]
+    # As the stream saw it: beside the newest event before it in its partition, whatever the wall clock said of a replay.
+    newest = "max(ts_ms) OVER (PARTITION BY kafka_partition ORDER BY kafka_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+    in_time = f"origin <> 'stream' OR coalesce({newest} - ts_ms <= {settings.watermark_seconds * 1_000}, true) AS in_time"
+    return session.read.format("delta").load(settings.table(source.table)).where(f"day = DATE'{day}'").selectExpr(*columns, in_time)
+
+
+def day_expectations(source: EventSource, norm: NormalDay | None, ingested: dict[str, Any]) -> list[Any]:
+    """What a day must hold.
+
+    Args:
+        source: Whose thresholds.
+        norm: The four weeks before; None where they have no events.
+        ingested: What the events asset said of the messages that it read.
+    """
+    gxe, checks = gx_expectations(), source.checks
+    expected = [
+        gxe.ExpectColumnValuesToBeInSet(column="in_time", value_set=[True], mostly=1 - checks.late, severity=checks.severity("late")),
+        *(
+            gxe.ExpectColumnValuesToBeBetween(column=name, min_value=low, max_value=high, mostly=_MOSTLY, severity=checks.severity("bounds"))
+            for name, (low, high) in checks.bounds.items()
+        ),
+    ]  # fmt: skip
+    read = ingested.get(READ, 0)
+    for name, share, most in (
+        ("refused", ingested.get(REFUSED, 0) / max(read, 1), checks.refused), ("duplicates", ingested.get(DUPLICATES, 0) / max(read, 1), checks.duplicates),
+    ):  # fmt: skip
+        if read >= _MIN_MESSAGES and share > most:
+            query = f"SELECT 1 AS share FROM {{batch}} WHERE {share} > {most} LIMIT 1"
+            told = f"{name}: {share:.0%} of {read} messages, at most {most:.0%} are usual"
+            expected.append(
+                gxe.UnexpectedRowsExpectation(unexpected_rows_query=query, description=told, severity=checks.severity(name))
+            )
+    if norm is None:
+        return expected
+    if norm.weekday_rows is not None:
+        low, high = (round(norm.weekday_rows * multiple) for multiple in checks.volume)
+        expected.append(gxe.ExpectTableRowCountToBeBetween(min_value=low, max_value=high, severity=checks.severity("volume")))
+    for name, share in norm.null_shares.items():
+        if (mostly := 1 - share - checks.nulls) > 0:
+            expected.append(gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=mostly, severity=checks.severity("nulls")))
+    for name, shares in norm.categories.items():
+        severity = checks.severity("categories")
+        expected.append(gxe.ExpectColumnDistinctValuesToBeInSet(column=name, value_set=sorted(shares), severity=severity))
+        expected.append(gxe.ExpectColumnDistinctValuesToContainSet(column=name, value_set=norm.common(name), severity=severity))
+    return expected
+
+
+def view_as_usual(deployment: Deployment, group: FeatureGroup) -> Any:
+    """The check of a group's view beside the one before it."""
+    settings, key, checks = deployment.settings, view_key(group), group.checks
+    limits, usual = f"{group.name}_within_limits", f"{group.name}_as_usual"
+    specs = [
+        dg.AssetCheckSpec(limits, asset=key, blocking=True, description=f"What blocks: {', '.join(sorted(checks.blocking)) or 'nothing'}."),
+        dg.AssetCheckSpec(usual, asset=key, description="No entities have vanished, and no feature has moved, since the view before."),
+    ]  # fmt: skip
+
+    @dg.multi_asset_check(name=f"{group.name}_normal", specs=specs)
+    def check(spark: LazyPySparkResource) -> Any:
+        norm = normal_view(spark.spark_session, settings, group)
+        if norm is None:
+            yield from _nothing_to_compare(key, limits, usual, "There is no view of this declaration before.")
+            return
+        view = spark.spark_session.read.format("delta").load(settings.table(view_table(group))).select("entity", *group.model_names)
+        verdict = validate(settings, view, f"{group.name}_normal", view_expectations(group, norm))
+        yield from verdict.results(key, limits, usual)
+
+    return check
+
+
+def view_expectations(group: FeatureGroup, norm: NormalView) -> list[Any]:
+    """What a view must hold, beside the one before it."""
+    gxe, checks = gx_expectations(), group.checks
+    fewest = round(norm.entities * checks.entities)
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=fewest, severity=checks.severity("entities")),
+        *(
+            gxe.ExpectColumnMedianToBeBetween(column=name, min_value=low, max_value=high, severity=checks.severity("distribution"))
+            for name, (low, high) in norm.central.items()
+        ),
+    ]
+
+
+def _nothing_to_compare(key: dg.AssetKey, limits: str, usual: str, reason: str) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
+    """No evidence is no pass and keeps nothing out: the second check warns that there is none."""
+    return (
+        dg.AssetCheckResult(passed=True, asset_key=key, check_name=limits, metadata={"no evidence": reason}),
+        dg.AssetCheckResult(
+            passed=False, asset_key=key, check_name=usual, severity=dg.AssetCheckSeverity.WARN, metadata={"no evidence": reason}
+        ),
+    )
+
+
+def checks_of(deployment: Deployment) -> list[Any]:
+    """The checks of all sources and groups."""
+    project = deployment.project
+    of_sources = (events_as_usual(deployment, source) for source in project.sources)
+    return [*of_sources, *(view_as_usual(deployment, group) for group in project.groups)]

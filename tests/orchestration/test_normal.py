@@ -1,0 +1,144 @@
+"""A bad day of each kind is noticed: what is new is held against the weeks before it, by the declared thresholds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from batch.events import append_events
+from batch.tiles import build_tiles, stale_days
+from batch.view import build_view
+from braid import Column, ColumnType, DeclarationError, EventSource, FeatureGroup, GroupChecks, SourceChecks, count, total
+from infra.settings import Settings
+from monitoring.normal import last_whole_day, normal_day, normal_view
+from orchestration.assets.batch import DUPLICATES, READ, REFUSED
+from orchestration.checks.normal import day_expectations, day_frame, view_expectations
+from orchestration.checks.suites import Verdict, validate
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+CHECKS = SourceChecks(volume=(0.5, 2), nulls=0.2, categories=("kind",), bounds={"amount": (0, 1_000)}, late=0.1)
+SOURCE = EventSource(
+    "usual", "usual", "usual",
+    (
+        Column("event_id", required=True), Column("user_id", ColumnType.INT64, required=True), Column("kind", required=True),
+        Column("amount", ColumnType.DECIMAL), Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
+    ),
+    checks=CHECKS,
+)  # fmt: skip
+GROUP = FeatureGroup(
+    "usual_users", "user_id", SOURCE, (count("events_7d", window="7d"), total("spend_7d", of="amount", window="7d"))
+)
+DAY = date(2026, 5, 20)
+ROWS = 40
+
+
+def day_rows(day: date, rows: int = ROWS, **changed: Any) -> list[tuple[Any, ...]]:
+    """Events of a day, in steps of a minute; `changed` gives kind, amount, or how late each arrived in the stream."""
+    begin = datetime(day.year, day.month, day.day, 9, tzinfo=UTC)
+    kind, amount, late = (changed.get(name) for name in ("kind", "amount", "late"))
+    found = []
+    for index in range(rows):
+        at = begin + timedelta(minutes=index)
+        if late and index % 3 == 0:
+            at -= timedelta(hours=1)
+        ts_ms = int(at.timestamp() * 1_000)
+        value = 10.0 if amount is None else amount(index)
+        of_kind = ("VIEW", "PURCHASE")[index % 2] if kind is None else kind(index)
+        found.append((f"{day}-{index}", index % 20, of_kind, value, at, ts_ms, ts_ms, "stream", 0, index, index))
+    return found
+
+
+def write(spark: SparkSession, settings: Settings, rows: list[tuple[Any, ...]]) -> None:
+    ddl = (
+        "event_id STRING, user_id BIGINT, kind STRING, amount DOUBLE, event_timestamp TIMESTAMP, ts_ms BIGINT, arrival_ms BIGINT, origin STRING, "
+        "kafka_partition INT, kafka_offset BIGINT, _order BIGINT"
+    )
+    frame = spark.createDataFrame(rows, ddl)
+    append_events(spark, settings, SOURCE, frame.withColumn("amount", frame["amount"].cast("decimal(18, 6)")))
+
+
+@pytest.fixture(scope="module")
+def weeks(spark: SparkSession, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Four weeks of usual days, the judged day not among them, and one event of the day after it."""
+    home: Path = tmp_path_factory.mktemp("usual")
+    lake = settings.model_copy(update={"lake_uri": str(home / "lake"), "home": home})
+    usual = [row for back in range(1, 29) for row in day_rows(DAY - timedelta(days=back))]
+    write(spark, lake, [*usual, *day_rows(DAY + timedelta(days=1), rows=1)])
+    return lake
+
+
+def verdict_on(
+    spark: SparkSession, settings: Settings, rows: list[tuple[Any, ...]], ingested: dict[str, int] | None = None, source: EventSource = SOURCE
+) -> Verdict:  # fmt: skip
+    from delta.tables import DeltaTable
+
+    write(spark, settings, rows)
+    assert last_whole_day(spark, settings, SOURCE, DAY - timedelta(days=9), DAY + timedelta(days=1)) == DAY
+    norm = normal_day(spark, settings, SOURCE, DAY)
+    found = validate(
+        settings, day_frame(spark, settings, source, str(DAY)), "usual", day_expectations(source, norm, ingested or {})
+    )
+    DeltaTable.forPath(spark, settings.table(SOURCE.table)).delete(f"day = DATE'{DAY}'")
+    return found
+
+
+def test_a_usual_day_passes(spark: SparkSession, weeks: Settings) -> None:
+    verdict = verdict_on(spark, weeks, day_rows(DAY), {READ: 1_000, REFUSED: 10, DUPLICATES: 100})
+    assert (verdict.critical, verdict.warnings) == ((), ())
+    assert verdict.expectations >= 6
+
+
+def test_a_bad_day_is_noticed_in_each_of_its_ways_and_what_the_declaration_blocks_is_critical(
+    spark: SparkSession, weeks: Settings
+) -> None:
+    bad = day_rows(
+        DAY, rows=12, late=True, kind=lambda index: ("VIEW", "REFUND")[index % 2], amount=lambda index: None if index % 2 else -5.0
+    )  # fmt: skip
+    strict = replace(SOURCE, checks=replace(CHECKS, blocking=frozenset({"volume"})))
+    verdict = verdict_on(spark, weeks, bad, {READ: 1_000, REFUSED: 100, DUPLICATES: 800}, strict)
+    [critical] = verdict.critical
+    assert "row_count" in critical
+    for words in (
+        "not_be_null amount", "be_in_set kind", "contain_set kind", "between amount", "in_set in_time", "refused: 10% of 1000",
+        "duplicates: 80% of 1000",
+    ):  # fmt: skip
+        assert any(words in warning for warning in verdict.warnings), (words, verdict.warnings)
+    assert len(verdict.warnings) == 7
+
+
+def test_a_ledger_of_negative_amounts_is_not_kept_out(spark: SparkSession, weeks: Settings) -> None:
+    ledger = replace(SOURCE, checks=SourceChecks())
+    verdict = verdict_on(spark, weeks, day_rows(DAY, amount=lambda index: -5.0), source=ledger)
+    assert (verdict.critical, verdict.warnings) == ((), ())
+
+
+def test_vanished_entities_and_moved_features_are_noticed(spark: SparkSession, weeks: Settings) -> None:
+    end_ms = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)
+    build_tiles(spark, weeks, GROUP, stale_days(spark, weeks, GROUP))
+    build_view(spark, weeks, GROUP, end_ms)
+    assert normal_view(spark, weeks, GROUP) is None, "there is no view before"
+    build_view(spark, weeks, GROUP, end_ms)
+    norm = normal_view(spark, weeks, GROUP)
+    assert norm is not None
+    assert norm.entities == 20
+    view = spark.read.format("delta").load(weeks.table("view_usual_users")).select("entity", *GROUP.model_names)
+    good = validate(weeks, view, "usual_users", view_expectations(GROUP, norm))
+    assert (good.critical, good.warnings) == ((), ())
+    worse = view.where("entity < 10").withColumn("spend_7d", view["spend_7d"] * 100)
+    strict = replace(GROUP, checks=GroupChecks(blocking=frozenset({"distribution"})))
+    bad = validate(weeks, worse, "usual_users", view_expectations(strict, norm))
+    assert any("row_count" in warning for warning in bad.warnings)
+    assert any("median_to_be_between spend_7d" in failure for failure in bad.critical)
+
+
+def test_thresholds_of_unknown_names_are_refused() -> None:
+    with pytest.raises(DeclarationError, match="no check 'volumes'"):
+        SourceChecks(blocking=frozenset({"volumes"}))
+    with pytest.raises(DeclarationError, match="'user_id', which is not a column of STRING"):
+        replace(SOURCE, checks=SourceChecks(categories=("user_id",)))

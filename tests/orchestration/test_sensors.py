@@ -1,0 +1,205 @@
+"""What each sensor and schedule asks for, and when it asks for nothing, on a real store; that Dagster then runs it is shown in
+`tests/test_automation.py`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._utils.schedules import schedule_execution_time_iterator
+
+from features.packed import FORMAT
+from infra.policies import GroupBounds
+from infra.settings import Settings
+from monitoring.alerts import ALERTS_KEY
+from orchestration.assets.quality import RETRAIN
+from orchestration.deployment import Deployment
+from orchestration.health import COVERED, FRESH, RECENT
+from orchestration.jobs import schedules_of
+from orchestration.names import archive_key, drift_key, live_quality_key, online_key, speed_tiles_key
+from orchestration.run_days import RANGE_END, RANGE_START
+from orchestration.sensors import sensors_of
+from store.clients import PROGRESS_KEY, meta_key, store
+from tests.declarations import item_features, project, repurchase, user_events, user_features
+
+DAY_MS, MINUTE_MS = 86_400_000, 60_000
+MIDNIGHT = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)
+
+
+@pytest.fixture
+def deployment(valkey: Settings) -> Iterator[Settings]:
+    """A store that is empty before and after, a batch a day."""
+    settings = valkey.model_copy(update={"late_events": 3, "automation": frozenset({"batch", "late"})})
+    store(settings).flushall()
+    yield settings
+    store(settings).flushall()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+def tick(settings: Settings, name: str, instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
+    """What a sensor says when it is evaluated."""
+    [sensor] = [one for one in sensors_of(Deployment(project, settings)) if one.name == name]
+    return sensor.evaluate_tick(dg.build_sensor_context(instance, cursor=cursor))
+
+
+def progress(settings: Settings, **changed: Any) -> None:
+    """What the speed layer says of both groups and of the archive."""
+    entry = {
+        "offsets": {"0": 7}, "batch_id": 3, "watermark_ms": MIDNIGHT, "oldest_event_ms": MIDNIGHT - DAY_MS - 1, "newest_event_ms": MIDNIGHT + 10 * MINUTE_MS,
+        "rows_per_second": 5.0, "state_rows": 2, "late_rows": 0, "lag": 0, "lag_seconds": 0.0, "pid": 11,
+        "written_at_ms": time.time_ns() // 1_000_000, **changed,
+    }  # fmt: skip
+    names = ("online:user_features", "online:item_features", "archive:user_events")
+    store(settings).hset(PROGRESS_KEY, mapping={name: json.dumps(entry) for name in names})
+
+
+def published(settings: Settings, batch_end_ms: int, newest_event_ms: int = MIDNIGHT) -> None:
+    for group in project.groups:
+        store(settings).hset(
+            meta_key(group.name),
+            mapping={
+                "batch_end_ms": batch_end_ms, "fingerprint": group.fingerprint, "format": FORMAT, "newest_event_ms": newest_event_ms, "entities": 1,
+            },
+        )  # fmt: skip
+
+
+def materialized(instance: dg.DagsterInstance, key: dg.AssetKey, **metadata: Any) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
+
+
+def test_a_batch_is_asked_for_once_the_watermark_has_passed_midnight(deployment: Settings, instance: dg.DagsterInstance) -> None:
+    name = "batch_when_due_user_events"
+    assert tick(deployment, name, instance).skip_message == "The stream has not passed the end of another period."
+    progress(deployment)
+    [first] = tick(deployment, name, instance).run_requests
+    assert first.run_key == f"batch:{MIDNIGHT}"
+    assert first.run_config == {"resources": {"batch_end": {"config": {"at_ms": MIDNIGHT}}}}
+    assert (first.tags[RANGE_START], first.tags[RANGE_END]) == ("2026-05-18", "2026-05-19")
+    published(deployment, MIDNIGHT - DAY_MS)
+    progress(deployment, watermark_ms=MIDNIGHT - 1)
+    assert not tick(deployment, name, instance).run_requests
+    progress(deployment)
+    [daily] = tick(deployment, name, instance).run_requests
+    assert (daily.tags[RANGE_START], daily.tags[RANGE_END]) == ("2026-05-19", "2026-05-19")
+    published(deployment, MIDNIGHT)
+    assert not tick(deployment, name, instance).run_requests
+
+
+def test_enough_late_events_ask_for_their_days_again_and_once(deployment: Settings, instance: dg.DagsterInstance) -> None:
+    name = "late_events_heal_user_events"
+    progress(deployment, late_rows=9)
+    assert tick(deployment, name, instance).skip_message == "There is no batch to repair yet."
+    published(deployment, MIDNIGHT)
+    progress(deployment, late_rows=1)  # of each of two groups
+    assert tick(deployment, name, instance).skip_message.startswith("2 late rows")
+    progress(deployment, late_rows=2)
+    found = tick(deployment, name, instance)
+    [request] = found.run_requests
+    assert request.run_config == {"resources": {"batch_end": {"config": {"at_ms": MIDNIGHT}}}}
+    assert (request.tags[RANGE_START], request.tags[RANGE_END]) == ("2026-05-19", "2026-05-19")
+    assert not tick(deployment, name, instance, found.cursor).run_requests
+    progress(deployment, late_rows=2, pid=12)  # started again: it counts from 0
+    assert tick(deployment, name, instance, found.cursor).run_requests
+
+
+def test_a_lost_store_asks_for_its_views_once_per_loss(deployment: Settings, instance: dg.DagsterInstance) -> None:
+    assert not tick(deployment, "lost_store_heals", instance).run_requests, "nothing was published yet"
+    for group in project.groups:
+        materialized(instance, online_key(group), **{RECENT: [1]})
+    published(deployment, MIDNIGHT)
+    assert not tick(deployment, "lost_store_heals", instance).run_requests
+    store(deployment).flushall()
+    [request] = tick(deployment, "lost_store_heals", instance).run_requests
+    assert set(request.asset_selection) == {online_key(user_features), online_key(item_features)}
+    [again] = tick(deployment, "lost_store_heals", instance).run_requests
+    assert request.run_key == again.run_key
+    store(deployment).flushall()
+    [other] = tick(deployment, "lost_store_heals", instance).run_requests
+    assert other.run_key != request.run_key
+
+
+@pytest.mark.parametrize("key", [drift_key(repurchase), live_quality_key(repurchase)], ids=lambda key: key.to_user_string())
+def test_a_model_that_has_aged_is_trained_anew_once_per_report(
+    deployment: Settings, instance: dg.DagsterInstance, key: dg.AssetKey
+) -> None:
+    name = "retraining_on_signal_repurchase"
+    assert not tick(deployment, name, instance).run_requests
+    materialized(instance, key, **{RETRAIN: ""})
+    assert not tick(deployment, name, instance).run_requests
+    materialized(instance, key, **{RETRAIN: "spend_last_hour has drifted by 0.40"})
+    found = tick(deployment, name, instance)
+    [request] = found.run_requests
+    assert request.tags["braid/reason"] == "spend_last_hour has drifted by 0.40"
+    assert not tick(deployment, name, instance, found.cursor).run_requests
+
+
+def test_health_is_reported_as_checks_and_alerts(deployment: Settings, instance: dg.DagsterInstance) -> None:
+    settings = deployment.model_copy(update={"group_bounds": {"user_features": GroupBounds(max_age_seconds=3_600, coverage=0.5)}})
+    assert tick(settings, "group_health", instance).skip_message == "No group has been published yet."
+    materialized(instance, online_key(user_features), **{RECENT: [1, 2]})
+
+    def checks() -> dict[str, bool]:
+        return {one.check_name: one.passed for one in tick(settings, "group_health", instance).asset_events}
+
+    now_ms = time.time_ns() // 1_000_000
+    published(settings, now_ms - 2 * DAY_MS, now_ms - DAY_MS)
+    assert checks() == {FRESH: False, COVERED: False}
+    assert len(store(settings).hgetall(ALERTS_KEY)) >= 1
+
+
+def test_the_speed_layer_is_observed(deployment: Settings, instance: dg.DagsterInstance) -> None:
+    assert tick(deployment, "speed_layer", instance).skip_message == "The speed layer has not run yet."
+    progress(deployment, lag=4, late_rows=2)
+    observations = {one.asset_key: one.metadata for one in tick(deployment, "speed_layer", instance).asset_events}
+    assert set(observations) == {speed_tiles_key(user_features), speed_tiles_key(item_features), archive_key(user_events)}
+    said = observations[speed_tiles_key(user_features)]
+    assert (said["lag_messages"].value, said["late_rows"].value) == (4, 2)
+    assert said["newest_event"].value == (MIDNIGHT + 10 * MINUTE_MS) / 1_000
+    assert said["silent_seconds"].value < 60
+
+
+@pytest.mark.parametrize(
+    "name", ["batch_when_due_user_events", "late_events_heal_user_events", "lost_store_heals", "group_health", "speed_layer"]
+)
+def test_without_a_store_a_sensor_asks_for_nothing_and_says_why(
+    settings: Settings, instance: dg.DagsterInstance, name: str
+) -> None:
+    gone = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
+    materialized(instance, online_key(user_features), **{RECENT: [1]})
+    found = tick(gone, name, instance)
+    assert not found.run_requests
+    assert found.skip_message
+
+
+def test_what_is_automatic_is_what_the_settings_name(deployment: Settings) -> None:
+    def running(*automation: str) -> set[str]:
+        of = Deployment(project, deployment.model_copy(update={"automation": frozenset(automation)}))
+        sensors = {one.name for one in sensors_of(of) if one.default_status is dg.DefaultSensorStatus.RUNNING}
+        return sensors | {one.name for one in schedules_of(of) if one.default_status is dg.DefaultScheduleStatus.RUNNING}
+
+    always = {"speed_layer", "group_health", "lost_store_heals"}
+    assert running() == always
+    assert running("batch") == always | {"batch_when_due_user_events"}
+    assert running("late") == always | {"late_events_heal_user_events"}
+    assert running("retraining") == always | {"retraining_on_signal_repurchase", "weekly_training_repurchase"}
+
+
+def test_every_monday_a_candidate_is_trained(deployment: Settings, instance: dg.DagsterInstance) -> None:
+    [schedule] = schedules_of(Deployment(project, deployment))
+    monday = datetime(2026, 5, 18, 1, tzinfo=UTC)
+    begin = datetime(2026, 5, 12, tzinfo=UTC).timestamp()
+    times = schedule_execution_time_iterator(begin, schedule.cron_schedule, schedule.execution_timezone, True)
+    assert [next(times) for _ in range(2)] == [monday, monday + timedelta(days=7)]
+    assert schedule.job_name == "training_repurchase"
+    [request] = schedule.evaluate_tick(dg.build_schedule_context(instance, scheduled_execution_time=monday)).run_requests
+    assert request.job_name in (None, "training_repurchase")
