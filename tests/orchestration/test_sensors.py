@@ -171,7 +171,9 @@ def test_the_speed_layer_is_observed(deployment: Settings, instance: dg.DagsterI
 @pytest.mark.parametrize(
     "name", ["batch_when_due_user_events", "late_events_heal_user_events", "lost_store_heals", "group_health", "speed_layer"]
 )
-def test_without_a_store_a_sensor_asks_for_nothing_and_says_why(settings: Settings, instance: dg.DagsterInstance, name: str) -> None:
+def test_without_a_store_a_sensor_asks_for_nothing_and_says_why(
+    settings: Settings, instance: dg.DagsterInstance, name: str
+) -> None:
     gone = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     materialized(instance, online_key(user_features), **{RECENT: [1]})
     found = tick(gone, name, instance)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import hypothesis
@@ -17,6 +20,10 @@ import requests
 import schemathesis
 from mlflow import MlflowClient
 
+from batch.load import load_events
+from batch.publish import publish_view
+from batch.tiles import build_tiles, stale_days
+from batch.view import build_view as build_batch_view
 from features.aggregations import Series
 from features.packed import FORMAT, TileValue, batch_field, encode, tile_prefix
 from features.tiles import fold_tile_values
@@ -25,9 +32,13 @@ from infra.embedded import services
 from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
+from serving.contract import rfc3339
 from store.clients import meta_key, store
-from tests.declarations import item_features, repurchase, user_features
+from tests.declarations import item_features, repurchase, user_events, user_features
 from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 NOW = 1_780_000_200_000
 TILES = tile_prefix(user_features.fingerprint)
@@ -225,31 +236,47 @@ def test_the_probes_the_metrics_and_the_page_of_the_api_answer(deployment: Setti
     assert "braid_answer_seconds_bucket" in httpx.get(f"{deployment.serving_url}/metrics").text
 
 
-def test_publishing_under_reads_never_shows_a_wrong_value(deployment: Settings) -> None:
-    """Two views of one user, each right with the same tile: only their own values may ever be seen."""
-    ends = [BATCH_END, NOW - 86_400_000 // 8]
-    early, late = purchase_tile(BATCH_END - 7), purchase_tile(BATCH_END + 7)
-    store(deployment).hset(user_features.key(30), TILES + str((BATCH_END + 7) // 300_000 * 300_000).encode(), encode(late))
+def test_publishing_under_reads_never_shows_a_wrong_value(
+    deployment: Settings, spark: SparkSession, lake: Settings, tmp_path: Path
+) -> None:
+    """The batch publishes one view after another of users who each have a purchase in the view and one that moves from a tile into it."""
+    users, late_ms = range(1_000, 1_060), BATCH_END + 7
+    settings = lake.model_copy(update={"redis_url": deployment.redis_url})
+    purchases = [
+        {"event_id": f"{user}-{at}", "user_id": user, "session_id": "s", "event_type": "PURCHASE", "amount": 5, "event_timestamp": rfc3339(at)}
+        for user in users
+        for at in (BATCH_END - 7, late_ms)
+    ]  # fmt: skip
+    (tmp_path / "purchases.jsonl").write_text("\n".join(map(json.dumps, purchases)))
+    load_events(spark, settings, user_events, tmp_path / "purchases.jsonl")
+    build_tiles(spark, settings, user_features, stale_days(spark, settings, user_features))
+    tile = {TILES + str(late_ms // 300_000 * 300_000).encode(): encode(purchase_tile(late_ms))}
+    for user in users:
+        store(settings).hset(user_features.key(user), mapping=tile)
+
+    def publish_until(batch_end_ms: int) -> None:
+        build_batch_view(spark, settings, user_features, batch_end_ms)
+        assert publish_view(spark, settings, user_features).entities == len(users)
+
     stop = threading.Event()
 
-    def alternate() -> None:
+    def read() -> int:
+        answers = 0
         while not stop.is_set():
-            publish(deployment, 30, ends[0], early)
-            publish(deployment, 30, ends[1], early, late)
+            assert {row["features"]["purchase_count_7d"] for row in features(deployment, *users)} == {2}
+            answers += 1
+        return answers
 
-    publish(deployment, 30, ends[0], early)
-    writer = threading.Thread(target=alternate)
-    writer.start()
-    try:
-        with httpx.Client() as client:
-            for _ in range(500):
-                body = {"group": "user_features", "ids": [30], "at": NOW}
-                [row] = client.post(f"{deployment.serving_url}/features", json=body).json()["rows"]
-                assert row["features"]["purchase_count_7d"] == 2
-    finally:
-        stop.set()
-        writer.join(60)
-        publish(deployment, 30, ends[0], early)
+    publish_until(BATCH_END)
+    with ThreadPoolExecutor(2) as callers:
+        asked = [callers.submit(read) for _ in range(2)]
+        try:
+            for batch_end_ms in (late_ms, late_ms + 1, late_ms + 300_000, late_ms + 3_600_000):
+                publish_until(batch_end_ms)
+        finally:
+            stop.set()
+        assert min(one.result(60) for one in asked) > 20
+    assert not any(name in store(settings).hgetall(user_features.key(user)) for user in users for name in tile)
 
 
 def test_a_moved_alias_is_followed_and_a_broken_model_is_not(champion: Settings) -> None:
