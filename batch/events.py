@@ -18,7 +18,8 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from batch.tables import create_table, partitions_of, retry_conflicts, table_state
-from features.sources import CORRUPT, EventSource
+from features.judgement import message_projections
+from features.sources import EventSource
 from infra.errors import NoEventsError
 from infra.settings import Settings
 
@@ -186,14 +187,10 @@ def _spans(days: list[date], around: timedelta) -> list[tuple[date, date]]:
 
 def _judged(raw: DataFrame, settings: Settings, source: EventSource) -> DataFrame:
     """The messages as `append_events` takes them, and why one does not fit: `_reason`."""
-    event = F.from_json(F.col("value").cast("string"), source.json_schema_sql(), {"columnNameOfCorruptRecord": CORRUPT})
-    parsed = raw.select("partition", "offset", "arrival_ms", event.alias("e")).select("partition", "offset", "arrival_ms", "e.*")
-    return parsed.selectExpr(
-        *source.typed_select_sql(),
-        "arrival_ms",
-        "'stream' AS origin",
-        "partition AS kafka_partition",
-        "offset AS kafka_offset",
-        "offset AS _order",
-        f"{source.reason_sql('arrival_ms', settings.future_seconds * 1_000, corrupt=True)} AS _reason",
+    for projection in message_projections(
+        source, ["partition", "offset", "arrival_ms"], "arrival_ms", settings.future_seconds * 1_000
+    ):
+        raw = raw.selectExpr(*projection)
+    return raw.selectExpr("*", "'stream' AS origin", "offset AS _order").withColumnsRenamed(
+        {"partition": "kafka_partition", "offset": "kafka_offset"}
     )

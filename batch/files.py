@@ -1,220 +1,231 @@
-"""Anyone's file to raw rows in the event contract: CSV, JSON lines or Parquet, by DuckDB, also beyond memory.
+"""Anyone's file to raw rows in the event contract: CSV, JSON or Parquet, also beyond memory.
 
-Reads a file and a mapping; gives rows whose columns are the contract's, all text, so that the contract in `features.sources` can
-judge them the same way as a Kafka message. Times are written as RFC 3339; one that cannot be read stays as it is, to be refused
-there with a reason. Two columns are added: `_row`, the row's number in the file, and `_line`, the text of a row that is no row.
+Reads a file, a mapping and options; decides one reading per column over the whole file, or refuses the file with the option that
+decides it. Two kinds of rows come out. Of CSV and Parquet: the contract's columns as texts, for `features.judgement.row_projections`.
+Of JSON: messages, for `message_projections`; where nothing is mapped and no option is given they are the file's own bytes, judged as
+Kafka's are. docs/loading.md has the rules.
 """
 
 from __future__ import annotations
 
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
-from features.sources import Column, ColumnType, EventSource
+from batch.quoted import name_sql, text_sql
+from batch.spool import Spool, is_literal, spool_csv, spool_json, view_parquet
+from batch.times import TIME, TIME_MISFIT, TimeColumn, read_times
+from features.judgement import MISFIT
+from features.sources import ColumnType, EventSource
 from infra.errors import InputError
 
-_RFC3339 = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)"
-#: Names of braid's own beside the columns of a file, which may well have a `_row` or a `_line`.
-_OWN_ROW, _OWN_LINE = '"braid: row"', '"braid: line"'
-_OTHER_TIMES = ["%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%m/%d/%Y", "%d.%m.%Y", "%Y%m%d"]
+#: Texts that exporters write where a CSV has no value; an empty field is none in any case.
+NULLS = ("NULL", "null", r"\N", "NaN", "nan", "None")
+
+#: A number with a decimal comma, or with none; points group its thousands.
+_COMMA = r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?"
+_ID = '"braid: id"'
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a file does not say of itself.
+
+    Attributes:
+        time_zone: Of times without an offset; None is UTC.
+        time_format: `batch.times.TIME_FORMATS`, or a format of strptime; None to decide by the column.
+        day_first: Whether 01/02/2026 is the first of February; None to decide by the column.
+        nulls: Texts that stand for no value; None for `NULLS` in CSV, and for none elsewhere.
+        decimal_comma: Whether 12,50 is twelve and a half.
+        delimiter: Of CSV; None for the one in the header line.
+    """
+
+    time_zone: str | None = None
+    time_format: str | None = None
+    day_first: bool | None = None
+    nulls: tuple[str, ...] | None = None
+    decimal_comma: bool = False
+    delimiter: str | None = None
+
+    @property
+    def zone(self) -> str:
+        """The zone of times without an offset."""
+        return self.time_zone or "UTC"
+
+    @property
+    def translates(self) -> bool:
+        """Whether an option asks for another reading of JSON than the contract's."""
+        return self != ReadOptions(delimiter=self.delimiter)
+
+
+@dataclass(frozen=True)
+class ColumnReading:
+    """How a column of the contract is read: from where, as what, and what decided it. `nulls` counts texts that stand for none."""
+
+    column: str
+    source: str
+    as_what: str
+    why: str = ""
+    nulls: int = 0
 
 
 @contextmanager
 def open_events(
-    path: Path, source: EventSource, mapping: Mapping[str, str] | None = None, time_zone: str = "UTC"
+    path: Path, source: EventSource, mapping: Mapping[str, str] | None = None, options: ReadOptions | None = None
 ) -> Iterator[EventFile]:
     """The rows of a file as the source's raw columns.
 
     Args:
-        path: .csv, .tsv, .json, .jsonl, .ndjson (each also .gz), .parquet.
+        path: .csv, .tsv, .txt, .json, .jsonl, .ndjson (each also .gz), .parquet, .pq.
         source: The contract.
         mapping: Contract column → column of the file, or a literal in single quotes. Columns of the same name need none.
-        time_zone: Of times without an offset.
+        options: What the file does not say of itself.
 
     Raises:
-        InputError: The file or the mapping cannot be used.
+        InputError: The file or the mapping cannot be used, or a column can be read in several ways.
     """
     if not path.is_file():
         raise InputError(f"The file {path} does not exist.", "Check the path.")
+    options = options or ReadOptions()
     with (
-        tempfile.TemporaryDirectory() as spill,
-        duckdb.connect(config={"temp_directory": spill, "memory_limit": "2GB"}) as connection,
+        tempfile.TemporaryDirectory() as scratch,
+        duckdb.connect(config={"temp_directory": scratch, "memory_limit": "2GB"}) as connection,
     ):
         try:
             connection.execute("SET TimeZone = 'UTC'").fetchall()
-            connection.execute(f"SELECT TIMESTAMP '2000-01-01' AT TIME ZONE {_text(time_zone)}").fetchall()
+            connection.execute(f"SELECT TIMESTAMP '2000-01-01' AT TIME ZONE {text_sql(options.zone)}").fetchall()
         except duckdb.Error:
-            raise InputError(f"The time zone {time_zone!r} is unknown.", "Use a name such as 'UTC' or 'Europe/Berlin'.") from None
-        yield EventFile(connection, path, source, dict(mapping or {}), time_zone)
+            raise InputError(
+                f"The time zone {options.zone!r} is unknown.", "Use a name such as 'UTC' or 'Europe/Berlin'."
+            ) from None
+        yield EventFile(connection, path, Path(scratch), source, dict(mapping or {}), options)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turns what a broken file raises into a refusal."""
+    try:
+        yield
+    except (duckdb.Error, OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise InputError(
+            f"The file {path} cannot be read to its end: {str(error).splitlines()[0]}.", "Repair the file; nothing was loaded."
+        ) from None
 
 
 class EventFile:
-    """A file that is open for reading. `open_events` makes it."""
+    """A file that is open for reading. `open_events` makes it.
+
+    Attributes:
+        path: The file.
+        dialect: What was decided of the file as a whole.
+        readings: How each column of the contract is read.
+        has_messages: Whether the rows are messages (`MESSAGE`, binary) rather than the contract's columns.
+    """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, path: Path, source: EventSource, mapping: dict[str, str], time_zone: str
-    ) -> None:
-        self._connection, self._path, self._source, self._zone = connection, path, source, time_zone
-        try:
-            self._read_sql, self._types = self._reader()
-        except duckdb.Error as error:
-            raise self._refusal(error, "cannot be read", "Give CSV, JSON lines or Parquet.") from None
-        self._select_sql = self._select(mapping)
+        self, connection: duckdb.DuckDBPyConnection, path: Path, scratch: Path, source: EventSource, mapping: dict[str, str],
+        options: ReadOptions,
+    ) -> None:  # fmt: skip
+        self.path, self.readings = path, list[ColumnReading]()
+        self._connection, self._source, self._options = connection, source, options
+        with _whole(path):
+            spool = self._spool(path, scratch, mapping)
+            self.dialect, self.has_messages = spool.dialect, spool.messages
+            self._rows_sql = self._rows(spool)
+
+    def _spool(self, path: Path, scratch: Path, mapping: dict[str, str]) -> Spool:
+        source, options = self._source, self._options
+        suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
+        if suffix in (".csv", ".tsv", ".txt"):
+            delimiter = options.delimiter or ("\t" if suffix == ".tsv" else None)
+            return spool_csv(path, scratch, source, mapping, delimiter)
+        if suffix in (".json", ".jsonl", ".ndjson"):
+            return spool_json(path, scratch, source, mapping, options.translates)
+        if suffix in (".parquet", ".pq"):
+            return view_parquet(self._connection, path, scratch, source, mapping)
+        raise InputError(f"The file {path} is of no known kind.", "Give .csv, .jsonl or .parquet.")
 
     def write_parquet(self, target: Path) -> int:
-        """Writes the rows to one Parquet file and gives their number. Raises InputError where the file breaks off."""
-        return self._run(f"COPY ({self._select_sql}) TO {_text(str(target))} (FORMAT parquet, COMPRESSION zstd)").fetchone()[0]  # type: ignore[index]
+        """Writes the rows to one Parquet file and gives their number."""
+        copy = f"COPY (SELECT * FROM {self._rows_sql}) TO {text_sql(str(target))} (FORMAT parquet, COMPRESSION zstd)"
+        with _whole(self.path):
+            [(count,)] = self._connection.execute(copy).fetchall()
+            return int(count)
 
     def batches(self, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
         """The rows in the order of their time; those without one come first."""
-        time = f'"{self._source.time}"'
-        query = f"SELECT * FROM ({self._select_sql}) ORDER BY try_cast({time} AS TIMESTAMPTZ) NULLS FIRST, _row"
-        try:
-            yield from self._connection.sql(query).to_arrow_reader(rows)
-        except duckdb.Error as error:
-            raise self._broken(error) from None
+        time = f"try_cast({name_sql(self._source.time)} AS TIMESTAMPTZ)"
+        with _whole(self.path):
+            reader = self._connection.sql(f"SELECT * FROM {self._rows_sql} ORDER BY {time} NULLS FIRST, _row").to_arrow_reader(rows)
+        yield from reader
 
-    def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
-        try:
-            return self._connection.execute(sql)
-        except duckdb.Error as error:
-            raise self._broken(error) from None
-
-    def _broken(self, error: duckdb.Error) -> InputError:
-        return self._refusal(error, "cannot be read to its end", "Repair the file; nothing was loaded.")
-
-    def _refusal(self, error: duckdb.Error, what: str, cure: str) -> InputError:
-        if "not utf-8 encoded" in str(error):
-            # To guess the encoding would load wrong letters without a word.
-            return InputError(f"The file {self._path} is not text in UTF-8.", "Convert it, such as by `iconv -f LATIN1 -t UTF-8`.")
-        return InputError(f"The file {self._path} {what}: {str(error).splitlines()[0]}.", cure)
-
-    def _reader(self) -> tuple[str, dict[str, str]]:
-        """The SQL that reads the file, with a column `_OWN_LINE`, and the types of its columns."""
-        path = _text(str(self._path))
-        suffix = next((s for s in reversed(self._path.suffixes) if s != ".gz"), "").lower()
-        if suffix in (".csv", ".tsv", ".txt"):
-            if self._path.stat().st_size == 0:
-                return f"SELECT NULL AS {_OWN_LINE} WHERE false", {}
-            # The parallel reader refuses padded rows in a file with quoted line breaks; the sequential one is a fifth slower.
-            read = (
-                f"SELECT *, NULL::VARCHAR AS {_OWN_LINE} FROM read_csv({path}, all_varchar = true, header = true, "
-                "null_padding = true, strict_mode = false, parallel = false)"
-            )
-        elif suffix in (".json", ".jsonl", ".ndjson"):
-            # Line by line as text: a line that is no JSON is a misfit of its own, not the end of the file.
-            lines = (
-                f"read_csv({path}, columns = {{'line': 'VARCHAR'}}, delim = chr(1), quote = '', escape = '', header = false, "
-                "auto_detect = false, max_line_size = 16777216)"
-            )
-            keys = self._connection.execute(
-                f"SELECT DISTINCT unnest(json_keys(line)) FROM {lines} WHERE json_valid(line) AND json_type(line) = 'OBJECT'"
-            ).fetchall()
-            # In one order always, for derived ids depend on it. Names that differ by case alone are one to DuckDB: ours come first.
-            names = sorted((name for (name,) in keys), key=lambda name: (self._source.column(name) is None, name))
-            fields = ", ".join(
-                f"json_extract_string(o, {_text(chr(36) + '.' + _json_key(name))}) AS {_name(name)}" for name in names
-            )
-            read = (
-                f"SELECT {fields}{',' if fields else ''} CASE WHEN o IS NULL THEN line END AS {_OWN_LINE} FROM (SELECT line, "
-                f"CASE WHEN json_valid(line) AND json_type(line) = 'OBJECT' THEN line END AS o FROM {lines} WHERE trim(line) <> '')"
-            )
-        elif suffix in (".parquet", ".pq"):
-            read = f"SELECT *, NULL::VARCHAR AS {_OWN_LINE} FROM read_parquet({path})"
-        else:
-            raise InputError(f"The file {self._path} is of no known kind.", "Give .csv, .jsonl or .parquet.")
-        types = {name: kind for name, kind, *_ in self._connection.execute(f"DESCRIBE {read}").fetchall()}
-        types.pop(_OWN_LINE.strip('"'), None)
-        return read, types
-
-    def _select(self, mapping: dict[str, str]) -> str:
-        known = {column.name for column in self._source.columns}
-        for name, given in mapping.items():
-            if name not in known:
-                raise InputError(
-                    f"The mapping names {name!r}, which is no column of {self._source.name}.",
-                    f"Its columns are: {', '.join(sorted(known))}.",
+    def _rows(self, spool: Spool) -> str:
+        """The relation of the rows as they are understood: the contract's columns, `_row`, `_line` and `MISFIT`; or messages."""
+        origins, options, time = spool.origins, self._options, self._source.time
+        if spool.messages:
+            self.readings = [ColumnReading(name, name, "as in a message of Kafka", "no mapping, no option") for name in origins]
+            return spool.relation
+        nulls = options.nulls if options.nulls is not None else NULLS if spool.dialect.startswith("CSV") else ()
+        counts = self._counts(spool, nulls)
+        raw = f"(SELECT *, {self._derived_id(origins)} AS {_ID} FROM {spool.relation})"
+        values, misfits = {}, [MISFIT]
+        for column in self._source.columns:
+            value = name_sql(column.name)
+            if column.name not in origins:
+                values[column.name] = _ID if column.name == self._source.event_id and origins else "NULL::VARCHAR"
+                continue
+            if nulls or spool.dialect.startswith("CSV"):
+                value = f"CASE WHEN {value} NOT IN ({', '.join(map(text_sql, ('', *nulls)))}) THEN {value} END"
+            as_what, why = column.type.name.lower(), ""
+            if column.type is ColumnType.DECIMAL and options.decimal_comma:
+                number = f"regexp_full_match({value}, {text_sql(_COMMA)})"
+                misfits.append(
+                    f"CASE WHEN NOT {number} THEN concat({text_sql(f'{column.name} has no decimal comma: ')}, {value}) END"
                 )
-            if not _is_literal(given) and given not in self._types:
-                raise InputError(f"The file has no column {given!r}.", f"Its columns are: {', '.join(self._types) or 'none'}.")
-        missing = [
-            column.name for column in self._source.columns
-            if column.required and column.name != self._source.event_id and column.name not in mapping and column.name not in self._types
-        ]  # fmt: skip
-        if missing and self._types:
-            raise InputError(
-                f"The file {self._path.name} has no column for {', '.join(missing)}.",
-                f"Map it, such as --map {missing[0]}=COLUMN or --map \"{missing[0]}='VALUE'\"; the file has: {', '.join(self._types)}.",
-            )
-        parts = [f"{self._expression(column, mapping)} AS {_name(column.name)}" for column in self._source.columns]
-        own = f"{_OWN_ROW} AS _row, {_OWN_LINE} AS _line"
-        return f"SELECT {', '.join(parts)}, {own} FROM (SELECT *, row_number() OVER () AS {_OWN_ROW} FROM ({self._read_sql}))"
+                value = f"CASE WHEN {number} THEN replace(replace({value}, '.', ''), ',', '.') ELSE {value} END"
+                as_what, why = "decimal with a comma", "--decimal-comma"
+            values[column.name] = value
+            self.readings.append(ColumnReading(column.name, origins[column.name], as_what, why, counts.get(column.name, 0)))
+        columns = ", ".join(f"{sql} AS {name_sql(name)}" for name, sql in values.items())
+        relation = f"(SELECT {columns}, _row, _at, _line, coalesce({', '.join(misfits)}) AS {MISFIT} FROM {raw})"
+        if time in origins:
+            relation = self._read_time(spool, relation)
+        return f"(SELECT * EXCLUDE (_at) FROM {relation})"
 
-    def _expression(self, column: Column, mapping: dict[str, str]) -> str:
-        given = mapping.get(column.name, column.name)
-        if _is_literal(given):
-            return _text(given[1:-1])
-        if given not in self._types:
-            if column.name == self._source.event_id and self._types:
-                return self._derived_id()
-            return f"NULL::{'MAP(VARCHAR, VARCHAR)' if column.type is ColumnType.MAP else 'VARCHAR'}"
-        name, kind = _name(given), self._types[given]
-        if column.type is ColumnType.MAP:
-            return (
-                f"try_cast({name} AS MAP(VARCHAR, VARCHAR))"
-                if kind != "VARCHAR"
-                else f"try_cast(try_cast({name} AS JSON) AS MAP(VARCHAR, VARCHAR))"
-            )
-        if column.type is ColumnType.TIMESTAMP:
-            return self._time(name, kind)
-        return f"CAST({name} AS VARCHAR)"
+    def _read_time(self, spool: Spool, relation: str) -> str:
+        """The relation with its times as RFC 3339."""
+        options, time = self._options, self._source.time
+        column = TimeColumn(self._connection, relation, time, spool.place, options.zone)
+        # A type says more of a time than an option can.
+        reading = read_times(column) if time in spool.typed else read_times(column, options.time_format, options.day_first)
+        self.readings = [
+            replace(one, as_what=reading.as_what, why=reading.why) if one.column == time else one for one in self.readings
+        ]
+        others = f"SELECT * REPLACE ({TIME} AS {name_sql(time)}, coalesce({MISFIT}, {TIME_MISFIT}) AS {MISFIT})"
+        return f"(SELECT * EXCLUDE ({TIME}, {TIME_MISFIT}) FROM ({others} FROM {reading.relation}))"
 
-    def _time(self, name: str, kind: str) -> str:
-        zone = _text(self._zone)
+    def _counts(self, spool: Spool, nulls: tuple[str, ...]) -> dict[str, int]:
+        """How many texts of each column stand for no value."""
+        names = [name for name, origin in spool.origins.items() if not is_literal(origin)]
+        if not nulls or not names:
+            return {}
+        counts = ", ".join(f"count(*) FILTER ({name_sql(name)} IN ({', '.join(map(text_sql, nulls))}))" for name in names)
+        [row] = self._connection.execute(f"SELECT {counts} FROM {spool.relation}").fetchall()
+        return dict(zip(names, row, strict=True))
 
-        def rfc3339(instant: str) -> str:
-            return f"strftime({instant} AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
+    def _derived_id(self, origins: Mapping[str, str]) -> str:
+        """Of a file without ids: the hash of the contract's columns as the file has them, and the number among equal rows.
 
-        if kind == "TIMESTAMP WITH TIME ZONE":
-            return rfc3339(name)
-        if kind.startswith("TIMESTAMP") or kind == "DATE":
-            return rfc3339(f"({name}::TIMESTAMP AT TIME ZONE {zone})")
-        text = f"trim(CAST({name} AS VARCHAR))"
-        seconds = rfc3339(f"to_timestamp(try_cast({text} AS BIGINT))")
-        milliseconds = rfc3339(f"to_timestamp(try_cast({text} AS BIGINT) / 1000)")
-        others = f"try_strptime({text}, [{', '.join(map(_text, _OTHER_TIMES))}])"
-        return (
-            f"CASE WHEN regexp_full_match({text}, {_text(_RFC3339)}) THEN {text} "
-            f"WHEN regexp_full_match({text}, '\\d{{10}}') THEN {seconds} WHEN regexp_full_match({text}, '\\d{{13}}') THEN {milliseconds} "
-            f"WHEN regexp_matches({text}, ':\\d\\d.*([Zz]|[+-]\\d\\d(:?\\d\\d)?)$') AND try_cast({text} AS TIMESTAMPTZ) IS NOT NULL "
-            f"THEN {rfc3339(f'try_cast({text} AS TIMESTAMPTZ)')} "
-            f"ELSE coalesce({rfc3339(f'(coalesce({others}, try_cast({text} AS TIMESTAMP)) AT TIME ZONE {zone})')}, {text}) END"
-        )
-
-    def _derived_id(self) -> str:
-        """Of a file without ids: the hash of the row and its number among equal rows, so that a second load adds nothing."""
-        content = (
-            f"md5(concat_ws(chr(31), {', '.join(f'coalesce(CAST({_name(name)} AS VARCHAR), chr(30))' for name in self._types)}))"
-        )
-        return f"{content} || '-' || row_number() OVER (PARTITION BY {content} ORDER BY {_OWN_ROW})"
-
-
-def _is_literal(given: str) -> bool:
-    return len(given) >= 2 and given[0] == given[-1] == "'"
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _name(value: str) -> str:
-    return '"' + value.replace('"', '""') + '"'
-
-
-def _json_key(name: str) -> str:
-    return '"' + name.replace('"', '\\"') + '"'
+        So neither a second load nor a later delivery that overlaps adds anything, whatever else its rows have.
+        """
+        if self._source.event_id in origins or not origins:
+            return "NULL::VARCHAR"
+        texts = [f"coalesce({name_sql(column.name)}, chr(30))" for column in self._source.columns if column.name in origins]
+        content = f"md5(concat_ws(chr(31), {', '.join(texts)}))"
+        return f"{content} || '-' || row_number() OVER (PARTITION BY {content}, _line IS NULL ORDER BY _row)"

@@ -35,6 +35,7 @@ from benchmarks._cpu import cpu_seconds
 from benchmarks._home import temporary_home
 from examples.shop.definitions import user_events, user_features
 from features.declaration import FeatureGroup
+from features.judgement import MISFIT, row_projections
 from features.windows import DAY_MS, floor_ms
 from infra.embedded.memory import PeakMemory
 from infra.settings import Settings
@@ -72,12 +73,14 @@ def write_year(spark: SparkSession, settings: Settings) -> str:
     """The demo's year as typed events that begin with the year 2025 and go on for a few days after it; a Parquet file."""
     journey = write_journey(settings.home / "journey", _BEGIN_MS + 365 * DAY_MS)
     raw = spark.read.parquet(str(journey.history), str(journey.live))
-    missing = [column for column in user_events.columns if column.name not in raw.columns]
-    raw = raw.select("*", *(F.lit(None).cast(column.raw_sql_type).alias(column.name) for column in missing))
     time_text = F.date_format(user_events.time, "yyyy-MM-dd'T'HH:mm:ss.SSSXXX")
-    texts = [time_text if c.name == user_events.time else F.col(c.name).cast(c.raw_sql_type) for c in user_events.columns]
-    typed = raw.select(*(text.alias(c.name) for text, c in zip(texts, user_events.columns, strict=True)))
-    typed = typed.selectExpr(*user_events.typed_select_sql())
+    texts = {c.name: F.col(c.name) if c.name in raw.columns else F.lit(None) for c in user_events.columns} | {
+        user_events.time: time_text
+    }
+    typed = raw.select(*(text.cast("string").alias(name) for name, text in texts.items()), F.lit(None).cast("string").alias(MISFIT))
+    for projection in row_projections(user_events, [], "0", 0):
+        typed = typed.selectExpr(*projection)
+    typed = typed.drop("_reason")
     # The first days come again at the end, as other events: one more day is one more, after a whole year too.
     again = typed.where(f"ts_ms < {_BEGIN_MS + 30 * DAY_MS}").withColumns({
         "ts_ms": F.col("ts_ms") + 365 * DAY_MS, "event_timestamp": F.timestamp_millis(F.col("ts_ms") + 365 * DAY_MS),

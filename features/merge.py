@@ -90,7 +90,7 @@ def merge(
 
     # An entity without a view has no event before batch_end that the batch knows: all its tiles count.
     cut_ms = batch.batch_end_ms if batch is not None else _BEGINNING_MS
-    speed_ms = _BEGINNING_MS if batch_end_ms is None else batch_end_ms
+    speed_ms = q_ms if batch_end_ms is None else batch_end_ms  # without a batch every feature is marked already
     beyond = q_ms > cut_ms + group.buffer_ms
     newest_ms = batch.newest_event_ms if batch is not None else None
     # A sawtooth window begins with a tile; only an exact one may begin within.
@@ -136,24 +136,20 @@ def merge(
             view = batch.features[index]
             if window is None:
                 partial = view.collapsed
-            elif window.hop_ms == EXACT_HOP_MS:
-                partial = exact_partial(view, aggregation, window_ms, group.tile_ms)
-                if view.by_tile and window_ms % group.tile_ms:
-                    reasons.setdefault(_WITHIN_A_TILE, []).append(index)
             else:
-                hop = bisect_left(view.hop_starts_ms, window_ms)
-                partial = view.suffixes[hop] if hop < len(view.hop_starts_ms) else view.collapsed
-            if (
-                beyond
-                and window is not None
-                and window_ms > window.collapse_ms(cut_ms, group.buffer_ms)
-                and view.collapsed is not None
-            ):
-                reasons.setdefault(f"the batch view is older than its buffer of {group.buffer}", []).append(index)
+                if window.hop_ms == EXACT_HOP_MS:
+                    partial = exact_partial(view, aggregation, window_ms, group.tile_ms)
+                    if view.by_tile and window_ms % group.tile_ms:
+                        reasons.setdefault(_WITHIN_A_TILE, []).append(index)
+                else:
+                    hop = bisect_left(view.hop_starts_ms, window_ms)
+                    partial = view.suffixes[hop] if hop < len(view.hop_starts_ms) else view.collapsed
+                if beyond and view.collapsed is not None and window_ms > window.collapse_ms(cut_ms, group.buffer_ms):
+                    reasons.setdefault(f"the batch view is older than its buffer of {group.buffer}", []).append(index)
         if uncut and any(_is_blurred(tile, window_ms, cut_ms, q_ms) for tile in uncut):
             reasons.setdefault(_WITHOUT_A_LOG, []).append(index)
         if complete_since_ms is not None and max(window_ms, speed_ms) < min(complete_since_ms, q_ms):
-            reasons.setdefault("speed tiles are missing since batch_end", []).append(index)
+            reasons.setdefault("speed tiles after batch_end are missing", []).append(index)
         for piece in column:
             if piece is not None:
                 partial = piece if partial is None else aggregation.join(partial, piece)

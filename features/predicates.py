@@ -78,7 +78,7 @@ def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
 
     Raises:
         DeclarationError: It does not parse, names an unknown column, uses what is not in the list above, is not a condition, compares
-            a number with a text, takes a text for a time, or has a regular expression that is not a literal.
+            a number with a text, takes a text for a time, or has a pattern that is not a literal.
     """
     try:
         tree = sqlglot.parse_one(where, dialect="spark")
@@ -100,10 +100,10 @@ def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
             f"The predicate of {owner} uses {node.sql(dialect='spark')}, which is not in the list of what one event alone can answer.",
             f"Use columns, literals, operators, and: {', '.join(sorted({*FUNCTIONS, *FUNCTIONS_BY_NAME}))}.",
         )
-    for pattern in (node.expression for node in tree.find_all(*_REGULAR_EXPRESSIONS)):
+    for pattern in (node.expression for node in tree.find_all(*_REGULAR_EXPRESSIONS, exp.Like, exp.ILike)):
         if not pattern.is_string:
             raise DeclarationError(
-                f"The predicate of {owner} takes a regular expression from the event: {pattern.sql(dialect='spark')}.",
+                f"The predicate of {owner} takes a pattern from the event: {pattern.sql(dialect='spark')}.",
                 "Write it as a literal: a wrong one in an event would end the stream.",
             )
     outer = tree.unnest()
@@ -120,14 +120,16 @@ def columns_of_predicate(where: str) -> tuple[str, ...]:
     return tuple(column.name for column in sqlglot.parse_one(where, dialect="spark").find_all(exp.Column))
 
 
-def trials_of_regular_expressions(where: str) -> list[str]:
-    """Expressions that apply each regular expression of a predicate to a text, with a match: all that can go wrong with it does."""
+def trials_of_patterns(where: str) -> list[str]:
+    """Expressions that apply each pattern of a predicate to a text: what can go wrong with it does. A regular expression matches."""
     trials = []
-    for node in sqlglot.parse_one(where, dialect="spark").find_all(*_REGULAR_EXPRESSIONS):
-        trial = node.copy()
-        trial.set("this", exp.Literal.string("a"))
-        trial.set("expression", exp.Literal.string(f"|{node.expression.name}"))
-        trials.append(trial.sql(dialect="spark"))
+    tree = sqlglot.parse_one(where, dialect="spark")
+    for node in list(tree.find_all(*_REGULAR_EXPRESSIONS, exp.Like, exp.ILike)):
+        node.set("this", exp.Literal.string("a"))
+        if isinstance(node, _REGULAR_EXPRESSIONS):
+            node.set("expression", exp.Literal.string(f"|{node.expression.name}"))
+        outer = node.parent if isinstance(node.parent, exp.Escape) else node
+        trials.append(outer.sql(dialect="spark"))
     return trials
 
 
@@ -141,8 +143,8 @@ def _refuse_mixed_types(tree: exp.Expr, source: EventSource, owner: str) -> None
     typed = annotate_types(tree.transform(typed_null), dialect="spark")
     for node in typed.walk():
         operands = list(_operands(node))
-        texts = [one for one in operands if one.is_type(*exp.DataType.TEXT_TYPES)]
-        if isinstance(node, _COMPARISONS) and texts and any(one.is_type(*exp.DataType.NUMERIC_TYPES) for one in operands):
+        texts = [operand for operand in operands if operand.is_type(*exp.DataType.TEXT_TYPES)]
+        if isinstance(node, _COMPARISONS) and texts and any(operand.is_type(*exp.DataType.NUMERIC_TYPES) for operand in operands):
             raise DeclarationError(
                 f"The predicate of {owner} compares a number with a text: {tree.sql(dialect='spark')!r}.",
                 "Compare values of one type.",
@@ -150,7 +152,7 @@ def _refuse_mixed_types(tree: exp.Expr, source: EventSource, owner: str) -> None
         is_time = isinstance(node, tuple(_TIME_FUNCTIONS.values())) or (
             isinstance(node, exp.Cast) and node.to.is_type(*exp.DataType.TEMPORAL_TYPES)
         )
-        if is_time or any(one.is_type(*exp.DataType.TEMPORAL_TYPES) for one in operands):
+        if is_time or any(operand.is_type(*exp.DataType.TEMPORAL_TYPES) for operand in operands):
             for text in texts:
                 if not (text.is_string and _ISO_TIME.fullmatch(text.name)):
                     raise DeclarationError(

@@ -1,21 +1,21 @@
-"""Events: what a source promises, and the SQL that holds a raw row to it.
+"""Events: what a source promises, column by column, and the SQL that holds a raw value to it.
 
 One contract for both layers: `raw` columns are strings, whatever they were in a Kafka message, a CSV or a Parquet file; the
-expressions here give the typed columns of the `events` table and, for a row that does not fit, one sentence of reason. Spark
-evaluates them in the stream and in the batch, so a value means the same in both.
+expressions here give the typed columns of the `events` table and, for a value that does not fit, one clause of reason.
+`features.judgement` puts them together to the verdict on a message or on a row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from enum import StrEnum
 
 from features.checks import SourceChecks
 from features.errors import DeclarationError
 
 MICROS = 1_000_000
-#: Where Spark's JSON reader puts a message that is not a JSON object.
-CORRUPT = "_corrupt"
+_EPOCH, _DAY_MS = date(1970, 1, 1), 86_400_000
 #: RFC 3339: a date, a time to the second or finer, and an offset.
 RFC3339 = r"^\\d{4}-\\d\\d-\\d\\d[Tt ]\\d\\d:\\d\\d:\\d\\d(\\.\\d{1,9})?([Zz]|[+-]\\d\\d:\\d\\d)$"
 
@@ -39,9 +39,9 @@ class Column:
     required: bool = False
 
     @property
-    def raw_sql_type(self) -> str:
-        """The type before the contract: text, or a map of texts."""
-        return self.type.value if self.type is ColumnType.MAP else "STRING"
+    def typed_name(self) -> str:
+        """The column that holds the typed value while a row is judged; a text is typed as it is."""
+        return f"`{self.name}`" if self.type is ColumnType.STRING else f"`_typed_{self.name}`"
 
     def typed_sql(self) -> str:
         """The typed value of the raw column of the same name, NULL where it does not fit."""
@@ -53,22 +53,27 @@ class Column:
             return f"try_cast(bround(try_cast(trim({raw}) AS DECIMAL(38, 18)), 6) AS DECIMAL(18, 6))"
         if self.type is ColumnType.TIMESTAMP:
             return f"CASE WHEN {raw} RLIKE '{RFC3339}' THEN try_cast(upper({raw}) AS TIMESTAMP) END"
+        if self.type is ColumnType.MAP:
+            # An empty array is how PHP writes an empty map.
+            empty = rf"{raw} RLIKE r'^\s*\[\s*\]\s*$'"
+            return f"CASE WHEN {empty} THEN CAST(map() AS {self.type.value}) ELSE from_json({raw}, '{self.type.value}') END"
         return raw
 
     def reason_sql(self) -> str | None:
-        """A `WHEN … THEN reason` for a row in which this column does not fit, or None where every text fits."""
+        """A `WHEN … THEN reason` over the raw and the typed column, for a row in which it does not fit, or None where every text fits."""
         raw, name = f"`{self.name}`", self.name
         expected = {
             ColumnType.INT64: "a 64-bit integer",
             ColumnType.DECIMAL: "a decimal below 10^12",
             ColumnType.TIMESTAMP: "an RFC 3339 time with an offset",
+            ColumnType.MAP: "a JSON object",
         }.get(self.type)
         parts = []
         if self.required:
             parts.append(f"WHEN {raw} IS NULL OR trim({raw}) = '' THEN '{name} is missing'")
         if expected:
             filled = "" if self.required else f"{raw} IS NOT NULL AND trim({raw}) <> '' AND "
-            parts.append(f"WHEN {filled}({self.typed_sql()}) IS NULL THEN concat('{name} is not {expected}: ', left({raw}, 80))")
+            parts.append(f"WHEN {filled}{self.typed_name} IS NULL THEN concat('{name} is not {expected}: ', left({raw}, 80))")
         return " ".join(parts) or None
 
 
@@ -85,9 +90,11 @@ class EventSource:
         time: The column with the event's time.
         key: The column that keys the Kafka messages.
         checks: What is normal of its events.
+        earliest: A day (UTC), such as "1970-01-01". An event before it is refused: its time is a default or a mistake.
+        latest: An event on or after this day is refused as well.
 
     Raises:
-        DeclarationError: A role names a column that does not exist or has the wrong type.
+        DeclarationError: A role names a column that does not exist or has the wrong type, or a bound is not a day.
     """
 
     name: str
@@ -98,6 +105,8 @@ class EventSource:
     time: str = "event_timestamp"
     key: str = "user_id"
     checks: SourceChecks = field(default_factory=SourceChecks)
+    earliest: str = "1970-01-01"
+    latest: str = "2200-01-01"
     _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,6 +118,15 @@ class EventSource:
                     f"The source {self.name} has no required column {role!r}{f' of type {expected.name}' if expected else ''}.",
                     "Add it to the columns of the source.",
                 )
+        try:
+            ordered = self.earliest_ms < self.latest_ms
+        except ValueError:
+            ordered = False
+        if not ordered:
+            raise DeclarationError(
+                f"The source {self.name} takes events from {self.earliest!r} to {self.latest!r}, which is no span of days.",
+                "Write days such as '1970-01-01', the earlier one first.",
+            )
 
         for name in (*self.checks.categories, *self.checks.bounds):
             column = self._by_name.get(name)
@@ -133,33 +151,16 @@ class EventSource:
         """The column of that name."""
         return self._by_name.get(name)
 
-    def raw_schema_sql(self) -> str:
-        """The schema by which JSON is read before the contract is applied: all text."""
-        return ", ".join(f"`{column.name}` {column.raw_sql_type}" for column in self.columns)
+    @property
+    def earliest_ms(self) -> int:
+        """The first millisecond that an event may have."""
+        return _day_ms(self.earliest)
 
-    def typed_select_sql(self) -> list[str]:
-        """Expressions over the raw columns that give the typed ones, and `ts_ms`, the event's time in milliseconds."""
-        typed = [f"{column.typed_sql()} AS `{column.name}`" for column in self.columns]
-        time = self._by_name[self.time].typed_sql()
-        # unix_millis floors, also before 1970: a half-open window must not see an event early.
-        return [*typed, f"unix_millis({time}) AS ts_ms"]
+    @property
+    def latest_ms(self) -> int:
+        """The first millisecond that is too late for an event."""
+        return _day_ms(self.latest)
 
-    def json_schema_sql(self) -> str:
-        """`raw_schema_sql` and the column in which Spark's JSON reader says that a message is none: `CORRUPT`."""
-        return f"{self.raw_schema_sql()}, `{CORRUPT}` STRING"
 
-    def reason_sql(self, arrival_ms_sql: str, future_ms: int, corrupt: bool = False) -> str:
-        """An expression over the raw columns: NULL for a row that fits, else one clause that says why not.
-
-        Args:
-            arrival_ms_sql: When the row arrived, in milliseconds. An event from the future would move the watermark and silence
-                every good event after it.
-            future_ms: How far a clock may be ahead of the arrival.
-            corrupt: Whether the rows come from JSON read by `json_schema_sql`.
-        """
-        whens = [f"WHEN `{CORRUPT}` IS NOT NULL THEN 'the message is not a JSON object'"] if corrupt else []
-        whens += [reason for column in self.columns if (reason := column.reason_sql())]
-        time = self._by_name[self.time].typed_sql()
-        ahead = f"unix_millis({time}) - ({arrival_ms_sql})"
-        whens.append(f"WHEN {ahead} > {future_ms} THEN concat('{self.time} lies after the arrival, in ms: ', {ahead})")
-        return f"CASE {' '.join(whens)} END"
+def _day_ms(day: str) -> int:
+    return (date.fromisoformat(day) - _EPOCH).days * _DAY_MS

@@ -10,7 +10,7 @@ from typing import Any
 
 from features.declaration import FeatureGroup
 from features.errors import DeclarationError
-from features.predicates import trials_of_regular_expressions
+from features.predicates import trials_of_patterns
 from features.sources import ColumnType
 
 _SAMPLES = {
@@ -30,8 +30,10 @@ def check_expressions(spark: Any, group: FeatureGroup) -> None:
         DeclarationError: Spark cannot evaluate an expression; the error names the feature.
     """
     columns = group.source.columns
-    samples = ", ".join(f"CAST({_SAMPLES[one.type]} AS {one.type.value}) AS `{one.name}`" for one in columns)
-    nulls = ", ".join(f"CAST(NULL AS {one.type.value})" for one in columns)
+    samples = ", ".join(
+        f"CAST({_SAMPLES.get(column.type, 'NULL')} AS {column.type.value}) AS `{column.name}`" for column in columns
+    )
+    nulls = ", ".join(f"CAST(NULL AS {column.type.value})" for column in columns)
 
     def failure(expressions: list[str]) -> str:
         listed = ", ".join(f"{sql} AS value_{place}" for place, sql in enumerate(expressions))
@@ -42,7 +44,7 @@ def check_expressions(spark: Any, group: FeatureGroup) -> None:
         return ""
 
     trials = {
-        feature.name: [group.inputs[source].sql, *(trials_of_regular_expressions(feature.where) if feature.where else ())]
+        feature.name: [group.inputs[source].sql, *(trials_of_patterns(feature.where) if feature.where else ())]
         for feature, source in zip(group.features, group.input_of, strict=True)
     }
     if not failure([sql for expressions in trials.values() for sql in expressions]):

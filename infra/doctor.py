@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import psutil
@@ -13,6 +14,7 @@ from infra.embedded.services import port_is_free, process_ids, status
 from infra.errors import BraidError
 from infra.jars import KAFKA, SPARK
 from infra.java import find_java
+from infra.kafka import producer_timed_topics
 from infra.settings import Settings
 
 _DISK_GB, _MEMORY_GB = 5, 6
@@ -35,9 +37,10 @@ class Check:
     cure: str = ""
 
 
-def doctor(settings: Settings) -> list[Check]:
-    """All checks, the ground first."""
-    return [_python(), _java(), *_jars(settings), _disk(settings), _memory(), *_ports(settings), *_services(settings)]
+def doctor(settings: Settings, topics: Iterable[str] = ()) -> list[Check]:
+    """All checks, the ground first; `topics` are those of events."""
+    ground = [_python(), _java(), *_jars(settings), _disk(settings), _memory(), *_ports(settings)]
+    return [*ground, *_services(settings), *_record_times(settings, topics)]
 
 
 def _python() -> Check:
@@ -97,3 +100,22 @@ def _services(settings: Settings) -> list[Check]:
               "" if one.healthy or one.state == "STOPPED" else f"See {settings.home / 'logs' / one.name}.log, or run `braid down` and `braid up`.")
         for one in found
     ]  # fmt: skip
+
+
+def _record_times(settings: Settings, topics: Iterable[str]) -> list[Check]:
+    """Whether the brokers' clocks say when a message arrived."""
+    if "kafka" in settings.embedded and not process_ids(settings):
+        return []
+    try:
+        others = producer_timed_topics(settings, topics)
+    except BraidError as error:
+        return [Check("record times", False, error.cause, error.cure)]
+    cure = f"Set message.timestamp.type=LogAppendTime for {', '.join(others)}: a producer's clock can refuse good events, or let bad ones pass."
+    return [
+        Check(
+            "record times",
+            not others,
+            f"the producers' for {', '.join(others)}" if others else "the brokers'",
+            cure if others else "",
+        )
+    ]

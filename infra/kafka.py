@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.admin import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from infra.errors import ServiceError
@@ -15,6 +15,10 @@ from infra.settings import Settings
 
 #: What serving has answered: written by `serving.served_log`, read by `monitoring.served`, whose docstring has the columns.
 SERVED_TOPIC = "served_features"
+#: What every reader of braid's asks for; an end offset is then the end of what is committed, so that a lag can be 0.
+_ISOLATION = "read_committed"
+#: The broker's clock says when a message arrived, not the producer's, which may be the one that is wrong.
+_TOPIC_CONFIGS = {"message.timestamp.type": "LogAppendTime"}
 _LOGIN_MODULES = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
     "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",
@@ -49,6 +53,11 @@ def spark_options(settings: Settings) -> dict[str, str]:
     return found
 
 
+def spark_reader_options(settings: Settings) -> dict[str, str]:
+    """`spark_options` of a reader: messages of an aborted transaction are none."""
+    return {**spark_options(settings), "kafka.isolation.level": _ISOLATION}
+
+
 def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
     """Creates the topics that do not exist yet; those that do stay as they are.
 
@@ -66,7 +75,9 @@ def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
             for name, partitions in topics.items():
                 if name not in present:
                     try:
-                        admin.create_topics({name: {"num_partitions": partitions}}, wait_for_metadata=True)
+                        admin.create_topics(
+                            {name: {"num_partitions": partitions, "configs": _TOPIC_CONFIGS}}, wait_for_metadata=True
+                        )
                     except TopicAlreadyExistsError:
                         continue  # another process was faster
         finally:
@@ -97,10 +108,33 @@ def topic_id(settings: Settings, topic: str) -> str | None:
     return None if found["topic_id"] is None else str(found["topic_id"])
 
 
-def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """The next offset of each partition of a topic; empty where Kafka does not answer or has no such topic."""
+def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str]:
+    """Of the topics that exist those whose record times are the producers', so that no clock of one's own says when a message arrived.
+
+    Raises:
+        ServiceError: Kafka does not answer, or does not show its topics' settings.
+    """
+    name = "message.timestamp.type"
     try:
-        consumer = KafkaConsumer(**client_options(settings))
+        admin = KafkaAdminClient(**client_options(settings))
+        try:
+            present = set(admin.list_topics()) & set(topics)
+            asked = [ConfigResource(ConfigResourceType.TOPIC, topic, configs=[name]) for topic in sorted(present)]
+            found = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
+        finally:
+            admin.close()
+    except KafkaError as error:
+        raise ServiceError(
+            f"Kafka on {settings.kafka_bootstrap} does not show the settings of its topics: {error}.",
+            "Check that it runs and that braid may describe them.",
+        ) from None
+    return [topic for topic, configs in found.items() if configs.get(name, {}).get("value") != _TOPIC_CONFIGS[name]]
+
+
+def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """The next offset of each partition of a topic, as far as it is committed; empty where Kafka does not answer or has no such topic."""
+    try:
+        consumer = KafkaConsumer(**client_options(settings), isolation_level=_ISOLATION)
     except KafkaError:
         return {}
     try:

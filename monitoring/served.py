@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from features.declaration import FeatureGroup
 from infra.errors import ServiceError
-from infra.kafka import SERVED_TOPIC, spark_options, topic_id
+from infra.kafka import SERVED_TOPIC, spark_reader_options, topic_id
 from infra.settings import Settings
 
 TABLE = SERVED_TOPIC
@@ -47,7 +47,7 @@ def ingest_served(spark: SparkSession, settings: Settings) -> int:
     path = settings.table(TABLE)
     spark.sql(f"CREATE TABLE IF NOT EXISTS delta.`{path}` ({SCHEMA}) USING delta")
     messages = spark.readStream.format("kafka").options(**{
-        **spark_options(settings), "subscribe": SERVED_TOPIC, "startingOffsets": "earliest", "failOnDataLoss": "false",
+        **spark_reader_options(settings), "subscribe": SERVED_TOPIC, "startingOffsets": "earliest", "failOnDataLoss": "false",
     }).load()  # fmt: skip
     lines = messages.select(F.explode(F.split(F.col("value").cast("string"), "\n")).alias("line"))
     records = lines.select(F.from_json("line", SCHEMA).alias("record")).select("record.*")

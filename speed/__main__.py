@@ -28,6 +28,7 @@ from tenacity import (
 from features.declaration import FeatureGroup
 from features.declaration.versions import published_group
 from features.project import Project
+from features.trial import check_expressions
 from infra.errors import BraidError, ServiceError
 from infra.kafka import create_topics
 from infra.project import load_project
@@ -37,6 +38,7 @@ from speed.offline import start_offline
 from speed.online import start_online
 from speed.progress import Board
 from speed.session import pool, speed_session
+from speed.topics import TopicWatch
 from store.clients import meta_key, reached_store, store_generation
 from store.writing import online_store
 
@@ -70,24 +72,34 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
     spark = speed_session(settings)
     queries: dict[str, StreamingQuery] = {}
     try:
+        for group in project.groups:
+            check_expressions(spark, group)
         for source in project.sources:
             create_archive(spark, settings, source)
         generation = store_generation(online_store(settings))
+        watch = TopicWatch(settings, [source.topic for source in project.sources])
+        watch.start(ended)
         older = _older(settings, project.groups)
         online = {f"online:{group.name}": group for group in project.groups} | older
         for name, group in online.items():
             with pool(spark, "online"):
-                queries[name] = start_online(spark, settings, group, generation)
+                queries[name] = start_online(spark, settings, group, f"{generation}_{watch.ids[group.source.topic]}")
         for source in project.sources:
             with pool(spark, "background"):
-                queries[f"archive:{source.name}"] = start_archive(spark, settings, source)
+                queries[f"archive:{source.name}"] = start_archive(spark, settings, source, watch.ids[source.topic])
         for group in project.groups:
             with pool(spark, "background"):
-                queries[f"offline:{group.name}"] = start_offline(spark, settings, group)
+                queries[f"offline:{group.name}"] = start_offline(spark, settings, group, watch.ids[group.source.topic])
         board = Board(online_store(settings), queries, {name: group.fingerprint for name, group in online.items()})
         say(f"{len(queries)} queries run: {', '.join(queries)}.")
         looked = time.monotonic()
         while not ended.wait(_POLL_SECONDS):
+            if watch.anew:
+                say(
+                    f"The topic {watch.anew} was made anew: it is read from its start. Of what it held before, tiles that are still open "
+                    "lose their events until the next batch, which has them from the archive."
+                )
+                return 1
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
                 if store_generation(online_store(settings)) != generation:

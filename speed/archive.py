@@ -24,6 +24,7 @@ from infra.errors import ServiceError
 from infra.kafka import spark_options
 from infra.settings import Settings
 from speed.stream import judged, messages
+from speed.topics import is_anew
 
 #: Delta columns of the archive. Statistics only of the first four columns: the bytes need none.
 COLUMNS = "topic STRING, partition INT, offset BIGINT, arrival_ms BIGINT, key BINARY, value BINARY, arrival_day DATE"
@@ -32,15 +33,15 @@ _PROPERTIES = {
 }  # fmt: skip
 
 
-def start_archive(spark: SparkSession, settings: Settings, source: EventSource) -> StreamingQuery:
-    """Starts the query of a source."""
+def start_archive(spark: SparkSession, settings: Settings, source: EventSource, topic: str) -> StreamingQuery:
+    """Starts the query of a source; `topic` is the identity of its topic: one that is made anew is read from its start."""
     name = f"archive_{source.name}"
     return (
         messages(spark, settings, source)
         .writeStream.queryName(name)
-        .foreachBatch(partial(archive_batch, settings, source))
+        .foreachBatch(partial(archive_batch, settings, source, topic))
         .trigger(processingTime=f"{round(settings.archive_seconds * 1_000)} milliseconds")
-        .option("checkpointLocation", settings.checkpoint(name))
+        .option("checkpointLocation", settings.checkpoint(f"{name}_{topic}"))
         .start()
     )
 
@@ -54,8 +55,14 @@ def create_archive(spark: SparkSession, settings: Settings, source: EventSource)
     )
 
 
-def archive_batch(settings: Settings, source: EventSource, batch: DataFrame, batch_id: int) -> None:
-    """Writes one micro-batch: first the archive, then the dead letters."""
+def archive_batch(settings: Settings, source: EventSource, topic: str, batch: DataFrame, batch_id: int) -> None:
+    """Writes one micro-batch: first the archive, then the dead letters.
+
+    Raises:
+        ServiceError: It cannot be written, or its messages are those of a topic made anew, of which this query has not the first.
+    """
+    if is_anew(settings, source.topic, topic):
+        raise ServiceError(f"The topic {source.topic} was made anew.", "The speed layer starts again, and reads it from its start.")
     # Kafka is read once for both.
     batch = batch.persist()
     try:

@@ -34,8 +34,8 @@ def table_of(group: FeatureGroup) -> str:
     return f"{group.name}_realtime"
 
 
-def start_offline(spark: SparkSession, settings: Settings, group: FeatureGroup) -> StreamingQuery:
-    """Starts the query of a group."""
+def start_offline(spark: SparkSession, settings: Settings, group: FeatureGroup, topic: str) -> StreamingQuery:
+    """Starts the query of a group; `topic` is the identity of its source's topic."""
     frame = tiles(settings, group, tile_events(spark, settings, group))
     rows = frame.mapInArrow(partial(finish_tiles, group), tile_schema_sql(group))
     finished = rows.withColumn("tile_end", F.timestamp_millis(F.col("tile_start_ms") + group.tile_ms))
@@ -43,7 +43,7 @@ def start_offline(spark: SparkSession, settings: Settings, group: FeatureGroup) 
     return (
         finished.writeStream.queryName(name).outputMode("append").format("delta")
         .trigger(processingTime=f"{round(settings.offline_seconds * 1_000)} milliseconds")
-        .option("checkpointLocation", settings.checkpoint(f"{name}_{group.fingerprint}"))
+        .option("checkpointLocation", settings.checkpoint(f"{name}_{group.fingerprint}_{topic}"))
         # A feature that is declared later is a new column.
         .option("mergeSchema", "true")
         .start(settings.table(table_of(group)))

@@ -33,8 +33,9 @@ PIPELINE_LENGTH = 1_000
 def start_online(spark: SparkSession, settings: Settings, group: FeatureGroup, generation: str) -> StreamingQuery:
     """Starts the query of a group.
 
-    A changed declaration is a new query, with a state of its own; so is one into a store that holds nothing of the last one, by the
-    name of its content (`store.clients.store_generation`): it reads again from the earliest message.
+    A changed declaration is a new query, with a state of its own; so is one into a store that holds nothing of the last one, or of a
+    topic that was made anew: `generation` names both (`store.clients.store_generation`, `speed.topics`). It reads from the earliest
+    message.
     """
     name = f"online_{group.name}_{group.fingerprint}"
     checkpoint = settings.checkpoint(f"{name}_{generation}")

@@ -38,8 +38,8 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _INTEGER = re.compile(r"\s*([+-]?\d+)(\.0+)?\s*")
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
-#: The text of a row that could not be read as one, as `batch.files` gives it.
-_LINE = "_line"
+#: The text of a row that could not be read as one, the bytes of a message, and its key, as `batch.files` gives them.
+_LINE, _MESSAGE, _KEY = "_line", "_message", "_key"
 
 
 @dataclass
@@ -165,10 +165,19 @@ class _Flight:
 
 
 def messages_of(source: EventSource, batch: pa.RecordBatch) -> Iterator[Message]:
-    """Rows of raw columns as messages: JSON without nulls; integers and decimals as numbers, digit for digit.
+    """Rows of raw columns as messages: JSON without nulls; integers and decimals as numbers, digit for digit. Messages stay as they are.
 
     A text that is no number stays a text: the contract refuses it in the stream, with its reason, as it would in a file.
     """
+    if _MESSAGE in batch.schema.names:
+        times, keys, messages = (
+            times_ms(batch.column(source.time)),
+            batch.column(_KEY).to_pylist(),
+            batch.column(_MESSAGE).to_pylist(),
+        )
+        for time_ms, key, value in zip(times, keys, messages, strict=True):
+            yield Message(time_ms, None if key is None else key.encode(), value)
+        return
     columns = [column for column in source.columns if column.name in batch.schema.names]
     values = [_json_values(column.type, batch.column(column.name)) for column in columns]
     names = [column.name for column in columns]
@@ -191,8 +200,16 @@ def _json_values(kind: ColumnType, column: pa.Array) -> list[Any]:
     if kind is ColumnType.DECIMAL:
         return [value if value is None or not _JSON_NUMBER.fullmatch(value) else msgspec.Raw(value.encode()) for value in values]
     if kind is ColumnType.MAP:
-        return [value if value is None else dict(value) for value in values]
+        return [value if value is None else _json_value(value) for value in values]
     return values
+
+
+def _json_value(text: str) -> Any:
+    """A text of JSON as it is written; another one as a text."""
+    try:
+        return msgspec.json.decode(text, type=msgspec.Raw)
+    except msgspec.MsgspecError:
+        return text
 
 
 def times_ms(column: pa.Array) -> list[int | None]:

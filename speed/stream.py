@@ -11,14 +11,24 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from features.declaration import FeatureGroup
-from features.sources import CORRUPT, EventSource
-from infra.kafka import spark_options
+from features.judgement import message_projections
+from features.sources import EventSource
+from infra.kafka import spark_reader_options
 from infra.settings import Settings
 
-#: When a message arrived: by the broker's clock, or by a producer's where the topic is configured so, but never after now.
-ARRIVAL_MS = "least(unix_millis(timestamp), unix_millis(current_timestamp()))"
-#: One order of all messages of a topic: (partition, offset) in one integer.
-_ARRIVAL_ORDER = "shiftleft(CAST(partition AS BIGINT), 48) + offset"
+#: 2011, the year of the first Kafka.
+_FIRST_ARRIVAL_MS = 1_293_840_000_000
+#: Where a message is in its topic: (partition, offset) in one integer, to order what arrived in the same millisecond.
+_PLACE = "shiftleft(CAST(partition AS BIGINT), 48) + offset"
+
+
+def _arrival_ms_sql() -> str:
+    """When a message arrived: by the broker's clock, or by a producer's where the topic has CreateTime, but never after now.
+
+    A clock that says a time before there was Kafka is none: the message arrived when it was read.
+    """
+    now = "unix_millis(current_timestamp())"
+    return f"CASE WHEN unix_millis(timestamp) BETWEEN {_FIRST_ARRIVAL_MS} AND {now} THEN unix_millis(timestamp) ELSE {now} END"
 
 
 def messages(spark: SparkSession, settings: Settings, source: EventSource, at_most: int | None = None) -> DataFrame:
@@ -28,47 +38,27 @@ def messages(spark: SparkSession, settings: Settings, source: EventSource, at_mo
     with the next one. `at_most` bounds a micro-batch, where the partitions are known to go along together: for measurements.
     """
     options = {
-        **spark_options(settings),
+        **spark_reader_options(settings),
         "subscribe": source.topic,
         "startingOffsets": "earliest",
         "failOnDataLoss": "false",
         **({"maxOffsetsPerTrigger": str(at_most)} if at_most else {}),
     }
     stream = spark.readStream.format("kafka").options(**options).load()
-    return stream.selectExpr("key", "value", "partition", "offset", f"{ARRIVAL_MS} AS arrival_ms")
-
-
-def parsed(frame: DataFrame, source: EventSource, *keep: str) -> DataFrame:
-    """Messages as raw columns (text, as in a file), after the columns to `keep`."""
-    event = F.from_json(F.col("value").cast("string"), source.json_schema_sql(), {"columnNameOfCorruptRecord": CORRUPT})
-    return frame.select(*keep, event.alias("_event")).select(*keep, "_event.*")
+    return stream.selectExpr("key", "value", "partition", "offset", f"{_arrival_ms_sql()} AS arrival_ms")
 
 
 def judged(settings: Settings, frame: DataFrame, source: EventSource, *keep: str) -> DataFrame:
-    """Messages held to the contract: the columns to `keep`, the typed ones, `ts_ms`, and `_reason`: why it does not fit, or NULL.
-
-    The contract's own expressions, but for one thing: it names a typed value as often as it needs it, and Spark would compute it
-    as often. Here each is computed once, in a projection before.
-    """
-    converted = [column for column in source.columns if column.typed_sql() != f"`{column.name}`"]
-
-    def once(sql: str) -> str:
-        for column in converted:
-            sql = sql.replace(column.typed_sql(), f"`_typed_{column.name}`")
-        return sql
-
-    typed = [f"{column.typed_sql()} AS `_typed_{column.name}`" for column in converted]
-    reason = source.reason_sql("arrival_ms", settings.future_seconds * 1_000, corrupt=True)
-    return (
-        parsed(frame, source, *dict.fromkeys([*keep, "arrival_ms"]))
-        .selectExpr("*", *typed)
-        .selectExpr(*keep, *map(once, source.typed_select_sql()), f"{once(reason)} AS _reason")
-    )
+    """Messages held to the contract: the columns to `keep`, the typed ones, `ts_ms`, and `_reason`: why it does not fit, or NULL."""
+    names = list(dict.fromkeys([*keep, "arrival_ms"]))
+    for projection in message_projections(source, names, "arrival_ms", settings.future_seconds * 1_000):
+        frame = frame.selectExpr(*projection)
+    return frame
 
 
 def tile_events(spark: SparkSession, settings: Settings, group: FeatureGroup, at_most: int | None = None) -> DataFrame:
     """The events of a group as a stream, as `contributions` gives them."""
-    typed = judged(settings, messages(spark, settings, group.source, at_most), group.source, "partition", "offset")
+    typed = judged(settings, messages(spark, settings, group.source, at_most), group.source, "partition", "offset", "arrival_ms")
     return contributions(group, typed.where("_reason IS NULL"))
 
 
@@ -77,15 +67,15 @@ def contributions(group: FeatureGroup, typed: DataFrame) -> DataFrame:
 
     Args:
         group: The declaration.
-        typed: The source's typed columns, `ts_ms`, partition and offset.
+        typed: The source's typed columns, `ts_ms`, `arrival_ms`, partition and offset.
 
     Returns:
-        entity; the source's time column (timestamp); event: a struct of id (hash of the event id), arrival (order of arrival),
-        ts_ms, and input_0 … input_k as the declaration's inputs give them.
+        entity; the source's time column (timestamp); event: a struct of id (hash of the event id), arrival_ms and place (together
+        the order of arrival, which is the batch layer's), ts_ms, and input_0 … input_k as the declaration's inputs give them.
     """
     source = group.source
     inputs = [f"{one.sql} AS input_{index}" for index, one in enumerate(group.inputs)]
-    event = f"xxhash64(`{source.event_id}`) AS id, {_ARRIVAL_ORDER} AS arrival, ts_ms, {', '.join(inputs)}"
+    event = f"xxhash64(`{source.event_id}`) AS id, arrival_ms, {_PLACE} AS place, ts_ms, {', '.join(inputs)}"
     return typed.where(group.has_entity_sql).selectExpr(
         f"`{group.entity}` AS entity", f"`{source.time}`", f"struct({event}) AS event"
     )

@@ -49,24 +49,24 @@ def evaluated(source: EventSource, events: Sequence[Event], expressions: Sequenc
     if not events:
         return [[] for _ in expressions]
     columns = {"_row": pa.array(range(len(events)))}
-    for one in source.columns:
-        values = [event["ts_ms"] if one.name == source.time else event.get(one.name) for event in events]
-        if one.type is ColumnType.DECIMAL:
+    for column in source.columns:
+        values = [event["ts_ms"] if column.name == source.time else event.get(column.name) for event in events]
+        if column.type is ColumnType.DECIMAL:
             values = [None if v is None else Decimal(v.numerator * 10**6 // v.denominator).scaleb(-6) for v in values]
-        columns[one.name] = pa.array(values, _ARROW[one.type])
+        columns[column.name] = pa.array(values, _ARROW[column.type])
     rows = pa.table(columns)  # noqa: F841  # DuckDB reads it by its name
-    found = duck().execute(f"SELECT {', '.join(map(in_duckdb, expressions))} FROM rows ORDER BY _row").fetchall()
-    return [list(column) for column in zip(*found, strict=True)]
+    values = duck().execute(f"SELECT {', '.join(map(in_duckdb, expressions))} FROM rows ORDER BY _row").fetchall()
+    return [list(column) for column in zip(*values, strict=True)]
 
 
 def series_of(group: FeatureGroup, events: Sequence[Event]) -> list[Series]:
     """The group's inputs of events of one entity, ascending by time."""
-    ts_ms, result = np.array([one["ts_ms"] for one in events], dtype=np.int64), []
-    columns = evaluated(group.source, events, [one.sql for one in group.inputs])
-    for one, column in zip(group.inputs, columns, strict=True):
-        values = [v if v is not None else "" if one.text else 0 for v in column]
+    ts_ms, result = np.array([event["ts_ms"] for event in events], dtype=np.int64), []
+    columns = evaluated(group.source, events, [input_.sql for input_ in group.inputs])
+    for input_, column in zip(group.inputs, columns, strict=True):
+        values = [v if v is not None else "" if input_.text else 0 for v in column]
         valid = np.array([v is not None for v in column], dtype=bool)
-        result.append(Series(ts_ms, np.array(values, dtype=object if one.text else np.int64), valid))
+        result.append(Series(ts_ms, np.array(values, dtype=object if input_.text else np.int64), valid))
     return result
 
 
@@ -78,9 +78,9 @@ def view_of(group: FeatureGroup, events: Sequence[Event], batch_end_ms: int) -> 
         lo, hi = runs(series[0].ts_ms // step_ms)
         return (series[0].ts_ms[lo] // step_ms * step_ms).tolist(), fold_ranges(group, series, lo, hi)
 
-    before = [one for one in events if one["ts_ms"] < batch_end_ms]
+    before = [event for event in events if event["ts_ms"] < batch_end_ms]
     spans = [exact_span_ms(group, window, batch_end_ms) for window in group.exact_windows]
-    instants = pieces([one for one in before if any(a <= one["ts_ms"] < b for a, b in spans)], 1)
+    instants = pieces([event for event in before if any(a <= event["ts_ms"] < b for a, b in spans)], 1)
     newest_ms = before[-1]["ts_ms"] if before else None
     view = build_view(group, batch_end_ms, *pieces(before, group.tile_ms), newest_ms, *instants)
     return packed.decode_batch(packed.encode(view), group.fingerprint)
@@ -97,13 +97,13 @@ def tiles_of(group: FeatureGroup, events: Sequence[Event]) -> list[packed.TileVa
 
 def trained(group: FeatureGroup, events: Sequence[Event], q_ms: int) -> list[Value]:
     """The training set's fold over the window of each feature, for one entity."""
-    series, found = series_of(group, events), []
+    series, values = series_of(group, events), []
     for index, feature in enumerate(group.features):
         start = -(2**62) if feature.window is None else floor_ms(q_ms - feature.window.size_ms, feature.window.hop_ms)
         bounds = np.searchsorted(series[0].ts_ms, [start, q_ms])
         partial = feature.aggregation.fold(series[group.input_of[index]], bounds[:1], bounds[1:])[0]
-        found.append(feature.aggregation.finalize(partial, q_ms, group.scale_of(index)))
-    return found
+        values.append(feature.aggregation.finalize(partial, q_ms, group.scale_of(index)))
+    return values
 
 
 def micros(amount: int | None) -> Fraction | None:

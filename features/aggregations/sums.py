@@ -3,7 +3,7 @@
 A sum of int64 values may need more than 64 bits, which Delta's BIGINT and MessagePack do not have. So a total is stored in two limbs,
 (high, low): the total is high · 2³² + low, with 0 ≤ low < 2³². The pair is a function of the total alone, so every order of additions
 gives the same bits. Both limbs fit int64 up to 2³¹ events in one partial, whatever their values: this is the bound of every layer.
-A partial beyond it is refused by Arrow and MessagePack, which raise an OverflowError.
+A larger limb is refused with an error by Arrow, and by MessagePack where it has no form for it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout a
 MapOption = Annotated[
     list[str] | None, typer.Option("--map", help="CONTRACT_COLUMN=FILE_COLUMN, or ='LITERAL'; repeatable.", show_default=False)
 ]
-ZoneOption = Annotated[str, typer.Option("--time-zone", help="Of times without an offset.")]
+ZoneOption = Annotated[str | None, typer.Option("--time-zone", help="Of times without an offset; default UTC.", show_default=False)]
 
 
 ProjectOption = Annotated[

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infra.errors import InputError
 from orchestration.cli.console import (
     HomeOption,
     JsonOption,
@@ -21,11 +23,38 @@ from orchestration.cli.console import (
     print_json,
 )  # fmt: skip
 
-FileArgument = Annotated[Path, typer.Argument(help="CSV, JSON lines (also .gz) or Parquet.", show_default=False)]
+if TYPE_CHECKING:
+    from batch.files import ReadOptions
+    from batch.load import LoadReport
+
+FileArgument = Annotated[Path, typer.Argument(help="CSV, JSON (also .gz) or Parquet.", show_default=False)]
+TimeFormatOption = Annotated[
+    str | None,
+    typer.Option("--time-format", help="iso, epoch-s, epoch-ms, epoch-us, epoch-ns, or a format of strptime.", show_default=False),
+]
+DayFirstOption = Annotated[
+    bool | None,
+    typer.Option("--day-first/--month-first", help="How 01/02/2026 is meant; default as the column shows.", show_default=False),
+]
+NullOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--null",
+        help="A text that stands for no value, repeatable; default for CSV NULL, null, \\N, NaN, nan, None.",
+        show_default=False,
+    ),
+]
+DecimalCommaOption = Annotated[bool, typer.Option("--decimal-comma", help="Decimals are written 12,50.")]
+DelimiterOption = Annotated[
+    str | None, typer.Option("--delimiter", help="Of CSV; default the one in the header line.", show_default=False)
+]
 
 
 def load(
-    context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = "UTC",
+    context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = None,
+    time_format: TimeFormatOption = None, day_first: DayFirstOption = None, null: NullOption = None,
+    decimal_comma: DecimalCommaOption = False, delimiter: DelimiterOption = None,
+    check: Annotated[bool, typer.Option("--check", help="Say what would be loaded, and load nothing.")] = False,
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Load a file of events into the lake. What does not fit goes to the table quarantine, with the reason."""
@@ -33,31 +62,71 @@ def load(
     declared = project.source(source)
     from batch.files import open_events
 
-    with open_events(file, declared, columns, time_zone):
-        pass  # a file that cannot be used is refused before Spark starts
-    from batch.load import load_events
-    from infra.spark import spark_session
-    from orchestration.execution import reload_definitions
-    from orchestration.quiet import quiet
+    options = _options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
+    note(f"{'Reading' if check else 'Loading'} {file} …")
+    # A file that cannot be used is refused before Spark starts.
+    with open_events(file, declared, columns, options) as opened:
+        from batch.load import load_file
+        from infra.spark import spark_session
+        from orchestration.quiet import quiet
 
-    note(f"Loading {file} …")
-    with quiet(settings.home / "logs" / "load.log"):
-        spark = spark_session(settings, "braid load", settings.batch_memory)
-        report = load_events(spark, settings, declared, file, columns, time_zone)
+        with quiet(settings.home / "logs" / "load.log"):
+            spark = spark_session(settings, "braid load", settings.batch_memory)
+            report = load_file(spark, settings, declared, opened, check)
+    if not check:
+        from orchestration.execution import reload_definitions
 
-    reload_definitions(settings)
+        reload_definitions(settings)
     if as_json:
         print_json(report)
         return
-    note(
-        f"{report.read:,} rows read: {report.loaded:,} events loaded, {report.duplicates:,} duplicates, {report.quarantined:,} in quarantine."
-    )
+    for line in _sentences(report):
+        note(line)
+
+
+def _options(
+    time_zone: str | None, time_format: str | None, day_first: bool | None, null: list[str] | None, decimal_comma: bool,
+    delimiter: str | None,
+) -> ReadOptions:  # fmt: skip
+    from batch.files import ReadOptions
+
+    if delimiter is not None:
+        delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
+        if len(delimiter) != 1:
+            raise InputError(f"The delimiter {delimiter!r} is not one character.", "Give one, such as ';' or 'tab'.")
+    return ReadOptions(time_zone, time_format, day_first, tuple(null) if null else None, decimal_comma, delimiter)
+
+
+def _sentences(report: LoadReport) -> Iterator[str]:
+    """A report for people."""
+    if report.checked:
+        yield f"{report.dialect}; nothing was loaded."
+        for one in report.columns:
+            nulls = f"; {one.nulls:,} texts stand for no value" if one.nulls else ""
+            yield f"  {one.column} = {one.source}: {one.as_what}{f' ({one.why})' if one.why else ''}{nulls}"
+        for row in report.sample:
+            values = ", ".join(f"{name}={value}" for name, value in row.items() if name[0] != "_" and value is not None)
+            yield f"  {row['_row']}: {values or '–'}{' ✗ ' + row['_reason'] if row['_reason'] else ''}"
+        yield f"{report.read:,} rows read: {report.loaded:,} fit, duplicates included; {report.quarantined:,} would go to quarantine."
+    else:
+        duplicates = f"{report.duplicates:,} duplicates, {report.quarantined:,} in quarantine."
+        yield f"{report.read:,} rows read: {report.loaded:,} events loaded, {duplicates}"
     for reason, count in report.reasons.items():
-        note(f"  {count:,} × {reason}")
+        yield f"  {count:,} × {reason}"
+    if report.first_event:
+        yield f"First event {report.first_event}, last event {report.last_event}."
+    for name, counts in report.types.items():
+        yield f"Most frequent {name}: {', '.join(f'{value} ({count:,})' for value, count in counts.items())}."
+    if nulls := {one.column: one.nulls for one in report.columns if one.nulls and not report.checked}:
+        yield f"Texts that stand for no value: {', '.join(f'{count:,} in {name}' for name, count in nulls.items())} (--null says which)."
+    if any("is not an RFC 3339 time" in reason for reason in report.reasons):
+        yield "Times that are spelled differently are read by --time-format; docs/loading.md has the rules."
 
 
 def replay(
-    context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = "UTC",
+    context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = None,
+    time_format: TimeFormatOption = None, day_first: DayFirstOption = None, null: NullOption = None,
+    decimal_comma: DecimalCommaOption = False, delimiter: DelimiterOption = None,
     speed: Annotated[float | None, typer.Option("--speed", min=0.001, help="Event time over wall time; default as fast as possible.", show_default=False)] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the last event is visible in the online store.")] = False,
     as_json: JsonOption = False, home: HomeOption = None,
@@ -73,24 +142,22 @@ def replay(
 
     (project, settings), columns = deployment_of(context, home), mapping_of(mapping)
     declared = project.source(source)
-    with open_events(file, declared, columns, time_zone):
-        pass  # a file that cannot be used is told before services are asked for
-    require(settings, "kafka", *(["valkey", "speed"] if wait else []))
-    with (
-        Progress(console=Console(stderr=True), transient=True) as bar,
-        open_events(file, declared, columns, time_zone) as opened,
-    ):
-        task = bar.add_task("sending", total=None)
-        report = send(
-            settings,
-            declared,
-            opened.batches(),
-            speedup=speed,
-            on_progress=lambda so_far: bar.update(task, completed=so_far.sent),
-        )
-        if wait:
-            bar.update(task, description="waiting until all is visible")
-            wait_visible(settings, project.groups_of(declared), report.end_offsets)
+    options = _options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
+    # A file that cannot be used is refused before services are asked for.
+    with open_events(file, declared, columns, options) as opened:
+        require(settings, "kafka", *(["valkey", "speed"] if wait else []))
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("sending", total=None)
+            report = send(
+                settings,
+                declared,
+                opened.batches(),
+                speedup=speed,
+                on_progress=lambda so_far: bar.update(task, completed=so_far.sent),
+            )
+            if wait:
+                bar.update(task, description="waiting until all is visible")
+                wait_visible(settings, project.groups_of(declared), report.end_offsets)
     if as_json:
         print_json({**asdict(report), "visible": wait})
     else:

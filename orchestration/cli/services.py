@@ -105,8 +105,9 @@ def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption
     from rich import print as show
 
     from infra.doctor import doctor as examine
+    from orchestration.topics import topics
 
-    checks = examine(settings_of(context, home))
+    checks = examine(settings_of(context, home), topics())
     if as_json:
         print_json(checks)
     else:

@@ -27,6 +27,7 @@ def test_spark_evaluates_everything_that_the_list_allows(spark: SparkSession) ->
     [
         "text RLIKE '('", "amount > 5 AND text RLIKE '[a'", "properties['k'] RLIKE '*'", "regexp_extract(text, 'b', 1) = 'b'", "regexp_extract(text, '(b)', 2) = 'b'",
         "regexp_replace(text, 'b', '$1') = 'b'", "split(text, '(')[0] = 'a'", "CASE WHEN text = 'never' THEN other RLIKE '\\\\p{Nonsense}' ELSE false END = true",
+        "amount > 5 AND text LIKE 'b!' ESCAPE '!'",
         "pmod(user_id) = 1", "array_contains(text, 'a')",
     ],
 )  # fmt: skip

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from batch.files import open_events
+from batch.files import EventFile, ReadOptions, open_events
+from features.sources import Column, ColumnType, EventSource
 from infra.errors import InputError
-from tests.declarations import user_events
+from speed.replay import messages_of
 
+CASES = Path(__file__).parents[1] / "cases"
+SOURCE = EventSource(
+    name="orders",
+    topic="orders",
+    table="orders",
+    columns=(
+        Column("event_id", required=True),
+        Column("user_id", ColumnType.INT64, required=True),
+        Column("session_id", required=True),
+        Column("event_type", required=True),
+        Column("amount", ColumnType.DECIMAL),
+        Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
+        Column("item_id"),
+        Column("properties", ColumnType.MAP),
+    ),
+)
+CONTRACT = "event_id,user_id,session_id,event_type,event_timestamp"
+GOOD = "1,1,s,VIEW,2026-01-01T00:00:00Z"
 SHOP = "CustomerID,InvoiceDate,Total,Basket\n17850.0,12/1/2010 8:26,15.3,a\n17850.0,12/1/2010 8:26,15.3,a\n5,yesterday,1e2,b\n"
 SHOP_MAPPING = {
     "user_id": "CustomerID",
@@ -21,96 +44,262 @@ SHOP_MAPPING = {
     "session_id": "Basket",
     "event_type": "'PURCHASE'",
 }
+EXPORT_MAPPING = {
+    "user_id": "distinct_id",
+    "session_id": "session",
+    "event_type": "name",
+    "event_timestamp": "time",
+    "amount": "revenue",
+}
 
 
-def rows(path: Path, mapping: dict[str, str] | None = None, time_zone: str = "UTC") -> list[dict[str, Any]]:
-    with open_events(path, user_events, mapping, time_zone) as file:
-        return [row for batch in file.batches() for row in batch.to_pylist()]
+def rows(path: Path, mapping: dict[str, str] | None = None, **options: Any) -> list[dict[str, Any]]:
+    """The rows in the order of the file."""
+    with open_events(path, SOURCE, mapping, ReadOptions(**options)) as file:
+        found = [row for batch in file.batches() for row in batch.to_pylist()]
+    return sorted(found, key=lambda row: row["_row"])
+
+
+def readings(file: EventFile) -> dict[str, Any]:
+    return {one.column: one for one in file.readings}
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    return path
 
 
 def test_columns_are_mapped_and_ids_derived_so_that_equal_rows_stay_apart(tmp_path: Path) -> None:
-    path = tmp_path / "shop.csv"
-    path.write_text(SHOP)
-    found = rows(path, SHOP_MAPPING)
-    assert [row["user_id"] for row in found] == ["5", "17850.0", "17850.0"]  # a row without a readable time comes first
-    assert found[0]["event_timestamp"] == "yesterday"
-    assert found[1]["event_timestamp"].startswith("2010-12-01T08:26:00.000")
+    path = write(tmp_path / "shop.csv", SHOP)
+    found = rows(path, SHOP_MAPPING, day_first=False)
+    assert [row["user_id"] for row in found] == ["17850.0", "17850.0", "5"]
+    assert found[2]["event_timestamp"] == "yesterday"
+    assert found[0]["event_timestamp"] == "2010-12-01T08:26:00.000000Z"
     assert {row["event_type"] for row in found} == {"PURCHASE"}
     assert len({row["event_id"] for row in found}) == 3
-    assert rows(path, SHOP_MAPPING) == found
+    assert rows(path, SHOP_MAPPING, day_first=False) == found
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("2026-01-02T03:04:05.678+02:00", "2026-01-02T03:04:05.678+02:00"),
-        ("2026-01-02 03:04:05", "2026-01-02T02:04:05.000000Z"),  # naive: Berlin's clock
-        ("1767323045", "2026-01-02T03:04:05.000000Z"),
-        ("1767323045678", "2026-01-02T03:04:05.678000Z"),
-        ("02.01.2026 03:04", "2026-01-02T02:04:00.000000Z"),
-        ("soon", "soon"),
-    ],
-)
-def test_times_of_many_spellings_become_rfc3339(tmp_path: Path, text: str, expected: str) -> None:
-    path = tmp_path / "times.csv"
-    path.write_text(f"event_id,user_id,session_id,event_type,event_timestamp\n1,1,s,VIEW,{text}\n")
-    assert rows(path, time_zone="Europe/Berlin")[0]["event_timestamp"] == expected
+def test_a_derived_id_depends_on_the_contract_alone(tmp_path: Path) -> None:
+    once = rows(CASES / "A13-sparse-keys/export_day1.jsonl", EXPORT_MAPPING)
+    again = rows(CASES / "A13-sparse-keys/export_day1_2.jsonl", EXPORT_MAPPING)
+    assert [row["event_id"] for row in once] == [row["event_id"] for row in again[:2]]
+    folder = tmp_path / "day=2026-11-01"
+    folder.mkdir()
+    for path, header, more in ((tmp_path / "a.csv", "", ""), (folder / "b.csv", "coupon,", "AUTUMN,")):
+        write(path, f"{header}user_id,session_id,event_type,event_timestamp\n{more}1,s,V,2026-01-01T00:00:00Z\n")
+    assert rows(tmp_path / "a.csv")[0]["event_id"] == rows(folder / "b.csv")[0]["event_id"]
 
 
-def test_json_lines_keep_what_is_no_json(tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl.gz"
-    lines = '{"event_id":"1","user_id":1,"session_id":"s","event_type":"V","amount":12.50,"event_timestamp":"2026-01-01T00:00:00Z",'
-    lines += '"properties":{"a":"b"}}\nnot json\n[1]\n\n'
-    path.write_bytes(gzip.compress(lines.encode()))
-    found = rows(path)
-    assert [row["_line"] for row in found] == ["not json", "[1]", None]
-    assert dict(found[2]["properties"]) == {"a": "b"}
+def test_brackets_in_a_name_and_a_folder_like_a_column_are_nothing_special(tmp_path: Path) -> None:
+    folder = tmp_path / "item_id=wrong"
+    folder.mkdir()
+    table = pa.table(
+        {"event_id": ["1"], "user_id": [1], "session_id": ["s"], "event_type": ["V"], "event_timestamp": ["2026-01-01T00:00:00Z"]}
+    )
+    pq.write_table(table, folder / "day[1].parquet")
+    pq.write_table(table.set_column(0, "event_id", pa.array(["2"])), folder / "day1.parquet")
+    (row,) = rows(folder / "day[1].parquet")
+    assert (row["event_id"], row["item_id"]) == ("1", None)
 
 
-CONTRACT = "event_id,user_id,session_id,event_type,event_timestamp"
+# CSV
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
-def test_csv_may_have_any_delimiter_short_rows_and_quoted_line_breaks(tmp_path: Path, delimiter: str) -> None:
-    path = tmp_path / "events.csv"
-    text = f'{CONTRACT}\n1,1,"a\nb",VIEW,2026-01-01T00:00:00Z\n2,2\n'.replace(",", delimiter)
-    path.write_bytes(("\ufeff" + text).encode())
-    short, whole = rows(path)
-    assert (whole["event_id"], whole["session_id"]) == ("1", "a\nb")
-    assert (short["user_id"], short["session_id"]) == ("2", None)
+def test_csv_has_the_delimiter_of_its_header_and_quoted_line_breaks(tmp_path: Path, delimiter: str) -> None:
+    text = f'\ufeff{CONTRACT}\n1,1,"a\nb",VIEW,2026-01-01T00:00:00Z\r\n\n2,2,"say ""x""",VIEW,2026-01-01T00:00:00Z\n'
+    found = rows(write(tmp_path / "events.csv", text.replace(",", delimiter)))
+    assert [row["session_id"] for row in found] == ["a\nb", 'say "x"']
+    assert [row["_row"] for row in found] == [1, 2]
 
 
-def test_a_file_may_have_columns_of_the_names_that_are_added(tmp_path: Path) -> None:
-    (tmp_path / "events.csv").write_text(f"_row,_line,{CONTRACT}\n9,x,1,1,s,VIEW,2026-01-01T00:00:00Z\n")
-    line = '{"_line":"x","_row":9,"event_id":"1","user_id":1,"session_id":"s","event_type":"V","event_timestamp":"2026-01-01T00:00:00Z"}'
-    (tmp_path / "events.jsonl").write_text(line + "\n")
-    for name in ("events.csv", "events.jsonl"):
-        (row,) = rows(tmp_path / name)
-        assert (row["_row"], row["_line"], row["user_id"]) == (1, None, "1")
+def test_a_row_with_a_field_too_many_or_too_few_is_kept_whole_with_the_reason(tmp_path: Path) -> None:
+    found = rows(CASES / "A07-decimal-comma/sales.csv")
+    assert [row["amount"] for row in found] == ["7", None, "3,25"]
+    assert found[1]["_line"] == "c2,701,s,PURCHASE,2026-11-01T11:20:00Z,x,12,50"
+    assert found[1]["_misfit"] == "the row has 8 fields, the header has 7"
+    assert [row["amount"] for row in rows(CASES / "A07-decimal-comma/sales.csv", decimal_comma=True)] == ["7", None, "3.25"]
+    (row,) = rows(write(tmp_path / "short.csv", f"{CONTRACT}\n2,2\n"))
+    assert (row["_line"], row["_misfit"]) == ("2,2", "the row has 2 fields, the header has 5")
+
+
+def test_a_decimal_comma_may_have_points_between_thousands_and_no_decimal_point(tmp_path: Path) -> None:
+    path = tmp_path / "sums.csv"
+    with path.open("w", newline="") as handle:
+        csv.writer(handle).writerows(
+            [[*CONTRACT.split(","), "amount"], *([*GOOD.split(","), sum_] for sum_ in ("1.234,50", "-7", "12.50", "1.234"))]
+        )
+    found = rows(path, decimal_comma=True)
+    assert [row["amount"] for row in found] == ["1234.50", "-7", "12.50", "1234"]
+    assert [row["_misfit"] for row in found] == [None, None, "amount has no decimal comma: 12.50", None]
+
+
+def test_a_quote_means_the_same_in_every_row(tmp_path: Path) -> None:
+    """DuckDB's reader decides the dialect on its first 20,480 rows."""
+    many = "".join(f"e{i},1,s,VIEW,2026-01-01T00:00:00Z\n" for i in range(30_000))
+    path = write(tmp_path / "events.csv", f'{CONTRACT}\n{many}last,1,"a,""b""",VIEW,2026-01-01T00:00:00Z\n')
+    found = rows(path)
+    assert (len(found), found[-1]["session_id"]) == (30_001, 'a,"b"')
+
+
+def test_text_behind_a_closing_quote_is_the_reason_of_its_row_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "events.csv", f'{CONTRACT}\n1,1,"a"b,VIEW,2026-01-01T00:00:00Z\n{GOOD}\n')
+    first, second = rows(path)
+    assert "text behind a closing quote" in first["_misfit"]
+    assert second["event_id"] == "1"
+
+
+def test_blanks_around_a_field_are_none_of_its_value(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "events.csv",
+        f'event_id, user_id ,session_id,event_type,event_timestamp\n 1, 1,"s", VIEW , 2026-01-01T00:00:00Z\n2,2, "a, b",V,{GOOD[-20:]}\n',
+    )
+    first, second = rows(path)
+    assert (first["event_type"], first["event_timestamp"]) == ("VIEW", "2026-01-01T00:00:00Z")
+    assert second["session_id"] == "a, b"
+
+
+def test_texts_that_stand_for_no_value_are_none_and_are_counted(tmp_path: Path) -> None:
+    with open_events(CASES / "A11-null-as-text/ssms.csv", SOURCE) as file:
+        found = sorted((row for batch in file.batches() for row in batch.to_pylist()), key=lambda row: row["_row"])
+        assert (readings(file)["amount"].nulls, readings(file)["item_id"].nulls) == (3, 1)
+    assert [row["amount"] for row in found] == [None, None, None, "9.99"]
+    assert [row["item_id"] for row in found] == ["sku-1", "sku-1", "sku-1", None]
+    path = write(tmp_path / "events.csv", f"{CONTRACT},item_id\n{GOOD},NULL\n{GOOD},-\n{GOOD},\n")
+    assert [row["item_id"] for row in rows(path, nulls=("-",))] == ["NULL", None, None]
+
+
+def test_a_header_with_two_delimiters_is_decided_by_the_columns_or_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "events.csv", f"{CONTRACT.replace(',', ';')};a|b\n{GOOD.replace(',', ';')};x\n")
+    assert rows(path)[0]["event_type"] == "VIEW"
+    unclear = write(tmp_path / "unclear.csv", "a,b;c\n1,2;3\n")
+    with pytest.raises(InputError, match=r"can be cut at ',' and ';'.*--delimiter"):
+        rows(unclear)
+    semicolons = write(tmp_path / "excel.csv", f"sep=;\n{CONTRACT.replace(',', ';')}\n{GOOD.replace(',', ';')}\n")
+    assert rows(semicolons)[0]["event_type"] == "VIEW"
+
+
+# JSON
+
+
+def test_lines_of_json_stay_the_bytes_that_they_are(tmp_path: Path) -> None:
+    good = '{"event_id":"1","user_id":1,"session_id":"s","event_type":"V","amount":12.50,"event_timestamp":"2026-01-01T00:00:00Z"}'
+    path = tmp_path / "events.jsonl.gz"
+    path.write_bytes(gzip.compress(f"{good}\r\nnot json\n[1]\n\n".encode()))
+    assert [row["_message"] for row in rows(path)] == [good.encode(), b"not json", b"[1]"]
+
+
+def test_a_replay_sends_the_bytes_of_a_line(tmp_path: Path) -> None:
+    line = b'{"event_id":"1", "user_id":7,"session_id":"s","event_type":"V","event_timestamp":"2026-01-01T00:00:00Z","amount":1.50}'
+    (tmp_path / "events.jsonl").write_bytes(line + b"\nnot json\n")
+    with open_events(tmp_path / "events.jsonl", SOURCE) as file:
+        sent = [message for batch in file.batches() for message in messages_of(SOURCE, batch)]
+    assert [(message.time_ms, message.key, message.value) for message in sent] == [
+        (None, None, b"not json"),
+        (1_767_225_600_000, b"7", line),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "ids"), [("export", ["j1", "j2", "j3"]), ("one_line", ["k1", "k2", "k3"]), ("pretty", ["l0", "l1", "l2"])]
+)
+def test_an_array_and_a_pretty_print_give_all_their_events(name: str, ids: list[str]) -> None:
+    assert [json.loads(row["_message"])["event_id"] for row in rows(CASES / f"A12-json-array/{name}.json")] == ids
+
+
+def test_mixed_line_ends_and_empty_keys_are_fine() -> None:
+    assert len(rows(CASES / "A15-mixed-line-ends/two_hosts.jsonl")) == 3
+    assert len(rows(CASES / "A14-json-odds/empty_key.jsonl")) == 2
+
+
+def test_documents_may_be_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
+    events = [{"event_id": str(i), "user_id": i, "event_type": "ü" * 300_000, "n": 1.5} for i in range(9)]
+    path = write(tmp_path / "large.json", json.dumps(events, indent=1, ensure_ascii=False))
+    assert [json.loads(row["_message"]) for row in rows(path)] == events
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[\n{"event_id":"1"},\n{"event_id":"2"}\n', "is an array of JSON that breaks off in line 4"),
+        ('[\n{"event_id":"1"},\n{"event_id":}\n]', "is not JSON in line 3"),
+        ('[\n{"event_id":"caf\udce9"}\n]', "is not text in UTF-8"),
+    ],
+)
+def test_an_array_that_is_not_whole_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        rows(write(tmp_path / "events.json", text))
+
+
+def test_mapped_json_is_read_like_any_file(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "export.jsonl",
+        '{"distinct_id":7,"session":"s","name":"a\\u00e4","time":1767323045678,"revenue":1.50,"more":{"x":1}}\n'
+        '{"distinct_id":null,"session":["s"],"name":true,"time":"1767323045.5","revenue":null}\nbroken\n',
+    )
+    mapping = {**EXPORT_MAPPING, "properties": "more"}
+    with pytest.raises(InputError, match=r"several units: milliseconds by '1767323045678' in line 1 and seconds by .* in line 2"):
+        rows(path, mapping)
+    found = rows(path, mapping, time_format="epoch-ms")
+    assert [found[0][name] for name in ("user_id", "event_type", "amount", "event_timestamp", "properties")] == [
+        "7", "aä", "1.50", "2026-01-02T03:04:05.678000Z", '{"x":1}',
+    ]  # fmt: skip
+    assert [found[1][name] for name in ("user_id", "session_id", "event_type", "amount")] == [None, '["s"]', "true", None]
+    assert (found[2]["_line"], found[2]["_misfit"]) == ("broken", "the message is not one JSON object of well-formed text")
 
 
 def test_of_json_keys_that_differ_by_case_the_contract_has_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl"
-    path.write_text(
-        '{"USER_ID":2,"User_Id":3,"user_id":1,"session_id":"s","event_type":"V","event_timestamp":"2026-01-01T00:00:00Z"}\n'
-    )
-    assert rows(path)[0]["user_id"] == "1"
+    line = '{"USER_ID":2,"User_Id":3,"user_id":1,"session_id":"s","event_type":"V","event_timestamp":"2026-01-01T00:00:00Z"}\n'
+    assert rows(write(tmp_path / "events.jsonl", line))[0]["user_id"] == "1"
+
+
+# Parquet
 
 
 def test_parquet_types_become_text(tmp_path: Path) -> None:
+    instant = 1_793_532_600_123_456_789
+    table = pa.table({
+        "event_id": pa.array([b"b1", b"\xff"], pa.binary()),
+        "user_id": pa.array([7.0, float("nan")]),
+        "session_id": ["s", " s"],
+        "event_type": ["V", "V"],
+        "amount": pa.array([1.5, float("nan")]),
+        "event_timestamp": pa.array([instant, None], pa.timestamp("ns", "UTC")),
+        "properties": pa.array([[("a", "b")], None], pa.map_(pa.string(), pa.string())),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "events.parquet")
+    first, second = rows(tmp_path / "events.parquet", time_zone="Europe/Berlin")
+    assert (first["event_id"], first["user_id"], first["amount"]) == ("b1", "7.0", "1.5")
+    assert first["event_timestamp"] == "2026-11-01T11:30:00.123456Z", "an instant, whatever the zone"
+    assert json.loads(first["properties"]) == {"a": "b"}
+    assert (second["_misfit"], second["user_id"], second["session_id"]) == ("event_id is not text in UTF-8", None, " s")
+    assert rows(CASES / "A09-parquet-binary/clickhouse.parquet")[0]["item_id"] == "Käse"
+
+
+@pytest.mark.parametrize("kind", ["TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_MS"])
+def test_a_naive_time_of_parquet_is_the_zones(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "events.parquet"
     duckdb.sql(
         "SELECT 'e' AS event_id, 7::BIGINT AS user_id, 's' AS session_id, 'V' AS event_type, 1.50::DECIMAL(9,2) AS amount, "
-        "TIMESTAMP '2026-01-01 00:00:00.001' AS event_timestamp"
+        f"'2026-01-01 00:00:00.001'::{kind} AS event_timestamp"
     ).write_parquet(str(path))
     assert rows(path)[0]["event_timestamp"] == "2026-01-01T00:00:00.001000Z"
+    assert rows(path, time_zone="Europe/Berlin")[0]["event_timestamp"] == "2025-12-31T23:00:00.001000Z"
     assert rows(path)[0]["amount"] == "1.50"
 
 
+# Files that cannot be used
+
+
+def test_a_file_may_have_columns_of_the_names_that_are_added(tmp_path: Path) -> None:
+    (row,) = rows(write(tmp_path / "events.csv", f"_row,_line,t,{CONTRACT}\n9,x,y,{GOOD}\n"))
+    assert (row["_row"], row["_line"], row["user_id"]) == (1, None, "1")
+
+
 def test_a_file_without_rows_is_no_error(tmp_path: Path) -> None:
-    for name, content in (("a.csv", ""), ("b.csv", "event_id,user_id,session_id,event_type,event_timestamp\n"), ("c.jsonl", "")):
-        (tmp_path / name).write_text(content)
-        assert rows(tmp_path / name) == []
+    for name, content in (("a.csv", ""), ("b.csv", CONTRACT + "\n"), ("c.jsonl", ""), ("d.json", "[]")):
+        assert rows(write(tmp_path / name, content)) == []
 
 
 @pytest.mark.parametrize(
@@ -119,23 +308,33 @@ def test_a_file_without_rows_is_no_error(tmp_path: Path) -> None:
         ("missing.csv", None, {}, "does not exist"),
         ("shop.xlsx", "x", {}, "of no known kind"),
         ("broken.parquet", "no parquet", {}, "cannot be read"),
+        ("broken.csv.gz", "no gzip", {}, "cannot be read"),
         ("latin.csv", SHOP.replace("b\n", "caf\udce9\n"), SHOP_MAPPING, "is not text in UTF-8"),
-        ("latin.jsonl", '{"user_id": "caf\udce9"}\n', {}, "is not text in UTF-8"),
+        ("utf16.csv", "a\0,\0b\0", {}, "is not text in UTF-8"),
+        ("quote.csv", f'{CONTRACT}\n{GOOD}\n1,1,"s,VIEW\n{GOOD}\n', {}, "a quote that opens in line 3 is not closed"),
+        ("twice.csv", f"{CONTRACT},user_id\n{GOOD},2\n", {}, "several columns 'user_id'"),
         ("shop.csv", SHOP, {}, "has no column for user_id, session_id, event_type, event_timestamp"),
+        ("export.jsonl", '{"distinct_id":1,"time":2}\n', {}, "has no column for user_id, .*the file has: distinct_id, time"),
+        ("export.jsonl", '{"distinct_id":1,"time":2}\n', EXPORT_MAPPING, "has no column 'session'"),
         ("shop.csv", SHOP, {**SHOP_MAPPING, "user_id": "Customer"}, "has no column 'Customer'"),
-        ("shop.csv", SHOP, {**SHOP_MAPPING, "colour": "Total"}, "is no column of user_events"),
+        ("shop.csv", SHOP, {**SHOP_MAPPING, "colour": "Total"}, "is no column of orders"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_sentence(
     tmp_path: Path, name: str, content: str | None, mapping: dict[str, str], says: str
 ) -> None:
     if content is not None:
-        (tmp_path / name).write_text(content, errors="surrogateescape")
+        write(tmp_path / name, content)
     with pytest.raises(InputError, match=says):
         rows(tmp_path / name, mapping)
 
 
 def test_an_unknown_time_zone_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "shop.csv").write_text(SHOP)
     with pytest.raises(InputError, match="time zone"):
-        rows(tmp_path / "shop.csv", SHOP_MAPPING, "Mars/Olympus")
+        rows(write(tmp_path / "shop.csv", SHOP), SHOP_MAPPING, time_zone="Mars/Olympus")
+
+
+def test_an_error_of_the_reader_of_the_rows_is_its_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "events.csv", f"{CONTRACT}\n{GOOD}\n")
+    with pytest.raises(OSError, match="full"), open_events(path, SOURCE):
+        raise OSError("the disk is full")

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,6 +134,12 @@ def test_a_total_keeps_its_form_up_to_the_bound_of_events(extreme: int) -> None:
         assert all(-(2**63) <= limb < 2**63 for limb in partial), "each fits a BIGINT"
         expected = {"sum": extreme * n / 10**6, "mean": extreme / 10**6, "variance": 0.0}
         assert aggregation.value(partial, 0, 10**6) == expected[aggregation.kind]
+        for _ in range(34):
+            partial = aggregation.join(partial, partial)
+        with pytest.raises((OverflowError, pa.ArrowInvalid)):
+            pa.array(partial, pa.int64())
+        with pytest.raises(OverflowError):
+            msgspec.msgpack.encode(partial)
 
 
 def test_distinct_is_exact_below_its_bound_and_close_beyond() -> None:

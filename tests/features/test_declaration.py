@@ -72,6 +72,7 @@ def group(*features: Feature, **overrides: Any) -> FeatureGroup:
         (lambda: group(distinct("a", of="properties")), "cannot aggregate"),
         (lambda: group(count("events")), "cannot be used"),
         (lambda: group(count("a"), name="braid"), "cannot be used"),
+        (lambda: group(count("a"), buffer="soon"), "cannot be read"),
         (lambda: group(count("a"), name="speed"), "cannot be used"),
         (lambda: EventSource("s", "t", "t", (Column("event_id", required=True),)), "no required column 'event_timestamp'"),
     ],

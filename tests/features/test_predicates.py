@@ -9,7 +9,7 @@ import pytest
 
 from features.declaration import FeatureGroup, count
 from features.errors import DeclarationError
-from features.predicates import FUNCTIONS, FUNCTIONS_BY_NAME, canonical_predicate, trials_of_regular_expressions
+from features.predicates import FUNCTIONS, FUNCTIONS_BY_NAME, canonical_predicate, trials_of_patterns
 from features.sources import Column, ColumnType, EventSource
 
 SOURCE = EventSource(
@@ -95,11 +95,13 @@ def test_a_text_that_spark_would_read_by_the_clock_is_refused(where: str) -> Non
         canonical_predicate(where, SOURCE, "a")
 
 
-def test_a_regular_expression_is_a_literal_and_is_tried_with_a_match() -> None:
-    with pytest.raises(DeclarationError, match="takes a regular expression from the event"):
-        canonical_predicate("text RLIKE other", SOURCE, "a")
+def test_a_pattern_is_a_literal_and_is_tried() -> None:
+    for where in ("text RLIKE other", "regexp_replace(text, other, 'b') = 'b'", "text LIKE concat(other, '%')"):
+        with pytest.raises(DeclarationError, match="takes a pattern from the event"):
+            canonical_predicate(where, SOURCE, "a")
     where = "amount > 1 AND regexp_extract(text, '(b)', 2) = properties['k']"
-    assert trials_of_regular_expressions(where) == ["REGEXP_EXTRACT('a', '|(b)', 2)"]
+    assert trials_of_patterns(where) == ["REGEXP_EXTRACT('a', '|(b)', 2)"]
+    assert trials_of_patterns("text LIKE 'b!' ESCAPE '!' OR amount > 1") == ["'a' LIKE 'b!' ESCAPE '!'"]
 
 
 def test_the_page_on_predicates_lists_every_function() -> None:

@@ -52,7 +52,14 @@ def test_a_text_that_means_something_else_today_is_refused() -> None:
     text["features"][0]["window"]["size_ms"] *= 2
     with pytest.raises(DeclarationError, match="means something else today"):
         group_of_text(json.dumps(text), user_events)
-    for broken in ("", "[]", "{}", json.dumps({**text, "features": [{"name": "x", "aggregation": {"kind": "none"}}]})):
+    before_there_were_buffers = json.dumps({name: value for name, value in text.items() if name != "buffer"})
+    for broken in (
+        "",
+        "[]",
+        "{}",
+        before_there_were_buffers,
+        json.dumps({**text, "features": [{"name": "x", "aggregation": {"kind": "none"}}]}),
+    ):
         with pytest.raises(DeclarationError, match="cannot be read"):
             group_of_text(broken, user_events)
 

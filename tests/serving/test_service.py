@@ -163,12 +163,22 @@ def test_an_entity_may_be_a_text_of_any_spelling_and_a_value_a_list(deployment: 
     assert "top_buyers_1d" in unknown["provenance"]["missing"]
 
 
-def test_beyond_the_buffer_an_answer_is_marked(deployment: Settings) -> None:
-    publish(deployment, 11, BATCH_END)
-    assert features(deployment, 11, at=BATCH_END + 2 * 86_400_000)[0]["provenance"]["degraded"] is False
-    late = features(deployment, 11, at=BATCH_END + 2 * 86_400_000 + 1)[0]["provenance"]
+def test_beyond_the_buffer_an_answer_names_the_features_that_may_be_wrong(deployment: Settings) -> None:
+    day_ms, hour_ms = 86_400_000, 3_600_000
+    publish(deployment, 11, BATCH_END, purchase_tile(BATCH_END - 60_000))
+    within = features(deployment, 11, at=BATCH_END + 2 * day_ms)[0]["provenance"]
+    assert (within["degraded"], within["degraded_features"]) == (False, [])
+    row = features(deployment, 11, at=BATCH_END + 2 * day_ms + hour_ms)[0]
+    late = row["provenance"]
     assert late["degraded"] is True
-    assert "buffer" in late["degraded_reasons"][0]
+    assert "older than its buffer of 2d" in late["degraded_reasons"][0]
+    assert "purchase_count_7d" in late["degraded_features"]
+    assert not {"events_last_hour", "spend_last_hour", "sessions_last_hour", "days_since_last"} & set(late["degraded_features"])
+    assert row["features"]["days_since_last"] == (2 * day_ms + hour_ms + 60_000) / day_ms
+    # A speed tile of the first hours after batch_end would have expired by now.
+    last = features(deployment, 11, at=BATCH_END + 3 * day_ms + 1)[0]["provenance"]["degraded_features"]
+    assert "days_since_last" in last
+    assert "events_last_hour" not in last
 
 
 def test_a_value_of_another_version_is_not_read(deployment: Settings) -> None:

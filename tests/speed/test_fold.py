@@ -13,15 +13,21 @@ from tests.declarations import user_features
 
 TILE = 1_795_000_200_000
 EVENT = pa.struct(
-    [(name, pa.int64()) for name in ("id", "arrival", "ts_ms", *(f"input_{i}" for i in range(len(user_features.inputs))))]
+    [
+        (name, pa.int64())
+        for name in ("id", "arrival_ms", "place", "ts_ms", *(f"input_{i}" for i in range(len(user_features.inputs))))
+    ]
 )
 
 
-def event(identity: int, arrival: int, ts_ms: int, amount: int | None = None, session: int = 1) -> dict[str, int | None]:
+def event(
+    identity: int, arrival: int, ts_ms: int, amount: int | None = None, session: int = 1, place: int = 0
+) -> dict[str, int | None]:
     bought = None if amount is None else 1
     return {
         "id": identity,
-        "arrival": arrival,
+        "arrival_ms": arrival,
+        "place": place,
         "ts_ms": ts_ms,
         "input_0": 1,
         "input_1": amount,

@@ -1,0 +1,118 @@
+"""A file of JSON → messages, as Kafka would have them: each line of JSON lines as it is, each object of an array or of a pretty print.
+
+Reads bytes; gives each document's own bytes, so that no digit changes on the way. A line that is no JSON is a message too, for the
+contract to refuse; an array that breaks off is a file that breaks off, and is refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from batch.csv_rows import not_utf8
+from infra.errors import InputError
+
+_LINE_BYTES = 64 * 2**20
+_CHUNK_CHARACTERS = 2**20
+_BOM = b"\xef\xbb\xbf"
+_DECODER = json.JSONDecoder(strict=False)
+#: What stands between values, outside and within an array.
+_BETWEEN = (re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*"))
+
+#: A JSON object as the bytes of its values.
+Document = Mapping[str, msgspec.Raw]
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def document_of(message: bytes) -> Document | None:
+    """The object that a message is, or None where it is none. What is strict here is strict in `features.judgement`."""
+    try:
+        message.decode()
+        return _decode(message)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def messages_of_file(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each message of a file, and the line in which it begins.
+
+    Raises:
+        InputError: A file that is not JSON lines breaks off, is not JSON, or is not text in UTF-8.
+    """
+    return _documents(path) if _is_one_text(path) else _lines(path)
+
+
+def _is_one_text(path: Path) -> bool:
+    """Whether the file is to be read as one text of JSON: an array, or documents that are longer than a line."""
+    with _open(path) as handle:
+        lines = (line.removeprefix(_BOM).strip() for line in iter(lambda: handle.readline(_LINE_BYTES), b""))
+        first, second = ([line for line, _ in zip(filter(None, lines), range(2), strict=False)] + [b"", b""])[:2]
+    if first[:1] == b"[" and not {suffix.lower() for suffix in path.suffixes} & {".jsonl", ".ndjson"}:
+        return True
+    # In a file of lines, an array on one line is a line like any other, and so is one that is broken.
+    return first == b"[" or (first[:1] in (b"[", b"{") and first[-1] in b"[{,:" and document_of(second) is None)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with _open(path) as handle:
+        for at, line in enumerate(handle, start=1):
+            message = (line.removeprefix(_BOM) if at == 1 else line).strip()
+            if message:
+                yield at, message
+
+
+def _documents(path: Path) -> Iterator[tuple[int, bytes]]:
+    def more(characters: int = _CHUNK_CHARACTERS) -> str:
+        try:
+            return handle.read(characters)
+        except UnicodeDecodeError:
+            raise not_utf8(path) from None
+
+    def refusal(what: str) -> InputError:
+        return InputError(f"The file {path} {what} in line {at}.", "Repair the file; nothing was loaded.")
+
+    text, position, counted, at, in_array = "", 0, 0, 1, False
+    with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as handle:
+        while True:
+            position = _BETWEEN[in_array].match(text, position).end()  # type: ignore[union-attr]
+            at += text.count("\n", counted, position)
+            counted = position
+            if position == len(text):
+                text, position, counted = more(), 0, 0
+                if text:
+                    continue
+                if in_array:
+                    raise refusal("is an array of JSON that breaks off")
+                return
+            if text[position] == "[]"[in_array]:
+                in_array = not in_array
+                position += 1
+                continue
+            ended = False
+            # What ends with the text that was read so far may go on.
+            while (end := _end_of_value(text, position)) is None or (end == len(text) and not ended):
+                if ended or len(text) - position > _LINE_BYTES:
+                    raise refusal("is not JSON")
+                following = more(max(len(text) - position, _CHUNK_CHARACTERS))
+                text, position, counted, ended = text[position:] + following, 0, 0, not following
+            yield at, text[position:end].encode()
+            position = end
+
+
+def _end_of_value(text: str, position: int) -> int | None:
+    """Where the JSON value at a position ends; None where there is none, or none that is whole."""
+    try:
+        return _DECODER.raw_decode(text, position)[1]
+    except (ValueError, RecursionError):
+        return None
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]

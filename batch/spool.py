@@ -1,0 +1,216 @@
+"""A file → a relation of DuckDB with the contract's columns as the file has them, all text: before anything is understood.
+
+Reads CSV, JSON and Parquet by a mapping; gives each row's number (`_row`), where it is in the file (`_at`), and of what is no row its
+text (`_line`) and the reason (`MISFIT`). JSON to which no mapping applies stays messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import duckdb
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch.csv_rows import CsvFile, Row
+from batch.json_messages import document_of, messages_of_file
+from batch.quoted import name_sql, text_sql
+from features.judgement import MISFIT
+from features.sources import Column, ColumnType, EventSource
+from infra.errors import InputError
+
+#: The bytes of a message, and its key as text: the columns of an unmapped file of JSON, beside the source's time as text.
+MESSAGE, KEY = "_message", "_key"
+_BATCH_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Spool:
+    """What is known of a file once it was read.
+
+    Attributes:
+        relation: SQL that can stand behind FROM.
+        origins: Contract column → what of the file it is; a column that the file does not give is absent.
+        place: What `_at` counts: "line" or "row".
+        dialect: What was decided of the file as a whole.
+        messages: Whether the rows are messages, with the columns `MESSAGE`, `KEY`, the source's time and `_row`.
+        typed: Contract columns whose times have a type of their own.
+    """
+
+    relation: str
+    origins: Mapping[str, str]
+    place: str = "line"
+    dialect: str = ""
+    messages: bool = False
+    typed: frozenset[str] = field(default_factory=frozenset)
+
+
+def spool_csv(path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str], delimiter: str | None) -> Spool:
+    """A CSV file."""
+    names = {column.name for column in source.columns}
+    file = CsvFile(path, delimiter, [*names, *mapping.values()])
+    origins = _origins(path, source, mapping, file.header)
+    columns = {name: origin for name, origin in origins.items() if not is_literal(origin)}
+    for origin in columns.values():
+        if file.header.count(origin) > 1:
+            raise InputError(f"The file {path} has several columns {origin!r}.", "Give each column a name of its own.")
+    spooled = _write(scratch, list(columns), file.rows([file.header.index(origin) for origin in columns.values()]))
+    dialect = f"CSV with the delimiter {file.delimiter!r} ({file.why})" if file.header else "CSV without a line"
+    return Spool(_with_literals(spooled, origins), origins, dialect=dialect)
+
+
+def spool_json(path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str], translated: bool) -> Spool:
+    """A file of JSON. It is translated to rows where it is mapped, an option is given, or no message has an event id."""
+    if not translated and not mapping:
+        keys: set[str] = set()
+        spooled = _write_messages(scratch, source, path, keys)
+        if source.event_id in keys or not keys:
+            origins = {column.name: column.name for column in source.columns if column.name in keys}
+            if keys:
+                _check_any(path, source, keys)
+            return Spool(spooled, origins, dialect="JSON, each object a message", messages=True)
+    keys = set()
+    for _, message in messages_of_file(path):
+        keys |= (document_of(message) or {}).keys()
+    origins = _origins(path, source, mapping, sorted(keys))
+    columns = {name: origin for name, origin in origins.items() if not is_literal(origin)}
+    spooled = _write(scratch, list(columns), _json_rows(path, list(columns.values())))
+    return Spool(_with_literals(spooled, origins), origins, dialect="JSON, each object a row")
+
+
+def view_parquet(
+    connection: duckdb.DuckDBPyConnection, path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str]
+) -> Spool:
+    """A Parquet file, read where it is."""
+    # By a name of braid's own: brackets in a name would be a pattern, a folder k=v a column.
+    link = scratch / "file.parquet"
+    link.symlink_to(path.absolute())
+    read = f"read_parquet({text_sql(str(link))}, hive_partitioning = false)"
+    types = {name: kind for name, kind, *_ in connection.execute(f"DESCRIBE SELECT * FROM {read}").fetchall()}
+    origins = _origins(path, source, mapping, list(types))
+    values, misfits = [], ["NULL::VARCHAR"]
+    for column in source.columns:
+        origin = origins.get(column.name, "")
+        if origin not in types or is_literal(origin):
+            continue
+        text, misfit = _parquet_text(column, name_sql(origin), types[origin])
+        values.append(f"{text} AS {name_sql(column.name)}")
+        misfits += [misfit] if misfit else []
+    number = "row_number() OVER ()"
+    own = f"{number} AS _row, {number} AS _at, NULL::VARCHAR AS _line, coalesce({', '.join(misfits)}) AS {MISFIT}"
+    relation = f"(SELECT {', '.join([*values, own])} FROM {read})"
+    typed = frozenset(name for name, origin in origins.items() if types.get(origin, "").startswith(("TIMESTAMP", "DATE")))
+    return Spool(_with_literals(relation, origins), origins, place="row", dialect="Parquet", typed=typed)
+
+
+def is_literal(origin: str) -> bool:
+    """Whether a mapping gives a value in quotes rather than a column."""
+    return len(origin) >= 2 and origin[0] == origin[-1] == "'"
+
+
+def _origins(path: Path, source: EventSource, mapping: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
+    """For each column of the contract that the file gives, what it is.
+
+    Raises:
+        InputError: The mapping names what there is not, or a required column has no origin.
+    """
+    known = [column.name for column in source.columns]
+    for name, origin in mapping.items():
+        if name not in known:
+            raise InputError(
+                f"The mapping names {name!r}, which is no column of {source.name}.", f"Its columns are: {', '.join(sorted(known))}."
+            )
+        if not is_literal(origin) and origin not in present:
+            raise InputError(f"The file has no column {origin!r}.", f"Its columns are: {', '.join(present) or 'none'}.")
+    origins = {name: mapping.get(name, name) for name in known if name in mapping or name in present}
+    missing = [c.name for c in source.columns if c.required and c.name != source.event_id and c.name not in origins]
+    if missing and present:
+        raise _missing(path, missing, present)
+    return origins
+
+
+def _check_any(path: Path, source: EventSource, present: Collection[str]) -> None:
+    """Refuses messages none of which has a required column: they need a mapping."""
+    required = [column.name for column in source.columns if column.required and column.name != source.event_id]
+    if not set(required) & set(present):
+        raise _missing(path, required, sorted(present))
+
+
+def _missing(path: Path, missing: list[str], present: Collection[str]) -> InputError:
+    return InputError(
+        f"The file {path.name} has no column for {', '.join(missing)}.",
+        f"Map it, such as --map {missing[0]}=COLUMN or --map \"{missing[0]}='VALUE'\"; the file has: {', '.join(present)}.",
+    )
+
+
+def _parquet_text(column: Column, name: str, kind: str) -> tuple[str, str | None]:
+    """A column of Parquet as text, and SQL for the reason why a value is none."""
+    if kind == "BLOB":
+        # How ClickHouse and Impala write texts.
+        text = f"TRY(decode({name}))"
+        return text, f"CASE WHEN {name} IS NOT NULL AND {text} IS NULL THEN {text_sql(f'{column.name} is not text in UTF-8')} END"
+    if column.type is ColumnType.MAP and kind != "VARCHAR":
+        return f"CAST(to_json({name}) AS VARCHAR)", None
+    if kind in ("DOUBLE", "FLOAT"):
+        return f"CASE WHEN NOT isnan({name}) THEN CAST({name} AS VARCHAR) END", None
+    return f"CAST({name} AS VARCHAR)", None
+
+
+def _json_rows(path: Path, columns: list[str]) -> Iterator[Row]:
+    for at, message in messages_of_file(path):
+        document = document_of(message)
+        if document is None:
+            text = message.decode(errors="replace")
+            yield Row(at, line=text, misfit="the message is not one JSON object of well-formed text")
+        else:
+            yield Row(at, [_text_of(document.get(name)) for name in columns])
+
+
+def _text_of(value: msgspec.Raw | None) -> str | None:
+    """A JSON value as text: a string as it is, anything else as it is written."""
+    if value is None:
+        return None
+    written = bytes(value)
+    return None if written == b"null" else str(msgspec.json.decode(written)) if written[:1] == b'"' else written.decode()
+
+
+def _write_messages(scratch: Path, source: EventSource, path: Path, keys: set[str]) -> str:
+    """Spools messages as they are; adds the keys of their objects to `keys`."""
+    schema = pa.schema([("_row", pa.int64()), (MESSAGE, pa.binary()), (source.time, pa.string()), (KEY, pa.string())])
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        for number, (_, message) in enumerate(messages_of_file(path), start=1):
+            document = document_of(message) or {}
+            keys.update(document)
+            yield number, message, _text_of(document.get(source.time)), _text_of(document.get(source.key))
+
+    return _write_parquet(scratch, schema, rows())
+
+
+def _write(scratch: Path, names: list[str], rows: Iterable[Row]) -> str:
+    own = [("_row", pa.int64()), ("_at", pa.int64()), ("_line", pa.string()), (MISFIT, pa.string())]
+    schema = pa.schema([*((name, pa.string()) for name in names), *own])
+    nothing = [None] * len(names)
+    return _write_parquet(
+        scratch,
+        schema,
+        ((*(row.values or nothing), number, row.at, row.line, row.misfit) for number, row in enumerate(rows, start=1)),
+    )
+
+
+def _write_parquet(scratch: Path, schema: pa.Schema, rows: Iterator[tuple[object, ...]]) -> str:
+    target = scratch / f"rows-{len(list(scratch.iterdir()))}.parquet"
+    with pq.ParquetWriter(target, schema) as writer:
+        while batch := list(islice(rows, _BATCH_ROWS)):
+            columns = [pa.array(values, kind) for values, kind in zip(zip(*batch, strict=True), schema.types, strict=True)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    return f"read_parquet({text_sql(str(target))})"
+
+
+def _with_literals(relation: str, origins: Mapping[str, str]) -> str:
+    literals = [f"{text_sql(origin[1:-1])} AS {name_sql(name)}" for name, origin in origins.items() if is_literal(origin)]
+    return f"(SELECT {', '.join(['*', *literals])} FROM {relation})"

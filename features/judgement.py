@@ -1,0 +1,104 @@
+"""The verdict on an event: the SQL that makes a Kafka message, a line of JSON or a row of a file into typed columns and a reason.
+
+Reads messages (`value`) or raw rows (text columns); gives the typed columns of the source, `ts_ms` and `_reason`: why the event does
+not fit, or NULL. The stream, the archive and the loading of files all apply these projections, so that the same bytes get the same
+verdict, the same values and the same reason wherever they are read.
+
+What is strict here and is not in Spark's JSON reader: a message is one JSON object and nothing behind it, its strings are in double
+quotes, and its text is Unicode. Of a key that stands twice the last value counts, as in most readers. Decimals keep their digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from features.sources import Column, ColumnType, EventSource
+
+#: The column of a raw row that says why it could not be read as a row at all; NULL where it could.
+MISFIT = "_misfit"
+#: A list of expressions for `selectExpr`.
+Projection = list[str]
+
+_STRICT = "'allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false', 'columnNameOfCorruptRecord', '_corrupt'"
+#: A high and a low half behind each other are a character; backslashes that escape themselves begin no escape.
+_WHOLE_PAIRS = r"\\\\|\\u[dD][89abAB]\p{XDigit}{2}\\u[dD][c-fC-F]\p{XDigit}{2}"
+_HALF = r"\\u[dD][89a-fA-F]\p{XDigit}{2}"
+
+
+def message_projections(source: EventSource, keep: Sequence[str], arrival_ms_sql: str, future_ms: int) -> tuple[Projection, ...]:
+    """The projections, to be applied one after the other, that judge messages.
+
+    Args:
+        source: The contract.
+        keep: Columns that stay, as names. `value` (binary) is read and stays only if it is named.
+        arrival_ms_sql: When a message arrived, in milliseconds: over the columns to keep, or a literal.
+        future_ms: How far the time of an event may lie after its arrival, before it moves the watermark and silences those after it.
+    """
+    columns = ", ".join(f"`{column.name}`: {_json_type(column)}" for column in source.columns)
+    # Spark reads the first document of a text and passes over what follows it: within an object of braid's own nothing can follow.
+    schema = f"e STRUCT<{columns}>, `end` STRING, `_corrupt` STRING"
+    document = f"from_json(concat('{{\"e\":', _text, ',\"end\":1}}'), '{schema}', map({_STRICT})) AS _json"
+    own = ["value", *(name for name in keep if name != "value")]
+    raw = [f"CAST(_json.e.`{column.name}` AS STRING) AS `{column.name}`" for column in source.columns]
+    return (
+        [*own, "CAST(value AS STRING) AS _text"],
+        [*own, "_text", document],
+        [*keep, *raw, f"{_message_misfit_sql(source)} AS {MISFIT}"],
+        *row_projections(source, keep, arrival_ms_sql, future_ms),
+    )
+
+
+def row_projections(source: EventSource, keep: Sequence[str], arrival_ms_sql: str, future_ms: int) -> tuple[Projection, ...]:
+    """The projections that judge raw rows: the source's columns as texts, and `MISFIT`. Arguments as `message_projections`."""
+    converted = [column for column in source.columns if column.type is not ColumnType.STRING]
+    # Each conversion is computed once, in a projection of its own: it is named more than once in the next.
+    typed = [f"{column.typed_sql()} AS {column.typed_name}" for column in converted]
+    raw = [f"`{column.name}`" for column in source.columns]
+    values = [f"{column.typed_name} AS `{column.name}`" for column in source.columns]
+    time = next(column for column in source.columns if column.name == source.time)
+    # unix_millis floors, also before 1970: a half-open window must not see an event early.
+    ts_ms = f"unix_millis({time.typed_name})"
+    whens = [f"WHEN {MISFIT} IS NOT NULL THEN {MISFIT}"]
+    whens += [reason for column in source.columns if (reason := column.reason_sql())]
+    for outside, side, day in (
+        (f"{ts_ms} < {source.earliest_ms}", "before", source.earliest),
+        (f"{ts_ms} >= {source.latest_ms}", "after", source.latest),
+    ):
+        whens.append(f"WHEN {outside} THEN concat('{time.name} lies {side} {day}: ', `{time.name}`)")
+    ahead = f"{ts_ms} - ({arrival_ms_sql})"
+    whens.append(f"WHEN {ahead} > {future_ms} THEN concat('{time.name} lies after the arrival, in ms: ', {ahead})")
+    return (
+        [*keep, *raw, MISFIT, *typed],
+        [*keep, *values, f"{ts_ms} AS ts_ms", f"CASE {' '.join(whens)} END AS _reason"],
+    )
+
+
+def _json_type(column: Column) -> str:
+    """The type by which a JSON value becomes a text: a variant keeps the digits of a decimal, which a string does not."""
+    return "VARIANT" if column.type is ColumnType.DECIMAL else "STRING"
+
+
+def _message_misfit_sql(source: EventSource) -> str:
+    """Why `value` (as text `_text`, as JSON `_json`) is no event at all, or NULL."""
+    nothing = " AND ".join(f"_json.e.`{column.name}` IS NULL" for column in source.columns)
+    first = f"from_json(_text, 'x STRING, `_corrupt` STRING', map({_STRICT}))._corrupt IS NULL"
+    broken = (
+        r"CASE WHEN _text RLIKE r'^\s*$' THEN 'the message is empty' "
+        "WHEN startswith(value, X'00') THEN 'the message begins with a zero byte, as the serializer of a schema registry writes it' "
+        r"WHEN _json.`end` IS NOT NULL AND _text RLIKE r'^\s*\[' THEN 'the message is a JSON array, not one JSON object' "
+        "WHEN _json.`end` IS NOT NULL AND _json.e IS NULL THEN 'the message is JSON, but not an object' "
+        "WHEN _json.`end` IS NOT NULL THEN 'a number column of the message holds what is no value' "
+        f"WHEN json_object_keys(_text) IS NOT NULL AND {first} THEN 'there is text behind the JSON object of the message' "
+        "ELSE 'the message is not a JSON object' END"
+    )
+    half = (
+        rf"(contains(_text, r'\ud') OR contains(_text, r'\uD')) AND regexp_replace(_text, r'{_WHOLE_PAIRS}', ' ') RLIKE r'{_HALF}'"
+    )
+    return (
+        "CASE WHEN value IS NULL THEN 'the message has no value: a tombstone' "
+        "WHEN NOT is_valid_utf8(_text) THEN 'the message is not text in UTF-8' "
+        f"WHEN _json IS NULL OR _json._corrupt IS NOT NULL OR _json.`end` IS NULL OR _json.e IS NULL THEN {broken} "
+        f"WHEN {half} THEN 'the message holds half a surrogate pair, which is no character' "
+        f"WHEN {nothing} THEN concat('the message has no column of {source.name}; its keys are: ', "
+        "left(array_join(json_object_keys(_text), ', '), 80)) END"
+    )

@@ -1,0 +1,71 @@
+"""Every engine gives the right cells of every case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from features.aggregations import Value
+from features.arrival import ARRIVAL_ORDER, first_arrivals
+from features.merge import merge
+from tests.case_files import ENGINES, Case, Cells, load_cases
+from tests.oracle import oracle
+from tests.pure import Event, tiles_of, trained, view_of
+
+CASES = load_cases()
+#: Gives the values of some cells, and the names of the features that it marks as degraded.
+Engine = Callable[[Case, Cells], tuple[dict[str, Value], set[str]]]
+
+
+def by_the_oracle(case: Case, cells: Cells) -> tuple[dict[str, Value], set[str]]:
+    latest_first = sorted(
+        case.events, key=lambda event: [event[name] for name in ("arrival_ms", "partition", "offset")], reverse=True
+    )
+    counting = list({event["event_id"]: event for event in latest_first}.values())
+    return oracle(case.group, counting, cells.entity, cells.q_ms), set(cells.degraded)
+
+
+def by_the_pure_code(case: Case, cells: Cells) -> tuple[dict[str, Value], set[str]]:
+    """View of the events before batch_end and tiles of those that were not late, merged; and the training set's fold."""
+    group = case.group
+    _, identity = np.unique([event["event_id"] for event in case.events], return_inverse=True)
+    arrival = [np.array([event[name] for event in case.events]) for name in ARRIVAL_ORDER]
+    counting = [case.events[index] for index in first_arrivals([identity], arrival)]
+    mine: list[Event] = sorted(
+        (event for event in counting if event[group.entity] == cells.entity), key=lambda event: event["ts_ms"]
+    )
+    view = view_of(group, mine, case.batch_end_ms) if any(event["ts_ms"] < case.batch_end_ms for event in mine) else None
+    tiles = tiles_of(group, [event for event in mine if not event["late"]])
+    merged = merge(group, view, tiles, cells.q_ms, case.batch_end_ms)
+    degraded = {group.feature_names[index] for index in merged.degraded_features}
+    values = dict(zip(group.feature_names, merged.values, strict=True))
+    row = dict(zip(group.feature_names, trained(group, mine, cells.q_ms), strict=True))
+    assert {k: v for k, v in values.items() if k not in degraded} == {k: v for k, v in row.items() if k not in degraded}
+    return values, degraded
+
+
+RUN: dict[str, Engine] = {"oracle": by_the_oracle, "pure": by_the_pure_code}
+
+
+@pytest.mark.parametrize("engine", RUN)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_engine_gives_the_right_cells(case: Case, engine: str, request: pytest.FixtureRequest) -> None:
+    if engine in case.skip:
+        request.applymarker(pytest.mark.xfail(reason=case.skip[engine], strict=True))
+    for cells in case.cells:
+        values, degraded = RUN[engine](case, cells)
+        assert degraded == set(cells.degraded), cells
+        assert {name: value for name, value in values.items() if name not in degraded} == cells.values, cells
+
+
+def test_a_case_is_whole() -> None:
+    assert len(CASES) >= 8
+    for case in CASES:
+        assert case.says.endswith("."), case.name
+        assert case.cells, case.name
+        assert set(case.skip) <= set(ENGINES), case.name
+        for cells in case.cells:
+            assert cells.q_ms >= case.batch_end_ms, case.name
+            assert cells.values.keys() | set(cells.degraded) == set(case.group.feature_names), case.name
