@@ -37,7 +37,8 @@ from infra.embedded import services
 from infra.kafka import SERVED_TOPIC
 from infra.settings import Settings
 from models.registry import CHAMPION, tracking
-from store.clients import meta_key, store
+from store.clients import store
+from store.keys import meta_key
 
 USERS = 2_469
 BATCH_END_MS = 1_780_000_000_000

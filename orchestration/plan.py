@@ -17,7 +17,7 @@ from models.registry import CHAMPION, version_by_alias
 from orchestration.first_day import first_day
 from orchestration.running import runs
 from serving.contract import rfc3339
-from store.clients import meta_key, reached_store
+from store.server import reached_store
 
 
 @dataclass(frozen=True)
@@ -56,26 +56,25 @@ def plan(project: Project, settings: Settings) -> list[GroupPlan]:
     Raises:
         ServiceError: The online store does not answer.
     """
-    client = reached_store(settings)
+    store = reached_store(settings)
     days = (datetime.now(UTC).date() - first_day(settings)).days + 1
     found = []
     for group in project.groups:
-        served, text, end_ms, entities = client.hmget(
-            meta_key(group.name), "fingerprint", "declaration", "batch_end_ms", "entities"
-        )
-        settled = served == group.fingerprint.encode()
+        published = store.published(group.name)
+        settled = published is not None and published.fingerprint == group.fingerprint
         changed: Change | None = Change((), (), ())
-        if served is None:
+        if published is None:
             changed = Change(group.feature_names, (), ())
         elif not settled:
             try:
-                changed = change(group_of_text(text or "", group.source), group)
+                changed = change(group_of_text(published.declaration or "", group.source), group)
             except DeclarationError:
                 changed = None
         found.append(
             GroupPlan(
-                group.name, group.fingerprint, served.decode() if served else None, rfc3339(int(end_ms)) if end_ms else None, changed,
-                0 if settled else days, 0 if settled else int(entities or 0), () if settled else _not_known(project, settings, group),
+                group.name, group.fingerprint, published.fingerprint if published else None,
+                rfc3339(published.batch_end_ms) if published else None, changed,
+                0 if settled else days, 0 if settled or not published else published.entities, () if settled else _not_known(project, settings, group),
             )
         )  # fmt: skip
     return found

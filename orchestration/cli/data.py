@@ -102,8 +102,8 @@ def _sentences(report: LoadReport) -> Iterator[str]:
     if report.checked:
         yield f"{report.dialect}; nothing was loaded."
         for one in report.columns:
-            nulls = f"; {one.nulls:,} texts stand for no value" if one.nulls else ""
-            yield f"  {one.column} = {one.source}: {one.as_what}{f' ({one.why})' if one.why else ''}{nulls}"
+            missing = f"; {one.nulls:,} texts stand for no value" if one.nulls else ""
+            yield f"  {one.column} = {one.source}: {one.as_what}{f' ({one.why})' if one.why else ''}{missing}"
         for row in report.sample:
             values = ", ".join(f"{name}={value}" for name, value in row.items() if name[0] != "_" and value is not None)
             yield f"  {row['_row']}: {values or '–'}{' ✗ ' + row['_reason'] if row['_reason'] else ''}"
@@ -115,8 +115,8 @@ def _sentences(report: LoadReport) -> Iterator[str]:
         yield f"  {count:,} × {reason}"
     if report.first_event:
         yield f"First event {report.first_event}, last event {report.last_event}."
-    for name, counts in report.types.items():
-        yield f"Most frequent {name}: {', '.join(f'{value} ({count:,})' for value, count in counts.items())}."
+    for name, types in report.types.items():
+        yield f"Most frequent {name}: {', '.join(f'{value} ({count:,})' for value, count in types.items())}."
     if nulls := {one.column: one.nulls for one in report.columns if one.nulls and not report.checked}:
         yield f"Texts that stand for no value: {', '.join(f'{count:,} in {name}' for name, count in nulls.items())} (--null says which)."
     if any("is not an RFC 3339 time" in reason for reason in report.reasons):

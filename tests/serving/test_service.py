@@ -33,7 +33,8 @@ from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
 from serving.contract import rfc3339
-from store.clients import meta_key, store
+from store.clients import store
+from store.keys import meta_key
 from tests.declarations import item_features, repurchase, user_events, user_features
 from tests.waiting import eventually
 
