@@ -1,6 +1,10 @@
-"""The batch layer: Delta from events to the online store.
+"""The batch layer: from files and the archive to Delta tables.
 
-The way through the room: `files` (anyone's file) → `load` / `events` (deduplicated events) → `tiles` (partials per hop and day)
-→ `view` (everything before batch_end, per entity; what lies before its windows from `history`) → `publish` (online store).
-`point_in_time` gives what features were at past instants. `tables` is how all of them meet Delta and each other.
+files, load      a file → judged rows → `events`; rows that do not fit → `quarantine`
+events           the raw archive → `events`; duplicates fall by event id
+tiles, history   `events` → partials by entity and hop; one snapshot of each entity's history
+view             tiles → everything before batch_end, per entity
+publish          the view → the online store
+point_in_time    `events` → the features of entities at past times
+tables, partials what these modules share: Delta's log and conflicts, Arrow columns of partials
 """

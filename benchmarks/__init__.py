@@ -1,1 +1,1 @@
-"""The figures of the README, each beside its peer in the same run."""
+"""The benchmarks whose figures the README gives, each with its peer in the same run."""

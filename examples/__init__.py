@@ -1,1 +1,1 @@
-"""Example projects. `shop` is what a deployment runs that names no project of its own."""
+"""Example projects. A deployment that names no project runs `shop`."""

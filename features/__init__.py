@@ -1,5 +1,11 @@
-"""What a feature is: events, declarations, aggregations, windows, tiles, the packed value. No I/O, no Spark session.
+"""What a feature is: sources, declarations, aggregations, windows, packed values and the merge. No input or output, no Spark session.
 
-The way through the room: `definitions` (what a user writes) → `declaration` (checked and compiled: inputs, windows,
-fingerprint) → `aggregations` (the algebra of partials) → `tiles` and `view` (partials by time) → `packed` (bytes).
+project, sources   what a project declares; the contract that an event has to fit
+checks             what is normal of a source's days and of a group's view
+declaration        features and groups, checked and compiled; predicates as SQL in `predicates`, tried by Spark in `trial`
+aggregations       the algebra: partials that combine
+windows, tiles     the span of time of a feature, and the partials of one entity over one hop
+view, packed       the batch view of one entity, and the bytes of views and tiles
+merge, finish      the features at a time: of one entity from view and tiles, of many from raw events
+arrival            the order in which messages arrived
 """

@@ -1,1 +1,1 @@
-"""What braid stands on: settings, sessions, embedded services, deployment. Imports no other room."""
+"""What a process stands on: settings, the import of the project, clients of Kafka, Spark sessions, and the embedded services."""

@@ -1,4 +1,4 @@
-"""What a deployment decides for itself: bounds per group, what a stale answer does per use case, and a running experiment."""
+"""The policies that a deployment sets: bounds per group, the behaviour of stale answers per use case, and a running experiment."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ class _Policy(BaseModel):
 
 
 class GroupBounds(_Policy):
-    """What a group has to hold: the age of its newest event, and the share of known entities that have features."""
+    """The bounds of a group, for the age of its newest event and for the share of entities with features; beyond them is an alert."""
 
-    max_age_seconds: float = Field(900, gt=0)
-    coverage: float = Field(0.95, ge=0, le=1)
+    max_age_seconds: float = Field(900, gt=0, description="Seconds that the newest event of the group may be old.")
+    coverage: float = Field(
+        0.95, ge=0, le=1, description="Share of the recently active entities, from 0 to 1, that must have features."
+    )
 
 
 class WhenStale(StrEnum):
-    """What an answer does when the newest event of its group is too old.
+    """What serving does when the newest event of a group is too old.
 
-    SERVE marks it as degraded, BATCH_ONLY leaves the speed layer out, DEFAULT gives the declared defaults, REFUSE answers 503.
+    SERVE answers with the features and marks them as degraded, BATCH_ONLY leaves out the speed layer, DEFAULT answers with the
+    declared defaults, REFUSE answers with the status 503.
     """
 
     SERVE = "serve"
@@ -32,35 +35,36 @@ class WhenStale(StrEnum):
 
 
 class UseCase(_Policy):
-    """What one kind of caller wants: how old the newest event may be, and what to do when it is older."""
+    """The needs of one kind of caller: the largest age of the newest event, and what serving does when the event is older."""
 
-    max_age_seconds: float = Field(gt=0)
-    when_stale: WhenStale = WhenStale.SERVE
+    max_age_seconds: float = Field(gt=0, description="Seconds that the newest event of the group may be old.")
+    when_stale: WhenStale = Field(
+        WhenStale.SERVE,
+        description="The answer when it is older: `serve` gives the features, marked as degraded; `batch_only` leaves the speed layer out; "
+        "`default` gives the declared defaults; `refuse` answers 503.",
+    )
 
 
-#: What can answer: the champion, the challenger, or the champion's twin on what batch alone knows.
+#: The variants: the champion, the challenger, or the champion's batch-only twin.
 VariantName = Literal["champion", "challenger", "batch_only"]
 
 
 class Experiment(_Policy):
-    """An A/B test of variants.
+    """An A/B test of variants."""
 
-    Attributes:
-        name: Another name draws the users anew. A running experiment keeps its shares.
-        shares: Variant → its share of the users; they add up to 1. The others are compared with the first.
-        shadow: Whether the other variants are computed too, and logged, for every answer.
-        horizon_hours: How long after an answer its outcome is known.
-        min_entities: Users per variant at which the verdict is made, once: a fixed horizon, decided before.
-    """
-
-    name: str = Field(min_length=1, max_length=64)
-    shares: dict[VariantName, float]
-    shadow: bool = False
-    horizon_hours: float = Field(168, gt=0)
-    min_entities: int = Field(500, gt=1)
+    name: str = Field(min_length=1, max_length=64, description="The name. Another name assigns the users anew.")
+    shares: dict[VariantName, float] = Field(
+        description="Variant (`champion`, `challenger`, `batch_only`) → its share of the users. The shares add up to 1 and stay as they are "
+        "while the experiment runs. Every other variant is compared with the first."
+    )
+    shadow: bool = Field(False, description="Whether the other variants are computed and logged for every answer, too.")
+    horizon_hours: float = Field(168, gt=0, description="Hours after an answer until its outcome is known.")
+    min_entities: int = Field(
+        500, gt=1, description="Users with an outcome, per variant, at which the verdict is made. The verdict is made once."
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Experiment:
         if not self.shares or any(share < 0 for share in self.shares.values()) or abs(sum(self.shares.values()) - 1) > 1e-6:
-            raise ValueError("the shares of an experiment are not negative and add up to 1")
+            raise ValueError("the shares of an experiment must not be negative and must add up to 1")
         return self

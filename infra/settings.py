@@ -75,80 +75,173 @@ class Settings(BaseSettings):
     project: str = Field(
         "",
         alias="BRAID_PROJECT",
-        description="The project as module:attribute; default the one of `[tool.braid]`, else an example.",
+        description="The project, as `module:attribute` or `path/to/definitions.py:attribute`. Default: `project` of the nearest `[tool.braid]`, else `examples.shop.definitions:project`.",
     )
     project_folder: Path = Field(
-        Path(), alias="BRAID_PROJECT_FOLDER", description="Where the project's module is looked for; default the working directory."
+        Path(),
+        alias="BRAID_PROJECT_FOLDER",
+        description="The folder in which the project's module is looked for. Default: the folder of the nearest `[tool.braid]`, else the working directory.",
     )
-    home: Path = Field(Path(".braid"), alias="BRAID_HOME", description="Folder of the deployment's state.")
-    cache_dir: Path = Field(default_factory=_cache_dir, alias="BRAID_CACHE", description="Folder of downloaded JARs.")
-    lake_uri: str = Field("", alias="LAKE_URI", description="Root of the Delta tables; a path or s3a://…")
-    kafka_bootstrap: str = Field("", alias="KAFKA_BOOTSTRAP", description="host:port,…")
-    redis_url: str = Field("", alias="REDIS_URL", description="redis://, rediss:// or unix://")
+    home: Path = Field(
+        Path(".braid"),
+        alias="BRAID_HOME",
+        description="The folder of the deployment's state: data of the embedded services, logs, ports, and the lake unless `LAKE_URI` is set. A relative path starts at the folder of `[tool.braid]`.",
+    )
+    cache_dir: Path = Field(
+        default_factory=_cache_dir,
+        alias="BRAID_CACHE",
+        description="The folder of downloaded JARs, shared by all deployments of a user. Default: `braid` under `XDG_CACHE_HOME`, else `~/.cache/braid`.",
+    )
+    lake_uri: str = Field("", alias="LAKE_URI", description="The root folder of the Delta tables. Default: `lake` in the home.")
+    kafka_bootstrap: str = Field(
+        "", alias="KAFKA_BOOTSTRAP", description="Kafka's brokers, as `host:port,host:port`. Default: the embedded Kafka."
+    )
+    redis_url: str = Field(
+        "",
+        alias="REDIS_URL",
+        description="The online store, as `redis://…`, `rediss://…` or `unix://…`. Default: the embedded Valkey.",
+    )
     redis_reader_url: str = Field(
-        "", alias="REDIS_READER_URL", description="The same store as a user that may only read, for serving; default REDIS_URL."
+        "", alias="REDIS_READER_URL", description="The same store as a user who may only read, for serving. Default: `REDIS_URL`."
     )
-    redis_cluster: bool = Field(False, alias="REDIS_CLUSTER", description="Whether REDIS_URL leads to a Redis Cluster.")
+    redis_cluster: bool = Field(False, alias="REDIS_CLUSTER", description="Whether `REDIS_URL` is a node of a Redis Cluster.")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", alias="KAFKA_SECURITY_PROTOCOL"
+        "PLAINTEXT", alias="KAFKA_SECURITY_PROTOCOL", description="Kafka's security protocol."
     )
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field("SCRAM-SHA-512", alias="KAFKA_SASL_MECHANISM")
-    kafka_sasl_username: str = Field("", alias="KAFKA_SASL_USERNAME")
-    kafka_sasl_password: SecretStr | None = Field(None, alias="KAFKA_SASL_PASSWORD")
-    kafka_ssl_cafile: str | None = Field(None, alias="KAFKA_SSL_CAFILE", description="Certificates that are trusted, as PEM.")
-    mlflow_tracking_uri: str = Field("", alias="MLFLOW_TRACKING_URI")
-    api_key: SecretStr | None = Field(None, alias="BRAID_API_KEY", description="Asked of callers of serving, where set.")
-    spark_master: str = Field("local[*]", alias="SPARK_MASTER")
-    batch_memory: str = Field("2g", alias="BRAID_BATCH_MEMORY", description="Heap of the batch Spark driver.")
-    speed_memory: str = Field("1g", alias="BRAID_SPEED_MEMORY", description="Heap of the speed Spark driver.")
-    watermark_seconds: int = Field(600, alias="BRAID_WATERMARK_SECONDS", gt=0, description="How late the speed layer accepts.")
-    future_seconds: int = Field(300, alias="BRAID_FUTURE_SECONDS", ge=0, description="How far ahead of its arrival a clock may be.")
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512",
+        alias="KAFKA_SASL_MECHANISM",
+        description="Kafka's SASL mechanism; used with `SASL_PLAINTEXT` and `SASL_SSL`.",
+    )
+    kafka_sasl_username: str = Field("", alias="KAFKA_SASL_USERNAME", description="Kafka's SASL user.")
+    kafka_sasl_password: SecretStr | None = Field(
+        None, alias="KAFKA_SASL_PASSWORD", description="The password of Kafka's SASL user. A secret."
+    )
+    kafka_ssl_cafile: str | None = Field(
+        None, alias="KAFKA_SSL_CAFILE", description="A PEM file of the certificates that are trusted. Default: those of the system."
+    )
+    mlflow_tracking_uri: str = Field(
+        "", alias="MLFLOW_TRACKING_URI", description="The MLflow server, as a URL. Default: the embedded MLflow."
+    )
+    api_key: SecretStr | None = Field(
+        None,
+        alias="BRAID_API_KEY",
+        description="The key that callers of serving must send. Default: serving asks for no key. A secret.",
+    )
+    spark_master: str = Field(
+        "local[*]",
+        alias="SPARK_MASTER",
+        description="Spark's master. `local[N]` uses N cores of this machine, `local[*]` all of them.",
+    )
+    batch_memory: str = Field(
+        "2g",
+        alias="BRAID_BATCH_MEMORY",
+        description="Heap of the Spark driver of the batch layer, in Spark's form, such as `2g` for 2 GiB.",
+    )
+    speed_memory: str = Field(
+        "1g",
+        alias="BRAID_SPEED_MEMORY",
+        description="Heap of the Spark driver of the speed layer, in Spark's form, such as `1g` for 1 GiB.",
+    )
+    watermark_seconds: int = Field(
+        600,
+        alias="BRAID_WATERMARK_SECONDS",
+        gt=0,
+        description="Seconds that an event may be behind the newest event of the stream; the speed layer leaves later events to the batch.",
+    )
+    future_seconds: int = Field(
+        300,
+        alias="BRAID_FUTURE_SECONDS",
+        ge=0,
+        description="Seconds that the time of an event may be ahead of its arrival; an event further ahead is refused.",
+    )
     deduplication_days: int = Field(
-        35, alias="BRAID_DEDUPLICATION_DAYS", ge=0, description="How far apart two times of one event id may lie to fall as copies."
+        35,
+        alias="BRAID_DEDUPLICATION_DAYS",
+        ge=0,
+        description="Days that two events of one id may be apart and still count as duplicates in the batch layer.",
     )
-    archive_seconds: float = Field(5, alias="BRAID_ARCHIVE_SECONDS", gt=0, description="Trigger of the raw archive.")
+    archive_seconds: float = Field(
+        5, alias="BRAID_ARCHIVE_SECONDS", gt=0, description="Seconds between two micro-batches of the raw archive."
+    )
     offline_seconds: float = Field(
-        300, alias="BRAID_OFFLINE_SECONDS", gt=0, description="Trigger of the speed layer's offline store."
+        300,
+        alias="BRAID_OFFLINE_SECONDS",
+        gt=0,
+        description="Seconds between two micro-batches of the offline store `{group}_realtime`.",
     )
-    tile_ttl_seconds: int = Field(3 * 86_400, alias="BRAID_TILE_TTL_SECONDS", gt=0, description="How long a speed tile is kept.")
+    tile_ttl_seconds: int = Field(
+        3 * 86_400,
+        alias="BRAID_TILE_TTL_SECONDS",
+        gt=0,
+        description="Seconds until a speed tile expires in the online store, counted from its last write.",
+    )
     store_timeout_seconds: float = Field(
-        0.25, alias="BRAID_STORE_TIMEOUT_SECONDS", gt=0, description="Deadline of a read in serving."
+        0.25,
+        alias="BRAID_STORE_TIMEOUT_SECONDS",
+        gt=0,
+        description="Seconds that serving waits for the online store before it answers with defaults, marked as degraded.",
     )
     alias_poll_seconds: float = Field(
-        3, alias="BRAID_ALIAS_POLL_SECONDS", gt=0, description="How often serving looks for a new champion."
+        3, alias="BRAID_ALIAS_POLL_SECONDS", gt=0, description="Seconds between two looks of serving for a new champion."
     )
     drain_seconds: float = Field(
-        2, alias="BRAID_DRAIN_SECONDS", ge=0, description="How long serving still answers after SIGTERM, while /readyz says no."
+        2,
+        alias="BRAID_DRAIN_SECONDS",
+        ge=0,
+        description="Seconds that serving still answers after SIGTERM, while `/readyz` gives 503.",
     )
-    batch_every: Literal["day", "hour"] = Field("day", alias="BRAID_BATCH_EVERY", description="How often the batch moves on.")
+    batch_every: Literal["day", "hour"] = Field("day", alias="BRAID_BATCH_EVERY", description="The period of the automatic batch.")
     automation: frozenset[Literal["batch", "late", "retraining"]] = Field(
         frozenset(), alias="BRAID_AUTOMATION",
-        description='What Dagster starts by itself, as JSON: ["batch", "late", "retraining"]. Each is a switch in its UI, too.',
+        description="The sensors of Dagster that are switched on from the start, as a JSON list of `batch`, `late` and `retraining`.",
     )  # fmt: skip
     sensor_seconds: int = Field(
-        60, alias="BRAID_SENSOR_SECONDS", gt=0, description="How often Dagster looks whether to start something."
+        60, alias="BRAID_SENSOR_SECONDS", gt=0, description="Seconds between two evaluations of each sensor of Dagster."
     )
-    late_events: int = Field(100, alias="BRAID_LATE_EVENTS", gt=0, description="Late events after which their days are done again.")
+    late_events: int = Field(
+        100, alias="BRAID_LATE_EVENTS", gt=0, description="Number of late events that starts a repair of their days by the batch."
+    )
     drift: float = Field(
-        0.2, alias="BRAID_DRIFT", gt=0, le=1, description="Kolmogorov-Smirnov distance from which on a feature has drifted."
+        0.2,
+        alias="BRAID_DRIFT",
+        gt=0,
+        le=1,
+        description="Kolmogorov-Smirnov distance between training and now, from 0 to 1, from which a feature counts as drifted.",
     )
     auc_drop: float = Field(
-        0.05, alias="BRAID_AUC_DROP", gt=0, le=1, description="How much the champion's live AUC may fall before a retraining."
+        0.05,
+        alias="BRAID_AUC_DROP",
+        gt=0,
+        le=1,
+        description="Drop of the champion's live AUC below its AUC in training, from 0 to 1, that calls for a retraining.",
     )
-    group_bounds: dict[str, GroupBounds] = Field({}, alias="BRAID_GROUP_BOUNDS", description="Group → its bounds, as JSON.")
+    group_bounds: dict[str, GroupBounds] = Field(
+        {},
+        alias="BRAID_GROUP_BOUNDS",
+        description="Bounds of freshness and coverage, as a JSON object of group name → `GroupBounds`.",
+    )
     use_cases: dict[str, UseCase] = Field(
-        {}, alias="BRAID_USE_CASES", description="Use case → its policy for stale answers, as JSON."
+        {}, alias="BRAID_USE_CASES", description="Policies for stale features, as a JSON object of use case name → `UseCase`."
     )
-    experiment: Experiment | None = Field(None, alias="BRAID_EXPERIMENT", description="The A/B test that runs, as JSON.")
+    experiment: Experiment | None = Field(
+        None, alias="BRAID_EXPERIMENT", description="The running A/B test, as a JSON object `Experiment`. Default: no experiment."
+    )
     served_share: float = Field(
         0,
         alias="BRAID_SERVED_SHARE",
         ge=0,
         le=1,
-        description="Share of the entities whose answers are logged; an experiment's predictions all are.",
+        description="Share of the entities, from 0 to 1, whose answers are logged. All predictions of an experiment are logged.",
     )
-    alert_url: SecretStr | None = Field(None, alias="BRAID_ALERT_URL", description="Webhook that is told of alerts.")
-    alert_format: Literal["json", "slack"] = Field("json", alias="BRAID_ALERT_FORMAT")
+    alert_url: SecretStr | None = Field(
+        None,
+        alias="BRAID_ALERT_URL",
+        description="The webhook that alerts are posted to. Default: alerts go to the log alone. A secret.",
+    )
+    alert_format: Literal["json", "slack"] = Field(
+        "json", alias="BRAID_ALERT_FORMAT", description="The form of what is posted to the webhook."
+    )
     ports: Ports = Field(default_factory=Ports, exclude=True)
 
     @classmethod

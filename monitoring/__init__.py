@@ -1,10 +1,12 @@
-"""Monitoring: what was served, beside what is right; how features and models change; and who is told.
+"""Monitoring: what was served, how good it was, and whom it concerns.
 
-served              the topic of served answers → Delta `served_features`
-consistency         served values beside recomputed ones; `attribution` gives each difference its reason, from `arrivals`
-drift               how far features have moved since training, and how the champion's answers turn out
-experiment          variants compared by their outcomes
-logged_training_set a training set of the very values that were served
-freshness           the age of each group's newest event, and which entities have features
-alerts              what people are told
+served               the topic of served answers → Delta `served_features`
+consistency          served values compared with recomputed values
+attribution          the reason of each difference, from the `arrivals` of the events
+drift                how far features have moved since training; the live quality of the champion
+experiment           variants compared by their outcomes
+logged_training_set  a training set of the values that were served
+normal               what the days and the views before were like
+freshness            the age of the newest event of a group, and the coverage of its entities
+alerts               messages to a log or a webhook, once each
 """

@@ -1,5 +1,9 @@
-"""Orchestration: Dagster runs the layers, the command line runs Dagster.
+"""Orchestration: Dagster's definitions, and the command line.
 
-`definitions` (what Dagster loads) ← `assets/`, `checks`, `jobs`, `sensors`; `backfill` (one run over days) ← `cli` ← people;
-`journey` and `demo` (the main job), `proof` (brute force against HTTP).
+assets, checks, jobs, sensors   made for each source, group and model of a project; `definitions` joins them, `names` names them
+backfill, execution             the same jobs, run from the command line
+cli                             the command `braid`
+plan, reload                    a changed declaration: what it costs, and the restart of what has loaded the older one
+proof                           a brute-force computation compared with answers over HTTP
+demo                            the example shop through the whole platform
 """

@@ -1,1 +1,12 @@
-"""Serving: one request. `service` (HTTP) → `store` (one read) → `merge` (features at q) → `model` (champion) → `contract` (answer)."""
+"""Serving: one request over HTTP.
+
+guard        refuses requests without a key, of another type, too large, or outside the contract
+contract     the fields of requests and answers
+service      the endpoints, as a BentoML service
+answer       what the store gave → the answer
+freshness    whether features are too old for a use case
+model        the champion of the registry, loaded and followed
+variants     which model answers whom in an experiment
+served_log   a share of the answers → Kafka
+metrics      counters for `/metrics`
+"""

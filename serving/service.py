@@ -37,7 +37,7 @@ _model = _project.default_model
 if TYPE_CHECKING:
     from serving.contract import PredictRequest, PredictResponse
 else:
-    PredictRequest, PredictResponse = predict_contract(_model.group.entity if _model else "entity_id")
+    PredictRequest, PredictResponse = predict_contract(_model.group.entity if _model else None)
 
 
 @bentoml.service(

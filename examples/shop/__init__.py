@@ -1,1 +1,1 @@
-"""Purchases of a shop: what users and items did, and whether a user purchases again within a week."""
+"""A shop: features of users and items, and a model of whether a user purchases again within a week."""

@@ -1,10 +1,10 @@
 """The algebra: aggregations as commutative monoids over partials, a module per family.
 
     monoid      what an aggregation is: lift, join, fold, value
-    sums        Count, Sum, Mean, Variance, StdDev      sums of integers
+    sums        Count, Sum, Mean, Variance, StdDev      exact sums of integers
     extremes    Min, Max
     latest      Last, LastK, SinceLast                  by time
-    distinct    Distinct, ApproxDistinct                sets of hashes, and sketches of them
+    distinct    Distinct, ApproxDistinct                sets of hashes, and sketches
     frequent    TopK                                    counts by value
 
 After Chronon's aggregators (https://github.com/airbnb/chronon, `aggregator/`) and the monoids of Twitter's Algebird.

@@ -1,10 +1,11 @@
-"""The declaration: features and feature groups, checked whole while their module loads.
+"""The declaration: features and groups, checked when they are made.
 
-feature     Feature, and the functions that make one: count, total, mean, …
+    feature     Feature, and the functions that make a feature: count, total, mean, …
     inputs      what an event contributes to a feature, as SQL
-    group       FeatureGroup: features of one kind of entity, compiled
+    group       FeatureGroup: the features of one kind of entity, compiled
+    versions    the text of a declaration, and the difference between two of its versions
 
-A wrong one is refused in a sentence: `features.errors.DeclarationError`.
+A wrong declaration raises `features.errors.DeclarationError`, with one sentence of cause and one of cure.
 """
 
 from features.declaration.feature import (

@@ -1,1 +1,1 @@
-"""The embedded stack: real services on one machine, run by a supervisor per home."""
+"""The embedded services: Kafka, Valkey, MLflow, Dagster, serving and the speed layer on one machine, under one supervisor per home."""

@@ -1,4 +1,4 @@
-"""The assets of a project, by concern: each module makes those of one."""
+"""The assets of a project: a module each for speed, batch, serving, models and quality."""
 
 from typing import Any
 

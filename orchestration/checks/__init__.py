@@ -1,4 +1,4 @@
-"""The checks of assets: of tables by Great Expectations (`tables`; beside what is normal, `normal`; `suites`), of the online store (`online`), of what was served (`served`)."""
+"""Asset checks: of tables (`tables`, `normal`, by Great Expectations in `suites`), of the online store (`online`), of served answers (`served`)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`braid features`, `predict`, `consistency`: what is served, and whether it is right."""
+"""`braid features`, `predict`, `consistency`: served values, and their comparison with a recomputation."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from infra.errors import InputError, ServiceError
 from orchestration.cli.console import HomeOption, JsonOption, deployment_of, instant_ms, note, print_json
 
 GroupOption = Annotated[
-    str | None, typer.Option("--group", help="Feature group; default the first of the project.", show_default=False)
+    str | None, typer.Option("--group", help="Feature group. Default: the first of the project.", show_default=False)
 ]
-AtOption = Annotated[str | None, typer.Option("--at", help="The time that is asked about; default now.", show_default=False)]
+AtOption = Annotated[str | None, typer.Option("--at", help="Time of the features. Default: now.", show_default=False)]
 
 
 def features(
     context: typer.Context,
-    users: Annotated[list[str], typer.Argument(help="Ids of the entities.", show_default=False)],
+    users: Annotated[list[str], typer.Argument(help="Ids of the entities.", metavar="IDS", show_default=False)],
     at: AtOption = None,
     group: GroupOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Show entities' features: the merged values, and the parts that they were merged from."""
+    """Show the features of entities: the merged values, and the batch view and speed tiles that they were merged from."""
     project, settings = deployment_of(context, home)
     declared = project.group(group)
     body: dict[str, Any] = {"group": declared.name, "ids": [_id(declared, one) for one in users]}
@@ -42,12 +42,12 @@ def features(
 def predict(
     context: typer.Context,
     entity: Annotated[str, typer.Argument(help="Id of the entity.", show_default=False)],
-    request_context: Annotated[str, typer.Option("--context", help="JSON object of what the caller knows.")] = "{}",
+    request_context: Annotated[str, typer.Option("--context", help="JSON object of values that the caller knows.")] = "{}",
     at: AtOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Ask the champion of the project's default model about an entity."""
+    """Ask the default model of the project for a prediction about an entity."""
     from rich import print as show
 
     project, settings = deployment_of(context, home)
@@ -64,16 +64,19 @@ def predict(
 
 def consistency(
     context: typer.Context,
-    sample: Annotated[int, typer.Option("--sample", min=1, help="How many entities.")] = 500,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="Number of entities to compare.")] = 500,
     at: AtOption = None,
     group: GroupOption = None,
     logged: Annotated[
-        bool, typer.Option("--logged", help="Check what was served and logged, by the job `quality`, instead of asking now.")
+        bool, typer.Option("--logged", help="Recompute the answers that were logged, by the job `quality`, instead of asking now.")
     ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Compare what is served with brute force over all raw events. Exit status 1 where a cell differs; with --logged, without a reason."""
+    """Compare served values with a brute-force computation over all raw events.
+
+    The exit status is 1 if a value differs; with --logged, if a value differs without a known reason.
+    """
     from orchestration.known_events import export_known_events
     from orchestration.proof import prove, sample_ids
     from orchestration.quiet import quiet

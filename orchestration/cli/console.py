@@ -21,20 +21,28 @@ from infra.project import load_project
 from infra.settings import Settings
 
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Folder of the deployment's state (BRAID_HOME; default .braid).", show_default=False)
+    Path | None,
+    typer.Option("--home", help="Folder of the deployment's state. Default: BRAID_HOME, else .braid.", show_default=False),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; all other output goes to stderr.")]
 MapOption = Annotated[
-    list[str] | None, typer.Option("--map", help="CONTRACT_COLUMN=FILE_COLUMN, or ='LITERAL'; repeatable.", show_default=False)
+    list[str] | None,
+    typer.Option(
+        "--map",
+        help="Column of the source = column of the file, such as user_id=CustomerID, or = a literal in single quotes. Repeatable.",
+        show_default=False,
+    ),
 ]
-ZoneOption = Annotated[str | None, typer.Option("--time-zone", help="Of times without an offset; default UTC.", show_default=False)]
+ZoneOption = Annotated[
+    str | None, typer.Option("--time-zone", help="Time zone of times that have no offset. Default: UTC.", show_default=False)
+]
 
 
 ProjectOption = Annotated[
-    str | None, typer.Option("--project", help="The project as module:attribute (BRAID_PROJECT, or [tool.braid] of pyproject.toml).", show_default=False)
+    str | None, typer.Option("--project", help="Project, as module:attribute. Default: BRAID_PROJECT, else [tool.braid] of pyproject.toml.", show_default=False)
 ]  # fmt: skip
 SourceOption = Annotated[
-    str | None, typer.Option("--source", help="Source of the project; needed where there are several.", show_default=False)
+    str | None, typer.Option("--source", help="Source of the project. Required if the project has several.", show_default=False)
 ]
 
 

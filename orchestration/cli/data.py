@@ -54,23 +54,24 @@ def load(
     context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = None,
     time_format: TimeFormatOption = None, day_first: DayFirstOption = None, null: NullOption = None,
     decimal_comma: DecimalCommaOption = False, delimiter: DelimiterOption = None,
-    check: Annotated[bool, typer.Option("--check", help="Say what would be loaded, and load nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Show what would be loaded, and load nothing.")] = False,
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
-    """Load a file of events into the lake. What does not fit goes to the table quarantine, with the reason."""
+    """Load a file of events into the lake. Rows that do not fit the source go to the table quarantine, with the reason."""
     (project, settings), columns = deployment_of(context, home), mapping_of(mapping)
     declared = project.source(source)
     from batch.files import open_events
 
     options = _options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
-    note(f"{'Reading' if check else 'Loading'} {file} …")
     # A file that cannot be used is refused before Spark starts.
     with open_events(file, declared, columns, options) as opened:
         from batch.load import load_file
         from infra.spark import spark_session
+        from orchestration.progress import Progress
         from orchestration.quiet import quiet
 
-        with quiet(settings.home / "logs" / "load.log"):
+        step = f"{'check' if check else 'load'} of {file}"
+        with Progress() as progress, progress.step(step), quiet(settings.home / "logs" / "load.log"):
             spark = spark_session(settings, "braid load", settings.batch_memory)
             report = load_file(spark, settings, declared, opened, check)
     if not check:
@@ -118,7 +119,7 @@ def _sentences(report: LoadReport) -> Iterator[str]:
     for name, types in report.types.items():
         yield f"Most frequent {name}: {', '.join(f'{value} ({count:,})' for value, count in types.items())}."
     if nulls := {one.column: one.nulls for one in report.columns if one.nulls and not report.checked}:
-        yield f"Texts that stand for no value: {', '.join(f'{count:,} in {name}' for name, count in nulls.items())} (--null says which)."
+        yield f"Texts that stand for no value: {', '.join(f'{absent:,} in {name}' for name, absent in nulls.items())} (--null says which)."
     if any("is not an RFC 3339 time" in reason for reason in report.reasons):
         yield "Times that are spelled differently are read by --time-format; docs/loading.md has the rules."
 
@@ -127,15 +128,13 @@ def replay(
     context: typer.Context, file: FileArgument, source: SourceOption = None, mapping: MapOption = None, time_zone: ZoneOption = None,
     time_format: TimeFormatOption = None, day_first: DayFirstOption = None, null: NullOption = None,
     decimal_comma: DecimalCommaOption = False, delimiter: DelimiterOption = None,
-    speed: Annotated[float | None, typer.Option("--speed", min=0.001, help="Event time over wall time; default as fast as possible.", show_default=False)] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when the last event is visible in the online store.")] = False,
+    speed: Annotated[float | None, typer.Option("--speed", min=0.001, help="Event time divided by wall time. Default: as fast as possible.", show_default=False)] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the last event is in the online store.")] = False,
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Send a file of events to Kafka, in the order of their time."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from batch.files import open_events
+    from orchestration.progress import Progress
     from orchestration.running import require
     from speed.replay import replay as send
     from speed.visible import wait_visible
@@ -144,20 +143,21 @@ def replay(
     declared = project.source(source)
     options = _options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
     # A file that cannot be used is refused before services are asked for.
-    with open_events(file, declared, columns, options) as opened:
+    with open_events(file, declared, columns, options) as opened, Progress() as progress:
         require(settings, "kafka", *(["valkey", "speed"] if wait else []))
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("sending", total=None)
+        with progress.step(f"replay of {file}") as advance:
             report = send(
                 settings,
                 declared,
                 opened.batches(),
                 speedup=speed,
-                on_progress=lambda so_far: bar.update(task, completed=so_far.sent),
+                on_progress=lambda so_far: advance(f"{so_far.sent:,} events sent"),
             )
-            if wait:
-                bar.update(task, description="waiting until all is visible")
-                wait_visible(settings, project.groups_of(declared), report.end_offsets)
+        if wait:
+            with progress.step("wait until all is visible", total=report.sent) as advance:
+                wait_visible(
+                    settings, project.groups_of(declared), report.end_offsets, on_progress=lambda done, total: advance(to=done)
+                )
     if as_json:
         print_json({**asdict(report), "visible": wait})
     else:
@@ -169,12 +169,12 @@ def replay(
 
 def backfill(
     context: typer.Context,
-    to: Annotated[str | None, typer.Option("--to", help="batch_end: the batch covers everything before. Default: as late as it can vouch for.", show_default=False)] = None,
-    first: Annotated[str | None, typer.Option("--from", help="First day to look at; default the earliest.", show_default=False)] = None,
-    train: Annotated[bool, typer.Option("--train/--no-train", help="Train and promote where there are labels enough.")] = True,
+    to: Annotated[str | None, typer.Option("--to", help="batch_end: the batch covers every event before it. Default: the latest time for which the lake is complete.", show_default=False)] = None,
+    first: Annotated[str | None, typer.Option("--from", help="First day. Default: the first day that has not been done.", show_default=False)] = None,
+    train: Annotated[bool, typer.Option("--train/--no-train", help="Train a candidate of each model that has enough labels, and promote it if it passes the gate.")] = True,
     source: SourceOption = None, as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
-    """Bring tiles, view and online store up to a time, and train: Dagster's jobs, over all days in one run."""
+    """Bring events, tiles, batch views and online store up to a time, then train the models, by Dagster's jobs."""
     from datetime import UTC, datetime
 
     project, settings = deployment_of(context, home)
@@ -182,13 +182,16 @@ def backfill(
     to_ms = None if to is None else instant_ms(to)
     first_day = None if first is None else datetime.fromtimestamp(instant_ms(first) / 1_000, UTC).date()
     from orchestration.backfill import backfill as run
+    from orchestration.backfill import backfill_steps
+    from orchestration.progress import Progress
     from orchestration.quiet import quiet
     from serving.contract import rfc3339
 
-    with quiet(settings.home / "logs" / "backfill.log") as terminal:
+    total = backfill_steps(project, settings, train, sources)
+    with Progress() as progress, progress.step("backfill", total) as advance, quiet(settings.home / "logs" / "backfill.log"):
         report = run(
             project, settings, to_ms, first_day, train, sources,
-            on_asset=lambda name, seconds: print(f"{name}: {seconds:.1f} s", file=terminal, flush=True) if seconds else None,
+            on_asset=lambda name, seconds: advance(name, by=int(seconds is not None)),
         )  # fmt: skip
     if as_json:
         print_json({**asdict(report), "batch_end": rfc3339(report.batch_end_ms)})

@@ -15,13 +15,20 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def demo(
     context: typer.Context,
-    leave: Annotated[bool, typer.Option("--exit", help="End when done; otherwise stay up until Ctrl-C.")] = False,
-    report: Annotated[Path | None, typer.Option("--report", help="Write the summary as JSON.", show_default=False)] = None,
-    speed: Annotated[float | None, typer.Option("--speed", min=1, help="Event time over wall time of the replay.")] = 40_000,
+    leave: Annotated[bool, typer.Option("--exit", help="End when the summary is printed. Default: stay up until Ctrl-C.")] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="File to which the summary is written as JSON.", show_default=False)
+    ] = None,
+    speed: Annotated[
+        float | None, typer.Option("--speed", min=1, help="Event time divided by wall time, for the replay.")
+    ] = 40_000,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """A year of purchases becomes features, a model and live answers, and is proven right. Its state is `demo` under the home, made anew."""
+    """Run the example shop: load a year of purchases, train, stream a week, serve, and compare with brute force.
+
+    The state is the folder `demo` under the home; each run makes it anew.
+    """
     from infra.settings import DEFAULT_PROJECT, Settings
     from orchestration.demo import Demo
 
@@ -35,16 +42,20 @@ def demo(
 
 def bench(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks; default all.", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Names of benchmarks. Default: all.", show_default=False)] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Run the benchmarks, each beside its peer."""
+    """Run benchmarks, each together with its peer."""
     import json
     import subprocess
     import sys
 
     settings_of(context, home)
+    if not BENCHMARKS.is_dir():
+        raise InputError(
+            "The benchmarks are not part of the installed package.", "Run `braid bench` in a clone of braid's repository."
+        )
     known = sorted(path.stem for path in BENCHMARKS.glob("*.py") if not path.stem.startswith("_"))
     for name in names or known:
         if name not in known:

@@ -12,17 +12,17 @@ from infra.errors import InputError, ServiceError
 from infra.settings import Settings
 from orchestration.cli.console import HomeOption, JsonOption, deployment_of, note, print_json
 
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model of the project; default the first.", show_default=False)]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model of the project. Default: the first.", show_default=False)]
 
 
 def models(
     context: typer.Context,
-    training_set: Annotated[int | None, typer.Option("--training-set", help="Only those trained on this Delta version.", show_default=False)] = None,
+    training_set: Annotated[int | None, typer.Option("--training-set", help="List only the versions that were trained on this Delta version of the training set.", show_default=False)] = None,
     model: ModelOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:  # fmt: skip
-    """List the registered versions: their aliases, quality, training set, declaration, code, and why they were promoted or not."""
+    """List the versions of a model: alias, AUC, training set, declaration, code, and the decision of the gate."""
     from models.registry import RegisteredVersion, registered_versions
 
     project, settings = deployment_of(context, home)
@@ -85,7 +85,7 @@ def promote(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Make a version the champion, whatever the gate says: a promotion by hand, or a rollback. Serving follows within seconds."""
+    """Make a version the champion without asking the gate. Serving follows within seconds. A rollback is the same command."""
     from models.registry import make_champion, registered_versions
 
     project, settings = deployment_of(context, home)

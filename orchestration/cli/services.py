@@ -17,12 +17,17 @@ MARK = {True: "[green]✓[/green]", False: "[red]✗[/red]"}
 
 def up(
     context: typer.Context,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when all is healthy.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when all services are healthy.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Start the services that do not run, and stay until Ctrl-C, which ends them. What runs with an older declaration loads the present one."""
+    """Start the services that do not run, and stay until Ctrl-C, which ends them.
+
+    Running services that have loaded an older declaration are restarted with the present one.
+    """
     from infra.embedded import services
+    from infra.embedded.programs import NAMES
+    from orchestration.progress import Progress
     from orchestration.reload import load_declarations, readers
     from orchestration.running import until_ended
     from orchestration.topics import topics
@@ -30,8 +35,14 @@ def up(
     project, settings = deployment_of(context, home)
     with nullcontext() if detach else until_ended(settings):
         ran = readers(settings)
-        services.up(settings, topics(project), on_progress=lambda name, step: note(f"{name}: {step}"))
-        load_declarations(settings, project, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
+        with Progress() as progress:
+            with progress.step("start of the services", total=len(NAMES)) as advance:
+                services.up(
+                    settings,
+                    topics(project),
+                    on_progress=lambda name, step: advance(f"{name} {step}", by=int(step == "healthy")),
+                )
+            load_declarations(settings, project, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
         if as_json:
             print_json(_status(project, settings))
         else:
@@ -56,7 +67,7 @@ def down(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
 
 
 def status(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """Show URLs, health, lag, batch_end and freshness."""
+    """Show the services with their URLs and health, the lag of the stream, the freshness of each group, and open alerts."""
     project, settings = deployment_of(context, home)
     if as_json:
         print_json(_status(project, settings))
@@ -65,7 +76,7 @@ def status(context: typer.Context, as_json: JsonOption = False, home: HomeOption
 
 
 def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """Show what the declarations change of what is served, and what a backfill would recompute."""
+    """Show how the declarations differ from the served versions, and what a backfill would recompute."""
     from dataclasses import asdict as fields
 
     from orchestration.plan import plan as planned
@@ -100,7 +111,7 @@ def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
 
 
 def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """Check what braid stands on; exit status 1 where something is missing."""
+    """Check Python, Java, JARs, disk, memory, ports and services. The exit status is 1 if a check fails."""
     from rich import print as show
 
     from infra.doctor import doctor as examine

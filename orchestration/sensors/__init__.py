@@ -1,4 +1,4 @@
-"""What Dagster looks at by itself: the speed layer (`observation`), freshness and coverage (`health`), and when to run (`automation`)."""
+"""Sensors: progress of the speed layer (`observation`), freshness and coverage (`health`), and the start of runs (`automation`)."""
 
 import dagster as dg
 

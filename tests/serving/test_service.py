@@ -25,7 +25,7 @@ from batch.publish import publish_view
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view as build_batch_view
 from features.aggregations import Series
-from features.packed import FORMAT, TileValue, batch_field, encode, tile_prefix
+from features.packed import FORMAT, BatchValue, TileValue, batch_field, encode, tile_prefix
 from features.tiles import fold_tile_values
 from features.view import build_view
 from infra.embedded import services
@@ -35,6 +35,8 @@ from models.training import train_models
 from serving.contract import rfc3339
 from store.clients import store
 from store.keys import meta_key
+from store.protocol import View
+from store.server import open_store
 from tests.declarations import item_features, repurchase, user_events, user_features
 from tests.waiting import eventually
 
@@ -54,11 +56,16 @@ def purchase_tile(*instants_ms: int, amount: int = 5_000_000) -> TileValue:
     return fold_tile_values(user_features, inputs, np.array([0]), np.array([n]))[0]
 
 
-def publish(settings: Settings, user: int, batch_end_ms: int, *tiles: TileValue) -> None:
-    """A batch view of the tiles' events, as of `batch_end_ms`."""
+def batch_view(batch_end_ms: int, *tiles: TileValue) -> BatchValue:
+    """The batch view of the tiles' events, as of `batch_end_ms`."""
     starts = [tile.first_ms // 300_000 * 300_000 for tile in tiles]
     partials = [[tile.partials[index] for tile in tiles] for index in range(len(user_features.features))]
-    view = build_view(user_features, batch_end_ms, starts, partials, tiles[-1].last_ms if tiles else None)
+    return build_view(user_features, batch_end_ms, starts, partials, tiles[-1].last_ms if tiles else None)
+
+
+def publish(settings: Settings, user: int, batch_end_ms: int, *tiles: TileValue) -> None:
+    """Puts a batch view of the tiles' events into the store."""
+    view = batch_view(batch_end_ms, *tiles)
     client = store(settings)
     client.hset(user_features.key(user), batch_field(user_features.fingerprint), encode(view))
     client.hset(
@@ -265,9 +272,17 @@ def test_publishing_under_reads_never_shows_a_wrong_value(
     for user in users:
         store(settings).hset(user_features.key(user), mapping=tile)
 
-    def publish_until(batch_end_ms: int) -> None:
+    def publish_by_spark(batch_end_ms: int) -> None:
         build_batch_view(spark, settings, user_features, batch_end_ms)
         assert publish_view(spark, settings, user_features).entities == len(users)
+
+    def publish_again(batch_end_ms: int, number: int) -> None:
+        """As Spark's tasks do, without a session's seconds."""
+        tiles = [purchase_tile(at) for at in (BATCH_END - 7, late_ms) if at < batch_end_ms]
+        online = open_store(settings)
+        view = online.begin_publication(user_features, View(batch_end_ms, number))
+        online.put_views(user_features, view, users, [encode(batch_view(batch_end_ms, *tiles))] * len(users))
+        online.end_publication(user_features, view, len(users), late_ms)
 
     stop = threading.Event()
 
@@ -278,12 +293,13 @@ def test_publishing_under_reads_never_shows_a_wrong_value(
             answers += 1
         return answers
 
-    publish_until(BATCH_END)
+    publish_by_spark(BATCH_END)
     with ThreadPoolExecutor(2) as callers:
         asked = [callers.submit(read) for _ in range(2)]
         try:
-            for batch_end_ms in (late_ms, late_ms + 1, late_ms + 300_000, late_ms + 3_600_000):
-                publish_until(batch_end_ms)
+            for number in range(200):
+                publish_again(late_ms - 100 + number, NOW + number)  # it moves into the view in the middle
+            publish_by_spark(late_ms + 3_600_000)
         finally:
             stop.set()
         assert min(one.result(60) for one in asked) > 20
