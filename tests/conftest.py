@@ -34,6 +34,7 @@ _SHARED = ("tests/end_to_end/",)
 _LONGEST = (
     "tests/end_to_end/",
     "tests/test_automation",
+    "tests/test_wheel",
     "tests/test_two_sources",
     "tests/speed/",
     "tests/batch/",
