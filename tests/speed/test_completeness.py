@@ -17,6 +17,7 @@ from store.keys import version_of
 from store.protocol import ALWAYS_MS, Tiles
 from store.server import RedisStore
 from tests.declarations import GROUPS, item_features, user_events, user_features
+from tests.waiting import eventually
 
 from .aloud import batch_of, stored_tiles
 
@@ -78,8 +79,7 @@ def test_a_store_that_fell_back_is_filled_again_and_what_kafka_no_longer_holds_i
         """The process has ended by itself, and begins again with another stream of tiles."""
         assert speed.wait() == 1
         speed.start()
-        while not (online.tiles("user_features")[version].whole and counted() == count):
-            time.sleep(0.2)
+        eventually(lambda: online.tiles("user_features")[version].whole and counted() == count)
         assert online.tiles("user_features")[version].token != before
 
     version = version_of(user_features.fingerprint)
