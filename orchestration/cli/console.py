@@ -33,7 +33,9 @@ MapOption = Annotated[
         show_default=False,
     ),
 ]
-ZoneOption = Annotated[str | None, typer.Option("--time-zone", help="Time zone of times that have no offset. Default: UTC.", show_default=False)]
+ZoneOption = Annotated[
+    str | None, typer.Option("--time-zone", help="Time zone of times that have no offset. Default: UTC.", show_default=False)
+]
 
 
 ProjectOption = Annotated[

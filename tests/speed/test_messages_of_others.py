@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from store.clients import PROGRESS_KEY, store
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
@@ -22,6 +21,7 @@ from infra import services
 from infra.kafka import client_options, create_topics, end_offsets, producer_timed_topics
 from infra.settings import Settings
 from speed.visible import wait_archived
+from store.clients import PROGRESS_KEY, store
 
 from .calls import CALLER, CALLS
 
