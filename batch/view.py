@@ -51,8 +51,8 @@ def view_table(group: FeatureGroup) -> str:
     return f"view_{group.name}"
 
 
-def read_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> tuple[DataFrame, int]:
-    """The group's view, and the instant up to which it knows everything, both of one commit.
+def read_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> tuple[DataFrame, int, int]:
+    """The group's view, the instant up to which it knows everything, and when it was built, all of one commit.
 
     Raises:
         NotReadyError: There is no view of this version of the declaration.
@@ -65,7 +65,8 @@ def read_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> t
     said = json.loads(written["userMetadata"]) if written else {}
     if written is None or said["fingerprint"] != group.fingerprint:
         raise NotReadyError(f"There is no batch view of {group.name} as it is declared now.", "Run `braid backfill`.")
-    return spark.read.format("delta").option("versionAsOf", written["version"]).load(path), int(said["batch_end_ms"])
+    view = spark.read.format("delta").option("versionAsOf", written["version"]).load(path)
+    return view, int(said["batch_end_ms"]), int(written["timestamp"].timestamp() * 1_000)
 
 
 def default_batch_end_ms(spark: SparkSession, settings: Settings, source: EventSource, now_ms: int) -> int:

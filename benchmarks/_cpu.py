@@ -1,4 +1,4 @@
-"""CPU time: what this process and its children, JVM and Python workers, have used; it depends little on what else the machine does."""
+"""The CPU time of this process and its children (JVM, Python workers). Unlike wall-clock time it hardly depends on other load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def cpu_seconds() -> float:
-    """User and system time of all of them since they started, those that have ended counted where their parent has waited for them."""
+    """The user and system time of this process and its children since their start; an ended child counts if its parent waited for it."""
     used = 0.0
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         try:

@@ -1,4 +1,4 @@
-"""The home of a benchmark: a deployment in a folder of its own."""
+"""The home of a benchmark: a new deployment in a temporary folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from infra.settings import Settings
 
 @contextmanager
 def temporary_home() -> Iterator[Settings]:
-    """A new deployment; at the end its services, where any run, are ended and its folder is deleted."""
+    """A block with a new deployment. At the end of the block its services are ended and its folder is deleted."""
     with tempfile.TemporaryDirectory(prefix="braid-bench-", ignore_cleanup_errors=True) as home:
         settings = Settings.load(home)
         try:

@@ -1,8 +1,8 @@
-"""What Dagster costs around an asset: python -m benchmarks.dagster_overhead [--rounds 5] [--json].
+"""The overhead of Dagster per run and per asset: python -m benchmarks.dagster_overhead [--rounds 5] [--json].
 
-An asset that does nothing, in a chain of one and of eleven, run in process as `braid backfill` runs its jobs, with an instance on disk
-as a deployment has one; the difference by ten is what one more asset costs, the rest what a run costs. Beside it, in the same run,
-the same asset in a process of its own, as the daemon launches a run, and the function called directly. Medians of the rounds.
+The assets do nothing. A chain of one asset and a chain of eleven assets are run in process, as `braid backfill` runs its jobs, with a
+Dagster instance on disk. A tenth of the difference is the cost of one more asset; the rest is the cost of a run. The peers are the
+same asset run in a new process, as the daemon launches runs, and a direct call of the function. The figures are medians of the rounds.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ _MORE = 10
 
 
 def nothing() -> None:
-    """What the asset does."""
+    """The function of each asset; it does nothing."""
 
 
 def chain(length: int) -> list[dg.AssetsDefinition]:
-    """Assets of which each waits for the one before."""
-    found: list[dg.AssetsDefinition] = []
+    """A chain of assets: each depends on the asset before it."""
+    assets: list[dg.AssetsDefinition] = []
     for index in range(length):
-        found.append(dg.asset(name=f"nothing_{index}", deps=found[-1:])(lambda: nothing()))  # noqa: PLW0108  # Dagster wants a function of its own
-    return found
+        asset = dg.asset(name=f"nothing_{index}", deps=assets[-1:])
+        assets.append(asset(lambda: nothing()))  # noqa: PLW0108  # Dagster needs a new function for each asset
+    return assets
 
 
 def main(
@@ -52,12 +53,15 @@ def main(
                 _timed(lambda: subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[1]))
             )
             seconds["the function"].append(_timed(nothing))
-    median = {name: statistics.median(found) for name, found in seconds.items()}
+    median = {name: statistics.median(runs) for name, runs in seconds.items()}
     more = (median["eleven assets"] - median["one asset"]) / _MORE
     result = {
-        "run_seconds": round(median["one asset"] - more, 4), "asset_seconds": round(more, 4),
-        "process_seconds": round(median["a process of its own"], 2), "function_seconds": round(median["the function"], 9), "rounds": rounds,
-    }  # fmt: skip
+        "run_seconds": round(median["one asset"] - more, 4),
+        "asset_seconds": round(more, 4),
+        "process_seconds": round(median["a process of its own"], 2),
+        "function_seconds": round(median["the function"], 9),
+        "rounds": rounds,
+    }
     sentence = (
         f"A run costs {result['run_seconds']:.3f} s and each of its assets {result['asset_seconds']:.3f} s; a run in a process of its own "
         f"{result['process_seconds']:.1f} s, most of which is imports (medians of {rounds})."
@@ -65,13 +69,13 @@ def main(
     print(json.dumps(result) if as_json else sentence)
 
 
-def _timed(what: Callable[[], object]) -> float:
+def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
-    what()
+    work()
     return time.perf_counter() - started
 
 
 if __name__ == "__main__":
     typer.run(main)
 else:
-    defs = dg.Definitions(chain(1))  # what the process of its own loads
+    defs = dg.Definitions(chain(1))  # loaded by the command in `main`

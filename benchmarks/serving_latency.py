@@ -1,11 +1,11 @@
-"""Serving beside a server that merges nothing: latency of one connection, of 100 users in a request, and requests per second.
+"""Serving latency and throughput, compared with a minimal server: one user per request, 100 users per request, 8 connections.
 
     python -m benchmarks.serving_latency [--requests 2000] [--runs 3] [--logged] [--json]
 
-braid answers over BentoML from packed views and tiles, with merge, model, validation and provenance. The peer is the least that a
-server can do: Starlette under uvicorn, HGETALL of a plain hash per user, the same booster, `json.dumps`. Both run at once, each in a
-process of its own, on one Valkey; their runs alternate. Data: 2,469 users (as many as in completejourney), each with a batch view
-and about 20 speed tiles. Services live in a home that is deleted.
+braid answers through BentoML from packed views and tiles, with merge, model, validation and provenance. The peer does the least that
+a prediction needs: Starlette under uvicorn, HGETALL of a plain hash per user, the same booster, `json.dumps`. Both servers run at the
+same time in processes of their own and read the same Valkey; their runs alternate. The data are 2,469 users (as many as in
+completejourney), each with a batch view and about 20 speed tiles. The services run in a temporary home, which is deleted.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ from infra.embedded import services
 from infra.kafka import SERVED_TOPIC
 from infra.settings import Settings
 from models.registry import CHAMPION, tracking
-from store.clients import meta_key, store
+from store.clients import store
+from store.keys import meta_key
 
 USERS = 2_469
 BATCH_END_MS = 1_780_000_000_000
 Q_MS = BATCH_END_MS + DAY_MS
 
-#: The peer, in a process of its own. Arguments: port, the store's URL, the booster's file.
+#: The program of the peer. Its arguments are the port, the URL of the store and the file of the booster.
 PEER = """
 import json, sys
 import lightgbm, numpy as np, redis.asyncio, uvicorn
@@ -63,8 +64,8 @@ async def predict(request):
 
 async def features(request):
     pipeline = store.pipeline(transaction=False)
-    for one in (await request.json())["ids"]:
-        pipeline.hgetall(f"plain:{one}")
+    for user in (await request.json())["ids"]:
+        pipeline.hgetall(f"plain:{user}")
     rows = [row(fields) for fields in await pipeline.execute()]
     return Response(json.dumps({"rows": rows}), media_type="application/json")
 
@@ -90,7 +91,7 @@ def main(
             topics = {SERVED_TOPIC: 4} if logged else {}
             services.up(settings, topics, only={"valkey", "serving", *(["kafka"] if logged else [])})
             tiles = publish(settings)
-            port = settings.ports.dagster  # which does not run here
+            port = settings.ports.dagster  # free, because Dagster does not run here
             peer = subprocess.Popen([sys.executable, "-c", PEER, str(port), settings.redis_url, str(settings.home / "model.lgb")])
             result = {
                 "logged": logged,
@@ -106,28 +107,35 @@ def main(
 
 
 def compare(braid: int, peer: int, requests: int, times: int) -> dict[str, Any]:
-    """Medians over alternating runs of both; a port each."""
+    """The medians of alternating runs against both servers.
+
+    Args:
+        braid: The port of braid.
+        peer: The port of the peer.
+        requests: The number of requests per run.
+        times: The number of runs.
+    """
     source = random.Random(1)
-    ones = [json.dumps({"user_id": source.randrange(USERS), "at": Q_MS}) for _ in range(requests)]
-    hundreds = [
+    single_bodies = [json.dumps({"user_id": source.randrange(USERS), "at": Q_MS}) for _ in range(requests)]
+    batch_bodies = [
         json.dumps({"group": group.name, "ids": source.sample(range(USERS), 100), "at": Q_MS})
         for _ in range(max(20, requests // 10))
     ]
-    found: dict[str, list[float]] = {}
+    figures: dict[str, list[float]] = {}
     wait(peer)
     gc.disable()
     for run in range(times + 1):
         for name, port in (("braid", braid), ("peer", peer)):
-            for path, bodies in (("/predict", ones), ("/features", hundreds)):
+            for path, bodies in (("/predict", single_bodies), ("/features", batch_bodies)):
                 seconds = ask(port, path, bodies)
-                if run:  # the first one warms up
+                if run:  # run 0 warms the servers up
                     for percent in (50, 99):
-                        found.setdefault(f"{name}_{path[1:]}_p{percent}_ms", []).append(
-                            float(np.percentile(seconds, percent)) * 1_000
-                        )
+                        milliseconds = float(np.percentile(seconds, percent)) * 1_000
+                        figures.setdefault(f"{name}_{path[1:]}_p{percent}_ms", []).append(milliseconds)
             if run:
-                found.setdefault(f"{name}_predictions_per_second_8_connections", []).append(throughput(port, ones))
-    medians = {name: round(statistics.median(values), 3) for name, values in found.items()}
+                rate = throughput(port, single_bodies)
+                figures.setdefault(f"{name}_predictions_per_second_8_connections", []).append(rate)
+    medians = {name: round(statistics.median(values), 3) for name, values in figures.items()}
     ratios = {
         name.replace("braid_", "ratio_"): round(value / medians[name.replace("braid_", "peer_")], 2)
         for name, value in medians.items()
@@ -137,7 +145,7 @@ def compare(braid: int, peer: int, requests: int, times: int) -> dict[str, Any]:
 
 
 def wait(port: int) -> None:
-    """Returns when something listens."""
+    """Returns when a server listens on the port."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -150,23 +158,23 @@ def wait(port: int) -> None:
 
 
 def ask(port: int, path: str, bodies: list[str]) -> list[float]:
-    """The seconds of each request, on one connection."""
+    """The seconds of each request, sent one after another on one connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     seconds = []
     for body in bodies:
         started = time.perf_counter()
         connection.request("POST", path, body, {"content-type": "application/json"})
         answer = connection.getresponse()
-        said = answer.read()
+        content = answer.read()
         seconds.append(time.perf_counter() - started)
-        assert answer.status == 200, said
-        assert b'"degraded":true' not in said
+        assert answer.status == 200, content
+        assert b'"degraded":true' not in content
     connection.close()
     return seconds
 
 
 def throughput(port: int, bodies: list[str]) -> float:
-    """Predictions per second of 8 connections."""
+    """The predictions per second over 8 connections at once."""
     threads = [threading.Thread(target=ask, args=(port, "/predict", bodies[n::8])) for n in range(8)]
     started = time.perf_counter()
     for thread in threads:
@@ -177,21 +185,21 @@ def throughput(port: int, bodies: list[str]) -> float:
 
 
 def publish(settings: Settings) -> float:
-    """The users' views, tiles and plain hashes. Gives the tiles per user."""
+    """Writes the users' views, tiles and plain hashes to the store. Returns the mean number of tiles per user."""
     source = np.random.default_rng(1)
     client, tiles = store(settings), 0
     for user in range(USERS):
         before = BATCH_END_MS - source.integers(0, 60 * DAY_MS, 120)
-        # About 20 tiles of the day since, a few of them in the last hour.
+        # Events for about 20 tiles of the day after batch_end, a few of them in its last hour.
         after = np.repeat(Q_MS - source.integers(0, DAY_MS, 17), 2) + source.integers(0, 200_000, 34)
         recent = Q_MS - source.integers(1, HOUR_MS, 4)
         ts_ms = np.sort(np.concatenate((before, after[after < Q_MS], recent)))
-        series = [
-            Series(ts_ms, source.integers(1, 50_000_000, len(ts_ms)), source.random(len(ts_ms)) < (1 if one.sql == "1" else 0.7))
-            for one in group.inputs
+        inputs = [
+            Series(ts_ms, source.integers(1, 50_000_000, len(ts_ms)), source.random(len(ts_ms)) < (1 if column.sql == "1" else 0.7))
+            for column in group.inputs
         ]
         cut = int(np.searchsorted(ts_ms, BATCH_END_MS))
-        early, late = ([Series(*(column[part] for column in one)) for one in series] for part in (slice(cut), slice(cut, None)))
+        early, late = ([Series(*(array[part] for array in series)) for series in inputs] for part in (slice(cut), slice(cut, None)))
         lo, hi = runs(early[0].ts_ms // group.tile_ms)
         starts = (early[0].ts_ms[lo] // group.tile_ms * group.tile_ms).tolist()
         view = build_view(group, BATCH_END_MS, starts, fold_ranges(group, early, lo, hi), int(ts_ms[cut - 1]))
@@ -210,7 +218,7 @@ def publish(settings: Settings) -> float:
 
 
 def register(settings: Settings) -> None:
-    """A booster of 200 trees as champion, and as a file for the peer."""
+    """Registers a booster of 200 trees as champion, and writes it to a file for the peer."""
     import lightgbm
     import mlflow
     from mlflow import MlflowClient

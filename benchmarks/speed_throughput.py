@@ -1,16 +1,16 @@
-"""The speed layer beside the seed's sliding window: events per second of one and the other, from one topic on one machine.
+"""The throughput of the speed layer in events per second, compared with the sliding-window query of the seed.
 
     python -m benchmarks.speed_throughput [--events 1000000] [--batch 100000] [--visit 1] [--runs 3] [--json]
 
-The peer is the query that the seed shows: windows of 1 hour every 5 minutes with a count, a conditional sum and a distinct count
-(approx_count_distinct, since Spark refuses countDistinct in a stream), state in RocksDB, to a sink that takes nothing. braid's is
-the real query of `speed.online`: the contract, duplicates, all declared features, into Valkey. Runs alternate in one warm
-session; each has a checkpoint of its own. Beside the wall clock stands the CPU time of Spark and its workers, which does not
-depend on what else the machine does. Services live in a home that is deleted afterwards.
+The peer is the query in the seed's document: windows of 1 hour every 5 minutes with a count, a conditional sum and a distinct count
+(approx_count_distinct, since Spark refuses countDistinct in a stream), state in RocksDB, and a sink that discards its rows. braid
+runs the real query of `speed.online`: the contract, duplicates, all declared features, written to Valkey. Both read the same topic on
+the same machine. Their runs alternate in one warm session; each run has a new checkpoint. The CPU time of Spark and its workers is
+reported beside wall-clock time, because it hardly depends on other load. The services run in a temporary home, which is deleted.
 
-`--batch`: both read the topic in micro-batches of so many events, as a stream brings them; 0 takes it in one, where each window is
-touched once, which spares the seed's query most of its work on state. `--visit 1`: every event at a time of its own. The more events of a user fall into a few minutes, the more of the seed's work its
-partial aggregation saves, and the smaller the difference.
+`--batch` is the number of events per micro-batch, for both queries. With 0 the topic is one micro-batch; each window is then updated
+once, which saves the seed's query most of its work on state. `--visit` is the number of events of a user within a few minutes. The
+more events a visit has, the more work the partial aggregation saves the seed's query, and the smaller the difference is.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from benchmarks._home import temporary_home
 from examples.shop.definitions import user_events, user_features
+from features.instants import now_ms
 from infra.embedded import services
 from infra.settings import Settings
 from speed.online import online_writer
@@ -38,7 +39,7 @@ from speed.session import SQL_PROPERTIES, speed_session
 from store.clients import store
 
 PARTITIONS = 4
-#: Until the JVM has compiled both.
+#: The number of runs that do not count, in which the JVM compiles both queries.
 _WARM_UPS = 2
 _SEED_SCHEMA = "event_id STRING, user_id BIGINT, session_id STRING, event_type STRING, amount DOUBLE, event_timestamp TIMESTAMP"
 
@@ -61,7 +62,7 @@ def main(
 
 
 def compare(settings: Settings, events: int, users: int, minutes: int, visit: int, batch: int, runs: int) -> dict[str, object]:
-    """Alternating runs of both; rates in events per second."""
+    """The medians of alternating runs of both queries, in events per second and in events per CPU second."""
     spark = speed_session(settings)
     defaults = dict.fromkeys(SQL_PROPERTIES)
     contenders: dict[str, tuple[Callable[[], DataStreamWriter], dict[str, str | None]]] = {
@@ -81,25 +82,31 @@ def compare(settings: Settings, events: int, users: int, minutes: int, visit: in
                 rate = measure(spark, writer(), conf)
                 if run >= 0:
                     rates[name].append(rate)
-                    print(
-                        f"run {run + 1}: {name} {rate[0]:,.0f} events/s, {rate[1]:,.0f} per CPU second", file=sys.stderr, flush=True
-                    )
+                    per_second, per_cpu_second = rate
+                    line = f"run {run + 1}: {name} {per_second:,.0f} events/s, {per_cpu_second:,.0f} per CPU second"
+                    print(line, file=sys.stderr, flush=True)
     finally:
         spark.stop()
-    wall = {name: statistics.median(one for one, _ in found) for name, found in rates.items()}
-    cpu = {name: statistics.median(one for _, one in found) for name, found in rates.items()}
+    wall = {name: statistics.median(per_second for per_second, _ in pairs) for name, pairs in rates.items()}
+    cpu = {name: statistics.median(per_cpu_second for _, per_cpu_second in pairs) for name, pairs in rates.items()}
     return {
-        "events": events, "users": users, "minutes": minutes, "visit": visit, "batch": batch,
-        "runs": {name: [round(one) for one, _ in found] for name, found in rates.items()},
-        "seed_events_per_second": round(wall["seed"]), "braid_events_per_second": round(wall["braid"]),
+        "events": events,
+        "users": users,
+        "minutes": minutes,
+        "visit": visit,
+        "batch": batch,
+        "runs": {name: [round(per_second) for per_second, _ in pairs] for name, pairs in rates.items()},
+        "seed_events_per_second": round(wall["seed"]),
+        "braid_events_per_second": round(wall["braid"]),
         "ratio": round(wall["braid"] / wall["seed"], 2),
-        "seed_events_per_cpu_second": round(cpu["seed"]), "braid_events_per_cpu_second": round(cpu["braid"]),
+        "seed_events_per_cpu_second": round(cpu["seed"]),
+        "braid_events_per_cpu_second": round(cpu["braid"]),
         "cpu_ratio": round(cpu["braid"] / cpu["seed"], 2),
-    }  # fmt: skip
+    }
 
 
 def measure(spark: SparkSession, writer: DataStreamWriter, conf: dict[str, str | None]) -> tuple[float, float]:
-    """Events per second of a query over all that is in the topic, and per second of CPU that Spark and its workers used."""
+    """Runs a query over all events in the topic. Returns its events per second and its events per CPU second."""
     for name, value in conf.items():
         if value is None:
             spark.conf.unset(name)
@@ -116,7 +123,7 @@ def measure(spark: SparkSession, writer: DataStreamWriter, conf: dict[str, str |
 
 
 def _cpu_seconds() -> float:
-    """CPU time of the JVM and of its Python workers, which stay alive between the runs; the services are not among them."""
+    """The CPU time of the JVM and of its Python workers, which stay alive between the runs. Services are left out."""
     used = 0.0
     for process in psutil.Process().children(recursive=True):
         try:
@@ -130,10 +137,14 @@ def _cpu_seconds() -> float:
 
 def seed_writer(spark: SparkSession, settings: Settings, batch: int) -> DataStreamWriter:
     """The seed's streaming query."""
-    stream = spark.readStream.format("kafka").options(**{
-        "kafka.bootstrap.servers": settings.kafka_bootstrap, "subscribe": user_events.topic, "startingOffsets": "earliest",
-        **({"maxOffsetsPerTrigger": str(batch)} if batch else {}),
-    }).load()  # fmt: skip
+    options = {
+        "kafka.bootstrap.servers": settings.kafka_bootstrap,
+        "subscribe": user_events.topic,
+        "startingOffsets": "earliest",
+    }
+    if batch:
+        options["maxOffsetsPerTrigger"] = str(batch)
+    stream = spark.readStream.format("kafka").options(**options).load()
     events = stream.select(F.from_json(F.col("value").cast("string"), _SEED_SCHEMA).alias("data")).select("data.*")
     features = (
         events.withWatermark("event_timestamp", "10 minutes")
@@ -148,29 +159,29 @@ def seed_writer(spark: SparkSession, settings: Settings, batch: int) -> DataStre
 
 
 def produce(spark: SparkSession, settings: Settings, events: int, users: int, minutes: int, visit: int) -> None:
-    """Adds events to the topic in order of time. People come for a visit of some events within minutes, and come again."""
-    now_ms = time.time_ns() // 1_000_000
+    """Adds events to the topic in order of time. A user makes several visits, each of `visit` events within a few minutes."""
+    end_ms = now_ms()
     each = max(1, events // PARTITIONS)
-    # Every task of the writer covers the whole span, so that the partitions of the topic go along together.
-    rows = spark.range(0, events, 1, PARTITIONS).selectExpr(
-        "id", f"floor(id / {visit}) AS visit", f"id % {visit} AS step",
-        f"{now_ms} - CAST({minutes} * 60000 * (1 - (id % {each}) / {each}) AS BIGINT) AS begin_ms",
-    ).selectExpr(
-        f"concat('{now_ms}-', id) AS event_id",
+    # Every writing task covers the whole time span, so that the event times in the topic's partitions advance together.
+    visits = spark.range(0, events, 1, PARTITIONS).selectExpr(
+        "id",
+        f"floor(id / {visit}) AS visit",
+        f"id % {visit} AS step",
+        f"{end_ms} - CAST({minutes} * 60000 * (1 - (id % {each}) / {each}) AS BIGINT) AS begin_ms",
+    )
+    rows = visits.selectExpr(
+        f"concat('{end_ms}-', id) AS event_id",
         f"abs(xxhash64(visit)) % {users} AS user_id",
         "concat('s', visit) AS session_id",
         "element_at(array('PURCHASE', 'VIEW', 'CLICK', 'CART'), 1 + CAST(floor(rand(3) * 4) AS INT)) AS event_type",
         "CAST(floor(rand(4) * 20000) AS DECIMAL(18, 2)) / 100 AS amount",
         "begin_ms + step * 30000 + CAST(floor(rand(5) * 30000) AS BIGINT) AS ts_ms",
-    ).sortWithinPartitions("ts_ms")  # fmt: skip
-    event = F.struct(
-        "event_id", "user_id", "session_id", "event_type", "amount",
-        F.expr("date_format(timestamp_millis(ts_ms), \"yyyy-MM-dd'T'HH:mm:ss.SSSXXX\")").alias("event_timestamp"),
-    )  # fmt: skip
+    ).sortWithinPartitions("ts_ms")
+    time_text = F.expr("date_format(timestamp_millis(ts_ms), \"yyyy-MM-dd'T'HH:mm:ss.SSSXXX\")").alias("event_timestamp")
+    event = F.struct("event_id", "user_id", "session_id", "event_type", "amount", time_text)
     messages = rows.select(F.col("user_id").cast("string").alias("key"), F.to_json(event).alias("value"))
-    messages.write.format("kafka").option("kafka.bootstrap.servers", settings.kafka_bootstrap).option(
-        "topic", user_events.topic
-    ).save()
+    writer = messages.write.format("kafka").option("kafka.bootstrap.servers", settings.kafka_bootstrap)
+    writer.option("topic", user_events.topic).save()
 
 
 def _sentence(result: dict[str, object]) -> str:

@@ -1,11 +1,11 @@
-"""An online store that has lost everything, beside one that was killed and has its own file: seconds until its keys are back.
+"""The rebuild of an online store that lost all its keys, compared with a restart from the store's own file: seconds until keys are back.
 
     python -m benchmarks.store_rebuild [--runs 3] [--json]
 
-The deployment is the demo's: a year of purchases in the batch views, the last two days of them streamed. FLUSHALL, and nobody does
-anything: Dagster's sensor publishes the views from Delta, the speed layer reads the stream again. A key is back when it holds byte for byte
-what it held. The peer is the same Valkey under SIGKILL, started again by its supervisor from its own file. Services live in a home that is
-deleted.
+The deployment is the demo's: a year of purchases in the batch views, and its last two days streamed. After FLUSHALL the platform
+repairs itself: Dagster's sensor publishes the views from Delta, and the speed layer reads the stream again. A key is back when its
+value equals the old value byte for byte. The peer is the same Valkey after SIGKILL, which its supervisor starts again from its own
+file. The services run in a temporary home, which is deleted.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from typing import Annotated, Any
 import duckdb
 import redis
 import typer
-from orchestration.journey import write_journey
 
 from benchmarks._home import temporary_home
 from examples.shop.definitions import project
+from examples.shop.journey import write_journey
+from features.instants import now_ms
 from features.windows import DAY_MS
 from infra.embedded import services
 from infra.settings import Settings
 from store.clients import store
 
-#: Keys that are looked at until all of them are back; then all keys are.
+#: The number of keys that are compared until all of them are back; from then on all keys are compared.
 _SAMPLE = 2_000
 
 
@@ -39,34 +40,31 @@ def main(
     runs: Annotated[int, typer.Option(help="Losses of each kind.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measures the seconds to 99 % and to all of the keys."""
+    """Measures the seconds until 99 % of the keys, and until all keys, are back."""
     with temporary_home() as settings:
         start(settings)
         before = content(settings)
-        blows: dict[str, Callable[[], object]] = {
+        faults: dict[str, Callable[[], object]] = {
             "rebuilt": lambda: store(settings).flushall(),
             "restarted": lambda: services.kill(settings, "valkey"),
         }
-        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in blows}
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in faults}
         for _ in range(runs):
-            for name, blow in blows.items():
-                seconds[name].append(back(settings, before, blow))
-                print(
-                    f"{name}: 99 % after {seconds[name][-1][0]:.1f} s, all after {seconds[name][-1][1]:.1f} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            for name, fault in faults.items():
+                to_most, to_all = recovery_seconds(settings, before, fault)
+                seconds[name].append((to_most, to_all))
+                print(f"{name}: 99 % after {to_most:.1f} s, all after {to_all:.1f} s", file=sys.stderr, flush=True)
                 services.wait_healthy(settings, ["speed", "valkey"])
     result: dict[str, Any] = {"keys": len(before), "runs": runs}
-    for name, found in seconds.items():
-        for which, share in enumerate(("99", "100")):
-            result[f"{name}_seconds_to_{share}"] = round(statistics.median(one[which] for one in found), 1)
+    for name, pairs in seconds.items():
+        for place, share in enumerate(("99", "100")):
+            result[f"{name}_seconds_to_{share}"] = round(statistics.median(pair[place] for pair in pairs), 1)
     print(json.dumps(result) if as_json else _sentence(result))
 
 
 def start(settings: Settings) -> None:
-    """Loads, backfills and streams the demo's purchases, through the command line."""
-    journey = write_journey(settings.home / "journey", time.time_ns() // 1_000_000)
+    """Loads, backfills and streams the demo's purchases through the command line."""
+    journey = write_journey(settings.home / "journey", now_ms())
     cut_ms, live = journey.end_ms - 2 * DAY_MS, settings.home / "live.parquet"
     with duckdb.connect() as connection:
         recent = f"SELECT * FROM '{journey.live}' WHERE epoch_ms(event_timestamp::TIMESTAMPTZ) >= {cut_ms}"
@@ -79,22 +77,24 @@ def start(settings: Settings) -> None:
 
 
 def content(settings: Settings, keys: list[bytes] | None = None) -> dict[bytes, dict[bytes, bytes]]:
-    """What the store holds under the keys of entities; by default all of them."""
-    client, found = store(settings), {}
-    keys = keys or [key for name in (group.name for group in project.groups) for key in client.scan_iter(f"{name}:*", count=1_000)]
+    """Key → fields in the store, for the keys of entities; by default for the keys of all entities."""
+    client, fields_of = store(settings), {}
+    keys = keys or [key for group in project.groups for key in client.scan_iter(f"{group.name}:*", count=1_000)]
     for begin in range(0, len(keys), 1_000):
-        some = keys[begin : begin + 1_000]
+        chunk = keys[begin : begin + 1_000]
         pipeline = client.pipeline(transaction=False)
-        for key in some:
+        for key in chunk:
             pipeline.hgetall(key)
-        found.update(zip(some, pipeline.execute(), strict=True))
-    return found
+        fields_of.update(zip(chunk, pipeline.execute(), strict=True))
+    return fields_of
 
 
-def back(settings: Settings, before: dict[bytes, dict[bytes, bytes]], blow: Callable[[], object]) -> tuple[float, float]:
-    """Seconds from the blow until 99 % of the keys, and until all of them, are what they were."""
+def recovery_seconds(
+    settings: Settings, before: dict[bytes, dict[bytes, bytes]], fault: Callable[[], object]
+) -> tuple[float, float]:
+    """Causes a fault. Returns the seconds until 99 % of the keys, and until all keys, have their old values."""
     sample, began, most = random.Random(1).sample(sorted(before), min(_SAMPLE, len(before))), time.monotonic(), 0.0
-    blow()
+    fault()
     while True:
         keys = sample if most < 1 else list(before)
         try:

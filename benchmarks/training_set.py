@@ -1,14 +1,15 @@
-"""A training set of very many labels: braid's point in time beside the obvious SQL, in Spark and in DuckDB.
+"""A training set of many labels: braid's point-in-time join compared with hand-written SQL in Spark and in DuckDB.
 
     python -m benchmarks.training_set [--labels 1000000] [--runs 3] [--json]
 
-The labels are distinct (user, instant) pairs over the demo's year of purchases. The peers join labels and events by user, with one
-range from the longest window on, and aggregate each window under a condition, grouped by label: what one would write by hand. Since
-`days_since_last` looks at all time, so does their range. Spark's has Spark's own adaptive plan; DuckDB's runs on as many threads
-as Spark has cores. All three read the same Delta files and write Parquet. A sample of the results is compared cell by cell.
+The labels are distinct (user, instant) pairs over the demo's year of purchases. The peers run the SQL that an engineer would write by
+hand: labels and events are joined by user and by one time range as long as the longest window, and each window is an aggregate under
+a condition, grouped by label. Since `days_since_last` has no window, the range has no beginning. Spark uses its own adaptive plan;
+DuckDB uses as many threads as Spark has cores. All three read the same Delta files and write Parquet. A sample of the results is
+compared cell by cell.
 
-Runs alternate. Beside the wall clock stands the CPU time of the process and its children, which depends less on what else the
-machine does.
+The runs alternate. CPU time of the process and its children is reported beside wall-clock time, because it depends less on other
+load of the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from typing import Annotated
 
 import duckdb
 import typer
-from orchestration.journey import write_journey
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -33,13 +33,15 @@ from batch.point_in_time import point_in_time
 from benchmarks._cpu import cpu_seconds
 from benchmarks._home import temporary_home
 from examples.shop.definitions import user_events, user_features
+from examples.shop.journey import write_journey
 from features.declaration import FeatureGroup
+from features.instants import now_ms
 from features.windows import DAY_MS
 from infra.settings import Settings
 from infra.spark import spark_session
 from orchestration.proof import UNIT_MS
 
-#: Cells that are compared are those of so many labels.
+#: The number of labels whose cells are compared.
 _SAMPLE = 20_000
 
 
@@ -60,8 +62,8 @@ def main(
 
 
 def compare(spark: SparkSession, settings: Settings, labels: int, runs: int) -> dict[str, object]:
-    """Alternating runs of the three, and what differs between their results."""
-    journey = write_journey(settings.home / "journey", time.time_ns() // 1_000_000)
+    """The seconds of alternating runs of the three, and how many cells of their results differ."""
+    journey = write_journey(settings.home / "journey", now_ms())
     for path in (journey.history, journey.live):
         load_events(spark, settings, user_events, path)
     points = str(settings.home / "labels.parquet")
@@ -80,24 +82,26 @@ def compare(spark: SparkSession, settings: Settings, labels: int, runs: int) -> 
             began, before = time.monotonic(), cpu_seconds()
             contend(target)
             seconds[name].append((time.monotonic() - began, cpu_seconds() - before))
-            print(
-                f"run {run + 1}: {name} {seconds[name][-1][0]:.1f} s, {seconds[name][-1][1]:.1f} CPU seconds",
-                file=sys.stderr,
-                flush=True,
-            )
+            wall_seconds, used_seconds = seconds[name][-1]
+            print(f"run {run + 1}: {name} {wall_seconds:.1f} s, {used_seconds:.1f} CPU seconds", file=sys.stderr, flush=True)
     differing, cells = differences(settings, ["spark", "duckdb"])
-    wall = {name: statistics.median(one for one, _ in found) for name, found in seconds.items()}
-    cpu = {name: statistics.median(one for _, one in found) for name, found in seconds.items()}
+    wall = {name: statistics.median(wall_seconds for wall_seconds, _ in pairs) for name, pairs in seconds.items()}
+    cpu = {name: statistics.median(used_seconds for _, used_seconds in pairs) for name, pairs in seconds.items()}
     return {
-        "labels": labels, "events": journey.history_events + journey.live_events, "cells_compared": cells, "cells_different": differing,
-        "seconds": {name: round(one, 1) for name, one in wall.items()}, "cpu_seconds": {name: round(one, 1) for name, one in cpu.items()},
-        "times_faster_than_spark": round(wall["spark"] / wall["braid"], 1), "times_faster_than_duckdb": round(wall["duckdb"] / wall["braid"], 2),
+        "labels": labels,
+        "events": journey.history_events + journey.live_events,
+        "cells_compared": cells,
+        "cells_different": differing,
+        "seconds": {name: round(median, 1) for name, median in wall.items()},
+        "cpu_seconds": {name: round(median, 1) for name, median in cpu.items()},
+        "times_faster_than_spark": round(wall["spark"] / wall["braid"], 1),
+        "times_faster_than_duckdb": round(wall["duckdb"] / wall["braid"], 2),
         "cpu_times_less_than_spark": round(cpu["spark"] / cpu["braid"], 1),
-    }  # fmt: skip
+    }
 
 
 def write_labels(spark: SparkSession, settings: Settings, labels: int, target: str) -> None:
-    """Distinct (entity, q_ms): half of them anywhere in the year, half within the hour after an event, when a model is asked."""
+    """Writes distinct (entity, q_ms): about half anywhere in the year, the other half within the hour after an event."""
     events = spark.read.format("delta").load(settings.table(user_events.table)).select(F.col("user_id").alias("entity"), "ts_ms")
     begin_ms, end_ms = events.agg(F.min("ts_ms"), F.max("ts_ms")).first() or (0, 0)
     share = labels * 1.02 / events.count()
@@ -109,19 +113,19 @@ def write_labels(spark: SparkSession, settings: Settings, labels: int, target: s
 
 
 def braid(spark: SparkSession, settings: Settings, labels: str, target: str) -> None:
-    """The product's own."""
+    """The product's point-in-time join."""
     point_in_time(spark, settings, user_features, spark.read.parquet(labels)).write.parquet(target)
 
 
 def spark_join(spark: SparkSession, settings: Settings, labels: str, target: str) -> None:
-    """The SQL by hand, in Spark."""
+    """The hand-written SQL in Spark."""
     spark.read.format("delta").load(settings.table(user_events.table)).createOrReplaceTempView("e")
     spark.read.parquet(labels).createOrReplaceTempView("l")
     spark.sql(range_join_sql(user_features, "div")).write.parquet(target)
 
 
 def duckdb_join(spark: SparkSession, settings: Settings, labels: str, target: str) -> None:
-    """The same SQL in DuckDB, over the same files."""
+    """The hand-written SQL in DuckDB, over the same files."""
     files = [path.removeprefix("file:") for path in spark.read.format("delta").load(settings.table(user_events.table)).inputFiles()]
     with duckdb.connect(config={"threads": spark.sparkContext.defaultParallelism}) as connection:
         connection.execute(f"CREATE VIEW e AS SELECT * FROM read_parquet({files})")
@@ -130,13 +134,18 @@ def duckdb_join(spark: SparkSession, settings: Settings, labels: str, target: st
 
 
 def range_join_sql(group: FeatureGroup, div: str) -> str:
-    """The features of `l` (entity, q_ms) from `e`, as one writes them by hand; in what Spark and DuckDB both understand."""
+    """The hand-written SQL: the features of the labels `l` (entity, q_ms) from the events `e`.
+
+    Args:
+        group: The declaration of the group.
+        div: The operator of integer division: "div" in Spark, "//" in DuckDB.
+    """
     selected = []
     for feature in group.features:
         conditions = [feature.where] if feature.where else []
         if feature.window:
             conditions.append(f"ts_ms >= (q_ms - {feature.window.size_ms}) {div} {feature.window.hop_ms} * {feature.window.hop_ms}")
-        condition = f"FILTER (WHERE ts_ms IS NOT NULL{''.join(f' AND {one}' for one in conditions)})"
+        condition = f"FILTER (WHERE {' AND '.join(['ts_ms IS NOT NULL', *conditions])})"
         value = {
             "count": f"count(*) {condition}",
             "sum": f"coalesce(CAST(sum({feature.of}) {condition} AS DOUBLE), 0)",
@@ -145,14 +154,14 @@ def range_join_sql(group: FeatureGroup, div: str) -> str:
             "since_last": f"(q_ms - max(ts_ms) {condition}) / CAST({UNIT_MS.get(getattr(feature.aggregation, 'unit', ''), 1)} AS DOUBLE)",
         }[feature.aggregation.kind]
         selected.append(f"{value} AS {feature.name}")
-    # Some window is all time: the range has no beginning.
+    # If a feature has no window, the range has no beginning.
     sizes = [feature.window and feature.window.size_ms + feature.window.hop_ms for feature in group.features]
     begin = "" if None in sizes else f" AND ts_ms >= q_ms - {max(size for size in sizes if size)}"
     return f"SELECT entity, q_ms, {', '.join(selected)} FROM l LEFT JOIN e ON entity = {group.entity} AND ts_ms < q_ms{begin} GROUP BY entity, q_ms"
 
 
 def differences(settings: Settings, peers: list[str]) -> tuple[int, int]:
-    """Cells of a sample of labels that differ from braid's, and cells compared."""
+    """In a sample of labels: the number of the peers' cells that differ from braid's, and the number of cells compared."""
     different = cells = 0
     names = user_features.feature_names
     with duckdb.connect() as connection:
@@ -163,11 +172,11 @@ def differences(settings: Settings, peers: list[str]) -> tuple[int, int]:
                 f"CAST(m.{name} IS DISTINCT FROM p.{name} AND NOT coalesce(abs(m.{name} - p.{name}) <= 1e-9 * abs(p.{name}), false) AS INT)"
                 for name in names
             )
-            found = connection.execute(
+            counts = connection.execute(
                 f"SELECT coalesce(sum({unequal}), 0), count(*) FROM {mine} m JOIN '{files}' p USING (entity, q_ms)"
             ).fetchone()
-            assert found is not None
-            different, cells = different + int(found[0]), cells + found[1] * len(names)
+            assert counts is not None
+            different, cells = different + int(counts[0]), cells + counts[1] * len(names)
     return different, cells
 
 

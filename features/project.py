@@ -1,6 +1,8 @@
-"""A project: all that one deployment declares. It is a value in its owner's repository, and each process is given it.
+"""A project: the sources, feature groups and models of one deployment. It is a value in its owner's repository.
 
 project = Project(sources=(user_events,), groups=(user_features, item_features), models=(repurchase,))
+
+`infra.project` loads it, and every process gets it as an argument.
 """
 
 from __future__ import annotations
@@ -17,21 +19,21 @@ from features.sources import EventSource
 from features.windows import parse_duration
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-#: Tables and topics of braid's own.
+#: Names of tables and topics that braid itself uses.
 _RESERVED_TABLES = re.compile(r"(raw|tiles|view|history|training_set)_.*|.*_realtime|quarantine|served_features|_.*")
 _RESERVED_TOPICS = re.compile(r"served_features|.*\.dlq|__.*")
 
-#: Fields of requests and responses of `/predict` beside the entity.
+#: Fields of the requests and responses of `/predict`; the field of the entity needs another name.
 _RESERVED_ENTITIES = {"context", "at", "use_case", "prediction", "features_used", "model", "provenance"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model learns to foresee: whether an event of a kind follows within some time.
+    """What a model predicts: whether an event that meets a condition follows within some time.
 
     Args:
         where: A SQL condition on the events of the group's source.
-        within: How long after the instant of the question the event counts, such as "7d".
+        within: A duration such as "7d". An event counts if it lies within this duration after the time of the request.
     """
 
     where: str
@@ -45,18 +47,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Model:
-    """A model: which features it is given, and the outcome that it foresees as a probability.
+    """A model: the group whose features it gets, and the outcome whose probability it predicts.
 
     Args:
         name: The registered name in MLflow.
-        group: The group whose features it is given.
-        outcome: Its label.
-
-    Attributes:
-        horizon_ms: How long an outcome takes to be known.
+        group: The group whose features are the input of the model.
+        outcome: The outcome, which is the label in training.
 
     Raises:
-        DeclarationError: The name, the duration or the condition cannot be used.
+        DeclarationError: The name is invalid or the group's entity is a field of the API; or the duration or the condition of the
+            outcome is invalid.
     """
 
     name: str
@@ -74,24 +74,24 @@ class Model:
 
     @property
     def horizon_ms(self) -> int:
-        """How long after a question its outcome is known, in milliseconds."""
+        """The time after a request at which its outcome is known, in milliseconds."""
         return self.outcome.within_ms
 
     @property
     def training_table(self) -> str:
-        """The Delta table of its training set."""
+        """The name of the Delta table with the training set."""
         return f"training_set_{self.name}"
 
     @property
     def logged_training_table(self) -> str:
-        """The Delta table of its training set of what was served."""
+        """The name of the Delta table with the training set of served features."""
         return f"training_set_{self.name}_logged"
 
     @property
     def outcome_group(self) -> FeatureGroup:
-        """A group with one feature, `outcome_events`: how many events of the outcome's kind the entity has had.
+        """A group with the single feature `outcome_events`: how many events of the entity have met the outcome's condition.
 
-        An outcome has come where there are more of them at the horizon than there were at the question.
+        The label is 1 if this number is larger at the horizon than at the time of the request.
         """
         events = count("outcome_events", where=self.outcome.where)
         return FeatureGroup("outcome_of", self.group.entity, self.group.source, (events,))
@@ -99,15 +99,16 @@ class Model:
 
 @dataclass(frozen=True)
 class Project:
-    """Sources, feature groups and models of one deployment.
+    """The sources, feature groups and models of one deployment.
 
     Args:
-        sources: At least one; each with a topic and a table of its own.
-        groups: At least one; each belongs to one of the sources.
-        models: Each on one of the groups. The first is the default model, which `/predict` asks.
+        sources: At least one source. Each source has its own topic and its own table.
+        groups: At least one feature group. Each group belongs to one of the sources.
+        models: The models. Each model uses one of the groups. The first model is the default model, which `/predict` asks.
 
     Raises:
-        DeclarationError: A name, topic or table is used twice or reserved, or something is used that is not declared.
+        DeclarationError: A name, topic or table is invalid, reserved or used twice; or a group or a model uses a source or a group
+            that is not in the project.
     """
 
     sources: tuple[EventSource, ...]
@@ -129,46 +130,46 @@ class Project:
             for what, name, reserved in (("table", source.table, _RESERVED_TABLES), ("topic", source.topic, _RESERVED_TOPICS)):
                 if reserved.fullmatch(name):
                     raise DeclarationError(
-                        f"The {what} {name!r} of {source.name} is reserved for braid's own.", f"Choose another {what}."
+                        f"The {what} {name!r} of the source {source.name} is reserved for braid's own use.",
+                        f"Choose another {what}.",
                     )
         for group in self.groups:
             if group.source not in self.sources:
                 raise DeclarationError(
-                    f"The group {group.name} is of the source {group.source.name}, which is not in the project.",
+                    f"The group {group.name} reads the source {group.source.name}, which is not in the project.",
                     "Add the source to the project's sources.",
                 )
         for model in self.models:
             if model.group not in self.groups:
                 raise DeclarationError(
-                    f"The model {model.name} is given {model.group.name}, which is not in the project.",
+                    f"The model {model.name} uses the group {model.group.name}, which is not in the project.",
                     "Add the group to the project's groups.",
                 )
 
     @property
     def default_model(self) -> Model | None:
-        """The model that `/predict` asks: the first one; None in a project without models."""
+        """The model that `/predict` asks: the first model of the project; None in a project without models."""
         return self.models[0] if self.models else None
 
     def source(self, name: str | None) -> EventSource:
-        """The source of that name; without a name, the only one.
+        """The source of a name; without a name, the only source.
 
         Raises:
-            DeclarationError: There is none of that name, or no name was given where there are several.
+            DeclarationError: No source has the name, or the project has several sources and the name is None.
         """
         if name is None:
             if len(self.sources) > 1:
-                raise DeclarationError(
-                    "The project has several sources.", f"Name one by --source: {', '.join(one.name for one in self.sources)}."
-                )
+                names = ", ".join(source.name for source in self.sources)
+                raise DeclarationError("The project has several sources.", f"Name one by --source: {names}.")
             return self.sources[0]
         return _named("source", self.sources, name)
 
     def group(self, name: str | None) -> FeatureGroup:
-        """The group of that name; without a name, the first one. Raises as `source`."""
+        """The group of a name; without a name, the first group. Raises as `source`."""
         return self.groups[0] if name is None else _named("group", self.groups, name)
 
     def model(self, name: str | None) -> Model:
-        """The model of that name; without a name, the default one. Raises as `source`."""
+        """The model of a name; without a name, the default model. Raises as `source`."""
         if name is not None:
             return _named("model", self.models, name)
         if self.default_model is None:
@@ -176,28 +177,29 @@ class Project:
         return self.default_model
 
     def groups_of(self, source: EventSource) -> tuple[FeatureGroup, ...]:
-        """The groups of a source."""
+        """The groups that read a source."""
         return tuple(group for group in self.groups if group.source == source)
 
 
 def _named(what: str, declared: Sequence[Any], name: str) -> Any:
-    found = next((one for one in declared if one.name == name), None)
-    if found is None:
-        known = ", ".join(one.name for one in declared) or "none"
+    declaration = next((candidate for candidate in declared if candidate.name == name), None)
+    if declaration is None:
+        known = ", ".join(candidate.name for candidate in declared) or "none"
         raise DeclarationError(f"The {what} {name!r} is not declared.", f"Declared are: {known}.")
-    return found
+    return declaration
 
 
 def _refuse_twins(what: str, names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise DeclarationError(f"The project has two of the same {what}: {name!r}.", "Rename one of them.")
+            raise DeclarationError(f"The project has two declarations with the {what} {name!r}.", "Rename one of them.")
         seen.add(name)
 
 
 def _check_name(what: str, name: str) -> None:
     if not _NAME.fullmatch(name):
         raise DeclarationError(
-            f"The name {name!r} of a {what} cannot be used.", "Use lower-case letters, digits and underscores, at most 64."
+            f"The name {name!r} of a {what} cannot be used.",
+            "Begin with a lower-case letter; use lower-case letters, digits and underscores, at most 64.",
         )

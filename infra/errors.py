@@ -4,6 +4,7 @@ BraidError              (features.errors)
 ├── SettingsError       a setting that cannot be used
 ├── SetupError          Java, JARs or packages that cannot be had
 ├── ServiceError        an embedded service that does not start, or a real one that does not answer
+│   └── StoreError      the online store does not answer, or refuses (`store.errors`)
 ├── InputError          a file, an id, a name or a time from the user that does not fit
 └── NotReadyError       something is asked of a layer before the layer below it has run
 └── NoEventsError   a source has no events yet

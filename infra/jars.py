@@ -1,4 +1,4 @@
-"""The JARs of Kafka, and of Spark's connectors: resolved once, by the Ivy that pyspark ships, into braid's cache."""
+"""The JARs of Kafka and of Spark's connectors. The Ivy that pyspark ships downloads them once, into braid's cache."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from infra.java import find_java
 
 @dataclass(frozen=True)
 class JarSet:
-    """Maven coordinates that are resolved together, with what they depend on."""
+    """Maven coordinates whose JARs, with all dependencies, lie in one folder."""
 
     name: str
     coordinates: tuple[str, ...]
 
     def folder(self, cache_dir: Path) -> Path:
-        """Where the JARs lie; the versions are in the path, so a new one never meets an old one's files."""
+        """The folder of the JARs. Its name contains the versions, so JARs of different versions never mix."""
         versions = "_".join(coordinate.split(":", 1)[1].replace(":", "-") for coordinate in self.coordinates)
         return cache_dir / "jars" / f"{self.name}_{versions}"
 
@@ -35,10 +35,10 @@ _PYSPARK_JARS = Path(pyspark.__file__).parent / "jars"
 
 
 def jars(wanted: JarSet, cache_dir: Path) -> list[Path]:
-    """The JARs of a set, downloaded if the cache has none.
+    """The JARs of a set; they are downloaded if the cache does not have them.
 
     Raises:
-        SetupError: They cannot be had.
+        SetupError: The JARs cannot be downloaded.
     """
     folder = wanted.folder(cache_dir)
     if not folder.is_dir():
@@ -52,7 +52,7 @@ def _retrieve(wanted: JarSet, folder: Path, cache_dir: Path) -> None:
         for coordinate in wanted.coordinates:
             _ivy(coordinate, Path(draft), cache_dir / "ivy")
         if wanted is SPARK:
-            # Spark's own folder has the rest; two versions of one class would meet on its class path.
+            # JARs that pyspark already ships are left out: two versions of one class on the class path would conflict.
             present = {_artifact(path) for path in _PYSPARK_JARS.glob("*.jar")}
             for path in Path(draft).glob("*.jar"):
                 if _artifact(path) in present:
@@ -64,7 +64,7 @@ def _retrieve(wanted: JarSet, folder: Path, cache_dir: Path) -> None:
         try:
             complete.rename(folder)
         except OSError:
-            if not folder.is_dir():  # another process was faster where it is
+            if not folder.is_dir():  # if the folder exists now, another process was faster
                 raise
 
 
@@ -78,9 +78,12 @@ def _ivy(coordinate: str, into: Path, ivy_cache: Path) -> None:
     organisation, module, revision = coordinate.split(":")
     ivy = next(_PYSPARK_JARS.glob("ivy-*.jar"))
     command = [
-        find_java() / "bin" / "java", "-jar", ivy, "-cache", ivy_cache, "-dependency", organisation, module, revision,
-        "-confs", "default", "-retrieve", f"{into}/[artifact]-[revision](-[classifier]).[ext]",
-    ]  # fmt: skip
+        *(find_java() / "bin" / "java", "-jar", ivy),
+        *("-cache", ivy_cache),
+        *("-dependency", organisation, module, revision),
+        *("-confs", "default"),
+        *("-retrieve", f"{into}/[artifact]-[revision](-[classifier]).[ext]"),
+    ]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if done.returncode or not list(into.glob(f"{module}-{revision}.jar")):
         lines = [line.strip() for line in done.stdout.splitlines() if "::" in line or "ERROR" in line or "WARN" in line]

@@ -1,4 +1,4 @@
-"""Java 17 or 21, which Spark and Kafka need: found, or installed where that is possible."""
+"""Finds Java 17 or 21, which Spark and Kafka need, or installs it if the machine allows that."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _CURE = (
 
 
 def find_java() -> Path:
-    """The home of a Java 17 or 21: JAVA_HOME, then PATH, then the usual folders.
+    """The home of a Java 17 or 21. Candidates are JAVA_HOME, then PATH, then the usual folders.
 
     Raises:
-        SetupError: There is none.
+        SetupError: No candidate is a Java 17 or 21.
     """
     for home in _candidates():
         if _major(home) in SUPPORTED:
@@ -30,10 +30,10 @@ def find_java() -> Path:
 
 
 def ensure_java() -> Path:
-    """`find_java`, after installing one where apt-get and the rights for it are there.
+    """The home of a Java 17 or 21. If there is none, it is installed by apt-get; this needs root.
 
     Raises:
-        SetupError: There is none and none can be installed here.
+        SetupError: There is no Java 17 or 21, and it cannot be installed here.
     """
     try:
         return find_java()
@@ -65,7 +65,7 @@ def _candidates() -> Iterator[Path]:
 
 
 def _major(home: Path) -> int | None:
-    """The major version of a Java home, None where there is no Java that runs."""
+    """The major version of the Java in a folder; None if the folder has no Java, or one that does not run."""
     java = home / "bin" / "java"
     if not java.is_file():
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
@@ -144,6 +144,37 @@ def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
         return {}
     finally:
         consumer.close()
+
+
+class Held(NamedTuple):
+    """What Kafka holds of a partition: the first offset, the next one to come, and the first message's time (None for no message)."""
+
+    earliest: int
+    end: int
+    first_ms: int | None
+
+
+def held(settings: Settings, topic: str) -> dict[int, Held]:
+    """What Kafka holds of each partition of a topic.
+
+    Raises:
+        ServiceError: Kafka does not answer.
+    """
+    try:
+        consumer = KafkaConsumer(**client_options(settings))
+        try:
+            partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+            earliest, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+            first = consumer.offsets_for_times(dict.fromkeys(partitions, 0))
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise ServiceError(
+            f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
+        ) from None
+    return {
+        one.partition: Held(earliest[one], end[one], found.timestamp if (found := first.get(one)) else None) for one in partitions
+    }
 
 
 def _password(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""What a deployment decides for itself: bounds per group, what a stale answer does per use case, and a running experiment."""
+"""The policies that a deployment sets: bounds per group, the behaviour of stale answers per use case, and a running experiment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class _Policy(BaseModel):
 
 
 class GroupBounds(_Policy):
-    """What a group has to hold: the age of its newest event, and the share of known entities that have features."""
+    """The bounds of a group, for the age of its newest event and for the share of entities with features; beyond them is an alert."""
 
     max_age_seconds: float = Field(900, gt=0, description="Seconds that the newest event of the group may be old.")
     coverage: float = Field(
@@ -22,9 +22,10 @@ class GroupBounds(_Policy):
 
 
 class WhenStale(StrEnum):
-    """What an answer does when the newest event of its group is too old.
+    """What serving does when the newest event of a group is too old.
 
-    SERVE marks it as degraded, BATCH_ONLY leaves the speed layer out, DEFAULT gives the declared defaults, REFUSE answers 503.
+    SERVE answers with the features and marks them as degraded, BATCH_ONLY leaves out the speed layer, DEFAULT answers with the
+    declared defaults, REFUSE answers with the status 503.
     """
 
     SERVE = "serve"
@@ -34,7 +35,7 @@ class WhenStale(StrEnum):
 
 
 class UseCase(_Policy):
-    """What one kind of caller wants: how old the newest event may be, and what to do when it is older."""
+    """The needs of one kind of caller: the largest age of the newest event, and what serving does when the event is older."""
 
     max_age_seconds: float = Field(gt=0, description="Seconds that the newest event of the group may be old.")
     when_stale: WhenStale = Field(
@@ -44,7 +45,7 @@ class UseCase(_Policy):
     )
 
 
-#: What can answer: the champion, the challenger, or the champion's twin on what batch alone knows.
+#: The variants: the champion, the challenger, or the champion's batch-only twin.
 VariantName = Literal["champion", "challenger", "batch_only"]
 
 
@@ -65,5 +66,5 @@ class Experiment(_Policy):
     @model_validator(mode="after")
     def _whole(self) -> Experiment:
         if not self.shares or any(share < 0 for share in self.shares.values()) or abs(sum(self.shares.values()) - 1) > 1e-6:
-            raise ValueError("the shares of an experiment are not negative and add up to 1")
+            raise ValueError("the shares of an experiment must not be negative and must add up to 1")
         return self

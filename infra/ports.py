@@ -1,6 +1,7 @@
-"""Ports: chosen once per home and kept in `<home>/ports.json`, so that two deployments run side by side.
+"""The ports of a deployment: chosen once per home and stored in `<home>/ports.json`, so that two deployments run side by side.
 
-A home that does not run yet leaves its ports free; so each choice is also claimed in a folder that the user's homes share.
+Nothing listens on the ports of a home whose services do not run. So a home also claims its ports by files in a folder that all homes
+of the user share.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra.errors import SettingsError
 
-#: The well-known port of each service, taken where it is free; else the next free one in steps of ten.
+#: The preferred port of each service. If the port is taken, the next free port in steps of ten is chosen.
 PREFERRED = {
     "kafka": 9092,
     "kafka_controller": 9093,
@@ -46,10 +47,10 @@ class Ports(BaseModel):
 
 
 def ports_of(home: Path) -> Ports:
-    """The ports of a home, chosen now if it has none yet.
+    """The ports of a home; if the home has no ports yet, they are chosen now.
 
     Raises:
-        SettingsError: The home cannot be written, or its ports.json cannot be read.
+        SettingsError: The home is not writable, or its `ports.json` has other content.
     """
     path = home / "ports.json"
     try:
@@ -58,14 +59,15 @@ def ports_of(home: Path) -> Ports:
             draft = path.with_suffix(f".{os.getpid()}")
             draft.write_text(_choose(home).model_dump_json(indent=2))
             try:
-                os.link(draft, path)  # the first of two processes wins, and both read the same
+                os.link(draft, path)  # atomic: of two processes the first one wins, and both then read the same file
             except FileExistsError:
                 pass
             draft.unlink()
         return Ports.model_validate_json(path.read_text())
     except (ValidationError, json.JSONDecodeError):
         raise SettingsError(
-            f"The file {path} does not hold braid's ports.", "Delete it while nothing runs; new ports are chosen."
+            f"The file {path} does not contain braid's ports.",
+            "Delete the file while no service of this home runs; new ports are then chosen.",
         ) from None
     except OSError as error:
         raise SettingsError(
@@ -75,10 +77,10 @@ def ports_of(home: Path) -> Ports:
 
 def _choose(home: Path) -> Ports:
     chosen: dict[str, int] = {}
-    with ExitStack() as held:
+    with ExitStack() as sockets:  # each candidate stays bound until all ports are chosen, so that no port is chosen twice
         for name, preferred in PREFERRED.items():
             for port in (*range(preferred, preferred + _STEP * _TRIES, _STEP), 0):
-                candidate = held.enter_context(socket.socket())
+                candidate = sockets.enter_context(socket.socket())
                 try:
                     candidate.bind(("127.0.0.1", port))
                 except OSError:
@@ -91,7 +93,7 @@ def _choose(home: Path) -> Ports:
 
 
 def _claim(port: int, home: Path) -> bool:
-    """Whether no other home of this user has the port; from now on this one has it."""
+    """Claims a port for a home. False if another home of this user has claimed the port."""
     folder = Path(os.environ.get("BRAID_PORT_CLAIMS") or Path(tempfile.gettempdir()) / f"braid-{os.getuid()}" / "ports")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -103,9 +105,9 @@ def _claim(port: int, home: Path) -> bool:
             owner = Path(claim.read_text())
             if owner != home and _has(owner, port):
                 return False
-            claim.write_text(str(home))  # the other home is gone, or has other ports
+            claim.write_text(str(home))  # the other home was deleted, or has other ports now
     except OSError:
-        return True  # a claim is a courtesy; `up` refuses a port that is really taken
+        return True  # the port can be used without a claim; `braid up` refuses a port on which a program listens
     return True
 
 

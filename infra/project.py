@@ -1,4 +1,4 @@
-"""The project of a deployment: found by its setting, imported, and given to each process together with the settings."""
+"""Loads the project of a deployment: imports the module that the setting `project` names. Every process begins with this."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from features.project import Project
 from infra.errors import SettingsError
 from infra.settings import Settings
 
-#: What a reference looks like, for errors.
+#: The cure in errors about the setting.
 _FORM = "Write module:attribute, such as shop.definitions:project, or path/to/definitions.py:project."
 
 
@@ -20,24 +20,24 @@ def load_project(settings: Settings) -> Project:
     """The project that `settings.project` names.
 
     Raises:
-        SettingsError: The reference cannot be followed: no such module, no such attribute, or no Project behind it.
-        DeclarationError: Something in the project cannot mean what it says.
+        SettingsError: The module cannot be found or imported, or its attribute is missing or is not a Project.
+        DeclarationError: The project contains an invalid declaration.
     """
     module_name, separator, attribute = settings.project.rpartition(":")
     if not separator or not module_name or not attribute.isidentifier():
         raise SettingsError(f"The project {settings.project!r} cannot be read.", _FORM)
     is_file = module_name.endswith(".py")
     module = _module_of_file(settings, Path(module_name)) if is_file else _module_of_name(settings, module_name)
-    found = getattr(module, attribute, None)
-    if not isinstance(found, Project):
-        what = f"has no {attribute!r}" if found is None else f"has a {type(found).__name__} under {attribute!r}, not a Project"
+    project = getattr(module, attribute, None)
+    if not isinstance(project, Project):
+        what = f"has no {attribute!r}" if project is None else f"has a {type(project).__name__} under {attribute!r}, not a Project"
         raise SettingsError(f"The module {module_name} {what}.", _FORM)
-    return found
+    return project
 
 
 def _module_of_name(settings: Settings, name: str) -> object:
     folder = str(settings.project_folder)
-    # Behind braid's own packages and the libraries', so that a folder of the project never hides one of them.
+    # At the end of the path, so that a folder of the project never hides a package of braid or of a library.
     if folder not in sys.path:
         sys.path.append(folder)
         importlib.invalidate_caches()
@@ -47,11 +47,13 @@ def _module_of_name(settings: Settings, name: str) -> object:
         raise
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise SettingsError(f"The project {settings.project} needs a module that is not installed: {error.name}.",
-                                "Install it into braid's environment.") from None  # fmt: skip
+            raise SettingsError(
+                f"The project {settings.project} needs a module that is not installed: {error.name}.",
+                "Install the module into braid's environment.",
+            ) from None
         raise SettingsError(
             f"The project {settings.project} was not found: there is no module {error.name} in {folder}.",
-            f"{_FORM} A package of braid's own name, such as `features` or `models`, is named by its path.",
+            f"{_FORM} A package with the name of one of braid's packages, such as `features` or `models`, is named by its path.",
         ) from None
     except Exception as error:
         raise _broken(settings, error) from error

@@ -1,4 +1,4 @@
-"""The Spark session: Delta, Kafka, UTC, and Python workers that see braid's rooms."""
+"""The Spark session of a process: with Delta and Kafka, in UTC."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infra.settings import Settings
 
 
 def spark_session(settings: Settings, name: str, memory: str, extra: dict[str, str] | None = None) -> SparkSession:
-    """A session on `settings.spark_master`; the one of this process, if it already runs. Arguments as `spark_properties`."""
+    """The Spark session of this process on `settings.spark_master`; created at the first call. Arguments as `spark_properties`."""
     builder = SparkSession.builder
     for key, value in spark_properties(settings, name, memory, extra).items():
         builder = builder.config(key, value)
@@ -21,17 +21,19 @@ def spark_session(settings: Settings, name: str, memory: str, extra: dict[str, s
 
 
 def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The properties of a session; also points this process at the Java and the Python that its JVM and its workers need.
+    """The properties of a session. Also sets the environment variables that tell Spark which Java and which Python to start.
 
     Args:
-        settings: Where the lake, the cache and the master are.
-        name: Shown in Spark's UI and logs.
-        memory: Heap of the driver, such as "2g"; counts only for the first session of a process.
-        extra: Spark properties on top.
+        settings: The settings that name the master, the home and the cache of JARs.
+        name: The name of the application in Spark's logs.
+        memory: The heap of the driver, such as "2g". It has an effect only for the first session of a process.
+        extra: More Spark properties, which override those here.
     """
     os.environ["JAVA_HOME"] = str(find_java())
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    # Else a worker takes a folder of the working directory, such as a project's own features/, for braid's room of that name.
+    os.environ["PYTHONSAFEPATH"] = "1"
     scratch = settings.home / "spark"
     scratch.mkdir(parents=True, exist_ok=True)
     log4j = scratch / "log4j2.properties"
@@ -45,11 +47,11 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.extraJavaOptions": " ".join(
             (
-                # as a URI, since Log4j takes a comma in a path for two files
+                # A URI, because Log4j reads a path with a comma as two files.
                 _quoted(f"-Dlog4j2.configurationFile={log4j.as_uri()}"),
                 _quoted(f"-Dderby.system.home={scratch}"),
-                "-XX:+UseParallelGC",  # on few cores the cheapest
-                # A run compiles thousands of methods that are soon over: the optimizing compiler gets those that stay hot.
+                "-XX:+UseParallelGC",  # the collector with the least CPU time on few cores
+                # A short run calls thousands of methods only for a while: the optimizing compiler (C2) compiles only those called often.
                 "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000",
                 "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000",
             )
@@ -61,7 +63,7 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.session.timeZone": "UTC",
-        # A division by zero in one event must not end the stream: it gives NULL, in both layers.
+        # Without ANSI mode a division by zero gives NULL in both layers; with it, one such event would end the stream.
         "spark.sql.ansi.enabled": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.shuffle.partitions": "4",
@@ -73,7 +75,7 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
 
 
 def _quoted(option: str) -> str:
-    """An option of Java as Spark's launcher reads it; a home may have spaces."""
+    """A Java option in the quotes that Spark's launcher needs, because the path of a home may contain spaces."""
     escaped = option.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

@@ -1,4 +1,7 @@
-"""Outcomes: whether an event of a kind happened to an entity within some time after an instant. The label of the training set and of what was served."""
+"""The outcome of a model for given instants: whether the declared event followed within the horizon.
+
+Experiments, drift and the training set of served features take their labels from here. Reads the source's events table.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from infra.settings import Settings
 def with_outcome(
     spark: SparkSession, settings: Settings, model: Model, points: DataFrame, horizon_ms: int | None = None
 ) -> DataFrame:
-    """Adds `label` (INT): 1 where the entity has an event of the outcome's kind in [q_ms, q_ms + horizon).
+    """Adds `label` (INT): 1 where an event that meets the outcome's condition lies in [q_ms, q_ms + horizon), else 0.
 
     Args:
         spark: The session.
-        settings: Where the lake is.
-        model: Whose outcome.
-        points: Columns `entity`, `q_ms`; others are passed through.
-        horizon_ms: How far after q the outcome looks; by default as far as the model's.
+        settings: The settings that name the lake.
+        model: The model that declares the outcome.
+        points: Columns `entity`, `q_ms`; other columns are passed through.
+        horizon_ms: The length of the interval after q; by default the model's horizon.
     """
     group = model.outcome_group
     [name] = group.feature_names

@@ -1,8 +1,8 @@
-"""Rankings compared: areas under ROC curves, and how sure their difference is. Pure.
+"""Compares two rankings by the area under the ROC curve (AUC), with a confidence interval of the difference. Pure.
 
-An AUC asks whether those who did were ranked before those who did not, whatever the model takes a probability to mean: it is fair
-to models of another horizon, where a Brier score would favour the one that predicts less. Answers about one entity are not
-independent, so the bootstrap draws entities, each with all of its answers.
+The AUC is the share of (positive, negative) pairs that a model orders rightly. It depends on the order of the scores alone, so two
+models that predict different horizons can be compared by it; a Brier score would favour the model with the smaller probabilities.
+Answers about the same entity depend on each other, so the bootstrap draws entities, and takes all answers of each drawn entity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ _RESAMPLES = 1_000
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger the second AUC is than the first, and the interval of it; paired where both ranked the same answers."""
+    """The second AUC minus the first.
+
+    Attributes:
+        value: The difference.
+        low: The lower end of its confidence interval.
+        high: The upper end of its confidence interval.
+        paired: Whether both models ranked the same answers.
+    """
 
     value: float
     low: float
@@ -30,17 +37,17 @@ class Difference:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves out that there is none."""
+        """Whether the confidence interval excludes 0, so that the data show a difference."""
         return self.low > 0 or self.high < 0
 
 
 class Ranking:
-    """Answers in the order of their scores.
+    """Answers in the order of their scores. The three arrays have one element per answer.
 
     Args:
-        entities: Whose answers they are.
+        entities: The entity that the answer is about.
         labels: 0 or 1.
-        scores: What the model said.
+        scores: The score that the model predicted.
     """
 
     def __init__(self, entities: Array, labels: Array, scores: Array) -> None:
@@ -51,7 +58,11 @@ class Ranking:
         self._ties, _ = runs(scores[order])
 
     def auc(self, weights: Array | None = None) -> float:
-        """The area, each answer counted as often as its entity's weight says; NaN where all labels are the same."""
+        """The AUC; NaN where all labels are the same.
+
+        Args:
+            weights: One number per entity: how often each of the entity's answers counts; by default once.
+        """
         weight = np.ones(self.entities)[self._entity] if weights is None else weights[self._entity]
         if not len(weight):
             return float("nan")
@@ -61,18 +72,22 @@ class Ranking:
         return float(positive @ (np.cumsum(negative) - negative / 2) / pairs) if pairs else float("nan")
 
     def redrawn(self, drawn: Array) -> float:
-        """The area after a draw of entities, with replacement."""
+        """The AUC of a sample of entities.
+
+        Args:
+            drawn: Indices of the sampled entities; an index that occurs twice counts twice.
+        """
         return self.auc(np.bincount(drawn, minlength=self.entities))
 
 
 def auc_difference(first: Ranking, second: Ranking, paired: bool, confidence: float) -> Difference | None:
-    """The difference of the second's AUC to the first's, by scipy's bootstrap; None where either has labels of one kind alone.
+    """The second AUC minus the first, with an interval by scipy's bootstrap; None where one ranking has labels of one class only.
 
     Args:
-        first: The one that is compared with.
-        second: The other.
-        paired: Whether both have the same answers, with the same entities: each draw is then of both.
-        confidence: Of the interval, in (0, 1).
+        first: The baseline.
+        second: The ranking that is compared with the baseline.
+        paired: Whether both rankings have the same answers about the same entities; each bootstrap sample is then drawn for both.
+        confidence: The confidence level of the interval, in (0, 1).
     """
     from scipy.stats import bootstrap
 
@@ -84,9 +99,15 @@ def auc_difference(first: Ranking, second: Ranking, paired: bool, confidence: fl
     def statistic(*drawn: Array) -> float:
         return second.redrawn(drawn[-1]) - first.redrawn(drawn[0])
 
-    # The same data give the same interval.
-    found = bootstrap(
-        draws, statistic, n_resamples=_RESAMPLES, vectorized=False, method="percentile", confidence_level=confidence,
-        rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    return None if np.isnan(found.low) or np.isnan(found.high) else Difference(value, float(found.low), float(found.high), paired)
+    interval = bootstrap(
+        draws,
+        statistic,
+        n_resamples=_RESAMPLES,
+        vectorized=False,
+        method="percentile",
+        confidence_level=confidence,
+        rng=np.random.default_rng(0),  # a fixed seed: the same data give the same interval
+    ).confidence_interval
+    if np.isnan(interval.low) or np.isnan(interval.high):
+        return None
+    return Difference(value, float(interval.low), float(interval.high), paired)

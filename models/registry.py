@@ -1,4 +1,7 @@
-"""The model registry: MLflow's aliases and LightGBM's text. Serving and promotion load a model the same way, and nothing in it is run."""
+"""The model registry: versions and aliases in MLflow, and models in LightGBM's text format.
+
+Serving and promotion load a model by the same functions. The text format holds no code, so loading a model runs none.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +18,28 @@ from infra.settings import Settings
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-#: The tag of a version with the digest of its text: what was registered is what is loaded, or nothing is.
+#: The tag of a version with the SHA-256 digest of its text. A text whose digest differs from the tag is refused.
 DIGEST_TAG = "sha256"
 #: LightGBM's objectives whose scores are probabilities.
 _PROBABILITY = re.compile(r"^objective=(binary|cross_entropy)\b", re.MULTILINE)
 
 
 def batch_only_name(name: str) -> str:
-    """The registered name of a model's twin that sees what batch alone would have served."""
+    """The registered name of a model's batch-only twin, which is trained on the features that batch alone would have served."""
     return f"{name}_batch_only"
 
 
 def text_digest(text: str) -> str:
-    """The digest of a booster's text, as `DIGEST_TAG` has it."""
+    """The SHA-256 digest of a booster's text, the value of the tag `DIGEST_TAG`."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager
 def tracking(settings: Settings) -> Iterator[None]:
-    """MLflow's own functions on this registry.
+    """A block in which MLflow's own functions use the registry of these settings.
 
-    MLflow puts the address into the environment as well, where the next `Settings.load` of another home would find it; afterwards
-    the environment is as before.
+    MLflow also writes the registry's address to the environment, where `Settings.load` of another home would read it. So the
+    environment variable gets its old value back at the end of the block.
     """
     import mlflow
 
@@ -60,7 +63,7 @@ class RegisteredVersion(NamedTuple):
 
 
 def registered_versions(settings: Settings, name: str) -> list[RegisteredVersion]:
-    """Every version of a registered model, the newest first; empty where nobody has registered one.
+    """Every version of a registered model, the newest first; empty where no version is registered.
 
     Raises:
         MlflowException: The registry does not answer.
@@ -72,14 +75,15 @@ def registered_versions(settings: Settings, name: str) -> list[RegisteredVersion
     for model in client.search_registered_models(f"name = '{name}'"):
         for alias, version in model.aliases.items():
             aliases.setdefault(str(version), []).append(alias)
-    found = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda one: -int(one.version))
+    versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda entry: -int(entry.version))
     return [
-        RegisteredVersion(str(one.version), one.run_id, one.tags, tuple(sorted(aliases.get(str(one.version), [])))) for one in found
+        RegisteredVersion(str(entry.version), entry.run_id, entry.tags, tuple(sorted(aliases.get(str(entry.version), []))))
+        for entry in versions
     ]
 
 
 def make_champion(settings: Settings, name: str, version: str) -> None:
-    """Moves the alias that serving follows.
+    """Moves the alias `champion`, which serving follows, to a version.
 
     Raises:
         MlflowException: The registry does not answer, or has no such version.
@@ -90,7 +94,7 @@ def make_champion(settings: Settings, name: str, version: str) -> None:
 
 
 def version_by_alias(settings: Settings, name: str, alias: str) -> RegisteredVersion | None:
-    """The version that has an alias, or None where there is none.
+    """The version that has an alias, or None where no version has the alias.
 
     Raises:
         MlflowException: The registry does not answer.
@@ -99,21 +103,22 @@ def version_by_alias(settings: Settings, name: str, alias: str) -> RegisteredVer
     from mlflow.exceptions import MlflowException
 
     try:
-        found = MlflowClient(settings.mlflow_tracking_uri).get_model_version_by_alias(name, alias)
+        entry = MlflowClient(settings.mlflow_tracking_uri).get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        # The first for a model that nobody has registered, the second for an alias that nobody has set.
+        # The first code means that the model is not registered, the second that no version has the alias.
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None
-    # A registry in a database of its own gives a number here, a server a text.
-    return RegisteredVersion(str(found.version), found.run_id, found.tags)
+    # `version` is a number from a local database, a text from an MLflow server.
+    return RegisteredVersion(str(entry.version), entry.run_id, entry.tags)
 
 
 def registered_text(settings: Settings, name: str, version: str) -> str:
     """The text of a registered version.
 
     Raises:
-        ValueError: It is no booster in LightGBM's text form (a pickle, say), or not the text that was registered.
+        ValueError: The version is not in LightGBM's text format (it is a pickle, for example), or its text was changed after the
+            registration.
         MlflowException: The registry or its artifacts cannot be reached.
     """
     import mlflow
@@ -122,12 +127,12 @@ def registered_text(settings: Settings, name: str, version: str) -> str:
 
     digest = MlflowClient(settings.mlflow_tracking_uri).get_model_version(name, version).tags.get(DIGEST_TAG)
     with tempfile.TemporaryDirectory(prefix="braid-model-") as folder, tracking(settings):
-        found = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=folder)
-        flavor = Model.load(found).flavors.get("lightgbm", {})
+        artifacts = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=folder)
+        flavor = Model.load(artifacts).flavors.get("lightgbm", {})
         if flavor.get("model_class") != "lightgbm.basic.Booster":
-            raise ValueError("it is no LightGBM booster in text form")
-        data = Path(found, flavor["data"]).read_bytes()
-    # A version that somebody else has registered has no digest until it is promoted by braid.
+            raise ValueError("the model is no LightGBM booster in text form")
+        data = Path(artifacts, flavor["data"]).read_bytes()
+    # A version that another program has registered has no digest until braid promotes it.
     if digest is not None and hashlib.sha256(data).hexdigest() != digest:
         raise ValueError("its text is not the one that was registered: the digests differ")
     return data.decode()
@@ -137,26 +142,26 @@ def load_booster(settings: Settings, name: str, version: str) -> Any:
     """A registered version as `lightgbm.Booster`, from its text.
 
     Raises:
-        ValueError: As `registered_text`, or it is cut off, or gives no probabilities.
+        ValueError: As `registered_text` and `booster_of`.
         MlflowException: The registry or its artifacts cannot be reached.
     """
     return booster_of(registered_text(settings, name, version))
 
 
 def booster_of(text: str) -> Any:
-    """The `lightgbm.Booster` of a text.
+    """The `lightgbm.Booster` of a text in LightGBM's format.
 
     Raises:
-        ValueError: It is none, is cut off, or gives no probabilities.
+        ValueError: LightGBM cannot read the text, the text is incomplete, or the scores of the model are not probabilities.
     """
     import lightgbm
 
-    # LightGBM itself reads the trees that are there and says nothing of those that are not.
+    # LightGBM loads an incomplete text without an error, with the trees that are there.
     if not text.startswith("tree\n") or "\nend of trees" not in text:
-        raise ValueError("its text is not whole")
+        raise ValueError("the text of the model is not whole")
     if not _PROBABILITY.search(text):
-        raise ValueError("it gives no probabilities")
+        raise ValueError("the model gives no probabilities")
     try:
         return lightgbm.Booster(model_str=text)
     except lightgbm.basic.LightGBMError as error:
-        raise ValueError(f"LightGBM cannot read it: {error}") from None
+        raise ValueError(f"LightGBM cannot read the model: {error}") from None

@@ -1,7 +1,8 @@
-"""Training: the training set to a registered candidate, and a twin that sees only what batch alone would have served.
+"""Trains a candidate model from the training set, and beside it a batch-only twin.
 
-Reads the rows of `training_set`; writes two runs and two registered versions to MLflow, as LightGBM's own text, with signature,
-metrics on the later period, and plots. The twin shows what the speed layer is worth.
+The candidate is trained on merged features; the twin is trained on the features that batch alone would have served. The difference
+between the two evaluations shows what the speed layer is worth. Reads the rows of `training_set_{model}`; writes two runs and two
+registered versions to MLflow: LightGBM's text format, signature, metrics on the evaluation rows, and plots.
 """
 
 from __future__ import annotations
@@ -22,11 +23,18 @@ from infra.settings import Settings
 from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, text_digest, tracking
 
 _PARAMETERS = {
-    "objective": "binary", "learning_rate": 0.05, "num_leaves": 31, "min_data_in_leaf": 50, "deterministic": True, "force_row_wise": True,
-    "seed": 7, "num_threads": 2, "verbosity": -1,
-}  # fmt: skip
+    "objective": "binary",
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "min_data_in_leaf": 50,
+    "deterministic": True,
+    "force_row_wise": True,
+    "seed": 7,
+    "num_threads": 2,
+    "verbosity": -1,
+}
 _ROUNDS = 400
-#: Fewer rows than this in a split cannot be learnt from or judged by.
+#: The smallest number of rows that a split needs for training or for evaluation.
 MIN_ROWS = 200
 
 Matrix = npt.NDArray[np.float64]
@@ -34,7 +42,7 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a model does on the evaluation rows: area under the ROC curve, log loss, Brier score, average precision."""
+    """Metrics of a model on the evaluation rows: area under the ROC curve, log loss, Brier score, average precision."""
 
     auc: float
     log_loss: float
@@ -44,7 +52,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What was trained. Without a candidate, `reason` says why; else the versions and evaluations of it and of the twin."""
+    """The result of a training.
+
+    Attributes:
+        reason: Why no model was trained; empty after a training.
+        candidate_version: The registered version of the candidate.
+        twin_version: The registered version of the batch-only twin.
+        merged: The evaluation of the candidate.
+        batch_only: The evaluation of the twin.
+        plots: PNG images of the candidate's evaluation by title.
+    """
 
     reason: str
     candidate_version: str | None = None
@@ -55,18 +72,24 @@ class TrainingReport:
 
 
 def train_models(
-    settings: Settings, model: Model, rows: pd.DataFrame, delta_version: int, code_version: str | None,
+    settings: Settings,
+    model: Model,
+    rows: pd.DataFrame,
+    delta_version: int,
+    code_version: str | None,
     view_version: int | None = None,
-) -> TrainingReport:  # fmt: skip
+) -> TrainingReport:
     """Trains the candidate and its batch-only twin on one training set.
 
+    The fingerprint of the model's group and the three versions below become tags of the registered versions.
+
     Args:
-        settings: Where MLflow is.
-        model: The declaration; the version of its group is a tag.
-        rows: Its training set: split, label, the features, and the features with the prefix `batch_`.
-        delta_version: The Delta version of the rows, a tag.
-        code_version: The commit of the code, a tag, if there is one.
-        view_version: The Delta version of the group's view now, a tag: drift is measured from there.
+        settings: The settings that name the MLflow server.
+        model: The declaration of the model.
+        rows: The training set: columns `entity`, `q_ms`, `split`, `label`, the features, and the features with the prefix `batch_`.
+        delta_version: The Delta version of the training set's table.
+        code_version: The commit of the code, or None where the code has no repository.
+        view_version: The current Delta version of the group's batch view; drift is measured against this version.
     """
     group = model.group
     counts = {split: rows.loc[rows["split"] == split, "label"] for split in ("train", "evaluation")}
@@ -91,13 +114,15 @@ def train_models(
 
 
 def matrix(group: FeatureGroup, rows: pd.DataFrame, prefix: str = "") -> Matrix:
-    """The rows as a model takes them: `FeatureGroup.model_input`, for all rows at once. Shape (rows, features)."""
-    columns = [rows[f"{prefix}{one.name}"].astype("float64").fillna(one.default).to_numpy() for one in group.model_features]
+    """The model input of all rows, as `FeatureGroup.model_input` gives it for one row. Shape (rows, features)."""
+    columns = [
+        rows[f"{prefix}{feature.name}"].astype("float64").fillna(feature.default).to_numpy() for feature in group.model_features
+    ]
     return np.column_stack(columns)
 
 
 def evaluate(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> Evaluation:
-    """The evaluation of scores in [0, 1] against labels 0 and 1."""
+    """The metrics of scores in [0, 1] against labels 0 and 1."""
     from sklearn import metrics
 
     return Evaluation(
@@ -119,7 +144,7 @@ def _train(
     train = rows[rows["split"] == "train"].sort_values(["q_ms", "entity"])
     later = rows[rows["split"] == "evaluation"].sort_values(["q_ms", "entity"])
     x, y = matrix(group, train, prefix), train["label"].to_numpy()
-    # The last tenth of the training period says when to stop; the evaluation period is not looked at.
+    # Early stopping uses the last tenth of the training period, so the evaluation period stays unseen.
     cut = int(len(x) * 0.9)
     names = list(group.model_names)
     fit = lightgbm.Dataset(x[:cut], y[:cut], feature_name=names)
@@ -139,12 +164,15 @@ def _train(
             _log_png(mlflow, title, figure)
         example = pd.DataFrame(x_later[:3], columns=names)
         info = mlflow.lightgbm.log_model(
-            booster, name="model", signature=infer_signature(example, scores[:3]), input_example=example,
-            # Left to itself, MLflow loads each model in a process of its own to see what it imports: most of the time of a training.
+            booster,
+            name="model",
+            signature=infer_signature(example, scores[:3]),
+            input_example=example,
+            # Without this list MLflow loads the model in a new process to find the packages, which takes most of the training's time.
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in ("mlflow", "lightgbm", "numpy", "pandas")],
-        )  # fmt: skip
+        )
         metrics = {metric: f"{number:.6f}" for metric, number in vars(evaluation).items()}
-        # With its tags in one: a version is registered whole, or not at all.
+        # The version and its tags in one call: no process ever sees the version without its tags.
         registered = mlflow.register_model(
             info.model_uri, name, tags={**tags, **metrics, DIGEST_TAG: text_digest(booster.model_to_string())}
         )
@@ -168,7 +196,7 @@ def _log_png(mlflow: Any, title: str, png: bytes) -> None:
 
 
 def _plots(labels: npt.NDArray[Any], scores: npt.NDArray[Any], booster: Any, names: list[str]) -> dict[str, bytes]:
-    """PNGs: the ROC curve, the calibration, and what each feature contributes."""
+    """PNG images by title: the ROC curve, the calibration curve, and the gain of each feature."""
     from io import BytesIO
 
     from matplotlib.figure import Figure
@@ -180,7 +208,7 @@ def _plots(labels: npt.NDArray[Any], scores: npt.NDArray[Any], booster: Any, nam
         figure.savefig(target, format="png", dpi=90, bbox_inches="tight")
         return target.getvalue()
 
-    found = {}
+    images = {}
     for title, (x, y), (x_label, y_label) in (
         ("roc", roc_curve(labels, scores)[:2], ("false positive rate", "true positive rate")),
         ("calibration", calibration_curve(labels, scores, n_bins=10)[::-1], ("predicted", "observed")),
@@ -190,9 +218,9 @@ def _plots(labels: npt.NDArray[Any], scores: npt.NDArray[Any], booster: Any, nam
         axes.plot(x, y, marker="." if title == "calibration" else None)
         axes.plot([0, 1], [0, 1], linestyle=":", color="grey")
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
-        found[title] = png(figure)
+        images[title] = png(figure)
     figure = Figure(figsize=(6, 0.4 * len(names) + 1))
     gains = booster.feature_importance("gain")
     figure.add_subplot(title="gain by feature").barh(names, gains)
-    found["importance"] = png(figure)
-    return found
+    images["importance"] = png(figure)
+    return images

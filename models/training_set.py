@@ -1,6 +1,6 @@
-"""The training set: label points, what each entity's features were then, and what became of it.
+"""The training set of a model: label points, the features of the entity at each point, and the outcome that followed.
 
-Reads `events`; writes `training_set_{model}`, split by time.
+Reads the source's events table; writes `training_set_{model}`, split by time into training and evaluation rows.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from features.project import Model
 from features.windows import DAY_MS, MINUTE_MS
 from infra.settings import Settings
 
-#: Of the label points' period, the share at its end that evaluates.
+#: The share of the period of all label points, at its end, whose rows are for evaluation.
 EVALUATION_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class TrainingSetReport:
-    """What was written: rows, rows with label 1, rows of each split, and the Delta version of the table."""
+    """The counts of a training set that was written: all rows, rows with label 1, rows of each split; and the table's Delta version."""
 
     rows: int
     positives: int
@@ -34,12 +34,15 @@ class TrainingSetReport:
 
 
 def build_training_set(spark: SparkSession, settings: Settings, model: Model, batch_end_ms: int) -> TrainingSetReport:
-    """Writes the training set of "does the outcome come within its time" from the events before `batch_end_ms`.
+    """Writes the training set of a model from the events before `batch_end_ms`.
 
-    The label points of an entity are a weekly grid, each at a jittered instant, and, since a model is asked most when something
-    happens, 10 minutes after one in fifty of its events; from 30 days after the first event to the horizon before batch_end. They are
-    split by time, with a gap of the horizon, so that no label reaches from one part into the other. Each row has the features at
-    q, and as `batch_{feature}` those at the last midnight before q: what batch alone would have served.
+    An entity has two kinds of label points. The first kind is one point a week, at a pseudo-random instant of that week. The second
+    kind is 10 minutes after one in fifty of the entity's events, because a model is mostly asked shortly after an event. Label points
+    begin 30 days after the entity's first event, and end one horizon before `batch_end_ms`.
+
+    The rows are split by time. Between the two parts a gap of one horizon is left out, so that the outcome of a training row lies
+    before the evaluation period. Each row has the features at q, and under `batch_{feature}` the features at the last midnight before
+    q, which are those that batch alone would have served.
 
     Raises:
         NoEventsError: There are no events.
@@ -51,7 +54,7 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
     points = _label_points(events, group, batch_end_ms - horizon_ms).persist()
     instants_ms = {"batch_ms": F.expr(f"q_ms - pmod(q_ms, {DAY_MS})"), "horizon_ms": F.col("q_ms") + horizon_ms}
     labels = with_split(points, horizon_ms).withColumns(instants_ms)
-    # One pass over the events answers what was known and what became of it.
+    # The outcome is counted as one more feature, at q and at q + horizon, so that one pass over the events gives features and label.
     [outcome] = model.outcome_group.features
     both = FeatureGroup(group.name, group.entity, group.source, (*group.features, outcome))
     instants = {"": "q_ms", "batch_": "batch_ms", "within_": "horizon_ms"}
@@ -80,7 +83,10 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
 
 
 def with_split(labels: DataFrame, horizon_ms: int) -> DataFrame:
-    """Adds `split` to label points: the last ones evaluate; those that lie within the horizon before them are left out."""
+    """Adds `split` to label points: "evaluation" for the latest, "train" for those that lie more than the horizon before.
+
+    Points within the horizon before the evaluation period are left out.
+    """
     first, last = labels.agg(F.min("q_ms"), F.max("q_ms")).first() or (None, None)
     boundary_ms = 0 if first is None else int(last - (last - first) * EVALUATION_SHARE)
     split = F.when(F.col("q_ms") >= boundary_ms, "evaluation").when(F.col("q_ms") < boundary_ms - horizon_ms, "train")
@@ -88,7 +94,7 @@ def with_split(labels: DataFrame, horizon_ms: int) -> DataFrame:
 
 
 def _label_points(events: DataFrame, group: FeatureGroup, end_ms: int) -> DataFrame:
-    """entity, q_ms: distinct label points before `end_ms`."""
+    """The distinct label points before `end_ms`. Columns: `entity`, `q_ms`."""
     entity = f"`{group.entity}`"
     spans = (
         events.where(group.has_entity_sql)

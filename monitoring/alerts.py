@@ -1,12 +1,11 @@
 """Alerts to people: a log, a webhook, or a webhook in Slack's form. Each is told once, and once more when it clears.
 
-What is open stands in the hash `braid:alerts` of the online store, so that it outlives the process that found it. What a webhook
+What is open stands among the notes of the online store, so that it outlives the process that found it. What a webhook
 could not be told is told at the next check: at least once, and never lost.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable
@@ -15,9 +14,9 @@ from typing import Any, Protocol
 import httpx
 
 from infra.settings import Settings
-from store.clients import reached_store
+from store.server import reached_store
 
-ALERTS_KEY = "braid:alerts"
+_NOTES = "alerts"
 _TIMEOUT_SECONDS = 5
 _log = logging.getLogger("braid.alerts")
 # It would log each address, in which webhooks have their secret.
@@ -51,7 +50,7 @@ class Alerts:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings, self._client = settings, reached_store(settings)
+        self._settings, self._store = settings, reached_store(settings)
 
     def update(self, checked: Iterable[str], found: Iterable[Telling]) -> list[str]:
         """Tells of what is new or of another severity than it was, of what has cleared, and of what could not be told before.
@@ -76,9 +75,9 @@ class Alerts:
                 told.append(message)
             return reached
 
+        noted = self._store.notes(_NOTES)
         for key in sorted({*checked, *wrong}):
-            alert, raw = wrong.get(key), self._client.hget(ALERTS_KEY, key)
-            before = json.loads(raw) if raw else None
+            alert, before = wrong.get(key), noted.get(key)
             # The severity that people have heard of last; None for nothing yet.
             heard = before["told"] if before else None
             if alert is not None:
@@ -87,14 +86,14 @@ class Alerts:
                     heard = severity
                 since_ms = before["since_ms"] if before else time.time_ns() // 1_000_000
                 entry = {"severity": severity, "message": message, "told": heard, "since_ms": since_ms}
-                self._client.hset(ALERTS_KEY, key, json.dumps(entry))
+                self._store.note(_NOTES, key, entry)
             elif before is not None and (heard is None or tell(key, "CLEARED", f"Cleared: {before['message']}")):
-                self._client.hdel(ALERTS_KEY, key)
+                self._store.note(_NOTES, key, None)
         return told
 
     def open(self) -> dict[str, dict[str, Any]]:
         """The open alerts: key → severity, message, told (the severity that was told last, or None), since_ms."""
-        return {key.decode(): json.loads(value) for key, value in sorted(self._client.hgetall(ALERTS_KEY).items())}
+        return self._store.notes(_NOTES)
 
     def _tell(self, key: str, severity: str, message: str) -> bool:
         """Whether the webhook, if there is one, has taken the message."""

@@ -1,4 +1,7 @@
-"""What was known when: the arrivals of an entity's events, and the making of views. Reads `events` and the history of the view."""
+"""When events arrived and when views were made: the times from which `monitoring.attribution` explains an answer.
+
+Reads the source's events table, and the Delta history of the group's view.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,15 @@ from features.declaration import FeatureGroup
 from features.windows import HOUR_MS
 from infra.settings import Settings
 
-#: How long a batch may take from its reading of the archive to its view.
+#: The longest time that a batch may take from reading the archive to writing the view.
 BATCH_MS = HOUR_MS
 
 
 def arrivals_of(spark: SparkSession, settings: Settings, group: FeatureGroup, entities: DataFrame, live_from_ms: int) -> DataFrame:
-    """The events of the entities: entity, ts_ms, arrival_ms, behind_ms, streamed, and the group's inputs.
+    """The events of the entities. Columns: entity, ts_ms, arrival_ms, behind_ms, streamed, and the group's inputs as `input_{index}`.
 
-    `behind_ms` is exact for events from `live_from_ms` on; what is older is the batch's.
+    `monitoring.attribution.Arrivals` describes the columns. `behind_ms` is exact for events at `live_from_ms` or later; older events
+    belong to the batch view.
     """
     events = spark.read.format("delta").load(settings.table(group.source.table))
     live = events.where(
@@ -30,7 +34,7 @@ def arrivals_of(spark: SparkSession, settings: Settings, group: FeatureGroup, en
         & (F.col("ts_ms") >= live_from_ms)
         & (F.col("day") >= F.to_date(F.timestamp_millis(F.lit(live_from_ms))))
     )
-    # The newest event before each arrival, by seconds first: one window over all events would be one task's.
+    # The newest event before each arrival: first per second, then within the second. A single window would put all events in one task.
     past = Window.rowsBetween(Window.unboundedPreceding, -1)
     arrived = live.groupBy("arrival_ms", F.expr("arrival_ms DIV 1000").alias("second")).agg(F.max("ts_ms").alias("newest_ms"))
     seconds = arrived.groupBy("second").agg(F.max("newest_ms").alias("newest_ms"))
@@ -38,32 +42,31 @@ def arrivals_of(spark: SparkSession, settings: Settings, group: FeatureGroup, en
     within = F.max("newest_ms").over(past.partitionBy("second").orderBy("arrival_ms"))
     newest = arrived.withColumn("within_ms", within).join(seconds, "second")
     newest = newest.select("arrival_ms", F.greatest("within_ms", "before_ms").alias("newest_ms"))
-    inputs = [f"CAST({one.sql} AS {one.sql_type}) AS input_{index}" for index, one in enumerate(group.inputs)]
+    inputs = [f"CAST({column.sql} AS {column.sql_type}) AS input_{index}" for index, column in enumerate(group.inputs)]
     behind = f"coalesce(newest_ms - (ts_ms - pmod(ts_ms, {group.tile_ms}) + {group.tile_ms}), 0) AS behind_ms"
-    mine = events.join(F.broadcast(entities), events[group.entity] == entities["entity"], "left_semi").join(
-        newest, "arrival_ms", "left"
-    )
-    return mine.selectExpr(f"`{group.entity}` AS entity", "ts_ms", "arrival_ms", behind, "origin = 'stream' AS streamed", *inputs)
+    of_entities = events.join(F.broadcast(entities), events[group.entity] == entities["entity"], "left_semi")
+    rows = of_entities.join(newest, "arrival_ms", "left")
+    return rows.selectExpr(f"`{group.entity}` AS entity", "ts_ms", "arrival_ms", behind, "origin = 'stream' AS streamed", *inputs)
 
 
 def views_made(spark: SparkSession, settings: Settings, group: FeatureGroup, since_end_ms: int) -> dict[int, list[int]]:
-    """By batch_end, when the views were made that end at `since_end_ms` or later; from the history of the view's table."""
-    path, found = settings.table(view_table(group)), dict[int, list[int]]()
+    """batch_end → the times at which a view with that batch_end was made, for each batch_end of at least `since_end_ms`."""
+    path, made_ms = settings.table(view_table(group)), dict[int, list[int]]()
     if not DeltaTable.isDeltaTable(spark, path):
-        return found
+        return made_ms
     for commit in DeltaTable.forPath(spark, path).history().select("version", F.unix_millis("timestamp").alias("at_ms")).collect():
         try:
             view = spark.read.format("delta").option("versionAsOf", commit["version"]).load(path).select("batch_end_ms").first()
         except (PySparkException, Py4JJavaError):
-            break  # a vacuum has taken it, and what is older
+            break  # a vacuum has deleted the files of this version and of all older versions
         if view is not None and view["batch_end_ms"] < since_end_ms:
             break
         if view is not None:
-            found.setdefault(view["batch_end_ms"], []).append(commit["at_ms"])
-    return found
+            made_ms.setdefault(view["batch_end_ms"], []).append(commit["at_ms"])
+    return made_ms
 
 
 def made_between(made_ms: Sequence[int], served_at_ms: int) -> tuple[int, int]:
-    """Between which instants an answer's view was made; where its history is gone, at any time before the answer."""
-    made = [one for one in made_ms if one <= served_at_ms]
-    return (min(made) - BATCH_MS, max(made)) if made else (0, served_at_ms)
+    """The two instants between which the view of an answer was made; without a history, any time before the answer."""
+    before_ms = [instant_ms for instant_ms in made_ms if instant_ms <= served_at_ms]
+    return (min(before_ms) - BATCH_MS, max(before_ms)) if before_ms else (0, served_at_ms)

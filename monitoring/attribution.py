@@ -1,11 +1,12 @@
-"""Why a served value is not the right one: which of the entity's events the answer could not have seen. Pure.
+"""Finds the reason why a served value differs from the recomputed value: lag, late data, or a defect. Pure.
 
-Of the events before its time q an answer sees two kinds, cut by the batch_end that it names:
+An answer at time q is made of two kinds of events, split by the batch_end in the answer:
 
-    ts <  batch_end     by the view: what had arrived shortly before the view was made
-    ts >= batch_end     by the stream: what had arrived shortly before the answer, but for what came too late for the watermark
+    ts <  batch_end     events in the batch view: those that had arrived some time before the view was made
+    ts >= batch_end     events from the stream: those that had arrived some time before the answer, except events later than the watermark
 
-An explanation is a choice of those cuts for which the visible events give what was served, the whole vector of it: of one read.
+These arrival times are only known to lie within bounds. So every possible choice of them is tried: a choice explains the answer if
+the events that are visible under it give all served values of the answer, not only the value that differs.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import numpy.typing as npt
 from features.aggregations import Ints, Series, Value
 from features.declaration import FeatureGroup
 
-#: Choices of cuts that are tried for one answer.
+#: The largest number of choices that are tried for one answer.
 _TRIES = 10_000
 _ALWAYS, _NEVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 class Reason(StrEnum):
-    """Why a value differs; DEFECT where nothing explains it."""
+    """The reason why a value differs; DEFECT if no choice of visible events explains the value."""
 
     LAG = "lag"
     LATE_DATA = "late data"
@@ -36,13 +37,13 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Arrivals:
-    """The events of one entity, ascending by time.
+    """The events of one entity, ascending by event time. Each array has one element per event.
 
     Attributes:
         inputs: One series per input of the group.
-        arrival_ms: When each arrived.
-        behind_ms: How far the newest event that the stream had seen by then was ahead of the end of the event's tile.
-        streamed: Whether each came by the stream; the others were loaded, and are seen by the batch alone.
+        arrival_ms: When the event arrived.
+        behind_ms: The time of the newest event that had arrived on the stream before this event, minus the end of this event's tile.
+        streamed: Whether the event came from the stream; the other events were loaded from files, and only the batch layer has them.
     """
 
     inputs: list[Series]
@@ -53,14 +54,15 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was served.
+    """A served answer.
 
     Attributes:
-        at_ms: The instant that the values are of.
-        served_at_ms: When it was served.
-        batch_end_ms: Where batch ended and speed began; None without a batch.
-        view_ms: Between which instants the view was made: what arrived before the first is in it, after the second is not.
-        values: One per feature of the group.
+        at_ms: The instant at which the features were computed.
+        served_at_ms: The time of the answer.
+        batch_end_ms: The batch_end in the answer; None if the group had no batch view.
+        view_ms: Two instants between which the view was made. The view has every event that arrived before the first instant, and no
+            event that arrived after the second.
+        values: One value per feature of the group.
     """
 
     at_ms: int
@@ -71,18 +73,18 @@ class Answer:
 
 
 def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, watermark_ms: int) -> Reason:
-    """The reason for an answer that is not the right one.
+    """The reason why an answer differs from the recomputed features.
 
     Args:
-        group: The declaration.
-        events: All that is known of the entity by now.
-        answer: What was served.
-        lag_ms: How long an event that has arrived may take to be visible.
-        watermark_ms: How late the stream accepts.
+        group: The declaration of the group.
+        events: All events of the entity that are known now.
+        answer: The answer.
+        lag_ms: The longest allowed time from an event's arrival until the event is visible in answers.
+        watermark_ms: The lateness up to which the stream accepts events.
 
     Returns:
-        LATE_DATA where it is explained by events that arrived after the answer, or that waited for the next batch; LAG where also
-        events are needed that had arrived by then, at most `lag_ms` before.
+        LATE_DATA if the answer lacks only events that arrived after it or that the next batch adds. LAG if the answer also lacks
+        events that had arrived at most `lag_ms` before it. DEFECT otherwise.
     """
     ts_ms, arrival_ms = events.inputs[0].ts_ms, events.arrival_ms
     old = ts_ms < (_ALWAYS if answer.batch_end_ms is None else answer.batch_end_ms)
@@ -93,7 +95,7 @@ def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, 
     for stream_cut, view_cut, lateness in islice(product(in_stream_by, in_view_by, late_from), _TRIES):
         in_view = old & (arrival_ms < view_cut)
         in_stream = events.streamed & (arrival_ms < stream_cut) & (events.behind_ms < lateness)
-        # Of an entity without a view all tiles count.
+        # For an entity without a view the merge takes all tiles, also those before batch_end.
         visible = in_view | (in_stream & ~old) if in_view.any() else in_stream
         if values_at(group, events.inputs, visible, answer.at_ms) == answer.values:
             return Reason.LATE_DATA if stream_cut == in_stream_by[0] else Reason.LAG
@@ -101,19 +103,22 @@ def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, 
 
 
 def values_at(group: FeatureGroup, inputs: list[Series], visible: npt.NDArray[np.bool_], at_ms: int) -> list[Value]:
-    """The features at an instant, of the visible events alone."""
+    """The features at an instant, computed from the visible events only."""
     ts_ms, end = inputs[0].ts_ms, int(np.searchsorted(inputs[0].ts_ms, at_ms))
-    found: list[Value] = []
+    values: list[Value] = []
     for index, (feature, source) in enumerate(zip(group.features, group.input_of, strict=True)):
         begin = 0 if feature.window is None else int(np.searchsorted(ts_ms, feature.window.start_ms(at_ms)))
-        one, part = inputs[source], slice(begin, max(begin, end))
-        series = Series(one.ts_ms[part], one.v[part], one.valid[part] & visible[part])
+        whole, part = inputs[source], slice(begin, max(begin, end))
+        series = Series(whole.ts_ms[part], whole.v[part], whole.valid[part] & visible[part])
         [partial] = feature.aggregation.fold(series, np.array([0]), np.array([len(series.ts_ms)]))
-        found.append(feature.aggregation.finalize(partial, at_ms, group.scale_of(index)))
-    return found
+        values.append(feature.aggregation.finalize(partial, at_ms, group.scale_of(index)))
+    return values
 
 
 def _cuts(arrival_ms: Ints, first_ms: int, last_ms: int) -> list[int]:
-    """The instants before which an event must have arrived to be visible: from all by `last_ms` down to none since `first_ms`."""
+    """The instants to try as the end of arrival, descending: an event is visible if it arrived before that instant.
+
+    The first instant makes every event up to `last_ms` visible; the last one makes no event visible that arrived since `first_ms`.
+    """
     between = arrival_ms[(arrival_ms >= first_ms) & (arrival_ms <= last_ms)]
     return [last_ms + 1, *sorted(set(between.tolist()), reverse=True)]

@@ -1,7 +1,8 @@
-"""The check of what was served: each answer beside the features at its time, recomputed from the lake.
+"""The consistency check: compares each served answer with the features at its time, recomputed from the lake.
 
-Reads `served_features`, `events` and the history of the group's view; gives per feature how many cells differ, and for each of them
-a reason. Without lag and late events there is none; a DEFECT is the alarm: the layers do not mean the same.
+Reads `served_features`, the source's events table and the Delta history of the group's view. Reports per feature how many cells
+differ, and a reason for each of them. Lag and late events explain most differences. A difference with the reason DEFECT means that
+the layers compute different values from the same events; it raises an alert.
 """
 
 from __future__ import annotations
@@ -28,25 +29,26 @@ from monitoring.arrivals import arrivals_of, made_between, views_made
 from monitoring.attribution import Answer, Arrivals, Reason, explain
 from monitoring.served import served_of
 
-#: Answers that are checked at once.
+#: The largest number of answers in one check.
 LIMIT = 20_000
-#: How long an event that has arrived may take to be visible before that is a defect.
+#: The longest allowed time from an event's arrival until the event is visible in answers.
 LAG_MS = MINUTE_MS
+#: The largest number of differing cells in a report.
 EXAMPLES = 20
 
 
 @dataclass(frozen=True)
 class FeatureConsistency:
-    """One feature.
+    """The figures of one feature. A cell is one value of one answer.
 
     Attributes:
-        feature: Its name.
-        cells: The values that were compared.
-        mismatch_rate: The share of them that differ.
-        missing_rate: The share that had no value where there is one.
-        extra_rate: The share that had a value where there is none.
-        smape: The symmetric mean absolute percentage error of those with both, 0 to 2; None where there are no numbers.
-        reasons: The cells that differ, by reason.
+        feature: The name of the feature.
+        cells: How many cells were compared.
+        mismatch_rate: The share of cells that differ.
+        missing_rate: The share of cells that were served without a value where the right value exists.
+        extra_rate: The share of cells that were served with a value where the right value is null.
+        smape: The symmetric mean absolute percentage error, 0 to 2, of the cells where both values are numbers; None without such cells.
+        reasons: How many cells differ, by reason.
     """
 
     feature: str
@@ -60,7 +62,17 @@ class FeatureConsistency:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A cell that differs: whose, which, asked and served when, what was served, what is right, and why."""
+    """A cell that differs.
+
+    Attributes:
+        entity: The entity of the answer.
+        feature: The name of the feature.
+        q_ms: The time that the request asked about.
+        served_at_ms: The time of the answer.
+        served: The value that was served.
+        right: The recomputed value.
+        reason: Why the two values differ.
+    """
 
     entity: int | str
     feature: str
@@ -73,7 +85,14 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class ConsistencyReport:
-    """What was found: the answers checked, each feature's figures, and some of the cells that differ, defects first."""
+    """The result of a check.
+
+    Attributes:
+        group: The name of the group.
+        answers: How many answers were checked.
+        features: The figures of each feature.
+        examples: Some of the cells that differ, defects first.
+    """
 
     group: str
     answers: int
@@ -81,34 +100,39 @@ class ConsistencyReport:
     examples: tuple[Mismatch, ...]
 
     def count(self, reason: Reason) -> int:
-        """Cells that differ for a reason."""
-        return sum(one.reasons[reason] for one in self.features)
+        """How many cells differ for a reason."""
+        return sum(feature.reasons[reason] for feature in self.features)
 
     @property
     def defects(self) -> int:
-        """Cells that differ without an explanation."""
+        """How many cells differ without an explanation."""
         return self.count(Reason.DEFECT)
 
     def table(self) -> pd.DataFrame:
-        """A row per feature, for people and plots."""
-        rows = [{**asdict(one), **{str(reason): one.reasons[reason] for reason in Reason}} for one in self.features]
+        """A row per feature, for reports and plots."""
+        rows = [{**asdict(feature), **{str(reason): feature.reasons[reason] for reason in Reason}} for feature in self.features]
         return pd.DataFrame(rows).drop(columns="reasons")
 
 
 def check_consistency(
-    spark: SparkSession, settings: Settings, group: FeatureGroup, known_until_ms: int, since_ms: int | None = None,
-    limit: int = LIMIT, lag_ms: int = LAG_MS,
-) -> ConsistencyReport:  # fmt: skip
-    """Compares what was served with what is right.
+    spark: SparkSession,
+    settings: Settings,
+    group: FeatureGroup,
+    known_until_ms: int,
+    since_ms: int | None = None,
+    limit: int = LIMIT,
+    lag_ms: int = LAG_MS,
+) -> ConsistencyReport:
+    """Compares served answers with the features recomputed from the lake.
 
     Args:
         spark: The session.
-        settings: Where the lake is.
-        group: The declaration. Answers of another version of it are left out.
-        known_until_ms: Up to when all events are in the lake: a later question cannot be checked yet.
-        since_ms: Only what was served from then on.
-        limit: More answers are sampled, the same ones each time.
-        lag_ms: How long an event may take to be visible.
+        settings: The settings that name the lake.
+        group: The declaration of the group. Answers of other versions of the declaration are left out.
+        known_until_ms: The instant up to which all events are in the lake. Answers about later times are left out.
+        since_ms: Check only answers that were served at this instant or later.
+        limit: The largest number of answers. Of more answers a sample is checked, which is the same in each run.
+        lag_ms: The longest allowed time from an event's arrival until the event is visible in answers.
 
     Raises:
         NotReadyError: There are no events.
@@ -123,44 +147,48 @@ def check_consistency(
     rows = served.orderBy(F.xxhash64("served_id")).limit(limit).select(*columns).toArrow()
     if not rows.num_rows:
         return judge(group, [], [], {})
-    # A feature cannot have a name that begins with an underscore.
+    # The names of features never begin with an underscore, so these columns cannot collide with a feature.
     asked = spark.createDataFrame(rows.select(["served_id", "entity", "features_at_ms"])).toDF("_served_id", "entity", "_at_ms")
     right = point_in_time(spark, settings, group, asked, {"": "_at_ms"}).toArrow().to_pylist()
     by_id = {row["_served_id"]: [row[name] for name in group.feature_names] for row in right}
     answers = [{**row, "features": _values(group, row["features"])} for row in rows.to_pylist()]
     rights = [by_id[answer["served_id"]] for answer in answers]
-    differ = [answer for answer, one in zip(answers, rights, strict=True) if answer["features"] != one]
-    return judge(group, answers, rights, _reasons(spark, settings, group, differ, lag_ms))
+    differing = [answer for answer, right_values in zip(answers, rights, strict=True) if answer["features"] != right_values]
+    return judge(group, answers, rights, _reasons(spark, settings, group, differing, lag_ms))
 
 
 def judge(
     group: FeatureGroup, answers: Sequence[Mapping[str, Any]], rights: Sequence[Sequence[Any]], reasons: Mapping[str, Reason]
 ) -> ConsistencyReport:
-    """The report.
+    """The report on answers.
 
     Args:
-        group: The declaration.
-        answers: served_id, entity, q_ms, served_at_ms, features (one per feature of the group).
-        rights: What is right for each.
-        reasons: Of those that differ, by served_id.
+        group: The declaration of the group.
+        answers: Mappings with served_id, entity, q_ms, served_at_ms, and features (a list with one value per feature of the group).
+        rights: The recomputed values of each answer, in the same order.
+        reasons: served_id → reason, for each answer that differs.
     """
     features, mismatches = [], []
     for index, name in enumerate(group.feature_names):
         cells = [(answer["features"][index], right[index], answer) for answer, right in zip(answers, rights, strict=True)]
         wrong = [(served, right, answer) for served, right, answer in cells if served != right]
         mismatches += [
-            Mismatch(one["entity"], name, one["q_ms"], one["served_at_ms"], served, right, reasons[one["served_id"]])
-            for served, right, one in wrong
+            Mismatch(answer["entity"], name, answer["q_ms"], answer["served_at_ms"], served, right, reasons[answer["served_id"]])
+            for served, right, answer in wrong
         ]
         share = 1 / max(1, len(cells))
         features.append(
             FeatureConsistency(
-                name, len(cells), len(wrong) * share, sum(served is None for served, _, _ in wrong) * share,
-                sum(right is None for _, right, _ in wrong) * share, _smape((served, right) for served, right, _ in cells),
-                Counter(reasons[one["served_id"]] for _, _, one in wrong),
+                feature=name,
+                cells=len(cells),
+                mismatch_rate=len(wrong) * share,
+                missing_rate=sum(served is None for served, _, _ in wrong) * share,
+                extra_rate=sum(right is None for _, right, _ in wrong) * share,
+                smape=_smape((served, right) for served, right, _ in cells),
+                reasons=Counter(reasons[answer["served_id"]] for _, _, answer in wrong),
             )
-        )  # fmt: skip
-    mismatches.sort(key=lambda one: (one.reason is not Reason.DEFECT, one.reason))
+        )
+    mismatches.sort(key=lambda mismatch: (mismatch.reason is not Reason.DEFECT, mismatch.reason))
     return ConsistencyReport(group.name, len(answers), tuple(features), tuple(mismatches[:EXAMPLES]))
 
 
@@ -174,55 +202,65 @@ def _smape(cells: Iterable[tuple[Any, Any]]) -> float | None:
 
 
 def _values(group: FeatureGroup, features: str) -> list[Any]:
-    found = json.loads(features)
-    return [found[name] for name in group.feature_names]
+    value_of = json.loads(features)
+    return [value_of[name] for name in group.feature_names]
 
 
 def _reasons(
-    spark: SparkSession, settings: Settings, group: FeatureGroup, differ: Sequence[Mapping[str, Any]], lag_ms: int
+    spark: SparkSession, settings: Settings, group: FeatureGroup, differing: Sequence[Mapping[str, Any]], lag_ms: int
 ) -> dict[str, Reason]:
-    """The reason of each answer that differs, by its served_id."""
-    reasons = {one["served_id"]: Reason.DEGRADED for one in differ if one["degraded"]}
-    unexplained = [one for one in differ if not one["degraded"]]
+    """served_id → reason, for answers that differ from the recomputed features."""
+    reasons = {answer["served_id"]: Reason.DEGRADED for answer in differing if answer["degraded"]}
+    unexplained = [answer for answer in differing if not answer["degraded"]]
     if not unexplained:
         return reasons
-    ends_ms = [one["batch_end_ms"] for one in unexplained if one["batch_end_ms"] is not None]
+    ends_ms = [answer["batch_end_ms"] for answer in unexplained if answer["batch_end_ms"] is not None]
     first_end_ms = min(ends_ms, default=0)
     views = views_made(spark, settings, group, first_end_ms) if ends_ms else {}
     entity = group.entity_type.value
     answers = spark.createDataFrame(
         [
-            (one["served_id"], one["entity"], one["features_at_ms"], one["served_at_ms"], one["batch_end_ms"],
-             *made_between(views.get(one["batch_end_ms"], []), one["served_at_ms"]), json.dumps(one["features"]))
-            for one in unexplained
+            (
+                answer["served_id"],
+                answer["entity"],
+                answer["features_at_ms"],
+                answer["served_at_ms"],
+                answer["batch_end_ms"],
+                *made_between(views.get(answer["batch_end_ms"], []), answer["served_at_ms"]),
+                json.dumps(answer["features"]),
+            )
+            for answer in unexplained
         ],
         f"served_id STRING, entity {entity}, at_ms BIGINT, served_at_ms BIGINT, batch_end_ms BIGINT, made_after_ms BIGINT, "
         "made_before_ms BIGINT, features STRING",
-    )  # fmt: skip
+    )
     events = arrivals_of(spark, settings, group, answers.select("entity").distinct(), first_end_ms)
     kernel = _kernel(group, lag_ms, settings.watermark_seconds * 1_000)
-    found = answers.groupBy("entity").cogroup(events.groupBy("entity")).applyInArrow(kernel, "served_id STRING, reason STRING")
-    return reasons | {row["served_id"]: Reason(row["reason"]) for row in found.collect()}
+    explained = answers.groupBy("entity").cogroup(events.groupBy("entity")).applyInArrow(kernel, "served_id STRING, reason STRING")
+    return reasons | {row["served_id"]: Reason(row["reason"]) for row in explained.collect()}
 
 
 def _kernel(group: FeatureGroup, lag_ms: int, watermark_ms: int) -> Callable[[pa.Table, pa.Table], pa.Table]:
+    """The function that explains the answers about one entity from the entity's events, in a worker of Spark."""
+
     def kernel(answers: pa.Table, events: pa.Table) -> pa.Table:
         events = events.sort_by("ts_ms")
         arrivals = Arrivals(
-            series_of(events, group), numpy_of(events["arrival_ms"]), numpy_of(events["behind_ms"]),
-            np.asarray(events["streamed"].to_pylist(), dtype=bool),
-        )  # fmt: skip
-        reasons = [
-            explain(
-                group, arrivals,
-                Answer(
-                    one["at_ms"], one["served_at_ms"], one["batch_end_ms"], (one["made_after_ms"], one["made_before_ms"]),
-                    json.loads(one["features"]),
-                ),
-                lag_ms, watermark_ms,
+            inputs=series_of(events, group),
+            arrival_ms=numpy_of(events["arrival_ms"]),
+            behind_ms=numpy_of(events["behind_ms"]),
+            streamed=np.asarray(events["streamed"].to_pylist(), dtype=bool),
+        )
+        reasons = []
+        for row in answers.to_pylist():
+            answer = Answer(
+                at_ms=row["at_ms"],
+                served_at_ms=row["served_at_ms"],
+                batch_end_ms=row["batch_end_ms"],
+                view_ms=(row["made_after_ms"], row["made_before_ms"]),
+                values=json.loads(row["features"]),
             )
-            for one in answers.to_pylist()
-        ]  # fmt: skip
-        return pa.table({"served_id": answers["served_id"], "reason": pa.array([str(reason) for reason in reasons])})
+            reasons.append(str(explain(group, arrivals, answer, lag_ms, watermark_ms)))
+        return pa.table({"served_id": answers["served_id"], "reason": pa.array(reasons)})
 
     return kernel

@@ -1,6 +1,6 @@
-"""Drift: how far the features have moved since the champion was trained, and how well its answers have turned out since.
+"""Drift: how much the features have changed since the champion was trained, and the quality of the champion's served predictions.
 
-Reads versions of the group's view, `served_features` and `events`, and the champion's tags.
+Reads Delta versions of the group's view, `served_features`, the source's events table, and the tags of the champion in MLflow.
 """
 
 from __future__ import annotations
@@ -23,15 +23,22 @@ from models.ranking import Ranking
 from models.registry import CHAMPION, version_by_alias
 from monitoring.served import served_of
 
-#: Entities of each view that are compared, at most and at least: the distance of a few is chance.
+#: The largest and the smallest number of entities per view in a comparison; with fewer entities the distance is mostly chance.
 SAMPLE, MIN_ENTITIES = 20_000, 200
-#: Answers that a live quality needs.
+#: The smallest number of answers from which a live AUC is computed.
 MIN_ANSWERS = 200
 
 
 @dataclass(frozen=True)
 class LiveQuality:
-    """The champion's answers that have an outcome: how many, and their AUC beside the one of its evaluation (None: not known yet)."""
+    """The quality of the champion's answers whose outcome is known.
+
+    Attributes:
+        version: The version of the champion.
+        answers: How many answers have a known outcome.
+        auc: The AUC of these answers; None while there are too few of them.
+        evaluated_auc: The AUC of the champion's evaluation after training; None if the version has no such tag.
+    """
 
     version: str
     answers: int
@@ -40,11 +47,11 @@ class LiveQuality:
 
 
 def feature_drift(spark: SparkSession, settings: Settings, model: Model) -> dict[str, float] | None:
-    """Per numeric feature the distance between its values in the view now and in the view that the champion was trained beside.
+    """For each numeric feature, the distance between its values in the current view and in the view at the champion's training.
 
-    The distance is the Kolmogorov-Smirnov statistic of the values that are there, or the change in the share of those that are not,
-    whichever is larger; in [0, 1]. None where there is no champion of this declaration, its view is gone, or too few entities are
-    there.
+    The distance lies in [0, 1]. It is the larger of two numbers: the Kolmogorov-Smirnov statistic of the values that are not null,
+    and the change in the share of nulls. The result is None if there is no champion that was trained on this declaration, if the view
+    at its training is no longer stored, or if a view has too few entities.
     """
     group = model.group
     champion = version_by_alias(settings, model.name, CHAMPION)
@@ -58,36 +65,41 @@ def feature_drift(spark: SparkSession, settings: Settings, model: Model) -> dict
 
     try:
         then = sample(spark.read.format("delta").option("versionAsOf", version).load(path))
-    except (PySparkException, Py4JJavaError):  # the log no longer has the version, or a vacuum has taken its files
+    except (PySparkException, Py4JJavaError):  # the table's log no longer has the version, or a vacuum has deleted its files
         return None
     now = sample(spark.read.format("delta").load(path))
     return distances(then, now) if min(len(then), len(now)) >= MIN_ENTITIES else None
 
 
 def distances(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
-    """The distance of each column between two samples."""
+    """Column → its distance between two samples, as `feature_drift` describes it."""
     from scipy.stats import ks_2samp
 
-    found = {}
+    distance_of = {}
     for name in then.columns:
         a, b = then[name].dropna().astype("float64"), now[name].dropna().astype("float64")
         missing = abs(then[name].isna().mean() - now[name].isna().mean())
         statistic = ks_2samp(a, b).statistic if len(a) and len(b) else 0.0
-        found[name] = float(max(statistic, missing))
-    return found
+        distance_of[name] = float(max(statistic, missing))
+    return distance_of
 
 
 def live_quality(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> LiveQuality | None:
-    """How the champion's answers have turned out; degraded ones do not count: they say nothing of the model. None without a champion."""
+    """The quality of the champion's answers whose outcome is known; None if there is no champion.
+
+    Degraded answers are left out, because their features may not be those that the model was trained for.
+    """
     champion = version_by_alias(settings, model.name, CHAMPION)
     if champion is None:
         return None
     served = served_of(spark, settings, model.group).where(
-        (F.col("model") == model.name) & (F.col("model_version") == champion.version)
-        & (F.col("q_ms") + model.horizon_ms <= known_until_ms) & (F.size("degraded") == 0)
-    )  # fmt: skip
+        (F.col("model") == model.name)
+        & (F.col("model_version") == champion.version)
+        & (F.col("q_ms") + model.horizon_ms <= known_until_ms)
+        & (F.size("degraded") == 0)
+    )
     evaluated = float(champion.tags["auc"]) if "auc" in champion.tags else None
-    if served.isEmpty():  # also before there is any event
+    if served.isEmpty():  # without this line, `with_outcome` would fail where no events table exists yet
         return LiveQuality(champion.version, 0, None, evaluated)
     answers: pd.DataFrame = with_outcome(spark, settings, model, served.select("entity", "q_ms", "prediction")).toPandas()
     auc = Ranking(answers["entity"].to_numpy(), answers["label"].to_numpy(), answers["prediction"].to_numpy()).auc()
@@ -96,7 +108,7 @@ def live_quality(spark: SparkSession, settings: Settings, model: Model, known_un
 
 
 def view_version(spark: SparkSession, settings: Settings, group: FeatureGroup) -> int:
-    """The Delta version of the group's view: the tag `view_version` of a model that is trained now."""
+    """The current Delta version of the group's view. A model that is trained now gets it as the tag `view_version`."""
     latest = DeltaTable.forPath(spark, settings.table(view_table(group))).history(1).first()
     assert latest is not None
     return int(latest["version"])

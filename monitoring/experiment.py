@@ -1,22 +1,22 @@
-"""The verdict of an A/B test: what was served to whom, joined with what became of it.
+"""The report of an A/B test: served predictions joined with their outcomes.
 
-Reads `served_features` and `events`. Variants are compared by AUC (`models.ranking` says why), by answers that both gave where the
-others were computed in the shadow.
+Reads `served_features` and the source's events table. Variants are compared by AUC (`models.ranking` gives the reason). In a shadow
+experiment every variant predicts for every answer, and two variants are compared on the answers that have both predictions.
 
-The verdict is made once: on the answers up to the moment at which every variant had the declared number of users with an outcome.
-Before, it is too early; afterwards no later answer changes it. So whoever looks every day is not misled by the best day.
+The verdict is made once, on the answers up to the moment at which every variant has the declared number of users with an outcome.
+Before that moment the report says "too early"; later answers do not change the verdict. So nobody can stop the test on a lucky day.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 import pandas as pd
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from features.instants import rfc3339
 from features.project import Model
 from features.windows import HOUR_MS
 from infra.errors import NotReadyError
@@ -26,17 +26,23 @@ from models.outcomes import with_outcome
 from models.ranking import Difference, Ranking, auc_difference
 from monitoring.served import served_of
 
-#: The chance of seeing a difference where there is none, over all comparisons of a report.
+#: The probability that a report shows any difference between variants that are equal.
 ALPHA = 0.05
-#: Below this the split is not the one that was declared, and nothing else in the report can be trusted.
+#: The p-value below which the users are not split as declared (sample ratio mismatch, SRM), so that the report cannot be trusted.
 SRM_ALPHA = 0.001
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One variant: users and answers with an outcome, the AUC of the answers, and their Brier score (smaller is better).
+    """The figures of one variant, over its answers with a known outcome.
 
-    The score is None where the horizon is not the one that the models predict: it would favour the model that says less.
+    Attributes:
+        variant: The name of the variant.
+        entities: How many users got an answer.
+        exposures: How many answers there are.
+        auc: The AUC of the answers; None if all outcomes are equal.
+        brier: The Brier score (smaller is better); None if the experiment's horizon differs from the horizon that the models predict,
+            since the score would then favour the variant with the smaller probabilities.
     """
 
     variant: VariantName
@@ -48,7 +54,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One variant against the first; None where too little is known."""
+    """The difference in AUC between a variant and the first variant, `against`; None if one of them has outcomes of one class only."""
 
     variant: str
     against: str
@@ -57,17 +63,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ExperimentReport:
-    """What an experiment has shown so far.
+    """The results of an experiment.
 
     Attributes:
-        name: Of the experiment.
-        arms: Its variants.
-        comparisons: Each other variant against the first, once the verdict is made.
-        confidence: Of the comparisons' intervals: several share the chance of error (Bonferroni).
-        waiting: Answers that have no outcome yet.
-        srm_p_value: Of the users per variant against the declared shares, by chi square; None without a split.
-        decided_at_ms: Up to which answer the arms and comparisons count, once the verdict is made; None before.
-        verdict: In words.
+        name: The name of the experiment.
+        arms: The figures of each variant.
+        comparisons: Each other variant compared with the first; empty before the verdict.
+        confidence: The confidence level of each comparison's interval; the comparisons share the probability of an error (Bonferroni).
+        waiting: How many answers have no outcome yet.
+        srm_p_value: The p-value of a chi-square test of the users per variant against the declared shares; None if only one variant
+            gets users.
+        decided_at_ms: The time of the last answer that counts for the verdict; None before the verdict.
+        verdict: The verdict in words.
     """
 
     name: str
@@ -83,17 +90,17 @@ class ExperimentReport:
 def report_experiment(
     spark: SparkSession, settings: Settings, model: Model, experiment: Experiment, known_until_ms: int
 ) -> ExperimentReport:
-    """The report on all answers of the experiment, degraded ones too: they are what the users got.
+    """The report on all answers of the experiment. Degraded answers count too, because users got them.
 
     Args:
         spark: The session.
-        settings: Where the lake is.
+        settings: The settings that name the lake.
         model: The model whose variants are compared.
-        experiment: Which one.
-        known_until_ms: Up to when all events are in the lake: an outcome beyond is not known.
+        experiment: The experiment.
+        known_until_ms: The instant up to which all events are in the lake; an outcome after this instant is not known yet.
 
     Raises:
-        NotReadyError: Nothing was served in the experiment yet.
+        NotReadyError: The experiment has no answers yet.
     """
     horizon_ms = round(experiment.horizon_hours * HOUR_MS)
     served = served_of(spark, settings, model.group).where(F.col("experiment") == experiment.name)
@@ -108,37 +115,46 @@ def report_experiment(
 
 
 def judge(experiment: Experiment, exposures: pd.DataFrame, predicted_ms: int) -> ExperimentReport:
-    """The report on exposures.
+    """The report on the answers of an experiment.
 
     Args:
-        experiment: Shares, and at how many users the verdict is made.
-        exposures: entity, q_ms, variant, prediction, label (0, 1, or none while it is not known), shadows (JSON: variant →
-            prediction).
-        predicted_ms: The horizon that the models predict.
+        experiment: The declaration of the experiment.
+        exposures: A row per answer: entity, q_ms, variant, prediction, label (0, 1, or null while the outcome is not known), and
+            shadows (JSON: variant → its prediction).
+        predicted_ms: The horizon that the models predict, in milliseconds.
     """
     names = list(experiment.shares)
     known = exposures[exposures["label"].notna()]
     decided_at_ms = _decided_at_ms(experiment, known)
     rows = known if decided_at_ms is None else known[known["q_ms"] <= decided_at_ms]
-    said: dict[str, pd.Series] = {name: _said(rows, name) for name in names}
+    predictions: dict[str, pd.Series] = {name: _predictions(rows, name) for name in names}
     confidence = 1 - ALPHA / max(1, len(names) - 1)
     split = _split_p_value(experiment, exposures)
     comparisons = tuple(
-        Comparison(name, names[0], _difference(experiment, rows, said, names[0], name, confidence))
+        Comparison(name, names[0], _difference(experiment, rows, predictions, names[0], name, confidence))
         for name in names[1:]
         if decided_at_ms is not None
     )
     own_horizon = round(experiment.horizon_hours * HOUR_MS) == predicted_ms
     report = ExperimentReport(
-        experiment.name, tuple(_arm(rows, name, own_horizon) for name in names), comparisons, confidence, len(exposures) - len(known),
-        split, decided_at_ms, "",
-    )  # fmt: skip
+        name=experiment.name,
+        arms=tuple(_arm(rows, name, own_horizon) for name in names),
+        comparisons=comparisons,
+        confidence=confidence,
+        waiting=len(exposures) - len(known),
+        srm_p_value=split,
+        decided_at_ms=decided_at_ms,
+        verdict="",
+    )
     variants_of = exposures[["entity", "variant"]].drop_duplicates()["entity"].value_counts()
     return replace(report, verdict=_verdict(experiment, report, int((variants_of > 1).sum())))
 
 
 def _decided_at_ms(experiment: Experiment, known: pd.DataFrame) -> int | None:
-    """When every variant that gets users had enough of them; None before."""
+    """The time at which the last of the variants reached `min_entities` users with an outcome; None before.
+
+    Variants whose declared share is 0 are not waited for.
+    """
     reached = []
     for name, share in experiment.shares.items():
         first = known[known["variant"] == name].groupby("entity")["q_ms"].min().sort_values()
@@ -154,26 +170,26 @@ def _split_p_value(experiment: Experiment, exposures: pd.DataFrame) -> float | N
     users = exposures.groupby("variant")["entity"].nunique()
     shares = {name: share for name, share in experiment.shares.items() if share}
     if set(users.index) - set(shares):
-        return 0.0  # a variant that is to get nobody has somebody
+        return 0.0  # a variant with the share 0 has users
     counts = [int(users.get(name, 0)) for name in shares]
     total = sum(shares.values())
     expected = [sum(counts) * share / total for share in shares.values()]
     return float(chisquare(counts, expected).pvalue) if len(shares) > 1 else None
 
 
-def _said(rows: pd.DataFrame, name: str) -> pd.Series:
-    """What the variant has predicted for each answer, itself or in the shadow; NaN where it has not."""
+def _predictions(rows: pd.DataFrame, name: str) -> pd.Series:
+    """The variant's prediction for each answer, served or computed as a shadow; NaN where the variant has not predicted."""
     shadows = rows["shadows"].map(lambda text: json.loads(text).get(name) if text else None).astype("float64")
     return rows["prediction"].where(rows["variant"] == name, shadows)
 
 
 def _difference(
-    experiment: Experiment, rows: pd.DataFrame, said: dict[str, pd.Series], first: str, second: str, confidence: float
+    experiment: Experiment, rows: pd.DataFrame, predictions: dict[str, pd.Series], first: str, second: str, confidence: float
 ) -> Difference | None:
-    both = said[first].notna() & said[second].notna()
+    both = predictions[first].notna() & predictions[second].notna()
     masks = (both, both) if experiment.shadow else (rows["variant"] == first, rows["variant"] == second)
     before, after = (
-        Ranking(rows.loc[mask, "entity"].to_numpy(), rows.loc[mask, "label"].to_numpy(), said[name][mask].to_numpy())
+        Ranking(rows.loc[mask, "entity"].to_numpy(), rows.loc[mask, "label"].to_numpy(), predictions[name][mask].to_numpy())
         for mask, name in zip(masks, (first, second), strict=True)
     )
     return auc_difference(before, after, paired=experiment.shadow, confidence=confidence)
@@ -196,18 +212,19 @@ def _verdict(experiment: Experiment, report: ExperimentReport, moved: int) -> st
         return f"Too early: {fewest.entities} of {experiment.min_entities} users of {fewest.variant} have an outcome."
     if len(report.arms) == 1:
         return "There is one variant, so nothing to compare."
-    when = datetime.fromtimestamp(report.decided_at_ms / 1_000, UTC).isoformat(timespec="seconds")
-    found = [
+    when = rfc3339(report.decided_at_ms)
+    sentences = [
         f"Decided once, on the answers up to {when}, when every variant had {experiment.min_entities} users; later ones do not change it."
     ]
-    for one in report.comparisons:
-        if one.auc is None:
-            found.append(f"{one.variant} and {one.against} cannot be compared: the outcomes are all of one kind.")
+    for comparison in report.comparisons:
+        variant, against, auc = comparison.variant, comparison.against, comparison.auc
+        if auc is None:
+            sentences.append(f"{variant} and {against} cannot be compared: the outcomes are all of one kind.")
             continue
-        interval = f"{100 * report.confidence:.4g} % interval {one.auc.low:+.4f} to {one.auc.high:+.4f}"
-        if not one.auc.shown:
-            found.append(f"No difference between {one.variant} and {one.against} is shown (AUC {one.auc.value:+.4f}, {interval}).")
+        interval = f"{100 * report.confidence:.4g} % interval {auc.low:+.4f} to {auc.high:+.4f}"
+        if not auc.shown:
+            sentences.append(f"No difference between {variant} and {against} is shown (AUC {auc.value:+.4f}, {interval}).")
         else:
-            how = "better" if one.auc.value > 0 else "worse"
-            found.append(f"{one.variant} ranks {how} than {one.against} (AUC {one.auc.value:+.4f}, {interval}).")
-    return " ".join(found)
+            how = "better" if auc.value > 0 else "worse"
+            sentences.append(f"{variant} ranks {how} than {against} (AUC {auc.value:+.4f}, {interval}).")
+    return " ".join(sentences)

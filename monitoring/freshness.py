@@ -5,20 +5,17 @@ An age runs from the newest event that either layer has taken to now: a batch th
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any
 
 from features.declaration import FeatureGroup
-from features.declaration.versions import published_group
 from infra.errors import InputError, NotReadyError
 from infra.settings import Settings
-from store.clients import PROGRESS_KEY, meta_key, reached_store
-from store.reading import parts_of
+from store.protocol import Store
+from store.server import reached_store
 
 #: Entities asked for in one round trip.
 CHUNK = 1_000
@@ -68,7 +65,7 @@ class FeatureFreshnessMonitor:
         self.checked: list[str] = []
         self.alerts: list[Alert] = []
         self._settings, self._groups, self._now_ms = settings, {group.name: group for group in groups}, now_ms
-        self._client = reached_store(settings)
+        self._store = reached_store(settings)
 
     def age(self, feature_group: str) -> timedelta:
         """How long ago the newest event of the group happened.
@@ -78,7 +75,7 @@ class FeatureFreshnessMonitor:
             NotReadyError: The group has no event yet.
         """
         group = self._group(feature_group)
-        newest_ms = newest_event_ms(self._client, group)
+        newest_ms = newest_event_ms(self._store, group)
         if newest_ms is None:
             raise NotReadyError(
                 f"The group {feature_group} has no events in the online store.", "Run `braid backfill` or stream some."
@@ -108,15 +105,12 @@ class FeatureFreshnessMonitor:
         Raises:
             InputError: The group is not declared, or the list is empty.
         """
-        group = published(self._client, self._group(feature_group))
+        group = self._group(feature_group)
         if not entity_ids:
             raise InputError(f"The coverage of {feature_group} was asked for without any entity.", "Give at least one id.")
         present = 0
         for start in range(0, len(entity_ids), CHUNK):
-            pipeline = self._client.pipeline(transaction=False)
-            for one in entity_ids[start : start + CHUNK]:
-                pipeline.hgetall(group.key(one))
-            present += sum(parts_of(fields, group.fingerprint).known for fields in pipeline.execute(raise_on_error=False))
+            present += sum(parts.known for parts in self._store.read(group, entity_ids[start : start + CHUNK]).parts)
         coverage = present / len(entity_ids)
         bound = self._settings.bounds(feature_group).coverage
         alert = Alert(
@@ -139,17 +133,8 @@ class FeatureFreshnessMonitor:
         return self._groups[name]
 
 
-def published(client: Any, declared: FeatureGroup) -> FeatureGroup:
-    """The version of the group that is served: see `published_group`."""
-    return published_group(declared, *client.hmget(meta_key(declared.name), "fingerprint", "declaration"))
-
-
-def newest_event_ms(client: Any, group: FeatureGroup) -> int | None:
+def newest_event_ms(store: Store, group: FeatureGroup) -> int | None:
     """The time of the newest event of the group that is in the online store, by batch or speed; None where there is none."""
-    pipeline = client.pipeline(transaction=False)
-    pipeline.hget(meta_key(group.name), "newest_event_ms")
-    pipeline.hget(PROGRESS_KEY, f"online:{group.name}")
-    batch, speed = pipeline.execute()
-    found = [int(batch)] if batch else []
-    streamed = json.loads(speed).get("newest_event_ms") if speed else None
-    return max([*found, streamed] if streamed else found, default=None)
+    published = store.published(group.name)
+    streamed = store.progress().get(f"online:{group.name}", {}).get("newest_event_ms")
+    return max([ms for ms in (published and published.newest_event_ms, streamed) if ms], default=None)

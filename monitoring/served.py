@@ -1,15 +1,15 @@
-"""What was served: the topic `served_features` → the Delta table `served_features`, each record once.
+"""The table of served answers: the topic `served_features` → the Delta table `served_features`, each record once.
 
-    served_id                       the record
-    group, fingerprint, entity      whose features, of which version of the declaration; the id as text, whatever its type
-    q_ms, served_at_ms              the time that was asked about, and the time of the answer
-    features_at_ms                  the instant that the features are of: q, or batch_end where batch alone was asked
-    features                        JSON: feature → value as served, null where there was none; a value may be a list
-    batch_end_ms, newest_event_ms, tiles_merged, degraded      what went in, and the reasons why the values may not be exact
-    experiment, variant, model, model_version, prediction, shadows     of predictions alone: which variant of which experiment answered
-                                    by which model, and what the other variants would have said
+    served_id                       the id of the record
+    group, fingerprint, entity      the group, the version of its declaration, and the entity's id as text, whatever its type
+    q_ms, served_at_ms              the time that the request asked about, and the time of the answer
+    features_at_ms                  the instant at which the features were computed: q, or batch_end if the speed layer was left out
+    features                        JSON: feature → served value, null for no value; a value may be a list
+    batch_end_ms, newest_event_ms, tiles_merged, degraded      provenance of the features; `degraded` lists the reasons
+    experiment, variant, model, model_version, prediction, shadows     predictions only: the experiment and the variant that answered,
+                                    the registered model and its version, and the predictions of the shadow variants
 
-Written by `serving.served_log`, many in one message, as JSON lines.
+`serving.served_log` writes the topic: a message has many records, as JSON lines.
 """
 
 from __future__ import annotations
@@ -33,42 +33,50 @@ SCHEMA = """
 
 
 def ingest_served(spark: SparkSession, settings: Settings) -> int:
-    """Appends the records that are in Kafka and not in the table yet; gives their number.
+    """Appends the records that are in Kafka and not yet in the table. Returns their number.
 
-    A stream that ends when it has caught up: Delta takes each of its micro-batches once, whether a run crashes, is done again, or
-    meets another one. A topic that is made anew has an id, and by it a checkpoint, of its own.
+    The records are read by a streaming query that ends when it has caught up. Delta commits each micro-batch once, also when a run
+    crashes, is repeated, or meets a second run. The checkpoint carries the topic's id, so a topic that was deleted and created again
+    is read from its beginning.
 
     Raises:
-        ServiceError: Kafka does not answer, or another run was faster.
+        ServiceError: Kafka does not answer, or another run has just appended the same records.
     """
     topic = topic_id(settings, SERVED_TOPIC)
     if topic is None:
         return 0
     path = settings.table(TABLE)
     spark.sql(f"CREATE TABLE IF NOT EXISTS delta.`{path}` ({SCHEMA}) USING delta")
-    messages = spark.readStream.format("kafka").options(**{
-        **spark_reader_options(settings), "subscribe": SERVED_TOPIC, "startingOffsets": "earliest", "failOnDataLoss": "false",
-    }).load()  # fmt: skip
+    options = {
+        **spark_reader_options(settings),
+        "subscribe": SERVED_TOPIC,
+        "startingOffsets": "earliest",
+        "failOnDataLoss": "false",
+    }
+    messages = spark.readStream.format("kafka").options(**options).load()
     lines = messages.select(F.explode(F.split(F.col("value").cast("string"), "\n")).alias("line"))
     records = lines.select(F.from_json("line", SCHEMA).alias("record")).select("record.*")
     query = (
-        records.where("served_id IS NOT NULL").observe("served", F.count(F.lit(1)).alias("records")).coalesce(1)
-        .writeStream.format("delta").trigger(availableNow=True)
+        records.where("served_id IS NOT NULL")
+        .observe("served", F.count(F.lit(1)).alias("records"))
+        .coalesce(1)
+        .writeStream.format("delta")
+        .trigger(availableNow=True)
         .option("checkpointLocation", settings.checkpoint(f"{TABLE}_{topic}"))
         .start(path)
-    )  # fmt: skip
+    )
     try:
         query.awaitTermination()
     except StreamingQueryException as error:
         if "concurrent" not in str(error).lower():
             raise
-        raise ServiceError("Another run takes what was served at this moment.", "Leave it to that one, or run again.") from None
-    seen = [progress.observedMetrics.get("served") for progress in query.recentProgress if progress.numInputRows]
-    return sum(one["records"] for one in seen if one is not None)
+        raise ServiceError("Another run is reading the served log now.", "Wait until that run has ended, or run again.") from None
+    counts = [progress.observedMetrics.get("served") for progress in query.recentProgress if progress.numInputRows]
+    return sum(count["records"] for count in counts if count is not None)
 
 
 def served_of(spark: SparkSession, settings: Settings, group: FeatureGroup) -> DataFrame:
-    """The records of a group; `entity` has the group's type."""
+    """The records of a group; the column `entity` has the type that the group declares."""
     path = settings.table(TABLE)
     served = spark.read.format("delta").load(path) if DeltaTable.isDeltaTable(spark, path) else spark.createDataFrame([], SCHEMA)
     return served.where(F.col("group") == group.name).withColumn("entity", F.expr(f"CAST(entity AS {group.entity_type.value})"))

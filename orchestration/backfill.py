@@ -12,7 +12,7 @@ from features.sources import EventSource
 from infra.errors import NoEventsError
 from infra.settings import Settings
 from monitoring.attribution import Reason
-from orchestration.execution import OnAsset, run_job, use_deployment
+from orchestration.execution import OnAsset, run_job, steps, use_deployment
 from orchestration.first_day import first_day
 from orchestration.running import require
 
@@ -74,8 +74,7 @@ def backfill(
         NoEventsError: None of the sources has events.
         NotReadyError: An asset failed, or a check kept the day out; says which and why.
     """
-    chosen = [source for source in sources or project.sources if project.groups_of(source)]
-    models = [model for model in project.models if train and model.group.source in chosen]
+    chosen, models = _chosen(project, train, sources)
     require(settings, "valkey", *(["mlflow"] if models else []))
     now = datetime.now(UTC)
     to_ms = None if to_ms is None else min(to_ms, int(now.timestamp() * 1_000))
@@ -121,6 +120,21 @@ def backfill(
         entities={name: one["dagster/row_count"] for name, one in online.items()},
         first_day=min(begun), last_day=last, seconds=seconds, without_events=tuple(source.name for source in empty), models=trained,
     )  # fmt: skip
+
+
+def backfill_steps(project: Project, settings: Settings, train: bool, sources: tuple[EventSource, ...] | None = None) -> int:
+    """How many assets and checks `backfill` runs with the same arguments."""
+    from orchestration.deployment import Deployment
+    from orchestration.names import features_job, training_job
+
+    chosen, models = _chosen(project, train, sources)
+    return steps(Deployment(project, settings), *map(features_job, chosen), *map(training_job, models))
+
+
+def _chosen(project: Project, train: bool, sources: tuple[EventSource, ...] | None) -> tuple[list[EventSource], list[Model]]:
+    """The sources whose groups are brought up to date, and the models that are trained."""
+    chosen = [source for source in sources or project.sources if project.groups_of(source)]
+    return chosen, [model for model in project.models if train and model.group.source in chosen]
 
 
 def train(
@@ -173,10 +187,10 @@ def check_quality(project: Project, settings: Settings, on_asset: OnAsset | None
     """Runs the job `quality`, on what has arrived by now; gives what each of its assets says.
 
     Raises:
-        ServiceError: The online store or MLflow does not run.
+        ServiceError: The online store, or MLflow if it is needed, does not run.
         NotReadyError: An asset failed; says which and why.
     """
-    require(settings, "valkey", "mlflow")
+    require(settings, "valkey", *(["mlflow"] if project.models else []))
     use_deployment(settings)
     import dagster as dg
 

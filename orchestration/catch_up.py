@@ -4,7 +4,6 @@ The archive, before it is read, has taken what Kafka holds: the batch then sees 
 published when the stream has caught up in it.
 """
 
-import json
 import time
 
 from features.declaration import FeatureGroup
@@ -16,7 +15,8 @@ from infra.kafka import end_offsets
 from infra.settings import Settings
 from orchestration.running import runs
 from speed.visible import wait_archived, wait_visible
-from store.clients import PROGRESS_KEY, meta_key, store
+from store.keys import version_of
+from store.server import open_store
 
 WAIT_SECONDS = 120
 VERSION_SECONDS = 900
@@ -28,7 +28,7 @@ def wait_for_archive(settings: Settings, source: EventSource) -> str:
     offsets = {} if not runs(settings, "kafka") or ailment(settings, "kafka") else end_offsets(settings, source.topic)
     if not any(offsets.values()):
         return "nothing in Kafka, or it does not run"
-    if not store(settings).exists(PROGRESS_KEY):
+    if not open_store(settings).progress():
         return "the speed layer does not run; taken as it is"
     started = time.monotonic()
     try:
@@ -47,18 +47,24 @@ def wait_for_tiles(settings: Settings, project: Project, group: FeatureGroup) ->
         NotReadyError: The speed layer runs with another declaration.
         ServiceError: It takes too long.
     """
-    client = store(settings)
-    if client.hget(meta_key(group.name), "fingerprint") == group.fingerprint.encode() or not runs(settings, "speed"):
+    store = open_store(settings)
+    published = store.published(group.name)
+    if (published and published.fingerprint == group.fingerprint) or not runs(settings, "speed"):
         return
     deadline = time.monotonic() + VERSION_SECONDS
-    while not (raw := client.hget(PROGRESS_KEY, f"online:{group.name}")):
+    while not (entry := store.progress().get(f"online:{group.name}")):
         if time.monotonic() > deadline:
             raise ServiceError("The speed layer runs and has not said how far it is.", "See its log.")
         time.sleep(0.5)
-    streamed = json.loads(raw).get("version")
+    streamed = entry.get("version")
     if streamed != group.fingerprint:
         raise NotReadyError(
             f"The speed layer streams version {streamed} of {group.name}, not {group.fingerprint}.",
             "Run `braid up --detach`: what runs then loads the declaration.",
         )
     wait_visible(settings, project.groups_of(group.source), end_offsets(settings, group.source.topic), VERSION_SECONDS)
+    # A store that has just lost its content may still be told of offsets whose tiles it has no more.
+    while not ((tiles := store.tiles(group.name).get(version_of(group.fingerprint))) and tiles.whole):
+        if time.monotonic() > deadline:
+            raise ServiceError("The speed layer has not read the whole stream again.", "See its log.")
+        time.sleep(0.5)

@@ -13,7 +13,6 @@ shadow. At the end the job `quality` says what was served otherwise than it is r
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 import threading
@@ -27,9 +26,7 @@ from typing import Any
 
 import duckdb
 import httpx
-from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from batch.files import open_events
@@ -43,6 +40,7 @@ from infra.project import load_project
 from infra.settings import Settings
 from monitoring.attribution import Reason
 from orchestration.backfill import consistency_figures
+from orchestration.progress import Progress
 from orchestration.proof import ProofReport, prove, sample_ids
 from orchestration.quiet import quiet
 from orchestration.running import until_ended
@@ -86,12 +84,11 @@ class Demo:
         self._project = load_project(self._settings)
         self._source = self._project.source(None)
         self._speedup = speedup
-        # The terminal itself: what libraries print goes to a log while they work.
-        self._console = Console(file=os.fdopen(os.dup(2), "w", buffering=1))
+        self._progress = Progress(remain=True)
+        self._console = self._progress.console
         self._seconds: dict[str, float] = {}
         self._predictions = Predictions()
         self._proofs: list[ProofReport] = []
-        self._progress: Progress | None = None
 
     def run(self, leave: bool, report: Path | None) -> dict[str, Any]:
         """Runs the job and gives its summary; stays up until Ctrl-C unless `leave`. Ends every process that it started.
@@ -129,8 +126,7 @@ class Demo:
         for path in settings.home.iterdir():
             if path.name != "ports.json":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        with Progress(*columns, console=self._console, redirect_stdout=False, redirect_stderr=False) as self._progress:
+        with self._progress:
             return self._work()
 
     def _work(self) -> dict[str, Any]:
@@ -188,22 +184,19 @@ class Demo:
             services.up(
                 self._settings,
                 topics(self._project),
-                on_progress=lambda name, step: advance(int(step == "healthy"), f"services: {name}"),
+                on_progress=lambda name, step: advance(name, by=int(step == "healthy")),
             )
 
     def _backfill(self, name: str, to_ms: int, train: bool) -> Any:
-        from orchestration.backfill import backfill
-        from orchestration.deployment import Deployment
-        from orchestration.execution import reload_definitions, steps
-        from orchestration.names import features_job, training_job
+        from orchestration.backfill import backfill, backfill_steps
+        from orchestration.execution import reload_definitions
 
         reload_definitions(self._settings)
-        jobs = [features_job(self._source), *(training_job(model) for model in self._project.models if train)]
-        total = steps(Deployment(self._project, self._settings), *jobs)
+        total = backfill_steps(self._project, self._settings, train)
         with quiet(self._settings.home / "logs" / "backfill.log"), self._step(name, total=total) as advance:
             report = backfill(
                 self._project, self._settings, to_ms, train=train,
-                on_asset=lambda asset, seconds: advance(int(seconds is not None), f"{name}: {asset}"),
+                on_asset=lambda asset, seconds: advance(asset, by=int(seconds is not None)),
             )  # fmt: skip
         for asset, seconds in report.seconds.items():
             self._seconds[f"asset {asset}"] = round(self._seconds.get(f"asset {asset}", 0) + seconds, 1)
@@ -218,7 +211,7 @@ class Demo:
         name, total = "quality", steps(Deployment(self._project, self._settings), QUALITY_JOB)
         with quiet(self._settings.home / "logs" / "backfill.log"), self._step(name, total=total) as advance:
             return check_quality(
-                self._project, self._settings, on_asset=lambda asset, seconds: advance(int(seconds is not None), f"{name}: {asset}")
+                self._project, self._settings, on_asset=lambda asset, seconds: advance(asset, by=int(seconds is not None))
             )
 
     def _await_champion(self) -> None:
@@ -243,12 +236,10 @@ class Demo:
             threading.Thread(target=self._ask, args=(journey, stop, now_ms, caller), daemon=True) for caller in range(CALLERS)
         ]
         with self._step(f"replay of days {from_day} to {to_day}", total=count) as advance:
-            sent_before = 0
 
             def on_progress(report: Any) -> None:
-                nonlocal sent_before
-                advance(report.sent - sent_before)
-                sent_before, now_ms[0] = report.sent, report.last_ms or now_ms[0]
+                advance(to=report.sent)
+                now_ms[0] = report.last_ms or now_ms[0]
 
             for one in asking:
                 one.start()
@@ -293,17 +284,10 @@ class Demo:
 
     @contextmanager
     def _step(self, name: str, total: int | None = None) -> Iterator[Any]:
-        """One step with its bar and its seconds."""
-        assert self._progress is not None
+        """One step with its progress and its seconds."""
         started = time.monotonic()
-        task = self._progress.add_task(name, total=total)
-
-        def advance(by: int, description: str = name) -> None:
-            assert self._progress is not None
-            self._progress.update(task, advance=by, description=description)
-
-        yield advance
-        self._progress.update(task, description=name, total=total or 1, completed=total or 1)
+        with self._progress.step(name, total) as advance:
+            yield advance
         self._seconds[name] = round(time.monotonic() - started, 1)
 
     def _show(self, found: dict[str, Any]) -> None:

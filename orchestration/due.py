@@ -1,8 +1,8 @@
-"""When a batch is due: the end of the latest period whose events are all there. Pure.
+"""When the next batch is due: at the end of the latest period whose events have all arrived. Pure.
 
-A period is over when the stream's watermark has passed its end: by event time, so that a replayed past gets its batches, too, and a stream that
-stands still gets none. Only where the stream is caught up and its newest event is of this day does the wall clock count: nobody may have
-done anything since midnight.
+A period is complete when the stream's watermark has passed the end of the period. The watermark follows event time, so a replay of
+old events gets its batches too, and a stream without new events gets none. The wall clock counts as well if the stream has read
+every message and its newest event is less than a day old: then the period may simply have had no events at its end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from features.windows import DAY_MS, floor_ms
 
 @dataclass(frozen=True)
 class Stream:
-    """Where the speed layer is: its watermark, its oldest and newest event (None before the first one), and the messages that it has not read."""
+    """The progress of the speed layer.
+
+    Attributes:
+        watermark_ms: The watermark; None before the first event.
+        oldest_event_ms: The time of the oldest event that was read; None before the first event.
+        newest_event_ms: The time of the newest event that was read; None before the first event.
+        lag: How many messages in Kafka have not been read yet.
+    """
 
     watermark_ms: int | None
     oldest_event_ms: int | None
@@ -23,14 +30,14 @@ class Stream:
 
 
 def due_batch_end_ms(stream: Stream, batch_end_ms: int | None, now_ms: int, period_ms: int, watermark_ms: int) -> int | None:
-    """Where the next batch ends, or None where none is due.
+    """The batch_end of the batch that is due now, or None if no batch is due.
 
     Args:
-        stream: Where the speed layer is.
-        batch_end_ms: Where the last batch ended, if there was one.
+        stream: The progress of the speed layer.
+        batch_end_ms: The batch_end of the last batch; None before the first batch.
         now_ms: The wall clock.
-        period_ms: A day or an hour.
-        watermark_ms: How late the speed layer accepts.
+        period_ms: The length of a period: a day or an hour.
+        watermark_ms: The lateness up to which the speed layer accepts events.
     """
     if stream.newest_event_ms is None or stream.oldest_event_ms is None:
         return None

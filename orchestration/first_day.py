@@ -1,14 +1,15 @@
-"""Where the daily partitions begin: the earliest day of all events, kept in the home by `batch.load`."""
+"""The day at which Dagster's daily partitions begin. `batch.load` writes it to the home: the earliest day of all loaded events."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
+from features.instants import now_ms, utc_day
 from infra.settings import Settings
 
 
 def first_day(settings: Settings) -> date:
-    """The earliest day of all loads; a year ago where nothing was loaded."""
+    """The earliest day of all loaded events; before the first load, the day a year ago."""
     path = settings.home / "first_day.json"
-    return date.fromisoformat(json.loads(path.read_text())) if path.exists() else datetime.now(UTC).date() - timedelta(days=365)
+    return date.fromisoformat(json.loads(path.read_text())) if path.exists() else utc_day(now_ms()) - timedelta(days=365)

@@ -1,4 +1,7 @@
-"""All raw events that braid knows, for brute force: the `events` table and what of the archive is not in it yet."""
+"""All raw events of a source as Parquet files, for the brute-force proof.
+
+The events come from the source's events table and from the raw archive of its topic; an event may occur in both.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from infra.settings import Settings
 
 @contextmanager
 def export_known_events(settings: Settings, source: EventSource) -> Iterator[list[Path]]:
-    """Parquet files of the source's columns.
+    """Parquet files with the columns of the source; they are deleted at the end of the block.
 
     Raises:
         NoEventsError: There are no events.

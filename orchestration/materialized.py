@@ -1,4 +1,4 @@
-"""What an asset said of itself when it was last materialized."""
+"""The metadata of an asset's latest materialization."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import dagster as dg
 
 
 def latest_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, Any]:
-    """The metadata of the latest materialization; empty without one."""
+    """The metadata of the latest materialization by name; empty if the asset was never materialized."""
     event = instance.get_latest_materialization_event(asset)
-    found = event.asset_materialization.metadata if event and event.asset_materialization else {}
-    return {name: value.value for name, value in found.items()}
+    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    return {name: value.value for name, value in metadata.items()}

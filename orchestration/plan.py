@@ -1,38 +1,38 @@
-"""A changed declaration: what it changes, what that will cost, and what is served meanwhile.
+"""The plan of a backfill after a change of the declaration: what changes, what the backfill costs, and what is served until then.
 
-Compares the declarations of this code with what the online store says was published.
+Compares the declarations of the project with the versions that are published in the online store.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from features.declaration import FeatureGroup
 from features.declaration.versions import Change, change, group_of_text, same_meaning
 from features.errors import DeclarationError
+from features.instants import now_ms, rfc3339, utc_day
 from features.project import Model, Project
 from infra.settings import Settings
 from models.registry import CHAMPION, version_by_alias
 from orchestration.first_day import first_day
 from orchestration.running import runs
-from serving.contract import rfc3339
-from store.clients import meta_key, reached_store
+from store.server import reached_store
 
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """What becomes of one group.
+    """The plan of one group.
 
     Attributes:
-        group: Its name.
-        declared: The version of this code.
-        served: The version that is published, None where nothing is.
-        batch_end: As of when it is, RFC 3339.
-        change: What the declared version changes; None where the served one cannot be read any more.
-        days: Whose tiles a backfill folds.
-        entities: Whose views it builds, about.
-        not_known_to_model: The features that the champion then has to do without until another is trained.
+        group: The name of the group.
+        declared: The fingerprint of the declared version.
+        served: The fingerprint of the published version; None if no version is published.
+        batch_end: The batch_end of the published version, RFC 3339; None if no version is published.
+        change: The difference between the published and the declared version; None if this braid cannot read the published version.
+        days: How many days of tiles the backfill builds.
+        entities: About how many entities the backfill builds views for.
+        not_known_to_model: The features that the champion was trained on and that the declared version lacks. The champion gets their
+            defaults until a new model is trained.
     """
 
     group: str
@@ -46,43 +46,47 @@ class GroupPlan:
 
     @property
     def settled(self) -> bool:
-        """Whether what is served is what is declared."""
+        """Whether the published version is the declared version."""
         return self.served == self.declared
 
 
 def plan(project: Project, settings: Settings) -> list[GroupPlan]:
-    """What a backfill would recompute, by group.
+    """The plan of each group of the project.
 
     Raises:
         ServiceError: The online store does not answer.
     """
-    client = reached_store(settings)
-    days = (datetime.now(UTC).date() - first_day(settings)).days + 1
-    found = []
+    store = reached_store(settings)
+    days = (utc_day(now_ms()) - first_day(settings)).days + 1
+    plans = []
     for group in project.groups:
-        served, text, end_ms, entities = client.hmget(
-            meta_key(group.name), "fingerprint", "declaration", "batch_end_ms", "entities"
-        )
-        settled = served == group.fingerprint.encode()
+        published = store.published(group.name)
+        settled = published is not None and published.fingerprint == group.fingerprint
         changed: Change | None = Change((), (), ())
-        if served is None:
+        if published is None:
             changed = Change(group.feature_names, (), ())
         elif not settled:
             try:
-                changed = change(group_of_text(text or "", group.source), group)
+                changed = change(group_of_text(published.declaration or "", group.source), group)
             except DeclarationError:
                 changed = None
-        found.append(
+        plans.append(
             GroupPlan(
-                group.name, group.fingerprint, served.decode() if served else None, rfc3339(int(end_ms)) if end_ms else None, changed,
-                0 if settled else days, 0 if settled else int(entities or 0), () if settled else _not_known(project, settings, group),
+                group=group.name,
+                declared=group.fingerprint,
+                served=published.fingerprint if published else None,
+                batch_end=rfc3339(published.batch_end_ms) if published else None,
+                change=changed,
+                days=0 if settled else days,
+                entities=0 if settled or not published else published.entities,
+                not_known_to_model=() if settled else _not_known(project, settings, group),
             )
-        )  # fmt: skip
-    return found
+        )
+    return plans
 
 
 def _not_known(project: Project, settings: Settings, group: FeatureGroup) -> tuple[str, ...]:
-    """Of the champions on the group the features that the declared version does not have, or has with another meaning."""
+    """The features of the champions on the group that the declared version lacks, or declares with another meaning."""
     models = [model for model in project.models if model.group == group] if runs(settings, "mlflow") else []
     return tuple(dict.fromkeys(name for model in models for name in _not_known_to(settings, model, group)))
 

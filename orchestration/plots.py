@@ -1,4 +1,4 @@
-"""Plots as metadata: pictures in Markdown, which Dagster's UI shows beside the asset."""
+"""Plots as Dagster metadata: PNG images in Markdown, which Dagster's UI shows on the page of the asset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from monitoring.experiment import ExperimentReport
 
 
 def png(image: bytes) -> dg.MarkdownMetadataValue:
-    """A picture."""
+    """Metadata that shows a PNG image."""
     return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(image).decode()})")
 
 
@@ -31,7 +31,11 @@ def feature_distributions(values: pd.DataFrame) -> dg.MarkdownMetadataValue:
 
 
 def rates(table: pd.DataFrame) -> dg.MarkdownMetadataValue:
-    """Per feature the shares of cells that were served otherwise, without a value, or with one too many."""
+    """A bar per feature: the shares of cells that were served without a value, with an extra value, or with another value.
+
+    Args:
+        table: `monitoring.consistency.ConsistencyReport.table`.
+    """
     figure = Figure(figsize=(6, 0.4 * len(table) + 1))
     axes = figure.add_subplot(title="share of cells", xlim=(0, max(0.01, table[["mismatch_rate"]].to_numpy().max(initial=0))))
     left = [0.0] * len(table)
@@ -44,15 +48,16 @@ def rates(table: pd.DataFrame) -> dg.MarkdownMetadataValue:
 
 
 def intervals(report: ExperimentReport) -> dg.MarkdownMetadataValue:
-    """The difference in AUC of each variant to the first, with its interval."""
+    """The difference in AUC between each variant and the first variant, with its confidence interval."""
     figure = Figure(figsize=(6, 0.6 * len(report.comparisons) + 1))
     axes = figure.add_subplot(title="AUC, difference to the first variant")
     axes.axvline(0, color="grey", linestyle=":")
-    for place, one in enumerate(report.comparisons):
-        if one.auc is not None:
-            axes.plot([one.auc.low, one.auc.high], [place, place])
-            axes.plot(one.auc.value, place, "o")
-    axes.set_yticks(range(len(report.comparisons)), [f"{one.variant} – {one.against}" for one in report.comparisons])
+    for place, comparison in enumerate(report.comparisons):
+        if comparison.auc is not None:
+            axes.plot([comparison.auc.low, comparison.auc.high], [place, place])
+            axes.plot(comparison.auc.value, place, "o")
+    labels = [f"{comparison.variant} – {comparison.against}" for comparison in report.comparisons]
+    axes.set_yticks(range(len(report.comparisons)), labels)
     return _figure(figure)
 
 

@@ -1,8 +1,9 @@
-"""The proof: brute force over the raw events, in SQL written from the words of the declaration, against the answers over HTTP.
+"""The proof: compares served features with features that DuckDB computes from the raw events by brute force.
 
-Reads Parquet files of raw events and `POST /features`; gives the number of cells compared and of cells that differ. It shares
-nothing with the algebra, the tiles or the merge: DuckDB scans all events of the sampled entities for each feature. What the
-declaration calls an estimate is held to its stated error, everything else to the value.
+Reads Parquet files of raw events and the answers of `POST /features`; reports how many cells were compared and how many differ. The
+SQL is written from the declaration and scans all events of the sampled entities for each feature. It uses neither the aggregations
+nor the tiles nor the merge of the product, so an error there cannot hide here. Features that the declaration calls estimates may
+differ within their stated error; all other features must be equal but for rounding.
 """
 
 from __future__ import annotations
@@ -17,20 +18,23 @@ import httpx
 import sqlglot
 
 from features.declaration import Feature, FeatureGroup
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from infra.errors import ServiceError
 from infra.settings import Settings
 
 #: Entities per request.
 CHUNK = 100
+#: The relative difference up to which two numbers count as equal.
 RELATIVE = 1e-9
-#: How many standard errors an estimate may be off, and how much beside: of a handful of values one or two may share a register.
+#: The allowed error of an estimate: a number of standard errors, plus an absolute slack for small counts, where one or two values
+#: may share a register of the sketch.
 STANDARD_ERRORS, SLACK = 5, 2
-UNIT_MS = {"seconds": 1_000, "minutes": 60_000, "hours": 3_600_000, "days": 86_400_000}
+UNIT_MS = {"seconds": SECOND_MS, "minutes": MINUTE_MS, "hours": HOUR_MS, "days": DAY_MS}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A cell that differs: whose, which, what was served and what is right."""
+    """A cell that differs: the entity, the feature, the served value and the brute-force value."""
 
     entity: int | str
     feature: str
@@ -40,7 +44,16 @@ class Difference:
 
 @dataclass
 class ProofReport:
-    """The outcome at one instant: cells compared, the differing ones, and how many of the entities' answers were degraded."""
+    """The result of a proof at one instant.
+
+    Attributes:
+        group: The name of the group.
+        q_ms: The instant.
+        entities: How many entities were compared.
+        cells_compared: How many cells were compared; a cell is one feature of one entity.
+        degraded: How many entities had a degraded answer.
+        differences: The cells that differ.
+    """
 
     group: str
     q_ms: int
@@ -51,7 +64,7 @@ class ProofReport:
 
     @property
     def cells_different(self) -> int:
-        """How many cells differ."""
+        """The number of cells that differ."""
         return len(self.differences)
 
 
@@ -59,11 +72,11 @@ def prove(settings: Settings, group: FeatureGroup, events: Sequence[Path], ids: 
     """Compares the served features of some entities with brute force.
 
     Args:
-        settings: Where serving answers.
-        group: The declaration.
-        events: Parquet files of raw events in the contract; one id may occur twice.
-        ids: The entities.
-        q_ms: The instant that is asked about.
+        settings: The settings that name serving's address.
+        group: The declaration of the group.
+        events: Parquet files of raw events in the source's contract; an event id may occur several times.
+        ids: The ids of the entities.
+        q_ms: The instant that serving is asked about.
 
     Raises:
         ServiceError: Serving does not answer.
@@ -83,31 +96,31 @@ def prove(settings: Settings, group: FeatureGroup, events: Sequence[Path], ids: 
 
 
 def sample_ids(group: FeatureGroup, events: Sequence[Path], size: int) -> list[Any]:
-    """The same sample of entities in every run, spread over all."""
+    """A pseudo-random sample of the entities in the events; the same sample in every run."""
     files = [str(path) for path in events]
-    there = _duckdb_sql(group.has_entity_sql)
-    query = f'SELECT DISTINCT "{group.entity}" AS id FROM read_parquet($1) WHERE {there} ORDER BY hash(id) LIMIT $2'
+    has_entity = _duckdb_sql(group.has_entity_sql)
+    query = f'SELECT DISTINCT "{group.entity}" AS id FROM read_parquet($1) WHERE {has_entity} ORDER BY hash(id) LIMIT $2'
     with duckdb.connect() as connection:
-        return [one for (one,) in connection.execute(query, [files, size]).fetchall()]
+        return [entity_id for (entity_id,) in connection.execute(query, [files, size]).fetchall()]
 
 
 def brute_force(group: FeatureGroup, events: Sequence[Path], ids: Sequence[int | str], q_ms: int) -> dict[Any, dict[str, Any]]:
-    """The features of the entities at `q_ms`, by a scan of all events per feature."""
+    """Entity id → feature → value at `q_ms`, computed by a scan of all events for each feature."""
     source = group.source
     selected = ", ".join(f'{_feature_sql(feature, q_ms)} AS "{feature.name}"' for feature in group.features)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'").fetchall()
         files = [str(path) for path in events]
         present = {name for name, *_ in connection.execute("DESCRIBE SELECT * FROM read_parquet($1)", [files]).fetchall()}
-        kept = [column for column in source.columns if column.name in present and column.name != source.event_id]
-        columns = ", ".join(f'arg_min({_typed(column.name, column.type.name)}, t) AS "{column.name}"' for column in kept)
+        used = [column for column in source.columns if column.name in present and column.name != source.event_id]
+        columns = ", ".join(f'arg_min({_typed(column.name, column.type.name)}, t) AS "{column.name}"' for column in used)
         connection.execute("CREATE TABLE wanted AS SELECT unnest($1) AS id", [list(ids)]).fetchall()
         read = f'SELECT *, epoch_ms("{source.time}"::TIMESTAMPTZ) AS t FROM read_parquet($1) WHERE "{group.entity}" IN (SELECT id FROM wanted)'
-        # Duplicates fall by event id.
+        # Of several events with the same id the earliest counts.
         once = f'SELECT "{source.event_id}", min(t) AS t, {columns} FROM ({read}) GROUP BY "{source.event_id}"'
         connection.execute(f"CREATE TABLE e AS SELECT * FROM ({once}) WHERE t < {q_ms}", [files]).fetchall()
         cursor = connection.execute(f'SELECT id, {selected} FROM wanted LEFT JOIN e ON e."{group.entity}" = id GROUP BY id')
-        return {one: dict(zip(group.feature_names, values, strict=True)) for one, *values in cursor.fetchall()}
+        return {entity_id: dict(zip(group.feature_names, values, strict=True)) for entity_id, *values in cursor.fetchall()}
 
 
 def _typed(name: str, kind: str) -> str:
@@ -115,7 +128,7 @@ def _typed(name: str, kind: str) -> str:
 
 
 def _feature_sql(feature: Feature, q_ms: int) -> str:
-    """One feature in DuckDB's SQL: an aggregate under a filter, over [floor(q - w, hop), q)."""
+    """A feature as a filtered aggregate in DuckDB's SQL, over the window [floor(q - w, hop), q)."""
     kind, of = feature.aggregation.kind, f'"{feature.of}"'
     conditions = ["t IS NOT NULL"]
     if feature.window:
@@ -128,7 +141,7 @@ def _feature_sql(feature: Feature, q_ms: int) -> str:
     filtered = f"FILTER (WHERE {' AND '.join(conditions)})"
     unit_ms = UNIT_MS.get(getattr(feature.aggregation, "unit", ""), 1)
     k, bound = getattr(feature.aggregation, "k", 0), getattr(feature.aggregation, "bound", 0)
-    # In whole micro-units of 128 bits: sums of squares of doubles lose what the variance is made of.
+    # In integer micro-units of 128 bits, because a difference of two large sums of doubles would lose the digits of the variance.
     micros, n = f"CAST({of} * 1000000 AS HUGEINT)", f"count({of}) {filtered}"
     squares, square = f"sum({micros} * {micros}) {filtered}", f"(sum({micros}) {filtered}) * (sum({micros}) {filtered})"
     variance = f"(({n}) * ({squares}) - {square})::DOUBLE / nullif({n}, 0) ** 2 / 1e12"
@@ -174,7 +187,7 @@ def _ask(settings: Settings, group: FeatureGroup, ids: Sequence[int | str], q_ms
 
 
 def agree(feature: Feature, served: Any, right: Any) -> bool:
-    """Whether what was served of a feature is what is right: the same but for rounding, or within the error of an estimate."""
+    """Whether a served value agrees with the right one: equal but for rounding, or, for an estimate, within its error."""
     if served is None or right is None:
         return served is None and right is None
     if isinstance(right, list):
@@ -184,7 +197,7 @@ def agree(feature: Feature, served: Any, right: Any) -> bool:
 
 
 def _standard_error(feature: Feature, right: Any) -> float:
-    """The relative standard error that the declaration states; 0 where it promises the value."""
+    """The relative standard error that the declaration states; 0 for a feature whose value is exact."""
     aggregation = feature.aggregation
     if aggregation.kind == "approx_distinct":
         return 1.04 / 2 ** (getattr(aggregation, "precision", 0) / 2)
@@ -195,5 +208,5 @@ def _standard_error(feature: Feature, right: Any) -> float:
 def _same(served: Any, right: Any) -> bool:
     if isinstance(right, str):
         return bool(served == right)
-    right = float(right)  # a decimal of a list
+    right = float(right)  # the elements of a list may be decimals
     return bool(abs(served - right) <= RELATIVE * max(abs(served), abs(right)))

@@ -1,4 +1,4 @@
-"""Keeps the talk of libraries (Dagster's events, MLflow's links, Spark's warnings) out of the terminal and in a log."""
+"""Redirects the output of libraries (Dagster's events, MLflow's links, Spark's warnings) from the terminal to a log file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from typing import TextIO
 
 @contextmanager
 def quiet(log: Path) -> Iterator[TextIO]:
-    """Sends all that this process and its children print to `log`; gives the terminal, for what is meant for people."""
+    """A block in which all output of this process and its children goes to `log`.
+
+    Yields:
+        The terminal's standard error, for output that the user should see.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

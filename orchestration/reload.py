@@ -1,4 +1,4 @@
-"""What runs and has loaded the declarations loads them again when they have changed."""
+"""Restarts the running services that read the project's declarations, after the declarations have changed."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _READERS = ("speed", "serving", "dagster-code")
 
 
 def readers(settings: Settings) -> list[str]:
-    """Those of them that run."""
+    """The services in `_READERS` that run now."""
     return [name for name in _READERS if runs(settings, name)]
 
 
 def load_declarations(settings: Settings, project: Project, ran: Collection[str], on_progress: services.Progress) -> None:
-    """Restarts services that have loaded other declarations than this code has, and notes which are loaded.
+    """Restarts services whose declarations are out of date, and writes the digest of the current declarations to the home.
 
     Args:
-        settings: The deployment, which is up.
-        project: As it is declared now.
-        ran: The readers that ran before; what was started since has loaded the present ones.
-        on_progress: Told of each step.
+        settings: The settings of the deployment, whose services run.
+        project: The current declarations.
+        ran: The readers that were running before this command. Readers that started later have the current declarations.
+        on_progress: Called with a service's name and its step.
 
     Raises:
-        ServiceError: One of them does not get healthy.
+        ServiceError: A service does not become healthy.
     """
     path = settings.home / "run" / "declarations.sha256"
-    present = hashlib.sha256(repr(project).encode()).hexdigest()
-    if path.exists() and path.read_text() != present and ran:
+    digest = hashlib.sha256(repr(project).encode()).hexdigest()
+    if path.exists() and path.read_text() != digest and ran:
         for name in ran:
             on_progress(name, "loading the changed declarations")
             services.restart(settings, name)
             on_progress(name, "healthy")
         reload_definitions(settings)
-    path.write_text(present)
+    path.write_text(digest)

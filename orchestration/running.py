@@ -1,6 +1,6 @@
-"""Whether a deployment's own services run: asked before a command writes to whatever answers on their ports.
+"""Checks whether a deployment's own services run, before a command writes to their ports.
 
-A home whose services do not run holds its ports in name only: another program, even another deployment, may have taken one.
+A port of a home whose services do not run may be in use by another program, or by another deployment, which must not be written to.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from infra.embedded.supervision import Supervisor
 from infra.errors import ServiceError
 from infra.settings import Settings
 
-#: Ctrl-C, a plain kill, a terminal that is closed.
+#: The signals that end a command: Ctrl-C, `kill`, and a closed terminal.
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def runs(settings: Settings, name: str) -> bool:
-    """Whether the service runs under this home's supervisor; True for one that braid does not run itself."""
+    """Whether a service runs under this home's supervisor; True for an external service, which braid does not start."""
     if name not in {program.name for program in programs(settings)}:
         return True
     info = Supervisor(settings).infos().get(name)
@@ -29,10 +29,10 @@ def runs(settings: Settings, name: str) -> bool:
 
 
 def require(settings: Settings, *names: str) -> None:
-    """Makes sure that the services are the home's own and run.
+    """Checks that the home's own services run.
 
     Raises:
-        ServiceError: One of them does not.
+        ServiceError: One of the services does not run.
     """
     for name in names:
         if not runs(settings, name):
@@ -41,22 +41,22 @@ def require(settings: Settings, *names: str) -> None:
 
 @contextmanager
 def until_ended(settings: Settings) -> Iterator[None]:
-    """Ends every process of the home when the block is left: at its end, by an error, by Ctrl-C, by SIGTERM or SIGHUP.
+    """A block at whose end every process of the home is ended, also after an error or one of the signals `ENDINGS`.
 
-    Each of the signals raises KeyboardInterrupt in the block. None of them interrupts the ending itself.
+    In the block each of these signals raises KeyboardInterrupt. While the processes are being ended the signals are ignored.
     """
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {one: signal.signal(one, interrupt) for one in ENDINGS}
+    handlers = {ending: signal.signal(ending, interrupt) for ending in ENDINGS}
     try:
         yield
     finally:
-        for one in ENDINGS:
-            signal.signal(one, signal.SIG_IGN)
+        for ending in ENDINGS:
+            signal.signal(ending, signal.SIG_IGN)
         try:
             services.down(settings)
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for ending, handler in handlers.items():
+                signal.signal(ending, handler)

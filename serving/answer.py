@@ -11,7 +11,7 @@ from infra.policies import WhenStale
 from serving.contract import FeatureRow, ModelInfo, PredictResponse, Provenance, rfc3339
 from serving.errors import RefusalError
 from serving.model import LoadedModel
-from store.reading import Parts
+from store.protocol import Parts
 
 
 class Stale(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
 from features.declaration import MAX_ENTITY_LENGTH
+from features.instants import rfc3339 as rfc3339  # noqa: PLC0414  # other rooms import it from here
 
 #: Entities in one request; more are asked in several.
 MAX_IDS = 1_000
@@ -136,8 +137,16 @@ class PredictResponse(_Message):
     provenance: Provenance
 
 
-def predict_contract(entity: str) -> tuple[type[PredictRequest], type[PredictResponse]]:
-    """The request and the response of `/predict` for a model about entities of that name, such as `user_id`."""
+class UnansweredRequest(PredictRequest):
+    """A request of any form, in a project without models: the response says that there is none."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def predict_contract(entity: str | None) -> tuple[type[PredictRequest], type[PredictResponse]]:
+    """The request and the response of `/predict` for a model about entities of that name, such as `user_id`; None without a model."""
+    if entity is None:
+        return UnansweredRequest, PredictResponse
 
     def with_entity(message: type[_Body], kind: Any) -> type[_Body]:
         # The fields of the last base come first, on the page of the API and in answers.
@@ -146,8 +155,3 @@ def predict_contract(entity: str) -> tuple[type[PredictRequest], type[PredictRes
         return create_model(message.__name__, __base__=bases, __doc__=message.__doc__)
 
     return with_entity(PredictRequest, EntityId), with_entity(PredictResponse, int | str)
-
-
-def rfc3339(instant_ms: int) -> str:
-    """The text of an instant in milliseconds."""
-    return (_EPOCH + timedelta(milliseconds=instant_ms)).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -6,15 +6,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 
-import redis
-
 from features.declaration import FeatureGroup
 from infra.policies import WhenStale
 from infra.settings import Settings
 from monitoring.freshness import newest_event_ms
 from serving.answer import Stale
 from serving.errors import RefusalError
-from store.clients import reading_store
+from store.errors import StoreError
+from store.server import store_to_read
 
 _POLL_SECONDS = 1.0
 _log = logging.getLogger("serving")
@@ -75,18 +74,17 @@ class Freshness:
         return Stale(case.when_stale, reason)
 
     def _follow(self) -> None:
-        client = None
+        store = store_to_read(self._settings)
         while True:
             try:
-                client = client or reading_store(self._settings)  # a cluster is asked for its nodes
                 for group in self._groups:
-                    name, newest_ms = group.name, newest_event_ms(client, group)
+                    name, newest_ms = group.name, newest_event_ms(store, group)
                     if newest_ms is None:
                         self._newest_ms.pop(name, None)
                     else:
                         self._newest_ms[name] = newest_ms
                         self._on_look(name, newest_ms)
-            except (redis.RedisError, OSError):
+            except StoreError:
                 pass  # what was known stays, and grows old by itself
             except Exception:  # noqa: BLE001  # whatever the store holds, the thread goes on
                 _log.exception("the newest events could not be looked up")

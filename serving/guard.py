@@ -1,6 +1,7 @@
-"""The door: refuses what is no JSON, too large or not in the contract before BentoML reads it, and says what is missing. ASGI.
+"""ASGI middleware in front of BentoML: checks each request before BentoML reads it, and answers `/readyz`.
 
-BentoML would unpickle other kinds of bodies, and log what does not validate with the values in it.
+A request is refused if it has no valid key, if its body is not JSON, is too large or does not fit the contract. BentoML itself would
+unpickle bodies of other content types, and would write the values of an invalid request to its log.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ class Door:
     """Lets through `application/json` bodies of up to `MAX_BODY_BYTES` that fit the contract, from callers with the key where one is set.
 
     Args:
-        app: What answers.
-        key: What callers must send; None where no key is set.
-        requests: Path → the contract of its body.
+        app: The application behind the middleware.
+        key: The key that callers must send; None where no key is set.
+        requests: Path → the contract of its request body.
     """
 
     def __init__(self, app: App, key: SecretStr | None, requests: Mapping[str, type[BaseModel]]) -> None:
         self._app, self._key, self._requests = app, key, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers 400, 401, 413 or 415 itself, or hands on."""
+        """Answers 400, 401, 413 or 415, or passes the request to the application."""
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -51,30 +52,31 @@ class Door:
         except RefusalError as refusal:
             await refusal.response()(scope, receive, send)
             return
-        given = False
+        body_passed = False
 
         async def replay() -> MutableMapping[str, Any]:
-            nonlocal given
-            if given:
+            nonlocal body_passed
+            if body_passed:
                 return await receive()
-            given = True
+            body_passed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self._app(scope, replay, send)
 
 
 class Readiness:
-    """Answers `/readyz` with what is missing: 200 once the registry has been looked at.
+    """Answers `/readyz` with a list of what is missing.
 
-    Also without a model or a store: `/features`, and defaults that are marked, are still served. After SIGTERM it says 503 while the
-    service goes on answering for a while, so that a balancer has the time to send requests elsewhere and none is lost at a closing door.
+    The status is 200 as soon as the registry has been asked once. It is 200 also without a model or an online store, because the
+    service then still serves `/features` or declared defaults, marked as degraded. After SIGTERM the status is 503 while the service
+    continues to answer for `drain_seconds`, so that a load balancer can send requests elsewhere before the service ends.
     """
 
     def __init__(self, app: App, drain_seconds: float) -> None:
         self._app, self._ending, self._drain_seconds = app, False, drain_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers, or hands on."""
+        """Answers `/readyz`, or passes the request to the application."""
         if scope["type"] == "lifespan":
             self._wait_at_sigterm()
         if scope["type"] != "http" or scope["path"] != "/readyz" or scope["method"] not in ("GET", "HEAD"):
@@ -86,7 +88,7 @@ class Readiness:
         await JSONResponse({"ready": ready, "missing": missing}, 200 if ready else 503)(scope, receive, send)
 
     def _wait_at_sigterm(self) -> None:
-        """Puts the wait before what the server does."""
+        """Delays the server's own handler of SIGTERM by `drain_seconds`."""
         loop, server = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
 
         def end(number: int, frame: FrameType | None) -> None:
@@ -98,14 +100,18 @@ class Readiness:
 
 
 def _admit(scope: Scope, key: str) -> None:
-    given = dict(scope["headers"]).get(b"authorization", b"")
-    if not hmac.compare_digest(given, b"Bearer " + key.encode()):
+    authorization = dict(scope["headers"]).get(b"authorization", b"")
+    if not hmac.compare_digest(authorization, b"Bearer " + key.encode()):
         raise RefusalError(401, "The request has no valid key.", "Send it as: Authorization: Bearer KEY.")
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes | None:
-    """The request's body; None where the caller has gone."""
-    # All of them: of two headers BentoML would take the one and this the other.
+    """The request's body; None if the caller has disconnected.
+
+    Raises:
+        RefusalError: The body is not JSON, or is too large.
+    """
+    # Every content-type header counts, because of two different headers BentoML could read the other one.
     kinds = [value.split(b";")[0].strip().lower() for name, value in scope["headers"] if name == b"content-type"]
     if kinds != [b"application/json"]:
         raise RefusalError(415, "The body is not JSON.", "Send it as application/json.")
@@ -132,10 +138,10 @@ def _check(kind: type[BaseModel] | None, body: bytes) -> None:
     try:
         kind.model_validate_json(body)
     except ValidationError as error:
-        # Neither the values nor more than the beginning of a name: a caller's mistake may hold a secret.
+        # The answer repeats no value, and only the beginning of a field's name, because an invalid request may contain a secret.
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part)[:64] for part in first["loc"][:2])
-        said = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"].removeprefix("Value error, ")
         raise RefusalError(
-            400, f"The request does not pass validation{f' at {where}' if where else ''}: {said}.", "The page of the API is at /."
+            400, f"The request does not pass validation{f' at {where}' if where else ''}: {reason}.", "The page of the API is at /."
         ) from None

@@ -1,4 +1,4 @@
-"""What serving says of itself at `/metrics`, beside BentoML's own counts of requests by status."""
+"""The Prometheus metrics of serving, at `/metrics` beside BentoML's own counts of requests by status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 
 
 class Metrics:
-    """The metrics of one worker. To be made after the worker has set prometheus_client's folder for several processes."""
+    """The metrics of one worker process.
+
+    Create it after the worker has set the folder that prometheus_client uses for several processes.
+    """
 
     def __init__(self) -> None:
         from prometheus_client import Counter, Gauge, Histogram
@@ -21,22 +24,26 @@ class Metrics:
         self._seconds = Histogram("braid_answer_seconds", "Time to answer.", ["endpoint"], buckets=_SECONDS)
         self._rows = Counter("braid_rows", "Entities answered for: exact, degraded, or unknown to both layers.", ["group", "state"])
         self._age = Gauge(
-            "braid_newest_event_age_seconds", "From the newest event in the last answer to the time that it was asked for.", ["group"],
+            "braid_newest_event_age_seconds",
+            "From the newest event in the last answer to the time that it was asked for.",
+            ["group"],
             multiprocess_mode="mostrecent",
-        )  # fmt: skip
+        )
         self._version = Gauge(
             "braid_champion_version", "Version of the model that answers; 0 for none.", multiprocess_mode="mostrecent"
         )
         self._version.set(0)
         self._newest = Gauge(
-            "braid_newest_event_timestamp_seconds", "Time of the newest event of a group in the online store, since 1970.", ["group"],
+            "braid_newest_event_timestamp_seconds",
+            "Time of the newest event of a group in the online store, since 1970.",
+            ["group"],
             multiprocess_mode="mostrecent",
-        )  # fmt: skip
+        )
         self._variants = Counter("braid_predictions", "Predictions by the variant that answered.", ["variant"])
         self._lost = Counter("braid_served_log_lost", "Records of the served log that did not reach Kafka.")
 
     def answered(self, endpoint: str, group: FeatureGroup, rows: Sequence[Served], q_ms: int, started: float) -> None:
-        """Counts one answer; `started` is `time.perf_counter` at its beginning."""
+        """Counts one answer; `started` is the value of `time.perf_counter` when the request arrived."""
         states = Tally(
             "degraded" if merged.degraded or parts.faults else "exact" if parts.known else "unknown" for parts, merged, _ in rows
         )
@@ -48,17 +55,17 @@ class Metrics:
         self._seconds.labels(endpoint).observe(time.perf_counter() - started)
 
     def newest_event(self, group: str, newest_ms: int) -> None:
-        """Notes the newest event of a group; Prometheus subtracts it from its time() for an age."""
+        """Sets the time of a group's newest event; a Prometheus rule subtracts it from `time()` to get the age."""
         self._newest.labels(group).set(newest_ms / 1_000)
 
     def predicted(self, variant: str) -> None:
-        """Counts a prediction."""
+        """Counts a prediction of a variant."""
         self._variants.labels(variant).inc()
 
     def lost(self, records: int) -> None:
-        """Counts records that were not logged."""
+        """Counts records of the served log that were lost."""
         self._lost.inc(records)
 
     def champion(self, version: str) -> None:
-        """Notes which model answers."""
+        """Sets the version of the champion."""
         self._version.set(int(version))

@@ -1,8 +1,10 @@
-"""The model behind an alias of the registry, such as the champion: resolved once, exchanged when the alias moves.
+"""The model behind an alias of the registry, such as the champion. When the alias moves, the new version takes over.
 
-Reads MLflow's registry from a thread of its own; a request only ever sees a whole model. One that cannot be loaded, or that was
-trained on features that nobody knows, is refused and the old one stays. A model is given its features by their names: those of another
-version of the declaration that mean the same, and the declared default, marked as degraded, for those that do not.
+A thread polls MLflow's registry, so that a request never waits for it. A version that cannot be loaded, or whose features are not
+declared, is refused, and the version before it continues to answer.
+
+A model gets its features by name. If the model was trained on another version of the declaration, each feature that means the same
+in both versions is passed on; each other feature is replaced by its declared default, and the answer is marked as degraded.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from infra.settings import Settings
 from models.registry import load_booster, version_by_alias
 
 _log = logging.getLogger("serving")
-#: A model that could not be loaded is tried again after so many polls: its files may have been out of reach for a moment.
+#: The number of polls after which a refused version is tried again, because its files may have been unreachable for a moment.
 _POLLS_UNTIL_RETRY = 10
 
 
@@ -37,8 +39,8 @@ class LoadedModel:
         name: The registered name.
         version: The registered version.
         booster: The `lightgbm.Booster`.
-        group: The declaration that it was trained on.
-        fault: Why its answers may not be exact, whatever is served; empty if they are.
+        group: The declaration that the model was trained on.
+        fault: Why every answer of the model is degraded; empty for a model without such a fault.
     """
 
     name: str
@@ -53,15 +55,15 @@ class LoadedModel:
         return float(self.booster.predict(np.array([values]), num_threads=1)[0])
 
     def input_of(self, served: FeatureGroup, values: Sequence[Value]) -> tuple[list[float], str]:
-        """What the model is given of the features that are served, and why that may not be exact.
+        """The input of the model, and the reason why the input is degraded; the reason is empty for an exact input.
 
         Args:
-            served: The version of the group that the values are of.
-            values: Its features, in its order.
+            served: The version of the group that the values belong to.
+            values: One value per feature of `served`.
         """
         indices, fault = self._known.get(served.fingerprint) or self._known.setdefault(served.fingerprint, self._known_of(served))
-        found = {name: values[index] for name, index in indices.items()}
-        return self.group.model_input(found), self.fault or fault
+        features = {name: values[index] for name, index in indices.items()}
+        return self.group.model_input(features), self.fault or fault
 
     def _known_of(self, served: FeatureGroup) -> tuple[dict[str, int], str]:
         known = same_meaning(served, self.group)
@@ -71,19 +73,19 @@ class LoadedModel:
 
 
 class FollowedModel:
-    """Follows an alias of a registered model.
+    """Follows an alias of a registered model in a thread.
 
     Args:
-        settings: Where the registry is.
-        group: What the model is asked about.
+        settings: The settings that name the registry.
+        group: The declared group whose features the model gets.
         name: The registered name.
-        alias: Such as "champion".
-        on_change: Called with each model that begins to answer, in the thread that follows.
+        alias: The alias, such as "champion".
+        on_change: Called in that thread with each model that begins to answer.
 
     Attributes:
-        current: The model that answers, or None while there is none.
-        fault: Why the alias' version is not the one that answers; empty if it is.
-        looked: Whether the registry has been asked, with whatever success.
+        current: The model that answers, or None while no model is loaded.
+        fault: Why the version with the alias does not answer; empty while it answers.
+        looked: Whether the registry has been asked at least once; also true after a failed request.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class FollowedModel:
         self._thread = threading.Thread(target=self._follow, name=f"{name}@{alias}", daemon=True)
 
     def start(self) -> None:
-        """Looks for the model now and from then on, in the background."""
+        """Starts the thread, which loads the model now and follows the alias."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -111,34 +113,34 @@ class FollowedModel:
         self._stop.set()
 
     def _follow(self) -> None:
-        # A registry that is down is asked again at the next poll; MLflow's own patience is minutes.
+        # MLflow retries for minutes by default; here the next poll is the retry.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         while True:
             try:
                 self.refresh()
-            except Exception as error:  # noqa: BLE001  # whatever the registry does, the old model must go on
+            except Exception as error:  # noqa: BLE001  # whatever the registry does, the current model must continue to answer
                 self.fault = f"the registry cannot be asked ({type(error).__name__})"
             self.looked = True
             if self._stop.wait(self._settings.alias_poll_seconds):
                 return
 
     def refresh(self) -> None:
-        """Asks the registry, and exchanges the model if the alias has another."""
+        """Asks the registry, and loads the version with the alias if another version answers now."""
         name = self._name
-        found = version_by_alias(self._settings, name, self._alias)
-        if found is None:
+        registered = version_by_alias(self._settings, name, self._alias)
+        if registered is None:
             self.fault = f"the registry has no {self._alias} of {name}"
             return
-        version = found.version
+        version = registered.version
         if self.current is not None and self.current.version == version:
             self.fault, self._refused = "", ("", 0.0)
             return
         if self._refused[0] == version and time.monotonic() < self._refused[1]:
             return
         try:
-            model = load_model(self._settings, self._group, name, version, found.tags)
-        except Exception as error:  # noqa: BLE001  # a broken model must not take the working one with it
+            model = load_model(self._settings, self._group, name, version, registered.tags)
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with the new model, the current model must continue to answer
             fault = f"version {version} of {name} cannot be used: {error}"
             if fault != self.fault:
                 _log.error("%s; version %s keeps answering", fault, self.current and self.current.version)
@@ -152,17 +154,17 @@ class FollowedModel:
 
 
 def load_model(settings: Settings, declared: FeatureGroup, name: str, version: str, tags: Mapping[str, str]) -> LoadedModel:
-    """A version of a registered model.
+    """Loads a version of a registered model.
 
     Args:
-        settings: Where the registry is.
-        declared: The declaration now, which a model without the tag `declaration` is taken to be trained on.
+        settings: The settings that name the registry.
+        declared: The current declaration of the group. A version without the tags below counts as trained on it.
         name: The registered name.
         version: The registered version.
-        tags: Of the version: `declaration`, `group_fingerprint`.
+        tags: The version's tags; `declaration` and `group_fingerprint` are read.
 
     Raises:
-        ValueError: It is none that may answer: see `load_booster`, or it was trained on features of other names.
+        ValueError: As `load_booster`; or the model's features have other names than the declared features.
     """
     booster, group, fault = load_booster(settings, name, version), declared, ""
     if tags.get("group_fingerprint", declared.fingerprint) != declared.fingerprint:
@@ -171,8 +173,8 @@ def load_model(settings: Settings, declared: FeatureGroup, name: str, version: s
         except DeclarationError:
             fault = "the model was trained on another version of the declaration"
     if tuple(booster.feature_name()) != group.model_names:
-        raise ValueError("it was trained on other features than are declared")
+        raise ValueError("the model was trained on other features than are declared")
     model = LoadedModel(name, version, booster, group, fault)
     if not 0 <= model.predict(group.model_input({})) <= 1:
-        raise ValueError("it gives no probabilities")
+        raise ValueError("the model gives no probabilities")
     return model

@@ -1,7 +1,8 @@
-"""What was served → the topic `served_features`: for experiments, live quality, and proofs of what was served.
+"""The served log: a record of each logged answer, sent to the topic `served_features`.
 
-Bounded and asynchronous: an answer puts into a queue what a record is made of, and is done. A broker that does not answer costs
-records, which are counted, never an answer's time.
+Experiments, live quality and the consistency check read the records. The log is asynchronous: a request only puts a function that
+makes the record into a bounded queue, and a thread sends the records. When the broker does not answer, records are lost and counted;
+requests are never delayed.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from serving.answer import Served
 from serving.contract import Provenance
 from serving.variants import place
 
-#: Records that wait for the broker at most.
+#: The largest number of records in the queue.
 BOUND = 10_000
-#: Records are sent many in one message, as JSON lines of so many bytes: the producer is written in Python, and takes as long for a
-#: message as for many lines. With one line more it stays below Kafka's megabyte.
+#: The size from which on a message of JSON lines is sent. kafka-python's cost is per message, so many records share one message.
+#: Since a line is shorter than this too, a message stays below Kafka's limit of a megabyte.
 _MESSAGE_BYTES = 500_000
 _POLL_SECONDS = 0.5
 _log = logging.getLogger("serving")
@@ -35,36 +36,49 @@ Record = dict[str, Any]
 
 
 def served_record(
-    group: FeatureGroup, entity: int | str, served: Served, provenance: Provenance, q_ms: int, served_at_ms: int,
+    group: FeatureGroup,
+    entity: int | str,
+    served: Served,
+    provenance: Provenance,
+    q_ms: int,
+    served_at_ms: int,
     exposure: Mapping[str, Any] | None = None,
-) -> Record:  # fmt: skip
-    """One entity's features as they were served; `monitoring.served` says what each field means.
+) -> Record:
+    """The record of one entity's features in an answer; `monitoring.served` describes the fields.
 
     Args:
-        group: The declaration.
-        entity: Whose features.
+        group: The declaration of the group.
+        entity: The id of the entity.
         served: The features.
-        provenance: What the answer said of them.
-        q_ms: The time that was asked about.
+        provenance: The provenance in the answer.
+        q_ms: The time that the request asks about.
         served_at_ms: The time of the answer.
         exposure: For a prediction: experiment, variant, model, model_version, prediction, shadows.
     """
     merged = served.merged
     return {
-        "served_id": uuid.uuid4().hex, "group": group.name, "fingerprint": group.fingerprint, "entity": str(entity),
-        "q_ms": q_ms, "served_at_ms": served_at_ms, "features_at_ms": served.at_ms,
+        "served_id": uuid.uuid4().hex,
+        "group": group.name,
+        "fingerprint": group.fingerprint,
+        "entity": str(entity),
+        "q_ms": q_ms,
+        "served_at_ms": served_at_ms,
+        "features_at_ms": served.at_ms,
         "features": dict(zip(group.feature_names, merged.values, strict=True)),
-        "batch_end_ms": merged.batch_end_ms, "newest_event_ms": merged.newest_event_ms, "tiles_merged": merged.tiles_merged,
-        "degraded": provenance.degraded_reasons, **(exposure or {}),
-    }  # fmt: skip
+        "batch_end_ms": merged.batch_end_ms,
+        "newest_event_ms": merged.newest_event_ms,
+        "tiles_merged": merged.tiles_merged,
+        "degraded": provenance.degraded_reasons,
+        **(exposure or {}),
+    }
 
 
 class ServedLog:
-    """Sends records in a thread of its own.
+    """The queue of records and the thread that sends them.
 
     Args:
-        settings: Where Kafka is, and the share of the entities that are logged without being in an experiment.
-        on_lost: Told how many records were lost.
+        settings: The settings that name Kafka, the experiment, and the share of entities that are logged without an experiment.
+        on_lost: Called with the number of records that were lost.
     """
 
     def __init__(self, settings: Settings, on_lost: Callable[[int], None]) -> None:
@@ -76,19 +90,19 @@ class ServedLog:
             self._thread.start()
 
     def wants(self, entity: int | str) -> bool:
-        """Whether answers about the entity are of the logged share: the same ones each time, so that each is logged whole or not."""
+        """Whether the entity is in the logged share. It is the same for each request: all or none of an entity's answers are logged."""
         share = self._settings.served_share
         return bool(share) and place("served", entity) < share
 
     def add(self, record: Callable[[], Record]) -> None:
-        """Takes what makes a record, in the log's own thread."""
+        """Puts a record into the queue. The thread calls the function `record` when it sends the record."""
         if len(self._waiting) >= BOUND:
             self._on_lost(1)
         else:
             self._waiting.append(record)
 
     def close(self) -> None:
-        """Sends what waits, for a few seconds at most."""
+        """Sends the records in the queue, within five seconds, and ends the thread."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(5)
@@ -100,13 +114,13 @@ class ServedLog:
         while not self._ended.wait(_POLL_SECONDS) or self._waiting:
             try:
                 if producer is None:
-                    # Its checksums are computed in Python, over what is compressed.
+                    # Compressed, because kafka-python computes the checksum of each byte that it sends in Python.
                     producer = KafkaProducer(
                         **client_options(self._settings), linger_ms=50, max_block_ms=2_000, compression_type="gzip"
-                    )  # fmt: skip
+                    )
                 while self._waiting:
                     self._send(producer)
-            except Exception as error:  # noqa: BLE001  # whatever the broker or the library does, the log goes on
+            except Exception as error:  # noqa: BLE001  # whatever the broker or the library does, the log must continue
                 _log.warning("the served log waits for Kafka (%s)", type(error).__name__)
                 if self._ended.wait(1):
                     break
@@ -114,11 +128,11 @@ class ServedLog:
             producer.close(timeout=3)
 
     def _send(self, producer: Any) -> None:
-        """Sends a message of records, and waits until the broker has taken or refused it."""
+        """Sends one message of records, and waits until the broker has accepted or refused the message."""
         lines, taken, size = list[bytes](), 0, 0
         while self._waiting and size < _MESSAGE_BYTES:
             record, taken = self._waiting.popleft(), taken + 1
-            with suppress(Exception):  # whatever is wrong with one record, the others must go
+            with suppress(Exception):  # a record that cannot be made must not stop the other records
                 line = msgspec.json.encode(record())
                 if len(line) < _MESSAGE_BYTES:
                     lines.append(line)

@@ -27,7 +27,7 @@ from serving.metrics import Metrics
 from serving.model import LoadedModel
 from serving.served_log import Record, ServedLog, served_record
 from serving.variants import Models, Variant
-from store.reading import OUT_OF_REACH, OnlineStore
+from store.reading import OnlineStore
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
@@ -37,7 +37,7 @@ _model = _project.default_model
 if TYPE_CHECKING:
     from serving.contract import PredictRequest, PredictResponse
 else:
-    PredictRequest, PredictResponse = predict_contract(_model.group.entity if _model else "entity_id")
+    PredictRequest, PredictResponse = predict_contract(_model.group.entity if _model else None)
 
 
 @bentoml.service(
@@ -95,7 +95,8 @@ class Braid:
         champion = self._models.champion if self._models else None
         found = [champion.fault] if champion and champion.fault else []
         looked = self._freshness.looked and (champion is None or champion.looked)
-        return looked, found if await self._store.reachable() else [*found, OUT_OF_REACH]
+        fault = await self._store.fault()
+        return looked, [*found, fault] if fault else found
 
     async def _features(self, request: FeaturesRequest) -> FeaturesResponse:
         started = time.perf_counter()
@@ -113,7 +114,7 @@ class Braid:
             q_ms=q_ms,
             batch_end_ms=reading.batch_end_ms,
             stale=stale,
-            complete_since_ms=q_ms - self._tiles_kept_ms,
+            complete_since_ms=max(q_ms - self._tiles_kept_ms, reading.complete_since_ms),
         )
         found = [serve(parts) for parts in reading.parts]
         rows = [feature_row(group, one, served, q_ms) for one, served in zip(request.ids, found, strict=True)]
@@ -145,7 +146,7 @@ class Braid:
             q_ms,
             reading.batch_end_ms,
             stale,
-            complete_since_ms=q_ms - self._tiles_kept_ms,
+            complete_since_ms=max(q_ms - self._tiles_kept_ms, reading.complete_since_ms),
         )
         served = serve(batch_only=variant.batch_only)
         answer = prediction(group, user, served, q_ms, model, variant.name, PredictResponse)

@@ -1,6 +1,7 @@
-"""Variants: which registered model, on which features, answers whom. Without an experiment everybody gets the champion.
+"""Variants of an experiment: which registered model answers about which entity, and on which features.
 
-A user's variant depends on the experiment's name and the user alone: it is the same in every process, and for as long as it runs.
+Without an experiment the champion answers about every entity. In an experiment the variant of an entity depends only on the name and
+the shares of the experiment and on the entity's id, so every process assigns the same variant for as long as the experiment runs.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from features.project import Model
 from infra.policies import Experiment, VariantName
@@ -18,7 +20,14 @@ from serving.model import FollowedModel, LoadedModel
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to answer: a registered model by its alias, on merged features or on those that batch alone knows."""
+    """A model that may answer.
+
+    Attributes:
+        name: The name of the variant.
+        model: The registered name of its model.
+        alias: The alias that the variant follows.
+        batch_only: Whether the model gets the features of the batch view alone; else it gets the merged features.
+    """
 
     name: VariantName
     model: str
@@ -27,7 +36,7 @@ class Variant:
 
 
 def known_variants(model: Model) -> dict[VariantName, Variant]:
-    """The variants by name."""
+    """All variants of a model by name."""
     name = model.name
     return {
         "champion": Variant("champion", name, CHAMPION),
@@ -37,13 +46,13 @@ def known_variants(model: Model) -> dict[VariantName, Variant]:
 
 
 def place(salt: str, entity: int | str) -> float:
-    """Where an entity falls in [0, 1): evenly spread, the same in every process, independent between salts."""
+    """A pseudo-random number in [0, 1) for an entity: uniform over entities, equal in every process, independent between salts."""
     digest = hashlib.blake2b(f"{salt}:{entity}".encode(), digest_size=8).digest()
     return int.from_bytes(digest[:6]) / 2**48
 
 
 def assigned(experiment: Experiment, entity: int | str) -> VariantName:
-    """The variant of an entity."""
+    """The variant to which the experiment assigns an entity."""
     point, end = place(experiment.name, entity), 0.0
     names = list(experiment.shares)
     for name in names[:-1]:
@@ -54,12 +63,12 @@ def assigned(experiment: Experiment, entity: int | str) -> VariantName:
 
 
 class Models:
-    """The models of all variants that may answer, each followed.
+    """The models of the champion and of the experiment's variants; a thread per variant follows the alias in the registry.
 
     Args:
-        settings: Where the registry is, and the experiment.
-        model: The declaration.
-        on_change: Called with the variant and each model that begins to answer.
+        settings: The settings that name the registry and the experiment.
+        model: The declaration of the model.
+        on_change: Called with a variant and its model each time when a model begins to answer.
     """
 
     def __init__(self, settings: Settings, model: Model, on_change: Callable[[Variant, LoadedModel], None]) -> None:
@@ -67,17 +76,17 @@ class Models:
         known = known_variants(model)
         self._variants = {name: known[name] for name in ("champion", *(self.experiment.shares if self.experiment else ()))}
         self._models = {
-            one.name: FollowedModel(settings, model.group, one.model, one.alias, lambda model, one=one: on_change(one, model))  # type: ignore[misc]
-            for one in self._variants.values()
+            variant.name: FollowedModel(settings, model.group, variant.model, variant.alias, partial(on_change, variant))
+            for variant in self._variants.values()
         }
 
     @property
     def champion(self) -> FollowedModel:
-        """The model that answers where no other does."""
+        """The champion, which answers when the variant of an entity has no model."""
         return self._models["champion"]
 
     def start(self) -> None:
-        """Looks for all models now and from then on, in the background."""
+        """Starts the threads that load the models now and follow their aliases."""
         for model in self._models.values():
             model.start()
 
@@ -87,9 +96,10 @@ class Models:
             model.stop()
 
     def of(self, entity: int | str) -> tuple[Variant, LoadedModel | None, bool]:
-        """The variant and the model that answer about the entity, and whether that is an exposure of the experiment.
+        """The variant and the model that answer about an entity, and whether the answer counts in the experiment.
 
-        A variant without a model must not cost an answer: the champion's is none of the experiment's. Without a champion, None.
+        If the assigned variant has no model, the champion answers, and the answer does not count in the experiment. If there is no
+        champion either, the model is None.
         """
         if self.experiment is not None:
             variant = self._variants[assigned(self.experiment, entity)]
@@ -99,8 +109,8 @@ class Models:
         return self._variants["champion"], self.champion.current, False
 
     def shadows(self, variant: Variant) -> list[tuple[Variant, LoadedModel]]:
-        """The experiment's other variants, which are computed beside `variant`, with their models."""
+        """The other variants of a shadow experiment, with their models: they predict too, and their predictions are logged."""
         if self.experiment is None or not self.experiment.shadow:
             return []
-        found = ((self._variants[name], self._models[name].current) for name in self.experiment.shares if name != variant.name)
-        return [(one, model) for one, model in found if model is not None]
+        others = ((self._variants[name], self._models[name].current) for name in self.experiment.shares if name != variant.name)
+        return [(other, model) for other, model in others if model is not None]

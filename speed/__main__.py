@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
-from redis import RedisError
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -26,21 +25,21 @@ from tenacity import (
 )
 
 from features.declaration import FeatureGroup
-from features.declaration.versions import published_group
 from features.project import Project
 from features.trial import check_expressions
 from infra.errors import BraidError, ServiceError
-from infra.kafka import create_topics
+from infra.kafka import create_topics, held
 from infra.project import load_project
 from infra.settings import Settings
 from speed.archive import create_archive, start_archive
+from speed.completeness import open_stream
 from speed.offline import start_offline
 from speed.online import start_online
-from speed.progress import Board
+from speed.progress import Board, committed
 from speed.session import pool, speed_session
 from speed.topics import TopicWatch
-from store.clients import meta_key, reached_store, store_generation
-from store.writing import online_store
+from store.protocol import Store, published_version
+from store.server import reached_store, writing_store
 
 #: Partitions of a topic that does not exist yet.
 PARTITIONS = 4
@@ -61,8 +60,6 @@ def main() -> int:
         return run(settings, load_project(settings), ended)
     except BraidError as error:
         say(str(error))
-    except RedisError as error:
-        say(f"The online store does not answer any more ({type(error).__name__}).")
     return 1
 
 
@@ -76,21 +73,46 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
             check_expressions(spark, group)
         for source in project.sources:
             create_archive(spark, settings, source)
-        generation = store_generation(online_store(settings))
+        store = writing_store(settings)
         watch = TopicWatch(settings, [source.topic for source in project.sources])
         watch.start(ended)
-        older = _older(settings, project.groups)
-        online = {f"online:{group.name}": group for group in project.groups} | older
-        for name, group in online.items():
+        older = _older(store, project.groups)
+        in_kafka = {source.name: held(settings, source.topic) for source in project.sources}
+        entries, now_ms = store.progress(), time.time_ns() // 1_000_000
+        streams = {
+            name: open_stream(
+                store,
+                group,
+                in_kafka[group.source.name],
+                entries,
+                now_ms,
+                settings.future_seconds * 1_000,
+                watch.ids[group.source.topic],
+            )
+            for name, group in ({f"online:{group.name}": group for group in project.groups} | older).items()
+        }
+        for name, stream in streams.items():
+            if stream.tiles.complete_since_ms is not None:
+                say(f"{name} is complete from {stream.tiles.complete_since_ms} ms on: Kafka did not hold what came before.")
             with pool(spark, "online"):
-                queries[name] = start_online(spark, settings, group, f"{generation}_{watch.ids[group.source.topic]}")
+                queries[name] = start_online(
+                    spark, settings, stream.group, stream.tiles.token, watch.ids[stream.group.source.topic]
+                )
         for source in project.sources:
             with pool(spark, "background"):
                 queries[f"archive:{source.name}"] = start_archive(spark, settings, source, watch.ids[source.topic])
         for group in project.groups:
             with pool(spark, "background"):
                 queries[f"offline:{group.name}"] = start_offline(spark, settings, group, watch.ids[group.source.topic])
-        board = Board(online_store(settings), queries, {name: group.fingerprint for name, group in online.items()})
+        details = {
+            name: {
+                "version": stream.group.fingerprint,
+                "token": stream.tiles.token,
+                "topic_id": watch.ids[stream.group.source.topic],
+            }
+            for name, stream in streams.items()
+        }
+        board = Board(store, queries, details)
         say(f"{len(queries)} queries run: {', '.join(queries)}.")
         looked = time.monotonic()
         while not ended.wait(_POLL_SECONDS):
@@ -102,13 +124,19 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
                 return 1
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
-                if store_generation(online_store(settings)) != generation:
-                    say("The online store has lost what it held: the stream is read again into it.")
-                    return 1
-                for name in older.keys() - _older(settings, project.groups).keys() if older else ():
+                for name in older.keys() - _older(store, project.groups).keys() if older else ():
                     say(f"{name} is served no more.")
                     older.pop(name)
+                    streams.pop(name)
                     queries.pop(name).stop()
+                lost = {
+                    name: reason for name, stream in streams.items()
+                    if (reason := stream.follow(store, board.entry(name), committed(queries[name].lastProgress)))
+                }  # fmt: skip
+                for name, reason in lost.items():
+                    say(f"{reason} of {name}: the stream is read again into it.")
+                if lost:
+                    return 1
             for name, query in queries.items():
                 if not query.isActive:
                     say(f"The query {name} has failed: {_cause(query)}. Its checkpoint is {settings.checkpoint(query.name)}*.")
@@ -141,14 +169,14 @@ def _reach(settings: Settings, topics: Mapping[str, int], ended: threading.Event
     ):  # fmt: skip
         with attempt:
             create_topics(settings, topics)
-            reached_store(settings).close()
+            reached_store(settings)
 
 
-def _older(settings: Settings, groups: Iterable[FeatureGroup]) -> dict[str, FeatureGroup]:
+def _older(store: Store, groups: Iterable[FeatureGroup]) -> dict[str, FeatureGroup]:
     """What is served of an older version of its declaration, which goes on until the newer one is published; by the query's name."""
     found = {}
     for declared in groups:
-        group = published_group(declared, *online_store(settings).hmget(meta_key(declared.name), "fingerprint", "declaration"))
+        group = published_version(store, declared)
         if group.fingerprint != declared.fingerprint:
             found[f"online:{group.name}@{group.fingerprint[:8]}"] = group
     return found

@@ -1,11 +1,14 @@
-"""How far each query is → the hash `braid:speed` of the online store.
+"""How far each query is → the online store's progress.
 
 Reads Spark's own progress of committed micro-batches; writes JSON per query, and two that sum them up: `online` (all groups) and
 `archive` (all sources). An offset is written here only after its micro-batch is committed, hence after its tiles are in the
 store: `braid replay --wait`, the probes and `braid status` read it.
 
-    {"offsets": {"0": next offset to read, …}, "watermark_ms", "oldest_event_ms", "newest_event_ms" (of this process), "rows_per_second",
-     "state_rows", "late_rows", "lag": messages not read yet, "lag_seconds": since it had read all, "batch_id", "written_at_ms", "pid", "version": of the declaration, of an online query}
+    {"offsets": {"0": next offset to read, …}, "watermark_ms", "oldest_event_ms", "newest_event_ms", "rows_per_second",
+     "state_rows", "late_rows", "lag": messages not read yet, "lag_seconds": since it had read all, "batch_id", "written_at_ms", "pid", of an online query also
+     "version": of the declaration, "token": of its stream of tiles}
+
+The oldest and the newest event are of all processes: one that was started again does not make its groups stale.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from typing import Any
 
 from pyspark.sql.streaming.query import StreamingQuery
 
-from store.clients import PROGRESS_KEY
+from store.protocol import Store
 
 #: How old an entry may get while nothing happens.
 FRESH_SECONDS = 2.0
+#: What is remembered of the process before.
+_REMEMBERED = ("oldest_event_ms", "newest_event_ms")
 
 Entry = dict[str, Any]
 
@@ -32,34 +37,40 @@ class Board:
 
     Args:
         store: The online store's client.
-        queries: Field of `braid:speed` → query, such as "online:user_features", "archive:user_events", "online:user_features@1a2b3c4d" for an
+        queries: Name → query, such as "online:user_features", "archive:user_events", "online:user_features@1a2b3c4d" for an
             older version; one that is taken out is over.
-        versions: Field → the fingerprint of what the query makes.
+        details: Name → what its entry says beside its progress.
     """
 
-    def __init__(self, store: Any, queries: dict[str, StreamingQuery], versions: Mapping[str, str]) -> None:
-        self._store, self._queries, self._versions = store, queries, versions
-        self._entries: dict[str, Entry] = {}
+    def __init__(self, store: Store, queries: dict[str, StreamingQuery], details: Mapping[str, Mapping[str, str]]) -> None:
+        self._store, self._queries, self._details = store, queries, details
         self._written_at = 0.0
-        # What an earlier process wrote may belong to checkpoints that are gone.
-        store.delete(PROGRESS_KEY)
+        before = store.progress()
+        # The offsets that an earlier process wrote may belong to checkpoints that are gone.
+        self._entries: dict[str, Entry] = {
+            name: {"offsets": {}, "batch_id": -1, **{key: before.get(name, {}).get(key) for key in _REMEMBERED}} for name in queries
+        }
+        store.set_progress({}, over=list(before))
+
+    def entry(self, name: str) -> Entry:
+        """What was written last of a query."""
+        return self._entries[name]
 
     def publish(self) -> None:
         """Writes what has changed; everything, where the last writing is older than `FRESH_SECONDS`."""
         changed = time.monotonic() - self._written_at > FRESH_SECONDS
         if over := self._entries.keys() - self._queries.keys():
-            self._store.hdel(PROGRESS_KEY, *over)
+            self._store.set_progress({}, over=list(over))
             self._entries = {name: entry for name, entry in self._entries.items() if name not in over}
         for name, query in self._queries.items():
             last = query.lastProgress
-            before = self._entries.get(name)
-            entry = _entry(last, before) if last is not None else before or {"offsets": {}, "batch_id": -1}
+            before = self._entries[name]
+            entry = before if last is None else _entry(last, before)
             now_ms = time.time_ns() // 1_000_000
-            caught_up_ms = before["caught_up_ms"] if before and entry.get("lag") else now_ms
+            caught_up_ms = before.get("caught_up_ms", now_ms) if entry.get("lag") else now_ms
             entry = {**entry, "caught_up_ms": caught_up_ms, "lag_seconds": (now_ms - caught_up_ms) / 1_000}
-            if name in self._versions:
-                entry["version"] = self._versions[name]
-            changed |= before is None or entry["offsets"] != before["offsets"]
+            entry |= self._details.get(name, {})
+            changed |= entry["offsets"] != before["offsets"]
             self._entries[name] = entry
         if not changed:
             return
@@ -67,7 +78,7 @@ class Board:
         fields = dict(self._entries)
         for kind in ("online", "archive"):
             fields[kind] = summary(entry for name, entry in self._entries.items() if name.startswith(f"{kind}:"))
-        self._store.hset(PROGRESS_KEY, mapping={name: json.dumps({**entry, **stamp}) for name, entry in fields.items()})
+        self._store.set_progress({name: {**entry, **stamp} for name, entry in fields.items()})
         self._written_at = time.monotonic()
 
 
@@ -97,9 +108,18 @@ def summary(entries: Iterable[Entry]) -> Entry:
     }
 
 
-def _entry(progress: Any, before: Entry | None) -> Entry:
+def committed(progress: Any) -> tuple[int, int | None] | None:
+    """The last committed micro-batch of a query by its latest progress, and the number of tasks that write its rows; None for none."""
+    if progress is None:
+        return None
+    # A trigger without a micro-batch reports too, by the number of the batch that may come.
+    batch_id = progress.batchId if "addBatch" in progress.durationMs else progress.batchId - 1
+    tasks = progress.stateOperators[0].numShufflePartitions if progress.stateOperators else None
+    return None if batch_id < 0 else (batch_id, tasks)
+
+
+def _entry(progress: Any, before: Entry) -> Entry:
     """The entry of a query's latest progress; what only a batch with events can say stays as it was."""
-    before = before or {}
     source, times = progress.sources[0], progress.eventTime or {}
     offsets, latest = _offsets(source.endOffset), _offsets(source.latestOffset)
     state = progress.stateOperators[0] if progress.stateOperators else None

@@ -1,16 +1,16 @@
-"""Waiting for the stream: whether what was sent is in the online store, or in the archive. Reads `braid:speed`."""
+"""Waiting for the stream: whether what was sent is in the online store, or in the archive. Reads the speed layer's progress."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from features.declaration import FeatureGroup
 from features.sources import EventSource
 from infra.errors import ServiceError
 from infra.settings import Settings
-from store.clients import PROGRESS_KEY, store
+from store.server import open_store
 
 #: Told how many of the awaited messages are done, and how many are awaited.
 OnProgress = Callable[[int, int], None]
@@ -44,25 +44,26 @@ def wait_archived(settings: Settings, source: EventSource, end_offsets: Mapping[
 def _wait(settings: Settings, names: list[str], end_offsets: Mapping[int, int], timeout_seconds: float | None,
           on_progress: OnProgress | None, where: str) -> None:  # fmt: skip
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-    client, remaining_at_first = store(settings), None
-    try:
-        while remaining := max(_remaining(raw, end_offsets) for raw in client.hmget(PROGRESS_KEY, names)):
-            remaining_at_first = remaining_at_first or remaining
-            if on_progress:
-                on_progress(max(0, remaining_at_first - remaining), remaining_at_first)
-            if deadline is not None and time.monotonic() > deadline:
-                raise ServiceError(
-                    f"After {timeout_seconds:g} seconds, {remaining} of the messages sent are not yet {where}.",
-                    "See the log of the speed layer, and its lag in `braid status`.",
-                )
-            time.sleep(_POLL_SECONDS)
-    finally:
-        client.close()
+    store, remaining_at_first = open_store(settings), None
+    while True:
+        entries = store.progress()
+        remaining = max(_remaining(entries.get(name), end_offsets) for name in names)
+        if not remaining:
+            break
+        remaining_at_first = remaining_at_first or remaining
+        if on_progress:
+            on_progress(max(0, remaining_at_first - remaining), remaining_at_first)
+        if deadline is not None and time.monotonic() > deadline:
+            raise ServiceError(
+                f"After {timeout_seconds:g} seconds, {remaining} of the messages sent are not yet {where}.",
+                "See the log of the speed layer, and its lag in `braid status`.",
+            )
+        time.sleep(_POLL_SECONDS)
     if on_progress and remaining_at_first:
         on_progress(remaining_at_first, remaining_at_first)
 
 
-def _remaining(raw: bytes | None, end_offsets: Mapping[int, int]) -> int:
+def _remaining(entry: Mapping[str, Any] | None, end_offsets: Mapping[int, int]) -> int:
     """How many messages a query has still to take."""
-    offsets = json.loads(raw)["offsets"] if raw else {}
+    offsets = entry["offsets"] if entry else {}
     return sum(max(0, end - offsets.get(str(partition), 0)) for partition, end in end_offsets.items())

@@ -1,6 +1,7 @@
 """Users of the online store: `python -m store.acl WRITER_PASSWORD_FILE READER_PASSWORD_FILE > users.acl`, for Valkey's or Redis' `aclfile`.
 
-The writer is for batch, speed and orchestration; the reader, for serving, can neither write nor run scripts. The default user is off.
+The writer is for batch, speed and orchestration, and runs the scripts of `store.scripts` (by their digests; it may load them); the reader, for
+serving, can neither write nor run scripts. The default user is off. A cluster's clients ask for its slots and the commands' keys.
 The file holds hashes, not passwords.
 """
 
@@ -10,8 +11,8 @@ import hashlib
 import sys
 from pathlib import Path
 
-WRITER = "+@read +@write +@connection +info -@dangerous -@scripting"
-READER = "+@connection +hgetall +hmget +hget +exists"
+WRITER = "+@read +@write +@connection +info -@dangerous -@scripting +evalsha +script|load +cluster|slots +cluster|shards +cluster|nodes +command"
+READER = "+@connection +hgetall +hmget +hget +exists +cluster|slots +cluster|shards +cluster|nodes +command +readonly"
 
 
 def acl(writer_password: str, reader_password: str) -> str:

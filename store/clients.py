@@ -1,78 +1,58 @@
-"""The online store's clients: Valkey, Redis or a Redis Cluster, by URL."""
+"""The online store's clients: Valkey, Redis or a cluster of either, by URL."""
 
 from __future__ import annotations
 
-import uuid
+import os
+from functools import cache
 from typing import Any
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.retry import Retry
 
-from infra.errors import ServiceError
 from infra.settings import Settings
+
+#: How often a patient client tries a command again, about 9 s in all: a cluster has another primary after some 3 s.
+_RETRIES = 8
 
 
 def store(settings: Settings) -> Any:
     """A blocking client that answers in bytes."""
-    return _client(settings, settings.redis_url)
+    return _client(settings.redis_url, settings.redis_cluster)
 
 
 def reading_store(settings: Settings) -> Any:
     """`store`, as the user that only reads."""
-    return _client(settings, settings.redis_reader_url or settings.redis_url)
+    return _client(settings.redis_reader_url or settings.redis_url, settings.redis_cluster)
 
 
-def _client(settings: Settings, url: str) -> Any:
-    kind = redis.RedisCluster if settings.redis_cluster else redis.Redis
-    return kind.from_url(url)
-
-
-def reached_store(settings: Settings) -> Any:
-    """`store`, once it has answered.
-
-    Raises:
-        ServiceError: It does not answer.
-    """
-    try:
-        client = store(settings)
-        client.ping()
-    except (redis.RedisError, OSError) as error:
-        raise ServiceError(
-            f"The online store does not answer ({type(error).__name__}).", "Run `braid up`, or correct REDIS_URL."
-        ) from None
-    return client
+def patient_store(settings: Settings) -> Any:
+    """`store` for writers: one client per process, a forked one gets its own; it tries again for as long as a failover takes."""
+    return _patient_client(settings.redis_url, settings.redis_cluster, os.getpid())
 
 
 def async_store(settings: Settings) -> Any:
-    """An asyncio client that only reads, in bytes, within `store_timeout_seconds` or not at all."""
+    """An asyncio client that only reads, in bytes. Its user sets the deadline of a whole read: one per reply would cost as much as the reply."""
     kind = redis.asyncio.RedisCluster if settings.redis_cluster else redis.asyncio.Redis
-    timeout = settings.store_timeout_seconds
     return kind.from_url(
         settings.redis_reader_url or settings.redis_url,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
+        socket_timeout=None,
+        socket_connect_timeout=settings.store_timeout_seconds,
         # Once, at once: for a connection that the server closed while it was idle. Waiting would only use up the deadline.
         retry=AsyncRetry(NoBackoff(), 1),
     )
 
 
-def meta_key(group: str) -> str:
-    """The hash that says what was published of a group.
-
-    Its fields: batch_end_ms, fingerprint, declaration (its text), format, published_at_ms, newest_event_ms, entities.
-    """
-    return f"braid:{group}"
+def _client(url: str, cluster: bool) -> Any:
+    kind = redis.RedisCluster if cluster else redis.Redis
+    return kind.from_url(url)
 
 
-#: The hash in which the speed layer's queries say how far they are: field = query, value = JSON.
-PROGRESS_KEY = "braid:speed"
-#: What this store's content is told apart by; gone where the content is.
-GENERATION_KEY = "braid:generation"
-
-
-def store_generation(client: Any) -> str:
-    """The name of the store's content, which it keeps for as long as it keeps anything; given now where there is none."""
-    client.set(GENERATION_KEY, uuid.uuid4().hex[:12], nx=True)
-    return str(client.get(GENERATION_KEY).decode())
+@cache
+def _patient_client(url: str, cluster: bool, _pid: int) -> Any:
+    options = {"retry": Retry(ExponentialBackoff(cap=2, base=0.1), _RETRIES)}
+    if cluster:
+        return redis.RedisCluster.from_url(url, **options)
+    return redis.Redis.from_url(url, retry_on_error=[redis.ConnectionError, redis.TimeoutError], **options)

@@ -1,166 +1,163 @@
-"""The online store as a request reads it: everything of every entity in one round trip, decoded once.
+"""The online store as it is read: everything of every entity in one round trip, decoded once.
 
-Gives `features.merge` its parts, of the version of the group that was published last: an older declaration is served until the newer
-one is there. A decoding is kept by the very bytes that it is of, so that neither a new publication nor a tile
-that grew can ever meet an old decoding.
+Gives `features.merge` its parts, of the version of the group that was published last: an older declaration is served until the newer one
+is there. A decoding is kept by the very bytes that it is of, so that neither a new publication nor a tile
+that grew can ever meet an old decoding. What the store can be seen to lack stands in the faults of the parts:
+
+- a known entity without a view has lost it (`LOST`); an entity that no publication knows is a new one, and exact;
+- a view older than what is published is of an entity that has left the view, or was lost since (`LEFT`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import NamedTuple
-
-import redis
+from typing import Any, NamedTuple
 
 from features.declaration import FeatureGroup
 from features.declaration.versions import published_group
 from features.errors import PackedValueError
 from features.packed import FORMAT, BatchValue, TileValue, batch_field, decode_batch, decode_tile, tile_prefix
 from infra.settings import Settings
-from store.clients import async_store, meta_key
+from store.clients import async_store
+from store.errors import CLIENT_ERRORS, OUT_OF_REACH, reason_of
+from store.keys import Buckets, batch_end_of, meta_key, tiles_field, version_of
+from store.protocol import ALWAYS_MS, Parts, Reading
+from store.tiles import read_tiles
 
-OUT_OF_REACH = "the online store cannot be reached"
 #: Requests in one round trip: as many as are merged well within a deadline, for the next one is under way meanwhile.
 _SHARED = 32
+#: How often a read is made again because another version was published in between.
+ATTEMPTS = 3
 _FORMAT = str(FORMAT).encode()
-NOT_OURS = "the online store holds something else under the entity's key"
 UNREADABLE = "a stored value cannot be read"
 OTHER_VERSION = "the online store holds a version of the declaration that cannot be read any more"
+LOST = "the online store has lost the entity's batch view"
+LEFT = "the entity's batch view is older than the one that was published"
+
+#: The groups that are asked for, each with its entities.
+Wanted = Sequence[tuple[FeatureGroup, Sequence[int | str]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the store knows of one entity; `faults` says why that may not be all."""
+class Versions:
+    """The version of each group that is served, as far as it is known; the keys that a read asks for depend on it."""
 
-    batch: BatchValue | None = None
-    tiles: list[TileValue] = field(default_factory=list)
-    faults: tuple[str, ...] = ()
+    def __init__(self) -> None:
+        self._served: dict[str, bytes] = {}
+        self._known: dict[tuple[str, bytes], FeatureGroup] = {}
 
-    @property
-    def known(self) -> bool:
-        """Whether either layer has ever seen the entity."""
-        return self.batch is not None or bool(self.tiles)
+    def fingerprint(self, declared: FeatureGroup) -> bytes:
+        """Of the version that was served last."""
+        return self._served.get(declared.name, declared.fingerprint.encode())
 
+    def group(self, declared: FeatureGroup) -> FeatureGroup:
+        """That version; the declared one where it cannot be read any more."""
+        return self._known.get((declared.name, self.fingerprint(declared)), declared)
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One read: the parts of each entity, in their order, the group's batch_end, and the version of the group that they are of."""
+    def is_known(self, declared: FeatureGroup, fingerprint: bytes) -> bool:
+        """Whether the declaration of a version is here."""
+        return fingerprint == declared.fingerprint.encode() or (declared.name, fingerprint) in self._known
 
-    parts: list[Parts]
-    batch_end_ms: int | None
-    group: FeatureGroup
-
-
-class _Waiting(NamedTuple):
-    group: FeatureGroup
-    ids: Sequence[int | str]
-    reading: asyncio.Future[Reading]
+    def serve(self, declared: FeatureGroup, fingerprint: bytes | None, text: bytes | None = None) -> None:
+        """From now on a version is served; its text is needed where it is not known."""
+        served = fingerprint or declared.fingerprint.encode()
+        if not self.is_known(declared, served):
+            self._known[declared.name, served] = published_group(declared, served, text)
+        self._served[declared.name] = served
 
 
-class OnlineStore:
-    """Reads the online store within its deadline. A store that does not answer gives empty parts that say so, never an error.
+class Query:
+    """One read: its commands, and what their answers mean.
 
-    One round trip is under way at a time; requests that come meanwhile share the next. So a burst of callers costs few round trips
-    and one connection, and a store that stalls costs each of them its deadline once.
+    Args:
+        wanted: What is asked for.
+        buckets: How known entities are spread.
+        versions: Which versions are served.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._client = async_store(settings)
-        self._deadline_seconds = settings.store_timeout_seconds
-        self._waiting: deque[_Waiting] = deque()
-        self._flying = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        #: Group and fingerprint → the declaration of what is published.
-        self._versions: dict[tuple[str, bytes], FeatureGroup] = {}
+    def __init__(self, wanted: Wanted, buckets: Buckets, versions: Versions) -> None:
+        self._wanted, self._buckets, self._versions = wanted, buckets, versions
+        self._declared = {group.name: group for group, _ in wanted}
 
-    async def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
-        """Everything that is stored of the entities, as one consistent cut each."""
-        mine = _Waiting(group, ids, asyncio.get_running_loop().create_future())
-        self._waiting.append(mine)
-        if not self._flying:
-            await self._fly()
-        return await mine.reading
+    def ask(self, pipeline: Any) -> None:
+        """Queues the commands. Whether an entity is known is asked before its view, for it is written after it."""
+        for declared in self._declared.values():
+            since = tiles_field(self._version(declared))
+            pipeline.hmget(meta_key(declared.name), "batch_end_ms", "fingerprint", "format", since)
+        for declared, ids in self._wanted:
+            keys = self._buckets.known_keys(declared.name, self._version(declared))
+            for bucket, places in self._buckets.split(ids):
+                pipeline.hmget(keys[bucket], [ids[at] for at in places])
+            for entity_id in ids:
+                pipeline.hgetall(declared.key(entity_id))
 
-    async def _fly(self) -> None:
-        """One round trip for those who wait, and after it the next for those who have come."""
-        self._flying = True
-        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), _SHARED))]
-        try:
-            async with asyncio.timeout(self._deadline_seconds):
-                readings = await self._round_trip(taken)
-        except (redis.RedisError, TimeoutError, OSError):
-            # Whoever came meanwhile has waited for the same silence.
-            taken += self._waiting
-            self._waiting.clear()
-            readings = [Reading([Parts(faults=(OUT_OF_REACH,))] * len(one.ids), None, one.group) for one in taken]
-        except Exception as error:  # noqa: BLE001  # a fault of ours: those who share the round trip must hear of it, too
-            for one in taken:
-                if not one.reading.done():
-                    one.reading.set_exception(error)
-            return
-        finally:
-            self._flying = bool(self._waiting)
-            if self._flying:
-                task = asyncio.create_task(self._fly())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-        for one, reading in zip(taken, readings, strict=True):
-            if not one.reading.done():  # its caller has gone
-                one.reading.set_result(reading)
+    def changed(self, answers: Sequence[Any]) -> list[tuple[FeatureGroup, bytes | None]]:
+        """The groups of which another version is served than was asked for, with its fingerprint; then ask again."""
+        found = []
+        for index, declared in enumerate(self._declared.values()):
+            meta = answers[index]
+            if isinstance(meta, Exception):
+                continue
+            if (meta[1] or declared.fingerprint.encode()) != self._versions.fingerprint(declared):
+                found.append((declared, meta[1]))
+        return found
 
-    async def _round_trip(self, taken: Sequence[_Waiting]) -> list[Reading]:
-        pipeline = self._client.pipeline(transaction=False)
-        for group, ids, _ in taken:
-            pipeline.hmget(meta_key(group.name), "batch_end_ms", "fingerprint", "format")
-            for one in ids:
-                pipeline.hgetall(group.key(one))
-        answers = iter(await pipeline.execute(raise_on_error=False))
-        readings = []
-        for group, ids, _ in taken:
-            meta = next(answers)
-            batch_end, fingerprint, written = (None, None, None) if isinstance(meta, Exception) else meta
-            served = await self._version(group, fingerprint)
-            readable = fingerprint is None or (fingerprint == served.fingerprint.encode() and written == _FORMAT)
-            parts = [parts_of(fields, served.fingerprint) for fields in islice(answers, len(ids))]
-            if not readable:
-                parts = [replace(one, faults=(*one.faults, OTHER_VERSION)) for one in parts]
-            readings.append(Reading(parts, int(batch_end) if readable and batch_end is not None else None, served))
-        return readings
+    def readings(self, answers: Sequence[Any]) -> list[Reading]:
+        """What was read, in the order of what is wanted."""
+        left = iter(answers)
+        state = {name: self._state(declared, next(left)) for name, declared in self._declared.items()}
+        found = []
+        for declared, ids in self._wanted:
+            group, end_ms, since_ms, faults = state[declared.name]
+            stamps: list[Any] = [None] * len(ids)
+            for _, places in self._buckets.split(ids):
+                answer = next(left)
+                for index, at in enumerate(places):
+                    stamps[at] = answer if isinstance(answer, Exception) else answer[index]
+            rows = zip(islice(left, len(ids)), stamps, strict=True)
+            parts = [parts_of(fields, group.fingerprint, stamp, end_ms, faults) for fields, stamp in rows]
+            found.append(Reading(parts, end_ms, group, since_ms))
+        return found
 
-    async def _version(self, declared: FeatureGroup, fingerprint: bytes | None) -> FeatureGroup:
-        """The declaration of what is published; it is read once per version."""
-        if fingerprint is None or fingerprint == declared.fingerprint.encode():
-            return declared
-        if (known := self._versions.get((declared.name, fingerprint))) is None:
-            now, text = await self._client.hmget(meta_key(declared.name), "fingerprint", "declaration")
-            known = self._versions[declared.name, now] = published_group(declared, now, text)  # now may be a newer one already
-        return known
+    def _version(self, declared: FeatureGroup) -> str:
+        return version_of(self._versions.fingerprint(declared).decode())
 
-    async def reachable(self) -> bool:
-        """Whether the store answers now."""
-        try:
-            async with asyncio.timeout(self._deadline_seconds):
-                return bool(await self._client.ping())
-        except (redis.RedisError, TimeoutError, OSError):
-            return False
-
-    async def close(self) -> None:
-        """Ends the connections."""
-        await self._client.aclose()
+    def _state(self, declared: FeatureGroup, meta: Any) -> tuple[FeatureGroup, int | None, int, tuple[str, ...]]:
+        """The served version of a group, its batch_end, since when its tiles are complete, and what is wrong with all of it."""
+        group = self._versions.group(declared)
+        if isinstance(meta, Exception):
+            return group, None, ALWAYS_MS, (reason_of(meta),)
+        batch_end, fingerprint, written, tiles = meta
+        since_ms = read_tiles(tiles).merge_since_ms if tiles else ALWAYS_MS
+        if fingerprint is not None and (fingerprint != group.fingerprint.encode() or written != _FORMAT):
+            return group, None, since_ms, (OTHER_VERSION,)
+        return group, None if batch_end is None else int(batch_end), since_ms, ()
 
 
-def parts_of(fields: dict[bytes, bytes] | Exception, fingerprint: str) -> Parts:
-    """What an entity's hash holds, or what reading it has come to."""
+def parts_of(
+    fields: dict[bytes, bytes] | Exception,
+    fingerprint: str,
+    stamp: bytes | Exception | None = None,
+    published_end_ms: int | None = None,
+    group_faults: tuple[str, ...] = (),
+) -> Parts:
+    """What an entity's hash holds, or what reading it has come to.
+
+    Args:
+        fields: The hash, or the error that came instead.
+        fingerprint: The version that is served.
+        stamp: The stamp of the view that was published of the entity; None where no publication knows the entity.
+        published_end_ms: The batch_end of what is published of the group.
+        group_faults: What is wrong with the whole group.
+    """
     if isinstance(fields, Exception):
-        return Parts(faults=(NOT_OURS,))
+        return Parts(faults=(reason_of(fields), *group_faults))
     batch: BatchValue | None = None
     tiles: list[TileValue] = []
-    faults: tuple[str, ...] = ()
+    faults: list[str] = []
     batch_name, tile_names = batch_field(fingerprint), tile_prefix(fingerprint)
     for name, data in fields.items():
         try:
@@ -169,8 +166,109 @@ def parts_of(fields: dict[bytes, bytes] | Exception, fingerprint: str) -> Parts:
             elif name.startswith(tile_names):
                 tiles.append(_decoded_tile(data, fingerprint))
         except PackedValueError:
-            faults = (UNREADABLE,)
-    return Parts(batch, tiles, faults)
+            faults = [UNREADABLE]
+    if batch is not None:
+        if published_end_ms is not None and batch.batch_end_ms < published_end_ms:
+            faults.append(LEFT)
+    elif isinstance(stamp, Exception):
+        faults.append(reason_of(stamp))
+    # What a publication under way has just written is not missing yet.
+    elif stamp and batch_name not in fields and published_end_ms is not None and batch_end_of(stamp) <= published_end_ms:
+        faults.append(LOST)
+    return Parts(batch, tiles, (*faults, *group_faults))
+
+
+class _Waiting(NamedTuple):
+    wanted: Wanted
+    readings: asyncio.Future[list[Reading]]
+
+
+class OnlineStore:
+    """Reads the online store within its deadline (`store.protocol.Reader`). A store that does not answer gives empty parts that say so.
+
+    One round trip is under way at a time; requests that come meanwhile share the next. So a burst of callers costs few round trips
+    and one connection, and a store that stalls costs each of them its deadline once.
+    """
+
+    def __init__(self, settings: Settings, client: Callable[[Settings], Any] = async_store) -> None:
+        self._client = client(settings)
+        self._deadline_seconds = settings.store_timeout_seconds
+        self._buckets, self._versions = Buckets(settings.redis_cluster), Versions()
+        self._waiting: deque[_Waiting] = deque()
+        self._flying = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
+        """Everything that is stored of the entities, as one consistent cut each."""
+        [reading] = await self.read_all([(group, ids)])
+        return reading
+
+    async def read_all(self, wanted: Wanted) -> list[Reading]:
+        """`read` of several groups, in one round trip."""
+        mine = _Waiting(wanted, asyncio.get_running_loop().create_future())
+        self._waiting.append(mine)
+        if not self._flying:
+            await self._fly()
+        return await mine.readings
+
+    async def _fly(self) -> None:
+        """One round trip for those who wait, and after it the next for those who have come."""
+        self._flying = True
+        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), _SHARED))]
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                readings = await self._round_trip([one for waiting in taken for one in waiting.wanted])
+        except CLIENT_ERRORS as error:
+            # Whoever came meanwhile has waited for the same silence.
+            taken += self._waiting
+            self._waiting.clear()
+            faults = (reason_of(error),)
+            wanted = [one for waiting in taken for one in waiting.wanted]
+            readings = [Reading([Parts(faults=faults)] * len(ids), None, group) for group, ids in wanted]
+        except Exception as error:  # noqa: BLE001  # a fault of ours: those who share the round trip must hear of it, too
+            for one in taken:
+                if not one.readings.done():
+                    one.readings.set_exception(error)
+            return
+        finally:
+            self._flying = bool(self._waiting)
+            if self._flying:
+                task = asyncio.create_task(self._fly())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        given = iter(readings)
+        for one in taken:
+            its = list(islice(given, len(one.wanted)))
+            if not one.readings.done():  # its caller has gone
+                one.readings.set_result(its)
+
+    async def _round_trip(self, wanted: Wanted) -> list[Reading]:
+        query = Query(wanted, self._buckets, self._versions)
+        for attempt in range(1, ATTEMPTS + 1):
+            pipeline = self._client.pipeline(transaction=False)
+            query.ask(pipeline)
+            answers = await pipeline.execute(raise_on_error=False)
+            changed = query.changed(answers)
+            if not changed or attempt == ATTEMPTS:
+                break
+            for declared, fingerprint in changed:
+                if fingerprint is None or self._versions.is_known(declared, fingerprint):
+                    self._versions.serve(declared, fingerprint)
+                else:
+                    self._versions.serve(declared, *await self._client.hmget(meta_key(declared.name), "fingerprint", "declaration"))
+        return query.readings(answers)
+
+    async def fault(self) -> str | None:
+        """Why the store does not answer now; None where it does."""
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                return None if await self._client.ping() else OUT_OF_REACH
+        except CLIENT_ERRORS as error:
+            return reason_of(error)
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        await self._client.aclose()
 
 
 @lru_cache(maxsize=16_384)

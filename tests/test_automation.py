@@ -27,7 +27,8 @@ from infra.kafka import end_offsets
 from infra.settings import Settings
 from orchestration.topics import topics
 from speed.visible import wait_visible
-from store.clients import meta_key, store
+from store.clients import store
+from store.keys import meta_key
 from tests.declarations import GROUPS, project, user_events, user_features
 from tests.waiting import eventually
 

@@ -62,3 +62,19 @@ def test_no_module_of_the_product_imports_a_definition() -> None:
 def test_features_does_no_input_or_output() -> None:
     for path in (ROOT / "features").rglob("*.py"):
         assert not imports_of(path) & {"pyspark", "redis", "kafka", "duckdb", "httpx", "mlflow", "pathlib", "os", "socket"}, path
+
+
+#: What a client of Redis is told to do.
+COMMANDS = {
+    "hset", "hget", "hmget", "hgetall", "hdel", "hkeys", "hexists", "hscan", "pipeline", "execute_command", "scan_iter", "flushdb", "flushall", "evalsha",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("room", sorted(set(ALLOWED) - {"store"}))
+def test_no_other_room_than_the_store_speaks_redis(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        if path == ROOT / "infra" / "embedded" / "health.py":
+            continue  # the supervisor's probe asks the server itself, from a room that imports no other
+        assert "redis" not in imports_of(path), path
+        called = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert not called & COMMANDS, (path, called & COMMANDS)

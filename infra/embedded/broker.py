@@ -1,4 +1,4 @@
-"""Kafka, embedded: Apache Kafka in KRaft mode, one node as broker and controller, from its JARs. Writes `<home>/kafka`."""
+"""The embedded Kafka: Apache Kafka in KRaft mode, started from its JARs; one node is broker and controller. Writes `<home>/kafka`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from infra.settings import Settings
 
 
 def kafka_command(settings: Settings) -> list[str]:
-    """What starts the broker."""
+    """The command that starts the broker."""
     return [
-        str(find_java() / "bin" / "java"), "-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError",
-        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true",
+        str(find_java() / "bin" / "java"),
+        *("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"),
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "-Dorg.slf4j.simpleLogger.showDateTime=true",
         "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss",
-        "-cp", f"{KAFKA.folder(settings.cache_dir)}/*", "kafka.Kafka", str(settings.home / "kafka" / "server.properties"),
-    ]  # fmt: skip
+        *("-cp", f"{KAFKA.folder(settings.cache_dir)}/*"),
+        *("kafka.Kafka", str(settings.home / "kafka" / "server.properties")),
+    ]
 
 
 def prepare_kafka(settings: Settings) -> None:
-    """Writes the broker's properties; formats its storage the first time.
+    """Writes the broker's properties, and formats its storage before the first start.
 
     Raises:
         ServiceError: The storage cannot be formatted.
-        SetupError: Java or the JARs cannot be had.
+        SetupError: Java is missing, or the JARs cannot be downloaded.
     """
     folder = settings.home / "kafka"
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,25 +44,27 @@ def prepare_kafka(settings: Settings) -> None:
         return
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [
-        str(find_java() / "bin" / "java"), "-Xmx128m", "-XX:+UseSerialGC", "-cp", f"{KAFKA.folder(settings.cache_dir)}/*",
-        "kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster_id}", "-c", str(properties),
-    ]  # fmt: skip
+        *(str(find_java() / "bin" / "java"), "-Xmx128m", "-XX:+UseSerialGC"),
+        *("-cp", f"{KAFKA.folder(settings.cache_dir)}/*"),
+        *("kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster_id}"),
+        *("-c", str(properties)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().splitlines()
         raise ServiceError(
-            f"Kafka's storage under {folder} could not be formatted: {reason[-1] if reason else 'no reason was given'}.",
-            "Check that the home is writable and has space.",
+            f"Kafka's storage in {folder} could not be formatted: {reason[-1] if reason else 'Kafka printed no reason'}.",
+            "Check that the home is writable and has free space.",
         )
 
 
 def _escaped(path: str) -> str:
-    """A path as Java's properties read it."""
+    """A path with the escapes of Java's properties files."""
     return path.replace("\\", "\\\\")
 
 
-# LogAppendTime: the broker's clock says when an event arrived, not the producer's, which may be the one that is wrong.
-# Few partitions of the internal topics and a small deduplication buffer: it is one node with a small heap.
+# LogAppendTime: the time of a record is its arrival by the broker's clock, because a producer's clock may be wrong.
+# The internal topics have few partitions and the log cleaner a small buffer, because the single node has a small heap.
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1

@@ -16,6 +16,8 @@ from infra.kafka import client_options
 from infra.settings import Settings
 
 _TIMEOUT_SECONDS = 5
+#: `store.keys.PROGRESS_KEY`: this room imports no other, and must ask the server itself whether it answers.
+PROGRESS_KEY = "braid/progress"
 
 
 def ailment(settings: Settings, name: str, started_seconds: int = 0) -> str | None:
@@ -77,7 +79,7 @@ def _kafka(settings: Settings) -> str | None:
 
 
 def _speed(settings: Settings, started_seconds: int) -> str | None:
-    said = _store(settings).hget("braid:speed", "online")
+    said = _store(settings).hget(PROGRESS_KEY, "online")
     if said is None:
         return "it has not written its progress yet"
     if json.loads(said)["written_at_ms"] < started_seconds * 1000:

@@ -1,4 +1,4 @@
-"""How much memory a deployment takes: this process, the services, and all their children, sampled while work runs."""
+"""Measures the memory of a deployment: this process, the services of the home, and the children of both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from infra.settings import Settings
 
 
 def tree_rss_mb(settings: Settings) -> float:
-    """The resident memory, in MiB, of this process, the home's services, and the children of both. Shared pages count in each."""
+    """The resident memory of a deployment in MiB. Memory that processes share is counted once per process."""
     own = psutil.Process()
     pids = {own.pid, *(child.pid for child in own.children(recursive=True)), *process_ids(settings)}
     total = 0
@@ -20,12 +20,12 @@ def tree_rss_mb(settings: Settings) -> float:
         try:
             total += psutil.Process(pid).memory_info().rss
         except psutil.Error:
-            continue  # ended meanwhile
+            continue  # the process has ended
     return total / 2**20
 
 
 class PeakMemory:
-    """The highest of `tree_rss_mb` over a block.
+    """The largest `tree_rss_mb` while a block runs, measured every `every_seconds`.
 
     ```python
     with PeakMemory(settings) as memory:
@@ -51,7 +51,7 @@ class PeakMemory:
         self.sample()
 
     def sample(self) -> None:
-        """Looks now."""
+        """Measures now."""
         self.peak_rss_mb = max(self.peak_rss_mb, tree_rss_mb(self._settings))
 
     def _watch(self) -> None:

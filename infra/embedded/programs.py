@@ -75,6 +75,8 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "GIT_PYTHON_REFRESH": "quiet",
         "PYTHONUNBUFFERED": "1",
+        # `python -m` would look for modules in the working directory first.
+        "PYTHONSAFEPATH": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
 

@@ -1,6 +1,7 @@
-"""The embedded stack: up, down, status. Every part is the real one; what is configured elsewhere is only asked for its health.
+"""The embedded stack of a home: starts, ends and restarts its services, and reports their health.
 
-`up` takes Kafka's topics as an argument, as the declarations belong to another room.
+The services are the real ones (Apache Kafka, Valkey, MLflow, …). A service whose address the settings name is external: braid only
+checks its health. `up` takes Kafka's topics as an argument, because this room does not import the project's declarations.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from infra.errors import ServiceError
 from infra.kafka import create_topics
 from infra.settings import Settings
 
-#: Called with a service's name and "starting" or "healthy"; with "topics" and "created".
+#: A callback with a service's name and its step, "starting" or "healthy"; after the creation of Kafka's topics "topics" and "created".
 Progress = Callable[[str, str], None]
 _ENDED = ("BACKOFF", "EXITED", "FATAL", "STOPPED", "STOPPING")
 
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """How a service is.
+    """The status of a service.
 
     Attributes:
         name: One of `infra.embedded.programs.NAMES`.
-        state: supervisord's word (RUNNING, STARTING, STOPPED, BACKOFF, FATAL, …); EXTERNAL for one that braid does not run.
-        pid: Its process; None where it has none, or not here.
-        url: Where it answers.
-        healthy: Whether it did its work when asked just now.
-        detail: For how long it has run, or what is wrong.
+        state: The state in supervisord (RUNNING, STARTING, STOPPED, BACKOFF, FATAL, …); EXTERNAL for a service that braid does not run.
+        pid: The id of its process; None if no process runs, or if the service is external.
+        url: The address of the service; None if it has no address.
+        healthy: Whether the health check has just succeeded.
+        detail: The uptime, or the reason why the service is not healthy.
     """
 
     name: str
@@ -49,29 +50,33 @@ class ServiceStatus:
 
 
 def up(
-    settings: Settings, topics: Mapping[str, int], only: Collection[str] | None = None, on_progress: Progress | None = None,
+    settings: Settings,
+    topics: Mapping[str, int],
+    only: Collection[str] | None = None,
+    on_progress: Progress | None = None,
     timeout_seconds: float = 300,
-) -> None:  # fmt: skip
-    """Starts what does not run, each service as soon as those that it needs are healthy; returns when all are. Safe to call again.
+) -> None:
+    """Starts the services that do not run, and returns when all services are healthy. A second call changes nothing.
 
-    What this call started is ended again when it fails.
+    Each service is started as soon as the services that it needs are healthy. If this call started supervisord and then fails, it
+    ends supervisord and all services.
 
     Args:
-        settings: The deployment.
-        topics: Kafka topics to create, with their number of partitions.
-        only: Start these services alone.
-        on_progress: Told of each step.
-        timeout_seconds: How long a service may take to get healthy.
+        settings: The settings of the deployment.
+        topics: Topic → number of partitions, for the Kafka topics to create.
+        only: The services to start; by default all services.
+        on_progress: Called at each step.
+        timeout_seconds: The longest time that a service may take to become healthy.
 
     Raises:
-        ServiceError: A port is taken, or a service ends or does not get healthy; with the last lines of its log.
+        ServiceError: A port is taken, or a service ends or does not become healthy; the error contains the last lines of its log.
     """
-    say = on_progress or (lambda name, step: None)
+    report = on_progress or (lambda name, step: None)
     supervisor = Supervisor(settings)
     with _alone(settings):
         launched = supervisor.launch(programs(settings))
         try:
-            _start(settings, supervisor, topics, only, say, timeout_seconds)
+            _start(settings, supervisor, topics, only, report, timeout_seconds)
         except BaseException:
             if launched:
                 supervisor.shutdown()
@@ -79,15 +84,15 @@ def up(
 
 
 def down(settings: Settings) -> None:
-    """Ends every process of the home, orphans of a supervisor that was killed too. Safe to call again."""
+    """Ends every process of the home, also orphans of a supervisor that was killed. A second call changes nothing."""
     Supervisor(settings).shutdown()
 
 
 def status(settings: Settings) -> list[ServiceStatus]:
-    """How each service is, asked now."""
+    """The status of each service, checked now."""
     infos = Supervisor(settings).infos()
     own = {program.name for program in programs(settings)}
-    found = []
+    statuses = []
     for name in NAMES:
         info = infos.get(name) if name in own else None
         state = "EXTERNAL" if name not in own else info.state if info else "STOPPED"
@@ -96,15 +101,15 @@ def status(settings: Settings) -> list[ServiceStatus]:
         else:
             wrong = info.description if info and info.description else "not started"
         detail = wrong or (info.description if info else "answers")
-        found.append(ServiceStatus(name, state, info.pid if info else None, url(settings, name), wrong is None, detail))
-    return found
+        statuses.append(ServiceStatus(name, state, info.pid if info else None, url(settings, name), wrong is None, detail))
+    return statuses
 
 
 def restart(settings: Settings, name: str, timeout_seconds: float = 300) -> None:
-    """Ends one service, starts it again and waits until it is healthy.
+    """Ends a service, starts it again and waits until it is healthy.
 
     Raises:
-        ServiceError: braid does not run it, or it does not get healthy.
+        ServiceError: The service is external, or it does not become healthy.
     """
     supervisor = Supervisor(settings)
     _info(supervisor, settings, name)
@@ -114,10 +119,10 @@ def restart(settings: Settings, name: str, timeout_seconds: float = 300) -> None
 
 
 def kill(settings: Settings, name: str) -> None:
-    """SIGKILLs one service with all its children, and returns when supervisord has started it again: for tests of faults.
+    """Kills a service and all its children by SIGKILL, and returns when supervisord has started the service again. For tests of faults.
 
     Raises:
-        ServiceError: It does not run.
+        ServiceError: The service does not run.
     """
     supervisor = Supervisor(settings)
     before = _info(supervisor, settings, name)
@@ -140,10 +145,10 @@ def process_ids(settings: Settings) -> list[int]:
 def wait_healthy(
     settings: Settings, names: Collection[str], timeout_seconds: float = 300, on_progress: Progress | None = None
 ) -> None:
-    """Returns when the services are healthy; those that braid does not run are asked too.
+    """Returns when the services are healthy. External services are checked too.
 
     Raises:
-        ServiceError: One ends, or takes too long.
+        ServiceError: A service ends, or does not become healthy within `timeout_seconds`.
     """
     supervisor = Supervisor(settings)
     own = {program.name for program in programs(settings)}
@@ -158,8 +163,13 @@ def wait_healthy(
 
 
 def _start(
-    settings: Settings, supervisor: Supervisor, topics: Mapping[str, int], only: Collection[str] | None, say: Progress, timeout_seconds: float
-) -> None:  # fmt: skip
+    settings: Settings,
+    supervisor: Supervisor,
+    topics: Mapping[str, int],
+    only: Collection[str] | None,
+    report: Progress,
+    timeout_seconds: float,
+) -> None:
     own = {program.name: program for program in programs(settings)}
     wanted = [name for name in NAMES if only is None or name in only]
     if strangers := [name for name in only or () if name not in NAMES]:
@@ -171,16 +181,16 @@ def _start(
             if needs <= done:
                 waiting.remove(name)
                 if name in own:
-                    say(name, "starting")
+                    report(name, "starting")
                     _start_one(settings, supervisor, own[name])
                 watches.append(_Watch(settings, supervisor, name, timeout_seconds, name in own))
         for watch in list(watches):
             if watch.healthy():
                 watches.remove(watch)
-                say(watch.name, "healthy")
+                report(watch.name, "healthy")
                 if watch.name == "kafka" and topics:
                     create_topics(settings, topics)
-                    say("topics", "created")
+                    report("topics", "created")
                 done.add(watch.name)
         time.sleep(0.1 if watches else 0)
 
@@ -189,7 +199,7 @@ def _start_one(settings: Settings, supervisor: Supervisor, program: Program) -> 
     info = supervisor.infos().get(program.name)
     if info is not None and info.state in ("RUNNING", "STARTING"):
         return
-    for orphan in supervisor.processes(of=program.name):  # children of a service that ended alone; they would hold its port
+    for orphan in supervisor.processes(of=program.name):  # children of a service that has ended; they may still use its port
         try:
             orphan.kill()
         except psutil.NoSuchProcess:
@@ -202,7 +212,7 @@ def _start_one(settings: Settings, supervisor: Supervisor, program: Program) -> 
 
 
 class _Watch:
-    """A service that is to become healthy."""
+    """A service that has been started, until it is healthy."""
 
     def __init__(self, settings: Settings, supervisor: Supervisor, name: str, timeout_seconds: float, supervised: bool) -> None:
         self.name = name
@@ -211,10 +221,10 @@ class _Watch:
         self._pid: int | None = None
 
     def healthy(self) -> bool:
-        """Whether it is, now.
+        """Whether the service is healthy now.
 
         Raises:
-            ServiceError: It ended, or the time is over.
+            ServiceError: The service ended, or `timeout_seconds` have passed.
         """
         info = self._supervisor.infos().get(self.name) if self._supervised else None
         if self._supervised:
@@ -229,13 +239,13 @@ class _Watch:
         if time.monotonic() > self._deadline:
             where = f" at {url(self._settings, self.name)}" if url(self._settings, self.name) else ""
             raise self._error(
-                f"The service {self.name}{where} is not healthy after {self._timeout_seconds:.0f} s: {wrong or 'it only starts'}"
+                f"The service {self.name}{where} is not healthy after {self._timeout_seconds:.0f} s: {wrong or 'it is still starting'}"
             )
         return False
 
     def _error(self, cause: str) -> ServiceError:
         if not self._supervised:
-            return ServiceError(f"{cause}.", "Check the address in the environment, and that the service runs.")
+            return ServiceError(f"{cause}.", "Check the address in the environment, and check that the service runs.")
         log = self._supervisor.log_path(self.name)
         lines = last_lines(log)
         return ServiceError(
@@ -244,7 +254,7 @@ class _Watch:
 
 
 def last_lines(log: Path, count: int = 8) -> str:
-    """The end of a log; empty where there is none."""
+    """The last lines of a log, without blank lines; empty if the log does not exist."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 16_384))
@@ -257,7 +267,7 @@ def last_lines(log: Path, count: int = 8) -> str:
 def _info(supervisor: Supervisor, settings: Settings, name: str) -> Info:
     info = supervisor.infos().get(name)
     if info is None:
-        raise ServiceError(f"The service {name} is not run by {settings.home}.", "See `braid status`, or run `braid up`.")
+        raise ServiceError(f"The home {settings.home} does not run the service {name}.", "See `braid status`, or run `braid up`.")
     return info
 
 
@@ -266,34 +276,34 @@ def _refuse_taken(port: int, name: str, settings: Settings) -> None:
         return
     try:
         holders = [
-            one.pid
-            for one in psutil.net_connections("tcp")
-            if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid
+            connection.pid
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid
         ]
         who = f"{psutil.Process(holders[0]).name()}, process {holders[0]}" if holders else "another program"
     except psutil.Error:
-        who = "another program"  # macOS tells only root
+        who = "another program"  # macOS shows the owner of a port to root only
     raise ServiceError(
         f"Port {port}, which {name} needs, is taken by {who}.",
-        f"End it, or delete {settings.home / 'ports.json'} while nothing of this home runs, so that other ports are chosen.",
+        f"End that program, or delete {settings.home / 'ports.json'} while no service of this home runs; other ports are then chosen.",
     )
 
 
 def port_is_free(port: int) -> bool:
     """Whether a service can listen on a loopback port."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection of the run before may still linger
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the previous run may be in TIME_WAIT
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
             return False
-    with socket.socket() as probe:  # where the system lets two listen on one port, the bind alone does not tell
+    with socket.socket() as probe:  # a second check, because some systems let two programs bind the same port
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """One `up` at a time in a home."""
+    """A block that only one process per home enters at a time: a second `up` waits for the first."""
     folder = settings.home / "run"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "up.lock").open("w") as lock:

@@ -1,7 +1,7 @@
-"""supervisord, the library that keeps the embedded stack running: one per home, spoken to over a unix socket.
+"""Runs supervisord, which starts the programs of a home and restarts them when they end; braid talks to it over a unix socket.
 
-Writes `<home>/supervisord.conf` and `<home>/logs`. Guarantees that every process of a home can be found again, whatever became of
-its parents: supervisord's environment carries the home's mark, and all that it starts inherits it.
+Writes `<home>/supervisord.conf` and `<home>/logs`. Guarantees that every process of a home can be found, also after its parent has
+died: supervisord's environment contains the variable `HOME_MARK`, which every process that it starts inherits.
 """
 
 from __future__ import annotations
@@ -27,15 +27,23 @@ from infra.embedded.programs import Program, child_environment
 from infra.errors import ServiceError
 from infra.settings import Settings
 
-#: The variable that marks every process of a home.
+#: The environment variable that marks every process of a home.
 HOME_MARK = "BRAID_SUPERVISED_HOME"
-#: supervisord binds a socket of this path with its pid appended; the system bounds the whole at 107 bytes (103 on macOS).
+#: The longest path of the socket in bytes. supervisord appends its pid; the system allows 107 bytes in all (103 on macOS).
 _LONGEST_SOCKET = 90
 
 
 @dataclass(frozen=True)
 class Info:
-    """What supervisord knows of a program. `state` in its own words: STOPPED, STARTING, RUNNING, BACKOFF, EXITED, FATAL, STOPPING."""
+    """A program's state in supervisord.
+
+    Attributes:
+        name: The name of the program.
+        state: STOPPED, STARTING, RUNNING, BACKOFF, EXITED, FATAL or STOPPING.
+        pid: The id of its process; None if no process runs.
+        start_seconds: The time of its last start, in seconds since 1970.
+        description: supervisord's text about the state, such as the uptime or the reason of a failure.
+    """
 
     name: str
     state: str
@@ -53,7 +61,7 @@ class Supervisor:
         self._fingerprint = settings.home / "run" / "settings.sha256"
 
     def log_path(self, name: str) -> Path:
-        """The log of a program."""
+        """The path of a program's log."""
         return self._settings.home / "logs" / f"{name}.log"
 
     def running(self) -> bool:
@@ -65,13 +73,13 @@ class Supervisor:
         return True
 
     def launch(self, programs: list[Program]) -> bool:
-        """Starts supervisord where it does not run. No program is started.
+        """Starts supervisord if it does not run. Starts no program.
 
         Returns:
-            Whether it was started now.
+            Whether this call started supervisord.
 
         Raises:
-            ServiceError: It did not come up, or runs with other settings.
+            ServiceError: supervisord did not start, or it runs with other settings.
         """
         settings = self._settings
         fingerprint = hashlib.sha256(json.dumps(settings.environment(), sort_keys=True).encode()).hexdigest()
@@ -88,58 +96,63 @@ class Supervisor:
         self._config.write_text(self._configuration(programs))
         self._fingerprint.write_text(fingerprint)
         environment = {**os.environ, **child_environment(settings), HOME_MARK: str(settings.home)}
-        with tempfile.TemporaryFile("w+") as said:
+        with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._config)],
-                # A session of its own: Ctrl-C in the terminal reaches braid, which then ends the services in their order.
-                env=environment, cwd=self._fingerprint.parent, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
-            )  # fmt: skip
+                env=environment,
+                cwd=self._fingerprint.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C in the terminal then reaches only braid, which ends the services in order
+            )
             deadline = time.monotonic() + 60
             while not self.running():
                 if process.poll() is not None or time.monotonic() > deadline:
-                    said.seek(0)
-                    reason = said.read().strip().splitlines() or ["it said nothing"]
+                    output.seek(0)
+                    lines = output.read().strip().splitlines() or ["it printed no reason"]
                     self.sweep()
-                    raise ServiceError(f"The supervisor did not start: {reason[0]}.", f"See {self.log_path('supervisord')}.")
+                    raise ServiceError(f"The supervisor did not start: {lines[0]}.", f"See {self.log_path('supervisord')}.")
                 time.sleep(0.05)
         return True
 
     def infos(self) -> dict[str, Info]:
-        """What supervisord knows of each program, by name; empty where it does not run."""
+        """Name → state of each program; empty if supervisord does not run."""
         try:
-            answer = self._call("getAllProcessInfo")
+            entries = self._call("getAllProcessInfo")
         except ServiceError:
             return {}
         return {
-            one["name"]: Info(one["name"], one["statename"], one["pid"] or None, one["start"], one["description"]) for one in answer
-        }  # fmt: skip
+            entry["name"]: Info(entry["name"], entry["statename"], entry["pid"] or None, entry["start"], entry["description"])
+            for entry in entries
+        }
 
     def start(self, name: str) -> None:
-        """Starts a program that does not run.
+        """Starts a program if it does not run.
 
         Raises:
-            ServiceError: It cannot be executed.
+            ServiceError: supervisord cannot execute the program.
         """
         info = self.infos().get(name)
         if info is None or info.state not in ("RUNNING", "STARTING"):
-            for orphan in self.processes(of=name):  # of a service that was killed alone; it would hold the port
+            for orphan in self.processes(of=name):  # children of a service that was killed; they may still use its port
                 _signal(orphan, psutil.Process.kill)
             self._call("startProcess", name, False)
 
     def stop(self, names: Collection[str]) -> None:
-        """Ends programs together, with their children, and waits for it; those that are not finished in their time are killed."""
+        """Ends programs and their children, all at the same time, and waits. Programs that exceed their stop time are killed."""
         for name in names:
             info = self.infos().get(name)
             if info is not None and info.state in ("RUNNING", "STARTING", "BACKOFF"):
                 try:
                     self._call("stopProcess", name, False)
                 except ServiceError:
-                    continue  # it ended by itself meanwhile
+                    continue  # the program has ended by itself
         while any(info.state == "STOPPING" for info in self.infos().values() if info.name in names):
             time.sleep(0.05)
 
     def shutdown(self) -> None:
-        """Ends every program, the last started first, then supervisord, then whatever is left of the home's processes."""
+        """Ends the programs (Kafka, Valkey and MLflow after those that use them), supervisord, and all other processes of the home."""
         infos = self.infos()
         if infos:
             base = {"kafka", "valkey", "mlflow"}
@@ -148,7 +161,7 @@ class Supervisor:
                 self.stop([name for name in infos if name in base])
                 self._call("shutdown")
             except ServiceError:
-                pass  # it died meanwhile; the sweep finds what it left
+                pass  # supervisord has died; `sweep` ends its programs
             deadline = time.monotonic() + 10
             while self.processes() and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -156,9 +169,13 @@ class Supervisor:
         self._socket().unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Ends every process of the home that is still there: orphans of a supervisord that was killed."""
+        """Ends every process of the home, also orphans of a supervisord that was killed.
+
+        Raises:
+            ServiceError: A process does not end.
+        """
         for end, seconds in ((psutil.Process.terminate, 15), (psutil.Process.kill, 5), (psutil.Process.kill, 5)):
-            # supervisord first, which is the oldest: it would start the others again
+            # supervisord is the oldest process. It is ended first, because it would start the other processes again.
             left = sorted(self.processes(), key=psutil.Process.create_time)
             for process in left:
                 _signal(process, end)
@@ -168,23 +185,23 @@ class Supervisor:
             raise ServiceError(f"The processes {pids} of {self._settings.home} do not end.", "End them by hand.")
 
     def processes(self, of: str | None = None) -> list[psutil.Process]:
-        """Every living process of the home but this one: those that carry its mark, and their children.
+        """Every living process of the home: the processes with its mark and their children. The calling process is left out.
 
         Args:
-            of: Only the processes of this service.
+            of: The service whose processes are wanted; by default all services.
         """
-        found: dict[int, psutil.Process] = {}
+        by_pid: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
             try:
                 environment = process.environ()
                 if environment.get(HOME_MARK) == str(self._settings.home) and (
                     of is None or environment.get("SUPERVISOR_PROCESS_NAME") == of
                 ):
-                    found.update({one.pid: one for one in (process, *process.children(recursive=True))})
+                    by_pid.update({member.pid: member for member in (process, *process.children(recursive=True))})
             except (psutil.Error, OSError):
-                continue  # ended meanwhile, or another user's
-        found.pop(os.getpid(), None)
-        return [process for process in found.values() if _alive(process)]
+                continue  # the process has ended, or belongs to another user
+        by_pid.pop(os.getpid(), None)
+        return [process for process in by_pid.values() if _alive(process)]
 
     def _socket(self) -> Path:
         path = self._settings.home / "run" / "supervisor.sock"
@@ -213,21 +230,32 @@ class Supervisor:
             "supervisorctl": {"serverurl": f"unix://{self._socket()}"},
             "rpcinterface:supervisor": {"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"},
             "supervisord": {
-                "logfile": logs / "supervisord.log", "logfile_maxbytes": "1MB", "logfile_backups": 1, "childlogdir": logs,
+                "logfile": logs / "supervisord.log",
+                "logfile_maxbytes": "1MB",
+                "logfile_backups": 1,
+                "childlogdir": logs,
                 "pidfile": self._fingerprint.with_name("supervisord.pid"),
             },
-        }  # fmt: skip
+        }
         for program in programs:
             sections[f"program:{program.name}"] = {
                 "command": shlex.join(program.command(self._settings)),
-                # An empty folder: Python puts the working folder on its path, where a folder could hide a room of that name.
+                # A folder without Python packages: Python searches the working folder first, where a package could hide one of braid's.
                 "directory": self._fingerprint.parent,
-                "autostart": "false", "autorestart": "true", "startsecs": 1, "startretries": 30,
-                "stopsignal": "TERM", "stopasgroup": "true", "killasgroup": "true", "stopwaitsecs": program.stop_seconds,
-                "redirect_stderr": "true", "stdout_logfile_maxbytes": "10MB", "stdout_logfile_backups": 2,
-                # supervisor expands this one twice
+                "autostart": "false",
+                "autorestart": "true",
+                "startsecs": 1,
+                "startretries": 30,
+                "stopsignal": "TERM",
+                "stopasgroup": "true",
+                "killasgroup": "true",
+                "stopwaitsecs": program.stop_seconds,
+                "redirect_stderr": "true",
+                "stdout_logfile_maxbytes": "10MB",
+                "stdout_logfile_backups": 2,
+                # Escaped here and once more below, because supervisor expands this value twice.
                 "stdout_logfile": str(self.log_path(program.name)).replace("%", "%%"),
-            }  # fmt: skip
+            }
         lines = []
         for section, values in sections.items():
             lines += [f"[{section}]", *(f"{key}={str(value).replace('%', '%%')}" for key, value in values.items()), ""]

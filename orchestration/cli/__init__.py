@@ -1,7 +1,8 @@
 """The command line `braid`.
 
-Services (up, down, status, plan, doctor), data (load, replay, backfill), answers (features, predict, consistency), models (models, promote),
-demo and benchmarks (demo, bench). Every command has `--json` and `--home`. An error is one sentence of cause and one of cure.
+Projects (init), services (up, down, status, plan, doctor), data (load, replay, backfill), answers (features, predict, consistency), models
+(models, train, promote), demo and benchmarks (demo, bench). Every command has `--json`, and all but init have `--home`. An error is one
+sentence of cause and one of cure.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import typer
 
 from orchestration.cli import answers, data, jobs, models, services
 from orchestration.cli.console import Context, HomeOption, ProjectOption, told
+from orchestration.cli.init import init
 
 app = typer.Typer(
     name="braid", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
@@ -25,7 +27,7 @@ def _deployment(context: typer.Context, home: HomeOption = None, project: Projec
 
 
 for command in (
-    services.up, services.down, services.status, services.plan, services.doctor, data.load, data.replay, data.backfill, answers.features, answers.predict,
+    init, services.up, services.down, services.status, services.plan, services.doctor, data.load, data.replay, data.backfill, answers.features, answers.predict,
     answers.consistency, models.models, models.train, models.promote, jobs.demo, jobs.bench,
 ):  # fmt: skip
     app.command()(told(command))

@@ -77,18 +77,18 @@ def consistency(
 
     The exit status is 1 if a value differs; with --logged, if a value differs without a known reason.
     """
-    from monitoring.freshness import published
     from orchestration.known_events import export_known_events
     from orchestration.proof import prove, sample_ids
     from orchestration.quiet import quiet
-    from store.clients import reached_store
+    from store.protocol import published_version
+    from store.server import reached_store
 
     project, settings = deployment_of(context, home)
     if logged:
         _logged_consistency(project, settings, as_json)
         return
     q_ms = instant_ms(at or "now")
-    checked = published(reached_store(settings), project.group(group))
+    checked = published_version(reached_store(settings), project.group(group))
     with quiet(settings.home / "logs" / "consistency.log"), export_known_events(settings, checked.source) as events:
         report = prove(settings, checked, events, sample_ids(checked, events, sample), q_ms)
     if as_json:
@@ -151,35 +151,28 @@ def _post(settings: Any, path: str, body: dict[str, Any]) -> Any:
     return answer.json()
 
 
-def _parts(settings: Any, declared: Any, one: int | str) -> dict[str, Any]:
+def _parts(settings: Any, declared: Any, entity_id: int | str) -> dict[str, Any]:
     """What the store holds of an entity, in words."""
-    from features.errors import PackedValueError
-    from features.packed import batch_field, decode_batch, decode_tile, tile_prefix
-    from monitoring.freshness import published
+    from features.packed import encode
+    from features.windows import floor_ms
     from serving.contract import rfc3339
-    from store.clients import store
+    from store.server import open_store
 
-    client = store(settings)
-    group = published(client, declared)
+    reading = open_store(settings).read(declared, [entity_id])
+    group, [parts] = reading.group, reading.parts
     found: dict[str, Any] = {"version": group.fingerprint, "batch": None, "tiles": []}
-    tiles = tile_prefix(group.fingerprint)
-    for field, data in sorted(client.hgetall(group.key(one)).items()):
-        try:
-            if field == batch_field(group.fingerprint):
-                value = decode_batch(data, group.fingerprint)
-                collapsed = {
-                    f.name: {"collapsed": v.collapsed, "tail_hops": len(v.hop_starts_ms)}
-                    for f, v in zip(group.features, value.features, strict=True)
-                }
-                found["batch"] = {"batch_end": rfc3339(value.batch_end_ms), "bytes": len(data), "features": collapsed}
-            elif field.startswith(tiles):
-                tile = decode_tile(data, group.fingerprint)
-                partials = dict(zip(group.feature_names, tile.partials, strict=True))
-                found["tiles"].append(
-                    {"start": rfc3339(int(field[len(tiles) :])), "last_event": rfc3339(tile.last_ms), "partials": partials}
-                )
-        except PackedValueError as error:
-            found.setdefault("unreadable", []).append(str(error))
+    if value := parts.batch:
+        features = {
+            one.name: {"collapsed": view.collapsed, "tail_hops": len(view.hop_starts_ms)}
+            for one, view in zip(group.features, value.features, strict=True)
+        }
+        found["batch"] = {"batch_end": rfc3339(value.batch_end_ms), "bytes": len(encode(value)), "features": features}
+    for tile in sorted(parts.tiles, key=lambda one: one.first_ms):
+        start_ms = floor_ms(tile.first_ms, group.tile_ms)
+        partials = dict(zip(group.feature_names, tile.partials, strict=True))
+        found["tiles"].append({"start": rfc3339(start_ms), "last_event": rfc3339(tile.last_ms), "partials": partials})
+    if parts.faults:
+        found["faults"] = list(parts.faults)
     return found
 
 

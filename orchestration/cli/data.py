@@ -71,14 +71,15 @@ def load(
     from batch.files import open_events
 
     options = _options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
-    note(f"{'Reading' if check else 'Loading'} {file} …")
     # A file that cannot be used is refused before Spark starts.
     with open_events(file, declared, columns, options) as opened:
         from batch.load import load_file
         from infra.spark import spark_session
+        from orchestration.progress import Progress
         from orchestration.quiet import quiet
 
-        with quiet(settings.home / "logs" / "load.log"):
+        step = f"{'check' if check else 'load'} of {file}"
+        with Progress() as progress, progress.step(step), quiet(settings.home / "logs" / "load.log"):
             spark = spark_session(settings, "braid load", settings.batch_memory)
             report = load_file(spark, settings, declared, opened, check)
     if not check:
@@ -110,8 +111,8 @@ def _sentences(report: LoadReport) -> Iterator[str]:
     if report.checked:
         yield f"{report.dialect}; nothing was loaded."
         for one in report.columns:
-            nulls = f"; {one.nulls:,} texts stand for no value" if one.nulls else ""
-            yield f"  {one.column} = {one.source}: {one.as_what}{f' ({one.why})' if one.why else ''}{nulls}"
+            missing = f"; {one.nulls:,} texts stand for no value" if one.nulls else ""
+            yield f"  {one.column} = {one.source}: {one.as_what}{f' ({one.why})' if one.why else ''}{missing}"
         for row in report.sample:
             values = ", ".join(f"{name}={value}" for name, value in row.items() if name[0] != "_" and value is not None)
             yield f"  {row['_row']}: {values or '–'}{' ✗ ' + row['_reason'] if row['_reason'] else ''}"
@@ -123,10 +124,10 @@ def _sentences(report: LoadReport) -> Iterator[str]:
         yield f"  {count:,} × {reason}"
     if report.first_event:
         yield f"First event {report.first_event}, last event {report.last_event}."
-    for name, counts in report.types.items():
-        yield f"Most frequent {name}: {', '.join(f'{value} ({count:,})' for value, count in counts.items())}."
+    for name, types in report.types.items():
+        yield f"Most frequent {name}: {', '.join(f'{value} ({count:,})' for value, count in types.items())}."
     if nulls := {one.column: one.nulls for one in report.columns if one.nulls and not report.checked}:
-        yield f"Texts that stand for no value: {', '.join(f'{count:,} in {name}' for name, count in nulls.items())} (--null says which)."
+        yield f"Texts that stand for no value: {', '.join(f'{absent:,} in {name}' for name, absent in nulls.items())} (--null says which)."
     if any("is not an RFC 3339 time" in reason for reason in report.reasons):
         yield "Times that are spelled differently are read by --time-format; docs/loading.md has the rules."
 
@@ -140,10 +141,8 @@ def replay(
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Send a file of events to Kafka, in the order of their time."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from batch.files import open_events
+    from orchestration.progress import Progress
     from orchestration.running import require
     from speed.replay import replay as send
     from speed.visible import wait_visible
@@ -152,20 +151,21 @@ def replay(
     declared = project.source(source)
     options = _options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
     # A file that cannot be used is refused before services are asked for.
-    with open_events(file, declared, columns, options) as opened:
+    with open_events(file, declared, columns, options) as opened, Progress() as progress:
         require(settings, "kafka", *(["valkey", "speed"] if wait else []))
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("sending", total=None)
+        with progress.step(f"replay of {file}") as advance:
             report = send(
                 settings,
                 declared,
                 opened.batches(),
                 speedup=speed,
-                on_progress=lambda so_far: bar.update(task, completed=so_far.sent),
+                on_progress=lambda so_far: advance(f"{so_far.sent:,} events sent"),
             )
-            if wait:
-                bar.update(task, description="waiting until all is visible")
-                wait_visible(settings, project.groups_of(declared), report.end_offsets)
+        if wait:
+            with progress.step("wait until all is visible", total=report.sent) as advance:
+                wait_visible(
+                    settings, project.groups_of(declared), report.end_offsets, on_progress=lambda done, total: advance(to=done)
+                )
     if as_json:
         print_json({**asdict(report), "visible": wait})
     else:
@@ -190,13 +190,16 @@ def backfill(
     to_ms = None if to is None else instant_ms(to)
     first_day = None if first is None else datetime.fromtimestamp(instant_ms(first) / 1_000, UTC).date()
     from orchestration.backfill import backfill as run
+    from orchestration.backfill import backfill_steps
+    from orchestration.progress import Progress
     from orchestration.quiet import quiet
     from serving.contract import rfc3339
 
-    with quiet(settings.home / "logs" / "backfill.log") as terminal:
+    total = backfill_steps(project, settings, train, sources)
+    with Progress() as progress, progress.step("backfill", total) as advance, quiet(settings.home / "logs" / "backfill.log"):
         report = run(
             project, settings, to_ms, first_day, train, sources,
-            on_asset=lambda name, seconds: print(f"{name}: {seconds:.1f} s", file=terminal, flush=True) if seconds else None,
+            on_asset=lambda name, seconds: advance(name, by=int(seconds is not None)),
         )  # fmt: skip
     if as_json:
         print_json({**asdict(report), "batch_end": rfc3339(report.batch_end_ms)})

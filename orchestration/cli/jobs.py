@@ -52,6 +52,10 @@ def bench(
     import sys
 
     settings_of(context, home)
+    if not BENCHMARKS.is_dir():
+        raise InputError(
+            "The benchmarks are not part of the installed package.", "Run `braid bench` in a clone of braid's repository."
+        )
     known = sorted(path.stem for path in BENCHMARKS.glob("*.py") if not path.stem.startswith("_"))
     for name in names or known:
         if name not in known:

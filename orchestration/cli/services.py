@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from contextlib import nullcontext, suppress
@@ -27,6 +26,8 @@ def up(
     Running services that have loaded an older declaration are restarted with the present one.
     """
     from infra.embedded import services
+    from infra.embedded.programs import NAMES
+    from orchestration.progress import Progress
     from orchestration.reload import load_declarations, readers
     from orchestration.running import until_ended
     from orchestration.topics import topics
@@ -34,8 +35,14 @@ def up(
     project, settings = deployment_of(context, home)
     with nullcontext() if detach else until_ended(settings):
         ran = readers(settings)
-        services.up(settings, topics(project), on_progress=lambda name, step: note(f"{name}: {step}"))
-        load_declarations(settings, project, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
+        with Progress() as progress:
+            with progress.step("start of the services", total=len(NAMES)) as advance:
+                services.up(
+                    settings,
+                    topics(project),
+                    on_progress=lambda name, step: advance(f"{name} {step}", by=int(step == "healthy")),
+                )
+            load_declarations(settings, project, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
         if as_json:
             print_json(_status(project, settings))
         else:
@@ -110,7 +117,8 @@ def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption
     from infra.doctor import doctor as examine
     from orchestration.topics import topics
 
-    checks = examine(settings_of(context, home), topics())
+    project, settings = deployment_of(context, home)
+    checks = examine(settings, topics(project))
     if as_json:
         print_json(checks)
     else:
@@ -121,13 +129,13 @@ def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption
 
 
 def _status(project: Any, settings: Any) -> dict[str, Any]:
-    import redis
-
     from infra.embedded.health import url
     from infra.embedded.services import status as services_status
-    from monitoring.alerts import ALERTS_KEY
+    from monitoring.alerts import Alerts
+    from monitoring.freshness import newest_event_ms
     from serving.contract import rfc3339
-    from store.clients import PROGRESS_KEY, meta_key, store
+    from store.errors import StoreError
+    from store.server import open_store
 
     services = {one.name: asdict(one) for one in services_status(settings)}
     found: dict[str, Any] = {
@@ -138,29 +146,27 @@ def _status(project: Any, settings: Any) -> dict[str, Any]:
         "services": services, "groups": {}, "speed": {}, "lag": None, "lag_seconds": None, "speed_silent_seconds": None, "batch_end": None, "alerts": {},
     }  # fmt: skip
     try:
-        client = store(settings)
+        store = open_store(settings)
         now_ms = time.time_ns() // 1_000_000
-        progress = {name.decode(): json.loads(value) for name, value in client.hgetall(PROGRESS_KEY).items()}
-        for name in (group.name for group in project.groups):
-            meta = {key.decode(): value.decode() for key, value in client.hgetall(meta_key(name)).items()}
-            seen = [int(meta["newest_event_ms"])] if meta.get("newest_event_ms") else []
-            online = progress.get(f"online:{name}", {})
-            seen += [online["newest_event_ms"]] if online.get("newest_event_ms") else []
-            found["groups"][name] = {
-                "batch_end": rfc3339(int(meta["batch_end_ms"])) if meta else None,
-                "published_at": rfc3339(int(meta["published_at_ms"])) if meta else None,
-                "entities": int(meta["entities"]) if meta else 0,
-                "version": meta.get("fingerprint"),
-                "newest_event": rfc3339(max(seen)) if seen else None,
-                "age_seconds": (now_ms - max(seen)) / 1_000 if seen else None,
+        progress = store.progress()
+        for group in project.groups:
+            published = store.published(group.name)
+            newest_ms = newest_event_ms(store, group)
+            found["groups"][group.name] = {
+                "batch_end": published and rfc3339(published.batch_end_ms),
+                "published_at": published and rfc3339(published.published_at_ms),
+                "entities": published.entities if published else 0,
+                "version": published and published.fingerprint,
+                "newest_event": rfc3339(newest_ms) if newest_ms else None,
+                "age_seconds": (now_ms - newest_ms) / 1_000 if newest_ms else None,
             }
         found["speed"] = progress
         online = progress.get("online", {})
         found["lag"], found["lag_seconds"] = online.get("lag"), online.get("lag_seconds")
-        found["alerts"] = {key.decode(): json.loads(value) for key, value in sorted(client.hgetall(ALERTS_KEY).items())}
+        found["alerts"] = Alerts(settings).open()
         found["speed_silent_seconds"] = (now_ms - online["written_at_ms"]) / 1_000 if online else None
         found["batch_end"] = next(iter(found["groups"].values()))["batch_end"]
-    except redis.RedisError:
+    except StoreError:
         pass  # the services say so
     return found
 

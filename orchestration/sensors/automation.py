@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-import redis
 
 from features.project import Model
 from features.sources import EventSource
@@ -23,7 +22,8 @@ from orchestration.names import PUBLISH_JOB, drift_key, features_job, live_quali
 from orchestration.run_days import RANGE_END, RANGE_START
 from orchestration.sensors.observation import speed_entries
 from speed.progress import summary
-from store.clients import meta_key, store, store_generation
+from store.errors import StoreError
+from store.server import open_store
 
 #: How often it is looked whether the online store has lost its content, at least: meanwhile answers are degraded.
 _LOSS_SECONDS = 10
@@ -47,8 +47,8 @@ def batch_when_due(deployment: Deployment, source: EventSource) -> dg.SensorDefi
         try:
             online, archive = _progress(deployment, source)
             batch_end_ms = published_batch_end_ms(deployment, source)
-        except redis.RedisError:
-            return dg.SkipReason("The online store does not answer.")
+        except StoreError as error:
+            return dg.SkipReason(error.cause)
         lag = (online.get("lag") or 0) + (archive.get("lag") or 0)
         stream = Stream(online.get("watermark_ms"), online.get("oldest_event_ms"), online.get("newest_event_ms"), lag)
         end_ms = due_batch_end_ms(
@@ -77,8 +77,8 @@ def late_events_heal(deployment: Deployment, source: EventSource) -> dg.SensorDe
         try:
             online, _ = _progress(deployment, source)
             batch_end_ms = published_batch_end_ms(deployment, source)
-        except redis.RedisError:
-            return dg.SkipReason("The online store does not answer.")
+        except StoreError as error:
+            return dg.SkipReason(error.cause)
         if batch_end_ms is None or not online:
             return dg.SkipReason("There is no batch to repair yet.")
         handled: dict[str, Any] = json.loads(context.cursor or "{}")
@@ -106,17 +106,17 @@ def lost_store_heals(deployment: Deployment) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """One run per loss."""
         try:
-            client = store(settings)
+            store = open_store(settings)
             lost = [
                 group
                 for group in deployment.project.groups
-                if latest_metadata(context.instance, online_key(group)) and not client.exists(meta_key(group.name))
+                if latest_metadata(context.instance, online_key(group)) and not store.published(group.name)
             ]
             if not lost:
                 return dg.SkipReason("The online store has what was published.")
-            return dg.RunRequest(f"publish:{store_generation(client)}", asset_selection=[online_key(group) for group in lost])
-        except redis.RedisError:
-            return dg.SkipReason("The online store does not answer.")
+            return dg.RunRequest(f"publish:{store.generation()}", asset_selection=[online_key(group) for group in lost])
+        except StoreError as error:
+            return dg.SkipReason(error.cause)
 
     return sensor
 
@@ -161,9 +161,9 @@ def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
 
 def published_batch_end_ms(deployment: Deployment, source: EventSource) -> int | None:
     """The earliest batch_end of a source's groups; None while one of them was never published."""
-    client = store(deployment.settings)
-    ends = [client.hget(meta_key(group.name), "batch_end_ms") for group in deployment.project.groups_of(source)]
-    return None if None in ends else min(int(end) for end in ends)
+    store, groups = open_store(deployment.settings), deployment.project.groups_of(source)
+    published = [found.batch_end_ms for group in groups if (found := store.published(group.name))]
+    return min(published) if len(published) == len(groups) else None
 
 
 def _progress(deployment: Deployment, source: EventSource) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,17 +1,16 @@
 """The speed layer, observed: how far its queries are, as observations of its assets."""
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
-import redis
 
 from infra.settings import Settings
 from orchestration.deployment import Deployment
 from orchestration.names import archive_key, realtime_key, speed_tiles_key
-from store.clients import PROGRESS_KEY, store
+from store.errors import StoreError
+from store.server import open_store
 
 _NUMBERS = ("rows_per_second", "state_rows", "late_rows", "batch_id")
 
@@ -20,9 +19,9 @@ def speed_entries(settings: Settings) -> dict[str, dict[str, Any]]:
     """What the speed layer last said of each query; empty where it has not run.
 
     Raises:
-        RedisError: The online store does not answer.
+        StoreError: The online store does not answer.
     """
-    return {name.decode(): json.loads(value) for name, value in store(settings).hgetall(PROGRESS_KEY).items()}
+    return open_store(settings).progress()
 
 
 def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
@@ -36,8 +35,8 @@ def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
         """Reports what the speed layer last said of itself."""
         try:
             observations = list(_observations(deployment, speed_entries(deployment.settings)))
-        except redis.RedisError:
-            return dg.SkipReason("The online store does not answer.")
+        except StoreError as error:
+            return dg.SkipReason(error.cause)
         return dg.SensorResult(asset_events=observations) if observations else dg.SkipReason("The speed layer has not run yet.")
 
     return [speed_layer]

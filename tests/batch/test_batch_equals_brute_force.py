@@ -25,7 +25,8 @@ from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from models.training_set import build_training_set
-from store.clients import meta_key, store
+from store.clients import store
+from store.keys import meta_key
 from tests.declarations import repurchase, user_events, user_features
 
 if TYPE_CHECKING:

@@ -51,8 +51,9 @@ from serving.answer import feature_row, served_features
 from serving.served_log import served_record
 from speed.fold import fold_batch
 from speed.stream import contributions, tiles
-from store.clients import meta_key, store
-from store.reading import Parts
+from store.clients import store
+from store.keys import meta_key
+from store.protocol import Parts
 from tests.declarations import user_events
 
 if TYPE_CHECKING:

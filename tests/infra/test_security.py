@@ -21,7 +21,8 @@ from infra.java import find_java
 from infra.kafka import client_options, create_topics, end_offsets, spark_options
 from infra.settings import Settings
 from store.acl import acl
-from store.clients import async_store, reached_store
+from store.clients import async_store, store
+from store.server import reached_store
 from tests.declarations import user_features
 from tests.waiting import eventually
 
@@ -62,7 +63,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Ite
 
 
 def test_the_reader_reads_and_can_neither_write_nor_run_scripts(guarded: Settings) -> None:
-    writer = reached_store(guarded)
+    writer = store(guarded)
     writer.hset("user_features:1", FIELD, b"x")
     reader = redis.Redis.from_url(guarded.redis_reader_url)
     assert reader.hgetall("user_features:1") == {FIELD: b"x"}

@@ -15,8 +15,9 @@ from pydantic import SecretStr
 
 from infra.errors import ServiceError
 from infra.settings import Settings
-from monitoring.alerts import ALERTS_KEY, Alerts
+from monitoring.alerts import Alerts
 from store.clients import store
+from store.keys import notes_key
 
 
 class Alert(NamedTuple):
@@ -69,7 +70,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def deployment(valkey: Settings, receiver: Receiver) -> Iterator[Settings]:
     yield valkey.model_copy(update={"alert_url": receiver.url})
-    store(valkey).delete(ALERTS_KEY)
+    store(valkey).delete(notes_key("alerts"))
 
 
 def test_an_alert_is_told_once_until_it_clears(deployment: Settings, receiver: Receiver) -> None:
@@ -156,5 +157,5 @@ def test_without_a_webhook_the_log_is_told(deployment: Settings, caplog: pytest.
 
 
 def test_without_the_store_there_is_an_error_of_one_sentence(tmp_path) -> None:
-    with pytest.raises(ServiceError, match="does not answer"):
+    with pytest.raises(ServiceError, match="cannot be reached"):
         Alerts(Settings(home=tmp_path, redis_url="redis://127.0.0.1:1/0"))

@@ -37,7 +37,7 @@ from monitoring.served import SCHEMA, TABLE
 from serving.answer import Stale, feature_row, served_features
 from serving.contract import Provenance
 from serving.served_log import served_record
-from store.reading import Parts
+from store.protocol import Parts
 from tests.declarations import repurchase, user_events, user_features
 
 if TYPE_CHECKING:

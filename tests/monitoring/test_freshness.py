@@ -13,9 +13,10 @@ from features.packed import FORMAT, BatchValue, FeatureView, batch_field, encode
 from infra.errors import InputError, NotReadyError, ServiceError
 from infra.policies import GroupBounds
 from infra.settings import Settings
-from monitoring.alerts import ALERTS_KEY, Alerts
+from monitoring.alerts import Alerts
 from monitoring.freshness import FeatureFreshnessMonitor, Severity
-from store.clients import PROGRESS_KEY, meta_key, store
+from store.clients import store
+from store.keys import PROGRESS_KEY, meta_key, notes_key
 from tests.declarations import user_events, user_features
 
 NOW = 1_780_000_000_000
@@ -40,7 +41,9 @@ def newest(settings: Settings, batch_seconds: int | None = None, speed_seconds: 
     client = store(settings)
     client.delete(meta_key(NAME), PROGRESS_KEY)
     if batch_seconds is not None:
-        client.hset(meta_key(NAME), "newest_event_ms", NOW - batch_seconds * 1_000)
+        newest_ms = NOW - batch_seconds * 1_000
+        meta = {"batch_end_ms": NOW, "fingerprint": user_features.fingerprint, "newest_event_ms": newest_ms}
+        client.hset(meta_key(NAME), mapping=meta)
     if speed_seconds is not None:
         client.hset(PROGRESS_KEY, f"online:{NAME}", json.dumps({"offsets": {}, "newest_event_ms": NOW - speed_seconds * 1_000}))
 
@@ -108,13 +111,13 @@ def test_what_cannot_be_checked_is_an_error_and_not_a_good_result(deployment: Se
             check("nothing")
     with pytest.raises(NotReadyError, match="no events"):
         found.check_freshness(NAME)
-    with pytest.raises(ServiceError, match="does not answer"):
+    with pytest.raises(ServiceError, match="cannot be reached"):
         FeatureFreshnessMonitor(deployment.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}), GROUPS.values())
 
 
 def test_alerts_are_told_of_what_was_checked(deployment: Settings) -> None:
     newest(deployment, speed_seconds=2_000)
-    store(deployment).delete(ALERTS_KEY)
+    store(deployment).delete(notes_key("alerts"))
     found = monitor(deployment)
     found.check_freshness(NAME)
     found.check_feature_coverage(NAME, [1])

@@ -31,8 +31,10 @@ from infra.errors import ServiceError
 from infra.settings import Settings
 from models.registry import CHAMPION, DIGEST_TAG, load_booster, text_digest, tracking
 from serving.model import FollowedModel
-from store.clients import meta_key, reached_store, store
+from store.clients import store
+from store.keys import meta_key
 from store.reading import OnlineStore
+from store.server import reached_store
 from tests.declarations import repurchase, user_features
 from tests.waiting import eventually
 
@@ -396,6 +398,6 @@ def test_a_plain_end_under_load_drops_no_request_of_callers_who_heed_the_probe(s
 
 def test_a_store_that_is_not_there_is_told_in_a_sentence(tmp_path) -> None:
     settings = Settings(home=tmp_path, redis_url="redis://:s3cret@127.0.0.1:1/0")
-    with pytest.raises(ServiceError, match="does not answer") as told:
+    with pytest.raises(ServiceError, match="cannot be reached") as told:
         reached_store(settings)
     assert "s3cret" not in str(told.value)

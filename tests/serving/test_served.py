@@ -32,7 +32,8 @@ from models.registry import CHALLENGER, CHAMPION, batch_only_name, tracking
 from monitoring.served import TABLE, ingest_served, served_of
 from serving.served_log import BOUND, ServedLog
 from serving.variants import assigned, place
-from store.clients import meta_key, store
+from store.clients import store
+from store.keys import meta_key
 from tests.declarations import repurchase, user_features
 from tests.waiting import eventually
 

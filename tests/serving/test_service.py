@@ -25,7 +25,8 @@ from infra.embedded import services
 from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
-from store.clients import meta_key, store
+from store.clients import store
+from store.keys import meta_key
 from tests.declarations import item_features, repurchase, user_features
 from tests.waiting import eventually
 

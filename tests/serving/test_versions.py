@@ -21,8 +21,10 @@ from infra.settings import Settings
 from serving.answer import prediction, served_features
 from serving.contract import predict_contract
 from serving.model import LoadedModel
-from store.clients import meta_key, store
-from store.reading import OTHER_VERSION, OnlineStore, Reading
+from store.clients import store
+from store.keys import meta_key
+from store.protocol import Reading
+from store.reading import OTHER_VERSION, OnlineStore
 from tests.declarations import user_features
 
 BATCH_END = 1_780_000_200_000

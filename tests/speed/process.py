@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 from infra.settings import Settings
-from store.clients import PROGRESS_KEY, store
+from store.clients import store
+from store.keys import PROGRESS_KEY
 from tests.waiting import eventually
 
 

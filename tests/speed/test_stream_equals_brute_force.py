@@ -20,7 +20,8 @@ from features.packed import decode_tile
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.settings import Settings
 from speed.replay import replay, wait_archived, wait_visible
-from store.clients import PROGRESS_KEY, store
+from store.clients import store
+from store.keys import PROGRESS_KEY
 from tests.declarations import GROUPS, item_features, user_events, user_features
 
 from .aloud import batch_of, brute_force, instant, stored_tiles

@@ -1,0 +1,36 @@
+"""Instants: int64 milliseconds since 1970 in UTC, and how they become text, days and back. Every room takes them from here."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, date, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def now_ms() -> int:
+    """The instant that the clock of this machine shows."""
+    return time.time_ns() // 1_000_000
+
+
+def rfc3339(instant_ms: int) -> str:
+    """The RFC 3339 text of an instant, in UTC and to the millisecond, such as 2026-11-01T12:00:00.000Z."""
+    return (_EPOCH + instant_ms * _MILLISECOND).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def parse_rfc3339(text: str) -> int:
+    """The instant that an RFC 3339 text names, rounded down to the millisecond.
+
+    Raises:
+        ValueError: The text is not a time, or it has no offset such as Z or +02:00.
+    """
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError("a time needs its offset, such as Z or +02:00")
+    return (instant - _EPOCH) // _MILLISECOND
+
+
+def utc_day(instant_ms: int) -> date:
+    """The UTC day that contains an instant."""
+    return (_EPOCH + instant_ms * _MILLISECOND).date()

@@ -1,0 +1,109 @@
+"""Since when the tiles in the online store are complete, and whether the store still has them: read from Kafka and the store.
+
+Each version of a group has a stream of tiles (`store.protocol.Tiles`): its token names the checkpoint of the query that writes them. A new
+token means that the stream is read again from the first message that Kafka holds; until it has caught up, the tiles are not whole. Tokens are
+lost with the store's content. This module makes a new one where the store has lost tiles that it had acknowledged, and where a topic was made
+anew. `complete_since_ms` says what Kafka no longer held when the query started: a batch_end before it means that events may be missing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from features.declaration import FeatureGroup
+from infra.kafka import Held
+from store.keys import version_of
+from store.protocol import Store, Tiles
+
+
+def judge(
+    known: Tiles | None, offsets: Mapping[int, int], held: Mapping[int, Held], now_ms: int, slack_ms: int, other_topic: bool = False
+) -> Tiles:  # fmt: skip
+    """The stream of tiles that a query goes on with, or begins.
+
+    Args:
+        known: The one that the store names; None for none.
+        offsets: Where the query goes on, by partition; what is not there begins at 0.
+        held: What Kafka holds, by partition.
+        now_ms: The time.
+        slack_ms: How long after its arrival a message's event may happen, at most.
+        other_topic: Whether the topic has another identity than that of the known stream.
+    """
+    made_anew = other_topic or any(offset > held[partition].end for partition, offset in offsets.items() if partition in held)
+    if known is None or made_anew:
+        # Of a topic that was deleted nobody knows what it held last.
+        since_ms = now_ms + slack_ms if made_anew else None
+        known, offsets = Tiles(new_token(), since_ms, whole=all(one.earliest == one.end for one in held.values())), {}
+    since_ms = known.complete_since_ms
+    for partition, one in held.items():
+        if offsets.get(partition, 0) < one.earliest:
+            first_ms = (now_ms if one.first_ms is None else one.first_ms) + slack_ms
+            since_ms = first_ms if since_ms is None else max(since_ms, first_ms)
+    return replace(known, complete_since_ms=since_ms)
+
+
+def new_token() -> str:
+    """A name for a stream of tiles."""
+    return uuid.uuid4().hex[:12]
+
+
+@dataclass
+class TileStream:
+    """The tiles of one version of a group, as the process that writes them follows them.
+
+    Attributes:
+        group: The version.
+        tiles: What the store says of them.
+        ends: Per partition the offset from which on the stream has caught up.
+    """
+
+    group: FeatureGroup
+    tiles: Tiles
+    ends: dict[int, int] = field(default_factory=dict)
+
+    def follow(self, store: Store, entry: Mapping[str, Any], committed: tuple[int, int | None] | None) -> str | None:
+        """Says that the tiles are whole, once they are; gives in a sentence why the stream must be read again, or None.
+
+        Args:
+            store: The online store.
+            entry: How far the query is (`speed.progress`).
+            committed: The last committed micro-batch and the number of its tasks; None where there is none yet.
+        """
+        named = store.tiles(self.group.name).get(version_of(self.group.fingerprint))
+        if named is None or named.token != self.tiles.token:
+            return "The online store has lost what it held"
+        if committed and not store.has_tiles_of(self.tiles.token, committed[1], committed[0]):
+            self.tiles = replace(self.tiles, token=new_token(), whole=False)
+            store.set_tiles(self.group, self.tiles)
+            return "The online store has lost tiles that it had taken"
+        offsets = entry.get("offsets", {})
+        if not self.tiles.whole and all(offsets.get(str(partition), 0) >= end for partition, end in self.ends.items()):
+            self.tiles = replace(self.tiles, whole=True)
+            store.set_tiles(self.group, self.tiles)
+        return None
+
+
+def open_stream(
+    store: Store,
+    group: FeatureGroup,
+    held: Mapping[int, Held],
+    entries: Mapping[str, Mapping[str, Any]],
+    now_ms: int,
+    slack_ms: int,
+    topic_id: str,
+) -> TileStream:
+    """The stream of tiles of a version at the start of a process; `entries` are what the process before reported of its queries."""
+    known = store.tiles(group.name).get(version_of(group.fingerprint))
+    offsets: dict[int, int] = {}
+    other_topic = False
+    for entry in entries.values():
+        if known and entry.get("token") == known.token:
+            offsets = {int(partition): offset for partition, offset in entry["offsets"].items()}
+            other_topic = entry.get("topic_id", topic_id) != topic_id
+    stream = TileStream(group, judge(known, offsets, held, now_ms, slack_ms, other_topic), {p: one.end for p, one in held.items()})
+    if stream.tiles != known:
+        store.set_tiles(group, stream.tiles)
+    return stream

@@ -1,0 +1,196 @@
+"""What the rooms ask of an online store.
+
+`store.server.RedisStore` and `store.reading.OnlineStore` answer it; another store would have to pass `tests/store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from features.declaration import FeatureGroup
+from features.declaration.versions import published_group
+from features.packed import BatchValue, TileValue
+
+ALWAYS_MS, NEVER_MS = -(2**63), 2**63 - 1
+
+
+class View(NamedTuple):
+    """A batch view to be published.
+
+    Attributes:
+        batch_end_ms: As of when it is.
+        built_at_ms: When it was built: of two views of one batch_end the later one counts.
+        served: The fingerprint that was served when its publication began, or None.
+    """
+
+    batch_end_ms: int
+    built_at_ms: int
+    served: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What was published of a group last: as of when, which version (its fingerprint and its text), when, and of how many entities."""
+
+    batch_end_ms: int
+    fingerprint: str
+    declaration: bytes | None = None
+    published_at_ms: int = 0
+    newest_event_ms: int | None = None
+    entities: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """The tiles of a version of a group.
+
+    Attributes:
+        token: The name of this stream of tiles. Another one is read from the first message that Kafka holds.
+        complete_since_ms: Every event of the stream from then on is in a tile, once the stream has caught up; None where all are.
+        whole: Whether the stream has caught up with what Kafka held when the token was made.
+    """
+
+    token: str
+    complete_since_ms: int | None = None
+    whole: bool = True
+
+    @property
+    def merge_since_ms(self) -> int:
+        """`complete_since_ms` as a merge takes it: a time that never comes until the tiles are whole."""
+        if not self.whole:
+            return NEVER_MS
+        return ALWAYS_MS if self.complete_since_ms is None else self.complete_since_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Which tiles a task has written: all of its micro-batch's, in the stream of tiles `token`."""
+
+    token: str
+    task: int
+    batch_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the store knows of one entity; `faults` says why that may not be all."""
+
+    batch: BatchValue | None = None
+    tiles: list[TileValue] = field(default_factory=list)
+    faults: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether either layer has ever seen the entity."""
+        return self.batch is not None or bool(self.tiles)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One read of a group.
+
+    Attributes:
+        parts: What the store has of each entity, in the order of the ids.
+        batch_end_ms: The group's batch_end; None where nothing is published.
+        group: The version that the parts are of.
+        complete_since_ms: Since when no event is missing in the group's tiles: `ALWAYS_MS` where none is or no stream writes tiles, `NEVER_MS`
+            while the stream is read again.
+    """
+
+    parts: list[Parts]
+    batch_end_ms: int | None
+    group: FeatureGroup
+    complete_since_ms: int = ALWAYS_MS
+
+
+class Store(Protocol):
+    """The online store as batch, speed, monitoring and orchestration use it. Every method blocks.
+
+    Raises:
+        StoreError: The store does not answer, or refuses; of every method.
+    """
+
+    def check(self) -> None:
+        """Returns when the store has answered."""
+
+    def generation(self) -> str:
+        """The name of the store's content, kept for as long as it keeps anything; given now where there is none."""
+
+    # The batch layer
+    def published(self, group: str) -> Published | None:
+        """What was published of a group last; None where nothing was."""
+
+    def begin_publication(self, group: FeatureGroup, view: View) -> View:
+        """Begins to publish a view; gives what `put_views` and `end_publication` take.
+
+        Raises:
+            NotReadyError: The store has a later view of the version.
+        """
+
+    def put_views(self, group: FeatureGroup, view: View, ids: Sequence[int | str], values: Sequence[bytes]) -> None:
+        """Puts packed batch values of entities, none over a newer one, and drops the tiles that they cover."""
+
+    def end_publication(self, group: FeatureGroup, view: View, entities: int, newest_event_ms: int | None) -> int:
+        """Removes what has left the view, then says that the view is published; gives how many entities were removed.
+
+        Raises:
+            NotReadyError: A later view, or another version, was published meanwhile; what this one put does no harm.
+        """
+
+    def drop(self, group: FeatureGroup, ids: Sequence[int | str]) -> int:
+        """Removes all that the store has of entities; gives how many were there."""
+
+    # The speed layer
+    def put_tiles(
+        self, group: FeatureGroup, tiles: Sequence[tuple[int | str, int, bytes]], ttl_seconds: int, mark: Mark | None = None
+    ) -> None:
+        """Puts tiles (entity, start, packed value), and after them the mark."""
+
+    def tiles(self, group: str) -> dict[str, Tiles]:
+        """Fingerprint's beginning (`store.keys.version_of`) → the stream of tiles of that version."""
+
+    def set_tiles(self, group: FeatureGroup, tiles: Tiles) -> None:
+        """Says since when the tiles of a version are complete."""
+
+    def has_tiles_of(self, token: str, tasks: int | None, batch_id: int) -> bool:
+        """Whether the store still has all tiles that the tasks of a stream wrote, up to a committed micro-batch."""
+
+    def progress(self) -> dict[str, dict[str, Any]]:
+        """Streaming query → how far it is."""
+
+    def set_progress(self, entries: Mapping[str, Mapping[str, Any]], over: Sequence[str] = ()) -> None:
+        """Writes the progress of queries, and removes that of those that are over."""
+
+    # Everybody
+    def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
+        """What is stored of entities, of the version that is published."""
+
+    def notes(self, kind: str) -> dict[str, dict[str, Any]]:
+        """What was noted, by key."""
+
+    def note(self, kind: str, key: str, value: Mapping[str, Any] | None) -> None:
+        """Notes a value; None removes it."""
+
+
+class Reader(Protocol):
+    """The online store as a request uses it: asyncio, within a deadline. What cannot be read gives parts that say so, never an error."""
+
+    async def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
+        """What is stored of entities of one group."""
+
+    async def read_all(self, wanted: Sequence[tuple[FeatureGroup, Sequence[int | str]]]) -> list[Reading]:
+        """What is stored of entities of several groups, in one round trip."""
+
+    async def fault(self) -> str | None:
+        """Why the store does not answer now; None where it does."""
+
+    async def close(self) -> None:
+        """Ends the connections."""
+
+
+def published_version(store: Store, declared: FeatureGroup) -> FeatureGroup:
+    """The version of a group that is served; the declared one where nothing is published, or what is cannot be read any more."""
+    found = store.published(declared.name)
+    return published_group(declared, found.fingerprint.encode(), found.declaration) if found else declared

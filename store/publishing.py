@@ -1,0 +1,282 @@
+"""Publishing: the batch view of a group into the online store, so that nothing older ever replaces what is newer.
+
+The order of the views of one version is their stamp: batch_end, then when the view was built (`store.keys.stamp`). A publication
+
+1. begins: it is refused where the store has a later view of the version, and it enters its version (`begun:{version}`);
+2. puts views: each entity's is replaced in one step, unless the store has a newer one, and the tiles that it covers go in that step;
+   then the entity is entered among the known ones, with the stamp;
+3. ends: entities whose known stamp is older than the view that is published are removed, for they have left it; the group's hash moves,
+   forwards only; what belongs to versions that nobody reads any more is removed.
+
+Publications may run at once and may be killed anywhere. What an older one writes behind a newer one's back it removes itself when it ends;
+were it killed before, an answer from such a value says that it is degraded (`store.reading`), and the next publication removes it.
+
+Fields of `braid/published/{group}`: batch_end_ms, fingerprint, declaration (its text), format, published_at_ms, newest_event_ms, entities;
+`before`, the version that was served until then; and for each version whose values are there `end:{version}`, the stamp of its last
+publication, and `begun:{version}`, when its last publication began.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from features.declaration import FeatureGroup
+from features.declaration.versions import group_text
+from features.packed import FORMAT, batch_field, tile_prefix
+from infra.errors import NotReadyError
+from store.keys import Buckets, batch_end_of, meta_key, stamp, stamp_field, tiles_field, version_of
+from store.protocol import Published, View
+from store.scripts import Script
+
+#: Entities in one round trip.
+CHUNK = 1_000
+#: A publication that began before and has not ended was given up.
+_ABANDONED_MS = 86_400_000
+
+_PRUNE = """
+local function prune(key, prefix, tile_ms, end_ms)
+  for _, name in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(name, 1, #prefix) == prefix then
+      if tonumber(string.sub(name, #prefix + 1)) + tile_ms <= end_ms then redis.call('HDEL', key, name) end
+    elseif name == 'batch' or string.match(name, '^t:%d+$') then
+      redis.call('HDEL', key, name) -- of a layout without versions
+    end
+  end
+end
+"""
+_REPLACE = Script(
+    _PRUNE
+    + """
+-- key: an entity; stamp field, stamp, batch field, value, tile prefix, tile_ms
+local present, replaced = redis.call('HGET', KEYS[1], ARGV[1]), 0
+if not present or present <= ARGV[2] then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+  present, replaced = ARGV[2], 1
+end
+prune(KEYS[1], ARGV[5], tonumber(ARGV[6]), tonumber(string.sub(present, 1, 15)))
+return replaced
+"""
+)
+_REMOVE = Script(
+    _PRUNE
+    + """
+-- key: an entity; stamp field, stamp, batch field, tile prefix, tile_ms
+local present = redis.call('HGET', KEYS[1], ARGV[1])
+if present and present >= ARGV[2] then return 0 end
+local removed = redis.call('HDEL', KEYS[1], ARGV[1], ARGV[3])
+prune(KEYS[1], ARGV[4], tonumber(ARGV[5]), tonumber(string.sub(ARGV[2], 1, 15)))
+return removed
+"""
+)
+_KNOW = Script(
+    """
+-- key: known entities; stamp, ids
+for index = 2, #ARGV do
+  local present = redis.call('HGET', KEYS[1], ARGV[index])
+  if not present or present < ARGV[1] then redis.call('HSET', KEYS[1], ARGV[index], ARGV[1]) end
+end
+"""
+)
+_FORGET = Script(
+    """
+-- key: known entities; stamp, ids
+for index = 2, #ARGV do
+  local present = redis.call('HGET', KEYS[1], ARGV[index])
+  if present and present < ARGV[1] then redis.call('HDEL', KEYS[1], ARGV[index]) end
+end
+"""
+)
+_MOVE = Script(
+    """
+-- key: what is published; the fingerprint that was served at the beginning, its own, end field, stamp, fields and values.
+-- Gives the stamp that was published until then, which stays where it is the later one; nothing where another version is served.
+local served = redis.call('HGET', KEYS[1], 'fingerprint')
+if served and served ~= ARGV[1] and served ~= ARGV[2] then return false end
+local present = redis.call('HGET', KEYS[1], ARGV[3])
+if present and present > ARGV[4] then return present end
+redis.call('HSET', KEYS[1], ARGV[3], ARGV[4], unpack(ARGV, 5))
+if served and served ~= ARGV[2] then redis.call('HSET', KEYS[1], 'before', string.sub(served, 1, 8)) end
+return present or ''
+"""
+)
+_CLEAN = Script(
+    """
+-- key: an entity; what the fields of a version are or begin with
+for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+  for _, prefix in ipairs(ARGV) do
+    if string.sub(name, 1, #prefix) == prefix then redis.call('HDEL', KEYS[1], name) end
+  end
+end
+"""
+)
+
+
+def published(client: Any, group: str) -> Published | None:
+    """What was published of a group last; None where nothing was."""
+    found = {name.decode(): value for name, value in client.hgetall(meta_key(group)).items()}
+    if "fingerprint" not in found:
+        return None
+    newest = found.get("newest_event_ms")
+    return Published(
+        batch_end_ms=int(found["batch_end_ms"]),
+        fingerprint=found["fingerprint"].decode(),
+        declaration=found.get("declaration"),
+        published_at_ms=int(found.get("published_at_ms", 0)),
+        newest_event_ms=int(newest) if newest else None,
+        entities=int(found.get("entities", 0)),
+    )
+
+
+def begin(client: Any, group: FeatureGroup, view: View) -> View:
+    """Begins a publication; gives the view with the version that is served meanwhile.
+
+    Raises:
+        NotReadyError: The store has a later view of the version.
+    """
+    version = version_of(group.fingerprint)
+    served, end = client.hmget(meta_key(group.name), "fingerprint", f"end:{version}")
+    if end and end > stamp(view.batch_end_ms, view.built_at_ms):
+        raise _later(group, view, batch_end_of(end))
+    client.hset(meta_key(group.name), f"begun:{version}", time.time_ns() // 1_000_000)
+    return view._replace(served=served.decode() if served else None)
+
+
+def put_views(
+    client: Any, buckets: Buckets, group: FeatureGroup, view: View, ids: Sequence[int | str], values: Sequence[bytes]
+) -> None:
+    """Puts the views of some entities, at most `CHUNK` in one round trip."""
+    version, mark = version_of(group.fingerprint), stamp(view.batch_end_ms, view.built_at_ms)
+    fixed = stamp_field(version), mark, batch_field(group.fingerprint)
+    prefix, known = tile_prefix(group.fingerprint), buckets.known_keys(group.name, version)
+    for begun in range(0, len(ids), CHUNK):
+        some, their = ids[begun : begun + CHUNK], values[begun : begun + CHUNK]
+        _REPLACE.run(
+            client,
+            [(group.key(one), *fixed, value, prefix, group.tile_ms) for one, value in zip(some, their, strict=True)],
+        )
+        # After the views: a known entity without a view has lost it.
+        _KNOW.run(client, [(known[bucket], mark, *(some[at] for at in places)) for bucket, places in buckets.split(some)])
+
+
+def end(client: Any, buckets: Buckets, group: FeatureGroup, view: View, entities: int, newest_event_ms: int | None) -> int:
+    """Ends a publication; gives how many entities had left the view and were removed.
+
+    Raises:
+        NotReadyError: A later view, or another version, was published meanwhile.
+    """
+    version, mark = version_of(group.fingerprint), stamp(view.batch_end_ms, view.built_at_ms)
+    there = client.hget(meta_key(group.name), f"end:{version}")
+    removed = _sweep(client, buckets, group, max(mark, there or b""))
+    fields = {
+        "batch_end_ms": view.batch_end_ms, "fingerprint": group.fingerprint, "declaration": group_text(group), "format": FORMAT,
+        "published_at_ms": time.time_ns() // 1_000_000, "newest_event_ms": "" if newest_event_ms is None else newest_event_ms, "entities": entities,
+    }  # fmt: skip
+    served = view.served or group.fingerprint
+    pairs = [part for pair in fields.items() for part in pair]
+    [moved] = _MOVE.run(client, [(meta_key(group.name), served, group.fingerprint, f"end:{version}", mark, *pairs)])
+    if moved is None:
+        # What was written is in nobody's way, and goes when it is old.
+        client.hset(meta_key(group.name), f"begun:{version}", time.time_ns() // 1_000_000)
+        raise NotReadyError(
+            f"While this view of {group.name} was published, another version of the group was.",
+            "To go back to this version, run `braid backfill` again.",
+        )
+    if moved != (there or b""):
+        # Another publication has ended since the look. What the older of the two wrote while the newer one swept is still there.
+        removed += _sweep(client, buckets, group, max(mark, moved))
+    if moved > mark:
+        raise _later(group, view, batch_end_of(moved))
+    _remove_dead_versions(client, buckets, group)
+    return removed
+
+
+def drop(client: Any, buckets: Buckets, group: FeatureGroup, ids: Sequence[int | str]) -> int:
+    """Removes all that the store has of some entities, of every version; gives how many were there."""
+    versions = {version_of(group.fingerprint), *_versions(client, group.name)}
+    removed = 0
+    for begun in range(0, len(ids), CHUNK):
+        some = ids[begun : begun + CHUNK]
+        for version in versions:
+            keys = buckets.known_keys(group.name, version)
+            pipeline = client.pipeline(transaction=False)
+            for bucket, places in buckets.split(some):
+                pipeline.hdel(keys[bucket], *(some[at] for at in places))
+            pipeline.execute()
+        pipeline = client.pipeline(transaction=False)
+        for entity_id in some:
+            pipeline.delete(group.key(entity_id))
+        removed += sum(pipeline.execute())
+    return removed
+
+
+def _later(group: FeatureGroup, view: View, known_end_ms: int) -> NotReadyError:
+    return NotReadyError(
+        f"The online store has {group.name} as of {known_end_ms} ms, later than this view's {view.batch_end_ms} ms.",
+        "Backfill to a later time; going back would hide events.",
+    )
+
+
+def _sweep(client: Any, buckets: Buckets, group: FeatureGroup, mark: bytes) -> int:
+    """Removes the entities that are in an older view only; gives how many.
+
+    An entity is removed, forgotten, and removed once more: where an older publication writes it again in between, that publication enters it
+    again among the known ones, and removes it when it ends.
+    """
+    version = version_of(group.fingerprint)
+    arguments = (
+        stamp_field(version),
+        mark,
+        batch_field(group.fingerprint),
+        tile_prefix(group.fingerprint),
+        group.tile_ms,
+    )
+    removed = 0
+    for key in buckets.known_keys(group.name, version):
+        for some in _known(client, key, mark):
+            calls = [(f"{group.name}:{one.decode()}", *arguments) for one in some]
+            gone = _REMOVE.run(client, calls)
+            _FORGET.run(client, [(key, mark, *some)])
+            _REMOVE.run(client, calls)
+            removed += sum(one > 0 for one in gone)
+    return removed
+
+
+def _known(client: Any, key: str, before: bytes | None = None) -> Iterator[list[bytes]]:
+    """The known entities of a bucket whose stamp lies before `before`, in chunks."""
+    cursor = None
+    while cursor != 0:
+        cursor, found = client.hscan(key, cursor or 0, count=CHUNK)
+        chosen = [name for name, value in found.items() if before is None or value < before]
+        if chosen:
+            yield chosen
+
+
+def _versions(client: Any, group: str) -> dict[str, int | None]:
+    """The versions that the store has values of → when an unfinished first publication of it began."""
+    names = {name.decode(): value for name, value in client.hgetall(meta_key(group)).items()}
+    begun = {name.removeprefix("begun:"): int(value) for name, value in names.items() if name.startswith("begun:")}
+    ended = {name.removeprefix("end:") for name in names if name.startswith("end:")}
+    return {version: None if version in ended else at_ms for version, at_ms in begun.items()}
+
+
+def _remove_dead_versions(client: Any, buckets: Buckets, group: FeatureGroup) -> None:
+    """Removes the values of versions that are neither served, nor the one before, nor being published.
+
+    Also since when their tiles are complete: a speed layer that goes back to such a version reads the stream again.
+    """
+    before = client.hget(meta_key(group.name), "before")
+    kept = {version_of(group.fingerprint), before.decode() if before else ""}
+    long_ago_ms = time.time_ns() // 1_000_000 - _ABANDONED_MS
+    for version, begun_ms in _versions(client, group.name).items():
+        if version in kept or (begun_ms is not None and begun_ms > long_ago_ms):
+            continue
+        prefixes = stamp_field(version), batch_field(version), tile_prefix(version)
+        own, theirs = (buckets.known_keys(group.name, one) for one in (version_of(group.fingerprint), version))
+        for key in (*theirs, *own):
+            for some in _known(client, key):
+                _CLEAN.run(client, [(f"{group.name}:{one.decode()}", *prefixes) for one in some])
+        for key in theirs:
+            client.unlink(key)
+        client.hdel(meta_key(group.name), tiles_field(version), f"begun:{version}", f"end:{version}")

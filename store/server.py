@@ -1,0 +1,164 @@
+"""`store.protocol.Store` on Redis or Valkey, one server or a cluster."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from features.declaration import FeatureGroup
+from infra.settings import Settings
+from store import publishing, tiles
+from store.clients import patient_store, reading_store, store
+from store.errors import store_errors
+from store.keys import GENERATION_KEY, PROGRESS_KEY, Buckets, meta_key, notes_key
+from store.protocol import Mark, Published, Reading, Tiles, View
+from store.reading import ATTEMPTS, Query, Versions
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _told(
+    method: Callable[Concatenate[RedisStore, _P], _R],
+) -> Callable[Concatenate[RedisStore, _P], _R]:
+    @wraps(method)
+    def call(self: RedisStore, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with store_errors():
+            return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]  # mypy takes the name of the first argument for a difference
+
+
+class RedisStore:
+    """The methods are `store.protocol.Store`'s.
+
+    Args:
+        settings: Where the store is.
+        client: What makes the client, at the first use: `store.clients.store`, `patient_store` or `reading_store`.
+    """
+
+    def __init__(self, settings: Settings, client: Callable[[Settings], Any] = store) -> None:
+        self._settings, self._connect = settings, client
+        self._made: Any = None
+        self._buckets, self._versions = Buckets(settings.redis_cluster), Versions()
+
+    @property
+    def _client(self) -> Any:
+        if self._made is None:
+            self._made = self._connect(self._settings)  # a cluster is asked for its servers
+        return self._made
+
+    @_told
+    def check(self) -> None:
+        self._client.ping()
+
+    @_told
+    def generation(self) -> str:
+        self._client.set(GENERATION_KEY, uuid.uuid4().hex[:12], nx=True)
+        return str(self._client.get(GENERATION_KEY).decode())
+
+    @_told
+    def published(self, group: str) -> Published | None:
+        return publishing.published(self._client, group)
+
+    @_told
+    def begin_publication(self, group: FeatureGroup, view: View) -> View:
+        return publishing.begin(self._client, group, view)
+
+    @_told
+    def put_views(self, group: FeatureGroup, view: View, ids: Sequence[int | str], values: Sequence[bytes]) -> None:
+        publishing.put_views(self._client, self._buckets, group, view, ids, values)
+
+    @_told
+    def end_publication(self, group: FeatureGroup, view: View, entities: int, newest_event_ms: int | None) -> int:
+        return publishing.end(self._client, self._buckets, group, view, entities, newest_event_ms)
+
+    @_told
+    def drop(self, group: FeatureGroup, ids: Sequence[int | str]) -> int:
+        return publishing.drop(self._client, self._buckets, group, ids)
+
+    @_told
+    def put_tiles(
+        self, group: FeatureGroup, found: Sequence[tuple[int | str, int, bytes]], ttl_seconds: int, mark: Mark | None = None
+    ) -> None:
+        tiles.put_tiles(self._client, self._buckets, group, found, ttl_seconds, mark)
+
+    @_told
+    def tiles(self, group: str) -> dict[str, Tiles]:
+        return tiles.tiles_of(self._client, group)
+
+    @_told
+    def set_tiles(self, group: FeatureGroup, stream: Tiles) -> None:
+        tiles.set_tiles(self._client, self._buckets, group, stream)
+
+    @_told
+    def has_tiles_of(self, token: str, tasks: int | None, batch_id: int) -> bool:
+        return tiles.has_tiles_of(self._client, self._buckets, token, tasks, batch_id)
+
+    @_told
+    def progress(self) -> dict[str, dict[str, Any]]:
+        return _entries(self._client.hgetall(PROGRESS_KEY))
+
+    @_told
+    def set_progress(self, entries: Mapping[str, Mapping[str, Any]], over: Sequence[str] = ()) -> None:
+        if over:
+            self._client.hdel(PROGRESS_KEY, *over)
+        if entries:
+            self._client.hset(PROGRESS_KEY, mapping={name: json.dumps(entry) for name, entry in entries.items()})
+
+    @_told
+    def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
+        query = Query([(group, ids)], self._buckets, self._versions)
+        for attempt in range(1, ATTEMPTS + 1):
+            pipeline = self._client.pipeline(transaction=False)
+            query.ask(pipeline)
+            answers = pipeline.execute(raise_on_error=False)
+            if not query.changed(answers) or attempt == ATTEMPTS:
+                break
+            self._versions.serve(group, *self._client.hmget(meta_key(group.name), "fingerprint", "declaration"))
+        [reading] = query.readings(answers)
+        return reading
+
+    @_told
+    def notes(self, kind: str) -> dict[str, dict[str, Any]]:
+        return _entries(dict(sorted(self._client.hgetall(notes_key(kind)).items())))
+
+    @_told
+    def note(self, kind: str, key: str, value: Mapping[str, Any] | None) -> None:
+        if value is None:
+            self._client.hdel(notes_key(kind), key)
+        else:
+            self._client.hset(notes_key(kind), key, json.dumps(value))
+
+
+def open_store(settings: Settings) -> RedisStore:
+    """The store of the settings; it is connected at the first use."""
+    return RedisStore(settings)
+
+
+def writing_store(settings: Settings) -> RedisStore:
+    """The store for long writings: one client per process, which tries again for as long as a failover takes."""
+    return RedisStore(settings, patient_store)
+
+
+def store_to_read(settings: Settings) -> RedisStore:
+    """The store as the user that only reads: for serving, aside from requests."""
+    return RedisStore(settings, reading_store)
+
+
+def reached_store(settings: Settings) -> RedisStore:
+    """The store, once it has answered.
+
+    Raises:
+        StoreError: It does not answer.
+    """
+    found = open_store(settings)
+    found.check()
+    return found
+
+
+def _entries(found: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
+    return {name.decode(): json.loads(value) for name, value in found.items()}

@@ -1,0 +1,358 @@
+"""What every online store must do, on each back end: Valkey, another Redis, and a cluster of six processes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from features.declaration import FeatureGroup, count
+from features.packed import FORMAT, BatchValue, FeatureView, TileValue, batch_field, encode, encode_log
+from infra.errors import NotReadyError
+from infra.settings import Settings
+from store.clients import store
+from store.keys import version_of
+from store.protocol import ALWAYS_MS, NEVER_MS, Mark, Parts, Tiles, View, published_version
+from store.publishing import CHUNK
+from store.reading import LEFT, LOST, OTHER_VERSION, UNREADABLE, OnlineStore
+from store.server import RedisStore
+from tests.declarations import item_features, user_features
+
+from .conftest import Servers
+
+B = 1_780_000_200_000
+HOUR = 3_600_000
+TTL = 3 * 86_400
+TILE_MS = user_features.tile_ms
+OTHER = replace(user_features, features=(count("views_1d", where="event_type = 'VIEW'", window="1d"), *user_features.features))
+THIRD = replace(user_features, features=(count("carts_1d", where="event_type = 'CART'", window="1d"), *user_features.features))
+
+
+def value(end_ms: int, number: int, group: FeatureGroup = user_features) -> bytes:
+    """A batch value whose features all are `number`."""
+    return encode(BatchValue(FORMAT, group.fingerprint, end_ms, end_ms - 1, [FeatureView(number, [], []) for _ in group.features]))
+
+
+def tile(start_ms: int, number: int = 1, group: FeatureGroup = user_features) -> bytes:
+    return encode(TileValue(FORMAT, group.fingerprint, start_ms, start_ms, [number] * len(group.features), encode_log([])))
+
+
+def publish(
+    online: RedisStore, end_ms: int, numbers: dict[int, int], group: FeatureGroup = user_features, built_ms: int = 1
+) -> int:
+    view = online.begin_publication(group, View(end_ms, built_ms))
+    online.put_views(group, view, list(numbers), [value(end_ms, number, group) for number in numbers.values()])
+    return online.end_publication(group, view, len(numbers), end_ms - 1)
+
+
+def parts(online: RedisStore, entity: int, group: FeatureGroup = user_features) -> Parts:
+    return online.read(group, [entity]).parts[0]
+
+
+def collapsed(found: Parts) -> tuple[int, int] | None:
+    """The batch_end and the number of a view."""
+    return None if found.batch is None else (found.batch.batch_end_ms, found.batch.features[0].collapsed)
+
+
+def tiles_of(found: Parts) -> list[int]:
+    return sorted(one.first_ms for one in found.tiles)
+
+
+def test_what_is_published_is_read_with_the_tiles_since(online: RedisStore) -> None:
+    assert online.published("user_features") is None
+    numbers = {entity: entity * 2 for entity in range(2_500)}
+    assert publish(online, B, numbers) == 0
+    starts = [B, B + TILE_MS]
+    online.put_tiles(user_features, [(7, start, tile(start)) for start in starts], TTL)
+    found = online.published("user_features")
+    assert found is not None
+    assert (found.batch_end_ms, found.entities, found.newest_event_ms) == (B, 2_500, B - 1)
+    assert published_version(online, user_features) == user_features
+    reading = online.read(user_features, [7, 2_499, 9_999])
+    assert (reading.batch_end_ms, reading.group, reading.complete_since_ms) == (B, user_features, ALWAYS_MS)
+    assert [collapsed(one) for one in reading.parts] == [(B, 14), (B, 4_998), None]
+    assert tiles_of(reading.parts[0]) == starts
+    assert [one.faults for one in reading.parts] == [(), (), ()]
+    assert [one.known for one in reading.parts] == [True, True, False]
+
+
+def test_tiles_that_a_view_covers_go_with_its_publication_and_others_stay(online: RedisStore) -> None:
+    last = B // TILE_MS * TILE_MS
+    starts = [last - 2 * TILE_MS, last - TILE_MS, last, last + TILE_MS]
+    online.put_tiles(user_features, [(1, start, tile(start)) for start in starts], TTL)
+    online.put_tiles(OTHER, [(1, starts[0], tile(starts[0], group=OTHER))], TTL)
+    publish(online, B, {1: 1})
+    assert tiles_of(parts(online, 1)) == [start for start in starts if start + TILE_MS > B]
+    publish(online, B, {1: 2}, OTHER)
+    assert tiles_of(parts(online, 1, OTHER)) == []
+
+
+def test_a_tile_is_absolute_and_expires_where_the_server_can(online: RedisStore, servers: Servers) -> None:
+    for number in (1, 2, 2):
+        online.put_tiles(user_features, [(1, B, tile(B, number))], TTL)
+    [found] = parts(online, 1).tiles
+    assert found.partials[0] == 2
+    client = store(servers.settings)
+    if servers.settings.redis_cluster or "valkey_version" in client.info("server"):
+        key = user_features.key(1)
+        [left] = client.execute_command("HPTTL", key, "FIELDS", 1, next(iter(client.hgetall(key))))
+        assert 0 < left <= TTL * 1_000
+
+
+def test_an_older_view_never_replaces_a_newer_one(online: RedisStore) -> None:
+    older = online.begin_publication(user_features, View(B, 1))
+    publish(online, B + HOUR, {1: 2, 2: 2})
+    online.put_tiles(user_features, [(1, B + HOUR, tile(B + HOUR))], TTL)
+    online.put_views(user_features, older, [1, 3], [value(B, 1), value(B, 1)])
+    with pytest.raises(NotReadyError, match="later than this view's"):
+        online.end_publication(user_features, older, 2, None)
+    assert [collapsed(parts(online, entity)) for entity in (1, 2, 3)] == [(B + HOUR, 2), (B + HOUR, 2), None]
+    assert tiles_of(parts(online, 1)) == [B + HOUR]
+    assert parts(online, 3).faults == ()
+    found = online.published("user_features")
+    assert found is not None
+    assert (found.batch_end_ms, found.entities) == (B + HOUR, 2)
+    with pytest.raises(NotReadyError, match="later than this view's"):
+        online.begin_publication(user_features, View(B, 9))
+
+
+def test_of_two_views_of_one_batch_end_the_one_that_was_built_later_counts(online: RedisStore) -> None:
+    older = online.begin_publication(user_features, View(B, 1))
+    publish(online, B, {1: 2, 2: 2}, built_ms=2)
+    online.put_views(user_features, older, [1, 3], [value(B, 1), value(B, 1)])
+    with pytest.raises(NotReadyError):
+        online.end_publication(user_features, older, 2, None)
+    assert [collapsed(parts(online, entity)) for entity in (1, 2, 3)] == [(B, 2), (B, 2), None]
+    assert publish(online, B, {1: 3}, built_ms=3) == 1, "repaired days: batch_end stays, and 2 has left the view"
+    assert [collapsed(parts(online, entity)) for entity in (1, 2)] == [(B, 3), None]
+
+
+def test_who_has_left_the_view_is_removed_and_who_has_only_tiles_stays(online: RedisStore, servers: Servers) -> None:
+    publish(online, B, dict.fromkeys(range(1_200), 1))
+    online.put_tiles(user_features, [(entity, B, tile(B)) for entity in (5, 6, 5_000)], TTL)
+    online.put_tiles(user_features, [(6, B + HOUR, tile(B + HOUR))], TTL)
+    assert publish(online, B + HOUR, dict.fromkeys(range(600, 1_200), 2)) == 600
+    assert store(servers.settings).exists(user_features.key(5)) == 0, "its tiles lie before batch_end"
+    assert (collapsed(parts(online, 6)), tiles_of(parts(online, 6)), parts(online, 6).faults) == (None, [B + HOUR], ())
+    assert tiles_of(parts(online, 5_000)) == [B], "no publication has known it; its tiles expire by themselves"
+    assert all(collapsed(one) == (B + HOUR, 2) for one in online.read(user_features, list(range(600, 1_200))).parts)
+    # It comes back as somebody new.
+    publish(online, B + 2 * HOUR, dict.fromkeys([5, *range(600, 1_200)], 3))
+    assert (collapsed(parts(online, 5)), parts(online, 5).faults) == ((B + 2 * HOUR, 3), ())
+
+
+def test_an_entity_whose_view_is_lost_is_told_apart_from_a_new_one(online: RedisStore, servers: Servers) -> None:
+    publish(online, B, {1: 1, 2: 2})
+    store(servers.settings).delete(user_features.key(1))
+    online.put_tiles(user_features, [(entity, B, tile(B)) for entity in (1, 2, 3)], TTL)
+    assert [one.faults for one in online.read(user_features, [1, 2, 3, 4]).parts] == [(LOST,), (), (), ()]
+    publish(online, B + HOUR, {1: 1, 2: 2, 3: 3})
+    assert [one.faults for one in online.read(user_features, [1, 2, 3, 4]).parts] == [(), (), (), ()]
+
+
+def test_a_publication_under_way_makes_nobody_look_lost(online: RedisStore, servers: Servers) -> None:
+    publish(online, B, {1: 1})
+    online.put_tiles(user_features, [(2, B, tile(B))], TTL)
+    view = online.begin_publication(user_features, View(B + HOUR, 1))
+    online.put_views(user_features, view, [1, 2], [value(B + HOUR, 1), value(B + HOUR, 2)])
+    store(servers.settings).hdel(user_features.key(2), batch_field(user_features.fingerprint))
+    assert parts(online, 2).faults == (), "as of the published batch_end it is new"
+    online.end_publication(user_features, view, 2, None)
+    assert parts(online, 2).faults == (LOST,)
+
+
+def test_a_view_that_a_killed_publication_left_behind_says_that_it_may_be_wrong(online: RedisStore) -> None:
+    older = online.begin_publication(user_features, View(B, 1))
+    publish(online, B + HOUR, {1: 2})
+    online.put_views(user_features, older, [3], [value(B, 1)])
+    # Killed here.
+    assert parts(online, 3).faults == (LEFT,)
+    publish(online, B + 2 * HOUR, {1: 3})
+    assert (collapsed(parts(online, 3)), parts(online, 3).faults) == (None, ())
+
+
+def test_two_publishers_at_once_leave_the_newer_view_whatever_the_order(servers: Servers) -> None:
+    ids = list(range(3 * CHUNK))
+    online = RedisStore(servers.settings)
+    for trial in range(6):
+        store(servers.settings).flushall()
+        online.put_tiles(user_features, [(entity, B, tile(B)) for entity in ids[::50]], TTL)
+        together = threading.Barrier(2)
+
+        def run(end_ms: int, number: int, gone: int, seed: int, together: threading.Barrier = together) -> str:
+            mine, rng = RedisStore(servers.settings), random.Random(seed)
+            here = [entity for entity in ids if entity % 10 != gone]
+            rng.shuffle(here)
+            view = mine.begin_publication(user_features, View(end_ms, 1))
+            together.wait()
+            for start in range(0, len(here), 300):
+                some = here[start : start + 300]
+                mine.put_views(user_features, view, some, [value(end_ms, number)] * len(some))
+            try:
+                mine.end_publication(user_features, view, len(here), None)
+            except NotReadyError as error:
+                return str(error)
+            return ""
+
+        with ThreadPoolExecutor(2) as pool:
+            old = pool.submit(run, B, 1, 1, trial)
+            new = pool.submit(run, B + HOUR, 2, 2, trial + 100)
+            assert new.result() == ""
+            assert old.result() in ("", old.result()), "it ends well, or says that it came too late"
+        reading = online.read(user_features, ids)
+        assert reading.batch_end_ms == B + HOUR
+        for entity, found in zip(ids, reading.parts, strict=True):
+            right = None if entity % 10 == 2 else (B + HOUR, 2)
+            assert (collapsed(found), found.faults) == (right, ()), entity
+            assert tiles_of(found) == [], "tiles before batch_end"
+
+
+def test_an_older_version_is_served_until_the_newer_is_published_and_what_is_older_than_both_goes(
+    online: RedisStore, servers: Servers
+) -> None:
+    publish(online, B, {1: 1, 2: 1})
+    online.put_tiles(user_features, [(1, B, tile(B))], TTL)
+    online.set_tiles(user_features, Tiles("a"))
+    view = online.begin_publication(OTHER, View(B, 1))
+    online.put_views(OTHER, view, [1, 2], [value(B, 2, OTHER)] * 2)
+    online.set_tiles(OTHER, Tiles("b"))
+    assert published_version(online, OTHER) == user_features
+    assert collapsed(parts(online, 1, OTHER)) == (B, 1)
+    online.end_publication(OTHER, view, 2, None)
+    assert published_version(online, user_features) == OTHER
+    assert (collapsed(parts(online, 1)), parts(online, 1).faults) == ((B, 2), ())
+    # A step back, with the values that are still there.
+    publish(online, B, {1: 1, 2: 1}, built_ms=2)
+    assert published_version(online, OTHER) == user_features
+    assert tiles_of(parts(online, 1, OTHER)) == [B]
+    publish(online, B, {1: 2, 2: 2}, OTHER, built_ms=2)
+    publish(online, B, {1: 3, 2: 3}, THIRD)
+    fields = store(servers.settings).hkeys(user_features.key(1))
+    versions = {version_of(group.fingerprint) for group in (OTHER, THIRD)}
+    assert {name.split(b":")[1].decode() for name in fields} == versions
+    assert set(online.tiles("user_features")) == {version_of(OTHER.fingerprint)}, (
+        "the first one's stream begins again, if it comes back"
+    )
+    assert not list(store(servers.settings).scan_iter(f"braid/known/user_features/{version_of(user_features.fingerprint)}*"))
+
+
+def test_a_publication_of_an_older_version_that_ends_late_does_not_take_the_group_back(online: RedisStore) -> None:
+    publish(online, B, {1: 1})
+    late = online.begin_publication(user_features, View(B + HOUR, 1))
+    publish(online, B, {1: 2}, OTHER)
+    online.put_views(user_features, late, [1], [value(B + HOUR, 1)])
+    with pytest.raises(NotReadyError, match="another version"):
+        online.end_publication(user_features, late, 1, None)
+    assert published_version(online, user_features) == OTHER
+    publish(online, B + HOUR, {1: 1}, built_ms=2)
+    assert published_version(online, OTHER) == user_features
+
+
+def test_the_name_of_the_content_stays_until_the_content_goes(online: RedisStore, servers: Servers) -> None:
+    name = online.generation()
+    assert online.generation() == name
+    store(servers.settings).flushall()
+    assert online.generation() != name
+
+
+def test_dropped_entities_are_unknown(online: RedisStore, servers: Servers) -> None:
+    publish(online, B, {1: 1, 2: 2})
+    publish(online, B, {1: 1, 2: 2}, OTHER)
+    online.put_tiles(OTHER, [(1, B, tile(B, group=OTHER))], TTL)
+    assert online.drop(OTHER, [1, 99]) == 1
+    assert store(servers.settings).exists(user_features.key(1)) == 0
+    assert (parts(online, 1, OTHER), collapsed(parts(online, 2, OTHER))) == (Parts(), (B, 2))
+
+
+def test_a_read_says_since_when_the_tiles_are_complete(online: RedisStore) -> None:
+    publish(online, B, {1: 1})
+    for tiles, since_ms in ((Tiles("a", B), B), (Tiles("a", None), ALWAYS_MS), (Tiles("b", B, whole=False), NEVER_MS)):
+        online.set_tiles(user_features, tiles)
+        assert online.tiles("user_features") == {version_of(user_features.fingerprint): tiles}
+        assert online.read(user_features, [1]).complete_since_ms == since_ms
+    assert online.read(item_features, ["x"]).complete_since_ms == ALWAYS_MS
+
+
+def test_marks_that_are_missing_or_do_not_follow_tell_of_lost_tiles(online: RedisStore, servers: Servers) -> None:
+    client = store(servers.settings)
+
+    def marked(batch_id: int, *tasks: int) -> None:
+        for task in tasks:
+            online.put_tiles(user_features, [], TTL, Mark("t", task, batch_id))
+
+    assert not online.has_tiles_of("t", 2, 0)
+    marked(0, 0, 1)
+    marked(1, 0)
+    assert online.has_tiles_of("t", 2, 0)
+    assert not online.has_tiles_of("t", 2, 1), "one task has not written yet"
+    marked(1, 1)
+    marked(1, 0, 1)
+    assert online.has_tiles_of("t", 2, 1)
+    keys = list(client.scan_iter("braid/marks/t/*"))
+    saved = {key: client.hgetall(key) for key in keys}
+    marked(2, 0, 1)
+    # A failover to a replica that lacked the last micro-batch, on one server.
+    client.hset(keys[-1], mapping=saved[keys[-1]])
+    assert not online.has_tiles_of("t", 2, 2)
+    marked(3, 0, 1)
+    marked(4, 0, 1)
+    assert not online.has_tiles_of("t", 2, 3), "what came later does not hide it"
+    online.set_tiles(user_features, Tiles("t"))
+    online.set_tiles(user_features, Tiles("u"))
+    assert not list(client.scan_iter("braid/marks/t/*"))
+
+
+def test_progress_and_notes_are_kept_by_name(online: RedisStore) -> None:
+    online.set_progress({"online:a": {"offsets": {"0": 3}}, "online:b": {"offsets": {}}})
+    online.set_progress({"online:a": {"offsets": {"0": 4}}}, over=["online:b"])
+    assert online.progress() == {"online:a": {"offsets": {"0": 4}}}
+    online.note("alerts", "x", {"severity": "HIGH"})
+    online.note("alerts", "y", {"severity": "WARNING"})
+    online.note("alerts", "y", None)
+    assert online.notes("alerts") == {"x": {"severity": "HIGH"}}
+
+
+def reader(settings: Settings, ask: object) -> object:
+    async def run() -> object:
+        found = OnlineStore(settings)
+        try:
+            return await ask(found)  # type: ignore[operator]
+        finally:
+            await found.close()
+
+    return asyncio.run(run())
+
+
+def test_a_request_reads_several_groups_and_versions_as_the_blocking_store_does(online: RedisStore, servers: Servers) -> None:
+    publish(online, B, dict.fromkeys(range(100), 1))
+    publish(online, B + HOUR, {"i1": 5}, item_features)  # type: ignore[dict-item]
+    online.put_tiles(user_features, [(7, B, tile(B))], TTL)
+    store(servers.settings).delete(user_features.key(8))
+    store(servers.settings).hset(user_features.key(9), batch_field(user_features.fingerprint), b"torn")
+    ids = [*range(100), 1_000]
+
+    async def ask(found: OnlineStore) -> list:
+        both = await found.read_all([(user_features, ids), (item_features, ["i1", "i2"])])
+        publish(online, B, dict.fromkeys(range(100), 2), OTHER)
+        return [*both, await found.read(user_features, ids), await found.fault()]
+
+    users, items, later, fault = reader(servers.settings, ask)  # type: ignore[misc]
+    assert [collapsed(one) for one in users.parts] == [None if n in (8, 9) else (B, 1) for n in range(100)] + [None]
+    assert {n: one.faults for n, one in enumerate(users.parts) if one.faults} == {8: (LOST,), 9: (UNREADABLE,)}
+    assert tiles_of(users.parts[7]) == [B]
+    assert (items.batch_end_ms, [collapsed(one) for one in items.parts]) == (B + HOUR, [(B + HOUR, 5), None])
+    assert (later.group, [collapsed(one) for one in later.parts]) == (OTHER, [(B, 2)] * 100 + [None])
+    assert fault is None
+    assert online.read(user_features, ids) == later
+
+
+def test_a_version_that_cannot_be_read_is_refused_by_name(online: RedisStore, servers: Servers) -> None:
+    publish(online, B, {1: 1}, OTHER)
+    store(servers.settings).hset("braid/published/user_features", "declaration", "{}")
+    assert online.read(user_features, [1]).parts[0].faults == (OTHER_VERSION,)
+    found = reader(servers.settings, lambda one: one.read(user_features, [1]))
+    assert found.parts[0].faults == (OTHER_VERSION,)  # type: ignore[attr-defined]
