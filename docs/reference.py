@@ -51,8 +51,8 @@ def command_line_page() -> str:
     group: Any = typer.main.get_command(app)
     parts = [_NOTE + "# Command line", group.help, _COMMANDS, _options_table(group.params)]
     for name, command in group.commands.items():
-        own = [one for one in command.params if one.name not in ("as_json", "home")]
-        arguments = [_argument(one) for one in command.params if one.param_type_name == "argument"]
+        own = [parameter for parameter in command.params if parameter.name not in ("as_json", "home")]
+        arguments = [_argument(parameter) for parameter in command.params if parameter.param_type_name == "argument"]
         usage = " ".join(["braid", name, *arguments, "[OPTIONS]"])
         parts += [f"## `braid {name}`", command.help, f"```text\n{usage}\n```", *([_options_table(own)] if own else [])]
     return "\n\n".join(parts) + "\n"

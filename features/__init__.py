@@ -1,11 +1,11 @@
 """What a feature is: sources, declarations, aggregations, windows, packed values and the merge. No input or output, no Spark session.
 
-project, sources   what a project declares; the contract that an event has to fit
+project, sources   what a project declares; `judgement` holds events to it
 checks             what is normal of a source's days and of a group's view
 declaration        features and groups, checked and compiled; predicates as SQL in `predicates`, tried by Spark in `trial`
 aggregations       the algebra: partials that combine
 windows, tiles     the span of time of a feature, and the partials of one entity over one hop
 view, packed       the batch view of one entity, and the bytes of views and tiles
 merge, finish      the features at a time: of one entity from view and tiles, of many from raw events
-arrival            the order in which messages arrived
+arrival, instants  the order in which messages arrived; times as milliseconds
 """

@@ -54,7 +54,7 @@ def test_a_command_of_a_console_block_parses(words: list[str]) -> None:
 def test_a_command_in_a_sentence_exists_with_its_options(document: str, text: str) -> None:
     name, *rest = text.split()
     assert name in GROUP.commands, document
-    known = {option for one in GROUP.commands[name].params for option in (*one.opts, *one.secondary_opts)}
+    known = {option for parameter in GROUP.commands[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
     assert {word for word in rest if word.startswith("--")} <= known, document
 
 

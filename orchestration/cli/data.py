@@ -1,4 +1,4 @@
-"""`braid load`, `replay`, `backfill`: events in, and up to date."""
+"""`braid load`, `replay`, `backfill`: events into the lake and into Kafka, and the batch over them."""
 
 from __future__ import annotations
 
@@ -30,23 +30,31 @@ if TYPE_CHECKING:
 FileArgument = Annotated[Path, typer.Argument(help="CSV, JSON (also .gz) or Parquet.", show_default=False)]
 TimeFormatOption = Annotated[
     str | None,
-    typer.Option("--time-format", help="iso, epoch-s, epoch-ms, epoch-us, epoch-ns, or a format of strptime.", show_default=False),
+    typer.Option(
+        "--time-format",
+        help="Format of times: iso, epoch-s, epoch-ms, epoch-us, epoch-ns, or a format of strptime. Default: decided from the column.",
+        show_default=False,
+    ),
 ]
 DayFirstOption = Annotated[
     bool | None,
-    typer.Option("--day-first/--month-first", help="How 01/02/2026 is meant; default as the column shows.", show_default=False),
+    typer.Option(
+        "--day-first/--month-first",
+        help="Order of day and month in dates like 01/02/2026. Default: decided from the column.",
+        show_default=False,
+    ),
 ]
 NullOption = Annotated[
     list[str] | None,
     typer.Option(
         "--null",
-        help="A text that stands for no value, repeatable; default for CSV NULL, null, \\N, NaN, nan, None.",
+        help="Text that stands for no value. Repeatable. Default for CSV: NULL, null, \\N, NaN, nan, None.",
         show_default=False,
     ),
 ]
-DecimalCommaOption = Annotated[bool, typer.Option("--decimal-comma", help="Decimals are written 12,50.")]
+DecimalCommaOption = Annotated[bool, typer.Option("--decimal-comma", help="Decimals have a comma, as in 12,50.")]
 DelimiterOption = Annotated[
-    str | None, typer.Option("--delimiter", help="Of CSV; default the one in the header line.", show_default=False)
+    str | None, typer.Option("--delimiter", help="Delimiter of CSV. Default: the one in the header line.", show_default=False)
 ]
 
 
