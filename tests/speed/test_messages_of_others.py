@@ -76,7 +76,7 @@ class Layer:
         calls, spend = decode_tile(packed, CALLER.fingerprint).partials
         return calls, spend / 1_000_000
 
-    def wait(self, condition: Any, seconds: float = 300) -> None:
+    def wait(self, condition: Any, seconds: float = 600) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"{store(self.settings).hgetall(PROGRESS_KEY)} {self.log.read_text()[-3_000:]}"
