@@ -13,7 +13,7 @@ from batch.files import ReadOptions, open_events
 from batch.load import load_events, load_file
 from features.sources import Column, ColumnType, EventSource
 from infra.settings import Settings
-from speed.replay import messages_of
+from speed.replay import messages_of, readable
 from speed.stream import judged
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def test_a_row_of_csv_means_the_same_loaded_and_replayed(spark: SparkSession, la
         "6,+7,s,V,+1.5,1793532600,i,\n"
     )
     with open_events(path, SOURCE, None, ReadOptions()) as file:
-        replayed = [message for batch in file.batches() for message in messages_of(SOURCE, batch)]
+        replayed = [message for batch in file.batches() for message in messages_of(SOURCE, readable(batch))]
     report = load_events(spark, lake, SOURCE, path)
     assert (report.read, report.loaded, report.quarantined) == (6, 3, 3)
     assert set(report.reasons) == {
@@ -104,4 +104,4 @@ def test_a_row_of_csv_means_the_same_loaded_and_replayed(spark: SparkSession, la
     sent = sorted((tuple(row) for row in frame.where("_reason IS NULL").select(*names).collect()), key=str)
     loaded = spark.read.format("delta").load(lake.table(SOURCE.table)).select(*names)
     assert sorted((tuple(row) for row in loaded.collect()), key=str) == sent
-    assert frame.where("_reason IS NOT NULL").count() == 3
+    assert frame.where("_reason IS NOT NULL").count() == 2, "what the reader could not understand is not sent"
