@@ -75,10 +75,12 @@ class Layer:
         """How many calls the user's tile has, and their sum."""
         fields: dict[bytes, bytes] = store(self.settings).hgetall(CALLER.key(user_id))
         [packed] = [value for name, value in fields.items() if name.startswith(tile_prefix(CALLER.fingerprint))]
-        calls, spend = decode_tile(packed, CALLER.fingerprint).partials
-        return calls, spend / 1_000_000
+        partials = decode_tile(packed, CALLER.fingerprint).partials
+        features = enumerate(zip(CALLER.features, partials, strict=True))
+        calls, spend = (feature.aggregation.finalize(partial, 0, CALLER.scale_of(index)) for index, (feature, partial) in features)
+        return calls, spend
 
-    def wait(self, condition: Any, seconds: float = 300) -> None:
+    def wait(self, condition: Any, seconds: float = 600) -> None:
         try:
             eventually(condition, seconds)
         except AssertionError as late:
