@@ -214,7 +214,7 @@ def encode_nothing():
         ("/features", {"group": "user_features", "ids": [1], "at": "yesterday"}, 400, "validation"),
         ("/features", {"group": "user_features", "ids": [1] * 1_001}, 400, "validation"),
         ("/features", {"group": "user_features", "ids": [1], "more": 1}, 400, "validation"),
-        ("/predict", {"user_id": "one"}, 400, "validation"),
+        ("/predict", {"user_id": "one"}, 422, "not an integer"),
         ("/predict", {"user_id": 2**63}, 400, "validation"),
         ("/predict", {}, 400, "validation"),
     ],
@@ -298,7 +298,8 @@ def test_publishing_under_reads_never_shows_a_wrong_value(
         asked = [callers.submit(read) for _ in range(2)]
         try:
             for number in range(200):
-                publish_again(late_ms - 100 + number, NOW + number)  # it moves into the view in the middle
+                # The later purchase moves into the view in the middle.
+                publish_again(BATCH_END + number // 14, time.time_ns() // 1_000_000 + number)
             publish_by_spark(late_ms + 3_600_000)
         finally:
             stop.set()
