@@ -54,7 +54,7 @@ def test_missing_jars_and_another_python_are_found(home: Settings, tmp_path: Pat
     found = wrong(home.model_copy(update={"cache_dir": tmp_path / "empty"}))
     assert found.keys() >= {"Python", "JARs of kafka", "JARs of spark"}
     assert "3.10.4" in found["Python"].detail
-    assert found["JARs of spark"].cure == "Run `make setup`."
+    assert "braid up" in found["JARs of spark"].cure
 
 
 def test_that_there_is_no_java_is_found(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
