@@ -128,6 +128,10 @@ class Settings(BaseSettings):
     sensor_seconds: int = Field(
         60, alias="BRAID_SENSOR_SECONDS", gt=0, description="How often Dagster looks whether to start something."
     )
+    keep_days: int = Field(
+        30, alias="BRAID_KEEP_DAYS", gt=0,
+        description="How long the lake keeps older versions of its tables, and tables and checkpoints of versions of a declaration that are not in use.",
+    )  # fmt: skip
     late_events: int = Field(100, alias="BRAID_LATE_EVENTS", gt=0, description="Late events after which their days are done again.")
     drift: float = Field(
         0.2, alias="BRAID_DRIFT", gt=0, le=1, description="Kolmogorov-Smirnov distance from which on a feature has drifted."

@@ -95,4 +95,6 @@ def training_job(model: Model) -> str:
     return f"training_{model.name}"
 
 
-PUBLISH_JOB, QUALITY_JOB = "publish", "quality"
+LAKE = dg.AssetKey("lake")
+
+PUBLISH_JOB, QUALITY_JOB, HOUSEKEEPING_JOB = "publish", "quality", "housekeeping"
