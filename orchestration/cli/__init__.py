@@ -1,6 +1,6 @@
 """The command line `braid`.
 
-Services (up, down, status, doctor), data (load, replay, backfill), answers (features, predict, consistency), models (models, promote)
+Services (up, down, status, doctor), data (load, replay, backfill, forget), answers (features, predict, consistency), models (models, promote)
 and the main job (demo, bench). Every command has `--json` and `--home`; an error is one sentence of cause, one of cure.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from orchestration.cli import answers, data, jobs, models, services
+from orchestration.cli import answers, data, forget, jobs, models, services
 from orchestration.cli.console import Context, HomeOption, ProjectOption, told
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ def _deployment(context: typer.Context, home: HomeOption = None, project: Projec
 
 
 for command in (
-    services.up, services.down, services.status, services.plan, services.doctor, data.load, data.replay, data.backfill, answers.features, answers.predict,
+    services.up, services.down, services.status, services.plan, services.doctor, data.load, data.replay, data.backfill, forget.forget, answers.features, answers.predict,
     answers.consistency, models.models, models.promote, jobs.demo, jobs.bench,
 ):  # fmt: skip
     app.command()(told(command))
