@@ -19,13 +19,13 @@ from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
 from batch.events import ingest_archive
-from batch.housekeeping import delta_tables
+from batch.housekeeping import delete_folder, delta_tables
 from batch.load import QUARANTINE
 from batch.tables import retry_conflicts, table_state
 from features.declaration import FeatureGroup
 from features.project import Project
 from features.sources import Column, ColumnType, EventSource
-from infra.errors import InputError
+from infra.errors import InputError, NotReadyError
 from infra.kafka import SERVED_TOPIC
 from infra.settings import Settings
 
@@ -113,7 +113,7 @@ def conditions(spark: SparkSession, settings: Settings, project: Project, entity
         found[QUARANTINE] = " OR ".join(filter(None, (found.get(QUARANTINE), names_entity(source, entity, "content"))))
     names = [group.name for group in groups_of(project, entity)]
     listed, any_name = ", ".join(map(_literal, names)), f"({'|'.join(names)})"
-    present = delta_tables(spark, settings)
+    present = delta_tables(spark, settings, project)
     if names:
         found[SERVED_TOPIC] = f"`group` IN ({listed}) AND entity = {_literal(str(entity.id))}"
         keyed = re.compile(rf"(tiles|history)_{any_name}_{_VERSION}|view_{any_name}|{any_name}_realtime")
@@ -153,7 +153,7 @@ def forget_days(spark: SparkSession, settings: Settings, project: Project, entit
     declared = {f"{kind}_{group.name}_{group.fingerprint}" for group in project.groups for kind in ("tiles", "history")}
     dates = ", ".join(f"DATE'{day}'" for day in days)
     others = "|".join(group.name for source in sources_of(project, entity) for group in project.groups_of(source))
-    for name in delta_tables(spark, settings) if dates and others else ():
+    for name in delta_tables(spark, settings, project) if dates and others else ():
         if name not in declared and re.fullmatch(rf"(tiles|history)_({others})_{_VERSION}", name):
             _delete(spark, settings, name, f"day IN ({dates})" if name.startswith("tiles_") else "true")
 
@@ -169,6 +169,8 @@ def erase_files(spark: SparkSession, settings: Settings, names: Iterable[str]) -
     for name in names:
         try:
             session.sql(f"VACUUM delta.`{settings.table(name)}` LITE RETAIN 0 HOURS")
+            # What a deletion tells the readers of a change feed. No stream writes there.
+            delete_folder(spark, f"{settings.table(name)}/_change_data")
         except Exception:  # noqa: BLE001 — the log does not go back far enough, or the files cannot be deleted: reported, not hidden
             failed.append(name)
     return failed
@@ -216,6 +218,11 @@ def _skip_deletion(spark: SparkSession, settings: Settings, source: EventSource)
     session.conf.set("spark.databricks.delta.write.txnAppId", archive.id)
     session.conf.set("spark.databricks.delta.write.txnVersion", str(archive.version))
     retry_conflicts(lambda: DeltaTable.forPath(session, path).delete("false"))
+    events = table_state(spark, path)
+    if events is None or events.transactions.get(archive.id, -1) < archive.version:
+        raise NotReadyError(
+            f"The events of {source.name} do not say that the deletion was seen; no file was deleted.", "Run it again."
+        )
 
 
 def _typed(column: Column, json: str) -> str:

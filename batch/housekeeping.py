@@ -17,6 +17,7 @@ from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from features.project import Project
 from infra.settings import Settings
 
 CHECKPOINTS = "_checkpoints"
@@ -24,6 +25,8 @@ _HOUR_MS = 3_600_000
 #: The raw archive's change feed names files of its last thirty days.
 _ARCHIVE_HOURS = 30 * 24
 _TABLE = re.compile(r"(?:tiles|history)_(?P<group>\w+)_(?P<fingerprint>[0-9a-f]{16})")
+#: Braid's tables beside those of the sources; an owner may keep others in the same lake, which are left alone.
+_OWN = re.compile(r"(raw|tiles|history|view|training_set)_\w+|\w+_realtime|quarantine|served_features")
 _CHECKPOINT = re.compile(r"(?:online|offline)_(?P<group>\w+?)_(?P<fingerprint>[0-9a-f]{16})(?:_(?P<generation>\w+))?")
 
 
@@ -63,8 +66,7 @@ def delete_unused(spark: SparkSession, settings: Settings, in_use: InUse, now_ms
     for prefix in ("", f"{CHECKPOINTS}/"):
         for name in _folders(spark, f"{settings.lake_uri}/{prefix}"):
             if not in_use.holds(name) and _written_ms(spark, f"{settings.lake_uri}/{prefix}{name}") < before_ms:
-                files, path = _files(spark, f"{settings.lake_uri}/{prefix}{name}")
-                files.delete(path, True)
+                delete_folder(spark, f"{settings.lake_uri}/{prefix}{name}")
                 deleted.append(f"{prefix}{name}")
     return deleted
 
@@ -84,9 +86,17 @@ def vacuum(spark: SparkSession, settings: Settings, names: Iterable[str], in_use
         session.sql(f"VACUUM delta.`{settings.table(name)}` RETAIN {hours} HOURS")
 
 
-def delta_tables(spark: SparkSession, settings: Settings) -> list[str]:
-    """The names of the lake's tables."""
-    return [name for name in _folders(spark, settings.lake_uri) if DeltaTable.isDeltaTable(spark, settings.table(name))]
+def delta_tables(spark: SparkSession, settings: Settings, project: Project) -> list[str]:
+    """The names of braid's tables in the lake, those of removed groups and models too."""
+    sources = {source.table for source in project.sources}
+    names = [name for name in _folders(spark, settings.lake_uri) if name in sources or _OWN.fullmatch(name)]
+    return [name for name in names if DeltaTable.isDeltaTable(spark, settings.table(name))]
+
+
+def delete_folder(spark: SparkSession, uri: str) -> None:
+    """Deletes a folder of the lake, if it is there."""
+    files, path = _files(spark, uri)
+    files.delete(path, True)
 
 
 def _files(spark: SparkSession, uri: str) -> tuple[Any, Any]:

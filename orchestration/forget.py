@@ -104,7 +104,7 @@ def forget(
         if ends_ms:  # as of the time that is published already
             backfill(project, settings, max(ends_ms), train=False, sources=(source,), on_asset=on_asset)
             folded = True
-    kept = erase_files(spark, settings, delta_tables(spark, settings))
+    kept = erase_files(spark, settings, delta_tables(spark, settings, project))
     remaining: dict[str, int] = {}
     for entity in entities:
         _add(remaining, {f"table {name}": count for name, count in count_rows(spark, settings, project, entity).items()})

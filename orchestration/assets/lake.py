@@ -29,9 +29,9 @@ def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
     )  # fmt: skip
     def lake(spark: LazyPySparkResource) -> dg.MaterializeResult:
         session, started = spark.spark_session, time.monotonic()
-        in_use = used(settings, project, delta_tables(session, settings))
+        in_use = used(settings, project, delta_tables(session, settings, project))
         deleted = delete_unused(session, settings, in_use)
-        vacuum(session, settings, delta_tables(session, settings), in_use)
+        vacuum(session, settings, delta_tables(session, settings, project), in_use)
         sizes = {f"bytes of {name}": size for name, size in (table_sizes(settings) or {}).items()}
         return dg.MaterializeResult(
             metadata={"deleted": ", ".join(deleted) or "nothing", "seconds": round(time.monotonic() - started, 1), **sizes}

@@ -19,7 +19,6 @@ from pyspark.sql import functions as F
 from batch.events import ingest_archive
 from batch.load import QUARANTINE
 from batch.tiles import tiles_table
-from features.declaration.versions import published_group
 from features.merge import merge
 from features.packed import batch_field, decode_batch
 from infra.embedded import services
@@ -88,9 +87,8 @@ def archive(spark: SparkSession, settings: Settings, *values: str, first: int = 
 def item(settings: Settings) -> dict[str, Any]:
     """What the store has of the item that everybody buys."""
     fields = store(settings).hgetall(item_features.key("cup"))
-    group = published_group(item_features, None, None)
-    value = decode_batch(fields[batch_field(group.fingerprint)], group.fingerprint)
-    return dict(zip(group.feature_names, merge(group, value, [], END).values, strict=True))
+    value = decode_batch(fields[batch_field(item_features.fingerprint)], item_features.fingerprint)
+    return dict(zip(item_features.feature_names, merge(item_features, value, [], END).values, strict=True))
 
 
 def rows_on_disk(settings: Settings, name: str, column: str, value: Any) -> int:
