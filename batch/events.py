@@ -168,8 +168,9 @@ def _new_messages(spark: SparkSession, settings: Settings, source: EventSource) 
     if done >= 0:
         changes = spark.read.format("delta").option("readChangeFeed", "true")
         try:
-            # What was appended since, not what only moved from many files to one.
+            # What was appended since, not what only moved from many files to one, nor what was deleted.
             rows = changes.option("startingVersion", done + 1).option("endingVersion", archive.version).load(archive.path)
+            rows = rows.where("_change_type = 'insert'")
         except (AnalysisException, Py4JJavaError):
             # The log does not go back so far: all is read, and what is known falls by its id.
             pass
