@@ -68,8 +68,10 @@ class CsvFile:
         self.why = "--delimiter" if delimiter else "the line sep= says so" if named else "the header line has it"
         self.delimiter = delimiter or (named[1] if named else _delimiter(path, line, wanted))
         records = self._records()
-        record = next(records, None)
-        self.header = [name.strip() for name in record[0]] if record and isinstance(record[0], list) else []
+        fields, *_ = next(records, ([], 1, ""))
+        if isinstance(fields, str):
+            raise InputError(f"The header line of {path} cannot be read: {fields}.", "Repair the file; nothing was loaded.")
+        self.header = [name.strip() for name in fields]
 
     def rows(self, columns: Sequence[int]) -> Iterator[Row]:
         """The rows, with the fields of the columns: no blanks around them."""

@@ -161,9 +161,9 @@ class EventFile:
     def batches(self, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
         """The rows in the order of their time; those without one come first."""
         time = f"try_cast({name_sql(self._source.time)} AS TIMESTAMPTZ)"
+        query = f"SELECT * FROM {self._rows_sql} ORDER BY {time} NULLS FIRST, _row"
         with _whole(self.path):
-            reader = self._connection.sql(f"SELECT * FROM {self._rows_sql} ORDER BY {time} NULLS FIRST, _row").to_arrow_reader(rows)
-        yield from reader
+            yield from self._connection.sql(query).to_arrow_reader(rows)
 
     def _rows(self, spool: Spool) -> str:
         """The relation of the rows as they are understood: the contract's columns, `_row`, `_line` and `MISFIT`; or messages."""

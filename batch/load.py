@@ -151,7 +151,7 @@ def _judged(rows: DataFrame, settings: Settings, source: EventSource, file: Even
     keep, future_ms = ["_row", "_content"], settings.future_seconds * 1_000
     if file.has_messages:
         rows = rows.selectExpr("_row", f"{MESSAGE} AS value", f"make_valid_utf8(CAST({MESSAGE} AS STRING)) AS _content")
-        projections = message_projections(source, keep, str(now_ms), future_ms)
+        projections = message_projections(source, dict(zip(keep, keep, strict=True)), str(now_ms), future_ms)
     else:
         columns = F.struct(*(column.name for column in source.columns))
         rows = rows.withColumn("_content", F.coalesce("_line", F.to_json(columns)))

@@ -10,7 +10,7 @@ quotes, and its text is Unicode. Of a key that stands twice the last value count
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from features.sources import Column, ColumnType, EventSource
 
@@ -25,31 +25,34 @@ _WHOLE_PAIRS = r"\\\\|\\u[dD][89abAB]\p{XDigit}{2}\\u[dD][c-fC-F]\p{XDigit}{2}"
 _HALF = r"\\u[dD][89a-fA-F]\p{XDigit}{2}"
 
 
-def message_projections(source: EventSource, keep: Sequence[str], arrival_ms_sql: str, future_ms: int) -> tuple[Projection, ...]:
+def message_projections(
+    source: EventSource, keep: Mapping[str, str], arrival_ms_sql: str, future_ms: int
+) -> tuple[Projection, ...]:
     """The projections, to be applied one after the other, that judge messages.
 
     Args:
         source: The contract.
-        keep: Columns that stay, as names. `value` (binary) is read and stays only if it is named.
-        arrival_ms_sql: When a message arrived, in milliseconds: over the columns to keep, or a literal.
+        keep: Name → column of the message that stays under this name, which is no column of the source. `value` (binary) is read, and
+            stays only if it is named.
+        arrival_ms_sql: When a message arrived, in milliseconds: over the names to keep, or a literal.
         future_ms: How far the time of an event may lie after its arrival, before it moves the watermark and silences those after it.
     """
     columns = ", ".join(f"`{column.name}`: {_json_type(column)}" for column in source.columns)
     # Spark reads the first document of a text and passes over what follows it: within an object of braid's own nothing can follow.
     schema = f"e STRUCT<{columns}>, `end` STRING, `_corrupt` STRING"
     document = f"from_json(concat('{{\"e\":', _text, ',\"end\":1}}'), '{schema}', map({_STRICT})) AS _json"
-    own = ["value", *(name for name in keep if name != "value")]
+    kept = [f"{column} AS {name}" for name, column in keep.items()]
     raw = [f"CAST(_json.e.`{column.name}` AS STRING) AS `{column.name}`" for column in source.columns]
     return (
-        [*own, "CAST(value AS STRING) AS _text"],
-        [*own, "_text", document],
+        [*kept, "value", "CAST(value AS STRING) AS _text"],
+        [*keep, "value", "_text", document],
         [*keep, *raw, f"{_message_misfit_sql(source)} AS {MISFIT}"],
-        *row_projections(source, keep, arrival_ms_sql, future_ms),
+        *row_projections(source, list(keep), arrival_ms_sql, future_ms),
     )
 
 
 def row_projections(source: EventSource, keep: Sequence[str], arrival_ms_sql: str, future_ms: int) -> tuple[Projection, ...]:
-    """The projections that judge raw rows: the source's columns as texts, and `MISFIT`. Arguments as `message_projections`."""
+    """The projections that judge raw rows: the source's columns as texts, and `MISFIT`; `keep` names further columns that stay."""
     converted = [column for column in source.columns if column.type is not ColumnType.STRING]
     # Each conversion is computed once, in a projection of its own: it is named more than once in the next.
     typed = [f"{column.typed_sql()} AS {column.typed_name}" for column in converted]

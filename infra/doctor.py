@@ -61,7 +61,12 @@ def _jars(settings: Settings) -> list[Check]:
     for wanted in (KAFKA, SPARK):
         count = len(list(wanted.folder(settings.cache_dir).glob("*.jar")))
         found.append(
-            Check(f"JARs of {wanted.name}", count > 0, f"{count} in {settings.cache_dir}", "" if count else "Run `make setup`.")
+            Check(
+                f"JARs of {wanted.name}",
+                count > 0,
+                f"{count} in {settings.cache_dir}",
+                "" if count else "`braid up` downloads them.",
+            )
         )
     return found
 

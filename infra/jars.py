@@ -89,5 +89,5 @@ def _ivy(coordinate: str, into: Path, ivy_cache: Path) -> None:
         lines = [line.strip() for line in done.stdout.splitlines() if "::" in line or "ERROR" in line or "WARN" in line]
         raise SetupError(
             f"The JARs of {coordinate} could not be downloaded ({'; '.join(lines[:3])[:300] or 'Ivy failed'}).",
-            "Check the network and run `make setup` again.",
+            "Check the network and try again.",
         )

@@ -128,7 +128,7 @@ def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str
             f"Kafka on {settings.kafka_bootstrap} does not show the settings of its topics: {error}.",
             "Check that it runs and that braid may describe them.",
         ) from None
-    return [topic for topic, configs in found.items() if configs.get(name, {}).get("value") != _TOPIC_CONFIGS[name]]
+    return [topic for topic, configs in found.items() if name in configs and configs[name]["value"] != _TOPIC_CONFIGS[name]]
 
 
 def end_offsets(settings: Settings, topic: str) -> dict[int, int]:

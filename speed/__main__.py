@@ -83,11 +83,11 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
             name: open_stream(
                 store,
                 group,
+                watch.ids[group.source.topic],
                 in_kafka[group.source.name],
                 entries,
                 now_ms,
                 settings.future_seconds * 1_000,
-                watch.ids[group.source.topic],
             )
             for name, group in ({f"online:{group.name}": group for group in project.groups} | older).items()
         }
@@ -95,23 +95,14 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
             if stream.tiles.complete_since_ms is not None:
                 say(f"{name} is complete from {stream.tiles.complete_since_ms} ms on: Kafka did not hold what came before.")
             with pool(spark, "online"):
-                queries[name] = start_online(
-                    spark, settings, stream.group, stream.tiles.token, watch.ids[stream.group.source.topic]
-                )
+                queries[name] = start_online(spark, settings, stream.group, stream.tiles.token)
         for source in project.sources:
             with pool(spark, "background"):
                 queries[f"archive:{source.name}"] = start_archive(spark, settings, source, watch.ids[source.topic])
         for group in project.groups:
             with pool(spark, "background"):
                 queries[f"offline:{group.name}"] = start_offline(spark, settings, group, watch.ids[group.source.topic])
-        details = {
-            name: {
-                "version": stream.group.fingerprint,
-                "token": stream.tiles.token,
-                "topic_id": watch.ids[stream.group.source.topic],
-            }
-            for name, stream in streams.items()
-        }
+        details = {name: {"version": one.group.fingerprint, "token": one.tiles.token} for name, one in streams.items()}
         board = Board(store, queries, details)
         say(f"{len(queries)} queries run: {', '.join(queries)}.")
         looked = time.monotonic()

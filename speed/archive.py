@@ -95,15 +95,17 @@ def archive_batch(settings: Settings, source: EventSource, topic: str, batch: Da
 
 def dead_letters(settings: Settings, source: EventSource, batch: DataFrame) -> DataFrame:
     """Of a batch of messages those that do not fit, as Kafka's sink takes them: key, value, headers."""
-    letters = judged(settings, batch, source, "key", "value", "partition", "offset", "arrival_ms")
+    kept = {f"_{name}": name for name in ("key", "value", "partition", "offset")}
+    letters = judged(settings, batch, source, kept)
     headers = F.array(
         _header("reason", F.col("_reason")),
         _header("topic", F.lit(source.topic)),
-        _header("partition", F.col("partition")),
-        _header("offset", F.col("offset")),
+        _header("partition", F.col("_partition")),
+        _header("offset", F.col("_offset")),
         _header("arrival_ms", F.col("arrival_ms")),
     )
-    return letters.where("_reason IS NOT NULL").select("key", "value", headers.alias("headers"))
+    misfits = letters.where("_reason IS NOT NULL")
+    return misfits.select(F.col("_key").alias("key"), F.col("_value").alias("value"), headers.alias("headers"))
 
 
 def _header(name: str, value: Column) -> Column:

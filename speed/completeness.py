@@ -20,27 +20,39 @@ from store.protocol import Store, Tiles
 
 
 def judge(
-    known: Tiles | None, offsets: Mapping[int, int], held: Mapping[int, Held], now_ms: int, slack_ms: int, other_topic: bool = False
-) -> Tiles:  # fmt: skip
+    known: Tiles | None, topic_id: str, offsets: Mapping[int, int], held: Mapping[int, Held], now_ms: int, slack_ms: int
+) -> Tiles:
     """The stream of tiles that a query goes on with, or begins.
 
     Args:
         known: The one that the store names; None for none.
+        topic_id: The identity of the topic now.
         offsets: Where the query goes on, by partition; what is not there begins at 0.
         held: What Kafka holds, by partition.
         now_ms: The time.
         slack_ms: How long after its arrival a message's event may happen, at most.
-        other_topic: Whether the topic has another identity than that of the known stream.
     """
-    made_anew = other_topic or any(offset > held[partition].end for partition, offset in offsets.items() if partition in held)
+    # An offset beyond the end is of messages that the brokers have lost.
+    made_anew = known is not None and (
+        known.topic_id != topic_id
+        or any(offset > held[partition].end for partition, offset in offsets.items() if partition in held)
+    )
     if known is None or made_anew:
-        # Of a topic that was deleted nobody knows what it held last.
+        # Nobody knows what the topic held that was deleted.
         since_ms = now_ms + slack_ms if made_anew else None
-        known, offsets = Tiles(new_token(), since_ms, whole=all(one.earliest == one.end for one in held.values())), {}
+        known, offsets = (
+            Tiles(
+                new_token(),
+                since_ms,
+                all(partition_held.earliest == partition_held.end for partition_held in held.values()),
+                topic_id,
+            ),
+            {},
+        )
     since_ms = known.complete_since_ms
-    for partition, one in held.items():
-        if offsets.get(partition, 0) < one.earliest:
-            first_ms = (now_ms if one.first_ms is None else one.first_ms) + slack_ms
+    for partition, partition_held in held.items():
+        if offsets.get(partition, 0) < partition_held.earliest:
+            first_ms = (now_ms if partition_held.first_ms is None else partition_held.first_ms) + slack_ms
             since_ms = first_ms if since_ms is None else max(since_ms, first_ms)
     return replace(known, complete_since_ms=since_ms)
 
@@ -89,21 +101,23 @@ class TileStream:
 def open_stream(
     store: Store,
     group: FeatureGroup,
+    topic_id: str,
     held: Mapping[int, Held],
     entries: Mapping[str, Mapping[str, Any]],
     now_ms: int,
     slack_ms: int,
-    topic_id: str,
 ) -> TileStream:
     """The stream of tiles of a version at the start of a process; `entries` are what the process before reported of its queries."""
     known = store.tiles(group.name).get(version_of(group.fingerprint))
     offsets: dict[int, int] = {}
-    other_topic = False
     for entry in entries.values():
         if known and entry.get("token") == known.token:
             offsets = {int(partition): offset for partition, offset in entry["offsets"].items()}
-            other_topic = entry.get("topic_id", topic_id) != topic_id
-    stream = TileStream(group, judge(known, offsets, held, now_ms, slack_ms, other_topic), {p: one.end for p, one in held.items()})
+    stream = TileStream(
+        group,
+        judge(known, topic_id, offsets, held, now_ms, slack_ms),
+        {p: partition_held.end for p, partition_held in held.items()},
+    )
     if stream.tiles != known:
         store.set_tiles(group, stream.tiles)
     return stream

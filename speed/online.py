@@ -28,16 +28,15 @@ from store.protocol import Mark
 from store.server import writing_store
 
 
-def start_online(spark: SparkSession, settings: Settings, group: FeatureGroup, token: str, topic_id: str) -> StreamingQuery:
+def start_online(spark: SparkSession, settings: Settings, group: FeatureGroup, token: str) -> StreamingQuery:
     """Starts the query of a group.
 
-    A changed declaration is a new query, with a state of its own; so is one into a store that has lost tiles of the last one, by its
-    token (`speed.completeness`), and one of a topic that was made anew, by the topic's identity (`speed.topics`): it reads again from
-    the earliest message.
+    A changed declaration is a new query, with a state of its own; so is one into a store that has lost tiles of the last one, or of a topic
+    that was made anew, by its token (`speed.completeness`): it reads again from the earliest message.
     """
     name = f"online_{group.name}_{group.fingerprint}"
     writer = online_writer(spark, settings, group, token=token)
-    return writer.queryName(name).option("checkpointLocation", settings.checkpoint(f"{name}_{token}_{topic_id}")).start()
+    return writer.queryName(name).option("checkpointLocation", settings.checkpoint(f"{name}_{token}")).start()
 
 
 def online_writer(

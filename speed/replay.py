@@ -20,16 +20,18 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
+from features.judgement import MISFIT
 from features.sources import ColumnType, EventSource
 from infra.errors import ServiceError
 from infra.kafka import client_options
 from infra.settings import Settings
 from speed.visible import wait_archived, wait_visible
 
-__all__ = ["Message", "ReplayReport", "messages_of", "replay", "times_ms", "wait_archived", "wait_visible"]
+__all__ = ["Message", "ReplayReport", "messages_of", "readable", "replay", "times_ms", "wait_archived", "wait_visible"]
 
 #: How many events may be on their way to the broker, whatever their times.
 _IN_FLIGHT = 20_000
@@ -48,7 +50,7 @@ class ReplayReport:
 
     Attributes:
         sent: Events that Kafka has acknowledged.
-        refused: Events that it refused because of their size.
+        refused: Events that it refused because of their size, and rows that the reader of the file refused.
         first_ms: The earliest time of an event; None where no time could be read.
         last_ms: The latest.
         end_offsets: Per partition the offset after the last event: what `speed.visible` waits for.
@@ -92,7 +94,9 @@ def replay(settings: Settings, source: EventSource, batches: Iterable[pa.RecordB
     report, began, producer = flight.report, time.monotonic(), None
     try:
         producer = KafkaProducer(**client_options(settings), linger_ms=0, batch_size=256 * 1024)
-        for batch in batches:
+        for rows in batches:
+            batch = readable(rows)
+            report.refused += rows.num_rows - batch.num_rows
             for message in messages_of(source, batch):
                 if message.time_ms is not None:
                     report.first_ms = message.time_ms if report.first_ms is None else min(report.first_ms, message.time_ms)
@@ -162,6 +166,16 @@ class _Flight:
         ends = self.report.end_offsets
         if taken.offset >= ends.get(taken.partition, 0):
             ends[taken.partition] = taken.offset + 1
+
+
+def readable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows that the reader of a file could understand, and the texts that are no rows: the stream can judge those.
+
+    A row of which the reader could not tell the time or the decimals must not be sent: the stream might take what was left of it.
+    """
+    if MISFIT not in batch.schema.names:
+        return batch
+    return batch.filter(pc.or_(pc.is_null(batch.column(MISFIT)), pc.is_valid(batch.column(_LINE))))
 
 
 def messages_of(source: EventSource, batch: pa.RecordBatch) -> Iterator[Message]:

@@ -7,6 +7,8 @@ move the watermark. Reads the backlog whole: the watermark moves between micro-b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -19,7 +21,7 @@ from infra.settings import Settings
 #: 2011, the year of the first Kafka.
 _FIRST_ARRIVAL_MS = 1_293_840_000_000
 #: Where a message is in its topic: (partition, offset) in one integer, to order what arrived in the same millisecond.
-_PLACE = "shiftleft(CAST(partition AS BIGINT), 48) + offset"
+_PLACE = "shiftleft(CAST(kafka_partition AS BIGINT), 48) + kafka_offset"
 
 
 def _arrival_ms_sql() -> str:
@@ -48,9 +50,16 @@ def messages(spark: SparkSession, settings: Settings, source: EventSource, at_mo
     return stream.selectExpr("key", "value", "partition", "offset", f"{_arrival_ms_sql()} AS arrival_ms")
 
 
-def judged(settings: Settings, frame: DataFrame, source: EventSource, *keep: str) -> DataFrame:
-    """Messages held to the contract: the columns to `keep`, the typed ones, `ts_ms`, and `_reason`: why it does not fit, or NULL."""
-    names = list(dict.fromkeys([*keep, "arrival_ms"]))
+def judged(settings: Settings, frame: DataFrame, source: EventSource, keep: Mapping[str, str]) -> DataFrame:
+    """Messages held to the contract: the columns to keep and `arrival_ms`, the typed ones, `ts_ms`, and `_reason`: why one does not fit, or NULL.
+
+    Args:
+        settings: How far a clock may be ahead.
+        frame: value, arrival_ms, and what is to be kept.
+        source: The contract.
+        keep: Name → column of the frame; a name is no column of the source.
+    """
+    names = {**keep, "arrival_ms": "arrival_ms"}
     for projection in message_projections(source, names, "arrival_ms", settings.future_seconds * 1_000):
         frame = frame.selectExpr(*projection)
     return frame
@@ -58,7 +67,8 @@ def judged(settings: Settings, frame: DataFrame, source: EventSource, *keep: str
 
 def tile_events(spark: SparkSession, settings: Settings, group: FeatureGroup, at_most: int | None = None) -> DataFrame:
     """The events of a group as a stream, as `contributions` gives them."""
-    typed = judged(settings, messages(spark, settings, group.source, at_most), group.source, "partition", "offset", "arrival_ms")
+    place = {"kafka_partition": "partition", "kafka_offset": "offset"}
+    typed = judged(settings, messages(spark, settings, group.source, at_most), group.source, place)
     return contributions(group, typed.where("_reason IS NULL"))
 
 
@@ -67,7 +77,7 @@ def contributions(group: FeatureGroup, typed: DataFrame) -> DataFrame:
 
     Args:
         group: The declaration.
-        typed: The source's typed columns, `ts_ms`, `arrival_ms`, partition and offset.
+        typed: The source's typed columns, `ts_ms`, `arrival_ms`, `kafka_partition` and `kafka_offset`, as in the table of events.
 
     Returns:
         entity; the source's time column (timestamp); event: a struct of id (hash of the event id), arrival_ms and place (together

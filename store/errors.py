@@ -54,7 +54,7 @@ def reason_of(error: BaseException) -> str:
             return reason
     words = str(error).split()
     # A script's error carries the reply's word behind words of its own.
-    word = next((one for one in words if one.strip("-:,") in _REPLIES), words[0] if words else type(error).__name__)
+    word = next((part for part in words if part.strip("-:,") in _REPLIES), words[0] if words else type(error).__name__)
     return _REPLIES.get(word.strip("-:,"), f"the online store answers with the error {word}")
 
 

@@ -94,7 +94,7 @@ class Buckets:
         """Index of a bucket → the positions of its ids in `ids`."""
         if len(self.names) == 1:
             return [(0, list(range(len(ids))))] if ids else []
-        found: dict[int, list[int]] = {}
+        places: dict[int, list[int]] = {}
         for position, entity_id in enumerate(ids):
-            found.setdefault(zlib.crc32(str(entity_id).encode()) % len(self.names), []).append(position)
-        return found.items()
+            places.setdefault(zlib.crc32(str(entity_id).encode()) % len(self.names), []).append(position)
+        return places.items()

@@ -50,11 +50,13 @@ class Tiles:
         token: The name of this stream of tiles. Another one is read from the first message that Kafka holds.
         complete_since_ms: Every event of the stream from then on is in a tile, once the stream has caught up; None where all are.
         whole: Whether the stream has caught up with what Kafka held when the token was made.
+        topic_id: The identity of the topic that is read.
     """
 
     token: str
     complete_since_ms: int | None = None
     whole: bool = True
+    topic_id: str = ""
 
     @property
     def merge_since_ms(self) -> int:
@@ -192,5 +194,5 @@ class Reader(Protocol):
 
 def published_version(store: Store, declared: FeatureGroup) -> FeatureGroup:
     """The version of a group that is served; the declared one where nothing is published, or what is cannot be read any more."""
-    found = store.published(declared.name)
-    return published_group(declared, found.fingerprint.encode(), found.declaration) if found else declared
+    published = store.published(declared.name)
+    return published_group(declared, published.fingerprint.encode(), published.declaration) if published else declared

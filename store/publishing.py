@@ -115,17 +115,17 @@ end
 
 def published(client: Any, group: str) -> Published | None:
     """What was published of a group last; None where nothing was."""
-    found = {name.decode(): value for name, value in client.hgetall(meta_key(group)).items()}
-    if "fingerprint" not in found:
+    fields = {name.decode(): value for name, value in client.hgetall(meta_key(group)).items()}
+    if "fingerprint" not in fields:
         return None
-    newest = found.get("newest_event_ms")
+    newest = fields.get("newest_event_ms")
     return Published(
-        batch_end_ms=int(found["batch_end_ms"]),
-        fingerprint=found["fingerprint"].decode(),
-        declaration=found.get("declaration"),
-        published_at_ms=int(found.get("published_at_ms", 0)),
+        batch_end_ms=int(fields["batch_end_ms"]),
+        fingerprint=fields["fingerprint"].decode(),
+        declaration=fields.get("declaration"),
+        published_at_ms=int(fields.get("published_at_ms", 0)),
         newest_event_ms=int(newest) if newest else None,
-        entities=int(found.get("entities", 0)),
+        entities=int(fields.get("entities", 0)),
     )
 
 
@@ -154,7 +154,7 @@ def put_views(
         some, their = ids[begun : begun + CHUNK], values[begun : begun + CHUNK]
         _REPLACE.run(
             client,
-            [(group.key(one), *fixed, value, prefix, group.tile_ms) for one, value in zip(some, their, strict=True)],
+            [(group.key(entity_id), *fixed, value, prefix, group.tile_ms) for entity_id, value in zip(some, their, strict=True)],
         )
         # After the views: a known entity without a view has lost it.
         _KNOW.run(client, [(known[bucket], mark, *(some[at] for at in places)) for bucket, places in buckets.split(some)])
@@ -235,11 +235,11 @@ def _sweep(client: Any, buckets: Buckets, group: FeatureGroup, mark: bytes) -> i
     removed = 0
     for key in buckets.known_keys(group.name, version):
         for some in _known(client, key, mark):
-            calls = [(f"{group.name}:{one.decode()}", *arguments) for one in some]
+            calls = [(f"{group.name}:{entity_id.decode()}", *arguments) for entity_id in some]
             gone = _REMOVE.run(client, calls)
             _FORGET.run(client, [(key, mark, *some)])
             _REMOVE.run(client, calls)
-            removed += sum(one > 0 for one in gone)
+            removed += sum(fields > 0 for fields in gone)
     return removed
 
 
@@ -247,8 +247,8 @@ def _known(client: Any, key: str, before: bytes | None = None) -> Iterator[list[
     """The known entities of a bucket whose stamp lies before `before`, in chunks."""
     cursor = None
     while cursor != 0:
-        cursor, found = client.hscan(key, cursor or 0, count=CHUNK)
-        chosen = [name for name, value in found.items() if before is None or value < before]
+        cursor, stamps = client.hscan(key, cursor or 0, count=CHUNK)
+        chosen = [name for name, value in stamps.items() if before is None or value < before]
         if chosen:
             yield chosen
 
@@ -267,16 +267,16 @@ def _remove_dead_versions(client: Any, buckets: Buckets, group: FeatureGroup) ->
     Also since when their tiles are complete: a speed layer that goes back to such a version reads the stream again.
     """
     before = client.hget(meta_key(group.name), "before")
-    kept = {version_of(group.fingerprint), before.decode() if before else ""}
+    alive = {version_of(group.fingerprint), before.decode() if before else ""}
     long_ago_ms = time.time_ns() // 1_000_000 - _ABANDONED_MS
     for version, begun_ms in _versions(client, group.name).items():
-        if version in kept or (begun_ms is not None and begun_ms > long_ago_ms):
+        if version in alive or (begun_ms is not None and begun_ms > long_ago_ms):
             continue
         prefixes = stamp_field(version), batch_field(version), tile_prefix(version)
-        own, theirs = (buckets.known_keys(group.name, one) for one in (version_of(group.fingerprint), version))
+        own, theirs = (buckets.known_keys(group.name, name) for name in (version_of(group.fingerprint), version))
         for key in (*theirs, *own):
             for some in _known(client, key):
-                _CLEAN.run(client, [(f"{group.name}:{one.decode()}", *prefixes) for one in some])
+                _CLEAN.run(client, [(f"{group.name}:{entity_id.decode()}", *prefixes) for entity_id in some])
         for key in theirs:
             client.unlink(key)
         client.hdel(meta_key(group.name), tiles_field(version), f"begun:{version}", f"end:{version}")

@@ -96,20 +96,20 @@ class Query:
 
     def changed(self, answers: Sequence[Any]) -> list[tuple[FeatureGroup, bytes | None]]:
         """The groups of which another version is served than was asked for, with its fingerprint; then ask again."""
-        found = []
+        changed = []
         for index, declared in enumerate(self._declared.values()):
             meta = answers[index]
             if isinstance(meta, Exception):
                 continue
             if (meta[1] or declared.fingerprint.encode()) != self._versions.fingerprint(declared):
-                found.append((declared, meta[1]))
-        return found
+                changed.append((declared, meta[1]))
+        return changed
 
     def readings(self, answers: Sequence[Any]) -> list[Reading]:
         """What was read, in the order of what is wanted."""
         left = iter(answers)
         state = {name: self._state(declared, next(left)) for name, declared in self._declared.items()}
-        found = []
+        readings = []
         for declared, ids in self._wanted:
             group, end_ms, since_ms, faults = state[declared.name]
             stamps: list[Any] = [None] * len(ids)
@@ -119,8 +119,8 @@ class Query:
                     stamps[at] = answer if isinstance(answer, Exception) else answer[index]
             rows = zip(islice(left, len(ids)), stamps, strict=True)
             parts = [parts_of(fields, group.fingerprint, stamp, end_ms, faults) for fields, stamp in rows]
-            found.append(Reading(parts, end_ms, group, since_ms))
-        return found
+            readings.append(Reading(parts, end_ms, group, since_ms))
+        return readings
 
     def _version(self, declared: FeatureGroup) -> str:
         return version_of(self._versions.fingerprint(declared).decode())
@@ -217,18 +217,18 @@ class OnlineStore:
         taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), _SHARED))]
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                readings = await self._round_trip([one for waiting in taken for one in waiting.wanted])
+                readings = await self._round_trip([group_and_ids for waiting in taken for group_and_ids in waiting.wanted])
         except CLIENT_ERRORS as error:
             # Whoever came meanwhile has waited for the same silence.
             taken += self._waiting
             self._waiting.clear()
             faults = (reason_of(error),)
-            wanted = [one for waiting in taken for one in waiting.wanted]
+            wanted = [group_and_ids for waiting in taken for group_and_ids in waiting.wanted]
             readings = [Reading([Parts(faults=faults)] * len(ids), None, group) for group, ids in wanted]
         except Exception as error:  # noqa: BLE001  # a fault of ours: those who share the round trip must hear of it, too
-            for one in taken:
-                if not one.readings.done():
-                    one.readings.set_exception(error)
+            for waiting in taken:
+                if not waiting.readings.done():
+                    waiting.readings.set_exception(error)
             return
         finally:
             self._flying = bool(self._waiting)
@@ -236,11 +236,11 @@ class OnlineStore:
                 task = asyncio.create_task(self._fly())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-        given = iter(readings)
-        for one in taken:
-            its = list(islice(given, len(one.wanted)))
-            if not one.readings.done():  # its caller has gone
-                one.readings.set_result(its)
+        left = iter(readings)
+        for waiting in taken:
+            its = list(islice(left, len(waiting.wanted)))
+            if not waiting.readings.done():  # its caller has gone
+                waiting.readings.set_result(its)
 
     async def _round_trip(self, wanted: Wanted) -> list[Reading]:
         query = Query(wanted, self._buckets, self._versions)

@@ -25,11 +25,11 @@ def _told(
     method: Callable[Concatenate[RedisStore, _P], _R],
 ) -> Callable[Concatenate[RedisStore, _P], _R]:
     @wraps(method)
-    def call(self: RedisStore, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def call(self: RedisStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         with store_errors():
             return method(self, *args, **kwargs)
 
-    return call  # type: ignore[return-value]  # mypy takes the name of the first argument for a difference
+    return call  # type: ignore[return-value,unused-ignore]  # one version of mypy takes the argument name for a difference
 
 
 class RedisStore:
@@ -82,9 +82,9 @@ class RedisStore:
 
     @_told
     def put_tiles(
-        self, group: FeatureGroup, found: Sequence[tuple[int | str, int, bytes]], ttl_seconds: int, mark: Mark | None = None
+        self, group: FeatureGroup, packed: Sequence[tuple[int | str, int, bytes]], ttl_seconds: int, mark: Mark | None = None
     ) -> None:
-        tiles.put_tiles(self._client, self._buckets, group, found, ttl_seconds, mark)
+        tiles.put_tiles(self._client, self._buckets, group, packed, ttl_seconds, mark)
 
     @_told
     def tiles(self, group: str) -> dict[str, Tiles]:
@@ -155,10 +155,10 @@ def reached_store(settings: Settings) -> RedisStore:
     Raises:
         StoreError: It does not answer.
     """
-    found = open_store(settings)
-    found.check()
-    return found
+    reached = open_store(settings)
+    reached.check()
+    return reached
 
 
-def _entries(found: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
-    return {name.decode(): json.loads(value) for name, value in found.items()}
+def _entries(fields: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
+    return {name.decode(): json.loads(value) for name, value in fields.items()}

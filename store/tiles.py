@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -78,8 +79,8 @@ def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int | None, b
 def tiles_of(client: Any, group: str) -> dict[str, Tiles]:
     """Version → its stream of tiles."""
     prefix = tiles_field("")
-    found = {name.decode(): text for name, text in client.hgetall(meta_key(group)).items()}
-    return {name.removeprefix(prefix): read_tiles(text) for name, text in found.items() if name.startswith(prefix)}
+    fields = {name.decode(): text for name, text in client.hgetall(meta_key(group)).items()}
+    return {name.removeprefix(prefix): read_tiles(text) for name, text in fields.items() if name.startswith(prefix)}
 
 
 def read_tiles(text: bytes) -> Tiles:
@@ -91,8 +92,7 @@ def set_tiles(client: Any, buckets: Buckets, group: FeatureGroup, tiles: Tiles) 
     """Writes since when the tiles of a version are complete; removes the marks of another token."""
     key, field = meta_key(group.name), tiles_field(version_of(group.fingerprint))
     before = client.hget(key, field)
-    text = {"token": tiles.token, "complete_since_ms": tiles.complete_since_ms, "whole": tiles.whole}
-    client.hset(key, field, json.dumps(text))
+    client.hset(key, field, json.dumps(asdict(tiles)))
     if before and (token := read_tiles(before).token) != tiles.token:
         for marks in buckets.mark_keys(token):
             client.delete(marks)

@@ -34,6 +34,7 @@ _SHARED = ("tests/end_to_end/",)
 _LONGEST = (
     "tests/end_to_end/",
     "tests/test_automation",
+    "tests/test_wheel",
     "tests/test_two_sources",
     "tests/speed/",
     "tests/batch/",
@@ -61,6 +62,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((place for place, start in enumerate(_LONGEST) if item.nodeid.startswith(start)), len(_LONGEST))
 
     items.sort(key=place)
+    for item in items:
+        if place(item) < _LONGEST.index("tests/batch/") and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))  # the first test of a deployment pays for its start
 
 
 @pytest.fixture(scope="session", autouse=True)

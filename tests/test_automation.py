@@ -140,11 +140,18 @@ def test_late_events_heal_by_themselves_also_when_the_run_and_the_daemon_are_kil
 
 
 class Callers:
-    """Ask for features, over and over; `seen` counts answers by status and by whether they are degraded."""
+    """Ask for features, over and over; `seen` counts answers by status and by whether they are degraded.
+
+    `wrong` has the values that are neither those of the first caller nor named as degraded.
+    """
 
     def __init__(self, settings: Settings, at: int) -> None:
-        self.seen, self._stop = Counter[tuple[int, bool]](), threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(settings, at)) for _ in range(4)]
+        self.seen, self.wrong, self._stop = Counter[tuple[int, bool]](), Counter[tuple[int, str, Any]](), threading.Event()
+        self._body = {"group": "user_features", "ids": [1, 2, 3, 4], "at": at}
+        rows = httpx.post(f"{settings.serving_url}/features", json=self._body, timeout=30).raise_for_status().json()["rows"]
+        assert not any(row["provenance"]["degraded"] for row in rows)
+        self._right = {row["id"]: row["features"] for row in rows}
+        self._threads = [threading.Thread(target=self._ask, args=(settings,)) for _ in range(4)]
 
     def __enter__(self) -> Callers:
         for one in self._threads:
@@ -156,13 +163,16 @@ class Callers:
         for one in self._threads:
             one.join(60)
 
-    def _ask(self, settings: Settings, at: int) -> None:
-        body = {"group": "user_features", "ids": [1, 2, 3, 4], "at": at}
+    def _ask(self, settings: Settings) -> None:
         with httpx.Client(base_url=settings.serving_url, timeout=30) as client:
             while not self._stop.wait(0.02):
-                answer = client.post("/features", json=body)
-                degraded = answer.is_success and any(row["provenance"]["degraded"] for row in answer.json()["rows"])
-                self.seen[answer.status_code, degraded] += 1
+                answer = client.post("/features", json=self._body)
+                rows = answer.json()["rows"] if answer.is_success else []
+                self.seen[answer.status_code, any(row["provenance"]["degraded"] for row in rows)] += 1
+                for row in rows:
+                    for name, value in row["features"].items():
+                        if value != self._right[row["id"]][name] and name not in row["provenance"]["degraded_features"]:
+                            self.wrong[row["id"], name, value] += 1
 
 
 def content(settings: Settings) -> dict[bytes, dict[bytes, bytes]]:
@@ -180,9 +190,11 @@ def test_a_store_that_lost_its_content_is_made_whole_by_itself(deployment: Setti
         unless_a_run_fails(lambda: content(deployment) == before and batch_end_ms(deployment) == MIDNIGHT, deployment)
     assert {status for status, _ in callers.seen} == {200}
     assert callers.seen[200, True], "without the views an answer says that it is degraded"
+    assert not callers.wrong, "while it fills, a value is right or named as degraded"
     with Callers(deployment, at) as callers:
         eventually(lambda: callers.seen.total() >= 20)
     assert set(callers.seen) == {(200, False)}
+    assert not callers.wrong
 
 
 def test_a_store_that_is_killed_or_stands_still_costs_no_caller_an_error(deployment: Settings) -> None:
@@ -201,6 +213,7 @@ def test_a_store_that_is_killed_or_stands_still_costs_no_caller_an_error(deploym
         eventually(lambda: callers.seen.total() >= answered + 40)
     assert {status for status, _ in callers.seen} == {200}
     assert callers.seen[200, True] > 100, "while it stands still answers come all the same"
+    assert not callers.wrong
     assert content(deployment) == before
     services.wait_healthy(deployment, list(SERVICES))
 

@@ -31,6 +31,8 @@ CLICKS = EventSource(
         Column("amount", ColumnType.DECIMAL),
         Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
         Column("item"),
+        Column("value"),
+        Column("offset", ColumnType.INT64),
         Column("properties", ColumnType.MAP),
     ),
 )
@@ -96,6 +98,8 @@ LINES: list[tuple[str | bytes, str | None]] = [
     (line(47, item='"caf\xe9"').encode("latin-1"), "the message is not text in UTF-8"),
     (line(48, properties='{"a":1,"a":2}'), None),
     ("not json", "the message is not a JSON object"),
+    (line(49, value='"v"', offset="7"), None),
+    (line(50, offset='"x"'), "offset is not a 64-bit integer: x"),
 ]  # fmt: skip
 
 
@@ -116,16 +120,17 @@ def streamed(spark: SparkSession, settings: Settings, messages: list[bytes]) -> 
     """What the speed layer's own expressions say."""
     rows = [(None, value, 0, offset, int(time.time() * 1_000)) for offset, value in enumerate(messages)]
     frame = spark.createDataFrame(rows, "key BINARY, value BINARY, partition INT, offset BIGINT, arrival_ms BIGINT")
-    return verdicts(judged(settings, frame, CLICKS, "offset"), "offset")
+    return verdicts(judged(settings, frame, CLICKS, {"_offset": "offset"}), "_offset")
 
 
 def test_the_stream_gives_each_line_its_true_reason(streamed: list[tuple[Any, ...]]) -> None:
     assert [row[0] for row in streamed] == [reason for _, reason in LINES]
     by_id = {row[1]: row for row in streamed if row[0] is None}
     assert str(by_id["e1"][4]) == "123456789012.123456"
-    assert by_id["e3"][7] == {}
-    assert by_id["e7"][4:] == (None, by_id["e7"][5], None, None)
+    assert by_id["e3"][-1] == {}
+    assert by_id["e7"][4:] == (None, by_id["e7"][5], None, None, None, None)
     assert (by_id["e8"][2], by_id["e9"][2], by_id["e15"][2]) == (2800, 9, 15)
+    assert by_id["e49"][7:9] == ("v", 7), "columns may have the names that a message's own parts have"
     assert (by_id["e20"][6], by_id["e21"][6], by_id["e24"][6]) == ("\U0001f600", "\\ud83d", " blank ")
 
 
@@ -165,7 +170,7 @@ def test_the_archive_gives_each_message_the_same_verdict_and_values(
 def test_a_message_of_nothing_has_its_true_reason(spark: SparkSession, settings: Settings) -> None:
     rows = [(0, None), (1, b""), (2, b" \n\t"), (3, b'"x"')]
     frame = spark.createDataFrame(rows, "offset BIGINT, value BINARY").selectExpr("*", "0L AS arrival_ms")
-    assert [row[0] for row in verdicts(judged(settings, frame, CLICKS, "offset"), "offset")] == [
+    assert [row[0] for row in verdicts(judged(settings, frame, CLICKS, {"_offset": "offset"}), "_offset")] == [
         "the message has no value: a tombstone",
         "the message is empty",
         "the message is empty",
@@ -176,6 +181,6 @@ def test_a_message_of_nothing_has_its_true_reason(spark: SparkSession, settings:
 def test_two_documents_in_one_message_are_no_event(spark: SparkSession, settings: Settings) -> None:
     both = "\n".join(json.dumps({"event_id": name, "user_id": 1}) for name in "ab").encode()
     frame = spark.createDataFrame([(0, both)], "offset BIGINT, value BINARY").selectExpr("*", "0L AS arrival_ms")
-    assert verdicts(judged(settings, frame, CLICKS, "offset"), "offset") == [
+    assert verdicts(judged(settings, frame, CLICKS, {"_offset": "offset"}), "_offset") == [
         ("there is text behind the JSON object of the message",)
     ]

@@ -37,6 +37,7 @@ def online_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefini
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.entities, "bytes per entity": report.bytes / max(report.entities, 1), "seconds": report.seconds,
+                "entities removed": report.removed,
                 "batch_end": rfc3339(report.batch_end_ms), RECENT: dg.MetadataValue.json([row["entity"] for row in recent]),
             }
         )  # fmt: skip

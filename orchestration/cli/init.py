@@ -70,7 +70,7 @@ def _check_name(name: str) -> None:
 
 
 def _files(name: str, port: int, now: datetime) -> dict[str, str]:
-    """The files of a project, by path. The history ends at the end of yesterday at the latest, two hours ago at the latest."""
+    """The files of a project, by path. The history ends with a day that has been over for two hours at least."""
     texts = resources.files("orchestration.cli") / "new-project"
     files = {
         path.format(name=name): Template((texts / f"{template}.template").read_text()).substitute(name=name, port=port)

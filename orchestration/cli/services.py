@@ -35,14 +35,11 @@ def up(
     project, settings = deployment_of(context, home)
     with nullcontext() if detach else until_ended(settings):
         ran = readers(settings)
-        with Progress() as progress:
-            with progress.step("start of the services", total=len(NAMES)) as advance:
-                services.up(
-                    settings,
-                    topics(project),
-                    on_progress=lambda name, step: advance(f"{name} {step}", by=int(step == "healthy")),
-                )
-            load_declarations(settings, project, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
+        with Progress() as progress, progress.step("start of the services", total=len(NAMES)) as advance:
+            services.up(
+                settings, topics(project), on_progress=lambda name, step: advance(f"{name} {step}", by=int(step == "healthy"))
+            )
+        load_declarations(settings, project, ran, on_progress=lambda name, step: note(f"{name}: {step}"))
         if as_json:
             print_json(_status(project, settings))
         else:

@@ -122,8 +122,8 @@ def batch_views(spark: SparkSession, settings: Settings, group: FeatureGroup, ba
 
 def speed_tiles(settings: Settings, group: FeatureGroup, events: DataFrame) -> dict[str, list[TileValue]]:
     """The tiles that the speed layer's own plan and fold make of the events, every fifth of which comes twice."""
-    typed = events.withColumn("partition", F.lit(0)).withColumn("offset", F.monotonically_increasing_id())
-    again = typed.where("hash(event_id) % 5 = 0").withColumn("offset", F.col("offset") + 2**40)
+    typed = events.withColumn("kafka_partition", F.lit(0)).withColumn("kafka_offset", F.monotonically_increasing_id())
+    again = typed.where("hash(event_id) % 5 = 0").withColumn("kafka_offset", F.col("kafka_offset") + 2**40)
     found: dict[str, list[TileValue]] = {}
     for batch in tiles(settings, group, contributions(group, typed.unionByName(again))).toArrow().to_batches():
         for entity, tile in zip(batch.column("entity").to_pylist(), fold_batch(group, batch), strict=True):

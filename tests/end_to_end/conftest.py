@@ -81,7 +81,7 @@ def braid(project: Path, home: Path, *arguments: str) -> Any:
     command = [sys.executable, "-m", "orchestration.cli", "--home", str(home), *arguments, "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "BRAID_SERVED_SHARE": "1"}
     environment.pop("BRAID_PROJECT")  # the project's pyproject.toml names it
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=project)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=project, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 

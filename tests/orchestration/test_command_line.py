@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from typer.testing import CliRunner
+
+from orchestration.cli import app
 
 BRAID = [sys.executable, "-m", "orchestration.cli"]
 
@@ -36,8 +41,10 @@ def braid(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_an_error_is_a_sentence(tmp_path: Path, arguments: list[str], says: str) -> None:
-    done = braid(tmp_path, *arguments, "--json")
-    assert done.returncode == 1
+    with mock.patch.dict(os.environ):
+        done = CliRunner().invoke(app, [*arguments, "--home", str(tmp_path), "--json"])
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert says in json.loads(done.stdout)["error"]

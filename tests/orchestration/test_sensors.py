@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,10 +12,8 @@ import dagster as dg
 import pytest
 from dagster._utils.schedules import schedule_execution_time_iterator
 
-from features.packed import FORMAT
 from infra.policies import GroupBounds
 from infra.settings import Settings
-from monitoring.alerts import ALERTS_KEY
 from orchestration.assets.quality import RETRAIN
 from orchestration.deployment import Deployment
 from orchestration.health import COVERED, FRESH, RECENT
@@ -24,7 +21,9 @@ from orchestration.jobs import schedules_of
 from orchestration.names import archive_key, drift_key, live_quality_key, online_key, speed_tiles_key
 from orchestration.run_days import RANGE_END, RANGE_START
 from orchestration.sensors import sensors_of
-from store.clients import PROGRESS_KEY, meta_key, store
+from store.clients import store
+from store.protocol import View
+from store.server import open_store
 from tests.declarations import item_features, project, repurchase, user_events, user_features
 
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
@@ -60,17 +59,13 @@ def progress(settings: Settings, **changed: Any) -> None:
         "written_at_ms": time.time_ns() // 1_000_000, **changed,
     }  # fmt: skip
     names = ("online:user_features", "online:item_features", "archive:user_events")
-    store(settings).hset(PROGRESS_KEY, mapping={name: json.dumps(entry) for name in names})
+    open_store(settings).set_progress(dict.fromkeys(names, entry))
 
 
 def published(settings: Settings, batch_end_ms: int, newest_event_ms: int = MIDNIGHT) -> None:
     for group in project.groups:
-        store(settings).hset(
-            meta_key(group.name),
-            mapping={
-                "batch_end_ms": batch_end_ms, "fingerprint": group.fingerprint, "format": FORMAT, "newest_event_ms": newest_event_ms, "entities": 1,
-            },
-        )  # fmt: skip
+        view = open_store(settings).begin_publication(group, View(batch_end_ms, batch_end_ms))
+        open_store(settings).end_publication(group, view, 1, newest_event_ms)
 
 
 def materialized(instance: dg.DagsterInstance, key: dg.AssetKey, **metadata: Any) -> None:
@@ -154,7 +149,7 @@ def test_health_is_reported_as_checks_and_alerts(deployment: Settings, instance:
     now_ms = time.time_ns() // 1_000_000
     published(settings, now_ms - 2 * DAY_MS, now_ms - DAY_MS)
     assert checks() == {FRESH: False, COVERED: False}
-    assert len(store(settings).hgetall(ALERTS_KEY)) >= 1
+    assert len(open_store(settings).notes("alerts")) >= 1
 
 
 def test_the_speed_layer_is_observed(deployment: Settings, instance: dg.DagsterInstance) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 
 from features.declaration import FeatureGroup, count, total
+from features.project import Project
 from features.sources import Column, ColumnType, EventSource
 from infra.settings import Settings
 from speed.__main__ import run
@@ -29,4 +30,4 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     while not ended.is_set():
         print("started", file=sys.stderr, flush=True)
-        run(Settings.load(), {CALLER.name: CALLER}, ended)
+        run(Settings.load(), Project((CALLS,), (CALLER,)), ended)

@@ -17,11 +17,13 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from batch.events import ingest_archive
 from features.packed import decode_tile, tile_prefix
-from infra import services
+from infra.embedded import services
 from infra.kafka import client_options, create_topics, end_offsets, producer_timed_topics
 from infra.settings import Settings
 from speed.visible import wait_archived
-from store.clients import PROGRESS_KEY, store
+from store.clients import store
+from store.keys import PROGRESS_KEY
+from tests.waiting import eventually
 
 from .calls import CALLER, CALLS
 
@@ -63,7 +65,7 @@ class Layer:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait()
+        self._process.wait(120)
 
     @property
     def starts(self) -> int:
@@ -73,14 +75,17 @@ class Layer:
         """How many calls the user's tile has, and their sum."""
         fields: dict[bytes, bytes] = store(self.settings).hgetall(CALLER.key(user_id))
         [packed] = [value for name, value in fields.items() if name.startswith(tile_prefix(CALLER.fingerprint))]
-        calls, spend = decode_tile(packed, CALLER.fingerprint).partials
-        return calls, spend / 1_000_000
+        partials = decode_tile(packed, CALLER.fingerprint).partials
+        features = enumerate(zip(CALLER.features, partials, strict=True))
+        calls, spend = (feature.aggregation.finalize(partial, 0, CALLER.scale_of(index)) for index, (feature, partial) in features)
+        return calls, spend
 
-    def wait(self, condition: Any, seconds: float = 300) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"{store(self.settings).hgetall(PROGRESS_KEY)} {self.log.read_text()[-3_000:]}"
-            time.sleep(1)
+    def wait(self, condition: Any, seconds: float = 600) -> None:
+        try:
+            eventually(condition, seconds)
+        except AssertionError as late:
+            late.add_note(f"{store(self.settings).hgetall(PROGRESS_KEY)} {self.log.read_text()[-3_000:]}")
+            raise
 
     def caught_up(self) -> bool:
         """Whether every query has read to the end that a reader of committed messages sees."""

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from infra.ports import ports_of
 from infra.settings import Settings
 from store.clients import store
 from store.server import RedisStore
+from tests.waiting import eventually
 
 PRIMARIES = 3
 
@@ -46,19 +46,21 @@ class Servers:
         with (folder / "log").open("ab") as log:
             self.processes[port] = subprocess.Popen([*command, "--port", str(port), "--dir", str(folder)], stdout=log, stderr=log)
         client = redis.Redis(port=port, retry=Retry(NoBackoff(), 0))
-        while True:
+
+        def answers() -> bool:
             try:
-                client.ping()
-                return
+                return bool(client.ping())
             except (redis.exceptions.AuthenticationError, redis.exceptions.BusyLoadingError):
-                return
+                return True
             except redis.RedisError:
                 assert self.processes[port].poll() is None, (folder / "log").read_text()[-2_000:]
-                time.sleep(0.02)
+                return False
+
+        eventually(answers, 30, every=0.02)
 
     def kill(self, port: int) -> None:
         self.processes[port].send_signal(signal.SIGKILL)
-        self.processes[port].wait()
+        self.processes[port].wait(30)
 
     def restart(self, port: int) -> None:
         self.start(self.commands[port], port)
@@ -67,7 +69,7 @@ class Servers:
         for process in self.processes.values():
             if process.poll() is None:
                 process.kill()
-                process.wait()
+                process.wait(30)
 
 
 def redis_server() -> str | None:
@@ -137,8 +139,7 @@ def form_cluster(ports: list[int], bus: list[int]) -> None:
     for port, bus_port in list(zip(ports, bus, strict=True))[1:]:
         nodes[0].execute_command("CLUSTER MEET", "127.0.0.1", port, bus_port)
     ids = [node.execute_command("CLUSTER MYID").decode() for node in nodes]
-    while any(len(node.execute_command("CLUSTER NODES")) < len(nodes) for node in nodes):
-        time.sleep(0.05)
+    eventually(lambda: all(len(node.execute_command("CLUSTER NODES")) >= len(nodes) for node in nodes), 60, every=0.05)
     for index, node in enumerate(nodes[PRIMARIES:]):
         node.execute_command("CLUSTER REPLICATE", ids[index])
     wait_for_cluster(ports)
@@ -146,14 +147,15 @@ def form_cluster(ports: list[int], bus: list[int]) -> None:
 
 def wait_for_cluster(ports: list[int], replicas: int = PRIMARIES) -> None:
     """Until every server says that all is well, and so many replicas have what their primaries have."""
-    while True:
+
+    def linked_up() -> bool:
         nodes = [redis.Redis(port=port) for port in ports]
         well = all(node.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for node in nodes)
         copies = [node.info("replication") for node in nodes]
         linked = sum(one["role"] == "slave" and one["master_link_status"] == "up" for one in copies)
-        if well and linked == replicas:
-            return
-        time.sleep(0.05)
+        return well and linked == replicas
+
+    eventually(linked_up, every=0.05)
 
 
 @pytest.fixture(params=["valkey", "redis", "cluster"])

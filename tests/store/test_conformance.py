@@ -188,7 +188,7 @@ def test_two_publishers_at_once_leave_the_newer_view_whatever_the_order(servers:
             here = [entity for entity in ids if entity % 10 != gone]
             rng.shuffle(here)
             view = mine.begin_publication(user_features, View(end_ms, 1))
-            together.wait()
+            together.wait(60)
             for start in range(0, len(here), 300):
                 some = here[start : start + 300]
                 mine.put_views(user_features, view, some, [value(end_ms, number)] * len(some))

@@ -15,6 +15,7 @@ from store.protocol import Mark, Tiles, View
 from store.reading import OnlineStore
 from store.server import RedisStore, writing_store
 from tests.declarations import user_features
+from tests.waiting import eventually
 
 from .conftest import Servers, wait_for_cluster
 from .test_conformance import TILE_MS, TTL, B, collapsed, parts, publish, tile, tiles_of, value
@@ -58,8 +59,7 @@ def test_writes_and_reads_go_on_when_a_primary_is_killed_and_nothing_is_lost_in_
     for thread in threads:
         thread.start()
     try:
-        while written[0] < 5:
-            time.sleep(0.05)
+        eventually(lambda: written[0] >= 5, every=0.05)
         victim = next(
             port for port in cluster_servers.processes if redis.Redis(port=port).info("replication")["role"] == "master"
         )  # fmt: skip
@@ -67,19 +67,22 @@ def test_writes_and_reads_go_on_when_a_primary_is_killed_and_nothing_is_lost_in_
         before = written[0]
         # A publication meanwhile ends well, or says why it does not and is run again.
         numbers = dict.fromkeys(range(USERS), 1)
-        while True:
+
+        def published() -> bool:
             with suppress(StoreError):
                 view = writing_store(settings).begin_publication(user_features, View(B, 2))
                 writing_store(settings).put_views(user_features, view, list(numbers), [value(B, 1)] * USERS)
                 writing_store(settings).end_publication(user_features, view, USERS, None)
-                break
-        while written[0] < before + 5:
-            time.sleep(0.05)
+                return True
+            return False
+
+        eventually(published, every=0)
+        eventually(lambda: written[0] >= before + 5, every=0.05)
         time.sleep(0.5)
     finally:
         stop.set()
         for thread in threads:
-            thread.join()
+            thread.join(60)
     assert answers[0] == set()
     assert answers[-1] == set(), "it has healed by itself"
     assert set().union(*answers) <= {

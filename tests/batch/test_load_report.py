@@ -1,0 +1,107 @@
+"""What a load says: what a wrong reading of a file would show in; and a check, which says it and loads nothing."""
+
+from __future__ import annotations
+
+import time
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from delta.tables import DeltaTable
+
+from batch.files import ReadOptions, open_events
+from batch.load import load_events, load_file
+from features.sources import Column, ColumnType, EventSource
+from infra.settings import Settings
+from speed.replay import messages_of, readable
+from speed.stream import judged
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+CASES = Path(__file__).parents[1] / "cases"
+SOURCE = EventSource(
+    name="orders",
+    topic="orders",
+    table="orders",
+    columns=(
+        Column("event_id", required=True),
+        Column("user_id", ColumnType.INT64, required=True),
+        Column("session_id", required=True),
+        Column("event_type", required=True),
+        Column("amount", ColumnType.DECIMAL),
+        Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
+        Column("item_id"),
+        Column("properties", ColumnType.MAP),
+    ),
+)
+EXPORT_MAPPING = {
+    "user_id": "distinct_id",
+    "session_id": "session",
+    "event_type": "name",
+    "event_timestamp": "time",
+    "amount": "revenue",
+}
+
+
+def test_a_check_says_what_would_be_loaded_and_loads_nothing(spark: SparkSession, lake: Settings) -> None:
+    with open_events(CASES / "B07-zero-time/year0.csv", SOURCE) as file:
+        report = load_file(spark, lake, SOURCE, file, check=True)
+    assert (report.read, report.loaded, report.quarantined, report.checked) == (2, 1, 1, True)
+    assert (report.first_event, report.last_event) == ("2026-11-01T11:30:00.000Z",) * 2
+    assert report.types == {"session_id": {"s": 1}, "event_type": {"VIEW": 1}}
+    assert [(row["_row"], row["event_id"], row["_reason"]) for row in report.sample] == [
+        (1, "z3", None),
+        (2, "z4", "event_timestamp lies before 1970-01-01: 0000-06-01T00:00:00Z"),
+    ]
+    assert report.dialect.startswith("CSV with the delimiter ','")
+    assert not DeltaTable.isDeltaTable(spark, lake.table(SOURCE.table))
+    assert not DeltaTable.isDeltaTable(spark, lake.table("quarantine"))
+    assert not (lake.home / "first_day.json").exists()
+
+
+def test_a_time_of_year_zero_or_one_makes_no_day(spark: SparkSession, lake: Settings) -> None:
+    for name in ("zero.csv", "year0.csv"):
+        report = load_events(spark, lake, SOURCE, CASES / "B07-zero-time" / name)
+        assert (report.loaded, report.quarantined) == (1, 1)
+        assert report.reasons == {"event_timestamp lies before 1970-01-01": 1}
+        assert (report.first_day, report.last_day) == (date(2026, 11, 1),) * 2
+
+
+def test_a_delivery_that_overlaps_adds_only_what_is_new(spark: SparkSession, lake: Settings) -> None:
+    folder = CASES / "A13-sparse-keys"
+    assert load_events(spark, lake, SOURCE, folder / "export_day1.jsonl", EXPORT_MAPPING).loaded == 2
+    report = load_events(spark, lake, SOURCE, folder / "export_day1_2.jsonl", EXPORT_MAPPING)
+    assert (report.read, report.loaded, report.duplicates) == (3, 1, 2)
+    assert report.last_event == "2026-11-01T11:30:00.000Z"
+    events = spark.read.format("delta").load(lake.table(SOURCE.table))
+    assert float(events.groupBy().sum("amount").collect()[0][0]) == 35.0
+
+
+def test_a_row_of_csv_means_the_same_loaded_and_replayed(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    path.write_text(
+        "event_id,user_id,session_id,event_type,amount,event_timestamp,item_id,properties\n"
+        '1,17850.0,s,V,1e2,2026-11-01 11:30 EST,NULL,"{""a"":1}"\n'
+        "2,x,s,V,,2026-11-01T11:30:00Z,i,\n"
+        "3,1,s,V,0012.50,2026-11-01T11:30:00Z,i,[]\n"
+        "4,1,s,V,1,2026-11-01T11:30:00Z,i,{broken\n"
+        "5,1,s,V,1,2026-11-01 11:30 CET,i,\n"
+        "6,+7,s,V,+1.5,1793532600,i,\n"
+    )
+    with open_events(path, SOURCE, None, ReadOptions()) as file:
+        replayed = [message for batch in file.batches() for message in messages_of(SOURCE, readable(batch))]
+    report = load_events(spark, lake, SOURCE, path)
+    assert (report.read, report.loaded, report.quarantined) == (6, 3, 3)
+    assert set(report.reasons) == {
+        "user_id is not a 64-bit integer",
+        "properties is not a JSON object",
+        "event_timestamp has a word behind the time that is no zone of a fixed offset",
+    }
+    rows = [(message.value, int(time.time() * 1_000)) for message in replayed]
+    frame = judged(lake, spark.createDataFrame(rows, "value BINARY, arrival_ms BIGINT"), SOURCE, {})
+    names = [column.name for column in SOURCE.columns]
+    sent = sorted((tuple(row) for row in frame.where("_reason IS NULL").select(*names).collect()), key=str)
+    loaded = spark.read.format("delta").load(lake.table(SOURCE.table)).select(*names)
+    assert sorted((tuple(row) for row in loaded.collect()), key=str) == sent
+    assert frame.where("_reason IS NOT NULL").count() == 2, "what the reader could not understand is not sent"
