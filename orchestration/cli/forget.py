@@ -12,12 +12,15 @@ from orchestration.cli.console import HomeOption, JsonOption, deployment_of, not
 
 def forget(
     context: typer.Context,
-    entity: Annotated[list[str], typer.Option("--entity", help="COLUMN=ID, such as user_id=17; repeatable.", show_default=False)],
-    fold: Annotated[bool, typer.Option("--backfill/--no-backfill", help="Fold and publish again what their events were in, instead of with the next batch.")] = True,
+    entity: Annotated[list[str], typer.Option("--entity", help="Entity, as COLUMN=ID, such as user_id=17. Repeatable.", show_default=False)],
+    fold: Annotated[bool, typer.Option("--backfill/--no-backfill", help="Compute and publish again what their events were part of, instead of in the next batch.")] = True,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:  # fmt: skip
-    """Erase entities: from events, archive, quarantine, dead letters, tiles, views, training sets, the served log and the online store; search each afterwards. Exit status 1 where something is left."""
+    """Erase entities from every table, dead-letter topic and key, then search each of these places again.
+
+    The exit status is 1 if something is left.
+    """
     from batch.erasure import entity_of
     from orchestration.forget import forget as erase
     from orchestration.quiet import quiet
