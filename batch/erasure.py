@@ -93,7 +93,7 @@ def names_entity(source: EventSource, entity: Entity, text: str, key: str = "NUL
     """
     column = source.column(entity.column)
     assert column is not None
-    schema = ", ".join(f"`{one.name}` STRING" for one in source.columns)
+    schema = ", ".join(f"`{column.name}` STRING" for column in source.columns)
     json = f"from_json({text}, {_literal(schema)})"
     value = _typed(column, json)
     word = _literal(rf"(?<![\p{{L}}\p{{N}}_]){re.escape(str(entity.id))}(?![\p{{L}}\p{{N}}_])")
@@ -107,16 +107,16 @@ def names_entity(source: EventSource, entity: Entity, text: str, key: str = "NUL
 
 def conditions(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> dict[str, str]:
     """By the name of each table that can hold the entity, those of older versions too: which of its rows are the entity's."""
-    found: dict[str, str] = {}
+    matching: dict[str, str] = {}
     for source in sources_of(project, entity):
-        found[source.archive_table] = names_entity(source, entity, "CAST(value AS STRING)", "CAST(key AS STRING)")
-        found[source.table] = f"`{entity.column}` = {entity.sql}"
-        found[QUARANTINE] = " OR ".join(filter(None, (found.get(QUARANTINE), names_entity(source, entity, "content"))))
+        matching[source.archive_table] = names_entity(source, entity, "CAST(value AS STRING)", "CAST(key AS STRING)")
+        matching[source.table] = f"`{entity.column}` = {entity.sql}"
+        matching[QUARANTINE] = " OR ".join(filter(None, (matching.get(QUARANTINE), names_entity(source, entity, "content"))))
     names = [group.name for group in groups_of(project, entity)]
     listed, any_name = ", ".join(map(_literal, names)), f"({'|'.join(names)})"
     present = delta_tables(spark, settings, project)
     if names:
-        found[SERVED_TOPIC] = f"`group` IN ({listed}) AND entity = {_literal(str(entity.id))}"
+        matching[SERVED_TOPIC] = f"`group` IN ({listed}) AND entity = {_literal(str(entity.id))}"
         keyed = re.compile(rf"(tiles|history)_{any_name}_{_VERSION}|view_{any_name}|{any_name}_realtime")
         trained = {
             table
@@ -124,8 +124,8 @@ def conditions(spark: SparkSession, settings: Settings, project: Project, entity
             if model.group.name in names
             for table in (model.training_table, model.logged_training_table)
         }
-        found |= {name: f"entity = {entity.sql}" for name in present if name in trained or keyed.fullmatch(name)}
-    return {name: condition for name, condition in found.items() if name in present}
+        matching |= {name: f"entity = {entity.sql}" for name in present if name in trained or keyed.fullmatch(name)}
+    return {name: condition for name, condition in matching.items() if name in present}
 
 
 def erase_rows(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> tuple[dict[str, int], list[date]]:
@@ -136,18 +136,18 @@ def erase_rows(spark: SparkSession, settings: Settings, project: Project, entity
     """
     deleted: dict[str, int] = {}
     days: set[date] = set()
-    found = conditions(spark, settings, project, entity)
+    matching = conditions(spark, settings, project, entity)
     for source in sources_of(project, entity):
-        if source.archive_table in found:
-            deleted[source.archive_table] = _delete(spark, settings, source.archive_table, found[source.archive_table])
+        if source.archive_table in matching:
+            deleted[source.archive_table] = _delete(spark, settings, source.archive_table, matching[source.archive_table])
             _skip_deletion(spark, settings, source)
-    found = conditions(spark, settings, project, entity)  # the first events may have come just now
+    matching = conditions(spark, settings, project, entity)  # the first events may have come just now
     for source in sources_of(project, entity):
-        if source.table in found:
-            rows = spark.read.format("delta").load(settings.table(source.table)).where(found[source.table])
+        if source.table in matching:
+            rows = spark.read.format("delta").load(settings.table(source.table)).where(matching[source.table])
             days |= {row["day"] for row in rows.select("day").distinct().collect()}
-    for name in found.keys() - deleted.keys():
-        deleted[name] = _delete(spark, settings, name, found[name])
+    for name in matching.keys() - deleted.keys():
+        deleted[name] = _delete(spark, settings, name, matching[name])
     return deleted, sorted(days)
 
 
@@ -198,12 +198,12 @@ def _delete(spark: SparkSession, settings: Settings, name: str, condition: str) 
         table = DeltaTable.forPath(spark, path)
         rows = table.toDF().where(condition).count()
         if rows:
-            said = (
+            metadata = (
                 table.history().where("userMetadata IS NOT NULL").orderBy("version", ascending=False).select("userMetadata").first()
             )
             session = spark.newSession()
-            if said:
-                session.conf.set(_USER_METADATA, said[0])
+            if metadata:
+                session.conf.set(_USER_METADATA, metadata[0])
             DeltaTable.forPath(session, path).delete(condition)
         return rows
 

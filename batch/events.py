@@ -188,7 +188,7 @@ def _spans(days: list[date], around: timedelta) -> list[tuple[date, date]]:
 
 def _judged(raw: DataFrame, settings: Settings, source: EventSource) -> DataFrame:
     """The messages as `append_events` takes them, and why one does not fit: `_reason`."""
-    kept = {"kafka_partition": "partition", "kafka_offset": "offset", "arrival_ms": "arrival_ms"}
-    for projection in message_projections(source, kept, "arrival_ms", settings.future_seconds * 1_000):
+    places = {"kafka_partition": "partition", "kafka_offset": "offset", "arrival_ms": "arrival_ms"}
+    for projection in message_projections(source, places, "arrival_ms", settings.future_seconds * 1_000):
         raw = raw.selectExpr(*projection)
     return raw.selectExpr("*", "'stream' AS origin", "kafka_offset AS _order")

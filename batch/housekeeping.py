@@ -59,8 +59,8 @@ class InUse:
 
 def group_of(name: str) -> str | None:
     """The group of a table that has a version in its name."""
-    found = _TABLE.fullmatch(name)
-    return found["group"] if found else None
+    table = _TABLE.fullmatch(name)
+    return table["group"] if table else None
 
 
 def delete_unused(spark: SparkSession, settings: Settings, in_use: InUse, now_ms: int | None = None) -> list[str]:
@@ -112,13 +112,15 @@ def _files(spark: SparkSession, uri: str) -> tuple[Any, Any]:
 
 def _folders(spark: SparkSession, uri: str) -> list[str]:
     files, path = _files(spark, uri)
-    return sorted(one.getPath().getName() for one in files.listStatus(path) if one.isDirectory()) if files.exists(path) else []
+    return (
+        sorted(entry.getPath().getName() for entry in files.listStatus(path) if entry.isDirectory()) if files.exists(path) else []
+    )
 
 
 def _written_ms(spark: SparkSession, uri: str) -> int:
     """When the folder's newest file was written."""
     files, path = _files(spark, uri)
-    newest, found = 0, files.listFiles(path, True)
-    while found.hasNext():
-        newest = max(newest, found.next().getModificationTime())
+    newest, listed = 0, files.listFiles(path, True)
+    while listed.hasNext():
+        newest = max(newest, listed.next().getModificationTime())
     return newest

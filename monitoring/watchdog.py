@@ -46,11 +46,11 @@ def guards(settings: Settings, project: Project, now_ms: int | None = None) -> l
     """
     store = reached_store(settings)
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    found = [
+    on_store = [
         eviction_guard(store.evicting_policies()),
         expiry_guard(settings.tile_ttl_seconds * 1_000, max(group.buffer_ms for group in project.groups)),
     ]
-    return [*found, *_retention_guards(settings, project, store, now_ms)]
+    return [*on_store, *_retention_guards(settings, project, store, now_ms)]
 
 
 def eviction_guard(policies: Iterable[str]) -> Guard:
@@ -70,18 +70,18 @@ def expiry_guard(ttl_ms: int, buffer_ms: int) -> Guard:
     )  # fmt: skip
 
 
-def retention_guard(topic: str, kept: Kept, batch_end_ms: int, now_ms: int) -> Guard:
+def retention_guard(topic: str, held: Kept, batch_end_ms: int, now_ms: int) -> Guard:
     """The topic keeps every message since batch_end.
 
     What was replayed has times before its arrival: while nothing has been deleted yet, nothing that is needed is older than the first message.
     """
-    needed_ms = max(batch_end_ms, kept.since_ms or batch_end_ms) if kept.whole else batch_end_ms
+    needed_ms = max(batch_end_ms, held.since_ms or batch_end_ms) if held.whole else batch_end_ms
     age_ms = max(0, now_ms - needed_ms)
-    message = f"The topic {topic} keeps messages for {'ever' if kept.retention_ms is None else _span(kept.retention_ms)}; those of the last {_span(age_ms)} are needed."
-    if kept.compacted:
+    message = f"The topic {topic} keeps messages for {'ever' if held.retention_ms is None else _span(held.retention_ms)}; those of the last {_span(age_ms)} are needed."
+    if held.compacted:
         message = f"The topic {topic} is compacted: of an entity's messages it keeps only the last."
     return Guard(
-        f"retention:{topic}", not kept.compacted and (kept.retention_ms is None or age_ms <= kept.retention_ms), message,
+        f"retention:{topic}", not held.compacted and (held.retention_ms is None or age_ms <= held.retention_ms), message,
         "Run `braid backfill`, and set the topic's retention.ms beyond the time between two batches and its cleanup.policy to delete.",
     )  # fmt: skip
 

@@ -41,7 +41,7 @@ def ask(
     records = context.instance.get_run_records(asked, limit=_LONGEST)
     if records and not records[0].dagster_run.is_finished:
         return dg.SkipReason(f"Run {records[0].dagster_run.run_id[:8]} is under way.")
-    failures = sum(1 for _ in takewhile(lambda one: one.dagster_run.status is not DagsterRunStatus.SUCCESS, records))
+    failures = sum(1 for _ in takewhile(lambda record: record.dagster_run.status is not DagsterRunStatus.SUCCESS, records))
     looks = min(2 ** max(failures - 1, 0), _LONGEST)
     if records and records[0].dagster_run.tags.get(WILL_RETRY_TAG) == "true":
         looks = max(looks, _LEFT)

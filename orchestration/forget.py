@@ -105,14 +105,14 @@ def forget(
         if ends_ms:  # as of the time that is published already
             backfill(project, settings, max(ends_ms), train=False, sources=(source,), on_asset=on_asset)
             folded = True
-    kept = erase_files(spark, settings, delta_tables(spark, settings, project))
+    undeleted = erase_files(spark, settings, delta_tables(spark, settings, project))
     remaining: dict[str, int] = {}
     for entity in entities:
         _add(remaining, {f"table {name}": count for name, count in count_rows(spark, settings, project, entity).items()})
     for source in sources if kafka else ():
         _add(remaining, {f"topic {source.dlq_topic}": _count_messages(spark, settings, source.dlq_topic, source, entities)})
     _add(remaining, {f"store {group.name}": store.holds(group, ids) for group, ids in stored})
-    unproven = [f"Files of older versions of the table {name} could not be deleted." for name in kept]
+    unproven = [f"Files of older versions of the table {name} could not be deleted." for name in undeleted]
     unproven += _unproven(spark, settings, project, entities, kafka)
     return ForgetReport(tuple(map(str, entities)), erased, remaining, len(days), folded, tuple(unproven))
 

@@ -48,13 +48,13 @@ def used(settings: Settings, project: Project, tables: list[str]) -> InUse:
         MlflowException: The registry does not answer.
     """
     store = reached_store(settings)
-    names = {group.name for group in project.groups} | {name for one in tables if (name := group_of(one))}
+    names = {group.name for group in project.groups} | {name for table in tables if (name := group_of(table))}
     published = [store.published(name) for name in sorted(names)]
     fingerprints = {group.fingerprint for group in project.groups} | {view.fingerprint for view in published if view}
     versions: dict[str, set[int]] = {}
     trainings = {model.name: model for model in project.models}
     for name, tags in _trained(settings):
-        fingerprints |= {found for value in tags.values() for found in _FINGERPRINT.findall(value)}
+        fingerprints |= {fingerprint for value in tags.values() for fingerprint in _FINGERPRINT.findall(value)}
         versions.setdefault(f"training_set_{name}", set()).add(int(tags.get("training_set_version", -1)))
         if name in trainings:
             versions.setdefault(view_table(trainings[name].group), set()).add(int(tags.get("view_version", -1)))

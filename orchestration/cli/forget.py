@@ -26,7 +26,7 @@ def forget(
     from orchestration.quiet import quiet
 
     project, settings = deployment_of(context, home)
-    entities = tuple(entity_of(project, one) for one in entity)
+    entities = tuple(entity_of(project, name) for name in entity)
     with quiet(settings.home / "logs" / "forget.log") as terminal:
 
         def tell(asset: str, seconds: float | None) -> None:
