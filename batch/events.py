@@ -168,8 +168,9 @@ def _new_messages(spark: SparkSession, settings: Settings, source: EventSource) 
     if done >= 0:
         changes = spark.read.format("delta").option("readChangeFeed", "true")
         try:
-            # What was appended since, not what only moved from many files to one.
+            # What was appended since, not what only moved from many files to one, nor what was deleted.
             rows = changes.option("startingVersion", done + 1).option("endingVersion", archive.version).load(archive.path)
+            rows = rows.where("_change_type = 'insert'")
         except (AnalysisException, Py4JJavaError):
             # The log does not go back so far: all is read, and what is known falls by its id.
             pass
@@ -187,7 +188,7 @@ def _spans(days: list[date], around: timedelta) -> list[tuple[date, date]]:
 
 def _judged(raw: DataFrame, settings: Settings, source: EventSource) -> DataFrame:
     """The messages as `append_events` takes them, and why one does not fit: `_reason`."""
-    kept = {"kafka_partition": "partition", "kafka_offset": "offset", "arrival_ms": "arrival_ms"}
-    for projection in message_projections(source, kept, "arrival_ms", settings.future_seconds * 1_000):
+    places = {"kafka_partition": "partition", "kafka_offset": "offset", "arrival_ms": "arrival_ms"}
+    for projection in message_projections(source, places, "arrival_ms", settings.future_seconds * 1_000):
         raw = raw.selectExpr(*projection)
     return raw.selectExpr("*", "'stream' AS origin", "kafka_offset AS _order")

@@ -41,10 +41,10 @@ def message_projections(
     # Spark reads the first document of a text and passes over what follows it: within an object of braid's own nothing can follow.
     schema = f"e STRUCT<{columns}>, `end` STRING, `_corrupt` STRING"
     document = f"from_json(concat('{{\"e\":', _text, ',\"end\":1}}'), '{schema}', map({_STRICT})) AS _json"
-    kept = [f"{column} AS {name}" for name, column in keep.items()]
+    keeping = [f"{column} AS {name}" for name, column in keep.items()]
     raw = [f"CAST(_json.e.`{column.name}` AS STRING) AS `{column.name}`" for column in source.columns]
     return (
-        [*kept, "value", "CAST(value AS STRING) AS _text"],
+        [*keeping, "value", "CAST(value AS STRING) AS _text"],
         [*keep, "value", "_text", document],
         [*keep, *raw, f"{_message_misfit_sql(source)} AS {MISFIT}"],
         *row_projections(source, list(keep), arrival_ms_sql, future_ms),

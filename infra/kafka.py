@@ -177,6 +177,69 @@ def held(settings: Settings, topic: str) -> dict[int, Held]:
     }
 
 
+class Kept(NamedTuple):
+    """What a topic keeps.
+
+    Attributes:
+        retention_ms: For how long a message is kept; None for ever.
+        compacted: Whether of the messages with one key only the last is.
+        since_ms: When the first message that is there arrived; None without any.
+        whole: Whether no message has been deleted yet.
+    """
+
+    retention_ms: int | None
+    compacted: bool
+    since_ms: int | None
+    whole: bool
+
+
+def kept_messages(settings: Settings, topic: str) -> Kept:
+    """What a topic keeps.
+
+    Raises:
+        ServiceError: Kafka does not answer, or has no such topic.
+    """
+    try:
+        admin, consumer = KafkaAdminClient(**client_options(settings)), KafkaConsumer(**client_options(settings))
+        try:
+            resource = ConfigResource(ConfigResourceType.TOPIC, topic)
+            found = admin.describe_configs([resource], config_filter="all")["topic"][topic]
+            partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+            begin = consumer.beginning_offsets(partitions)
+            first = consumer.offsets_for_times(dict.fromkeys(partitions, 0))
+        finally:
+            admin.close()
+            consumer.close()
+    except (KafkaError, KeyError) as error:
+        raise ServiceError(
+            f"Kafka on {settings.kafka_bootstrap} does not say what it keeps of {topic}: {error}.",
+            "Run `braid up`, or correct KAFKA_BOOTSTRAP.",
+        ) from None
+    retention_ms, policy = int(found["retention.ms"]["value"]), str(found["cleanup.policy"]["value"])
+    return Kept(
+        retention_ms if retention_ms >= 0 and "delete" in policy else None, "compact" in policy,
+        min((one.timestamp for one in first.values() if one), default=None), not any(begin.values()),
+    )  # fmt: skip
+
+
+def delete_messages(settings: Settings, topic: str, until: Mapping[int, int]) -> None:
+    """Deletes the messages before an offset of each partition of a topic.
+
+    Raises:
+        ServiceError: Kafka refuses or does not answer.
+    """
+    try:
+        admin = KafkaAdminClient(**client_options(settings))
+        try:
+            admin.delete_records({TopicPartition(topic, partition): offset for partition, offset in until.items()})
+        finally:
+            admin.close()
+    except KafkaError as error:
+        raise ServiceError(
+            f"The messages of {topic} could not be deleted: {error}.", "Let braid delete records of the topic, and try again."
+        ) from None
+
+
 def _password(settings: Settings) -> str:
     return settings.kafka_sasl_password.get_secret_value() if settings.kafka_sasl_password else ""
 

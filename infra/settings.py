@@ -202,6 +202,10 @@ class Settings(BaseSettings):
     late_events: int = Field(
         100, alias="BRAID_LATE_EVENTS", gt=0, description="Number of late events that starts a repair of their days by the batch."
     )
+    keep_days: int = Field(
+        30, alias="BRAID_KEEP_DAYS", gt=0,
+        description="Days that the lake keeps older versions of its tables, and tables and checkpoints of versions of a declaration that are not in use.",
+    )  # fmt: skip
     drift: float = Field(
         0.2,
         alias="BRAID_DRIFT",

@@ -43,6 +43,10 @@ TOLERANCE_LOG_LOSS = 0.02
 TOLERANCE_SLICE_AUC, MIN_SLICE, SLICE_CONFIDENCE = 0.02, 400, 0.99
 #: The median time of one prediction, in milliseconds: a request has ten for everything.
 MAX_PREDICT_MS = 5.0
+#: The tag of a promoted version that says whether served answers had been checked and found right: "true" or "false".
+PROVEN_TAG = "proven"
+#: What the reason of a promotion says without that evidence.
+UNPROVEN = "Unknown: nothing served was checked."
 _TWIN_TAG = "twin_version"
 _DAY_MS, _WEEK_DAYS = 86_400_000, 7
 
@@ -67,12 +71,14 @@ class Slice:
 class PromotionReport:
     """Whether the candidate was promoted, why in a sentence, and who is champion now (empty: nobody).
 
-    Both evaluations and the slices where there was a comparison; `predict_ms` is the candidate's median time of one prediction.
+    Both evaluations and the slices where there was a comparison; `predict_ms` is the candidate's median time of one prediction. `proven` says
+    whether served answers were checked and found right.
     """
 
     promoted: bool
     reason: str
     champion_version: str
+    proven: bool
     candidate: Evaluation | None = None
     champion: Evaluation | None = None
     slices: tuple[Slice, ...] = ()
@@ -80,7 +86,8 @@ class PromotionReport:
 
 
 def promote(
-    settings: Settings, model: Model, candidate_version: str, rows: pd.DataFrame, defects: int = 0, twin_version: str | None = None
+    settings: Settings, model: Model, candidate_version: str, rows: pd.DataFrame, defects: int | None = None,
+    twin_version: str | None = None,
 ) -> PromotionReport:  # fmt: skip
     """Holds the candidate to the gate and moves the alias if it passes.
 
@@ -92,7 +99,8 @@ def promote(
         model: The declaration.
         candidate_version: A version of the registered model.
         rows: Its training set.
-        defects: Of the last verdict of consistency: served values that differ from the right ones and that nothing explains.
+        defects: Of the last verdict of consistency: served values that differ from the right ones and that nothing explains; None where
+            no served answer was checked.
         twin_version: The batch-only twin's version, which becomes its own name's champion along with the candidate.
     """
     from mlflow import MlflowClient
@@ -101,14 +109,21 @@ def promote(
     client, name, group = MlflowClient(settings.mlflow_tracking_uri), model.name, model.group
     present = version_by_alias(settings, name, CHAMPION)
     version = present.version if present else ""
+    proven = defects == 0
 
     def crown(reason: str, **found: Any) -> PromotionReport:
-        tags = {DIGEST_TAG: text_digest(text), "promotion": reason, **({_TWIN_TAG: twin_version} if twin_version else {})}
+        reason = reason if proven else f"{reason} {UNPROVEN}"
+        tags = {
+            DIGEST_TAG: text_digest(text),
+            "promotion": reason,
+            PROVEN_TAG: str(proven).lower(),
+            **({_TWIN_TAG: twin_version} if twin_version else {}),
+        }
         for key, value in tags.items():
             client.set_model_version_tag(name, candidate_version, key, value)
         client.set_registered_model_alias(name, CHAMPION, candidate_version)
         crown_twin(twin_version)
-        return PromotionReport(True, reason, candidate_version, **found)
+        return PromotionReport(True, reason, candidate_version, proven, **found)
 
     def crown_twin(twin: str | None) -> None:
         if twin is not None:
@@ -116,12 +131,12 @@ def promote(
 
     def refuse(reason: str, **found: Any) -> PromotionReport:
         client.set_model_version_tag(name, candidate_version, "promotion", reason)
-        return PromotionReport(False, reason, version, **found)
+        return PromotionReport(False, reason, version, proven, **found)
 
     if present is not None:  # a run that ended between the two, or somebody by hand, has left the twin behind
         crown_twin(present.tags.get(_TWIN_TAG))
     if version == candidate_version:
-        return PromotionReport(False, "The candidate is the champion already.", version)
+        return PromotionReport(False, "The candidate is the champion already.", version, proven)
     if defects:
         return refuse(f"What is served is not what was trained on: the last check of consistency has found {defects} defects.")
     try:

@@ -58,8 +58,11 @@ def run_job(
     from dagster import DagsterExecutionInterruptedError
 
     from orchestration.definitions import definitions
+    from orchestration.workers import fail_dead_runs, worker_tag
 
+    fail_dead_runs(instance)
     started, run_id = time.monotonic(), str(uuid.uuid4())
+    tags = {**arguments.pop("tags", {}), **worker_tag()}
     # The run's events are in the UI; in the terminal they would bury the progress.
     config = {**(arguments.pop("run_config", None) or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     try:
@@ -67,7 +70,9 @@ def run_job(
             result = (
                 definitions(deployment.project, deployment.settings)
                 .resolve_job_def(job)
-                .execute_in_process(instance=instance, run_id=run_id, raise_on_error=False, run_config=config, **arguments)
+                .execute_in_process(
+                    instance=instance, run_id=run_id, raise_on_error=False, run_config=config, tags=tags, **arguments
+                )
             )
     except DagsterExecutionInterruptedError:
         raise KeyboardInterrupt from None  # Dagster's name for Ctrl-C

@@ -8,6 +8,8 @@ from features.project import Model
 from features.sources import EventSource
 from orchestration.deployment import Deployment
 from orchestration.names import (
+    HOUSEKEEPING_JOB,
+    LAKE,
     PUBLISH_JOB,
     QUALITY_JOB,
     SERVED,
@@ -78,6 +80,14 @@ def quality_job_of(deployment: Deployment) -> Any:
     )  # fmt: skip
 
 
+def housekeeping_job() -> Any:
+    """The job that keeps the lake small."""
+    return dg.define_asset_job(
+        HOUSEKEEPING_JOB, dg.AssetSelection.assets(LAKE), executor_def=dg.in_process_executor,
+        description="Deletes what is older than BRAID_KEEP_DAYS and not in use: older versions of tables, and tables and checkpoints of older versions.",
+    )  # fmt: skip
+
+
 def jobs_of(deployment: Deployment) -> list[Any]:
     """All jobs."""
     project = deployment.project
@@ -88,17 +98,23 @@ def jobs_of(deployment: Deployment) -> list[Any]:
         *map(training_job_of, project.models),
         *map(logged_training_job_of, project.models),
         quality_job_of(deployment),
+        housekeeping_job(),
     ]
 
 
 def schedules_of(deployment: Deployment) -> list[dg.ScheduleDefinition]:
-    """A new candidate of each model every week."""
+    """A new candidate of each model every week, and the housekeeping every night."""
+    housekeeping = dg.ScheduleDefinition(
+        name="nightly_housekeeping", job_name=HOUSEKEEPING_JOB, cron_schedule="30 3 * * *", execution_timezone="UTC",
+        description="Keeps the lake small.", default_status=dg.DefaultScheduleStatus.RUNNING,
+    )  # fmt: skip
     on = "retraining" in deployment.settings.automation
     return [
-        dg.ScheduleDefinition(
+        housekeeping,
+        *(dg.ScheduleDefinition(
             name=f"weekly_{training_job(model)}", job_name=training_job(model), cron_schedule="0 1 * * 1", execution_timezone="UTC",
             description=f"A new candidate of {model.name} every Monday.",
             default_status=dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED,
         )
-        for model in deployment.project.models
+        for model in deployment.project.models),
     ]  # fmt: skip

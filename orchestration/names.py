@@ -105,4 +105,6 @@ def logged_training_job(model: Model) -> str:
     return f"training_on_served_{model.name}"
 
 
-PUBLISH_JOB, QUALITY_JOB = "publish", "quality"
+LAKE = dg.AssetKey("lake")
+
+PUBLISH_JOB, QUALITY_JOB, HOUSEKEEPING_JOB = "publish", "quality", "housekeeping"

@@ -95,8 +95,8 @@ def archive_batch(settings: Settings, source: EventSource, topic: str, batch: Da
 
 def dead_letters(settings: Settings, source: EventSource, batch: DataFrame) -> DataFrame:
     """Of a batch of messages those that do not fit, as Kafka's sink takes them: key, value, headers."""
-    kept = {f"_{name}": name for name in ("key", "value", "partition", "offset")}
-    letters = judged(settings, batch, source, kept)
+    renamed = {f"_{name}": name for name in ("key", "value", "partition", "offset")}
+    letters = judged(settings, batch, source, renamed)
     headers = F.array(
         _header("reason", F.col("_reason")),
         _header("topic", F.lit(source.topic)),

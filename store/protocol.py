@@ -169,6 +169,15 @@ class Store(Protocol):
     def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
         """What is stored of entities, of the version that is published."""
 
+    def holds(self, group: FeatureGroup, ids: Sequence[int | str]) -> int:
+        """Of how many entities the store has anything, of whatever version."""
+
+    def evicting_policies(self) -> set[str]:
+        """The policies by which a server drops keys when its memory is full; empty where none does.
+
+        A server without a bound on its memory drops nothing, whatever its policy.
+        """
+
     def notes(self, kind: str) -> dict[str, dict[str, Any]]:
         """What was noted, by key."""
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import redis
+
 from features.declaration import FeatureGroup
 from infra.settings import Settings
 from store import publishing, tiles
@@ -97,6 +99,19 @@ class RedisStore:
     @_told
     def has_tiles_of(self, token: str, tasks: int | None, batch_id: int) -> bool:
         return tiles.has_tiles_of(self._client, self._buckets, token, tasks, batch_id)
+
+    @_told
+    def holds(self, group: FeatureGroup, ids: Sequence[int | str]) -> int:
+        return sum(self._client.exists(group.key(entity_id)) for entity_id in ids)
+
+    @_told
+    def evicting_policies(self) -> set[str]:
+        clustered = isinstance(self._client, redis.RedisCluster)
+        answer = self._client.info("memory", **({"target_nodes": redis.RedisCluster.PRIMARIES} if clustered else {}))
+        servers = [answer] if "maxmemory" in answer else answer.values()
+        return {
+            server["maxmemory_policy"] for server in servers if server["maxmemory"] and server["maxmemory_policy"] != "noeviction"
+        }
 
     @_told
     def progress(self) -> dict[str, dict[str, Any]]:

@@ -75,6 +75,13 @@ def test_every_variable_is_a_setting(document: str) -> None:
     assert not [name for name in named if f'"{name.removesuffix("_FILE")}"' not in sources]
 
 
+def test_every_reason_in_operations_is_given_by_the_code() -> None:
+    sources = "".join(path.read_text() for room in ("features", "store") for path in (ROOT / room).rglob("*.py"))
+    reasons = re.findall(r"^\| answers are degraded: \"(?:… )?([^\"…]+)", TEXTS["docs/operations.md"], flags=re.MULTILINE)
+    assert len(reasons) >= 5
+    assert not [reason for reason in reasons if reason.strip() not in sources]
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_reference_page_is_what_the_code_says(name: str) -> None:
     assert (FOLDER / name).read_text() == PAGES[name](), "Run python -m docs.reference."

@@ -64,7 +64,6 @@ NOT_YET_RENAMED = {
     "serving/contract.py",
     "serving/service.py",
     "speed/__main__.py",
-    "speed/completeness.py",
     "speed/fold.py",
     "speed/offline.py",
     "speed/progress.py",

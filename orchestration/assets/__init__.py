@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from orchestration.assets import batch, models, quality, serving, speed
+from orchestration.assets import batch, lake, models, quality, serving, speed
 from orchestration.deployment import Deployment
 
 
 def assets_of(deployment: Deployment) -> list[Any]:
     """All assets, in the order of the way of the data."""
-    return [asset for module in (speed, batch, serving, models, quality) for asset in module.assets_of(deployment)]
+    return [asset for module in (speed, batch, lake, serving, models, quality) for asset in module.assets_of(deployment)]

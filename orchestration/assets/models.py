@@ -36,6 +36,8 @@ TWIN = "twin version"
 TRAINED_ON = "trained on"
 #: Metadata of `{group}_consistency`: served cells that differ from the right ones, and that nothing explains.
 DEFECTS = "defects"
+#: Metadata of `{group}_consistency`: how many answers were checked. Without any, it is no evidence.
+ANSWERS = "answers"
 
 
 def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
@@ -135,19 +137,20 @@ def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
         if "version" not in candidate:
             return dg.MaterializeResult(metadata={"promoted": False, "reason": "There is no candidate."})
         checked = latest_metadata(context.instance, consistency_key(model.group))
+        defects = int(checked[DEFECTS]) if checked.get(ANSWERS) else None
         report = promote(
             settings,
             model,
             str(candidate["version"]),
             _rows(spark, settings, candidate.get(TRAINED_ON, model.training_table)),
-            int(checked.get(DEFECTS, 0)),
+            defects,
             str(candidate[TWIN]),
         )
         slices = [dg.TableRecord({"where": one.name, "rows": one.rows, "candidate": one.candidate_auc, "champion": one.champion_auc})
                   for one in report.slices]  # fmt: skip
         return dg.MaterializeResult(
             metadata={
-                "promoted": report.promoted, "reason": report.reason, "champion_version": report.champion_version,
+                "promoted": report.promoted, "proven": report.proven, "reason": report.reason, "champion_version": report.champion_version,
                 "ms per prediction": report.predict_ms or 0.0, **({"AUC by slice": dg.MetadataValue.table(slices)} if slices else {}),
             }
         )  # fmt: skip

@@ -15,7 +15,7 @@ from monitoring.attribution import Reason
 from monitoring.consistency import check_consistency
 from monitoring.drift import feature_drift, live_quality
 from monitoring.experiment import report_experiment
-from orchestration.assets.models import DEFECTS
+from orchestration.assets.models import ANSWERS, DEFECTS
 from orchestration.deployment import OWNERS, Deployment
 from orchestration.names import SERVED, consistency_key, drift_key, events_key, experiment_key, live_quality_key, view_key
 from orchestration.plots import intervals, rates
@@ -43,7 +43,7 @@ def consistency_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsD
         ]
         return dg.MaterializeResult(
             metadata={
-                "answers": report.answers, "cells": sum(one.cells for one in report.features), DEFECTS: report.defects,
+                ANSWERS: report.answers, "cells": sum(one.cells for one in report.features), DEFECTS: report.defects,
                 **{str(reason): report.count(reason) for reason in Reason}, "features": dg.MetadataValue.table(records) if records else "none",
                 "rates": rates(table), "examples": "\n".join(examples) or "none",
             }

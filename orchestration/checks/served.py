@@ -7,7 +7,7 @@ import dagster as dg
 from features.declaration import FeatureGroup
 from features.project import Model
 from monitoring.experiment import SRM_ALPHA
-from orchestration.assets.models import DEFECTS
+from orchestration.assets.models import ANSWERS, DEFECTS
 from orchestration.deployment import Deployment
 from orchestration.materialized import latest_metadata
 from orchestration.names import consistency_key, experiment_key
@@ -21,8 +21,13 @@ def no_defects(group: FeatureGroup) -> Any:
         description="Every served value that differs from the right one has a reason: lag, late data, or the answer said so itself.",
     )  # fmt: skip
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        defects = latest_metadata(context.instance, consistency_key(group)).get(DEFECTS, 0)
-        return dg.AssetCheckResult(passed=not defects, metadata={DEFECTS: defects})
+        checked = latest_metadata(context.instance, consistency_key(group))
+        if not checked.get(ANSWERS):
+            return dg.AssetCheckResult(
+                passed=False, severity=dg.AssetCheckSeverity.WARN,
+                metadata={ANSWERS: 0, "reason": f"No evidence: no served answer of {group.name} was checked. BRAID_SERVED_SHARE is the share that is logged."},
+            )  # fmt: skip
+        return dg.AssetCheckResult(passed=not checked[DEFECTS], metadata={ANSWERS: checked[ANSWERS], DEFECTS: checked[DEFECTS]})
 
     return check
 

@@ -1,8 +1,8 @@
 """The command line `braid`.
 
-Projects (init), services (up, down, status, plan, doctor), data (load, replay, backfill), answers (features, predict, consistency), models
-(models, train, promote), demo and benchmarks (demo, bench). Every command has `--json`, and all but init have `--home`. An error is one
-sentence of cause and one of cure.
+Projects (init), services (up, down, status, plan, doctor), data (load, replay, backfill, forget), answers (features, predict, consistency),
+models (models, train, promote), demo and benchmarks (demo, bench). Every command has `--json`, and all but init have `--home`. An error is
+one sentence of cause and one of cure.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from orchestration.cli import answers, data, jobs, models, services
+from orchestration.cli import answers, data, forget, jobs, models, services
 from orchestration.cli.console import Context, HomeOption, ProjectOption, told
 from orchestration.cli.init import init
 
@@ -27,8 +27,8 @@ def _deployment(context: typer.Context, home: HomeOption = None, project: Projec
 
 
 for command in (
-    init, services.up, services.down, services.status, services.plan, services.doctor, data.load, data.replay, data.backfill, answers.features, answers.predict,
-    answers.consistency, models.models, models.train, models.promote, jobs.demo, jobs.bench,
+    init, services.up, services.down, services.status, services.plan, services.doctor, data.load, data.replay, data.backfill, forget.forget,
+    answers.features, answers.predict, answers.consistency, models.models, models.train, models.promote, jobs.demo, jobs.bench,
 ):  # fmt: skip
     app.command()(told(command))
 

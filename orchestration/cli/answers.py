@@ -10,6 +10,8 @@ import typer
 from infra.errors import InputError, ServiceError
 from orchestration.cli.console import HomeOption, JsonOption, deployment_of, instant_ms, note, print_json
 
+#: Exit status of a check that found nothing to check: neither right nor wrong.
+_NO_EVIDENCE = 3
 GroupOption = Annotated[
     str | None, typer.Option("--group", help="Feature group. Default: the first of the project.", show_default=False)
 ]
@@ -75,7 +77,7 @@ def consistency(
 ) -> None:
     """Compare served values with a brute-force computation over all raw events.
 
-    The exit status is 1 if a value differs; with --logged, if a value differs without a known reason.
+    The exit status is 1 if a value differs (with --logged, if a value differs without a known reason), and 3 if there was nothing to check.
     """
     from orchestration.known_events import export_known_events
     from orchestration.proof import prove, sample_ids
@@ -101,6 +103,8 @@ def consistency(
             note(f"  {one.entity} {one.feature}: served {one.served}, right is {one.expected}")
     if report.differences:
         raise typer.Exit(1)
+    if not report.cells_compared:
+        raise typer.Exit(_NO_EVIDENCE)
 
 
 def _logged_consistency(project: Any, settings: Any, as_json: bool) -> None:
@@ -111,16 +115,19 @@ def _logged_consistency(project: Any, settings: Any, as_json: bool) -> None:
     with quiet(settings.home / "logs" / "consistency.log"):
         report = check_quality(project, settings)
     groups = consistency_figures(project, report)
+    evidence = any(found["answers"] for found in groups.values())
     if as_json:
-        print_json({"groups": groups})
+        print_json({"groups": groups, "evidence": evidence})
     else:
         for name, found in groups.items():
             reasons = ", ".join(f"{found[str(reason)]} by {reason}" for reason in Reason)
             note(f"{name}: {found['answers']} answers, {found['cells']} cells recomputed; differing: {reasons}.")
-        if not any(found["answers"] for found in groups.values()):
-            note("Nothing was logged: set BRAID_SERVED_SHARE, such as to 0.01, and start the services again.")
+        if not evidence:
+            note("No evidence: nothing was logged. Set BRAID_SERVED_SHARE, such as to 0.01, and start the services again.")
     if any(found["defects"] for found in groups.values()):
         raise typer.Exit(1)
+    if not evidence:
+        raise typer.Exit(_NO_EVIDENCE)
 
 
 def _id(group: Any, text: str) -> int | str:

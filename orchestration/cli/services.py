@@ -115,7 +115,7 @@ def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption
     from orchestration.topics import topics
 
     project, settings = deployment_of(context, home)
-    checks = examine(settings, topics(project))
+    checks = [*examine(settings, topics(project)), *_watched(project, settings)]
     if as_json:
         print_json(checks)
     else:
@@ -125,9 +125,26 @@ def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption
         raise typer.Exit(1)
 
 
+def _watched(project: Any, settings: Any) -> list[Any]:
+    """What the watchdog finds, as checks; none where the online store does not run, which its own check says."""
+    from infra.doctor import Check
+    from infra.errors import BraidError
+    from monitoring.watchdog import guards
+    from orchestration.running import runs
+
+    if not runs(settings, "valkey"):
+        return []
+    try:
+        found = guards(settings, project)
+    except BraidError as error:
+        return [Check("watchdog", False, error.cause, error.cure)]
+    return [Check(one.key, one.holds, one.message, "" if one.holds else one.cure) for one in found]
+
+
 def _status(project: Any, settings: Any) -> dict[str, Any]:
     from infra.embedded.health import url
     from infra.embedded.services import status as services_status
+    from infra.lake import table_sizes
     from monitoring.alerts import Alerts
     from monitoring.freshness import newest_event_ms
     from serving.contract import rfc3339
@@ -141,6 +158,7 @@ def _status(project: Any, settings: Any) -> dict[str, Any]:
         "urls": {"dagster": settings.dagster_url, "serving": settings.serving_url, "mlflow": settings.mlflow_tracking_uri,
                  "kafka": settings.kafka_bootstrap, "redis": url(settings, "valkey"), "data docs": settings.data_docs_url},
         "services": services, "groups": {}, "speed": {}, "lag": None, "lag_seconds": None, "speed_silent_seconds": None, "batch_end": None, "alerts": {},
+        "table_bytes": table_sizes(settings),
     }  # fmt: skip
     try:
         store = open_store(settings)
@@ -183,5 +201,7 @@ def _print_status(project: Any, settings: Any) -> None:
             f"{name}: batch_end {group['batch_end'] or 'none'}, {group['entities']} entities, newest event {group['newest_event'] or 'none'}"
             + (f", lag {found['lag']} messages, {found['lag_seconds'] or 0:.1f} s" if found["lag"] is not None else "")
         )
+    if sizes := found["table_bytes"]:
+        console.print(f"lake: {len(sizes)} tables, {sum(sizes.values()) / 2**20:,.1f} MiB")
     for key, alert in found["alerts"].items():
         console.print(f"[red]{alert['severity']}[/red] {key}: {alert['message']}")

@@ -1,10 +1,9 @@
 """What Dagster starts by itself: the batch when its data is there, its repair after late events, and a retraining when the model has aged.
 
 Each is a sensor with a switch in the UI, one per source or model, and on from the start where BRAID_AUTOMATION names it; the repair of an
-online store that has lost its content always is.
+online store that has lost its content always is. A run that failed is asked for again with growing pauses (`orchestration.asking`).
 """
 
-import json
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +13,7 @@ import dagster as dg
 from features.project import Model
 from features.sources import EventSource
 from infra.settings import Settings
+from orchestration.asking import ASKED_FOR, ask, latest_asked
 from orchestration.assets.quality import RETRAIN
 from orchestration.deployment import BatchEnd, Deployment
 from orchestration.due import Stream, due_batch_end_ms
@@ -27,6 +27,8 @@ from store.server import open_store
 
 #: How often it is looked whether the online store has lost its content, at least: meanwhile answers are degraded.
 _LOSS_SECONDS = 10
+#: Tags of a run: the process of the speed layer and its count of late rows that a repair has seen, and the report that a retraining acts on.
+_PID, _LATE_ROWS, _REPORT = "braid/speed_pid", "braid/late_rows", "braid/report"
 
 
 def _on(settings: Settings, name: str) -> dg.DefaultSensorStatus:
@@ -42,7 +44,7 @@ def batch_when_due(deployment: Deployment, source: EventSource) -> dg.SensorDefi
         default_status=_on(settings, "batch"),
         description=f"Runs the batch of {source.name} for each day (or hour) once the stream's watermark has passed its end.",
     )  # fmt: skip
-    def sensor() -> dg.RunRequest | dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """One run over every day since the last batch."""
         try:
             online, archive = _progress(deployment, source)
@@ -58,7 +60,7 @@ def batch_when_due(deployment: Deployment, source: EventSource) -> dg.SensorDefi
             return dg.SkipReason("The stream has not passed the end of another period.")
         begin_ms = stream.oldest_event_ms if batch_end_ms is None else batch_end_ms
         assert begin_ms is not None
-        return dg.RunRequest(f"batch:{end_ms}", BatchEnd.run_config(end_ms), _range(begin_ms, end_ms))
+        return ask(context, deployment, f"batch:{end_ms}", _range(begin_ms, end_ms), run_config=BatchEnd.run_config(end_ms))
 
     return sensor
 
@@ -72,8 +74,8 @@ def late_events_heal(deployment: Deployment, source: EventSource) -> dg.SensorDe
         default_status=_on(settings, "late"),
         description=f"Does the days of {source.name} again that late events have touched, once there are enough of them; batch_end stays where it is.",
     )  # fmt: skip
-    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        """The cursor holds the count of late rows, and of which process it is, when the days were last done."""
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """The last run says up to which count of late rows, and of which process, the days were done."""
         try:
             online, _ = _progress(deployment, source)
             batch_end_ms = published_batch_end_ms(deployment, source)
@@ -81,15 +83,15 @@ def late_events_heal(deployment: Deployment, source: EventSource) -> dg.SensorDe
             return dg.SkipReason(error.cause)
         if batch_end_ms is None or not online:
             return dg.SkipReason("There is no batch to repair yet.")
-        handled: dict[str, Any] = json.loads(context.cursor or "{}")
+        last, failed = latest_asked(context)
         # A speed layer that was started again counts from 0.
-        before = handled.get("late_rows", 0) if handled.get("pid") == online["pid"] else 0
+        before = int(last.get(_LATE_ROWS, 0)) if last.get(_PID) == str(online["pid"]) else 0
         late = online["late_rows"] - before
-        if late < settings.late_events:
+        if late < settings.late_events and not failed:
             return dg.SkipReason(f"{late} late rows since the last repair; {settings.late_events} start one.")
-        run_key, tags = f"late:{online['pid']}:{online['late_rows']}", _range(batch_end_ms - 1, batch_end_ms)
-        request = dg.RunRequest(run_key, BatchEnd.run_config(batch_end_ms), tags)
-        return dg.SensorResult([request], cursor=json.dumps({"pid": online["pid"], "late_rows": online["late_rows"]}))
+        subject = last[ASKED_FOR] if failed else f"late:{online['pid']}:{online['late_rows']}"
+        tags = {**_range(batch_end_ms - 1, batch_end_ms), _PID: str(online["pid"]), _LATE_ROWS: str(online["late_rows"])}
+        return ask(context, deployment, subject, tags, run_config=BatchEnd.run_config(batch_end_ms))
 
     return sensor
 
@@ -104,7 +106,7 @@ def lost_store_heals(deployment: Deployment) -> dg.SensorDefinition:
         description="Publishes the views again when the online store has lost them; the speed layer streams its tiles again by itself.",
     )  # fmt: skip
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """One run per loss."""
+        """One run at a time, until nothing is lost."""
         try:
             store = open_store(settings)
             lost = [
@@ -114,7 +116,7 @@ def lost_store_heals(deployment: Deployment) -> dg.SensorDefinition:
             ]
             if not lost:
                 return dg.SkipReason("The online store has what was published.")
-            return dg.RunRequest(f"publish:{store.generation()}", asset_selection=[online_key(group) for group in lost])
+            return ask(context, deployment, f"publish:{store.generation()}", asset_selection=[online_key(group) for group in lost])
         except StoreError as error:
             return dg.SkipReason(error.cause)
 
@@ -130,20 +132,21 @@ def retraining_on_signal(deployment: Deployment, model: Model) -> dg.SensorDefin
         default_status=_on(settings, "retraining"),
         description=f"Trains a candidate of {model.name} when features have drifted or the champion's answers turn out worse than they did.",
     )  # fmt: skip
-    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        """Acts once on each report on drift and live quality; the cursor is the last one that was looked at."""
-        seen = int(context.cursor or 0)
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """Acts on each report on drift and live quality until a training has succeeded; the last run says on which it was."""
+        last, failed = latest_asked(context)
+        seen = int(last.get(_REPORT, 0)) - failed
         newest, reasons = seen, []
         for key in (drift_key(model), live_quality_key(model)):
             for record in context.instance.fetch_materializations(key, limit=1).records:
                 reason = latest_metadata(context.instance, key).get(RETRAIN)
                 if record.storage_id > seen and reason:
                     reasons.append(reason)
-                newest = max(newest, record.storage_id)
+                    newest = max(newest, record.storage_id)
         if not reasons:
-            return dg.SensorResult(skip_reason="Nothing calls for a new model.", cursor=str(newest))
-        request = dg.RunRequest(run_key=f"retrain:{newest}", tags={"braid/reason": "; ".join(reasons)[:250]})
-        return dg.SensorResult([request], cursor=str(newest))
+            return dg.SkipReason("Nothing calls for a new model.")
+        tags = {"braid/reason": "; ".join(reasons)[:250], _REPORT: str(newest)}
+        return ask(context, deployment, f"retrain:{newest}", tags)
 
     return sensor
 

@@ -1,4 +1,4 @@
-"""Freshness and coverage of every group, each minute: as asset checks of the online store's assets, and as alerts."""
+"""Freshness and coverage of every group, each minute: as asset checks of the online store's assets, and as alerts; with them the watchdog's alerts."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,7 @@ from features.declaration import FeatureGroup
 from infra.errors import BraidError
 from monitoring.alerts import Alerts
 from monitoring.freshness import FeatureFreshnessMonitor
+from monitoring.watchdog import guards
 from orchestration.deployment import Deployment
 from orchestration.health import COVERED, FRESH, health_checks, recently_active
 from orchestration.names import online_key
@@ -19,14 +20,17 @@ def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
 
     @dg.sensor(
         minimum_interval_seconds=settings.sensor_seconds, default_status=dg.DefaultSensorStatus.RUNNING,
-        description="How fresh each group is by event time, and whether its active entities have features; tells alerts, once each.",
+        description="How fresh each group is by event time, whether its active entities have features, and what the watchdog finds; tells alerts, once each.",
     )  # fmt: skip
     def group_health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         """Checks the groups that have been published."""
         try:
             monitor, alerts = FeatureFreshnessMonitor(settings, groups), Alerts(settings)
             found = [one for group in groups for one in _evaluations(context.instance, monitor, group)]
-            alerts.update(monitor.checked, monitor.alerts)
+            watched = guards(settings, deployment.project)
+            alerts.update(
+                [*monitor.checked, *(one.key for one in watched)], [*monitor.alerts, *(one for one in watched if not one.holds)]
+            )
         except BraidError as error:
             return dg.SkipReason(str(error))
         return dg.SensorResult(asset_events=found) if found else dg.SkipReason("No group has been published yet.")

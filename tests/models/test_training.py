@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from features.declaration import FeatureGroup, last_k
 from infra.settings import Settings
 from models import promotion
-from models.promotion import promote
+from models.promotion import PROVEN_TAG, UNPROVEN, promote
 from models.registry import (
     CHALLENGER,
     CHAMPION,
@@ -293,6 +293,21 @@ def test_a_candidate_that_is_better_at_the_cost_of_a_part_is_refused(trained: tu
     [worse] = [one for one in report.slices if one.worse]
     assert worse.difference.high < 0
     assert {"it is a weekday", "avg_purchase_30d > 10"} & {one.name for one in report.slices}
+
+
+@pytest.mark.parametrize("defects", [None, 0], ids=["nothing served was checked", "checked and right"])
+def test_a_promotion_without_evidence_is_recorded_as_unproven(trained: tuple[Settings, str], defects: int | None) -> None:
+    settings, champion = trained
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    client.set_registered_model_alias(repurchase.name, CHAMPION, champion)
+    candidate = train_models(settings, repurchase, training_rows(), 3, None).candidate_version
+    assert candidate is not None
+    report = promote(settings, repurchase, candidate, training_rows(), defects)
+    tags = client.get_model_version(repurchase.name, candidate).tags
+    assert report.promoted, "a first champion must come before the first answer"
+    assert report.proven is (defects is not None)
+    assert (tags[PROVEN_TAG], tags["promotion"]) == (str(report.proven).lower(), report.reason)
+    assert (UNPROVEN in report.reason) is not report.proven
 
 
 def test_the_twin_follows_the_champion_also_after_a_crash_between_the_two(

@@ -1,0 +1,243 @@
+"""Erasure: every row of an entity, out of every table of the lake, and out of the files of their older versions.
+
+Reads and writes all Delta tables of a project, whatever version of a declaration they are of. The order matters: the archive comes before
+the events, so that what is read of it afterwards brings nothing back; the files go last, when what others' values were made from has been
+folded again. `count_rows` is the proof: it looks for the entity in what each table says now.
+
+A row of a table is an entity's where the column of that name says so. What does not fit the contract, in the archive, the quarantine and the
+dead letters, is an entity's where its JSON says so; where it has no readable value there, also where its text holds the id as a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+
+from delta.tables import DeltaTable
+from pyspark.sql import SparkSession
+
+from batch.events import ingest_archive
+from batch.housekeeping import delete_folder, delta_tables
+from batch.load import QUARANTINE
+from batch.tables import retry_conflicts, table_state
+from features.declaration import FeatureGroup
+from features.project import Project
+from features.sources import Column, ColumnType, EventSource
+from infra.errors import InputError, NotReadyError
+from infra.kafka import SERVED_TOPIC
+from infra.settings import Settings
+
+_VERSION = r"[0-9a-f]{16}"
+_USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+
+
+@dataclass(frozen=True)
+class Entity:
+    """Whose data: the column of a source that names it, and its id, of that column's type."""
+
+    column: str
+    id: int | str
+
+    def __str__(self) -> str:
+        return f"{self.column}={self.id}"
+
+    @property
+    def sql(self) -> str:
+        """The id as a SQL literal."""
+        return _literal(self.id)
+
+
+def entity_of(project: Project, text: str) -> Entity:
+    """The entity that a text such as "user_id=17" names.
+
+    Raises:
+        InputError: No source has such a column of texts or integers, or the id is not of its type.
+    """
+    name, _, value = text.partition("=")
+    columns = [
+        column
+        for source in project.sources
+        if (column := source.column(name)) and column.type in (ColumnType.INT64, ColumnType.STRING)
+    ]
+    if not columns or not value:
+        known = ", ".join(sorted({group.entity for group in project.groups}))
+        raise InputError(f"The entity {text!r} cannot be read.", f"Write COLUMN=ID; the entities of the groups are: {known}.")
+    if columns[0].type is ColumnType.STRING:
+        return Entity(name, value)
+    try:
+        return Entity(name, int(value))
+    except ValueError:
+        raise InputError(f"The id {value!r} of {name} is not an integer.", f"Write it as {name}=17.") from None
+
+
+def sources_of(project: Project, entity: Entity) -> tuple[EventSource, ...]:
+    """The sources whose events name the entity."""
+    return tuple(source for source in project.sources if source.column(entity.column))
+
+
+def groups_of(project: Project, entity: Entity) -> tuple[FeatureGroup, ...]:
+    """The groups of whose entities it is one."""
+    return tuple(group for group in project.groups if group.entity == entity.column)
+
+
+def names_entity(source: EventSource, entity: Entity, text: str, key: str = "NULL") -> str:
+    """A condition on a message: whether it is of the entity.
+
+    Args:
+        source: The contract.
+        entity: Whose.
+        text: An expression of the message's text.
+        key: An expression of the message's key, as text.
+    """
+    column = source.column(entity.column)
+    assert column is not None
+    schema = ", ".join(f"`{column.name}` STRING" for column in source.columns)
+    json = f"from_json({text}, {_literal(schema)})"
+    value = _typed(column, json)
+    word = _literal(rf"(?<![\p{{L}}\p{{N}}_]){re.escape(str(entity.id))}(?![\p{{L}}\p{{N}}_])")
+    fits = " AND ".join(f"{_typed(other, json)} IS NOT NULL" for other in source.columns if other.required)
+    keyed = f"coalesce({key} = {_literal(str(entity.id))}, false)" if entity.column == source.key else "false"
+    return (
+        f"coalesce({value} = {entity.sql}, false) "
+        f"OR ({value} IS NULL AND NOT ({fits}) AND ({keyed} OR coalesce(regexp_like({text}, {word}), false)))"
+    )
+
+
+def conditions(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> dict[str, str]:
+    """By the name of each table that can hold the entity, those of older versions too: which of its rows are the entity's."""
+    matching: dict[str, str] = {}
+    for source in sources_of(project, entity):
+        matching[source.archive_table] = names_entity(source, entity, "CAST(value AS STRING)", "CAST(key AS STRING)")
+        matching[source.table] = f"`{entity.column}` = {entity.sql}"
+        matching[QUARANTINE] = " OR ".join(filter(None, (matching.get(QUARANTINE), names_entity(source, entity, "content"))))
+    names = [group.name for group in groups_of(project, entity)]
+    listed, any_name = ", ".join(map(_literal, names)), f"({'|'.join(names)})"
+    present = delta_tables(spark, settings, project)
+    if names:
+        matching[SERVED_TOPIC] = f"`group` IN ({listed}) AND entity = {_literal(str(entity.id))}"
+        keyed = re.compile(rf"(tiles|history)_{any_name}_{_VERSION}|view_{any_name}|{any_name}_realtime")
+        trained = {
+            table
+            for model in project.models
+            if model.group.name in names
+            for table in (model.training_table, model.logged_training_table)
+        }
+        matching |= {name: f"entity = {entity.sql}" for name in present if name in trained or keyed.fullmatch(name)}
+    return {name: condition for name, condition in matching.items() if name in present}
+
+
+def erase_rows(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> tuple[dict[str, int], list[date]]:
+    """Deletes the entity's rows from every table.
+
+    Returns:
+        Table → rows that it had; and the days of its events, whose tiles of other groups are to be folded again.
+    """
+    deleted: dict[str, int] = {}
+    days: set[date] = set()
+    matching = conditions(spark, settings, project, entity)
+    for source in sources_of(project, entity):
+        if source.archive_table in matching:
+            deleted[source.archive_table] = _delete(spark, settings, source.archive_table, matching[source.archive_table])
+            _skip_deletion(spark, settings, source)
+    matching = conditions(spark, settings, project, entity)  # the first events may have come just now
+    for source in sources_of(project, entity):
+        if source.table in matching:
+            rows = spark.read.format("delta").load(settings.table(source.table)).where(matching[source.table])
+            days |= {row["day"] for row in rows.select("day").distinct().collect()}
+    for name in matching.keys() - deleted.keys():
+        deleted[name] = _delete(spark, settings, name, matching[name])
+    return deleted, sorted(days)
+
+
+def forget_days(spark: SparkSession, settings: Settings, project: Project, entity: Entity, days: Iterable[date]) -> None:
+    """Deletes the days' tiles, and the history, of versions that are not declared any more of other groups: nobody folds those again.
+
+    An aggregate of another entity, such as who bought an item most, may name this one.
+    """
+    declared = {f"{kind}_{group.name}_{group.fingerprint}" for group in project.groups for kind in ("tiles", "history")}
+    dates = ", ".join(f"DATE'{day}'" for day in days)
+    others = "|".join(group.name for source in sources_of(project, entity) for group in project.groups_of(source))
+    for name in delta_tables(spark, settings, project) if dates and others else ():
+        if name not in declared and re.fullmatch(rf"(tiles|history)_({others})_{_VERSION}", name):
+            _delete(spark, settings, name, f"day IN ({dates})" if name.startswith("tiles_") else "true")
+
+
+def erase_files(spark: SparkSession, settings: Settings, names: Iterable[str]) -> list[str]:
+    """Deletes the files that no table reads any more but in its past; gives the tables where that could not be done.
+
+    From the log alone (VACUUM LITE), so that a file that a stream has written and not committed yet is never among them.
+    """
+    session = spark.newSession()
+    session.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
+    failed = []
+    for name in names:
+        try:
+            session.sql(f"VACUUM delta.`{settings.table(name)}` LITE RETAIN 0 HOURS")
+            # What a deletion tells the readers of a change feed. No stream writes there.
+            delete_folder(spark, f"{settings.table(name)}/_change_data")
+        except Exception:  # noqa: BLE001 — the log does not go back far enough, or the files cannot be deleted: reported, not hidden
+            failed.append(name)
+    return failed
+
+
+def count_rows(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> dict[str, int]:
+    """By table, how many rows are the entity's now."""
+    return {
+        name: spark.read.format("delta").load(settings.table(name)).where(condition).count()
+        for name, condition in conditions(spark, settings, project, entity).items()
+    }
+
+
+def _delete(spark: SparkSession, settings: Settings, name: str, condition: str) -> int:
+    """Deletes rows and gives how many. What the last commit says of the table, as a view does, its successor says, too."""
+    path = settings.table(name)
+
+    def commit() -> int:
+        table = DeltaTable.forPath(spark, path)
+        rows = table.toDF().where(condition).count()
+        if rows:
+            metadata = (
+                table.history().where("userMetadata IS NOT NULL").orderBy("version", ascending=False).select("userMetadata").first()
+            )
+            session = spark.newSession()
+            if metadata:
+                session.conf.set(_USER_METADATA, metadata[0])
+            DeltaTable.forPath(session, path).delete(condition)
+        return rows
+
+    return retry_conflicts(commit)
+
+
+def _skip_deletion(spark: SparkSession, settings: Settings, source: EventSource) -> None:
+    """Takes what the archive has got until its deletion into the events, and notes there that the deletion was seen.
+
+    The next look at the archive's changes then begins behind it: its files will be gone.
+    """
+    archive, path = table_state(spark, settings.table(source.archive_table)), settings.table(source.table)
+    ingest_archive(spark, settings, source)
+    events = table_state(spark, path)
+    if archive is None or events is None or events.transactions.get(archive.id, -1) >= archive.version:
+        return
+    session = spark.newSession()
+    session.conf.set("spark.databricks.delta.write.txnAppId", archive.id)
+    session.conf.set("spark.databricks.delta.write.txnVersion", str(archive.version))
+    retry_conflicts(lambda: DeltaTable.forPath(session, path).delete("false"))
+    events = table_state(spark, path)
+    if events is None or events.transactions.get(archive.id, -1) < archive.version:
+        raise NotReadyError(
+            f"The events of {source.name} do not say that the deletion was seen; no file was deleted.", "Run it again."
+        )
+
+
+def _typed(column: Column, json: str) -> str:
+    """The column of a message, of its type; null where it cannot be read."""
+    return column.typed_sql().replace(f"`{column.name}`", f"{json}.`{column.name}`")
+
+
+def _literal(value: int | str) -> str:
+    if isinstance(value, int):
+        return f"{value}L"
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -1,0 +1,73 @@
+"""The lake as a whole: how large its tables are, without what nobody reads any more."""
+
+import re
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+from dagster_pyspark import LazyPySparkResource
+
+from batch.housekeeping import InUse, delete_unused, delta_tables, group_of, vacuum
+from batch.view import view_table
+from features.project import Project
+from infra.lake import table_sizes
+from infra.settings import Settings
+from orchestration.deployment import OWNERS, Deployment
+from orchestration.names import LAKE, view_key
+from store.server import reached_store
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+
+
+def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
+    """The one asset."""
+    settings, project = deployment.settings, deployment.project
+
+    @dg.asset(
+        key=LAKE, deps=[view_key(group) for group in project.groups], group_name="batch", kinds={"delta"}, owners=OWNERS,
+        description="All tables: their sizes, after what is older than BRAID_KEEP_DAYS and not in use has been deleted.",
+    )  # fmt: skip
+    def lake(spark: LazyPySparkResource) -> dg.MaterializeResult:
+        session, started = spark.spark_session, time.monotonic()
+        in_use = used(settings, project, delta_tables(session, settings, project))
+        deleted = delete_unused(session, settings, in_use)
+        vacuum(session, settings, delta_tables(session, settings, project), in_use)
+        sizes = {f"bytes of {name}": size for name, size in (table_sizes(settings) or {}).items()}
+        return dg.MaterializeResult(
+            metadata={"deleted": ", ".join(deleted) or "nothing", "seconds": round(time.monotonic() - started, 1), **sizes}
+        )
+
+    return [lake]
+
+
+def used(settings: Settings, project: Project, tables: list[str]) -> InUse:
+    """What of the lake is in use: by the declarations, by what is published, and by every model that has an alias.
+
+    Raises:
+        ServiceError: The online store does not answer.
+        MlflowException: The registry does not answer.
+    """
+    store = reached_store(settings)
+    names = {group.name for group in project.groups} | {name for table in tables if (name := group_of(table))}
+    published = [store.published(name) for name in sorted(names)]
+    fingerprints = {group.fingerprint for group in project.groups} | {view.fingerprint for view in published if view}
+    versions: dict[str, set[int]] = {}
+    trainings = {model.name: model for model in project.models}
+    for name, tags in _trained(settings):
+        fingerprints |= {fingerprint for value in tags.values() for fingerprint in _FINGERPRINT.findall(value)}
+        versions.setdefault(f"training_set_{name}", set()).add(int(tags.get("training_set_version", -1)))
+        if name in trainings:
+            versions.setdefault(view_table(trainings[name].group), set()).add(int(tags.get("view_version", -1)))
+    return InUse(
+        frozenset(fingerprints), frozenset(stream.token for name in names for stream in store.tiles(name).values()), versions
+    )
+
+
+def _trained(settings: Settings) -> Iterator[tuple[str, dict[str, str]]]:
+    """The name and the tags of each registered version that has an alias."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    for model in client.search_registered_models():
+        for version in {*model.aliases.values()}:
+            yield model.name, client.get_model_version(model.name, version).tags

@@ -1,0 +1,197 @@
+"""`braid forget`: an entity out of every place where braid keeps it, and the proof that it is gone.
+
+The way: no run may be at work → what was served is taken from Kafka into its table → every table of the lake → the dead letters → the online
+store → what others' values were made from is folded, built and published again → the files of older versions → the proof: each place is
+searched again, and what cannot be searched or deleted is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, SparkSession
+
+from batch.erasure import (
+    Entity,
+    count_rows,
+    erase_files,
+    erase_rows,
+    forget_days,
+    groups_of,
+    names_entity,
+)
+from batch.housekeeping import delta_tables
+from features.declaration import FeatureGroup
+from features.project import Project
+from features.sources import EventSource
+from infra.errors import NotReadyError
+from infra.kafka import SERVED_TOPIC, delete_messages, end_offsets, spark_options
+from infra.settings import Settings
+from infra.spark import spark_session
+from monitoring.served import ingest_served
+from orchestration.backfill import backfill
+from orchestration.execution import OnAsset, use_deployment
+from orchestration.running import require, runs
+from store.server import reached_store
+
+
+@dataclass(frozen=True)
+class ForgetReport:
+    """What was erased of some entities.
+
+    Attributes:
+        entities: Which, as `column=id`.
+        erased: Place → rows, messages or keys that were theirs: "table events", "topic user_events.dlq", "store user_features".
+        remaining: Place → those that the search afterwards has found; all 0 where everything is gone.
+        days: The days of their events, whose aggregates of other entities were folded again, or are yet to be.
+        folded: Whether they were.
+        unproven: What may still hold something of them, and until when.
+    """
+
+    entities: tuple[str, ...]
+    erased: dict[str, int]
+    remaining: dict[str, int]
+    days: int
+    folded: bool
+    unproven: tuple[str, ...]
+
+    @property
+    def proven(self) -> bool:
+        """Whether each place that can be searched holds nothing of them."""
+        return not any(self.remaining.values())
+
+
+def forget(
+    project: Project, settings: Settings, entities: tuple[Entity, ...], fold: bool = True, on_asset: OnAsset | None = None
+) -> ForgetReport:
+    """Erases entities.
+
+    Args:
+        project: Whose tables.
+        settings: The deployment, whose online store runs; with Kafka, the dead letters are erased too.
+        entities: Whose data.
+        fold: Whether to fold, build and publish again what their events were in; else the next batch does.
+        on_asset: Told of the progress of that.
+
+    Raises:
+        ServiceError: The online store or Kafka does not answer.
+        NotReadyError: A run is at work, which might write what it has read before; or the batch failed, after the erasure.
+    """
+    require(settings, "valkey")
+    use_deployment(settings)
+    _refuse_runs()
+    spark, kafka = spark_session(settings, "braid forget", settings.batch_memory), runs(settings, "kafka")
+    sources = [source for source in project.sources if any(source.column(entity.column) for entity in entities)]
+    store, stored = reached_store(settings), _stored(project, entities)
+    erased: dict[str, int] = {}
+    days = set()
+    if kafka:
+        taken = end_offsets(settings, SERVED_TOPIC)
+        ingest_served(spark, settings)
+        delete_messages(settings, SERVED_TOPIC, taken)
+    for entity in entities:
+        rows, touched = erase_rows(spark, settings, project, entity)
+        forget_days(spark, settings, project, entity, touched)
+        _add(erased, {f"table {name}": count for name, count in rows.items()})
+        days.update(touched)
+    for source in sources if kafka else ():
+        _add(erased, {f"topic {source.dlq_topic}": _erase_dead_letters(spark, settings, source, entities)})
+    _add(erased, {f"store {group.name}": store.drop(group, ids) for group, ids in stored})
+    folded = False
+    for source in sources if fold and days else ():
+        ends_ms = [view.batch_end_ms for group in project.groups_of(source) if (view := store.published(group.name))]
+        if ends_ms:  # as of the time that is published already
+            backfill(project, settings, max(ends_ms), train=False, sources=(source,), on_asset=on_asset)
+            folded = True
+    undeleted = erase_files(spark, settings, delta_tables(spark, settings, project))
+    remaining: dict[str, int] = {}
+    for entity in entities:
+        _add(remaining, {f"table {name}": count for name, count in count_rows(spark, settings, project, entity).items()})
+    for source in sources if kafka else ():
+        _add(remaining, {f"topic {source.dlq_topic}": _count_messages(spark, settings, source.dlq_topic, source, entities)})
+    _add(remaining, {f"store {group.name}": store.holds(group, ids) for group, ids in stored})
+    unproven = [f"Files of older versions of the table {name} could not be deleted." for name in undeleted]
+    unproven += _unproven(spark, settings, project, entities, kafka)
+    return ForgetReport(tuple(map(str, entities)), erased, remaining, len(days), folded, tuple(unproven))
+
+
+def _refuse_runs() -> None:
+    import dagster as dg
+    from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+
+    from orchestration.workers import fail_dead_runs
+
+    with dg.DagsterInstance.get() as instance:
+        fail_dead_runs(instance)
+        at_work = instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=1)
+    if at_work:
+        raise NotReadyError(
+            f"Run {at_work[0].run_id[:8]} of {at_work[0].job_name} is at work and may write what it has read before.",
+            "Wait for its end, or end it.",
+        )
+
+
+def _erase_dead_letters(spark: SparkSession, settings: Settings, source: EventSource, entities: tuple[Entity, ...]) -> int:
+    """Kafka deletes no single message: the others are written once more, then all of before go. Gives how many were not written again."""
+    topic, ends = source.dlq_topic, end_offsets(settings, source.dlq_topic)
+    messages, mine = _messages(spark, settings, topic, ends), _names_one(source, entities)
+    count = 0 if messages is None else messages.where(mine).count()
+    if messages is not None and count:
+        others = messages.where(f"NOT ({mine})").select("key", "value", "headers")
+        others.write.format("kafka").options(**spark_options(settings)).option("topic", topic).save()
+        delete_messages(settings, topic, ends)
+    return count
+
+
+def _count_messages(spark: SparkSession, settings: Settings, topic: str, source: EventSource, entities: tuple[Entity, ...]) -> int:
+    messages = _messages(spark, settings, topic, end_offsets(settings, topic))
+    return 0 if messages is None else messages.where(_names_one(source, entities)).count()
+
+
+def _messages(spark: SparkSession, settings: Settings, topic: str, ends: Mapping[int, int]) -> DataFrame | None:
+    """What the topic holds before the offsets; None where it holds nothing."""
+    if not any(ends.values()):
+        return None
+    ending = json.dumps({topic: {str(partition): offset for partition, offset in ends.items()}})
+    options = {**spark_options(settings), "subscribe": topic, "endingOffsets": ending, "includeHeaders": "true"}
+    return spark.read.format("kafka").options(**options).load()
+
+
+def _names_one(source: EventSource, entities: tuple[Entity, ...]) -> str:
+    """A condition on messages: whether one is of one of the entities."""
+    named = [entity for entity in entities if source.column(entity.column)]
+    return (
+        " OR ".join(f"({names_entity(source, entity, 'CAST(value AS STRING)', 'CAST(key AS STRING)')})" for entity in named)
+        or "false"
+    )
+
+
+def _stored(project: Project, entities: tuple[Entity, ...]) -> list[tuple[FeatureGroup, list[int | str]]]:
+    """The groups of the entities, each with the ids of those that are its own."""
+    ids = {group.name: [entity.id for entity in entities if group in groups_of(project, entity)] for group in project.groups}
+    return [(group, ids[group.name]) for group in project.groups if ids[group.name]]
+
+
+def _unproven(
+    spark: SparkSession, settings: Settings, project: Project, entities: tuple[Entity, ...], kafka: bool
+) -> Iterator[str]:
+    """What may still hold something, in sentences."""
+    if not kafka:
+        yield "Kafka does not run: its topics, dead letters among them, and answers that are not in a table yet were not looked at."
+    for source in project.sources if kafka else ():
+        if count := _count_messages(spark, settings, source.topic, source, entities):
+            yield (
+                f"The topic {source.topic} holds {count} messages of them until its retention deletes them; "
+                "a stream that is read again before brings them back, so forget them again then."
+            )
+    yield "The state of the stream holds events of open tiles until the watermark has passed them."
+    yield "Dagster's event log holds the ids of recently active entities, and examples of values that differed, of earlier runs."
+    yield "Values of other entities in an older version of a declaration, and models that were trained before, were made with their events."
+    yield "Backups, logs, and files that were loaded are not braid's."
+
+
+def _add(total: dict[str, int], more: dict[str, int]) -> None:
+    for place, count in more.items():
+        total[place] = total.get(place, 0) + count

@@ -1,0 +1,125 @@
+"""The watchdog, on a real Kafka and a real store: each condition is seen to be broken, by `guards` and by `braid doctor`, and told as an alert."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from kafka import KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+
+from features.windows import BUFFER_MS, DAY_MS, HOUR_MS
+from infra.embedded import services
+from infra.kafka import Kept, delete_messages
+from infra.settings import Settings
+from monitoring.alerts import Alerts
+from monitoring.watchdog import Guard, expiry_guard, guards, retention_guard
+from orchestration.deployment import Deployment
+from orchestration.sensors.health import sensors_of
+from orchestration.topics import topics
+from store.clients import store
+from store.protocol import View
+from store.server import open_store
+from tests.declarations import project, user_events
+
+NOW = time.time_ns() // 1_000_000
+TOPIC = user_events.topic
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
+    settings = Settings.load(tmp_path_factory.mktemp("watchdog"))
+    try:
+        services.up(settings, topics(project), only={"kafka", "valkey"})
+        for group in project.groups:
+            view = open_store(settings).begin_publication(group, View(NOW - 2 * DAY_MS, NOW))
+            open_store(settings).end_publication(group, view, 0, None)
+        yield settings
+    finally:
+        services.down(settings)
+
+
+def broken(settings: Settings) -> dict[str, Guard]:
+    return {one.key: one for one in guards(settings, project) if not one.holds}
+
+
+def configure(settings: Settings, **configs: str) -> None:
+    """Sets the topic's configuration as a whole."""
+    admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    named = {name.replace("_", "."): value for name, value in configs.items()}
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, TOPIC, configs=named)])
+    admin.close()
+
+
+@pytest.mark.parametrize(
+    ("kept", "age_ms", "holds"),
+    [
+        (Kept(7 * DAY_MS, False, NOW - 2 * DAY_MS, False), 6 * DAY_MS, True),
+        (Kept(7 * DAY_MS, False, NOW - 2 * DAY_MS, False), 8 * DAY_MS, False),
+        (Kept(None, False, NOW - 2 * DAY_MS, False), 800 * DAY_MS, True),
+        (Kept(None, True, NOW - 2 * DAY_MS, False), HOUR_MS, False),  # compacted
+        (Kept(7 * DAY_MS, False, NOW - HOUR_MS, True), 800 * DAY_MS, True),  # a past that was replayed an hour ago
+        (Kept(7 * DAY_MS, False, NOW - 8 * DAY_MS, True), 800 * DAY_MS, False),  # or a week ago
+        (Kept(7 * DAY_MS, False, None, False), 8 * DAY_MS, False),  # all of it is gone
+    ],
+)
+def test_a_topic_keeps_what_came_since_batch_end(kept: Kept, age_ms: int, holds: bool) -> None:
+    assert retention_guard(TOPIC, kept, NOW - age_ms, NOW).holds is holds
+
+
+def test_tiles_live_as_long_as_the_buffer() -> None:
+    assert expiry_guard(BUFFER_MS, BUFFER_MS).holds
+    assert not expiry_guard(BUFFER_MS - 1, BUFFER_MS).holds
+
+
+def test_each_condition_is_seen_to_be_broken(deployment: Settings) -> None:
+    producer = KafkaProducer(bootstrap_servers=deployment.kafka_bootstrap)
+    for partition in range(4):
+        producer.send(TOPIC, b"{}", partition=partition).get()
+    producer.close()
+    assert broken(deployment) == {}
+    assert {one.key for one in guards(deployment, project)} == {"eviction:store", "expiry:tiles", f"retention:{TOPIC}"}
+
+    configure(deployment, retention_ms=str(DAY_MS))
+    assert broken(deployment) == {}, "nothing has been deleted yet, and the first message came just now"
+    delete_messages(deployment, TOPIC, {0: 1})
+    assert list(broken(deployment)) == [f"retention:{TOPIC}"]
+    configure(deployment, cleanup_policy="compact")
+    assert "compacted" in broken(deployment)[f"retention:{TOPIC}"].message
+    configure(deployment)
+    assert broken(deployment) == {}
+
+    store(deployment).config_set("maxmemory-policy", "allkeys-lru")
+    assert broken(deployment) == {}, "without a bound on its memory it drops nothing"
+    store(deployment).config_set("maxmemory", "1gb")
+    assert "allkeys-lru" in broken(deployment)["eviction:store"].message
+    store(deployment).config_set("maxmemory-policy", "noeviction")
+    assert broken(deployment) == {}
+    assert list(broken(deployment.model_copy(update={"tile_ttl_seconds": 3_600}))) == ["expiry:tiles"]
+
+
+def test_what_is_broken_is_told_by_doctor_and_as_an_alert(deployment: Settings) -> None:
+    settings = deployment.model_copy(update={"tile_ttl_seconds": 3_600})
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestration.cli", "--home", str(settings.home), "doctor", "--json"],
+        env={**os.environ, **settings.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = {one["name"]: one for one in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert (found["expiry:tiles"]["ok"], found["eviction:store"]["ok"]) == (False, True)
+    assert "BRAID_TILE_TTL_SECONDS" in found["expiry:tiles"]["cure"]
+
+    [sensor] = sensors_of(Deployment(project, settings))
+    with dg.instance_for_test() as instance:
+        sensor(dg.build_sensor_context(instance=instance))
+        assert Alerts(settings).open()["expiry:tiles"]["severity"] == "HIGH"
+        [mended] = sensors_of(Deployment(project, deployment))
+        mended(dg.build_sensor_context(instance=instance))
+    assert Alerts(settings).open() == {}

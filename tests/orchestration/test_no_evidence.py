@@ -1,0 +1,36 @@
+"""Where nothing served was checked, the check of consistency says so: neither passed nor a defect."""
+
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from infra.settings import Settings
+from orchestration.assets.models import ANSWERS, DEFECTS
+from orchestration.checks.served import no_defects
+from orchestration.names import consistency_key
+from tests.declarations import user_features
+
+
+@pytest.mark.parametrize(
+    ("checked", "passed", "severity"),
+    [
+        (None, False, dg.AssetCheckSeverity.WARN),  # never
+        ({ANSWERS: 0, DEFECTS: 0}, False, dg.AssetCheckSeverity.WARN),
+        ({ANSWERS: 7, DEFECTS: 0}, True, dg.AssetCheckSeverity.ERROR),
+        ({ANSWERS: 7, DEFECTS: 2}, False, dg.AssetCheckSeverity.ERROR),
+    ],
+)
+def test_a_check_of_nothing_is_no_pass(
+    settings: Settings, checked: dict[str, Any] | None, passed: bool, severity: dg.AssetCheckSeverity
+) -> None:
+    with dg.instance_for_test() as instance:
+        if checked is not None:
+            instance.report_runless_asset_event(dg.AssetMaterialization(consistency_key(user_features), metadata=checked))
+        check = no_defects(user_features)
+        job = dg.Definitions(
+            asset_checks=[check], jobs=[dg.define_asset_job("checks", dg.AssetSelection.checks(check))], executor=dg.in_process_executor
+        ).resolve_job_def("checks")  # fmt: skip
+        [result] = job.execute_in_process(instance=instance).get_asset_check_evaluations()
+    assert (result.passed, result.severity) == (passed, severity)
+    assert ("No evidence" in str(result.metadata.get("reason"))) is (severity is dg.AssetCheckSeverity.WARN)
