@@ -25,7 +25,9 @@ _WHOLE_PAIRS = r"\\\\|\\u[dD][89abAB]\p{XDigit}{2}\\u[dD][c-fC-F]\p{XDigit}{2}"
 _HALF = r"\\u[dD][89a-fA-F]\p{XDigit}{2}"
 
 
-def message_projections(source: EventSource, keep: Mapping[str, str], arrival_ms_sql: str, future_ms: int) -> tuple[Projection, ...]:
+def message_projections(
+    source: EventSource, keep: Mapping[str, str], arrival_ms_sql: str, future_ms: int
+) -> tuple[Projection, ...]:
     """The projections, to be applied one after the other, that judge messages.
 
     Args:
