@@ -158,7 +158,8 @@ def forget_days(spark: SparkSession, settings: Settings, project: Project, entit
     """
     declared = {f"{kind}_{group.name}_{group.fingerprint}" for group in project.groups for kind in ("tiles", "history")}
     dates = ", ".join(f"DATE'{day}'" for day in days)
-    others = "|".join(group.name for source in sources_of(project, entity) for group in project.groups_of(source))
+    groups = [group for source in sources_of(project, entity) for group in project.groups_of(source)]
+    others = "|".join(group.name for group in groups if group.entity != entity.column)
     for name in delta_tables(spark, settings, project) if dates and others else ():
         if name not in declared and re.fullmatch(rf"(tiles|history)_({others})_{_VERSION}", name):
             _delete(spark, settings, name, f"day IN ({dates})" if name.startswith("tiles_") else "true")

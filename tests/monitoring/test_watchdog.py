@@ -51,7 +51,7 @@ def broken(settings: Settings) -> dict[str, Guard]:
 
 
 def configure(settings: Settings, **configs: str) -> None:
-    """Sets the topic's configuration as a whole."""
+    """Sets some of the topic's configuration."""
     admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
     named = {name.replace("_", "."): value for name, value in configs.items()}
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, TOPIC, configs=named)])
@@ -91,9 +91,9 @@ def test_each_condition_is_seen_to_be_broken(deployment: Settings) -> None:
     assert broken(deployment) == {}, "nothing has been deleted yet, and the first message came just now"
     delete_messages(deployment, TOPIC, {0: 1})
     assert list(broken(deployment)) == [f"retention:{TOPIC}"]
-    configure(deployment, cleanup_policy="compact")
+    configure(deployment, retention_ms=str(7 * DAY_MS), cleanup_policy="compact")
     assert "compacted" in broken(deployment)[f"retention:{TOPIC}"].message
-    configure(deployment)
+    configure(deployment, cleanup_policy="delete")
     assert broken(deployment) == {}
 
     store(deployment).config_set("maxmemory-policy", "allkeys-lru")
