@@ -36,6 +36,8 @@ _LONGEST = (
     "tests/test_automation",
     "tests/test_wheel",
     "tests/test_two_sources",
+    "tests/orchestration/test_repair",
+    "tests/orchestration/test_forget",
     "tests/speed/",
     "tests/batch/",
     "tests/serving/",

@@ -62,7 +62,7 @@ def test_the_verdict_is_in_words_and_a_broken_split_fails_its_check(spark: Spark
     assert passed
     assert said["experiment"] == "halves"
     assert said["sample ratio p value"] > 0.001
-    arms = {record.data["variant"]: record.data["entities"] for record in said["arms"]}
+    arms = {record.data["variant"]: record.data["entities"] for record in said["arms"].records}
     assert arms.keys() == HALVES.shares.keys()
     assert sum(arms.values()) > 200
     assert "Decided once" in said["verdict"]
