@@ -17,7 +17,7 @@ demo: setup ## Start everything on a year of purchases, prove it, and stay up un
 	@$(BIN)/braid demo
 
 test: setup ## Run the tests, on real embedded services: at most 20 minutes on two cores.
-	@$(BIN)/python -m pytest tests -n $(WORKERS) --durations=20 --session-timeout=3600
+	@$(BIN)/python -m pytest tests -n $(WORKERS) --durations=20 --session-timeout=4800
 
 test-long: setup ## Run the long tests: fifty kills of the speed layer, and the other storms.
 	@$(BIN)/python -m pytest tests -m long --durations=20 --session-timeout=7200
