@@ -71,7 +71,7 @@ def test_status_knows_the_batch_end_the_lag_and_every_service(shop: Shop) -> Non
 
 
 def test_the_champion_predicts_and_says_who_it_is(shop: Shop) -> None:
-    assert shop.backfilled["champion_version"] == "1"
+    assert shop.backfilled["models"]["repurchase"]["champion_version"] == "1"
     answer = httpx.post(
         f"{shop.settings.serving_url}/predict", json={"user_id": 5, "context": {}, "at": shop.cut_ms + DAY_MS}
     ).json()

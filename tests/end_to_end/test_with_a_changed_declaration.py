@@ -72,14 +72,16 @@ def test_the_older_version_is_served_and_streamed_until_the_newer_one_is_backfil
     assert after["features"]["purchase_count_7d"] == before["features"]["purchase_count_7d"] + 1
 
     done = shop.braid("backfill", "--to", str(shop.cut_ms + DAY_MS + MINUTE_MS))
-    assert done["champion_version"] == str(max(int(one["version"]) for one in shop.braid("models")["versions"]))
+    assert done["models"]["repurchase"]["champion_version"] == str(
+        max(int(one["version"]) for one in shop.braid("models")["versions"])
+    )
     report = prove(settings, NEW, events, shop.users, at)
     assert (report.differences, report.degraded) == ([], 0)
     assert shop.braid("plan")["groups"][0]["settled"]
 
     def answer_of_the_new() -> dict[str, Any] | None:
         answer = ask(shop, "/predict", user_id=7, at=at)
-        return answer if answer["model"]["version"] == done["champion_version"] else None
+        return answer if answer["model"]["version"] == done["models"]["repurchase"]["champion_version"] else None
 
     answer = eventually(answer_of_the_new)
     assert answer["provenance"]["degraded"] is False
