@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from batch import events
 from batch.events import IngestReport, ingest_archive
 from batch.tables import partitions_of
+from features.sources import EventSource
 from infra.settings import Settings
 from speed.archive import COLUMNS, create_archive
 from tests.declarations import user_events
@@ -45,12 +46,12 @@ def message(offset: int, event: int | bytes, arrival_ms: int | None = None, time
     return user_events.topic, 0, offset, BASE + offset if arrival_ms is None else arrival_ms, b"key", value
 
 
-def archive(spark: SparkSession, settings: Settings, *messages: tuple[Any, ...]) -> None:
+def archive(spark: SparkSession, settings: Settings, *messages: tuple[Any, ...], source: EventSource = user_events) -> None:
     """As a micro-batch of the speed layer does."""
-    create_archive(spark, settings, user_events)
+    create_archive(spark, settings, source)
     columns, day = COLUMNS.rsplit(", ", 1)[0], F.to_date(F.timestamp_millis("arrival_ms")).alias(DAY_COLUMN)
     rows = spark.createDataFrame(list(messages), columns).select("*", day)
-    rows.coalesce(1).write.format("delta").mode("append").save(settings.table(user_events.archive_table))
+    rows.coalesce(1).write.format("delta").mode("append").save(settings.table(source.archive_table))
 
 
 def table(spark: SparkSession, settings: Settings) -> dict[str, str]:
@@ -174,9 +175,10 @@ def test_where_the_archives_log_is_gone_all_of_it_is_read_and_nothing_doubled(sp
     assert sorted(table(spark, lake)) == ["e0", "e1", "e2"]
 
 
-def test_two_sources_share_the_archive_and_do_not_mix(spark: SparkSession, lake: Settings) -> None:
+def test_two_sources_have_archives_of_their_own(spark: SparkSession, lake: Settings) -> None:
     other = dataclasses.replace(user_events, name="others", topic="others", table="other_events")
-    archive(spark, lake, message(0, 0), (other.topic, *message(0, 1)[1:]))
+    archive(spark, lake, message(0, 0))
+    archive(spark, lake, (other.topic, *message(0, 1)[1:]), source=other)
     assert ingest_archive(spark, lake, user_events).added == ingest_archive(spark, lake, other).added == 1
     assert list(table(spark, lake)) == ["e0"]
     assert spark.read.format("delta").load(lake.table(other.table)).first()["event_id"] == "e1"

@@ -26,7 +26,7 @@ from infra.errors import NotReadyError
 from infra.settings import Settings
 from models.training_set import build_training_set
 from store.clients import store
-from store.keys import meta_key
+from store.keys import meta_key, stamp_field, version_of
 from tests.declarations import repurchase, user_events, user_features
 
 if TYPE_CHECKING:
@@ -234,7 +234,8 @@ def test_publishing_removes_tiles_of_the_past_and_never_goes_back(
     past, open_tile = tiles + str(cut - 5 * MINUTE_MS).encode(), tiles + str(cut).encode()
     client.hset(key, mapping={past: b"1", open_tile: b"2", b"batch": b"3", b"t:0": b"4"})
     publish_view(spark, settings, user_features)
-    assert set(client.hkeys(key)) == {batch_field(user_features.fingerprint), open_tile}, (
+    stamp = stamp_field(version_of(user_features.fingerprint))
+    assert set(client.hkeys(key)) == {batch_field(user_features.fingerprint), stamp, open_tile}, (
         "what is past, and what no version in use has written, is gone"
     )
     published = client.hget(key, batch_field(user_features.fingerprint))
