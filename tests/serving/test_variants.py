@@ -31,7 +31,6 @@ def test_a_user_always_gets_the_same_variant_in_every_process() -> None:
     program = """
 from infra.policies import Experiment
 from serving.variants import assigned
-from tests.declarations import repurchase
 e = Experiment(name="three", shares={"champion": 0.5, "challenger": 0.3, "batch_only": 0.2})
 print([assigned(e, user) for user in [*range(50), "a text", -1]])
 """
