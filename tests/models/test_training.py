@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from features.declaration import FeatureGroup, last_k
+from features.project import Model
 from infra.settings import Settings
 from models import promotion
 from models.promotion import PROVEN_TAG, UNPROVEN, promote
@@ -119,18 +120,18 @@ def test_a_matrix_has_the_defaults_that_serving_fills_in() -> None:
 
 def test_a_list_is_in_the_training_set_and_in_no_model(registry: Settings) -> None:
     group = replace(user_features, features=(last_k("items", of="item_id", k=3), *user_features.features))
-    settings = registry.model_copy(update={"model_name": "listed"})
+    settings, listed = registry, Model("listed", group, repurchase.outcome)
     client = MlflowClient(settings.mlflow_tracking_uri)
     for name in ("listed", batch_only_name("listed")):
         client.create_experiment(name, artifact_location=str(settings.home / "artifacts"))
     rows = training_rows()
     rows["items"] = rows["batch_items"] = [None if n % 3 else np.array(["a", "b"]) for n in range(len(rows))]
-    version = train_models(settings, group, rows, 0, None).candidate_version
+    version = train_models(settings, listed, rows, 0, None).candidate_version
     assert version is not None
     assert tuple(load_booster(settings, "listed", version).feature_name()) == user_features.feature_names
-    assert promote(settings, group, version, rows).promoted
-    again = train_models(settings, group, rows, 0, None).candidate_version
-    assert promote(settings, group, str(again), rows).slices, "the slices of promotion leave it out"
+    assert promote(settings, listed, version, rows).promoted
+    again = train_models(settings, listed, rows, 0, None).candidate_version
+    assert promote(settings, listed, str(again), rows).slices, "the slices of promotion leave it out"
     # Serving asks it for what it was trained on.
     model = load_model(settings, group, "listed", version, {"group_fingerprint": group.fingerprint})
     assert 0 <= model.predict(group.model_input({"items": ["a"], "purchase_count_7d": 3})) <= 1
