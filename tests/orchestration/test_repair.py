@@ -23,6 +23,10 @@ from store.clients import store
 from store.keys import meta_key
 from tests.declarations import project, user_features
 
+#: Minutes of restarts and pauses on real services: with `make test-long`.
+pytestmark = pytest.mark.long
+
+
 ROOT = Path(__file__).parents[2]
 SERVICES = {"kafka", "valkey", "speed", "dagster-code", "dagster", "dagster-daemon"}
 MIDNIGHT = int(datetime(2026, 11, 21, tzinfo=UTC).timestamp() * 1_000)

@@ -62,6 +62,7 @@ def events(prefix: str, count: int) -> list[dict]:
 
 
 @pytest.mark.stack
+@pytest.mark.long  # minutes of restarts on real services
 def test_a_store_that_fell_back_is_filled_again_and_what_kafka_no_longer_holds_is_said(streaming: Settings, speed) -> None:
     client, online = store(streaming), RedisStore(streaming)
 

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 AT_MS = int(time.time() * 1_000) // 300_000 * 300_000 - 150_000
 
 
+#: Minutes of restarts and pauses on real services: with `make test-long`.
+pytestmark = pytest.mark.long
+
+
 def call(event_id: str, user_id: int, amount: float) -> bytes:
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(AT_MS / 1_000))
     return json.dumps({"event_id": event_id, "user_id": user_id, "amount": amount, "event_timestamp": at}).encode()
