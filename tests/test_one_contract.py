@@ -154,13 +154,13 @@ def test_a_file_gives_each_line_the_same_verdict_values_and_reason(
 def test_the_archive_gives_each_message_the_same_verdict_and_values(
     spark: SparkSession, lake: Settings, messages: list[bytes], streamed: list[tuple[Any, ...]]
 ) -> None:
-    create_archive(spark, lake)
+    create_archive(spark, lake, CLICKS)
     now_ms = int(time.time() * 1_000)
     more = [*messages, b"", b" \n", None]
     rows = [(CLICKS.topic, 0, offset, now_ms, None, value) for offset, value in enumerate(more)]
     columns = "topic STRING, partition INT, offset BIGINT, arrival_ms BIGINT, key BINARY, value BINARY"
     archived = spark.createDataFrame(rows, columns).selectExpr("*", "current_date() AS arrival_day")
-    archived.write.format("delta").mode("append").save(lake.table("raw_events"))
+    archived.write.format("delta").mode("append").save(lake.table(CLICKS.archive_table))
     fitting = [row for row in streamed if row[0] is None]
     assert ingest_archive(spark, lake, CLICKS).added == len(fitting)
     ingested = spark.read.format("delta").load(lake.table(CLICKS.table)).selectExpr("NULL AS _reason", *NAMES)

@@ -133,7 +133,7 @@ def test_what_kafka_really_holds_is_counted_once_and_by_one_rule(spark: SparkSes
         for index in range(6):
             producer.send(CALLS.topic, call(f"before{index}", 4, 1.0), partition=index % 2).get(30)
         layer.wait(layer.caught_up)
-        archived = spark.read.format("delta").load(kafka.table("raw_events")).count()
+        archived = spark.read.format("delta").load(kafka.table(CALLS.archive_table)).count()
         admin.delete_topics([CALLS.topic])
         time.sleep(3)
         create_topics(kafka, {CALLS.topic: 2})
@@ -146,7 +146,7 @@ def test_what_kafka_really_holds_is_counted_once_and_by_one_rule(spark: SparkSes
         layer.wait(layer.caught_up)
         assert layer.tile(5) == (6, 6.0)
         wait_archived(kafka, CALLS, end_offsets(kafka, CALLS.topic), 60)
-        assert spark.read.format("delta").load(kafka.table("raw_events")).count() == archived + 6
+        assert spark.read.format("delta").load(kafka.table(CALLS.archive_table)).count() == archived + 6
         assert ingest_archive(spark, kafka, CALLS).added == 12
     finally:
         layer.stop()
