@@ -106,7 +106,7 @@ def schedules_of(deployment: Deployment) -> list[dg.ScheduleDefinition]:
     """A new candidate of each model every week, and the housekeeping every night."""
     housekeeping = dg.ScheduleDefinition(
         name="nightly_housekeeping", job_name=HOUSEKEEPING_JOB, cron_schedule="30 3 * * *", execution_timezone="UTC",
-        description="Keeps the lake small.", default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Keeps the lake small.", default_status=dg.DefaultScheduleStatus.STOPPED,
     )  # fmt: skip
     on = "retraining" in deployment.settings.automation
     return [

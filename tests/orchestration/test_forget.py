@@ -33,6 +33,9 @@ from tests.declarations import item_features, project, repurchase, user_events, 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+#: With `make test-long`: minutes on real services.
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 END = int(datetime(2026, 3, 10, tzinfo=UTC).timestamp() * 1_000)
 HOUR_MS = 3_600_000
