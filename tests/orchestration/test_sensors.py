@@ -191,7 +191,7 @@ def test_what_is_automatic_is_what_the_settings_name(deployment: Settings) -> No
         sensors = {one.name for one in sensors_of(of) if one.default_status is dg.DefaultSensorStatus.RUNNING}
         return sensors | {one.name for one in schedules_of(of) if one.default_status is dg.DefaultScheduleStatus.RUNNING}
 
-    always = {"speed_layer", "group_health", "lost_store_heals", "nightly_housekeeping"}
+    always = {"speed_layer", "group_health", "lost_store_heals"}
     assert running() == always
     assert running("batch") == always | {"batch_when_due_user_events"}
     assert running("late") == always | {"late_events_heal_user_events"}
