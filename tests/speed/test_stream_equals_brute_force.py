@@ -95,7 +95,7 @@ def told(streaming: Settings, speed) -> Story:
 
     good = {"event_id": "x", "user_id": 1, "session_id": "s", "event_type": "VIEW", "event_timestamp": instant(last_ms)}
     story.misfits = {
-        b"\xff\xfe no JSON {": "not a JSON object",
+        b"\xff\xfe no JSON {": "not text in UTF-8",
         json.dumps({**good, "amount": "much"}).encode(): "amount is not a decimal",
         json.dumps({**good, "event_timestamp": "2026-01-01T00:00:00"}).encode(): "event_timestamp is not an RFC 3339",
         json.dumps({**good, "event_id": None}).encode(): "event_id is missing",
