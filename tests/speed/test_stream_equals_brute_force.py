@@ -23,6 +23,7 @@ from speed.replay import replay, wait_archived, wait_visible
 from store.clients import store
 from store.keys import PROGRESS_KEY
 from tests.declarations import GROUPS, item_features, user_events, user_features
+from tests.waiting import eventually
 
 from .aloud import batch_of, brute_force, instant, stored_tiles
 
@@ -126,7 +127,13 @@ def told(streaming: Settings, speed) -> Story:
     story.sent = len(story.accepted) + len(story.misfits) + 1
     wait_visible(streaming, GROUPS.values(), story.end_offsets)
     wait_archived(streaming, user_events, story.end_offsets)
-    time.sleep(4)
+
+    def offline_is_done() -> bool:
+        entries = [json.loads(raw) for raw in store(streaming).hmget(PROGRESS_KEY, [f"offline:{name}" for name in GROUPS]) if raw]
+        ends = {str(partition): offset for partition, offset in story.end_offsets.items()}
+        return len(entries) == len(GROUPS) and all(entry["offsets"] == ends for entry in entries)
+
+    eventually(offline_is_done, 120)
     story.progress = {name.decode(): json.loads(raw) for name, raw in store(streaming).hgetall(PROGRESS_KEY).items()}
     story.exit_code = speed.stop()
     return story
