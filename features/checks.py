@@ -14,8 +14,18 @@ _SOURCE_CHECKS = frozenset({"volume", "nulls", "categories", "bounds", "late", "
 _GROUP_CHECKS = frozenset({"entities", "distribution"})
 
 
+class _Checks:
+    """Thresholds of which some block."""
+
+    blocking: frozenset[str]
+
+    def severity(self, name: str) -> str:
+        """How grave it is that a threshold is crossed: "critical" or "warning", as Great Expectations calls it."""
+        return "critical" if name in self.blocking else "warning"
+
+
 @dataclass(frozen=True)
-class SourceChecks:
+class SourceChecks(_Checks):
     """What is normal of the events of a source.
 
     Attributes:
@@ -44,13 +54,9 @@ class SourceChecks:
     def __post_init__(self) -> None:
         _check_blocking(self.blocking, _SOURCE_CHECKS)
 
-    def severity(self, name: str) -> str:
-        """How grave it is that a threshold is crossed: "critical" or "warning", as Great Expectations calls it."""
-        return "critical" if name in self.blocking else "warning"
-
 
 @dataclass(frozen=True)
-class GroupChecks:
+class GroupChecks(_Checks):
     """What is normal of a group's view, beside the view before it.
 
     Attributes:
@@ -68,10 +74,6 @@ class GroupChecks:
 
     def __post_init__(self) -> None:
         _check_blocking(self.blocking, _GROUP_CHECKS)
-
-    def severity(self, name: str) -> str:
-        """How grave it is that a threshold is crossed: "critical" or "warning", as Great Expectations calls it."""
-        return "critical" if name in self.blocking else "warning"
 
 
 def _check_blocking(blocking: frozenset[str], known: frozenset[str]) -> None:
