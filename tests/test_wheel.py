@@ -181,7 +181,9 @@ def test_a_project_without_models_is_whole(deployment: Deployment) -> None:
     [repository] = answer["data"]["repositoriesOrError"]["nodes"]
     assert "quality" in {job["name"] for job in repository["jobs"]}
     assert deployment.braid("plan").returncode == 0
-    assert deployment.braid("consistency", "--logged").returncode == 0
+    unlogged = deployment.braid("consistency", "--logged")
+    assert unlogged.returncode == 3, "no evidence is no pass"
+    assert "No evidence: nothing was logged. Set BRAID_SERVED_SHARE" in unlogged.stderr
 
 
 def test_progress_is_seen_where_there_is_no_terminal(deployment: Deployment) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +64,13 @@ class Shop:
         """What a command says."""
         return braid(self.project, self.settings.home, *arguments)
 
+    def refused(self, *arguments: str) -> str:
+        """The error of a command that fails with status 1."""
+        done = run(self.project, self.settings.home, *arguments)
+        assert done.returncode == 1, done.stdout + done.stderr
+        error: str = json.loads(done.stdout)["error"]
+        return error
+
     def tell(self, command: str, *lines: str) -> Any:
         """Loads or replays lines of the shop's CSV."""
         path = self.settings.home / "more.csv"
@@ -77,11 +83,15 @@ class Shop:
         return httpx.post(f"{self.settings.dagster_url}/graphql", json=body, timeout=30).raise_for_status().json()["data"]
 
 
-def braid(project: Path, home: Path, *arguments: str) -> Any:
+def run(project: Path, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "orchestration.cli", "--home", str(home), *arguments, "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "BRAID_SERVED_SHARE": "1"}
     environment.pop("BRAID_PROJECT")  # the project's pyproject.toml names it
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=project, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=project, timeout=600)
+
+
+def braid(project: Path, home: Path, *arguments: str) -> Any:
+    done = run(project, home, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -107,7 +117,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterat
     settings, project = Settings.load(home), home / "project"
     (project / "shop").mkdir(parents=True)
     (project / "pyproject.toml").write_text('[tool.braid]\nproject = "shop.definitions:project"\n')
-    shutil.copyfile(ROOT / "tests" / "declarations.py", project / "shop" / "definitions.py")
+    declared = (ROOT / "tests" / "declarations.py").read_text()
+    strict = 'checks=SourceChecks(bounds={"amount": (0, None)}, blocking=frozenset({"bounds"})),'
+    declared = declared.replace('    key="user_id",\n', f'    key="user_id",\n    {strict}\n', 1).replace(
+        "    Project,\n", "    Project,\n    SourceChecks,\n", 1
+    )
+    assert strict in declared
+    (project / "shop" / "definitions.py").write_text(declared)
     try:
         loaded = braid(project, home, "load", str(home / "history.csv"), *MAPPED)
         braid(project, home, "up", "--detach")

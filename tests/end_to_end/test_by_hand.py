@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from unittest.mock import ANY
@@ -146,12 +144,12 @@ def test_a_bad_day_stays_out_of_the_online_store_and_the_last_good_view_in(shop:
     settings, day = shop.settings, shop.cut_ms + 3 * DAY_MS
     before = shop.braid("status")["groups"]
     when = datetime.fromtimestamp(day / 1_000, UTC).isoformat(timespec="milliseconds")
-    shop.tell("load", *(f"bad{n},3,b,PURCHASE,-7.50,{when}\n" for n in range(20_000)))
-    command = [sys.executable, "-m", "orchestration.cli", "--home", str(settings.home), "backfill", "--no-train", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "The check events_whole of events failed" in json.loads(done.stdout)["error"]
-    assert "amount" in json.loads(done.stdout)["error"]
+    after = datetime.fromtimestamp((day + DAY_MS) / 1_000, UTC).isoformat(timespec="milliseconds")
+    bad = [f"bad{n},3,b,PURCHASE,-7.50,{when}\n" for n in range(500)]
+    shop.tell("load", *bad, f"after,3,b,PURCHASE,7.50,{after}\n")  # the day is over: it has one after it
+    error = shop.refused("backfill", "--no-train")
+    assert "The check events_within_limits of events failed" in error
+    assert "amount" in error
     assert shop.braid("status")["groups"] == {name: {**group, "age_seconds": ANY} for name, group in before.items()}
     pages = httpx.get(f"{settings.data_docs_url}/index.html")
     assert pages.is_success
