@@ -17,13 +17,14 @@ from pyspark.sql import functions as F
 from batch.erasure import Entity
 from batch.events import ingest_archive
 from batch.load import QUARANTINE, load_events
-from batch.tiles import tiles_table
+from batch.publish import publish_view
+from batch.tiles import build_tiles, stale_days, tiles_table
+from batch.view import build_view
 from features.merge import merge
 from features.packed import batch_field, decode_batch
 from infra.embedded import services
 from infra.kafka import SERVED_TOPIC
 from infra.settings import Settings
-from orchestration.backfill import backfill
 from orchestration.forget import ForgetReport, forget
 from orchestration.topics import topics
 from speed.archive import COLUMNS, create_archive
@@ -115,7 +116,11 @@ def fill(spark: SparkSession, settings: Settings) -> None:
         "no JSON",
         json.dumps(event("x", 1, END, amount="much", item_id=str(GONE))),
     )
-    backfill(project, settings, END, train=False)
+    ingest_archive(spark, settings, user_events)
+    for group in project.groups:
+        build_tiles(spark, settings, group, stale_days(spark, settings, group))
+        build_view(spark, settings, group, END)
+        publish_view(spark, settings, group)
     archive(spark, settings, json.dumps(event("new1", 1, END + 1)), json.dumps(event("new2", GONE, END + 1)), first=100)
 
     older = spark.createDataFrame([(GONE, 1), (1, 1)], "entity BIGINT, partial BIGINT")
