@@ -35,6 +35,9 @@ from tests.declarations import item_features, project, repurchase, user_events, 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+#: With `make test-long`: a batch with all of its checks, and a search of every place.
+pytestmark = pytest.mark.long
+
 END = int(datetime(2026, 3, 10, tzinfo=UTC).timestamp() * 1_000)
 HOUR_MS = 3_600_000
 #: An id that no count, offset or time of the test is.
