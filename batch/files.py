@@ -26,7 +26,7 @@ from features.sources import ColumnType, EventSource
 from infra.errors import InputError
 
 #: Texts that exporters write where a CSV has no value; an empty field is none in any case.
-NULLS = ("NULL", "null", r"\N", "NaN", "nan", "None")
+NULLS = ("NULL", "null", "Null", "(null)", "[NULL]", r"\N", "NaN", "nan", "None", "<NA>", "N/A", "#N/A")
 
 #: A number with a decimal comma, or with none; points group its thousands.
 _COMMA = r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?"

@@ -90,7 +90,7 @@ class EventSource:
         time: The column with the event's time.
         key: The column that keys the Kafka messages.
         checks: What is normal of its events.
-        earliest: A day (UTC), such as "1970-01-01". An event before it is refused: its time is a default or a mistake.
+        earliest: A day (UTC), such as "1970-01-02". An event before it is refused: its time is a default, such as 0 in any zone, or a mistake.
         latest: An event on or after this day is refused as well.
 
     Raises:
@@ -105,7 +105,7 @@ class EventSource:
     time: str = "event_timestamp"
     key: str = "user_id"
     checks: SourceChecks = field(default_factory=SourceChecks)
-    earliest: str = "1970-01-01"
+    earliest: str = "1970-01-02"
     latest: str = "2200-01-01"
     _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, default_factory=dict)
 

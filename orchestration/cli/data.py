@@ -48,7 +48,7 @@ NullOption = Annotated[
     list[str] | None,
     typer.Option(
         "--null",
-        help="Text that stands for no value. Repeatable. Default for CSV: NULL, null, \\N, NaN, nan, None.",
+        help="Text that stands for no value. Repeatable. Default for CSV: NULL, null, Null, (null), [NULL], \\N, NaN, nan, None, <NA>, N/A, #N/A.",
         show_default=False,
     ),
 ]
