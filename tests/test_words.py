@@ -14,15 +14,6 @@ FOLDERS = (*ALLOWED, "benchmarks")
 
 #: Files that still have such names. Remove a file from the list when its names are renamed; add none.
 NOT_YET_RENAMED = {
-    "batch/files.py",
-    "batch/history.py",
-    "batch/load.py",
-    "batch/partials.py",
-    "batch/point_in_time.py",
-    "batch/tables.py",
-    "batch/tiles.py",
-    "batch/times.py",
-    "batch/view.py",
     "features/tiles.py",
     "features/view.py",
     "models/promotion.py",

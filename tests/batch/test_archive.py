@@ -18,6 +18,7 @@ from batch import events
 from batch.events import IngestReport, ingest_archive
 from batch.tables import partitions_of
 from features.sources import EventSource
+from features.windows import DAY_MS
 from infra.settings import Settings
 from speed.archive import COLUMNS, create_archive
 from tests.declarations import user_events
@@ -57,9 +58,9 @@ def archive(spark: SparkSession, settings: Settings, *messages: tuple[Any, ...],
 def table(spark: SparkSession, settings: Settings) -> dict[str, str]:
     """event_id → session_id of every row; fails on two rows of one id."""
     rows = spark.read.format("delta").load(settings.table(user_events.table)).select("event_id", "session_id").collect()
-    found = {row["event_id"]: row["session_id"] for row in rows}
-    assert len(found) == len(rows)
-    return found
+    sessions = {row["event_id"]: row["session_id"] for row in rows}
+    assert len(sessions) == len(rows)
+    return sessions
 
 
 def test_each_message_is_ingested_once_and_the_first_of_an_id_stays(spark: SparkSession, lake: Settings) -> None:
@@ -123,13 +124,13 @@ def test_two_ingests_at_once_take_each_message_once(spark: SparkSession, lake: S
         return ingest_archive(session, lake, user_events).added
 
     with ThreadPoolExecutor(2) as pool:
-        added = [one.result(120) for one in [pool.submit(ingest), pool.submit(ingest)]]
+        added = [future.result(120) for future in [pool.submit(ingest), pool.submit(ingest)]]
     assert sum(added) == 50
     assert len(table(spark, lake)) == 50
 
 
 def test_only_what_was_archived_since_is_read_also_after_files_were_joined(spark: SparkSession, lake: Settings) -> None:
-    yesterday = BASE - 86_400_000
+    yesterday = BASE - DAY_MS
     for n in range(2):
         archive(spark, lake, message(n, n, yesterday, time="2025-12-31T00:00:00Z"))
     archive(spark, lake, message(2, 2, BASE))

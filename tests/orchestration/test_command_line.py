@@ -26,7 +26,7 @@ def braid(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["load", "missing.csv"], "does not exist"),
         (["load", __file__, "--map", "user_id"], "cannot be read"),
-        (["load", __file__], "of no known kind"),
+        (["load", __file__], "is unknown"),
         (["replay", "missing.csv"], "does not exist"),
         (["features", "1"], "does not answer"),
         (["features", "one"], "is not an integer"),
