@@ -16,8 +16,6 @@ FOLDERS = (*ALLOWED, "benchmarks")
 NOT_YET_RENAMED = {
     "features/tiles.py",
     "features/view.py",
-    "models/promotion.py",
-    "monitoring/alerts.py",
     "orchestration/assets/models.py",
     "orchestration/assets/quality.py",
     "orchestration/backfill.py",
