@@ -26,7 +26,7 @@ from features.sources import ColumnType, EventSource
 from infra.errors import InputError
 
 #: Texts that exporters write for a missing value in a CSV. An empty field is always a missing value.
-NULLS = ("NULL", "null", r"\N", "NaN", "nan", "None")
+NULLS = ("NULL", "null", "Null", "(null)", "[NULL]", r"\N", "NaN", "nan", "None", "<NA>", "N/A", "#N/A")
 
 #: A number with an optional decimal comma, and with points between thousands.
 _COMMA = r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?"

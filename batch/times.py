@@ -126,6 +126,8 @@ def read_times(column: TimeColumn, time_format: str | None = None, day_first: bo
             f"The times of {column.name} have years of two digits, such as {shapes['short'][1]}.",
             "Name their format, such as by --time-format '%m/%d/%y %H:%M'.",
         )
+    if "calendar" in shapes:
+        _refuse_year_day_month(column)
     readings = {
         words: f"{shapes[shape][0]:,} values, such as {shapes[shape][1]}" for shape, words in _SHAPES.items() if shape in shapes
     }
@@ -187,6 +189,21 @@ def _order(column: TimeColumn, day_first: bool | None) -> tuple[str, str]:
     raise InputError(
         f"The dates of {column.name} can be read with the day or the month first, such as {examples['none']}.", f"{cure}."
     )
+
+
+def _refuse_year_day_month(column: TimeColumn) -> None:
+    """Refuses dates such as 2026-31-12, unless another value proves that the month stands second: then they are misfits of their rows."""
+    second, third = (rf"CAST(regexp_extract(t, '^\d+\D(\d+)\D(\d+)', {group}) AS INT)" for group in (1, 2))
+    [(swapped, at, proofs)] = column.query(
+        f"arg_min(t, _at) FILTER ({second} > 12 AND {third} <= 12), min(_at) FILTER ({second} > 12 AND {third} <= 12), "
+        f"count(*) FILTER ({second} <= 12 AND {third} > 12)",
+        "shape = 'calendar'",
+    )
+    if swapped is not None and not proofs:
+        raise InputError(
+            f"The dates of {column.name} seem to have the day before the month, such as {column.at(swapped, at)}.",
+            "Say how they are meant, by --time-format '%Y-%d-%m' with the form of the clock, or by --time-format iso.",
+        )
 
 
 def _by_strptime(column: TimeColumn, time_format: str) -> TimeReading:

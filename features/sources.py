@@ -91,7 +91,8 @@ class EventSource:
         time: The column with the event's time.
         key: The column that is the key of the Kafka messages.
         checks: Thresholds for the events of a day.
-        earliest: A day (UTC), such as "1970-01-01". An event before this day is refused, because its time is a default or a mistake.
+        earliest: A day (UTC), such as "1970-01-02". An event before this day is refused, because its time is a default (such as 0) or a
+            mistake.
         latest: An event on or after this day is refused as well.
 
     Raises:
@@ -106,7 +107,7 @@ class EventSource:
     time: str = "event_timestamp"
     key: str = "user_id"
     checks: SourceChecks = field(default_factory=SourceChecks)
-    earliest: str = "1970-01-01"
+    earliest: str = "1970-01-02"
     latest: str = "2200-01-01"
     _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, default_factory=dict)
 

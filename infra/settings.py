@@ -174,7 +174,7 @@ class Settings(BaseSettings):
         3 * 86_400,
         alias="BRAID_TILE_TTL_SECONDS",
         gt=0,
-        description="Seconds until a speed tile expires in the online store, counted from its last write.",
+        description="Seconds until a speed tile expires in the online store, counted from its last write; at least a day more than the group's buffer.",
     )
     store_timeout_seconds: float = Field(
         0.25,
@@ -184,6 +184,12 @@ class Settings(BaseSettings):
     )
     alias_poll_seconds: float = Field(
         3, alias="BRAID_ALIAS_POLL_SECONDS", gt=0, description="Seconds between two checks of serving for a new champion."
+    )
+    keep_alive_seconds: int = Field(
+        75,
+        alias="BRAID_KEEP_ALIVE_SECONDS",
+        gt=0,
+        description="Seconds that serving keeps an idle connection open. Choose more than the idle time of the clients' pools and of a load balancer.",
     )
     drain_seconds: float = Field(
         2,
@@ -342,6 +348,10 @@ class Settings(BaseSettings):
                 else:
                     variables[field.alias] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         return variables
+
+    def tiles_kept_seconds(self, buffer_ms: int) -> int:
+        """The seconds that the online store keeps a speed tile of a group: answers need it until the buffer behind batch_end is over."""
+        return max(self.tile_ttl_seconds, buffer_ms // 1_000 + 86_400)
 
     def bounds(self, group: str) -> GroupBounds:
         """The bounds of a group."""

@@ -47,9 +47,10 @@ def guards(settings: Settings, project: Project, now_ms: int | None = None) -> l
     """
     store = reached_store(settings)
     now_ms = instants.now_ms() if now_ms is None else now_ms
+    buffer_ms = max(group.buffer_ms for group in project.groups)
     on_store = [
         eviction_guard(store.evicting_policies()),
-        expiry_guard(settings.tile_ttl_seconds * 1_000, max(group.buffer_ms for group in project.groups)),
+        expiry_guard(settings.tiles_kept_seconds(buffer_ms) * 1_000, buffer_ms),
     ]
     return [*on_store, *_retention_guards(settings, project, store, now_ms)]
 

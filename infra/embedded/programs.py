@@ -108,8 +108,9 @@ def _speed_command(_settings: Settings) -> list[str]:
 
 
 def _serving_command(settings: Settings) -> list[str]:
-    port = str(settings.ports.serving)
-    return [sys.executable, "-m", "bentoml", "serve", "serving.service:Braid", "--host", "127.0.0.1", "--port", port]
+    where = ["--host", "127.0.0.1", "--port", str(settings.ports.serving)]
+    keep_alive = ["--timeout-keep-alive", str(settings.keep_alive_seconds)]
+    return [sys.executable, "-m", "bentoml", "serve", "serving.service:Braid", *where, *keep_alive]
 
 
 def _code_command(settings: Settings) -> list[str]:

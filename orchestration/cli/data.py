@@ -49,7 +49,7 @@ NullOption = Annotated[
     list[str] | None,
     typer.Option(
         "--null",
-        help="Text that stands for a missing value. Repeatable. Default for CSV: NULL, null, \\N, NaN, nan, None.",
+        help="Text that stands for a missing value. Repeatable. Default for CSV: NULL, null, Null, (null), [NULL], \\N, NaN, nan, None, <NA>, N/A, #N/A.",
         show_default=False,
     ),
 ]

@@ -128,6 +128,19 @@ def test_days_and_months_that_could_be_exchanged_are_refused_unless_an_option_sa
     assert result[1] == ("2026-10-13T00:00:00.000000Z", None)
 
 
+def test_a_day_before_the_month_behind_the_year_is_refused_unless_another_value_or_an_option_decides(tmp_path: Path) -> None:
+    path = column(tmp_path, "2026-11-01 10:00", "2026-13-11 10:00")
+    with pytest.raises(InputError, match=r"day before the month, such as '2026-13-11 10:00' in line 3.*--time-format '%Y-%d-%m'"):
+        read(path)
+    assert [time for time, _ in read(path, time_format="%Y-%d-%m %H:%M")] == [
+        "2026-01-11T10:00:00.000000Z",
+        "2026-11-13T10:00:00.000000Z",
+    ]
+    assert [bool(reason) for _, reason in read(path, time_format="iso")] == [False, True]
+    result = read(column(tmp_path, "2026-11-01", "2026-13-11", "2026-11-13"))
+    assert [bool(reason) for _, reason in result] == [False, True, False]
+
+
 def test_years_of_two_digits_are_refused_unless_a_format_says(tmp_path: Path) -> None:
     mapping = {"event_timestamp": "InvoiceDate", "user_id": "CustomerID"}
     path = CASES / "A03-two-digit-year/online_retail.csv"

@@ -168,6 +168,11 @@ def test_texts_that_stand_for_no_value_are_none_and_are_counted(tmp_path: Path) 
     assert [row["item_id"] for row in result] == ["sku-1", "sku-1", "sku-1", None]
     path = write(tmp_path / "events.csv", f"{CONTRACT},item_id\n{GOOD},NULL\n{GOOD},-\n{GOOD},\n")
     assert [row["item_id"] for row in rows(path, nulls=("-",))] == ["NULL", None, None]
+    texts = ("(null)", "[NULL]", "Null", "<NA>", "N/A", "#N/A", r"\N", "nan")  # of SQL Developer, DBeaver, pandas, Excel, MySQL
+    path = write(
+        tmp_path / "exports.csv", f"{CONTRACT},item_id\n" + "".join(f"{GOOD},{text}\n" for text in (*texts, "NA", "nullable"))
+    )
+    assert [row["item_id"] for row in rows(path)] == [*[None] * len(texts), "NA", "nullable"]
 
 
 def test_a_header_with_two_delimiters_is_decided_by_the_columns_or_refused(tmp_path: Path) -> None:

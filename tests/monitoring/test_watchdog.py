@@ -78,6 +78,9 @@ def test_a_topic_keeps_what_came_since_batch_end(retention: Retention, age_ms: i
 
 
 def test_tiles_live_as_long_as_the_buffer() -> None:
+    short = Settings.load().model_copy(update={"tile_ttl_seconds": 60})
+    assert short.tiles_kept_seconds(BUFFER_MS) * 1_000 == BUFFER_MS + DAY_MS
+    assert short.model_copy(update={"tile_ttl_seconds": 10 * 86_400}).tiles_kept_seconds(BUFFER_MS) == 10 * 86_400
     assert expiry_guard(BUFFER_MS, BUFFER_MS).holds
     assert not expiry_guard(BUFFER_MS - 1, BUFFER_MS).holds
 
@@ -105,24 +108,25 @@ def test_each_condition_is_seen_to_be_broken(deployment: Settings) -> None:
     assert "allkeys-lru" in broken(deployment)["eviction:store"].message
     store(deployment).config_set("maxmemory-policy", "noeviction")
     assert broken(deployment) == {}
-    assert list(broken(deployment.model_copy(update={"tile_ttl_seconds": 3_600}))) == ["expiry:tiles"]
+    assert broken(deployment.model_copy(update={"tile_ttl_seconds": 3_600})) == {}, "tiles outlast the buffer whatever the setting"
 
 
 def test_what_is_broken_is_told_by_doctor_and_as_an_alert(deployment: Settings) -> None:
-    settings = deployment.model_copy(update={"tile_ttl_seconds": 3_600})
+    settings = deployment
+    store(settings).config_set("maxmemory-policy", "allkeys-lru")
     done = subprocess.run(
         [sys.executable, "-m", "orchestration.cli", "--home", str(settings.home), "doctor", "--json"],
         env={**os.environ, **settings.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 1
-    assert (checks["expiry:tiles"]["ok"], checks["eviction:store"]["ok"]) == (False, True)
-    assert "BRAID_TILE_TTL_SECONDS" in checks["expiry:tiles"]["cure"]
+    assert (checks["expiry:tiles"]["ok"], checks["eviction:store"]["ok"]) == (True, False)
+    assert "noeviction" in checks["eviction:store"]["cure"]
 
     [sensor] = sensors_of(Deployment(project, settings))
     with dg.instance_for_test() as instance:
         sensor(dg.build_sensor_context(instance=instance))
-        assert Alerts(settings).open()["expiry:tiles"]["severity"] == "HIGH"
-        [mended] = sensors_of(Deployment(project, deployment))
-        mended(dg.build_sensor_context(instance=instance))
+        assert Alerts(settings).open()["eviction:store"]["severity"] == "HIGH"
+        store(settings).config_set("maxmemory-policy", "noeviction")
+        sensor(dg.build_sensor_context(instance=instance))
     assert Alerts(settings).open() == {}

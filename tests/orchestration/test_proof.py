@@ -6,7 +6,9 @@ from pathlib import Path
 
 import duckdb
 
-from orchestration.proof import brute_force
+from features.instants import rfc3339
+from orchestration.proof import agree, brute_force
+from tests.case_files import load_cases
 from tests.declarations import user_features
 
 Q = 1_772_323_200_000 + 12 * 3_600_000  # 2026-03-01T12:00:00Z
@@ -46,3 +48,17 @@ def test_each_feature_by_hand(tmp_path: Path) -> None:
     }
     assert values[2] == nothing
     assert values[3] == nothing
+
+
+def test_integers_of_every_size_by_hand(tmp_path: Path) -> None:
+    [case] = [case for case in load_cases() if case.name == "huge_integers"]
+    path = tmp_path / "events.parquet"
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE e (event_id VARCHAR, user_id BIGINT, points BIGINT, event_timestamp TIMESTAMPTZ)")
+        rows = [(event["event_id"], event["user_id"], event["points"], rfc3339(event["ts_ms"])) for event in case.events]
+        connection.executemany("INSERT INTO e VALUES (?, ?, ?, ?)", rows)
+        connection.execute(f"COPY e TO '{path}' (FORMAT parquet)")
+    for cells in case.cells:
+        values = brute_force(case.group, [path], [cells.entity], cells.q_ms)[cells.entity]
+        for feature in case.group.features:
+            assert agree(feature, cells.values[feature.name], values[feature.name]), (cells.q_ms, feature.name, values)
