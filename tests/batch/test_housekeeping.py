@@ -29,9 +29,6 @@ from tests.declarations import project, repurchase, user_features
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-#: With `make test-long`: minutes on real services.
-pytestmark = pytest.mark.long
-
 NOW = time.time_ns() // 1_000_000
 DECLARED, PUBLISHED, TRAINED, OLD = user_features.fingerprint, "a" * 16, "b" * 16, "c" * 16
 TABLES = [

@@ -29,9 +29,6 @@ from store.protocol import View
 from store.server import open_store
 from tests.declarations import project, user_events
 
-#: With `make test-long`: minutes on real services.
-pytestmark = pytest.mark.long
-
 NOW = time.time_ns() // 1_000_000
 TOPIC = user_events.topic
 
