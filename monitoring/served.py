@@ -2,7 +2,7 @@
 
     served_id                       the id of the record
     group, fingerprint, entity      the group, the version of its declaration, and the entity's id as text, whatever its type
-    q_ms, served_at_ms              the time that the request asked about, and the time of the answer
+    q_ms, served_at_ms              the time of the request's features, and the time of the answer
     features_at_ms                  the instant at which the features were computed: q, or batch_end if the speed layer was left out
     features                        JSON: feature → served value, null for no value; a value may be a list
     batch_end_ms, newest_event_ms, tiles_merged, degraded      provenance of the features; `degraded` lists the reasons

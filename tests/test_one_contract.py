@@ -113,7 +113,7 @@ def verdicts(frame: DataFrame, order: str) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def messages() -> list[bytes]:
-    return [one.encode() if isinstance(one, str) else one for one, _ in LINES]
+    return [line.encode() if isinstance(line, str) else line for line, _ in LINES]
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +145,12 @@ def test_a_file_gives_each_line_the_same_verdict_values_and_reason(
     assert (report.read, report.loaded, report.quarantined) == (len(LINES), len(fitting), len(LINES) - len(fitting))
     loaded = spark.read.format("delta").load(lake.table(CLICKS.table)).selectExpr("NULL AS _reason", *NAMES)
     assert sorted(verdicts(loaded, "event_id"), key=str) == sorted(fitting, key=str)
-    kept = spark.read.format("delta").load(lake.table("quarantine")).orderBy("row").collect()
-    assert [(row["row"], row["reason"]) for row in kept] == [(n, row[0]) for n, row in enumerate(streamed, start=1) if row[0]]
-    assert [row["content"].encode() for row in kept if "UTF-8" not in row["reason"]] == [
-        one.strip() for one, row in zip(messages, streamed, strict=True) if row[0] and "UTF-8" not in row[0]
+    quarantined = spark.read.format("delta").load(lake.table("quarantine")).orderBy("row").collect()
+    assert [(row["row"], row["reason"]) for row in quarantined] == [
+        (n, row[0]) for n, row in enumerate(streamed, start=1) if row[0]
+    ]
+    assert [row["content"].encode() for row in quarantined if "UTF-8" not in row["reason"]] == [
+        line.strip() for line, row in zip(messages, streamed, strict=True) if row[0] and "UTF-8" not in row[0]
     ]
 
 

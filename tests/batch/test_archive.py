@@ -18,6 +18,7 @@ from batch import events
 from batch.events import IngestReport, ingest_archive
 from batch.tables import partitions_of
 from features.sources import EventSource
+from features.windows import DAY_MS
 from infra.settings import Settings
 from speed.archive import COLUMNS, create_archive
 from tests.declarations import user_events
@@ -57,9 +58,9 @@ def archive(spark: SparkSession, settings: Settings, *messages: tuple[Any, ...],
 def table(spark: SparkSession, settings: Settings) -> dict[str, str]:
     """event_id → session_id of every row; fails on two rows of one id."""
     rows = spark.read.format("delta").load(settings.table(user_events.table)).select("event_id", "session_id").collect()
-    found = {row["event_id"]: row["session_id"] for row in rows}
-    assert len(found) == len(rows)
-    return found
+    sessions = {row["event_id"]: row["session_id"] for row in rows}
+    assert len(sessions) == len(rows)
+    return sessions
 
 
 def test_each_message_is_ingested_once_and_the_first_of_an_id_stays(spark: SparkSession, lake: Settings) -> None:
@@ -123,13 +124,13 @@ def test_two_ingests_at_once_take_each_message_once(spark: SparkSession, lake: S
         return ingest_archive(session, lake, user_events).added
 
     with ThreadPoolExecutor(2) as pool:
-        added = [one.result(120) for one in [pool.submit(ingest), pool.submit(ingest)]]
+        added = [future.result(120) for future in [pool.submit(ingest), pool.submit(ingest)]]
     assert sum(added) == 50
     assert len(table(spark, lake)) == 50
 
 
 def test_only_what_was_archived_since_is_read_also_after_files_were_joined(spark: SparkSession, lake: Settings) -> None:
-    yesterday = BASE - 86_400_000
+    yesterday = BASE - DAY_MS
     for n in range(2):
         archive(spark, lake, message(n, n, yesterday, time="2025-12-31T00:00:00Z"))
     archive(spark, lake, message(2, 2, BASE))
@@ -224,12 +225,16 @@ def test_what_arrived_first_counts_although_a_later_copy_was_ingested_before(spa
 def test_which_copies_count_does_not_depend_on_how_the_messages_are_cut(spark: SparkSession, lake: Settings) -> None:
     days = ["01", "02", "03", "05", "04", "07"]  # of one id, as they arrive; copies are two days apart at most
     messages = [message(n, 0, BASE + n, time=f"2025-12-{day}T00:00:00Z") for n, day in enumerate(days)]
-    kept = []
-    for name, cuts in (("once", [messages]), ("each", [[one] for one in messages]), ("halves", [messages[:3], messages[3:]])):
+    sessions_of = []
+    for name, cuts in (
+        ("once", [messages]),
+        ("each", [[message] for message in messages]),
+        ("halves", [messages[:3], messages[3:]]),
+    ):
         settings = lake.model_copy(update={"deduplication_days": 2, "lake_uri": f"{lake.lake_uri}-{name}"})
         for cut in cuts:
             archive(spark, settings, *cut)
             ingest_archive(spark, settings, user_events)
         rows = spark.read.format("delta").load(settings.table(user_events.table)).select("session_id").collect()
-        kept.append(sorted(row["session_id"] for row in rows))
-    assert kept == [["at 0", "at 3"]] * 3
+        sessions_of.append(sorted(row["session_id"] for row in rows))
+    assert sessions_of == [["at 0", "at 3"]] * 3

@@ -17,7 +17,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from features.windows import BUFFER_MS, DAY_MS, HOUR_MS
 from infra.embedded import services
-from infra.kafka import Kept, delete_messages
+from infra.kafka import Retention, delete_messages
 from infra.settings import Settings
 from monitoring.alerts import Alerts
 from monitoring.watchdog import Guard, expiry_guard, guards, retention_guard
@@ -47,7 +47,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> 
 
 
 def broken(settings: Settings) -> dict[str, Guard]:
-    return {one.key: one for one in guards(settings, project) if not one.holds}
+    return {guard.key: guard for guard in guards(settings, project) if not guard.holds}
 
 
 def configure(settings: Settings, **configs: str) -> None:
@@ -59,19 +59,19 @@ def configure(settings: Settings, **configs: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "age_ms", "holds"),
+    ("retention", "age_ms", "holds"),
     [
-        (Kept(7 * DAY_MS, False, NOW - 2 * DAY_MS, False), 6 * DAY_MS, True),
-        (Kept(7 * DAY_MS, False, NOW - 2 * DAY_MS, False), 8 * DAY_MS, False),
-        (Kept(None, False, NOW - 2 * DAY_MS, False), 800 * DAY_MS, True),
-        (Kept(None, True, NOW - 2 * DAY_MS, False), HOUR_MS, False),  # compacted
-        (Kept(7 * DAY_MS, False, NOW - HOUR_MS, True), 800 * DAY_MS, True),  # a past that was replayed an hour ago
-        (Kept(7 * DAY_MS, False, NOW - 8 * DAY_MS, True), 800 * DAY_MS, False),  # or a week ago
-        (Kept(7 * DAY_MS, False, None, False), 8 * DAY_MS, False),  # all of it is gone
+        (Retention(7 * DAY_MS, False, NOW - 2 * DAY_MS, False), 6 * DAY_MS, True),
+        (Retention(7 * DAY_MS, False, NOW - 2 * DAY_MS, False), 8 * DAY_MS, False),
+        (Retention(None, False, NOW - 2 * DAY_MS, False), 800 * DAY_MS, True),
+        (Retention(None, True, NOW - 2 * DAY_MS, False), HOUR_MS, False),  # compacted
+        (Retention(7 * DAY_MS, False, NOW - HOUR_MS, True), 800 * DAY_MS, True),  # a past that was replayed an hour ago
+        (Retention(7 * DAY_MS, False, NOW - 8 * DAY_MS, True), 800 * DAY_MS, False),  # or a week ago
+        (Retention(7 * DAY_MS, False, None, False), 8 * DAY_MS, False),  # all of it is gone
     ],
 )
-def test_a_topic_keeps_what_came_since_batch_end(kept: Kept, age_ms: int, holds: bool) -> None:
-    assert retention_guard(TOPIC, kept, NOW - age_ms, NOW).holds is holds
+def test_a_topic_keeps_what_came_since_batch_end(retention: Retention, age_ms: int, holds: bool) -> None:
+    assert retention_guard(TOPIC, retention, NOW - age_ms, NOW).holds is holds
 
 
 def test_tiles_live_as_long_as_the_buffer() -> None:
@@ -88,7 +88,7 @@ def test_each_condition_is_seen_to_be_broken(deployment: Settings) -> None:
         producer.send(TOPIC, b"{}", partition=partition).get()
     producer.close()
     assert broken(deployment) == {}
-    assert {one.key for one in guards(deployment, project)} == {"eviction:store", "expiry:tiles", f"retention:{TOPIC}"}
+    assert {guard.key for guard in guards(deployment, project)} == {"eviction:store", "expiry:tiles", f"retention:{TOPIC}"}
 
     configure(deployment, retention_ms=str(DAY_MS))
     assert broken(deployment) == {}, "nothing has been deleted yet, and the first message came just now"
@@ -115,10 +115,10 @@ def test_what_is_broken_is_told_by_doctor_and_as_an_alert(deployment: Settings) 
         [sys.executable, "-m", "orchestration.cli", "--home", str(settings.home), "doctor", "--json"],
         env={**os.environ, **settings.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    found = {one["name"]: one for one in json.loads(done.stdout)}
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 1
-    assert (found["expiry:tiles"]["ok"], found["eviction:store"]["ok"]) == (True, False)
-    assert "noeviction" in found["eviction:store"]["cure"]
+    assert (checks["expiry:tiles"]["ok"], checks["eviction:store"]["ok"]) == (True, False)
+    assert "noeviction" in checks["eviction:store"]["cure"]
 
     [sensor] = sensors_of(Deployment(project, settings))
     with dg.instance_for_test() as instance:

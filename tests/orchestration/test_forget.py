@@ -22,6 +22,7 @@ from batch.tiles import build_tiles, stale_days, tiles_table
 from batch.view import build_view
 from features.merge import merge
 from features.packed import batch_field, decode_batch
+from features.windows import HOUR_MS
 from infra.embedded import services
 from infra.kafka import SERVED_TOPIC
 from infra.settings import Settings
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.long
 
 END = int(datetime(2026, 3, 10, tzinfo=UTC).timestamp() * 1_000)
-HOUR_MS = 3_600_000
 #: An id that no count, offset or time of the test is.
 GONE = 771_717
 
@@ -115,7 +115,7 @@ def fill(spark: SparkSession, settings: Settings) -> None:
     loaded = [event(f"l{n}{user}", user, END - (n + 1) * HOUR_MS, item_id="cup") for user in (1, 2, GONE) for n in range(3)]
     misfits = [event("q1", GONE, END, amount="much"), event("q2", 1, END, amount="much"), event("q3", f"x {GONE}", END)]
     path = settings.home / "events.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in [*loaded, *misfits]))
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*loaded, *misfits]))
     load_events(spark, settings, user_events, path)
     streamed = [json.dumps(event(f"s{user}", user, END - HOUR_MS, item_id="cup")) for user in (1, GONE)]
     archive(
@@ -165,7 +165,7 @@ def test_an_entity_is_gone_from_every_place_and_everybody_else_stays(spark: Spar
     fill(spark, settings)
     assert item(settings)["purchases_1d"] == 3 * 3 + 2
     assert GONE in item(settings)["top_buyers_1d"]
-    kept = {user: view_of(settings, user) for user in (1, 2)}
+    views_of_others = {user: view_of(settings, user) for user in (1, 2)}
 
     report = forget_gone(settings)
 
@@ -187,14 +187,14 @@ def test_an_entity_is_gone_from_every_place_and_everybody_else_stays(spark: Spar
             assert rows_on_disk(settings, name, "user_id", GONE) == 0, name
         elif "value" in columns:
             assert rows_on_disk(settings, name, f"contains(CAST(value AS VARCHAR), '\"user_id\": {GONE}')", True) == 0, name
-    assert any("1 messages" in one and user_events.topic in one for one in report.unproven)
+    assert any("1 messages" in sentence and user_events.topic in sentence for sentence in report.unproven)
 
     assert item(settings)["purchases_1d"] == 3 * 2 + 1
     assert GONE not in item(settings)["top_buyers_1d"]
-    assert {user: view_of(settings, user) for user in kept} == kept
+    assert {user: view_of(settings, user) for user in views_of_others} == views_of_others
     assert not store(settings).exists(user_features.key(GONE))
     letters = messages(settings, user_events.dlq_topic)
-    assert [json.loads(one.value)["user_id"] for one in letters] == [1]
+    assert [json.loads(letter.value)["user_id"] for letter in letters] == [1]
     assert letters[0].headers == [("reason", b"amount")]
     table = spark.read.format("delta").load(settings.table(user_events.table))
     assert sorted(row["event_id"] for row in table.select("event_id").collect()) == [

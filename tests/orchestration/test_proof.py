@@ -33,8 +33,8 @@ def test_each_feature_by_hand(tmp_path: Path) -> None:
         )
         connection.executemany("INSERT INTO e VALUES (?, ?, ?, ?, ?, ?)", rows)
         connection.execute(f"COPY e TO '{path}' (FORMAT parquet)")
-    found = brute_force(user_features, [path], [1, 2, 3], Q)
-    assert found[1] == {
+    values = brute_force(user_features, [path], [1, 2, 3], Q)
+    assert values[1] == {
         "events_last_hour": 2, "spend_last_hour": 10.5, "sessions_last_hour": 2, "purchase_count_7d": 3,
         "avg_purchase_30d": (10.5 + 99 + 1) / 3, "days_since_last": 1 / 24,
     }  # fmt: skip
@@ -46,8 +46,8 @@ def test_each_feature_by_hand(tmp_path: Path) -> None:
         "avg_purchase_30d": None,
         "days_since_last": None,
     }
-    assert found[2] == nothing
-    assert found[3] == nothing
+    assert values[2] == nothing
+    assert values[3] == nothing
 
 
 def test_integers_of_every_size_by_hand(tmp_path: Path) -> None:
@@ -59,6 +59,6 @@ def test_integers_of_every_size_by_hand(tmp_path: Path) -> None:
         connection.executemany("INSERT INTO e VALUES (?, ?, ?, ?)", rows)
         connection.execute(f"COPY e TO '{path}' (FORMAT parquet)")
     for cells in case.cells:
-        found = brute_force(case.group, [path], [cells.entity], cells.q_ms)[cells.entity]
+        values = brute_force(case.group, [path], [cells.entity], cells.q_ms)[cells.entity]
         for feature in case.group.features:
-            assert agree(feature, cells.values[feature.name], found[feature.name]), (cells.q_ms, feature.name, found)
+            assert agree(feature, cells.values[feature.name], values[feature.name]), (cells.q_ms, feature.name, values)
