@@ -74,6 +74,7 @@ def sent(body: bytes, *encodings: str) -> httpx.Response:
         (gzip.compress(JSON), ("identity, gzip",)),
         (gzip.compress(JSON[:9]) + gzip.compress(JSON[9:]), ("gzip",)),
     ],
+    ids=["plain", "identity", "gzip", "in capitals", "x-gzip", "after identity", "two members"],  # the bytes hold the time
 )
 def test_a_body_is_read_plain_or_as_gzip(body: bytes, encodings: tuple[str, ...]) -> None:
     answer = sent(body, *encodings)
