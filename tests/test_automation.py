@@ -139,6 +139,18 @@ def test_late_events_heal_by_themselves_also_when_the_run_and_the_daemon_are_kil
     assert batch_end_ms(deployment) == MIDNIGHT
 
 
+def four_users_at(at: int) -> dict[str, Any]:
+    """The body of a request for the features of four users."""
+    return {"group": "user_features", "ids": [1, 2, 3, 4], "at": at}
+
+
+def rows_at(settings: Settings, at: int) -> list[dict[str, Any]]:
+    """The rows of `/features` of four users, with their provenance."""
+    answer = httpx.post(f"{settings.serving_url}/features", json=four_users_at(at), timeout=30)
+    rows: list[dict[str, Any]] = answer.raise_for_status().json()["rows"]
+    return rows
+
+
 class Callers:
     """Ask for features, over and over; `seen` counts answers by status and by whether they are degraded.
 
@@ -147,8 +159,8 @@ class Callers:
 
     def __init__(self, settings: Settings, at: int) -> None:
         self.seen, self.wrong, self._stop = Counter[tuple[int, bool]](), Counter[tuple[int, str, Any]](), threading.Event()
-        self._body = {"group": "user_features", "ids": [1, 2, 3, 4], "at": at}
-        rows = httpx.post(f"{settings.serving_url}/features", json=self._body, timeout=30).raise_for_status().json()["rows"]
+        self._body = four_users_at(at)
+        rows = rows_at(settings, at)
         assert [row["provenance"]["degraded_reasons"] for row in rows if row["provenance"]["degraded"]] == []
         self._right = {row["id"]: row["features"] for row in rows}
         self._threads = [threading.Thread(target=self._ask, args=(settings,)) for _ in range(4)]
@@ -173,15 +185,6 @@ class Callers:
                     for name, value in row["features"].items():
                         if value != self._right[row["id"]][name] and name not in row["provenance"]["degraded_features"]:
                             self.wrong[row["id"], name, value] += 1
-
-
-def rows_at(settings: Settings, at: int) -> list[dict[str, Any]]:
-    """The rows of `/features` of four users, with their provenance."""
-    body = {"group": "user_features", "ids": [1, 2, 3, 4], "at": at}
-    rows: list[dict[str, Any]] = (
-        httpx.post(f"{settings.serving_url}/features", json=body, timeout=30).raise_for_status().json()["rows"]
-    )
-    return rows
 
 
 def test_a_store_that_lost_its_content_is_made_whole_by_itself(deployment: Settings) -> None:
