@@ -69,6 +69,7 @@ def served_record(
         "newest_event_ms": merged.newest_event_ms,
         "tiles_merged": merged.tiles_merged,
         "degraded": provenance.degraded_reasons,
+        "degraded_features": provenance.degraded_features,
         **(exposure or {}),
     }
 

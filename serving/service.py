@@ -57,7 +57,6 @@ class Braid:
         settings, self._groups = _settings, {group.name: group for group in _project.groups}
         self._metrics = Metrics()
         self._store = OnlineStore(settings)
-        self._tiles_kept_ms = settings.tile_ttl_seconds * 1_000
         self._served = ServedLog(settings, self._metrics.lost)
         self._freshness = Freshness(settings, _project.groups, self._metrics.newest_event)
         self._models = Models(settings, _model, self._exchanged) if _model else None
@@ -114,7 +113,7 @@ class Braid:
             q_ms=q_ms,
             batch_end_ms=reading.batch_end_ms,
             stale=stale,
-            complete_since_ms=max(q_ms - self._tiles_kept_ms, reading.complete_since_ms),
+            complete_since_ms=max(q_ms - _tiles_kept_ms(group), reading.complete_since_ms),
         )
         found = [serve(parts) for parts in reading.parts]
         rows = [feature_row(group, one, served, q_ms) for one, served in zip(request.ids, found, strict=True)]
@@ -146,7 +145,7 @@ class Braid:
             q_ms,
             reading.batch_end_ms,
             stale,
-            complete_since_ms=max(q_ms - self._tiles_kept_ms, reading.complete_since_ms),
+            complete_since_ms=max(q_ms - _tiles_kept_ms(group), reading.complete_since_ms),
         )
         served = serve(batch_only=variant.batch_only)
         answer = prediction(group, user, served, q_ms, model, variant.name, PredictResponse)
@@ -200,6 +199,10 @@ def _keys(group: FeatureGroup, ids: list[int | str]) -> list[int | str]:
             422, f"The id at position {wrong} is not {name}.", f"The entity of {group.name} is {group.entity}, {name}."
         )
     return keys
+
+
+def _tiles_kept_ms(group: FeatureGroup) -> int:
+    return _settings.tiles_kept_seconds(group.buffer_ms) * 1_000
 
 
 def _now_ms() -> int:

@@ -1,4 +1,4 @@
-"""By time: Last, LastK, SinceLast."""
+"""The latest events: Last, LastK, SinceLast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _pair = itemgetter(0, 1)
 
 @dataclass(frozen=True)
 class Last(Aggregation):
-    """The value of the latest event; of several in one millisecond, the largest. Partial: (ts_ms, v)."""
+    """The value of the latest event; of several events in one millisecond, the largest value. Partial: (ts_ms, v)."""
 
     kind = "last"
     sql_type = "STRUCT<ts_ms: BIGINT, v: BIGINT>"
@@ -51,7 +51,7 @@ class Last(Aggregation):
 class LastK(Aggregation):
     """The values of the `k` latest events, the latest first; within one millisecond the largest first.
 
-    Partial: their (ts_ms, v), in that order. Two events with the same value are two entries.
+    Partial: the (ts_ms, v) of these events, in this order. Two events with the same value are two entries.
     """
 
     kind = "last_k"
@@ -76,7 +76,7 @@ class LastK(Aggregation):
         result: list[list[tuple[int, Any]] | None] = []
         for start, end in zip(np.searchsorted(filled, lo).tolist(), np.searchsorted(filled, hi).tolist(), strict=True):
             first = max(start, end - self.k)
-            # Among those of one millisecond the place in the series says nothing.
+            # The order of the series within one millisecond is arbitrary, so all events of that millisecond are compared.
             while first > start and ts_ms[first - 1] == ts_ms[first]:
                 first -= 1
             result.append(self._latest(list(zip(ts_ms[first:end], v[first:end], strict=True))) if end > start else None)

@@ -76,7 +76,7 @@ def brute_force(path: Path, questions: list[tuple[int, int]]) -> dict[tuple[int,
             for size, hop in ((HOUR_MS, 5 * MINUTE_MS), (7 * DAY_MS, HOUR_MS), (30 * DAY_MS, DAY_MS))
         )
         bought = "event_type = 'PURCHASE'"
-        found = connection.execute(
+        rows = connection.execute(
             f"""
             SELECT q.user_id, q.q, count(e.event_id) FILTER ({hour}), coalesce(sum(amount) FILTER ({hour} AND {bought}), 0)::DOUBLE,
                    count(DISTINCT session_id) FILTER ({hour}), count(e.event_id) FILTER ({week} AND {bought}),
@@ -85,11 +85,11 @@ def brute_force(path: Path, questions: list[tuple[int, int]]) -> dict[tuple[int,
             FROM q LEFT JOIN e ON e.user_id = q.user_id AND e.t < q.q GROUP BY q.user_id, q.q
             """
         ).fetchall()
-    return {(user, q): tuple(values) for user, q, *values in found}
+    return {(user, q): tuple(values) for user, q, *values in rows}
 
 
-def same(one: Any, other: Any) -> bool:
-    return one == other or (one is not None and other is not None and abs(one - other) <= 1e-9 * abs(other))
+def same(left: Any, other: Any) -> bool:
+    return left == other or (left is not None and other is not None and abs(left - other) <= 1e-9 * abs(other))
 
 
 def backfill(spark: SparkSession, settings: Settings, batch_end_ms: int = END) -> None:
@@ -197,10 +197,10 @@ def test_misfits_go_to_quarantine_with_the_reason(spark: SparkSession, lake: Set
     path.write_text(path.read_text() + "{broken\n")
     report = load_events(spark, lake, user_events, path)
     assert (report.read, report.loaded, report.quarantined) == (9, 1, 8)
-    kept = spark.read.format("delta").load(lake.table("quarantine")).orderBy("row").collect()
-    assert [row["row"] for row in kept] == [2, 3, 4, 5, 6, 7, 8, 9]
-    assert "user_id is not a 64-bit integer: seven" in [row["reason"] for row in kept]
-    assert kept[-1]["content"] == "{broken"
+    quarantined = spark.read.format("delta").load(lake.table("quarantine")).orderBy("row").collect()
+    assert [row["row"] for row in quarantined] == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert "user_id is not a 64-bit integer: seven" in [row["reason"] for row in quarantined]
+    assert quarantined[-1]["content"] == "{broken"
     assert load_events(spark, lake, user_events, path).quarantined == 8
     assert spark.read.format("delta").load(lake.table("quarantine")).count() == 8
 

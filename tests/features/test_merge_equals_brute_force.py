@@ -63,8 +63,8 @@ class Event(NamedTuple):
 def rows(events: list[Event]) -> list[pure.Event]:
     """The events in order of time, as the table has them."""
     return [
-        {"user_id": 1, "ts_ms": one.ts_ms, "amount": micros(one.amount), "session_id": str(one.session), "item_id": one.item, "points": one.points}
-        for one in sorted(events, key=lambda e: e.ts_ms)
+        {"user_id": 1, "ts_ms": event.ts_ms, "amount": micros(event.amount), "session_id": str(event.session), "item_id": event.item, "points": event.points}
+        for event in sorted(events, key=lambda e: e.ts_ms)
     ]  # fmt: skip
 
 

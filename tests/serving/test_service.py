@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,6 +236,25 @@ def test_only_json_of_a_bounded_size_is_read(deployment: Settings) -> None:
         f"{deployment.serving_url}/predict", content=b"{" + b" " * 65_536, headers={"content-type": "application/json"}
     )
     assert large.status_code == 413
+
+
+def test_a_gzip_body_is_read_by_every_operation(champion: Settings) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    bodies = {"/features": {"group": "user_features", "ids": [1]}, "/predict": {"user_id": "1"}}
+    for path, body in bodies.items():
+        plain = httpx.post(champion.serving_url + path, json=body)
+        zipped = httpx.post(champion.serving_url + path, content=gzip.compress(json.dumps(body).encode()), headers=headers)
+        assert (plain.status_code, zipped.status_code) == (200, 200), zipped.text
+        assert zipped.json().keys() == plain.json().keys()
+
+
+def test_an_idle_connection_stays_open(deployment: Settings) -> None:
+    connection = HTTPConnection("127.0.0.1", deployment.ports.serving, timeout=10)
+    for pause in (6, 0):  # five seconds are the server's own default
+        connection.request("GET", "/livez")
+        assert connection.getresponse().read() is not None
+        time.sleep(pause)
+    connection.close()
 
 
 def test_a_prediction_names_its_features_its_model_and_its_provenance(champion: Settings) -> None:
