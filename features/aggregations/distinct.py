@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,12 @@ class Distinct(Aggregation):
         union = set(a)
         union.update(b)
         return self._smallest(union)
+
+    def combine_all(self, partials: Iterable[list[int] | None]) -> list[int] | None:
+        lists = [partial for partial in partials if partial is not None]
+        if len(lists) < 2:
+            return lists[0] if lists else None
+        return self._smallest(set().union(*lists))
 
     def _smallest(self, hashes: set[int]) -> list[int]:
         return sorted(hashes) if len(hashes) <= self.bound else heapq.nsmallest(self.bound, hashes)

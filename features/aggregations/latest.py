@@ -22,9 +22,13 @@ class Last(Aggregation):
 
     kind = "last"
     sql_type = "STRUCT<ts_ms: BIGINT, v: BIGINT>"
+    timed = True
 
     def lift(self, ts_ms: int, v: int) -> tuple[int, int]:
         return (ts_ms, v)
+
+    def moved(self, partial: tuple[int, int], by_ms: int) -> tuple[int, int]:
+        return (partial[0] + by_ms, partial[1])
 
     def join(self, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
         return a if (a[0], a[1]) >= (b[0], b[1]) else b
@@ -58,11 +62,15 @@ class LastK(Aggregation):
     sql_type = "ARRAY<STRUCT<ts_ms: BIGINT, v: {input}>>"
     value_sql_type = "ARRAY<{value}>"
     takes_text = True
+    timed = True
 
     k: int
 
     def lift(self, ts_ms: int, v: Any) -> list[tuple[int, Any]]:
         return [(ts_ms, v)]
+
+    def moved(self, partial: list[tuple[int, Any]], by_ms: int) -> list[tuple[int, Any]]:
+        return [(pair[0] + by_ms, pair[1]) for pair in partial]
 
     def join(self, a: list[tuple[int, Any]], b: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
         return self._latest([*a, *b])
@@ -93,11 +101,15 @@ class SinceLast(Aggregation):
     kind = "since_last"
     sql_type = "BIGINT"
     value_sql_type = "DOUBLE"
+    timed = True
 
     unit: str = "days"
 
     def lift(self, ts_ms: int, v: int) -> int:
         return ts_ms
+
+    def moved(self, partial: int, by_ms: int) -> int:
+        return partial + by_ms
 
     def join(self, a: int, b: int) -> int:
         return max(b, a)

@@ -43,6 +43,7 @@ class Aggregation:
         value_sql_type: The type of the value; `{value}` stands for the type of one input value: BIGINT, STRING, or DOUBLE if it is scaled.
         takes_text: Whether `v` may be a text.
         empty: The value without events: 0 for counts and sums, else None.
+        timed: Whether a partial holds times, which `moved` moves.
     """
 
     kind: ClassVar[str]
@@ -50,6 +51,7 @@ class Aggregation:
     value_sql_type: ClassVar[str] = "{value}"
     takes_text: ClassVar[bool] = False
     empty: ClassVar[Value] = None
+    timed: ClassVar[bool] = False
 
     def lift(self, ts_ms: int, v: Any) -> Partial:
         """The partial of one event."""
@@ -62,6 +64,10 @@ class Aggregation:
     def value(self, partial: Partial, q_ms: int, scale: int) -> Value:
         """The finished value at `q_ms` of a partial that is not None; `scale` is the input's units per 1."""
         raise NotImplementedError
+
+    def moved(self, partial: Partial, by_ms: int) -> Partial:
+        """A partial that is not None with each time in it `by_ms` later: packed tiles count times from an instant near by."""
+        return partial
 
     def add(self, partial: Partial, ts_ms: int, v: Any) -> Partial:
         """The partial of one event more."""

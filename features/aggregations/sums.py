@@ -9,7 +9,7 @@ a larger limb with an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import add
 from typing import Any
@@ -39,6 +39,9 @@ class Count(Aggregation):
     def join(self, a: int, b: int) -> int:
         return a + b
 
+    def combine_all(self, partials: Iterable[int | None]) -> int | None:
+        return sum(partial for partial in partials if partial is not None) or None
+
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[int | None]:
         return [n or None for n in range_sums(series.valid, lo, hi).tolist()]
 
@@ -64,6 +67,14 @@ class Sum(Aggregation):
         low = a[1] + b[1]
         return a[0] + b[0] + (low >> _LIMB_BITS), low & _LOW
 
+    def combine_all(self, partials: Iterable[Sequence[int] | None]) -> tuple[int, int] | None:
+        # Of each partial the first two limbs alone are read, so a mean's will do.
+        pairs = [(partial[0], partial[1]) for partial in partials if partial is not None]
+        if not pairs:
+            return None
+        high, low = map(sum, zip(*pairs, strict=True))
+        return high + (low >> _LIMB_BITS), low & _LOW
+
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[tuple[int, int] | None]:
         rows = zip(range_sums(series.valid, lo, hi).tolist(), *map(np.ndarray.tolist, exact_totals(series, lo, hi)), strict=True)
         return [(high, low) if n else None for n, high, low in rows]
@@ -87,6 +98,13 @@ class Mean(Aggregation):
     def join(self, a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
         low = a[1] + b[1]
         return a[0] + b[0] + (low >> _LIMB_BITS), low & _LOW, a[2] + b[2]
+
+    def combine_all(self, partials: Iterable[Sequence[int] | None]) -> tuple[int, int, int] | None:
+        triples = [partial for partial in partials if partial is not None]
+        if not triples:
+            return None
+        high, low, count = map(sum, zip(*triples, strict=True))
+        return high + (low >> _LIMB_BITS), low & _LOW, count
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[tuple[int, int, int] | None]:
         columns = (*exact_totals(series, lo, hi), range_sums(series.valid, lo, hi))

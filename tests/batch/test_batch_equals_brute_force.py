@@ -20,7 +20,8 @@ from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, default_batch_end_ms
 from features.declaration import FeatureGroup, count
 from features.merge import merge
-from features.packed import batch_field, decode_batch, tile_prefix
+from features.packed import FORMAT, TileValue, batch_field, decode_batch, encode_log
+from features.speed_value import decode_speed, speed_field
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.errors import NotReadyError
 from infra.settings import Settings
@@ -28,6 +29,7 @@ from models.training_set import build_training_set
 from store.clients import store
 from store.keys import meta_key, stamp_field, version_of
 from tests.declarations import repurchase, user_events, user_features
+from tests.pure import speed_value
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -230,14 +232,15 @@ def test_publishing_removes_tiles_of_the_past_and_never_goes_back(
     load_events(spark, settings, user_events, write_lines(tmp_path / "events.jsonl", generated(10, 300)))
     backfill(spark, settings)
     cut = END // (5 * MINUTE_MS) * 5 * MINUTE_MS
-    key, tiles = user_features.key(0), tile_prefix(user_features.fingerprint)
-    past, open_tile = tiles + str(cut - 5 * MINUTE_MS).encode(), tiles + str(cut).encode()
-    client.hset(key, mapping={past: b"1", open_tile: b"2", b"batch": b"3", b"t:0": b"4"})
+    key, speed = user_features.key(0), speed_field(user_features.fingerprint)
+    tiles = [TileValue(FORMAT, user_features.fingerprint, at, at, [None] * 6, encode_log([])) for at in (cut - 5 * MINUTE_MS, cut)]
+    client.hset(key, mapping={speed: speed_value(user_features, tiles), b"batch": b"3", b"t:0": b"4"})
     publish_view(spark, settings, user_features)
     stamp = stamp_field(version_of(user_features.fingerprint))
-    assert set(client.hkeys(key)) == {batch_field(user_features.fingerprint), stamp, open_tile}, (
-        "what is past, and what no version in use has written, is gone"
+    assert set(client.hkeys(key)) == {batch_field(user_features.fingerprint), stamp, speed}, (
+        "what no version in use has written is gone"
     )
+    assert [tile.first_ms for tile in decode_speed(client.hget(key, speed), user_features)] == [cut], "what is past is gone"
     published = client.hget(key, batch_field(user_features.fingerprint))
     build_view(spark, settings, user_features, END - 1)
     with pytest.raises(NotReadyError, match="later than this view's"):

@@ -53,6 +53,20 @@ def events_of(aggregation: Aggregation, text: bool) -> st.SearchStrategy[list[tu
     return st.lists(st.tuples(st.integers(-9, 9), TEXT if text else INT64, st.booleans()), max_size=60)
 
 
+@every_aggregation
+@given(data=st.data())
+def test_many_partials_combine_as_one_after_the_other(aggregation: Aggregation, text: bool, data: st.DataObject) -> None:
+    events = data.draw(events_of(aggregation, text))
+    partials = [aggregation.lift(ts_ms, v) if valid else None for ts_ms, v, valid in events]
+    expected = None
+    for partial in partials:
+        expected = aggregation.combine(expected, partial)
+    combined = aggregation.combine_all(partials)
+    assert combined == expected
+    if combined is not None:
+        assert aggregation.moved(aggregation.moved(combined, 7), -7) == combined
+
+
 def series_of(events: list[tuple[int, Any, bool]], text: bool) -> Series:
     return Series(
         np.array([e[0] for e in events], dtype=np.int64),
