@@ -1,46 +1,67 @@
-"""The content encoding of a request's body: bytes as they were sent → bytes of JSON, at most `MAX_BODY_BYTES` of them."""
+"""Answers as they are encoded: for each model of `serving.contract` that an answer consists of, a struct with the same fields.
+
+The models are what the API's page shows. An answer is made and encoded by msgspec, with no object of pydantic in between; a test holds that
+what is encoded passes the contract.
+"""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 
-from serving.contract import MAX_BODY_BYTES
-from serving.errors import RefusalError
+import msgspec
+from starlette.responses import Response
 
-#: zlib's number for a stream in gzip's format.
-_GZIP = 31
+from features.aggregations import Value
 
-
-def decoded(body: bytes, encodings: Sequence[bytes]) -> bytes:
-    """The body without its encoding.
-
-    Args:
-        body: What was sent.
-        encodings: The values of the request's `content-encoding` headers.
-
-    Raises:
-        RefusalError: The encoding is neither gzip nor identity, the body is not gzip, or it is too large once it is decoded.
-    """
-    names = [name for value in encodings for name in value.lower().replace(b" ", b"").split(b",") if name not in (b"", b"identity")]
-    if not names:
-        return body
-    if names not in ([b"gzip"], [b"x-gzip"]):
-        raise RefusalError(415, "The content-encoding is not supported.", "Send the body as it is, or with content-encoding: gzip.")
-    plain = b""
-    while body:  # a body may be several gzip streams behind each other
-        stream = zlib.decompressobj(_GZIP)
-        try:
-            plain += stream.decompress(body, MAX_BODY_BYTES + 1 - len(plain))
-        except zlib.error:
-            raise _no_gzip() from None
-        if len(plain) > MAX_BODY_BYTES:
-            raise RefusalError(413, "The body is too large.", f"Send at most {MAX_BODY_BYTES} bytes, counted without compression.")
-        if not stream.eof:
-            raise _no_gzip()
-        body = stream.unused_data
-    return plain
+_encoder = msgspec.json.Encoder()
 
 
-def _no_gzip() -> RefusalError:
-    return RefusalError(400, "The body is not gzip.", "Compress the whole body, or send it without content-encoding.")
+class Provenance(msgspec.Struct, frozen=True, gc=False):
+    """`serving.contract.Provenance`."""
+
+    as_of: str
+    batch_end: str | None
+    newest_event: str | None
+    tiles_merged: int
+    degraded: bool
+    degraded_reasons: Sequence[str]
+    degraded_features: Sequence[str]
+    missing: Sequence[str]
+
+
+class FeatureRow(msgspec.Struct, frozen=True, gc=False):
+    """`serving.contract.FeatureRow`."""
+
+    id: int | str
+    features: Mapping[str, Value]
+    provenance: Provenance
+
+
+class FeaturesAnswer(msgspec.Struct, frozen=True, gc=False):
+    """`serving.contract.FeaturesResponse`."""
+
+    rows: Sequence[FeatureRow]
+
+
+class ModelInfo(msgspec.Struct, frozen=True, gc=False):
+    """`serving.contract.ModelInfo`."""
+
+    name: str
+    version: str
+    variant: str
+
+
+@cache
+def predict_answer(entity: str) -> Any:
+    """The struct of `serving.contract.PredictResponse` for a model about entities of that name."""
+    fields = [
+        (entity, int | str), ("prediction", float), ("features_used", Mapping[str, float]), ("model", ModelInfo), ("provenance", Provenance),
+    ]  # fmt: skip
+    return msgspec.defstruct("PredictAnswer", fields, frozen=True, gc=False)
+
+
+def json_response(answer: msgspec.Struct) -> Response:
+    """The HTTP response of an answer."""
+    return Response(_encoder.encode(answer), media_type="application/json")

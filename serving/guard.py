@@ -17,7 +17,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.responses import JSONResponse
 
 from serving.contract import MAX_BODY_BYTES
-from serving.encoding import decoded
+from serving.bodies import decoded
 from serving.errors import RefusalError
 
 Scope = MutableMapping[str, Any]

@@ -47,7 +47,7 @@ from monitoring.consistency import check_consistency
 from monitoring.served import SCHEMA as SERVED_SCHEMA
 from monitoring.served import TABLE as SERVED
 from orchestration.proof import agree, brute_force
-from serving.answer import feature_row, served_features
+from serving.answer import feature_rows, served_features
 from serving.served_log import served_record
 from speed.fold import fold_batch
 from speed.stream import contributions, tiles
@@ -204,7 +204,7 @@ def test_the_check_of_what_was_served_holds_lists_and_finds_a_wrong_one(
         served = served_features(group, Parts(views.get(item), streamed.get(item, [])), q_ms, batch_end_ms)
         if item == "a:b":
             served.merged.values[group.feature_names.index("top_sessions")] = ["wrong"]
-        record = served_record(group, item, served, feature_row(group, item, served, q_ms).provenance, q_ms, q_ms)
+        record = served_record(group, item, served, feature_rows(group, [item], [served], q_ms)[0].provenance, q_ms, q_ms)
         records.append({**record, "features": json.dumps(record["features"])})
     schema = spark.createDataFrame([], SERVED_SCHEMA).schema
     rows = [tuple(record.get(name) for name in schema.names) for record in records]

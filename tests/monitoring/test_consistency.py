@@ -34,8 +34,7 @@ from monitoring.attribution import Answer, Arrivals, Reason, explain, values_at
 from monitoring.consistency import ConsistencyReport, check_consistency
 from monitoring.logged_training_set import logged_training_set
 from monitoring.served import SCHEMA, TABLE
-from serving.answer import Stale, feature_row, served_features
-from serving.contract import Provenance
+from serving.answer import Stale, feature_rows, served_features
 from serving.served_log import served_record
 from store.protocol import Parts
 from tests.declarations import repurchase, user_events, user_features
@@ -104,7 +103,7 @@ class Shop:
         served = served_features(user_features, parts, q_ms, B, **how)
         if spoil:
             served.merged.values[:] = spoil(served.merged.values)
-        provenance: Provenance = feature_row(user_features, user, served, q_ms).provenance
+        provenance = feature_rows(user_features, [user], [served], q_ms)[0].provenance
         record = served_record(user_features, user, served, provenance, q_ms, q_ms if served_at_ms is None else served_at_ms)
         self.records.append({**record, "features": json.dumps(record["features"])})
 
