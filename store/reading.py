@@ -96,9 +96,9 @@ class Query:
             for bucket, places in self._buckets.split(ids):
                 pipeline.hmget(keys[bucket], [ids[at] for at in places])
             fingerprint = self._versions.group(declared).fingerprint
-            fields = batch_field(fingerprint), speed_field(fingerprint)
+            view, speed = batch_field(fingerprint), speed_field(fingerprint)
             for entity_id in ids:
-                pipeline.hmget(declared.key(entity_id), fields)
+                pipeline.execute_command("HMGET", declared.key(entity_id), view, speed)
 
     def changed(self, answers: Sequence[Any]) -> list[tuple[FeatureGroup, bytes | None]]:
         """The groups of which another version is served than was asked for, with its fingerprint; then ask again."""
