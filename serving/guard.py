@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.responses import JSONResponse
 
-from serving.contract import MAX_BODY_BYTES
 from serving.bodies import decoded
+from serving.contract import MAX_BODY_BYTES
 from serving.errors import RefusalError
 
 Scope = MutableMapping[str, Any]

@@ -10,6 +10,7 @@ has committed, or does not follow upon the one before, and the stream is read ag
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -26,7 +27,7 @@ from store.scripts import Script
 PIPELINE_LENGTH = 1_000
 #: A speed value that would be longer loses its oldest tiles, and says so.
 LONGEST_VALUE = 4 * 1_024 * 1_024
-_DAY_SECONDS = 86_400
+_DAY_SECONDS, _HOUR_SECONDS = 86_400, 3_600
 #: The index of a speed value, as `features.speed_value` describes it. `start` of the tile at `place`, counted from 0; `write` gives a field its
 #: value and its expiry, where the server knows one for fields (Valkey 9, Redis 7.4).
 SPEED_LUA = """
@@ -55,16 +56,15 @@ end
 _PUT = Script(
     SPEED_LUA
     + """
--- key: an entity; field, format and fingerprint, tile_ms, seconds until a tile expires, longest value; starts and tiles, ascending
-local field, head, tile_ms, ttl, longest = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local hour = math.floor(redis.call('TIME')[1] / 3600)
+-- key: an entity; field, format and fingerprint, tile_ms, seconds until a tile expires, longest value, hour; starts and tiles, ascending
+local field, head, tile_ms, ttl, longest, hour = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local expiry = (hour + math.ceil(ttl / 3600) + 1) % 65536
 local value = redis.call('HGET', KEYS[1], field)
 local dropped, n, index, tiles = -140737488355328, 0, '', ''
 if value and is_speed(value) and string.sub(value, 1, #head) == head then dropped, n, index, tiles = parts(value) end
 
 -- Tiles from the first new one on are taken off: usually none, or the one that is replaced.
-local first, stay, bytes, after = tonumber(ARGV[6]), n, #tiles, {}
+local first, stay, bytes, after = tonumber(ARGV[7]), n, #tiles, {}
 while stay > 0 do
   local start, _, size = entry(index, stay - 1)
   if start < first then break end
@@ -74,7 +74,7 @@ while stay > 0 do
 end
 -- The oldest go: what has expired, and what makes the value too long.
 local total, skip, skipped = #tiles, 0, 0
-for at = 7, #ARGV, 2 do total = total + #ARGV[at] end
+for at = 8, #ARGV, 2 do total = total + #ARGV[at] end
 while skip < stay do
   local start, expires, size = entry(index, skip)
   if (expires - hour) % 65536 < 32768 and total <= longest then break end
@@ -85,7 +85,7 @@ local function add(its_index, its_value)
   count, indices[#indices + 1], values[#values + 1] = count + 1, its_index, its_value
 end
 local place = #after
-for at = 6, #ARGV, 2 do
+for at = 7, #ARGV, 2 do
   local start, tile = tonumber(ARGV[at]), ARGV[at + 1]
   while place > 0 and after[place][1] < start do
     add(after[place][2], after[place][3])
@@ -123,7 +123,9 @@ def put_tiles(
     mark: Mark | None,
 ) -> None:
     """Writes tiles (entity, start in ms, encoded `TileValue`), and after them the mark."""
-    fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, kept_seconds(group, ttl_seconds), LONGEST_VALUE
+    # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
+    hour = int(time.time()) // _HOUR_SECONDS
+    fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, kept_seconds(group, ttl_seconds), LONGEST_VALUE, hour
     entities: dict[str, dict[int, bytes]] = {}
     for entity, start_ms, value in tiles:
         entities.setdefault(group.key(entity), {})[start_ms] = value

@@ -29,7 +29,7 @@ def speed_tiles(group: FeatureGroup) -> dg.AssetSpec:
     """The open tiles of a group."""
     return dg.AssetSpec(
         speed_tiles_key(group), deps=[topic_key(group.source)], group_name="speed", kinds={"spark", "redis"}, owners=OWNERS,
-        metadata=schema(("t:{version}:{tile start}", "BINARY", "the packed tile; its value is absolute, so a second write changes nothing")),
+        metadata=schema(("speed:{version}", "BINARY", "the packed tiles; their values are absolute, so a second write changes nothing")),
         description=f"The partials of every open tile of {group.name}, in the online store within a second of the event.",
     )  # fmt: skip
 

@@ -144,7 +144,7 @@ def test_what_has_expired_goes_with_the_next_writing_and_the_value_says_so(onlin
 def test_a_value_that_would_be_too_long_loses_its_oldest_tiles_and_says_so(
     online: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.tiles.LONGEST_VALUE", 1_000)
+    monkeypatch.setattr("store.tiles.LONGEST_VALUE", 500)
     for n in range(60):
         online.put_tiles(user_features, [(1, B + n * TILE_MS, tile(B + n * TILE_MS))], TTL)
     left = parts(online, 1).tiles
