@@ -18,7 +18,6 @@ from typing import Any
 from features.declaration import FeatureGroup
 from features.packed import decode_tile
 from features.speed_value import SPEED_FORMAT, pack_tile, speed_field, speed_head
-from features.windows import SECOND_MS
 from store.keys import Buckets, meta_key, tiles_field, version_of
 from store.protocol import Mark, Tiles
 from store.scripts import Script
@@ -27,7 +26,7 @@ from store.scripts import Script
 PIPELINE_LENGTH = 1_000
 #: A speed value that would be longer loses its oldest tiles, and says so.
 LONGEST_VALUE = 4 * 1_024 * 1_024
-_DAY_SECONDS, _HOUR_SECONDS = 86_400, 3_600
+_HOUR_SECONDS = 3_600
 #: The index of a speed value, as `features.speed_value` describes it. `start` of the tile at `place`, counted from 0; `write` gives a field its
 #: value and its expiry, where the server knows one for fields (Valkey 9, Redis 7.4).
 SPEED_LUA = """
@@ -125,7 +124,7 @@ def put_tiles(
     """Writes tiles (entity, start in ms, encoded `TileValue`), and after them the mark."""
     # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
     hour = int(time.time()) // _HOUR_SECONDS
-    fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, kept_seconds(group, ttl_seconds), LONGEST_VALUE, hour
+    fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour
     entities: dict[str, dict[int, bytes]] = {}
     for entity, start_ms, value in tiles:
         entities.setdefault(group.key(entity), {})[start_ms] = value
@@ -170,11 +169,6 @@ def set_tiles(client: Any, buckets: Buckets, group: FeatureGroup, tiles: Tiles) 
     if before and (token := read_tiles(before).token) != tiles.token:
         for marks in buckets.mark_keys(token):
             client.delete(marks)
-
-
-def kept_seconds(group: FeatureGroup, ttl_seconds: int) -> int:
-    """How long a tile is kept after its last write: at least a day longer than the group's views may be old."""
-    return max(ttl_seconds, group.buffer_ms // SECOND_MS + _DAY_SECONDS)
 
 
 def _packed(group: FeatureGroup, start_ms: int, value: bytes) -> bytes:
