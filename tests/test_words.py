@@ -36,7 +36,6 @@ NOT_YET_RENAMED = {
     "tests/serving/test_service.py",
     "tests/serving/test_variants.py",
     "tests/serving/test_versions.py",
-    "tests/speed/aloud.py",
     "tests/speed/test_completeness.py",
     "tests/speed/test_disk.py",
     "tests/speed/test_fold.py",

@@ -90,7 +90,7 @@ def test_the_writer_may_run_the_scripts_of_tiles_and_views(guarded: Settings) ->
     assert expiry_ms > 0
     view = online.begin_publication(user_features, View(start_ms, 1))
     online.put_views(user_features, view, [2], [encode(BatchValue(FORMAT, user_features.fingerprint, start_ms, None, []))])
-    assert [one.first_ms for one in online.read(user_features, [2]).parts[0].tiles] == [start_ms]
+    assert [value.first_ms for value in online.read(user_features, [2]).parts[0].tiles] == [start_ms]
 
 
 @pytest.mark.filterwarnings("ignore")
