@@ -1,4 +1,4 @@
-"""Clients of Kafka: the options of kafka-python and Spark for the brokers of the settings, also with SASL and TLS, and topics."""
+"""Kafka's clients: kafka-python and Spark on the same brokers, by the same settings, also over SASL and TLS."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from infra.errors import ServiceError
 from infra.settings import Settings
 
-#: The topic of served answers: written by `serving.served_log`, read by `monitoring.served`, whose docstring has the columns.
+#: What serving has answered: written by `serving.served_log`, read by `monitoring.served`, whose docstring has the columns.
 SERVED_TOPIC = "served_features"
-#: The isolation level of every reader. An end offset is then the end of the committed messages, so a lag can be 0.
+#: What every reader of braid's asks for; an end offset is then the end of what is committed, so that a lag can be 0.
 _ISOLATION = "read_committed"
-#: The time of a message is its arrival by the broker's clock, because a producer's clock may be wrong.
+#: The broker's clock says when a message arrived, not the producer's, which may be the one that is wrong.
 _TOPIC_CONFIGS = {"message.timestamp.type": "LogAppendTime"}
 _LOGIN_MODULES = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
@@ -27,43 +27,43 @@ _LOGIN_MODULES = {
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """The arguments with which kafka-python's clients connect to the brokers."""
-    options: dict[str, Any] = {
+    """The arguments of kafka-python's clients that lead to the brokers."""
+    found: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap.split(","), "security_protocol": settings.kafka_security_protocol,
     }  # fmt: skip
     if settings.kafka_security_protocol.endswith("SSL"):
-        options["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
+        found["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
     if settings.kafka_security_protocol.startswith("SASL"):
-        options |= {
+        found |= {
             "sasl_mechanism": settings.kafka_sasl_mechanism, "sasl_plain_username": settings.kafka_sasl_username,
             "sasl_plain_password": _password(settings),
         }  # fmt: skip
-    return options
+    return found
 
 
 def spark_options(settings: Settings) -> dict[str, str]:
-    """The options with which Spark's Kafka source and sink connect to the brokers."""
-    options = {"kafka.bootstrap.servers": settings.kafka_bootstrap, "kafka.security.protocol": settings.kafka_security_protocol}
+    """The same as options of Spark's Kafka source and sink."""
+    found = {"kafka.bootstrap.servers": settings.kafka_bootstrap, "kafka.security.protocol": settings.kafka_security_protocol}
     if settings.kafka_security_protocol.endswith("SSL") and settings.kafka_ssl_cafile:
-        options |= {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.location": settings.kafka_ssl_cafile}
+        found |= {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.location": settings.kafka_ssl_cafile}
     if settings.kafka_security_protocol.startswith("SASL"):
         module, mechanism = _LOGIN_MODULES[settings.kafka_sasl_mechanism], settings.kafka_sasl_mechanism
         login = f"{module} required username={_quoted(settings.kafka_sasl_username)} password={_quoted(_password(settings))};"
-        options |= {"kafka.sasl.mechanism": mechanism, "kafka.sasl.jaas.config": login}
-    return options
+        found |= {"kafka.sasl.mechanism": mechanism, "kafka.sasl.jaas.config": login}
+    return found
 
 
 def spark_reader_options(settings: Settings) -> dict[str, str]:
-    """`spark_options` of a reader, which does not see messages of aborted transactions."""
+    """`spark_options` of a reader: messages of an aborted transaction are none."""
     return {**spark_options(settings), "kafka.isolation.level": _ISOLATION}
 
 
 def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
-    """Creates the topics that do not exist yet. Existing topics stay unchanged.
+    """Creates the topics that do not exist yet; those that do stay as they are.
 
     Args:
-        settings: The settings that name the brokers.
-        topics: Topic → number of partitions.
+        settings: Where Kafka answers; it may be one that braid does not run.
+        topics: Number of partitions by name.
 
     Raises:
         ServiceError: Kafka refuses or does not answer.
@@ -90,7 +90,7 @@ def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
 
 
 def topic_id(settings: Settings, topic: str) -> str | None:
-    """The identity of a topic, which changes if the topic is deleted and created again. None if the topic does not exist.
+    """The identity of a topic: another one once it is made anew. None where there is no such topic.
 
     Raises:
         ServiceError: Kafka does not answer.
@@ -98,18 +98,18 @@ def topic_id(settings: Settings, topic: str) -> str | None:
     try:
         admin = KafkaAdminClient(**client_options(settings))
         try:
-            [description] = admin.describe_topics([topic])
+            [found] = admin.describe_topics([topic])
         finally:
             admin.close()
     except KafkaError as error:
         raise ServiceError(
             f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
         ) from None
-    return None if description["topic_id"] is None else str(description["topic_id"])
+    return None if found["topic_id"] is None else str(found["topic_id"])
 
 
 def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str]:
-    """The existing topics in which the time of a record comes from the producer's clock.
+    """Of the topics that exist those whose record times are the producers', so that no clock of one's own says when a message arrived.
 
     Raises:
         ServiceError: Kafka does not answer, or does not show its topics' settings.
@@ -119,8 +119,8 @@ def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str
         admin = KafkaAdminClient(**client_options(settings))
         try:
             present = set(admin.list_topics()) & set(topics)
-            resources = [ConfigResource(ConfigResourceType.TOPIC, topic, configs=[name]) for topic in sorted(present)]
-            configs_by_topic = admin.describe_configs(resources, config_filter="all").get("topic", {}) if resources else {}
+            asked = [ConfigResource(ConfigResourceType.TOPIC, topic, configs=[name]) for topic in sorted(present)]
+            found = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
         finally:
             admin.close()
     except KafkaError as error:
@@ -128,13 +128,11 @@ def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str
             f"Kafka on {settings.kafka_bootstrap} does not show the settings of its topics: {error}.",
             "Check that it runs and that braid may describe them.",
         ) from None
-    return [
-        topic for topic, configs in configs_by_topic.items() if name in configs and configs[name]["value"] != _TOPIC_CONFIGS[name]
-    ]
+    return [topic for topic, configs in found.items() if name in configs and configs[name]["value"] != _TOPIC_CONFIGS[name]]
 
 
 def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """The end of the committed messages of each partition of a topic; empty if Kafka does not answer or has no such topic."""
+    """The next offset of each partition of a topic, as far as it is committed; empty where Kafka does not answer or has no such topic."""
     try:
         consumer = KafkaConsumer(**client_options(settings), isolation_level=_ISOLATION)
     except KafkaError:
@@ -149,7 +147,7 @@ def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
 
 
 class Held(NamedTuple):
-    """The messages that Kafka holds of a partition: the first offset, the end offset, and the first message's time (None if empty)."""
+    """What Kafka holds of a partition: the first offset, the next one to come, and the first message's time (None for no message)."""
 
     earliest: int
     end: int
@@ -157,7 +155,7 @@ class Held(NamedTuple):
 
 
 def held(settings: Settings, topic: str) -> dict[int, Held]:
-    """The messages that Kafka holds of each partition of a topic.
+    """What Kafka holds of each partition of a topic.
 
     Raises:
         ServiceError: Kafka does not answer.
@@ -175,20 +173,17 @@ def held(settings: Settings, topic: str) -> dict[int, Held]:
             f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
         ) from None
     return {
-        partition.partition: Held(
-            earliest[partition], end[partition], message.timestamp if (message := first.get(partition)) else None
-        )
-        for partition in partitions
+        one.partition: Held(earliest[one], end[one], found.timestamp if (found := first.get(one)) else None) for one in partitions
     }
 
 
-class Retention(NamedTuple):
-    """The retention of a topic.
+class Kept(NamedTuple):
+    """What a topic keeps.
 
     Attributes:
-        retention_ms: How long a message is kept; None without a limit.
-        compacted: Whether only the last message of each key is kept.
-        since_ms: The arrival of the first message in the topic; None for an empty topic.
+        retention_ms: For how long a message is kept; None for ever.
+        compacted: Whether of the messages with one key only the last is.
+        since_ms: When the first message that is there arrived; None without any.
         whole: Whether no message has been deleted yet.
     """
 
@@ -198,8 +193,8 @@ class Retention(NamedTuple):
     whole: bool
 
 
-def retention_of(settings: Settings, topic: str) -> Retention:
-    """The retention of a topic.
+def kept_messages(settings: Settings, topic: str) -> Kept:
+    """What a topic keeps.
 
     Raises:
         ServiceError: Kafka does not answer, or has no such topic.
@@ -208,7 +203,7 @@ def retention_of(settings: Settings, topic: str) -> Retention:
         admin, consumer = KafkaAdminClient(**client_options(settings)), KafkaConsumer(**client_options(settings))
         try:
             resource = ConfigResource(ConfigResourceType.TOPIC, topic)
-            configs = admin.describe_configs([resource], config_filter="all")["topic"][topic]
+            found = admin.describe_configs([resource], config_filter="all")["topic"][topic]
             partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             begin = consumer.beginning_offsets(partitions)
             first = consumer.offsets_for_times(dict.fromkeys(partitions, 0))
@@ -217,13 +212,13 @@ def retention_of(settings: Settings, topic: str) -> Retention:
             consumer.close()
     except (KafkaError, KeyError) as error:
         raise ServiceError(
-            f"Kafka on {settings.kafka_bootstrap} does not show the retention of {topic}: {error}.",
+            f"Kafka on {settings.kafka_bootstrap} does not say what it keeps of {topic}: {error}.",
             "Run `braid up`, or correct KAFKA_BOOTSTRAP.",
         ) from None
-    retention_ms, policy = int(configs["retention.ms"]["value"]), str(configs["cleanup.policy"]["value"])
-    return Retention(
+    retention_ms, policy = int(found["retention.ms"]["value"]), str(found["cleanup.policy"]["value"])
+    return Kept(
         retention_ms if retention_ms >= 0 and "delete" in policy else None, "compact" in policy,
-        min((message.timestamp for message in first.values() if message), default=None), not any(begin.values()),
+        min((one.timestamp for one in first.values() if one), default=None), not any(begin.values()),
     )  # fmt: skip
 
 
@@ -241,7 +236,7 @@ def delete_messages(settings: Settings, topic: str, until: Mapping[int, int]) ->
             admin.close()
     except KafkaError as error:
         raise ServiceError(
-            f"The messages of {topic} could not be deleted: {error}.", "Allow braid to delete records of the topic, and try again."
+            f"The messages of {topic} could not be deleted: {error}.", "Let braid delete records of the topic, and try again."
         ) from None
 
 
@@ -250,6 +245,6 @@ def _password(settings: Settings) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text in the quotes of Java's login configuration."""
+    """A text as Java's login configuration reads it."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

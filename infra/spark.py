@@ -21,7 +21,7 @@ def spark_session(settings: Settings, name: str, memory: str, extra: dict[str, s
 
 
 def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The properties of a session. Also sets the environment variables for Spark's Java and Python.
+    """The properties of a session. Also sets the environment variables that tell Spark which Java and which Python to start.
 
     Args:
         settings: The settings that name the master, the home and the cache of JARs.
@@ -67,8 +67,6 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         "spark.sql.ansi.enabled": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.shuffle.partitions": "4",
-        # VACUUM lists folders in as many tasks; the default, 10,000, takes minutes of CPU for a table of three files.
-        "spark.sql.sources.parallelPartitionDiscovery.parallelism": "8",
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.databricks.delta.schema.autoMerge.enabled": "false",
         "spark.sql.streaming.stateStore.providerClass": "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",

@@ -1,4 +1,4 @@
-"""The Dagster definitions of a project."""
+"""The definitions of a project: all that Dagster knows of it."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""The base of every definition: the project, the settings, the daily partitions, and the resources of a run."""
+"""What every definition is made from: the project, the settings, the daily partitions, and the resources of a run."""
 
 import warnings
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from infra.settings import Settings
 from infra.spark import spark_properties
 from orchestration.first_day import first_day
 
-# Single-run backfills are in beta. The versions are pinned, and a user cannot act on the warning.
+# Single-run backfills are in beta; the versions are pinned, and nobody who runs a backfill can do anything about it.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 OWNERS = ["team:features"]
@@ -29,27 +29,27 @@ class Deployment:
 
     @cached_property
     def days(self) -> dg.DailyPartitionsDefinition:
-        """The daily partitions, including today, because a backfill may end at any millisecond of today."""
+        """The daily partitions. Today is one too: a backfill may end at any millisecond of it."""
         return dg.DailyPartitionsDefinition(start_date=first_day(self.settings).isoformat(), end_offset=1)
 
     @property
     def period(self) -> timedelta:
-        """The period of the automatic batch."""
+        """How often the batch moves on."""
         return timedelta(days=1) if self.settings.batch_every == "day" else timedelta(hours=1)
 
     @property
     def fresh_within(self) -> dg.FreshnessPolicy:
-        """The freshness policy of assets: Dagster calls them stale after two periods of the batch."""
+        """Two periods of the batch may pass before what it makes is called stale."""
         return dg.FreshnessPolicy.time_window(fail_window=2 * self.period)
 
     @property
     def spark_resource(self) -> LazyPySparkResource:
-        """Spark, which starts when an asset first uses it."""
+        """Spark, started when an asset first asks for it."""
         return LazyPySparkResource(spark_config=spark_properties(self.settings, "braid batch", self.settings.batch_memory))
 
 
 class BatchEnd(dg.ConfigurableResource):
-    """The batch_end of a run, in milliseconds since 1970; by default the latest time before which the lake has every event."""
+    """Up to when the views of a run know everything: milliseconds since 1970; by default as late as the batch can vouch for."""
 
     at_ms: int | None = None
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from features.declaration import FeatureGroup
@@ -80,7 +80,7 @@ class Parts:
     """What the store knows of one entity; `faults` says why that may not be all."""
 
     batch: BatchValue | None = None
-    tiles: Sequence[TileValue] = ()
+    tiles: list[TileValue] = field(default_factory=list)
     faults: tuple[str, ...] = ()
 
     @property

@@ -24,13 +24,13 @@ ALLOWED = {
 
 
 def imports_of(path: Path) -> set[str]:
-    imported: set[str] = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            imported |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            imported.add(node.module.split(".")[0])
-    return imported
+            found.add(node.module.split(".")[0])
+    return found
 
 
 @pytest.mark.parametrize("room", ALLOWED)
