@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pandas as pd
-from matplotlib.figure import Figure
 
 from monitoring.experiment import ExperimentReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def png(image: bytes) -> dg.MarkdownMetadataValue:
@@ -20,7 +23,7 @@ def png(image: bytes) -> dg.MarkdownMetadataValue:
 def feature_distributions(values: pd.DataFrame) -> dg.MarkdownMetadataValue:
     """A histogram per column of numbers, up to its 99th percentile."""
     values = values.select_dtypes("number")
-    figure = Figure(figsize=(3 * max(1, len(values.columns)), 2.2))
+    figure = _blank(3 * max(1, len(values.columns)), 2.2)
     for index, name in enumerate(values.columns):
         column = values[name].astype("float64").dropna()
         axes = figure.add_subplot(1, len(values.columns), index + 1)
@@ -36,7 +39,7 @@ def rates(table: pd.DataFrame) -> dg.MarkdownMetadataValue:
     Args:
         table: `monitoring.consistency.ConsistencyReport.table`.
     """
-    figure = Figure(figsize=(6, 0.4 * len(table) + 1))
+    figure = _blank(6, 0.4 * len(table) + 1)
     axes = figure.add_subplot(title="share of cells", xlim=(0, max(0.01, table[["mismatch_rate"]].to_numpy().max(initial=0))))
     left = [0.0] * len(table)
     for name in ("missing_rate", "extra_rate", "other"):
@@ -49,7 +52,7 @@ def rates(table: pd.DataFrame) -> dg.MarkdownMetadataValue:
 
 def intervals(report: ExperimentReport) -> dg.MarkdownMetadataValue:
     """The difference in AUC between each variant and the first variant, with its confidence interval."""
-    figure = Figure(figsize=(6, 0.6 * len(report.comparisons) + 1))
+    figure = _blank(6, 0.6 * len(report.comparisons) + 1)
     axes = figure.add_subplot(title="AUC, difference to the first variant")
     axes.axvline(0, color="grey", linestyle=":")
     for place, comparison in enumerate(report.comparisons):
@@ -59,6 +62,13 @@ def intervals(report: ExperimentReport) -> dg.MarkdownMetadataValue:
     labels = [f"{comparison.variant} – {comparison.against}" for comparison in report.comparisons]
     axes.set_yticks(range(len(report.comparisons)), labels)
     return _figure(figure)
+
+
+def _blank(width: float, height: float) -> Figure:
+    """An empty figure of so many inches. Each process of Dagster imports this module, and few draw: matplotlib costs them a second."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
 
 
 def _figure(figure: Figure) -> dg.MarkdownMetadataValue:

@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
     for item in items:
         if place(item) < _LONGEST.index("tests/batch/") and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(900))  # the first test of a deployment pays for its start
+            item.add_marker(pytest.mark.timeout(1_800))  # the first test of a deployment pays for its start
 
 
 @pytest.fixture(scope="session", autouse=True)

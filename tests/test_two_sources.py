@@ -63,7 +63,7 @@ class TwoSources:
         """What a command says; it ends with that exit status."""
         command = [sys.executable, "-m", "orchestration.cli", "--home", str(self.settings.home), *arguments, "--json"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "BRAID_PROJECT": self.settings.project}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=280)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
         assert done.returncode == status, done.stdout + done.stderr
         return json.loads(done.stdout)
 

@@ -54,7 +54,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Wheel:
     shutil.copytree(ROOT, folder / "source", ignore=leftovers)
     pip = [sys.executable, "-m", "pip", "--no-input", "--quiet"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder), str(folder / "source")]
-    subprocess.run(build, check=True, timeout=300)
+    subprocess.run(build, check=True, timeout=600)
     [path] = folder.glob("*.whl")
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T], seconds: float = 120, every: float = 0.1) -> T:
+def eventually(condition: Callable[[], T], seconds: float = 240, every: float = 0.1) -> T:
     """The first true value that the condition gives; fails when the seconds are over."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
