@@ -79,7 +79,7 @@ def up_to_date(spark: SparkSession, settings: Settings) -> None:
             return False
         return True
 
-    eventually(built, 240)
+    eventually(built)
 
 
 def tables(spark: SparkSession, settings: Settings) -> dict[str, list[Any]]:

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from models.registry import tracking
+from models.registry import CHAMPION, tracking
 from tests.declarations import repurchase
 from tests.waiting import eventually
 
@@ -81,10 +81,10 @@ def test_the_graph_shows_its_groups_and_an_asset_is_materialized_by_a_click(shop
 
 def test_a_model_promoted_in_the_registry_answers_soon_and_no_request_is_dropped(shop: Shop, page: Page) -> None:
     settings = shop.settings
-    first = MlflowClient(settings.mlflow_tracking_uri).get_model_version_by_alias(repurchase.name, "champion")
+    first = MlflowClient(settings.mlflow_tracking_uri).get_model_version_by_alias(repurchase.name, CHAMPION)
+    served = str(first.version)
     with tracking(settings):
         second = str(mlflow.register_model(first.source, repurchase.name, tags=first.tags).version)
-    served = str(first.version)
     answers, stop = Counter[str](), threading.Event()
 
     def ask() -> None:
