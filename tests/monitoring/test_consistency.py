@@ -43,10 +43,10 @@ from tests.declarations import repurchase, user_events, user_features
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-#: Views are made now, by the clock of Delta's history.
+#: The time when the tests are collected. Their view is made later, by the clock of Delta's history, and well before Q.
 NOW = time.time_ns() // 1_000_000
 B = NOW - 2 * HOUR_MS
-Q = NOW + HOUR_MS
+Q = NOW + 12 * HOUR_MS
 EVENTS = """event_id STRING, user_id BIGINT, session_id STRING, event_type STRING, amount DECIMAL(18,6), event_timestamp TIMESTAMP,
     item_id STRING, properties MAP<STRING,STRING>, ts_ms BIGINT, arrival_ms BIGINT, origin STRING, kafka_partition INT,
     kafka_offset BIGINT, _order BIGINT"""
@@ -217,7 +217,7 @@ def test_what_the_watermark_has_passed_is_late_data_and_what_it_has_not_is_a_def
 
 
 def test_what_waits_for_the_next_batch_is_late_data_and_what_a_batch_has_lost_is_a_defect(shop: Shop) -> None:
-    after_the_view = NOW + 30 * MINUTE_MS
+    after_the_view = Q - 30 * MINUTE_MS
     lost = Event(26, B - DAY_MS, NOW - 3 * HOUR_MS)  # was there long before the view, and is not in it
     shop.append([Event(24, B - DAY_MS, after_the_view), Event(25, B - DAY_MS, after_the_view, "load"), lost])
     for user in (24, 25, 26):
