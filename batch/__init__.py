@@ -1,11 +1,13 @@
 """The batch layer: from files and the archive to Delta tables.
 
 files, load      a file → judged rows → `events`; rows that do not fit → `quarantine`
-csv_rows, times  how files are read: `json_messages`, `spool` and `quoted` as well
-events           the raw archive → `events`; duplicates fall by event id
-tiles, history   `events` → partials by entity and hop; one snapshot of each entity's history
+csv_rows, times  the readers of files, with `json_messages`, `spool` and `quoted`
+events           the raw archive → `events`, each event id once
+tiles, history   `events` → partials by entity and hop; a snapshot of each entity's history
 view             tiles → everything before batch_end, per entity
 publish          the view → the online store
 point_in_time    `events` → the features of entities at past times
-tables, partials what these modules share: Delta's log and conflicts, Arrow columns of partials
+erasure          deletes an entity from every table
+housekeeping     deletes tables, checkpoints and files that are not used any more
+tables, partials shared by these modules: Delta's log and conflicts, Arrow columns of partials
 """

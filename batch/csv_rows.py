@@ -1,8 +1,7 @@
-"""CSV → raw rows: RFC 4180 with the dialect that the header line shows, the same for every row.
+"""CSV → raw rows: RFC 4180, with the delimiter of the header line for every row.
 
-Reads a text in UTF-8; gives the header, and rows of the columns that are asked for. The delimiter is the one that the header has;
-quotes are double ones, and a quote in a quoted field is doubled. A row with a field too many or too few is no row: it is given as
-its text with the reason.
+Reads a text in UTF-8; gives the header, and rows of the requested columns. Fields are quoted by double quotes, and a quote in a quoted
+field is doubled. A row with too many or too few fields is returned as its text, with the reason.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from typing import IO
 from infra.errors import InputError
 
 _DELIMITERS = (",", ";", "\t", "|")
-#: A quote that is never closed would take the rest of the file into one field.
+#: The limit of a field. Without it a quote that is never closed would read the rest of the file into one field.
 _FIELD_BYTES = 16 * 2**20
 csv.field_size_limit(_FIELD_BYTES)
 
 
 @dataclass(slots=True)
 class Row:
-    """A row, or a text that is none.
+    """A row, or a text that could not be read as a row.
 
     Attributes:
-        at: The line in which it begins.
-        values: Texts of the columns that were asked for.
-        line: The text of what is no row.
-        misfit: Why it is none.
+        at: The line in which the row begins.
+        values: The texts of the requested columns.
+        line: The text, where it is not a row.
+        misfit: The reason why the text is not a row.
     """
 
     at: int
@@ -41,31 +40,31 @@ class Row:
 
 
 class CsvFile:
-    """A CSV file of which the header is read.
+    """A CSV file whose header has been read.
 
     Args:
         path: The file, also .gz.
-        delimiter: None for the one that the header line shows.
-        wanted: Columns that the header should have: they decide where the line has several delimiters.
+        delimiter: The delimiter; None for the delimiter of the header line.
+        wanted: Columns that the header should have. They decide where the line can be cut at several delimiters.
 
     Raises:
-        InputError: The dialect is not clear, or the file is not text in UTF-8.
+        InputError: The delimiter is not clear, or the file is not text in UTF-8.
 
     Attributes:
-        header: The columns' names, without blanks around them; empty where the file is.
+        header: The names of the columns, stripped; empty for an empty file.
         delimiter: The delimiter.
-        why: What decided it.
+        why: How the delimiter was chosen.
     """
 
     def __init__(self, path: Path, delimiter: str | None, wanted: Sequence[str]) -> None:
         self._path = path
         with self._open() as handle:
             first = self._line(handle)
-            # Excel writes the delimiter into a line of its own.
+            # Excel writes the delimiter into a line before the header.
             named = re.fullmatch(r'"?sep=(.)"?', first.strip("\r\n"))
             self._named = bool(named)
             line = self._line(handle) if named else first
-        self.why = "--delimiter" if delimiter else "the line sep= says so" if named else "the header line has it"
+        self.why = "--delimiter" if delimiter else "from the line sep=" if named else "from the header line"
         self.delimiter = delimiter or (named[1] if named else _delimiter(path, line, wanted))
         records = self._records()
         fields, *_ = next(records, ([], 1, ""))
@@ -74,7 +73,7 @@ class CsvFile:
         self.header = [name.strip() for name in fields]
 
     def rows(self, columns: Sequence[int]) -> Iterator[Row]:
-        """The rows, with the fields of the columns: no blanks around them."""
+        """The rows, with the stripped fields of the columns."""
         width, records = len(self.header), self._records()
         next(records, None)
         for record, at, text in records:
@@ -86,7 +85,7 @@ class CsvFile:
                 yield Row(at, [record[index].strip() for index in columns])
 
     def _records(self) -> Iterator[tuple[list[str] | str, int, str]]:
-        """Fields, or the reason why there are none; the line in which they begin; the text."""
+        """The fields of a row, or the reason why it has no fields; the line in which the row begins; the text of the row."""
         with self._open() as handle:
             taken: list[str] = []
 
@@ -129,14 +128,14 @@ class CsvFile:
         return line
 
     def _open(self) -> IO[str]:
-        # A byte order mark belongs to the file, not to the first name; line ends are the CSV reader's.
+        # utf-8-sig keeps a byte order mark out of the first name; newline="" leaves the line ends to the CSV reader.
         if self._path.suffix == ".gz":
             return gzip.open(self._path, "rt", encoding="utf-8-sig", newline="")
         return self._path.open(encoding="utf-8-sig", newline="")
 
 
 def not_utf8(path: Path) -> InputError:
-    """The refusal of a file in another encoding: to guess it would load wrong letters."""
+    """The error for a file in another encoding, which braid does not guess, because a wrong guess would load wrong letters."""
     return InputError(f"The file {path} is not text in UTF-8.", "Convert it, such as by `iconv -f LATIN1 -t UTF-8`.")
 
 
@@ -150,5 +149,5 @@ def _delimiter(path: Path, line: str, wanted: Sequence[str]) -> str:
         present = [mark for mark in present if fitting[mark] == best]
     if len(present) > 1:
         marks = " and ".join(map(repr, present))
-        raise InputError(f"The header line of {path} can be cut at {marks}.", "Say which one it is, such as by --delimiter ';'.")
+        raise InputError(f"The header line of {path} can be cut at {marks}.", "Name the delimiter, such as by --delimiter ';'.")
     return present[0] if present else ","

@@ -1,11 +1,12 @@
-"""Erasure: every row of an entity, out of every table of the lake, and out of the files of their older versions.
+"""Erasure: deletes every row of an entity from every table of the lake, and from the files of older versions of the tables.
 
-Reads and writes all Delta tables of a project, whatever version of a declaration they are of. The order matters: the archive comes before
-the events, so that what is read of it afterwards brings nothing back; the files go last, when what others' values were made from has been
-folded again. `count_rows` is the proof: it looks for the entity in what each table says now.
+Reads and writes all Delta tables of a project, of every version of a declaration. The order matters. The archive comes before the events,
+so that a later reading of the archive brings no event back. The files go last, after the tiles of other entities have been folded again.
+`count_rows` is the proof: it counts the rows of the entity in the current version of each table.
 
-A row of a table is an entity's where the column of that name says so. What does not fit the contract, in the archive, the quarantine and the
-dead letters, is an entity's where its JSON says so; where it has no readable value there, also where its text holds the id as a word.
+A row belongs to the entity if the entity's column has its id. A message that does not fit the contract (in the archive, the quarantine
+and the dead letters) belongs to the entity if its JSON has the id in that column; if that value cannot be read, also if its text
+contains the id as a word.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 @dataclass(frozen=True)
 class Entity:
-    """Whose data: the column of a source that names it, and its id, of that column's type."""
+    """An entity: the column of a source that identifies it, and its id, of that column's type."""
 
     column: str
     id: int | str
@@ -78,16 +79,16 @@ def sources_of(project: Project, entity: Entity) -> tuple[EventSource, ...]:
 
 
 def groups_of(project: Project, entity: Entity) -> tuple[FeatureGroup, ...]:
-    """The groups of whose entities it is one."""
+    """The groups of the entity's column."""
     return tuple(group for group in project.groups if group.entity == entity.column)
 
 
 def names_entity(source: EventSource, entity: Entity, text: str, key: str = "NULL") -> str:
-    """A condition on a message: whether it is of the entity.
+    """A SQL condition that is true for a message of the entity.
 
     Args:
         source: The contract.
-        entity: Whose.
+        entity: The entity.
         text: An expression of the message's text.
         key: An expression of the message's key, as text.
     """
@@ -106,7 +107,7 @@ def names_entity(source: EventSource, entity: Entity, text: str, key: str = "NUL
 
 
 def conditions(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> dict[str, str]:
-    """By the name of each table that can hold the entity, those of older versions too: which of its rows are the entity's."""
+    """Name of each table that can hold the entity, also of older versions → a SQL condition that is true for the entity's rows."""
     matching: dict[str, str] = {}
     for source in sources_of(project, entity):
         matching[source.archive_table] = names_entity(source, entity, "CAST(value AS STRING)", "CAST(key AS STRING)")
@@ -132,7 +133,7 @@ def erase_rows(spark: SparkSession, settings: Settings, project: Project, entity
     """Deletes the entity's rows from every table.
 
     Returns:
-        Table → rows that it had; and the days of its events, whose tiles of other groups are to be folded again.
+        Table → the number of deleted rows; and the days of the entity's events, whose tiles of other groups must be folded again.
     """
     deleted: dict[str, int] = {}
     days: set[date] = set()
@@ -141,7 +142,7 @@ def erase_rows(spark: SparkSession, settings: Settings, project: Project, entity
         if source.archive_table in matching:
             deleted[source.archive_table] = _delete(spark, settings, source.archive_table, matching[source.archive_table])
             _skip_deletion(spark, settings, source)
-    matching = conditions(spark, settings, project, entity)  # the first events may have come just now
+    matching = conditions(spark, settings, project, entity)  # again: the table of events may be new
     for source in sources_of(project, entity):
         if source.table in matching:
             rows = spark.read.format("delta").load(settings.table(source.table)).where(matching[source.table])
@@ -152,9 +153,10 @@ def erase_rows(spark: SparkSession, settings: Settings, project: Project, entity
 
 
 def forget_days(spark: SparkSession, settings: Settings, project: Project, entity: Entity, days: Iterable[date]) -> None:
-    """Deletes the days' tiles, and the history, of versions that are not declared any more of other groups: nobody folds those again.
+    """Deletes the tiles of the days, and the history, of other groups in versions that are not declared any more.
 
-    An aggregate of another entity, such as who bought an item most, may name this one.
+    An aggregate of another entity may contain this entity's id, such as the most frequent buyers of an item. The tiles of a declared
+    version are folded again; those of an older version are not, so they are deleted.
     """
     declared = {f"{kind}_{group.name}_{group.fingerprint}" for group in project.groups for kind in ("tiles", "history")}
     dates = ", ".join(f"DATE'{day}'" for day in days)
@@ -166,9 +168,9 @@ def forget_days(spark: SparkSession, settings: Settings, project: Project, entit
 
 
 def erase_files(spark: SparkSession, settings: Settings, names: Iterable[str]) -> list[str]:
-    """Deletes the files that no table reads any more but in its past; gives the tables where that could not be done.
+    """Deletes the files that only older versions of the tables read. Returns the tables for which this failed.
 
-    From the log alone (VACUUM LITE), so that a file that a stream has written and not committed yet is never among them.
+    VACUUM LITE takes the files from the log, so it never deletes a file that a stream has written and not committed yet.
     """
     session = spark.newSession()
     session.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
@@ -176,15 +178,15 @@ def erase_files(spark: SparkSession, settings: Settings, names: Iterable[str]) -
     for name in names:
         try:
             session.sql(f"VACUUM delta.`{settings.table(name)}` LITE RETAIN 0 HOURS")
-            # What a deletion tells the readers of a change feed. No stream writes there.
+            # The change feed holds the deleted rows. No stream writes to this folder.
             delete_folder(spark, f"{settings.table(name)}/_change_data")
-        except Exception:  # noqa: BLE001 — the log does not go back far enough, or the files cannot be deleted: reported, not hidden
+        except Exception:  # noqa: BLE001 — the log does not go back far enough, or the files cannot be deleted; the caller reports it
             failed.append(name)
     return failed
 
 
 def count_rows(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> dict[str, int]:
-    """By table, how many rows are the entity's now."""
+    """Table → the number of the entity's rows now."""
     return {
         name: spark.read.format("delta").load(settings.table(name)).where(condition).count()
         for name, condition in conditions(spark, settings, project, entity).items()
@@ -192,7 +194,7 @@ def count_rows(spark: SparkSession, settings: Settings, project: Project, entity
 
 
 def _delete(spark: SparkSession, settings: Settings, name: str, condition: str) -> int:
-    """Deletes rows and gives how many. What the last commit says of the table, as a view does, its successor says, too."""
+    """Deletes rows and returns their number. The commit keeps the table's last `userMetadata`, in which a view has its batch_end."""
     path = settings.table(name)
 
     def commit() -> int:
@@ -212,9 +214,9 @@ def _delete(spark: SparkSession, settings: Settings, name: str, condition: str) 
 
 
 def _skip_deletion(spark: SparkSession, settings: Settings, source: EventSource) -> None:
-    """Takes what the archive has got until its deletion into the events, and notes there that the deletion was seen.
+    """Ingests the archive up to the deletion, and records in the log of the events that the deletion has been processed.
 
-    The next look at the archive's changes then begins behind it: its files will be gone.
+    The next ingestion then begins behind the deletion, whose files are deleted later.
     """
     archive, path = table_state(spark, settings.table(source.archive_table)), settings.table(source.table)
     ingest_archive(spark, settings, source)
@@ -228,12 +230,12 @@ def _skip_deletion(spark: SparkSession, settings: Settings, source: EventSource)
     events = table_state(spark, path)
     if events is None or events.transactions.get(archive.id, -1) < archive.version:
         raise NotReadyError(
-            f"The events of {source.name} do not say that the deletion was seen; no file was deleted.", "Run it again."
+            f"The deletion from the archive of {source.name} could not be recorded; no file was deleted.", "Run the command again."
         )
 
 
 def _typed(column: Column, json: str) -> str:
-    """The column of a message, of its type; null where it cannot be read."""
+    """The typed column of a message; null where it cannot be read."""
     return column.typed_sql().replace(f"`{column.name}`", f"{json}.`{column.name}`")
 
 

@@ -14,9 +14,10 @@ from datetime import date, timedelta
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from batch.copies import first_copies, replace_later_copies
 from batch.tables import create_table, partitions_of, retry_conflicts, table_state
 from features.judgement import message_projections
 from features.sources import EventSource
@@ -60,7 +61,8 @@ def append_events(
 ) -> tuple[int, tuple[date, ...]]:
     """Adds the events that the table does not have.
 
-    Copies of an event fall where their times lie at most `settings.deduplication_days` apart, as those of exact copies do.
+    Copies of an event fall where their days lie at most `settings.deduplication_days` apart, as those of exact copies do; the first to
+    arrive stays, also where the table has had another one (`batch.copies`).
 
     Args:
         spark: The session.
@@ -74,16 +76,19 @@ def append_events(
         How many were added, and the days of the rows.
     """
     path, key = settings.table(source.table), source.event_id
-    first = Window.partitionBy(key).orderBy("arrival_ms", "kafka_partition", "_order")
+    span = settings.deduplication_days
     rows = rows.withColumn("day", F.to_date(F.timestamp_millis("ts_ms")))
     names = [column.name for column in source.columns]
     names += ["ts_ms", "arrival_ms", "origin", "kafka_partition", "kafka_offset", "day"]
-    fresh = rows.withColumn("_rank", F.row_number().over(first)).where("_rank = 1").select(names)
-    days = sorted(row["day"] for row in rows.select("day").distinct().collect())
+    fresh = first_copies(rows, key, span).select(names)
+    arrivals = {row["day"]: row["first_ms"] for row in rows.groupBy("day").agg(F.min("arrival_ms").alias("first_ms")).collect()}
+    days = sorted(arrivals)
     # The events that could be copies lie in the days around, and no other day is read.
-    span = settings.deduplication_days
     around = " OR ".join(f"t.day BETWEEN DATE'{a}' AND DATE'{b}'" for a, b in _spans(days, timedelta(span))) or "false"
     same = f"t.`{key}` = s.`{key}` AND abs(datediff(t.day, s.day)) <= {span} AND ({around})"
+
+    if arrivals and table_state(spark, path) is not None:
+        replace_later_copies(spark, path, fresh, key, same, min(arrivals.values()))
 
     def merge() -> int:
         create_table(spark, path, fresh.schema, ["day"], _PROPERTIES)

@@ -1,9 +1,9 @@
-"""Anyone's file to raw rows in the event contract: CSV, JSON or Parquet, also beyond memory.
+"""A file → raw rows in the event contract: CSV, JSON or Parquet, also larger than the memory.
 
-Reads a file, a mapping and options; decides one reading per column over the whole file, or refuses the file with the option that
-decides it. Two kinds of rows come out. Of CSV and Parquet: the contract's columns as texts, for `features.judgement.row_projections`.
-Of JSON: messages, for `message_projections`; where nothing is mapped and no option is given they are the file's own bytes, judged as
-Kafka's are. docs/loading.md has the rules.
+Reads a file, a mapping and options; decides on one reading per column from the whole file, or refuses the file with an error that names
+the option to set. CSV and Parquet give rows with the contract's columns as texts, for `features.judgement.row_projections`. JSON without
+a mapping and without options gives messages with the bytes of the file, for `message_projections`, so they are judged like the messages
+of Kafka. docs/loading.md has the rules.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from features.judgement import MISFIT
 from features.sources import ColumnType, EventSource
 from infra.errors import InputError
 
-#: Texts that exporters write where a CSV has no value; an empty field is none in any case.
-NULLS = ("NULL", "null", r"\N", "NaN", "nan", "None")
+#: Texts that exporters write for a missing value in a CSV. An empty field is always a missing value.
+NULLS = ("NULL", "null", "Null", "(null)", "[NULL]", r"\N", "NaN", "nan", "None", "<NA>", "N/A", "#N/A")
 
-#: A number with a decimal comma, or with none; points group its thousands.
+#: A number with an optional decimal comma, and with points between thousands.
 _COMMA = r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?"
 _ID = '"braid: id"'
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a file does not say of itself.
+    """How to read a file, where the file leaves it open.
 
     Attributes:
-        time_zone: Of times without an offset; None is UTC.
-        time_format: `batch.times.TIME_FORMATS`, or a format of strptime; None to decide by the column.
+        time_zone: The zone of times without an offset; None is UTC.
+        time_format: One of `batch.times.TIME_FORMATS`, or a format of strptime; None to decide by the column.
         day_first: Whether 01/02/2026 is the first of February; None to decide by the column.
-        nulls: Texts that stand for no value; None for `NULLS` in CSV, and for none elsewhere.
+        nulls: Texts that stand for a missing value; None for `NULLS` in CSV and for no text elsewhere.
         decimal_comma: Whether 12,50 is twelve and a half.
-        delimiter: Of CSV; None for the one in the header line.
+        delimiter: The delimiter of a CSV; None for the delimiter of the header line.
     """
 
     time_zone: str | None = None
@@ -60,13 +60,21 @@ class ReadOptions:
 
     @property
     def translates(self) -> bool:
-        """Whether an option asks for another reading of JSON than the contract's."""
+        """Whether an option changes the reading of JSON, so that the file's messages cannot be used unchanged."""
         return self != ReadOptions(delimiter=self.delimiter)
 
 
 @dataclass(frozen=True)
 class ColumnReading:
-    """How a column of the contract is read: from where, as what, and what decided it. `nulls` counts texts that stand for none."""
+    """How a column of the contract is read.
+
+    Attributes:
+        column: The column of the contract.
+        source: The column of the file, or a literal.
+        as_what: The reading, in words.
+        why: How the reading was chosen.
+        nulls: The number of texts that stand for a missing value.
+    """
 
     column: str
     source: str
@@ -84,8 +92,8 @@ def open_events(
     Args:
         path: .csv, .tsv, .txt, .json, .jsonl, .ndjson (each also .gz), .parquet, .pq.
         source: The contract.
-        mapping: Contract column → column of the file, or a literal in single quotes. Columns of the same name need none.
-        options: What the file does not say of itself.
+        mapping: Contract column → column of the file, or a literal in single quotes. A column with the same name needs no mapping.
+        options: How to read the file, where the file leaves it open.
 
     Raises:
         InputError: The file or the mapping cannot be used, or a column can be read in several ways.
@@ -109,7 +117,7 @@ def open_events(
 
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Turns what a broken file raises into a refusal."""
+    """Turns the exceptions of a broken file into an `InputError`."""
     try:
         yield
     except (duckdb.Error, OSError, EOFError, zlib.error, pa.ArrowException) as error:
@@ -119,11 +127,11 @@ def _whole(path: Path) -> Iterator[None]:
 
 
 class EventFile:
-    """A file that is open for reading. `open_events` makes it.
+    """A file that is open for reading, made by `open_events`.
 
     Attributes:
         path: The file.
-        dialect: What was decided of the file as a whole.
+        dialect: The format of the file, in words.
         readings: How each column of the contract is read.
         has_messages: Whether the rows are messages (`MESSAGE`, binary) rather than the contract's columns.
     """
@@ -149,24 +157,24 @@ class EventFile:
             return spool_json(path, scratch, source, mapping, options.translates)
         if suffix in (".parquet", ".pq"):
             return view_parquet(self._connection, path, scratch, source, mapping)
-        raise InputError(f"The file {path} is of no known kind.", "Give .csv, .jsonl or .parquet.")
+        raise InputError(f"The format of the file {path} is unknown.", "Use a .csv, .jsonl or .parquet file.")
 
     def write_parquet(self, target: Path) -> int:
-        """Writes the rows to one Parquet file and gives their number."""
+        """Writes the rows to one Parquet file and returns their number."""
         copy = f"COPY (SELECT * FROM {self._rows_sql}) TO {text_sql(str(target))} (FORMAT parquet, COMPRESSION zstd)"
         with _whole(self.path):
             [(count,)] = self._connection.execute(copy).fetchall()
             return int(count)
 
     def batches(self, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
-        """The rows in the order of their time; those without one come first."""
+        """The rows in the order of their time. Rows without a time come first."""
         time = f"try_cast({name_sql(self._source.time)} AS TIMESTAMPTZ)"
         query = f"SELECT * FROM {self._rows_sql} ORDER BY {time} NULLS FIRST, _row"
         with _whole(self.path):
             yield from self._connection.sql(query).to_arrow_reader(rows)
 
     def _rows(self, spool: Spool) -> str:
-        """The relation of the rows as they are understood: the contract's columns, `_row`, `_line` and `MISFIT`; or messages."""
+        """The relation of the rows that were read: the contract's columns, `_row`, `_line` and `MISFIT`; or messages."""
         origins, options, time = spool.origins, self._options, self._source.time
         if spool.messages:
             self.readings = [ColumnReading(name, name, "as in a message of Kafka", "no mapping, no option") for name in origins]
@@ -202,16 +210,17 @@ class EventFile:
         """The relation with its times as RFC 3339."""
         options, time = self._options, self._source.time
         column = TimeColumn(self._connection, relation, time, spool.place, options.zone)
-        # A type says more of a time than an option can.
+        # A typed time needs no option, so the options do not apply to it.
         reading = read_times(column) if time in spool.typed else read_times(column, options.time_format, options.day_first)
         self.readings = [
-            replace(one, as_what=reading.as_what, why=reading.why) if one.column == time else one for one in self.readings
+            replace(column_reading, as_what=reading.as_what, why=reading.why) if column_reading.column == time else column_reading
+            for column_reading in self.readings
         ]
         others = f"SELECT * REPLACE ({TIME} AS {name_sql(time)}, coalesce({MISFIT}, {TIME_MISFIT}) AS {MISFIT})"
         return f"(SELECT * EXCLUDE ({TIME}, {TIME_MISFIT}) FROM ({others} FROM {reading.relation}))"
 
     def _counts(self, spool: Spool, nulls: tuple[str, ...]) -> dict[str, int]:
-        """How many texts of each column stand for no value."""
+        """The number of texts of each column that stand for a missing value."""
         names = [name for name, origin in spool.origins.items() if not is_literal(origin)]
         if not nulls or not names:
             return {}
@@ -220,9 +229,9 @@ class EventFile:
         return dict(zip(names, row, strict=True))
 
     def _derived_id(self, origins: Mapping[str, str]) -> str:
-        """Of a file without ids: the hash of the contract's columns as the file has them, and the number among equal rows.
+        """SQL for the event id in a file without ids: the hash of the contract's columns in the file, and a number among equal rows.
 
-        So neither a second load nor a later delivery that overlaps adds anything, whatever else its rows have.
+        So a second load, or a later delivery that contains the same rows, adds no event twice.
         """
         if self._source.event_id in origins or not origins:
             return "NULL::VARCHAR"

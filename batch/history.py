@@ -1,14 +1,15 @@
-"""History: all that a view needs of the time before its windows, as one tile per entity.
+"""History: the part of a view from the time before its windows, as one tile per entity.
 
-Reads tiles; writes `history_{group}_{version}`: per entity the partials of all time, and its latest event, up to the beginning of a
-month. A snapshot is named by the tiles that it was made from, so that one whose past has changed since is never read, whoever
-changed it and whatever crashed in between; the next view makes another. What a view reads thereby does not grow with the years.
+Reads tiles; writes `history_{group}_{version}`: per entity the partials of the features without a window, and the time of its latest
+event, up to the beginning of a month. With such a snapshot the number of tiles that a view reads does not grow with the years. The name of
+a snapshot is a digest of the tiles from which it was made. If these tiles change, whatever the cause, the name no longer matches, and the
+next view makes another snapshot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime
+from datetime import date
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -19,6 +20,7 @@ from batch.partials import arrow_schema, by_entity, numpy_of, partials_from_arro
 from batch.tables import TableState, create_table, digest, partitions_of, table_state
 from batch.tiles import PARTITIONS
 from features.declaration import Feature, FeatureGroup
+from features.instants import day_start_ms, utc_day
 from features.tiles import runs
 from infra.settings import Settings
 
@@ -31,16 +33,16 @@ def history_table(group: FeatureGroup) -> str:
 
 
 def tiles_for_view(spark: SparkSession, settings: Settings, group: FeatureGroup, tiles: TableState, batch_end_ms: int) -> DataFrame:
-    """What the view as of `batch_end_ms` is built from: the tiles of the days that its windows reach, and one per entity before.
+    """The tiles for the view as of `batch_end_ms`: those of the days that the windows reach, and one tile per entity for the time before.
 
     Returns:
-        Columns of the tiles without their partitions, of days up to that of batch_end; in the one before, only the partials of all
-        time are there.
+        The columns of the tiles without their partitions, up to the day of batch_end. The tile for the time before has only the partials
+        of the features without a window.
     """
     days = sorted(partitions_of(tiles.read(spark), len(PARTITIONS)))
     tails_ms = [feature.window.start_ms(batch_end_ms) for feature in group.features if feature.window]
-    until = _date(min(tails_ms, default=batch_end_ms)).replace(day=1)
-    recent = tiles.read(spark).where(F.col("day").between(until, _date(batch_end_ms))).drop(*PARTITIONS)
+    until = utc_day(min(tails_ms, default=batch_end_ms)).replace(day=1)
+    recent = tiles.read(spark).where(F.col("day").between(until, utc_day(batch_end_ms))).drop(*PARTITIONS)
     if not any(day < str(until) for day, _ in days):
         return recent
     return recent.unionByName(_snapshot(spark, settings, group, tiles, days, until), allowMissingColumns=True)
@@ -49,7 +51,7 @@ def tiles_for_view(spark: SparkSession, settings: Settings, group: FeatureGroup,
 def _snapshot(
     spark: SparkSession, settings: Settings, group: FeatureGroup, tiles: TableState, days: list[tuple[str, ...]], until: date
 ) -> DataFrame:
-    """One tile per entity of all before `until`: the snapshot that is there, or one that is made from the latest before it."""
+    """One tile per entity for the time before `until`: the stored snapshot, or a new snapshot, made from the latest earlier snapshot."""
     path = settings.table(history_table(group))
 
     def name(end: str) -> str:
@@ -57,8 +59,8 @@ def _snapshot(
 
     state = table_state(spark, path)
     stored = list(partitions_of(state.read(spark), len(_SNAPSHOT))) if state else []
-    valid = [one for one in stored if one[1] == name(one[0])]
-    base = max((one for one in valid if one[0] <= str(until)), default=None)
+    valid = [snapshot for snapshot in stored if snapshot[1] == name(snapshot[0])]
+    base = max((snapshot for snapshot in valid if snapshot[0] <= str(until)), default=None)
     if state and base and base[1] == name(str(until)):
         return _read(state, spark, group, *base)
     timeless = [feature for feature in group.features if feature.window is None]
@@ -74,14 +76,14 @@ def _snapshot(
     create_table(spark, path, rows.schema, _SNAPSHOT)
     replaced = ", ".join(sorted({f"DATE'{until}'", *(f"DATE'{end}'" for end, _ in set(stored) - set(valid))}))
     rows.write.format("delta").mode("overwrite").option("replaceWhere", f"until IN ({replaced})").save(path)
-    # Not what was written, but what is there: another, who has seen another past, may have replaced it.
+    # Read the table again: another process, which read other tiles, may have replaced the snapshot.
     return _snapshot(spark, settings, group, tiles, days, until)
 
 
 def _read(state: TableState, spark: SparkSession, group: FeatureGroup, until: str, built_from: str) -> DataFrame:
-    """A snapshot as tiles that begin before every other."""
+    """A snapshot as tiles that begin before every other tile."""
     end = date.fromisoformat(until)
-    start_ms = int(datetime(end.year, end.month, end.day, tzinfo=UTC).timestamp()) * 1_000 - group.tile_ms
+    start_ms = day_start_ms(end) - group.tile_ms
     rows = state.read(spark).where((F.col("until") == end) & (F.col("built_from") == built_from)).drop(*_SNAPSHOT)
     return rows.withColumn("tile_start_ms", F.lit(start_ms).cast("bigint"))
 
@@ -103,7 +105,3 @@ def _collapse_kernel(timeless: list[Feature], schema: pa.Schema) -> Callable[[It
         yield from pa.Table.from_arrays(columns, schema=schema).to_batches(max_chunksize=10_000)
 
     return kernel
-
-
-def _date(instant_ms: int) -> date:
-    return datetime.fromtimestamp(instant_ms / 1_000, UTC).date()

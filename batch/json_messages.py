@@ -1,7 +1,7 @@
-"""A file of JSON → messages, as Kafka would have them: each line of JSON lines as it is, each object of an array or of a pretty print.
+"""A file of JSON → messages like those of Kafka: each line of JSON lines, each object of an array or of a pretty print.
 
-Reads bytes; gives each document's own bytes, so that no digit changes on the way. A line that is no JSON is a message too, for the
-contract to refuse; an array that breaks off is a file that breaks off, and is refused.
+Reads bytes; gives the unchanged bytes of each document, so no digit of a number is lost. A line that is not JSON is a message, too, which
+the contract refuses. A file whose array is incomplete is refused as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LINE_BYTES = 64 * 2**20
 _CHUNK_CHARACTERS = 2**20
 _BOM = b"\xef\xbb\xbf"
 _DECODER = json.JSONDecoder(strict=False)
-#: What stands between values, outside and within an array.
+#: The separators between values, outside and within an array.
 _BETWEEN = (re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*"))
 
 #: A JSON object as the bytes of its values.
@@ -32,7 +32,7 @@ _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def document_of(message: bytes) -> Document | None:
-    """The object that a message is, or None where it is none. What is strict here is strict in `features.judgement`."""
+    """The JSON object of a message, or None. The rules are those of `features.judgement`."""
     try:
         message.decode()
         return _decode(message)
@@ -41,22 +41,22 @@ def document_of(message: bytes) -> Document | None:
 
 
 def messages_of_file(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Each message of a file, and the line in which it begins.
+    """Each message of a file, and the line in which the message begins.
 
     Raises:
-        InputError: A file that is not JSON lines breaks off, is not JSON, or is not text in UTF-8.
+        InputError: A file other than JSON lines is incomplete, is not JSON, or is not text in UTF-8.
     """
     return _documents(path) if _is_one_text(path) else _lines(path)
 
 
 def _is_one_text(path: Path) -> bool:
-    """Whether the file is to be read as one text of JSON: an array, or documents that are longer than a line."""
+    """Whether the file is read as a single text of JSON: an array, or documents of several lines."""
     with _open(path) as handle:
         lines = (line.removeprefix(_BOM).strip() for line in iter(lambda: handle.readline(_LINE_BYTES), b""))
         first, second = ([line for line, _ in zip(filter(None, lines), range(2), strict=False)] + [b"", b""])[:2]
     if first[:1] == b"[" and not {suffix.lower() for suffix in path.suffixes} & {".jsonl", ".ndjson"}:
         return True
-    # In a file of lines, an array on one line is a line like any other, and so is one that is broken.
+    # In a file of JSON lines, an array on a line of its own and a broken line are messages.
     return first == b"[" or (first[:1] in (b"[", b"{") and first[-1] in b"[{,:" and document_of(second) is None)
 
 
@@ -96,7 +96,7 @@ def _documents(path: Path) -> Iterator[tuple[int, bytes]]:
                 position += 1
                 continue
             ended = False
-            # What ends with the text that was read so far may go on.
+            # A value that ends with the text that was read so far may continue in the rest of the file.
             while (end := _end_of_value(text, position)) is None or (end == len(text) and not ended):
                 if ended or len(text) - position > _LINE_BYTES:
                     raise refusal("is not JSON")
@@ -107,7 +107,7 @@ def _documents(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _end_of_value(text: str, position: int) -> int | None:
-    """Where the JSON value at a position ends; None where there is none, or none that is whole."""
+    """The end of the JSON value at a position; None without a complete value."""
     try:
         return _DECODER.raw_decode(text, position)[1]
     except (ValueError, RecursionError):

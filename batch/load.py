@@ -1,7 +1,7 @@
-"""`braid load`: anyone's file into the `events` table. What does not fit goes to `quarantine` with the reason; nothing is lost.
+"""`braid load`: a file → the `events` table. Rows that do not fit go to `quarantine` with the reason, so no row is lost.
 
-Reads a file that `batch.files` has opened; judges its rows by the contract, those of JSON as the messages that they are; writes `events`
-and `quarantine`, and reports what a wrong reading of the file would show in: the first and last time, and the most frequent types.
+Reads a file that `batch.files` has opened; judges its rows, or its messages, by the contract; writes `events` and `quarantine`. The report
+has the values by which a user recognizes a wrong reading of the file: the first and last time, and the most frequent types.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +24,35 @@ from batch.events import append_events
 from batch.files import ColumnReading, EventFile, ReadOptions, open_events
 from batch.spool import MESSAGE
 from batch.tables import create_table, retry_conflicts
+from features.instants import now_ms, rfc3339
 from features.judgement import message_projections, row_projections
 from features.sources import ColumnType, EventSource
 from infra.settings import Settings
 
 QUARANTINE = "quarantine"
-#: Rows that a check shows; values up to which a text column is a type rather than an id; those of them that are shown.
+#: The number of rows that a check shows; the largest number of different values of a type column; the number of its values in a report.
 _SAMPLE_ROWS, _FEW_VALUES, _SHOWN_VALUES = 10, 50, 5
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a file's rows: read = loaded + duplicates + quarantined.
+    """The result of a load: read = loaded + duplicates + quarantined.
 
     Attributes:
         read: Rows of the file.
-        loaded: Events that are new; of a check, those that fit, duplicates included.
-        duplicates: Events that were known.
+        loaded: New events; in a check, all rows that fit, duplicates included.
+        duplicates: Events that were in the table already.
         quarantined: Rows that do not fit.
-        reasons: The quarantined rows by reason.
-        first_day: The first day of the rows that fit, where any is new.
-        last_day: The last day of them.
+        reasons: Reason → number of quarantined rows.
+        first_day: The first day of the rows that fit; None without a new event.
+        last_day: The last day of the rows that fit; None without a new event.
         first_event: The earliest time of a row that fits, RFC 3339.
-        last_event: The latest.
-        types: Of each required text column with few values the most frequent ones, and how often they occur.
-        dialect: What was decided of the file as a whole.
+        last_event: The latest time of a row that fits, RFC 3339.
+        types: Required text column with few values → its most frequent values → how often they occur.
+        dialect: The format of the file, in words.
         columns: How each column was read.
-        sample: Of a check the first rows as they were understood.
-        checked: Whether nothing was loaded because only a check was asked for.
+        sample: In a check, the first rows with their typed values.
+        checked: Whether this was a check, which loads nothing.
     """
 
     read: int
@@ -79,15 +79,15 @@ def load_events(
     mapping: Mapping[str, str] | None = None,
     options: ReadOptions | None = None,
 ) -> LoadReport:
-    """Loads a file. Loading it again adds no event, and no row to the quarantine.
+    """Loads a file. A second load of the file adds no event, and no row to the quarantine.
 
     Args:
         spark: The session.
-        settings: Where the lake is.
+        settings: The settings, with the place of the lake.
         source: The contract.
         path: CSV, JSON or Parquet.
         mapping: Contract column → column of the file.
-        options: What the file does not say of itself.
+        options: How to read the file, where the file leaves it open.
 
     Raises:
         InputError: The file or the mapping cannot be used; nothing was loaded.
@@ -97,7 +97,7 @@ def load_events(
 
 
 def load_file(spark: SparkSession, settings: Settings, source: EventSource, file: EventFile, check: bool = False) -> LoadReport:
-    """Loads a file that is open, or only says what would be loaded."""
+    """Loads an open file, or only checks it and reports what would be loaded."""
     scratch = settings.home / "scratch" / uuid.uuid4().hex
     scratch.mkdir(parents=True)
     days: tuple[date, ...] = ()
@@ -107,12 +107,12 @@ def load_file(spark: SparkSession, settings: Settings, source: EventSource, file
         read = file.write_parquet(raw_path)
         if not read:
             return LoadReport(0, 0, 0, 0, {}, None, None, dialect=file.dialect, columns=file.readings, checked=check)
-        now_ms = int(time.time() * 1_000)
-        # Judged once, for all that is asked of the rows below.
-        _judged(spark.read.parquet(str(raw_path)), settings, source, file, now_ms).write.parquet(str(judged_path))
+        arrival_ms = now_ms()
+        # Written to a file, so that the rows are judged once for all the queries below.
+        _judged(spark.read.parquet(str(raw_path)), settings, source, file, arrival_ms).write.parquet(str(judged_path))
         judged = spark.read.parquet(str(judged_path))
         misfits, fitting = judged.where("_reason IS NOT NULL"), judged.where("_reason IS NULL")
-        # A reason quotes the value; its clause before the value is what can be counted.
+        # A reason ends with the value, so rows are counted by the part before the value.
         counted = misfits.groupBy(F.expr("split_part(_reason, ': ', 1)").alias("reason")).count().collect()
         reasons = {row["reason"]: row["count"] for row in sorted(counted, key=lambda row: -row["count"])}
         quarantined = sum(reasons.values())
@@ -120,19 +120,19 @@ def load_file(spark: SparkSession, settings: Settings, source: EventSource, file
         sample: list[dict[str, Any]] = []
         if check:
             loaded = read - quarantined
-            # As texts: Python has no year 0.
+            # As texts, because Python has no year 0.
             texts = [f"CAST({name} AS STRING) AS {name}" for name in (f"`{column.name}`" for column in source.columns)]
             shown = judged.orderBy("_row").limit(_SAMPLE_ROWS).selectExpr("_row", *texts, "_reason")
             sample = [row.asDict() for row in shown.collect()]
         else:
             if quarantined:
-                kept = misfits.select(
+                rejected = misfits.select(
                     F.lit(str(file.path)).alias("file"), F.col("_row").alias("row"), F.col("_reason").alias("reason"),
                     F.col("_content").alias("content"), F.current_timestamp().alias("loaded_at"),
                 )  # fmt: skip
-                retry_conflicts(lambda: _quarantine(spark, settings.table(QUARANTINE), kept))
+                retry_conflicts(lambda: _quarantine(spark, settings.table(QUARANTINE), rejected))
             good = fitting.drop("_reason", "_content").selectExpr(
-                "* EXCEPT (_row)", f"{now_ms}L AS arrival_ms", "'load' AS origin", "CAST(NULL AS INT) AS kafka_partition",
+                "* EXCEPT (_row)", f"{arrival_ms}L AS arrival_ms", "'load' AS origin", "CAST(NULL AS INT) AS kafka_partition",
                 "CAST(NULL AS BIGINT) AS kafka_offset", "_row AS _order",
             )  # fmt: skip
             loaded, days = append_events(spark, settings, source, good)
@@ -146,23 +146,23 @@ def load_file(spark: SparkSession, settings: Settings, source: EventSource, file
     )  # fmt: skip
 
 
-def _judged(rows: DataFrame, settings: Settings, source: EventSource, file: EventFile, now_ms: int) -> DataFrame:
-    """`_row`, the typed columns, `ts_ms`, `_reason`, and `_content`: the row as it was, where it does not fit."""
+def _judged(rows: DataFrame, settings: Settings, source: EventSource, file: EventFile, arrival_ms: int) -> DataFrame:
+    """`_row`, the typed columns, `ts_ms`, `_reason`, and `_content`: the text of a row that does not fit."""
     keep, future_ms = ["_row", "_content"], settings.future_seconds * 1_000
     if file.has_messages:
         rows = rows.selectExpr("_row", f"{MESSAGE} AS value", f"make_valid_utf8(CAST({MESSAGE} AS STRING)) AS _content")
-        projections = message_projections(source, dict(zip(keep, keep, strict=True)), str(now_ms), future_ms)
+        projections = message_projections(source, dict(zip(keep, keep, strict=True)), str(arrival_ms), future_ms)
     else:
         columns = F.struct(*(column.name for column in source.columns))
         rows = rows.withColumn("_content", F.coalesce("_line", F.to_json(columns)))
-        projections = row_projections(source, keep, str(now_ms), future_ms)
+        projections = row_projections(source, keep, str(arrival_ms), future_ms)
     for projection in projections:
         rows = rows.selectExpr(*projection)
     return rows.withColumn("_content", F.expr("CASE WHEN _reason IS NOT NULL THEN _content END"))
 
 
 def _profile(fitting: DataFrame, source: EventSource) -> tuple[str | None, str | None, dict[str, dict[str, int]]]:
-    """The first and last time, and the most frequent values of each required text column that has few."""
+    """The first and last time, and the most frequent values of each required text column with few values."""
     names = [
         c.name for c in source.columns if c.required and c.type is ColumnType.STRING and c.name not in (source.event_id, source.key)
     ]
@@ -174,26 +174,24 @@ def _profile(fitting: DataFrame, source: EventSource) -> tuple[str | None, str |
         if 0 < summary[f"distinct_{name}"] <= _FEW_VALUES:
             counts = fitting.groupBy(F.col(name).alias("value")).count().orderBy(F.desc("count"), "value").limit(_SHOWN_VALUES)
             types[name] = {row["value"]: row["count"] for row in counts.collect()}
-    return _rfc3339(summary["first"]), _rfc3339(summary["last"]), types
-
-
-def _rfc3339(ms: int | None) -> str | None:
-    return None if ms is None else datetime.fromtimestamp(ms / 1_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if summary["first"] is None:
+        return None, None, types
+    return rfc3339(summary["first"]), rfc3339(summary["last"]), types
 
 
 def _quarantine(spark: SparkSession, path: str, rows: DataFrame) -> None:
-    """Adds the rows that are not there."""
+    """Adds the rows that are not in the quarantine yet."""
     create_table(spark, path, rows.schema)
-    # Not by reason, in which an event from the future says by how much, which is less each time.
+    # The reason is not compared, because for an event from the future it has the milliseconds until then, which differ each time.
     same = "t.file = s.file AND t.row = s.row AND t.content = s.content"
     DeltaTable.forPath(spark, path).alias("t").merge(rows.alias("s"), same).whenNotMatchedInsertAll().execute()
 
 
 def remember_first_day(settings: Settings, day: date) -> None:
-    """Keeps the earliest day that was seen: where Dagster's daily partitions begin."""
+    """Stores the earliest day of all events, with which Dagster's daily partitions begin."""
     path = settings.home / "first_day.json"
     with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two loads at once: the earlier day of both
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two concurrent loads the earlier day is stored
         known = date.fromisoformat(json.loads(path.read_text())) if path.exists() else day
         part = path.with_suffix(".part")
         part.write_text(json.dumps(min(known, day).isoformat()))

@@ -1,4 +1,4 @@
-"""Partials and events in Arrow: between the columns of Spark and the arrays and lists that the algebra works on."""
+"""Partials and events in Arrow: conversions between the columns of Spark and the arrays and lists of the algebra."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from features.aggregations import Partial, Series
 from features.declaration import FeatureGroup
 from features.windows import DAY_MS
 
-#: Rows that one Python worker folds at once; more are spread over more partitions.
+#: The number of rows that a Python worker folds at once. More rows are spread over more partitions.
 ROWS_PER_PARTITION = 2_000_000
 
 
 def with_inputs(events: DataFrame, group: FeatureGroup) -> DataFrame:
-    """What the events contribute: `entity`, `ts_ms` and one nullable `input_{i}`, BIGINT or STRING, per input of the group."""
-    inputs = [f"CAST({one.sql} AS {one.sql_type}) AS input_{index}" for index, one in enumerate(group.inputs)]
+    """The inputs of the group: `entity`, `ts_ms` and one nullable column `input_{i}`, BIGINT or STRING, per input."""
+    inputs = [
+        f"CAST({contribution.sql} AS {contribution.sql_type}) AS input_{index}" for index, contribution in enumerate(group.inputs)
+    ]
     return events.where(group.has_entity_sql).selectExpr(f"`{group.entity}` AS entity", "ts_ms", *inputs)
 
 
@@ -35,9 +37,9 @@ def by_entity(rows: DataFrame, count: int, *order: str) -> DataFrame:
 
 
 def by_day(rows: DataFrame, count: int, days: int, *order: str) -> DataFrame:
-    """All rows of an entity and a day (UTC, of `ts_ms`) in one partition, sorted by entity and `order`; a day in as few as it fits."""
+    """All rows of an entity and a day (UTC, of `ts_ms`) in one partition, sorted by entity and `order`; a day in few partitions."""
     parallelism = rows.sparkSession.sparkContext.defaultParallelism
-    # Twice as many as would do, since days fall on partitions by chance.
+    # Twice the necessary number, because a hash assigns the days to partitions.
     partitions = max(parallelism, -(-2 * count // ROWS_PER_PARTITION))
     shares = -(-partitions // days)
     day, share = F.expr(f"ts_ms - pmod(ts_ms, {DAY_MS})"), F.expr(f"pmod(xxhash64(entity), {shares})")
@@ -56,23 +58,23 @@ def whole_partition(batches: Iterator[pa.RecordBatch]) -> pa.Table | None:
 
 
 def series_of(table: pa.Table, group: FeatureGroup) -> list[Series]:
-    """The inputs of sorted events as the algebra's series."""
+    """The inputs of sorted events as series, one per input of the group."""
     ts_ms = numpy_of(table.column("ts_ms"))
     result = []
-    for index, one in enumerate(group.inputs):
+    for index, contribution in enumerate(group.inputs):
         column = table.column(f"input_{index}")
-        result.append(Series(ts_ms, numpy_of(column.fill_null("" if one.text else 0)), numpy_of(column.is_valid())))
+        result.append(Series(ts_ms, numpy_of(column.fill_null("" if contribution.text else 0)), numpy_of(column.is_valid())))
     return result
 
 
 def numpy_of(column: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, Any]:
-    """The values of a column without nulls; texts as objects."""
+    """The values of a column that has no nulls; texts as objects."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return array.to_numpy(zero_copy_only=False)
 
 
 def partials_from_arrow(column: pa.ChunkedArray | pa.Array) -> list[Partial]:
-    """The partials of a column; structs become tuples, as they were before `pa.array` took them."""
+    """The partials of a column. Structs become tuples, which `pa.array` has turned into structs."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     kind, valid = array.type, array.is_valid().to_pylist()
     if pa.types.is_struct(kind):

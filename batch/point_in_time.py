@@ -1,6 +1,6 @@
-"""Point in time: what each entity's features were at given instants, by the same windows and the same algebra as serving.
+"""Point in time: the features of entities at given instants, by the same windows and the same algebra as serving.
 
-Reads `events` and instants; gives a row per instant. The window at q holds events before q alone: nothing of its future.
+Reads `events` and instants; gives a row per instant. The window at q holds only events before q.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def point_in_time(
 
     Args:
         spark: The session.
-        settings: Where the lake is.
+        settings: The settings, with the place of the lake.
         group: The declaration.
-        labels: A column `entity` and the columns of `instants`; others are passed through.
+        labels: A column `entity` and the columns of `instants`; other columns are passed through.
         instants: Prefix of the result's columns → column with the time, int64 ms. Default: no prefix, `q_ms`.
-        only: Prefix → the features that are asked for at that time; all, where it says nothing.
+        only: Prefix → the features that are computed at that time; without an entry, all features.
 
     Returns:
         `labels` with one column `{prefix}{feature}` per prefix and feature: BIGINT or DOUBLE, null where there is no value.
     """
-    asked = [
+    requested = [
         (f"{prefix}{name}", column, index)
         for prefix, column in (instants or {"": "q_ms"}).items()
         for index, name in enumerate(group.feature_names)
@@ -53,15 +53,15 @@ def point_in_time(
     rows = events.withColumn("label", F.lit(None).cast(labels.schema.simpleString())).unionByName(
         labels.select("entity", F.struct(*labels.columns).alias("label")), allowMissingColumns=True
     )
-    values = [f"`{name}` {group.value_sql_type(index)}" for name, _, index in asked]
+    values = [f"`{name}` {group.value_sql_type(index)}" for name, _, index in requested]
     schema = _parse_datatype_string(", ".join([*(f"`{f.name}` {f.dataType.simpleString()}" for f in labels.schema), *values]))
     assert isinstance(schema, StructType)
-    # The log knows how many events there are, without a look at them.
-    return by_entity(rows, table.count()).mapInArrow(_kernel(group, asked, arrow_schema(schema)), schema)
+    # Delta counts the events from the log, without reading them.
+    return by_entity(rows, table.count()).mapInArrow(_kernel(group, requested, arrow_schema(schema)), schema)
 
 
 def _kernel(
-    group: FeatureGroup, asked: list[tuple[str, str, int]], schema: pa.Schema
+    group: FeatureGroup, requested: list[tuple[str, str, int]], schema: pa.Schema
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def kernel(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         table = whole_partition(batches)
@@ -76,13 +76,13 @@ def _kernel(
         )
         event_at, label_at = places[: events.num_rows], places[events.num_rows :]
         inputs = series_of(events, group)
-        # Here rather than by Spark, whose order of texts is another than numpy's.
+        # Sorted here and not by Spark, because Spark orders texts differently from numpy.
         order = np.lexsort((inputs[0].ts_ms, event_at))
-        inputs = [type(one)(one.ts_ms[order], one.v[order], one.valid[order]) for one in inputs]
+        inputs = [type(series)(series.ts_ms[order], series.v[order], series.valid[order]) for series in inputs]
         find = _Finder(event_at[order], inputs[0].ts_ms, len(entities))
         structs = labels.column("label").combine_chunks()
         columns: list[Any] = [structs.field(i) for i in range(structs.type.num_fields)]
-        for _, column, index in asked:
+        for _, column, index in requested:
             feature, q_ms = group.features[index], numpy_of(structs.field(column)).astype(np.int64)
             start_ms = np.full_like(q_ms, np.iinfo(np.int64).min) if feature.window is None else feature.window.start_ms(q_ms)
             lo, hi = find(label_at, start_ms), find(label_at, q_ms)
@@ -94,7 +94,7 @@ def _kernel(
 
 
 class _Finder:
-    """Finds, for many (entity, instant) at once, the index of the first event of the entity that is not before the instant."""
+    """Finds, for many pairs (entity, instant), the index of the entity's first event that is not before the instant."""
 
     def __init__(self, entity: Ints, ts_ms: Ints, entities: int) -> None:
         self._low = int(ts_ms.min()) if len(ts_ms) else 0

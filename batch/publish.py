@@ -1,8 +1,8 @@
-"""Publishing: the batch view into the online store.
+"""Publishing: the batch view → the online store.
 
-Each entity's value is replaced in one command and carries its own batch_end, so that a reader sees the old cut or the new one,
-never a mixture, while this runs. A new version of the declaration is written beside the one before, and read from the moment when all
-of it is there; what is older than both goes. What two publications at once come to is `store.publishing`'s.
+One command replaces the value of an entity, and the value has its own batch_end, so a reader sees the old or the new view of an entity,
+never a mixture. A new version of the declaration is written beside the previous version and is read when all of it is written; older
+versions are deleted. `store.publishing` makes concurrent publications safe.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from store.server import writing_store
 
 @dataclass(frozen=True)
 class PublishReport:
-    """What was written: entities, bytes of packed values, and as of when; and how many entities had left the view and were removed."""
+    """The result of a publication: entities, bytes of packed values, batch_end, duration, and the number of removed entities."""
 
     entities: int
     bytes: int
@@ -34,7 +34,7 @@ class PublishReport:
 
 
 def publish_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> PublishReport:
-    """Writes the group's view to the online store, drops the speed tiles that it has made superfluous, and removes who has left the view.
+    """Writes the group's view to the online store. Deletes the speed tiles that the view covers, and entities that have left the view.
 
     Raises:
         NotReadyError: There is no view of this version, or the store has a newer one.

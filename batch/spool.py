@@ -1,7 +1,7 @@
-"""A file → a relation of DuckDB with the contract's columns as the file has them, all text: before anything is understood.
+"""A file → a relation of DuckDB with the contract's columns, all as the texts of the file.
 
-Reads CSV, JSON and Parquet by a mapping; gives each row's number (`_row`), where it is in the file (`_at`), and of what is no row its
-text (`_line`) and the reason (`MISFIT`). JSON to which no mapping applies stays messages.
+Reads CSV, JSON and Parquet by a mapping; gives the number of each row (`_row`), its place in the file (`_at`), and for a text that is not
+a row the text (`_line`) and the reason (`MISFIT`). JSON without a mapping stays messages.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from features.judgement import MISFIT
 from features.sources import Column, ColumnType, EventSource
 from infra.errors import InputError
 
-#: The bytes of a message, and its key as text: the columns of an unmapped file of JSON, beside the source's time as text.
+#: The columns of a file of messages: the bytes of a message, and its key as text. A third column is the source's time as text.
 MESSAGE, KEY = "_message", "_key"
 _BATCH_ROWS = 20_000
 
 
 @dataclass(frozen=True)
 class Spool:
-    """What is known of a file once it was read.
+    """A file that was read.
 
     Attributes:
-        relation: SQL that can stand behind FROM.
-        origins: Contract column → what of the file it is; a column that the file does not give is absent.
-        place: What `_at` counts: "line" or "row".
-        dialect: What was decided of the file as a whole.
+        relation: SQL for a FROM clause.
+        origins: Contract column → column of the file or literal; a column that the file does not give is absent.
+        place: The unit of `_at`: "line" or "row".
+        dialect: The format of the file, in words.
         messages: Whether the rows are messages, with the columns `MESSAGE`, `KEY`, the source's time and `_row`.
-        typed: Contract columns whose times have a type of their own.
+        typed: Contract columns whose values in the file have a type of time.
     """
 
     relation: str
@@ -64,7 +64,7 @@ def spool_csv(path: Path, scratch: Path, source: EventSource, mapping: Mapping[s
 
 
 def spool_json(path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str], translated: bool) -> Spool:
-    """A file of JSON. It is translated to rows where it is mapped, an option is given, or no message has an event id."""
+    """A file of JSON. It becomes rows if there is a mapping or an option, or if no message has an event id; else it stays messages."""
     if not translated and not mapping:
         keys: set[str] = set()
         spooled = _write_messages(scratch, source, path, keys)
@@ -85,8 +85,8 @@ def spool_json(path: Path, scratch: Path, source: EventSource, mapping: Mapping[
 def view_parquet(
     connection: duckdb.DuckDBPyConnection, path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str]
 ) -> Spool:
-    """A Parquet file, read where it is."""
-    # By a name of braid's own: brackets in a name would be a pattern, a folder k=v a column.
+    """A Parquet file, which is read in its place."""
+    # Through a link with a plain name: DuckDB would read brackets in a name as a pattern, and a folder k=v as a column.
     link = scratch / "file.parquet"
     link.symlink_to(path.absolute())
     read = f"read_parquet({text_sql(str(link))}, hive_partitioning = false)"
@@ -108,15 +108,15 @@ def view_parquet(
 
 
 def is_literal(origin: str) -> bool:
-    """Whether a mapping gives a value in quotes rather than a column."""
+    """Whether a mapping names a literal in quotes."""
     return len(origin) >= 2 and origin[0] == origin[-1] == "'"
 
 
 def _origins(path: Path, source: EventSource, mapping: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
-    """For each column of the contract that the file gives, what it is.
+    """The columns of the file, or literals, for the columns of the contract.
 
     Raises:
-        InputError: The mapping names what there is not, or a required column has no origin.
+        InputError: The mapping names an unknown column, or a required column has no origin.
     """
     known = [column.name for column in source.columns]
     for name, origin in mapping.items():
@@ -134,7 +134,7 @@ def _origins(path: Path, source: EventSource, mapping: Mapping[str, str], presen
 
 
 def _check_any(path: Path, source: EventSource, present: Collection[str]) -> None:
-    """Refuses messages none of which has a required column: they need a mapping."""
+    """Refuses a file in which no message has a required column, because it needs a mapping."""
     required = [column.name for column in source.columns if column.required and column.name != source.event_id]
     if not set(required) & set(present):
         raise _missing(path, required, sorted(present))
@@ -148,9 +148,9 @@ def _missing(path: Path, missing: list[str], present: Collection[str]) -> InputE
 
 
 def _parquet_text(column: Column, name: str, kind: str) -> tuple[str, str | None]:
-    """A column of Parquet as text, and SQL for the reason why a value is none."""
+    """SQL for a column of Parquet as text, and for the reason why a value cannot be read."""
     if kind == "BLOB":
-        # How ClickHouse and Impala write texts.
+        # ClickHouse and Impala write texts as BLOB.
         text = f"TRY(decode({name}))"
         return text, f"CASE WHEN {name} IS NOT NULL AND {text} IS NULL THEN {text_sql(f'{column.name} is not text in UTF-8')} END"
     if column.type is ColumnType.MAP and kind != "VARCHAR":
@@ -171,7 +171,7 @@ def _json_rows(path: Path, columns: list[str]) -> Iterator[Row]:
 
 
 def _text_of(value: msgspec.Raw | None) -> str | None:
-    """A JSON value as text: a string as it is, anything else as it is written."""
+    """A JSON value as text: the characters of a string, the JSON of any other value."""
     if value is None:
         return None
     written = bytes(value)
@@ -179,7 +179,7 @@ def _text_of(value: msgspec.Raw | None) -> str | None:
 
 
 def _write_messages(scratch: Path, source: EventSource, path: Path, keys: set[str]) -> str:
-    """Spools messages as they are; adds the keys of their objects to `keys`."""
+    """Writes the unchanged messages; adds the keys of their objects to `keys`."""
     schema = pa.schema([("_row", pa.int64()), (MESSAGE, pa.binary()), (source.time, pa.string()), (KEY, pa.string())])
 
     def rows() -> Iterator[tuple[object, ...]]:

@@ -1,7 +1,7 @@
-"""Delta tables beside others: what a table's log knows without a row being read, and commits that meet others' commits.
+"""Delta tables: facts from a table's log without reading rows, and commits that are repeated after a conflict.
 
-Everything that writes in this room can be run by several at once, and can be killed: a commit is whole or not there, and one that
-another has overtaken is made again from what is there by then.
+Every writer in this room can run concurrently with others and can be killed at any time: a commit is atomic, and a commit that conflicts
+with another is computed again from the new state of the tables.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 _Result = TypeVar("_Result")
 
-#: Another's commit came in between. They have no common ancestor of Delta's.
+#: The errors for a conflict with another commit. Delta has no common base class for them.
 _CONFLICTS = (
     ConcurrentAppendException, ConcurrentDeleteDeleteException, ConcurrentDeleteReadException, ConcurrentTransactionException,
     ConcurrentWriteException, DeltaConcurrentModificationException, MetadataChangedException, ProtocolChangedException,
@@ -44,9 +44,9 @@ class TableState:
     """A table as of one commit.
 
     Attributes:
-        path: Where it is.
-        id: Its identity: a table that is deleted and made anew has another.
-        version: The commit.
+        path: The path of the table.
+        id: The identity of the table. A table that is deleted and created again has another identity.
+        version: The number of the commit.
         transactions: Application → the highest number that it has committed (Delta's transaction identifiers).
     """
 
@@ -56,13 +56,13 @@ class TableState:
     transactions: dict[str, int]
 
     def read(self, spark: SparkSession) -> DataFrame:
-        """The rows as of this commit, whatever others commit meanwhile."""
+        """The rows as of this commit, unaffected by later commits."""
         return spark.read.format("delta").option("versionAsOf", self.version).load(self.path)
 
 
 def table_state(spark: SparkSession, path: str) -> TableState | None:
-    """The table as it is now, None where there is none."""
-    jvm: Any = spark._jvm  # noqa: SLF001 — Delta keeps transaction identifiers where SQL does not reach
+    """The current state of a table; None if the table does not exist."""
+    jvm: Any = spark._jvm  # noqa: SLF001 — SQL has no access to Delta's transaction identifiers
     nothing = jvm.scala.Option.empty()
     log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)  # noqa: SLF001
     snapshot = log.update(False, nothing, nothing)
@@ -75,12 +75,12 @@ def table_state(spark: SparkSession, path: str) -> TableState | None:
 def create_table(
     spark: SparkSession, path: str, schema: StructType, partitions: Iterable[str] = (), properties: dict[str, str] | None = None
 ) -> None:
-    """Makes the table, unless it is there; every column may be null."""
+    """Creates the table if it does not exist. Every column is nullable."""
     columns = StructType([StructField(column.name, column.dataType) for column in schema])
     builder = DeltaTable.createIfNotExists(spark).location(path).addColumns(columns).partitionedBy(*partitions)
     for key, value in (properties or {}).items():
         builder = builder.property(key, value)
-    # While another makes it, it is a folder that is neither empty nor a table.
+    # While another process creates the table, its folder is neither empty nor a table.
     for attempt in Retrying(
         retry=retry_if_exception_type(AnalysisException), stop=stop_after_attempt(10), wait=wait_fixed(0.5), reraise=True
     ):
@@ -90,7 +90,7 @@ def create_table(
 
 
 def retry_conflicts(commit: Callable[[], _Result]) -> _Result:
-    """What `commit` gives; where another's commit has come in between, it is called again."""
+    """The result of `commit`, which is called again after a conflict with another commit."""
     retrying = Retrying(
         retry=retry_if_exception_type(_CONFLICTS), stop=stop_after_attempt(_ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.2, max=_WAIT_SECONDS), reraise=True,
@@ -99,18 +99,22 @@ def retry_conflicts(commit: Callable[[], _Result]) -> _Result:
 
 
 def partitions_of(frame: DataFrame, columns: int = 1) -> dict[tuple[str, ...], list[str]]:
-    """The partitions of a Delta table that the frame reads, each with its files: from the log alone.
+    """The partitions of a Delta table that a frame reads, each with its files, from the log.
+
+    Args:
+        frame: A frame over the table.
+        columns: The number of the table's partition columns.
 
     Returns:
-        Values of the table's so many partition columns, as the log writes them → the names of the files, sorted.
+        The values of the partition columns, as texts of the log → the sorted names of the files.
     """
-    found: dict[tuple[str, ...], list[str]] = {}
+    files_by_partition: dict[tuple[str, ...], list[str]] = {}
     for path in frame.inputFiles():
         *folders, name = PurePosixPath(path).parts
-        found.setdefault(tuple(part.partition("=")[2] for part in folders[-columns:]), []).append(name)
-    return {values: sorted(names) for values, names in found.items()}
+        files_by_partition.setdefault(tuple(part.partition("=")[2] for part in folders[-columns:]), []).append(name)
+    return {values: sorted(names) for values, names in files_by_partition.items()}
 
 
 def digest(parts: Iterable[str]) -> str:
-    """A short name for a list of texts, 16 hexadecimal digits."""
+    """A hash of a list of texts: 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
 """Tiles: the partials of each entity over each hop, by day. Reads `events`, writes `tiles_{group}_{version}`.
 
-A day is written whole (`replaceWhere`), so doing it again changes nothing, and a late event heals by doing its day again. What a
-day was folded from is the name of its partition: whether it still holds is in the log, whoever else writes and whatever crashes.
-The version of the declaration is in the table's name: tiles of another meaning are never read.
+A day is always written as a whole (`replaceWhere`), so a day can be folded again at any time, and a late event is included when its day is
+folded again. The partition `folded_from` is a digest of the files of events from which a day was folded, so the logs of both tables show
+which days are stale, even after a crash. The table's name has the version of the declaration, so tiles of another version are never read.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from features.trial import check_expressions
 from features.windows import floor_ms
 from infra.settings import Settings
 
-#: A day's tiles, and what they are folded from.
+#: The day, and the digest of the files of events from which it was folded.
 PARTITIONS = ("day", "folded_from")
 
 
 @dataclass(frozen=True)
 class TilesReport:
-    """What was folded: events, tiles, and days."""
+    """The numbers of folded events, written tiles, and days."""
 
     events: int
     tiles: int
@@ -52,7 +52,7 @@ def tiles_table(group: FeatureGroup) -> str:
 
 
 def build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, days: Collection[date]) -> TilesReport:
-    """Folds the events of the days (at least one) into tiles, in one Spark job whatever their number.
+    """Folds the events of the days (at least one day) into tiles, in one Spark job.
 
     Raises:
         NoEventsError: There are no events.
@@ -87,9 +87,9 @@ def fold_events(events: DataFrame, group: FeatureGroup, count: int, days: int = 
     Args:
         events: Rows of the `events` table.
         group: The declaration.
-        count: About how many events.
-        days: Of how many days they are.
-        step_ms: The length of the tiles; by default the group's.
+        count: The approximate number of events.
+        days: The number of their days.
+        step_ms: The length of the tiles; by default that of the group.
     """
     inputs = with_inputs(events, group)
     entity_type = inputs.schema["entity"].dataType.simpleString()
@@ -121,17 +121,17 @@ def _tile_kernel(
             pa.array(ts_ms[hi - 1]),
             pa.array(hi - lo),
         ]
-        columns += [pa.array(one, schema.field(name).type) for one, name in zip(partials, group.feature_names, strict=True)]
+        columns += [pa.array(column, schema.field(name).type) for column, name in zip(partials, group.feature_names, strict=True)]
         yield from pa.Table.from_arrays(columns, schema=schema).to_batches(max_chunksize=10_000)
 
     return kernel
 
 
 def stale_days(spark: SparkSession, settings: Settings, group: FeatureGroup) -> list[date]:
-    """The days whose events are not the ones that their tiles were folded from: new, gone, or touched by late events. Ascending.
+    """The days whose events have changed since their tiles were folded: new days, deleted days, days with late events. Ascending.
 
-    Read from the logs of both tables. Only of days with events and without a tile the events are looked at, for one without
-    an entity has no tile.
+    The logs of both tables are enough, except for days with events but without tiles: there the events are read, because events without
+    an entity have no tile.
     """
     events, tiles = table_state(spark, settings.table(group.source.table)), table_state(spark, settings.table(tiles_table(group)))
     return stale_between(spark, group, events, tiles)
@@ -141,7 +141,7 @@ def stale_between(spark: SparkSession, group: FeatureGroup, events: TableState |
     """`stale_days` as of one commit of each table."""
     now = _folded_from(events.read(spark)) if events else {}
     if tiles is None:
-        return sorted(now)  # there shall be a table also where no event is of an entity
+        return sorted(now)  # so that the table is created even if no event has an entity
     folded = {date.fromisoformat(day): name for day, name in partitions_of(tiles.read(spark), len(PARTITIONS))}
     stale = {day for day, name in now.items() if folded.get(day, name) != name} | folded.keys() - now.keys()
     if events and (without := now.keys() - folded.keys()):
@@ -151,5 +151,5 @@ def stale_between(spark: SparkSession, group: FeatureGroup, events: TableState |
 
 
 def _folded_from(events: DataFrame) -> dict[date, str]:
-    """Of each day the name of what its tiles are folded from: the files of `events` that hold it. They never change."""
+    """Day → the digest of the names of its files of `events`. A file of a Delta table never changes."""
     return {date.fromisoformat(day): digest(files) for (day,), files in partitions_of(events).items()}

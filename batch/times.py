@@ -1,9 +1,9 @@
-"""Times as files spell them → RFC 3339: one reading per column, decided over the whole file, or a refusal that names the option.
+"""Times of files → RFC 3339: one reading per column, decided from the whole file, or an error that names the option to set.
 
-Reads a column of texts by DuckDB; gives a relation with the column as RFC 3339, and the reason why a value has no such time. What the
-whole column leaves open is refused before anything is loaded: a day and a month that could be exchanged, years of two digits, epochs
-of an unclear unit. What one value leaves open is the reason of its row: an hour that the clocks of the zone skip or repeat, a word
-that is no zone of a fixed offset.
+Reads a column of texts with DuckDB; gives a relation with the column as RFC 3339, and the reason why a value has no such time. A column
+that can be read in several ways is refused before anything is loaded: day and month could be exchanged, years have two digits, or epochs
+have an unclear unit. A single value that cannot be read gets a reason: an hour that the clocks of the zone skip or repeat, or a word that
+is not a zone with a fixed offset.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from infra.errors import InputError
 
 _RFC3339 = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)"
 _EPOCH = r"[+-]?\d{1,19}(\.\d+)?"
-#: 20261101 and 20261101113000 are dates: as epochs they would lie in 1970, or beyond any bound.
+#: 20261101 and 20261101113000 are dates, because as epochs they would lie in 1970, or later than any source allows.
 _COMPACT_DATE, _COMPACT_CLOCK = r"((?:19|20)\d\d)(0[1-9]|1[0-2])([0-2]\d|3[01])", r"[Tt ]?([0-2]\d)([0-5]\d)([0-5]\d)"
 _WORD = r"(\D.*)?"
 _CLOCK = r"(?:(?:\s*[Tt,]\s*|\s+)(\d{1,2}):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?)?\s*(?:([AaPp])\.?[Mm]\.?)?\s*" + _WORD
@@ -26,12 +26,12 @@ _CALENDAR = r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})"
 _NUMBERS, _SHORT = (r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})", r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{2})")
 _NAIVE = f"{_COMPACT_DATE}({_COMPACT_CLOCK})?|({_CALENDAR}|{_NUMBERS}){_CLOCK.removesuffix(_WORD)}"
 _PARTS = "['year', 'month', 'day', 'hour', 'minute', 'second', 'fraction', 'half', 'zone']"
-#: Words behind a time that have one offset, in minutes.
+#: Words behind a time that are zones with a fixed offset, in minutes.
 _ZONES = {
     "Z": 0, "UTC": 0, "GMT": 0, "EST": -300, "EDT": -240, "CST": -360, "CDT": -300, "MST": -420, "MDT": -360, "PST": -480, "PDT": -420,
 }  # fmt: skip
 _OFFSET = r"([+-])(\d\d):?(\d\d)?"
-#: Digits before the point → the unit, for times from 1973 on; no two units share a number of digits.
+#: Number of digits before the point → the unit, for times from 1973 on.
 _UNIT_OF_DIGITS = {9: "s", 10: "s", 12: "ms", 13: "ms", 15: "us", 16: "us", 18: "ns", 19: "ns"}
 _UNITS = {
     "s": ("seconds", "* 1000000"),
@@ -40,9 +40,9 @@ _UNITS = {
     "ns": ("nanoseconds", "* 0.001"),
 }
 TIME_FORMATS = ("iso", *(f"epoch-{unit}" for unit in _UNITS))
-#: A reading of values that need no further decision.
+#: The shapes of values that have only one reading.
 _SHAPES = {"rfc3339": "RFC 3339 with an offset", "calendar": "year-month-day", "compact": "year, month and day in digits"}
-#: The time of a row as RFC 3339, and why it has none: the two columns that a reading adds.
+#: The two columns that a reading adds: the time of a row as RFC 3339, and the reason why the row has no time.
 TIME, TIME_MISFIT = '"braid: time"', '"braid: time misfit"'
 
 
@@ -52,7 +52,7 @@ class TimeReading:
 
     Attributes:
         as_what: The reading, in words.
-        why: What decided it.
+        why: How the reading was chosen.
         relation: The column's relation with `TIME` and `TIME_MISFIT`. A text that is no time stays as it is.
     """
 
@@ -63,14 +63,14 @@ class TimeReading:
 
 @dataclass(frozen=True)
 class TimeColumn:
-    """A column of texts that is to be read.
+    """A column of texts to read as times.
 
     Attributes:
-        connection: Where the relation is.
-        relation: SQL that can stand behind FROM; `_at` says where a row is in its file.
-        name: The column; a value is a text without blanks around it, or NULL.
-        place: What `_at` counts: "line" or "row".
-        zone: Of times without an offset.
+        connection: The connection of the relation.
+        relation: SQL for a FROM clause; the column `_at` is the place of a row in its file.
+        name: The column; a value is a stripped text, or NULL.
+        place: The unit of `_at`: "line" or "row".
+        zone: The zone of times without an offset.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -80,12 +80,12 @@ class TimeColumn:
     zone: str
 
     def query(self, select: str, where: str = "true") -> list[tuple[Any, ...]]:
-        """The result of a query over t, the text; shape, its shape; and _at."""
+        """The result of a query over the columns t (the text), shape (the shape of the text) and _at."""
         shaped = f"SELECT t, {_SHAPE} AS shape, _at FROM (SELECT {name_sql(self.name)} AS t, _at FROM {self.relation}) WHERE t IS NOT NULL"
         return self.connection.execute(f"SELECT {select} FROM ({shaped}) WHERE {where}").fetchall()
 
     def at(self, text: str, at: int) -> str:
-        """A value as an error names it."""
+        """A value with its place, for an error."""
         return f"{text!r} in {self.place} {at}"
 
 
@@ -107,7 +107,7 @@ def read_times(column: TimeColumn, time_format: str | None = None, day_first: bo
         day_first: Whether 01/02/2026 is the first of February; None to decide by the column.
 
     Raises:
-        InputError: The column can be read in several ways, or the format is none.
+        InputError: The column can be read in several ways, or the format is invalid.
     """
     if time_format is not None and time_format not in TIME_FORMATS:
         return _by_strptime(column, time_format)
@@ -115,37 +115,41 @@ def read_times(column: TimeColumn, time_format: str | None = None, day_first: bo
         _, _, unit = time_format.partition("epoch-")
         words = f"{_UNITS[unit][0]} since 1970" if unit else f"year-month-day, without an offset in {column.zone}"
         return TimeReading(words, "--time-format", _relation(column, unit, "", exact=True))
-    found = {shape: (count, column.at(text, at)) for shape, count, text, at in column.query(
+    shapes = {shape: (count, column.at(text, at)) for shape, count, text, at in column.query(
         "shape, count(*), arg_min(t, _at), min(_at)", "true GROUP BY shape"
     )}  # fmt: skip
-    if found.keys() <= {"rfc3339"}:
+    if shapes.keys() <= {"rfc3339"}:
         relation = f"(SELECT *, {name_sql(column.name)} AS {TIME}, NULL::VARCHAR AS {TIME_MISFIT} FROM {column.relation})"
         return TimeReading("RFC 3339 with an offset", "every value has one", relation)
-    if "short" in found:
+    if "short" in shapes:
         raise InputError(
-            f"The times of {column.name} have years of two digits, such as {found['short'][1]}.",
-            "Say how they are meant, such as by --time-format '%m/%d/%y %H:%M'.",
+            f"The times of {column.name} have years of two digits, such as {shapes['short'][1]}.",
+            "Name their format, such as by --time-format '%m/%d/%y %H:%M'.",
         )
+    if "calendar" in shapes:
+        _refuse_year_day_month(column)
     readings = {
-        words: f"{found[shape][0]:,} values, such as {found[shape][1]}" for shape, words in _SHAPES.items() if shape in found
+        words: f"{shapes[shape][0]:,} values, such as {shapes[shape][1]}" for shape, words in _SHAPES.items() if shape in shapes
     }
     unit = order = ""
-    if "epoch" in found:
+    if "epoch" in shapes:
         unit, why = _unit(column)
         readings[f"{_UNITS[unit][0]} since 1970"] = why
-    if "numbers" in found:
+    if "numbers" in shapes:
         order, why = _order(column, day_first)
         readings["day/month/year" if order == "day" else "month/day/year"] = why
-    if found.keys() & {"calendar", "numbers", "compact"} and column.query("1", f"regexp_full_match(t, {text_sql(_NAIVE)}) LIMIT 1"):
+    if shapes.keys() & {"calendar", "numbers", "compact"} and column.query(
+        "1", f"regexp_full_match(t, {text_sql(_NAIVE)}) LIMIT 1"
+    ):
         readings[f"without an offset in {column.zone}"] = "--time-zone, by default UTC"
-    if "other" in found:
-        readings["no time"] = f"{found['other'][0]:,} values, such as {found['other'][1]}: --time-format can say what they are"
+    if "other" in shapes:
+        readings["no time"] = f"{shapes['other'][0]:,} values, such as {shapes['other'][1]}: name their format by --time-format"
     return TimeReading("; ".join(readings), "; ".join(readings.values()), _relation(column, unit, order))
 
 
 def _unit(column: TimeColumn) -> tuple[str, str]:
-    """The unit of the epochs, and what decided it."""
-    cure = "Say the unit by --time-format epoch-s, epoch-ms, epoch-us or epoch-ns."
+    """The unit of the epochs, and how it was chosen."""
+    cure = "Name the unit by --time-format epoch-s, epoch-ms, epoch-us or epoch-ns."
     digits = column.query(r"length(regexp_extract(t, '\d+')), arg_min(t, _at), min(_at)", "shape = 'epoch' GROUP BY 1 ORDER BY 3")
     examples: dict[str, str] = {}
     for count, text, at in digits:
@@ -161,10 +165,10 @@ def _unit(column: TimeColumn) -> tuple[str, str]:
 
 
 def _order(column: TimeColumn, day_first: bool | None) -> tuple[str, str]:
-    """Which of "day" and "month" stands first in dates such as 01/02/2026, and what decided it."""
+    """The first part of dates such as 01/02/2026, "day" or "month", and how it was chosen."""
     if day_first is not None:
         return ("day", "--day-first") if day_first else ("month", "--month-first")
-    cure = "Say which one is meant by --day-first or --month-first"
+    cure = "Choose by --day-first or --month-first"
     first, second = (rf"CAST(regexp_extract(t, '^(\d+)\D(\d+)', {group}) AS INT)" for group in (1, 2))
     proofs = column.query(
         f"CASE WHEN {first} > 12 THEN 'day' WHEN {second} > 12 THEN 'month' ELSE 'none' END, arg_min(t, _at), min(_at), "
@@ -175,7 +179,7 @@ def _order(column: TimeColumn, day_first: bool | None) -> tuple[str, str]:
     if {"day", "month"} <= examples.keys():
         raise InputError(
             f"The dates of {column.name} contradict each other: {examples['day']} has the day first, {examples['month']} the month.",
-            f"{cure}; rows of the other kind then go to quarantine.",
+            f"{cure}; rows with the other order then go to quarantine.",
         )
     for order in ("day", "month"):
         if order in examples:
@@ -185,6 +189,21 @@ def _order(column: TimeColumn, day_first: bool | None) -> tuple[str, str]:
     raise InputError(
         f"The dates of {column.name} can be read with the day or the month first, such as {examples['none']}.", f"{cure}."
     )
+
+
+def _refuse_year_day_month(column: TimeColumn) -> None:
+    """Refuses dates such as 2026-31-12, unless another value proves that the month stands second: then they are misfits of their rows."""
+    second, third = (rf"CAST(regexp_extract(t, '^\d+\D(\d+)\D(\d+)', {group}) AS INT)" for group in (1, 2))
+    [(swapped, at, proofs)] = column.query(
+        f"arg_min(t, _at) FILTER ({second} > 12 AND {third} <= 12), min(_at) FILTER ({second} > 12 AND {third} <= 12), "
+        f"count(*) FILTER ({second} <= 12 AND {third} > 12)",
+        "shape = 'calendar'",
+    )
+    if swapped is not None and not proofs:
+        raise InputError(
+            f"The dates of {column.name} seem to have the day before the month, such as {column.at(swapped, at)}.",
+            "Say how they are meant, by --time-format '%Y-%d-%m' with the form of the clock, or by --time-format iso.",
+        )
 
 
 def _by_strptime(column: TimeColumn, time_format: str) -> TimeReading:
@@ -212,12 +231,12 @@ def _relation(column: TimeColumn, unit: str, order: str, exact: bool = False) ->
 
     Args:
         column: The texts.
-        unit: Of epochs; empty where there are none.
-        order: "day" or "month", of dates such as 01/02/2026; empty where there are none.
-        exact: Whether a text of another shape is a misfit, because the shape was declared.
+        unit: The unit of epochs; empty for a column without epochs.
+        order: The first part of dates such as 01/02/2026, "day" or "month"; empty for a column without such dates.
+        exact: Whether a text of another shape is a misfit, because the user named the shape.
     """
     shaped = _with(_texts(column), shape=_SHAPE)
-    # Every date as year-month-day, so that one expression reads all.
+    # Every date is brought into the form year-month-day, so that one expression reads all dates.
     digits = [
         f"regexp_replace(t, {text_sql(f'^{_COMPACT_DATE}{clock}$')}, {text_sql(to)})"
         for clock, to in (("", r"\1-\2-\3"), (_COMPACT_CLOCK, r"\1-\2-\3 \4:\5:\6"))
@@ -252,7 +271,7 @@ def _relation(column: TimeColumn, unit: str, order: str, exact: bool = False) ->
     staged = _with(
         timed,
         local=f"CASE WHEN {declared} AND p.zone = '' THEN clock END",
-        # 2^53 microseconds, in the year 2255, lie beyond what the contract takes.
+        # 2^53 microseconds is a time in the year 2255, later than any source allows.
         instant=f"CASE WHEN NOT {declared} THEN NULL WHEN shape = 'rfc3339' THEN try_cast(t AS TIMESTAMPTZ) WHEN shape = 'epoch' THEN CASE WHEN abs(micros) < 9007199254740992 "
         "THEN make_timestamp(micros) AT TIME ZONE 'UTC' END WHEN abs(minutes) <= 1080 THEN (clock - to_minutes(minutes)) AT TIME ZONE 'UTC' END",
         word="CASE WHEN p.zone <> '' AND minutes IS NULL THEN p.zone END",
@@ -262,32 +281,32 @@ def _relation(column: TimeColumn, unit: str, order: str, exact: bool = False) ->
 
 
 def _texts(column: TimeColumn) -> str:
-    """The rows, each as one value, and t, the text: no name of the next steps is then one of the file's."""
+    """The rows, each as one value r, and t, the text. So the columns of the next steps never collide with those of the file."""
     return f'(SELECT "braid: row" AS r, "braid: row".{name_sql(column.name)} AS t FROM {column.relation} AS "braid: row")'
 
 
-def _finished(column: TimeColumn, staged: str, kept: str = "false") -> str:
+def _finished(column: TimeColumn, staged: str, unchanged: str = "false") -> str:
     """The two columns of a reading.
 
     Args:
         column: The texts.
-        staged: The relation with t, the text; local, a time without an offset; instant; word, which is no zone; and wrong, what is
-            to be said of a text that has neither time.
-        kept: Whether a text stays as it is.
+        staged: The relation with t, the text; local, a time without an offset; instant, a time with an offset; word, which is not a zone;
+            and wrong, the reason for a text that has neither time.
+        unchanged: A SQL condition that is true for a text that stays unchanged.
     """
     zone, name = text_sql(column.zone), column.name
     both = _with(staged, naive=f"local AT TIME ZONE {zone}")
-    # Clocks are put back by half an hour to two hours.
+    # Somewhere clocks are put back by half an hour, by one hour or by two hours.
     twice = " OR ".join(
         f"(naive {sign} INTERVAL {minutes} MINUTE) AT TIME ZONE {zone} = local" for sign in "+-" for minutes in (30, 60, 120)
     )
     misfit = (
-        f"CASE WHEN {kept} THEN NULL WHEN word IS NOT NULL THEN concat({text_sql(f'{name} has a word behind the time that is no zone of a fixed offset: ')}, t) "
+        f"CASE WHEN {unchanged} THEN NULL WHEN word IS NOT NULL THEN concat({text_sql(f'{name} has a word behind the time that is no zone of a fixed offset: ')}, t) "
         f"WHEN t IS NOT NULL AND wrong IS NOT NULL AND local IS NULL AND instant IS NULL THEN concat({text_sql(name + ' ')}, wrong, ': ', t) "
         f"WHEN naive AT TIME ZONE {zone} <> local THEN concat({text_sql(f'{name} is in an hour that the clocks of {column.zone} skip: ')}, t) "
         f"WHEN {twice} THEN concat({text_sql(f'{name} is in an hour that the clocks of {column.zone} repeat: ')}, t) END"
     )
-    time = f"CASE WHEN {kept} THEN t ELSE coalesce(strftime(coalesce(instant, naive) AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ'), t) END"
+    time = f"CASE WHEN {unchanged} THEN t ELSE coalesce(strftime(coalesce(instant, naive) AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ'), t) END"
     return f"(SELECT r.*, {time} AS {TIME}, {misfit} AS {TIME_MISFIT} FROM {both})"
 
 
@@ -296,5 +315,5 @@ def _padded(sql: str) -> str:
 
 
 def _with(relation: str, **columns: str) -> str:
-    """The relation with more columns, which the next step can name."""
+    """The relation with further columns, which the next step can use."""
     return f"(SELECT *, {', '.join(f'{sql} AS {name}' for name, sql in columns.items())} FROM {relation})"

@@ -1,7 +1,7 @@
-"""The batch view: all that is known of each entity before batch_end.
+"""The batch view: the partials of each entity before batch_end.
 
-Reads tiles (and the history before them, the events of the tile that batch_end cuts, and those of the days in which exact windows
-begin), writes `view_{group}`: the packed value for the online store, and beside it the finished features for people.
+Reads the tiles, the history before them, the events of the tile that batch_end cuts, and the events of the days in which exact windows
+begin. Writes `view_{group}`: the packed value for the online store, and the finished features for people.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +25,7 @@ from batch.tables import partitions_of, retry_conflicts, table_state
 from batch.tiles import fold_events, stale_between, tiles_table
 from features.aggregations import Partial
 from features.declaration import FeatureGroup
+from features.instants import utc_day
 from features.packed import encode
 from features.sources import EventSource
 from features.tiles import runs
@@ -39,7 +40,7 @@ _SKIP_EMPTY = "spark.databricks.delta.skipRecordingEmptyCommits"
 
 @dataclass(frozen=True)
 class ViewReport:
-    """What was written: entities, tiles read (that of an entity's history among them), and the instant up to which the view knows everything."""
+    """The numbers of written entities and of read tiles (with the history's tile of each entity), and the batch_end."""
 
     entities: int
     tiles: int
@@ -52,7 +53,7 @@ def view_table(group: FeatureGroup) -> str:
 
 
 def read_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> tuple[DataFrame, int, int]:
-    """The group's view, the instant up to which it knows everything, and when it was built, all of one commit.
+    """The group's view, its batch_end and the time when it was built, both in milliseconds, all of one commit.
 
     Raises:
         NotReadyError: There is no view of this version of the declaration.
@@ -62,17 +63,17 @@ def read_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> t
     if table_state(spark, path):
         commits = DeltaTable.forPath(spark, path).history().where("userMetadata IS NOT NULL")
         written = commits.orderBy("version", ascending=False).first()
-    said = json.loads(written["userMetadata"]) if written else {}
-    if written is None or said["fingerprint"] != group.fingerprint:
-        raise NotReadyError(f"There is no batch view of {group.name} as it is declared now.", "Run `braid backfill`.")
+    metadata = json.loads(written["userMetadata"]) if written else {}
+    if written is None or metadata["fingerprint"] != group.fingerprint:
+        raise NotReadyError(f"There is no batch view of the current version of {group.name}.", "Run `braid backfill`.")
     view = spark.read.format("delta").option("versionAsOf", written["version"]).load(path)
-    return view, int(said["batch_end_ms"]), int(written["timestamp"].timestamp() * 1_000)
+    return view, int(metadata["batch_end_ms"]), int(written["timestamp"].timestamp() * 1_000)
 
 
 def default_batch_end_ms(spark: SparkSession, settings: Settings, source: EventSource, now_ms: int) -> int:
-    """The latest batch_end that the batch can vouch for.
+    """The latest batch_end before which the table holds every event.
 
-    It lies after everything that was loaded and, of what was streamed, at the watermark: the stream may still accept events after it.
+    For loaded events it lies after the last event. For streamed events it is the watermark, after which the stream may still accept events.
 
     Raises:
         NoEventsError: There are no events.
@@ -81,28 +82,28 @@ def default_batch_end_ms(spark: SparkSession, settings: Settings, source: EventS
     days = [date.fromisoformat(day) for (day,) in partitions_of(state.read(spark))] if state else []
     if state is None or not days:
         raise no_events(source)
-    # What was loaded counts only where it lies after the watermark of what was streamed.
+    # Older loaded events cannot change the result, because they lie before the watermark of the streamed events.
     since = max(days) - timedelta(seconds=settings.watermark_seconds) - timedelta(days=1)
     last = state.read(spark).where(F.col("day") >= since)
     newest = {row["origin"]: row["newest"] for row in last.groupBy("origin").agg(F.max("ts_ms").alias("newest")).collect()}
-    vouched = [newest["load"] + 1] if "load" in newest else []
-    vouched += [newest["stream"] - settings.watermark_seconds * 1_000] if "stream" in newest else []
-    return min(max(vouched), now_ms)
+    ends_ms = [newest["load"] + 1] if "load" in newest else []
+    ends_ms += [newest["stream"] - settings.watermark_seconds * 1_000] if "stream" in newest else []
+    return min(max(ends_ms), now_ms)
 
 
 def build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, batch_end_ms: int) -> ViewReport:
     """Builds the view as of `batch_end_ms` (any millisecond) and replaces the group's table by it, atomically.
 
     Raises:
-        NotReadyError: A day with events before batch_end has no tiles, or tiles of other events.
+        NotReadyError: The tiles of a day before batch_end are missing or stale.
     """
     return retry_conflicts(lambda: _build_view(spark, settings, group, batch_end_ms))
 
 
 def _build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, batch_end_ms: int) -> ViewReport:
-    # Both as of one commit each, so that what is checked is what is read.
+    # One commit of each table, so that the checked rows are the rows that are read.
     events, state = table_state(spark, settings.table(group.source.table)), table_state(spark, settings.table(tiles_table(group)))
-    behind = [day for day in stale_between(spark, group, events, state) if day <= _day(batch_end_ms - 1)]
+    behind = [day for day in stale_between(spark, group, events, state) if day <= utc_day(batch_end_ms - 1)]
     if behind:
         raise NotReadyError(
             f"The tiles of {len(behind)} days before batch_end are not up to date, the first {behind[0]}.", "Run `braid backfill`."
@@ -118,7 +119,7 @@ def _build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, ba
         tiles = tiles.unionByName(fold_events(_within(known, [(cut_ms, batch_end_ms)]), group, 1))
     tiles = tiles.withColumn("is_instant", F.lit(False))
     if group.exact_windows:
-        exact = replace(group, features=tuple(one for one in group.features if one.window in group.exact_windows))
+        exact = replace(group, features=tuple(feature for feature in group.features if feature.window in group.exact_windows))
         tails = _within(known, [exact_span_ms(group, window, batch_end_ms) for window in group.exact_windows])
         instants = fold_events(tails, exact, tails.count(), step_ms=1).withColumn("is_instant", F.lit(True))
         tiles = tiles.unionByName(instants, allowMissingColumns=True)
@@ -131,11 +132,11 @@ def _build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, ba
     view = by_entity(tiles, count, "tile_start_ms").mapInArrow(_view_kernel(group, batch_end_ms, arrow_schema(schema)), schema)
     observed = Observation()
     view = view.observe(observed, F.count("*").alias("entities"))
-    # A view of no entity is one, too, and says as of when; Delta would pass over an empty one that follows another.
-    said = json.dumps({"batch_end_ms": batch_end_ms, "fingerprint": group.fingerprint})
+    # An empty view has a batch_end, too. By default Delta records no commit for an empty view after an empty view.
+    metadata = json.dumps({"batch_end_ms": batch_end_ms, "fingerprint": group.fingerprint})
     spark.conf.set(_SKIP_EMPTY, "false")
     try:
-        writer = view.write.format("delta").mode("overwrite").option("overwriteSchema", "true").option("userMetadata", said)
+        writer = view.write.format("delta").mode("overwrite").option("overwriteSchema", "true").option("userMetadata", metadata)
         writer.save(settings.table(view_table(group)))
     finally:
         spark.conf.unset(_SKIP_EMPTY)
@@ -144,12 +145,8 @@ def _build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, ba
 
 def _within(events: DataFrame, spans_ms: list[tuple[int, int]]) -> DataFrame:
     """The events of some spans; only their days are read."""
-    days = {_day(a) + timedelta(n) for a, b in spans_ms for n in range((_day(b - 1) - _day(a)).days + 1)}
+    days = {utc_day(a) + timedelta(n) for a, b in spans_ms for n in range((utc_day(b - 1) - utc_day(a)).days + 1)}
     return events.where(F.col("day").isin(sorted(days))).where(" OR ".join(f"(ts_ms >= {a} AND ts_ms < {b})" for a, b in spans_ms))
-
-
-def _day(instant_ms: int) -> date:
-    return (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=instant_ms)).date()
 
 
 def _view_kernel(
@@ -170,9 +167,9 @@ def _view_kernel(
             view = build_entity_view(group, batch_end_ms, starts_ms, partials, newest_ms, instants_ms, instant_partials)
             values = [
                 feature.aggregation.finalize(
-                    one.suffixes[0] if one.hop_starts_ms else one.collapsed, batch_end_ms, group.scale_of(index)
+                    part.suffixes[0] if part.hop_starts_ms else part.collapsed, batch_end_ms, group.scale_of(index)
                 )
-                for index, (feature, one) in enumerate(zip(group.features, view.features, strict=True))
+                for index, (feature, part) in enumerate(zip(group.features, view.features, strict=True))
             ]
             rows.append((entity, batch_end_ms, group.fingerprint, view.newest_event_ms, encode(view), *values))
         columns = [pa.array(column, field.type) for field, column in zip(schema, zip(*rows, strict=True), strict=True)]
@@ -182,7 +179,7 @@ def _view_kernel(
 
 
 class _Pieces:
-    """Tiles or instants in columns, sorted by entity and time, to be had by entity."""
+    """Tiles or instants in columns, sorted by entity and time, with access by entity."""
 
     def __init__(self, group: FeatureGroup, table: pa.Table) -> None:
         self._starts_ms, self._lasts_ms = table["tile_start_ms"].to_pylist(), table["last_ms"].to_pylist()
@@ -196,6 +193,6 @@ class _Pieces:
         return list(self._runs)
 
     def of(self, entity: int | str) -> tuple[list[int], list[list[Partial]], int | None]:
-        """The starts, for each feature the partials, and the time of the latest event."""
+        """The starts of the entity's tiles, their partials for each feature, and the time of the latest event."""
         lo, hi = self._runs.get(entity, (0, 0))
         return self._starts_ms[lo:hi], [column[lo:hi] for column in self._partials], self._lasts_ms[hi - 1] if hi else None

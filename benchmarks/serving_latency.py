@@ -1,4 +1,4 @@
-"""Serving latency and throughput, compared with a minimal server: one user per request, 100 users per request, 8 connections.
+"""Serving latency and throughput, compared with a minimal server: 1, 100 and 500 users per request, 8 connections.
 
     python -m benchmarks.serving_latency [--requests 2000] [--runs 3] [--logged] [--json]
 
@@ -29,7 +29,7 @@ from benchmarks._home import temporary_home
 from examples.shop.definitions import repurchase
 from examples.shop.definitions import user_features as group
 from features.aggregations import Series
-from features.packed import FORMAT, batch_field, encode, tile_prefix
+from features.packed import FORMAT, batch_field, encode
 from features.tiles import fold_ranges, fold_tile_values, runs
 from features.view import build_view
 from features.windows import DAY_MS, HOUR_MS
@@ -39,6 +39,7 @@ from infra.settings import Settings
 from models.registry import CHAMPION, tracking
 from store.clients import store
 from store.keys import meta_key
+from store.server import open_store
 
 USERS = 2_469
 BATCH_END_MS = 1_780_000_000_000
@@ -90,13 +91,14 @@ def main(
             register(settings)
             topics = {SERVED_TOPIC: 4} if logged else {}
             services.up(settings, topics, only={"valkey", "serving", *(["kafka"] if logged else [])})
-            tiles = publish(settings)
+            tiles, used = publish(settings)
             port = settings.ports.dagster  # free, because Dagster does not run here
             peer = subprocess.Popen([sys.executable, "-c", PEER, str(port), settings.redis_url, str(settings.home / "model.lgb")])
             result = {
                 "logged": logged,
                 "users": USERS,
                 "tiles_per_user": round(tiles, 1),
+                "bytes_per_user": round(used),
                 **compare(settings.ports.serving, port, requests, runs_),
             }
         finally:
@@ -117,21 +119,24 @@ def compare(braid: int, peer: int, requests: int, times: int) -> dict[str, Any]:
     """
     source = random.Random(1)
     single_bodies = [json.dumps({"user_id": source.randrange(USERS), "at": Q_MS}) for _ in range(requests)]
-    batch_bodies = [
-        json.dumps({"group": group.name, "ids": source.sample(range(USERS), 100), "at": Q_MS})
-        for _ in range(max(20, requests // 10))
-    ]
+    cases = [("predict", "/predict", single_bodies)]
+    for entities in (1, 100, 500):
+        bodies = [
+            json.dumps({"group": group.name, "ids": source.sample(range(USERS), entities), "at": Q_MS})
+            for _ in range(max(20, requests // entities if entities < 100 else requests // 10))
+        ]
+        cases.append((f"features_{entities}", "/features", bodies))
     figures: dict[str, list[float]] = {}
     wait(peer)
     gc.disable()
     for run in range(times + 1):
         for name, port in (("braid", braid), ("peer", peer)):
-            for path, bodies in (("/predict", single_bodies), ("/features", batch_bodies)):
+            for case, path, bodies in cases:
                 seconds = ask(port, path, bodies)
                 if run:  # run 0 warms the servers up
                     for percent in (50, 99):
                         milliseconds = float(np.percentile(seconds, percent)) * 1_000
-                        figures.setdefault(f"{name}_{path[1:]}_p{percent}_ms", []).append(milliseconds)
+                        figures.setdefault(f"{name}_{case}_p{percent}_ms", []).append(milliseconds)
             if run:
                 rate = throughput(port, single_bodies)
                 figures.setdefault(f"{name}_predictions_per_second_8_connections", []).append(rate)
@@ -184,10 +189,10 @@ def throughput(port: int, bodies: list[str]) -> float:
     return len(bodies) / (time.perf_counter() - started)
 
 
-def publish(settings: Settings) -> float:
-    """Writes the users' views, tiles and plain hashes to the store. Returns the mean number of tiles per user."""
+def publish(settings: Settings) -> tuple[float, float]:
+    """Writes the users' views, tiles and plain hashes to the store. Returns the mean number of tiles per user, and of bytes in the store."""
     source = np.random.default_rng(1)
-    client, tiles = store(settings), 0
+    client, online, tiles, used = store(settings), open_store(settings), 0, 0
     for user in range(USERS):
         before = BATCH_END_MS - source.integers(0, 60 * DAY_MS, 120)
         # Events for about 20 tiles of the day after batch_end, a few of them in its last hour.
@@ -204,17 +209,21 @@ def publish(settings: Settings) -> float:
         starts = (early[0].ts_ms[lo] // group.tile_ms * group.tile_ms).tolist()
         view = build_view(group, BATCH_END_MS, starts, fold_ranges(group, early, lo, hi), int(ts_ms[cut - 1]))
         fields = {batch_field(group.fingerprint): encode(view)}
-        for tile in fold_tile_values(group, late, *runs(late[0].ts_ms // group.tile_ms)):
-            fields[tile_prefix(group.fingerprint) + str(tile.first_ms // group.tile_ms * group.tile_ms).encode()] = encode(tile)
-        tiles += len(fields) - 1
+        speed = [
+            (user, tile.first_ms // group.tile_ms * group.tile_ms, encode(tile))
+            for tile in fold_tile_values(group, late, *runs(late[0].ts_ms // group.tile_ms))
+        ]
+        online.put_tiles(group, speed, settings.tile_ttl_seconds)
+        tiles += len(speed)
         pipeline = client.pipeline(transaction=False)
         pipeline.hset(group.key(user), mapping=fields)
         pipeline.hset(
             f"plain:{user}", mapping={name: float(value) for name, value in zip(group.feature_names, source.random(6), strict=True)}
         )
         pipeline.execute()
+        used += client.memory_usage(group.key(user))
     client.hset(meta_key(group.name), mapping={"batch_end_ms": BATCH_END_MS, "fingerprint": group.fingerprint, "format": FORMAT})
-    return tiles / USERS
+    return tiles / USERS, used / USERS
 
 
 def register(settings: Settings) -> None:
@@ -239,9 +248,12 @@ def register(settings: Settings) -> None:
 
 def _sentences(result: dict[str, Any]) -> str:
     lines = [
-        f"{result['users']:,} users with {result['tiles_per_user']} tiles each; medians of {result['runs']} runs, braid beside a bare server."
+        f"{result['users']:,} users with {result['tiles_per_user']} tiles and {result['bytes_per_user']:,} bytes each; medians of {result['runs']} runs, braid beside a bare server."
     ]
-    for path, what in (("predict", "/predict, one connection"), ("features", "/features, 100 users")):
+    for path, what in (
+        ("predict", "/predict, one connection"),
+        *((f"features_{n}", f"/features, {n} users") for n in (1, 100, 500)),
+    ):
         p50, p99 = (f"{result[f'braid_{path}_{p}_ms']} ms (peer {result[f'peer_{path}_{p}_ms']})" for p in ("p50", "p99"))
         lines.append(f"{what}: p50 {p50}, p99 {p99}.")
     name = "predictions_per_second_8_connections"

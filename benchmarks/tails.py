@@ -223,7 +223,7 @@ def _markdown(result: dict[str, Any]) -> str:
     lines.append("")
     for name, figures in result.items():
         lines.append(
-            f"`{name}`, {figures['entities']:,} entities, all windows with the one tail or the other: a packed view has {figures['view_bytes_sawtooth']:g} or "
+            f"`{name}`, {figures['entities']:,} entities, all windows with sawtooth tails or with exact tails: a packed view has {figures['view_bytes_sawtooth']:g} or "
             f"{figures['view_bytes_exact']:g} bytes, a merge takes {figures['merge_us_sawtooth']:g} or {figures['merge_us_exact']:g} µs."
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The public names of braid: what a project declares its sources, features and models with.
+"""The public names of braid, with which a project declares its sources, features and models.
 
 from braid import Column, EventSource, FeatureGroup, Project, count, total
 """

@@ -1,10 +1,9 @@
-"""What a declaration means, on a few events in a test: no service, no Spark. DuckDB evaluates the conditions here."""
+"""The features of a few events, for the tests of a declaration. DuckDB evaluates the conditions, without services and without Spark."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
 import duckdb
@@ -13,12 +12,13 @@ import sqlglot
 from features.aggregations import Partial, Value
 from features.declaration import FeatureGroup
 from features.errors import BraidError
+from features.instants import parse_rfc3339
 from features.sources import ColumnType
 
 __all__ = ["features_at"]
 
 _CASTS = {ColumnType.INT64: "BIGINT", ColumnType.TIMESTAMP: "TIMESTAMPTZ", ColumnType.MAP: "JSON::MAP(VARCHAR, VARCHAR)"}
-#: Spark's hash, of which distinct counts take nothing but that different values differ.
+#: A stand-in for Spark's hash. Distinct counts need only that different values have different hashes.
 _XXHASH64 = "CREATE MACRO xxhash64(x) AS (hash(x)::HUGEINT - 9223372036854775808)::BIGINT"
 
 
@@ -28,25 +28,28 @@ def features_at(group: FeatureGroup, events: Iterable[Mapping[str, Any]], entity
     Args:
         group: The declaration.
         events: Each event as in a file of JSON lines: the source's columns by name. Of the copies of an event the first counts.
-        entity: Whose features.
-        at: The instant, RFC 3339 with its offset.
+        entity: The id of the entity.
+        at: The instant, RFC 3339 with an offset.
 
     Returns:
-        Feature → value; None where there is none.
+        Feature → value; None where there is no value.
 
     Raises:
-        BraidError: An event lacks a required column.
+        BraidError: An event has no value in a required column.
+        ValueError: `at` is not a time with an offset.
         duckdb.Error: A value does not fit its column.
     """
-    source, at_ms = group.source, round(datetime.fromisoformat(at).timestamp() * 1_000)
-    once: dict[str, Mapping[str, Any]] = {}
+    source, at_ms = group.source, parse_rfc3339(at)
+    distinct_events: dict[str, Mapping[str, Any]] = {}
     for event in events:
         if lacking := [column.name for column in source.columns if column.required and event.get(column.name) is None]:
             raise BraidError(f"The event {event} has no {lacking[0]}.", f"{source.name} requires it.")
-        once.setdefault(event[source.event_id], event)
-    texts = {column.name: [_text(event.get(column.name)) for event in once.values()] for column in source.columns}
-    typed = ", ".join(f'unnest(${one.name}::VARCHAR[])::{_CASTS.get(one.type, one.type)} AS "{one.name}"' for one in source.columns)
-    inputs = ", ".join(sqlglot.transpile(one.sql, read="spark", write="duckdb")[0] for one in group.inputs)
+        distinct_events.setdefault(event[source.event_id], event)
+    texts = {column.name: [_text(event.get(column.name)) for event in distinct_events.values()] for column in source.columns}
+    typed = ", ".join(
+        f'unnest(${column.name}::VARCHAR[])::{_CASTS.get(column.type, column.type)} AS "{column.name}"' for column in source.columns
+    )
+    inputs = ", ".join(sqlglot.transpile(used.sql, read="spark", write="duckdb")[0] for used in group.inputs)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(_XXHASH64)
@@ -55,7 +58,7 @@ def features_at(group: FeatureGroup, events: Iterable[Mapping[str, Any]], entity
             f'SELECT epoch_ms("{source.time}") AS ts_ms, {inputs} FROM events WHERE "{group.entity}" = $1 AND ts_ms < $2 ORDER BY ts_ms',
             [entity, at_ms],
         ).fetchall()
-    found: dict[str, Value] = {}
+    values_by_name: dict[str, Value] = {}
     for index, feature in enumerate(group.features):
         start_ms = feature.window.start_ms(at_ms) if feature.window else None
         partial: Partial = None
@@ -63,10 +66,10 @@ def features_at(group: FeatureGroup, events: Iterable[Mapping[str, Any]], entity
             value = values[group.input_of[index]]
             if value is not None and (start_ms is None or ts_ms >= start_ms):
                 partial = feature.aggregation.add(partial, ts_ms, value)
-        found[feature.name] = feature.aggregation.finalize(partial, at_ms, group.scale_of(index))
-    return found
+        values_by_name[feature.name] = feature.aggregation.finalize(partial, at_ms, group.scale_of(index))
+    return values_by_name
 
 
 def _text(value: Any) -> str | None:
-    """A value as its column reads it."""
+    """The text of a value, in the form that a column reads."""
     return json.dumps(value) if isinstance(value, dict | bool) else None if value is None else str(value)

@@ -1,7 +1,7 @@
-"""What a feature is: sources, declarations, aggregations, windows, packed values and the merge. No input or output, no Spark session.
+"""The algebra of features: sources, declarations, aggregations, windows, packed values and the merge. This room does no input or output.
 
-project, sources   what a project declares; `judgement` holds events to it
-checks             what is normal of a source's days and of a group's view
+project, sources   what a project declares; `judgement` is the verdict on an event
+checks             thresholds for the days of a source and the view of a group
 declaration        features and groups, checked and compiled; predicates as SQL in `predicates`, tried by Spark in `trial`
 aggregations       the algebra: partials that combine
 windows, tiles     the span of time of a feature, and the partials of one entity over one hop

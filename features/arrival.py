@@ -1,9 +1,9 @@
 """The order of arrival: of the copies of an event, which share an event id, the first to arrive counts.
 
-An event arrives at `arrival_ms`, by the clock of whoever received it; of those of one millisecond the lower Kafka partition comes first,
-within a partition the lower offset, and within a file that was loaded the earlier row. The order does not depend on how the input is cut
-into files, micro-batches or partitions of a job. Every layer compares these columns, in this order: the batch layer as it appends to
-`events`, the speed layer as it folds a tile.
+`arrival_ms` is the time of arrival by the clock of the receiver: the Kafka broker, or the process that loads a file. Within one millisecond
+the lower Kafka partition comes first, then the lower offset; for a loaded file the offset is the number of the row. So the order is the
+same for every division of the input into files, micro-batches or partitions of a job. Every layer compares these columns in this order:
+the batch layer when it appends to `events`, the speed layer when it folds a tile.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ ARRIVAL_ORDER = ("arrival_ms", "partition", "offset")
 
 
 def first_arrivals(identity: Sequence[Ints], arrival: Sequence[Ints]) -> Ints:
-    """The indices of the events that count: of those whose `identity` columns are all equal, the one that arrived first.
+    """The indices of the events that count: the first arrival of each set of events whose `identity` columns are all equal.
 
     Args:
-        identity: Columns of one length that say which events are copies.
-        arrival: Columns of that length, ordered as `ARRIVAL_ORDER`.
+        identity: Columns of equal length; events that agree in all of them are copies.
+        arrival: Columns of the same length, ordered as `ARRIVAL_ORDER`.
     """
     order = np.lexsort((*reversed(arrival), *identity))
     first = np.zeros(len(order), dtype=bool)

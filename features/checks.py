@@ -1,6 +1,6 @@
-"""What is normal of a source's days and of a group's view: declared thresholds that checks hold new data against.
+"""Thresholds for the days of a source and for the view of a group, with which the checks compare new data.
 
-A threshold that is crossed warns; one that is named in `blocking` keeps the day out of the online store.
+A crossed threshold is a warning. A crossed threshold that is named in `blocking` keeps the day out of the online store.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ _GROUP_CHECKS = frozenset({"entities", "distribution"})
 
 
 class _Checks:
-    """Thresholds of which some block."""
+    """Thresholds, some of which block."""
 
     blocking: frozenset[str]
 
     def severity(self, name: str) -> str:
-        """How grave it is that a threshold is crossed: "critical" or "warning", as Great Expectations calls it."""
+        """The severity of a crossed threshold, in the words of Great Expectations: "critical" or "warning"."""
         return "critical" if name in self.blocking else "warning"
 
 
 @dataclass(frozen=True)
 class SourceChecks(_Checks):
-    """What is normal of the events of a source.
+    """Thresholds for the events of a source.
 
     Attributes:
-        volume: Rows of a day, at least and at most, as multiples of the mean of the same weekdays in the four weeks before.
-        nulls: By how much a column's share of rows without a value may exceed that of the four weeks before, 0 to 1.
-        categories: Columns whose values are known: a new value is noticed, and one that is missing which a hundredth of the rows had.
-        bounds: Column → the least and the largest value of 99 in 100 rows; None where there is no bound.
-        late: The largest share of a day's streamed events that arrived later than the watermark allows.
-        refused: The largest share of the messages read at once that do not fit the contract.
-        duplicates: The largest share of the messages read at once whose event is known already.
-        blocking: The names of those that keep the day out.
+        volume: The least and the largest number of rows of a day, as multiples of the mean of the same weekday in the four weeks before.
+        nulls: The largest increase of a column's share of rows without a value, against the four weeks before, 0 to 1.
+        categories: Columns with a known set of values. The check reports a new value, and a missing value that 1 % of the rows had before.
+        bounds: Column → the least and the largest value of 99 % of the rows; None where there is no bound.
+        late: The largest share of a day's streamed events that arrived later than the watermark allows, 0 to 1.
+        refused: The largest share of the messages of one run that do not fit the contract, 0 to 1.
+        duplicates: The largest share of the messages of one run whose event is known already, 0 to 1.
+        blocking: The names of the thresholds that block.
 
     Raises:
         DeclarationError: `blocking` names no check.
@@ -57,12 +57,12 @@ class SourceChecks(_Checks):
 
 @dataclass(frozen=True)
 class GroupChecks(_Checks):
-    """What is normal of a group's view, beside the view before it.
+    """Thresholds for the view of a group, compared with the previous view.
 
     Attributes:
-        entities: The least number of entities, as a multiple of those of the view before.
-        distribution: The median of a feature lies within this central share of the values of the view before, 0 to 1.
-        blocking: The names of those that keep the view out.
+        entities: The least number of entities, as a multiple of the number in the previous view.
+        distribution: The median of a feature lies within this central share of the values of the previous view, 0 to 1.
+        blocking: The names of the thresholds that block.
 
     Raises:
         DeclarationError: `blocking` names no check.
@@ -78,4 +78,4 @@ class GroupChecks(_Checks):
 
 def _check_blocking(blocking: frozenset[str], known: frozenset[str]) -> None:
     if unknown := sorted(blocking - known):
-        raise DeclarationError(f"There is no check {unknown[0]!r} that could block.", f"There are: {', '.join(sorted(known))}.")
+        raise DeclarationError(f"There is no check {unknown[0]!r} to block by.", f"The checks are: {', '.join(sorted(known))}.")

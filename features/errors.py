@@ -1,9 +1,9 @@
-"""The errors of braid: one tree with one root. Each says one sentence of cause and one of cure, and is shown without a traceback.
+"""The errors of braid: one tree with one root. Each has one sentence of cause and one of cure; the command line shows no traceback.
 
 BraidError
-├── DeclarationError      a source, feature, group, model or project that cannot mean anything; raised while its module loads
+├── DeclarationError      an invalid source, feature, group, model or project; raised while its module loads
 ├── PackedValueError      bytes in the online store that this code must not read
-└── in infra.errors       what goes wrong with settings, set-up, services, input, and the order of the layers
+└── in infra.errors       errors of settings, set-up, services, input, and the order of the layers
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class BraidError(Exception):
 
 
 class DeclarationError(BraidError, ValueError):
-    """A declaration that is wrong, found when its module loads. The cause names the source, feature, group, model or project."""
+    """An invalid declaration, detected when its module loads. The cause names the source, feature, group, model or project."""
 
 
 class PackedValueError(BraidError, ValueError):

@@ -1,7 +1,7 @@
-"""Finished values by the column: what `fold` and then `finalize` give, for very many windows at once, to the bit.
+"""Finished values of very many windows at once, equal to the bit to `fold` followed by `finalize`.
 
-Reads a series of events and index ranges; gives an array of values. A training set asks for millions of windows, where a Python
-object for each partial would be most of the work. An aggregation that has no form in columns goes the way over its partials.
+Reads a series of events and index ranges; returns an array of values. A training set has millions of windows, for which most of the time
+would go into a Python object per partial. An aggregation without a form in arrays is computed from its partials.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from features.aggregations import (
 from features.aggregations.sums import exact_totals
 
 Values = npt.NDArray[Any] | np.ma.MaskedArray[Any, Any] | list[Value]
-#: Integers up to here are doubles.
+#: Every integer up to this magnitude is a double.
 _EXACT = 2**53
-#: Events of ranges that are looked at in one go.
+#: The number of events of ranges per step of `_distinct`, which bounds its memory.
 _CHUNK = 2**22
 
 
@@ -45,11 +45,11 @@ class _Windows(NamedTuple):
 
 
 def finish(aggregation: Aggregation, series: Series, lo: Ints, hi: Ints, q_ms: Ints, scale: int) -> Values:
-    """The values at `q_ms` of the ranges lo[i] <= index < hi[i], masked where there is none.
+    """The values at `q_ms` of the ranges lo[i] <= index < hi[i], masked where there is no value.
 
     Args:
-        aggregation: Of the feature.
-        series: Its input.
+        aggregation: The aggregation of the feature.
+        series: The input of the feature.
         lo: First index of each range.
         hi: End of each range, exclusive; a range does not split a millisecond of its entity.
         q_ms: The instant of each value.
@@ -62,50 +62,50 @@ def finish(aggregation: Aggregation, series: Series, lo: Ints, hi: Ints, q_ms: I
     return [aggregation.finalize(partial, q, scale) for partial, q in zip(partials, q_ms.tolist(), strict=True)]
 
 
-def _count(_: Count, one: _Windows) -> Values:
-    return _sums(one.series.valid, one)
+def _count(_: Count, windows: _Windows) -> Values:
+    return _sums(windows.series.valid, windows)
 
 
-def _sum(_: Sum, one: _Windows) -> Values:
-    if one.scale > 1:
-        return _exact_quotients(one, np.full(len(one.lo), one.scale))
-    totals, inside = _int64_totals(*exact_totals(one.series, one.lo, one.hi))
+def _sum(_: Sum, windows: _Windows) -> Values:
+    if windows.scale > 1:
+        return _exact_quotients(windows, np.full(len(windows.lo), windows.scale))
+    totals, inside = _int64_totals(*exact_totals(windows.series, windows.lo, windows.hi))
     return np.ma.MaskedArray(totals, ~inside)
 
 
-def _mean(_: Mean, one: _Windows) -> Values:
-    counts = _sums(one.series.valid, one)
-    return np.ma.MaskedArray(_exact_quotients(one, np.maximum(counts, 1) * one.scale), counts == 0)
+def _mean(_: Mean, windows: _Windows) -> Values:
+    counts = _sums(windows.series.valid, windows)
+    return np.ma.MaskedArray(_exact_quotients(windows, np.maximum(counts, 1) * windows.scale), counts == 0)
 
 
-def _minimum(_: Min, one: _Windows) -> Values:
-    return _extremes(np.minimum, np.iinfo(np.int64).max, one)
+def _minimum(_: Min, windows: _Windows) -> Values:
+    return _extremes(np.minimum, np.iinfo(np.int64).max, windows)
 
 
-def _maximum(_: Max, one: _Windows) -> Values:
-    return _extremes(np.maximum, np.iinfo(np.int64).min, one)
+def _maximum(_: Max, windows: _Windows) -> Values:
+    return _extremes(np.maximum, np.iinfo(np.int64).min, windows)
 
 
-def _last(_: Last, one: _Windows) -> Values:
-    # Of several in the latest millisecond, the largest: of the events from the first of this millisecond on.
-    latest, ts_ms = _latest(one), one.series.ts_ms
+def _last(_: Last, windows: _Windows) -> Values:
+    # The largest value of the latest millisecond: the maximum of a range that begins with the first event of this millisecond.
+    latest, ts_ms = _latest(windows), windows.series.ts_ms
     changed = np.append(True, ts_ms[1:] != ts_ms[:-1])[: len(ts_ms)]
     first = np.append(np.maximum.accumulate(np.where(changed, np.arange(len(ts_ms)), 0)), 0)
-    found = latest >= 0
-    instants = one._replace(lo=np.where(found, np.maximum(first[latest], one.lo), 0), hi=np.where(found, latest + 1, 0))
+    filled = latest >= 0
+    instants = windows._replace(lo=np.where(filled, np.maximum(first[latest], windows.lo), 0), hi=np.where(filled, latest + 1, 0))
     return _maximum(Max(), instants)
 
 
-def _since_last(aggregation: SinceLast, one: _Windows) -> Values:
-    latest = _latest(one)
-    ages_ms = one.q_ms - np.append(one.series.ts_ms, 0)[latest]
+def _since_last(aggregation: SinceLast, windows: _Windows) -> Values:
+    latest = _latest(windows)
+    ages_ms = windows.q_ms - np.append(windows.series.ts_ms, 0)[latest]
     return np.ma.MaskedArray(_quotients(ages_ms, np.int64(TIME_UNITS_MS[aggregation.unit])), latest < 0)
 
 
-def _distinct(aggregation: Distinct, one: _Windows) -> Values:
-    # A value counts where it stands first in the range: where its previous place lies before the range.
-    v, lo, hi = one.series.v, one.lo, one.hi
-    places = np.flatnonzero(one.series.valid)
+def _distinct(aggregation: Distinct, windows: _Windows) -> Values:
+    # A value counts at its first place in the range: there the previous place of the same value lies before the range.
+    v, lo, hi = windows.series.v, windows.lo, windows.hi
+    places = np.flatnonzero(windows.series.valid)
     places = places[np.argsort(v[places], kind="stable")]
     repeats = v[places[1:]] == v[places[:-1]]
     previous = np.full(len(v), np.iinfo(np.int64).max)
@@ -119,24 +119,24 @@ def _distinct(aggregation: Distinct, one: _Windows) -> Values:
         bounds = np.append(0, np.cumsum(lengths))
         index = np.repeat(lo[a:b] - bounds[:-1], lengths) + np.arange(bounds[-1])
         firsts = previous[index] < np.repeat(lo[a:b], lengths)
-        counts[a:b] = _sums(firsts, one._replace(lo=bounds[:-1], hi=bounds[1:]))
-    many = np.flatnonzero(counts >= aggregation.bound)  # estimated, from the hashes themselves
-    partials = aggregation.fold(one.series, lo[many], hi[many])
+        counts[a:b] = _sums(firsts, windows._replace(lo=bounds[:-1], hi=bounds[1:]))
+    many = np.flatnonzero(counts >= aggregation.bound)  # from `bound` on the value is an estimate from the hashes
+    partials = aggregation.fold(windows.series, lo[many], hi[many])
     counts[many] = np.array([aggregation.finalize(partial, 0, 1) for partial in partials], np.int64)
     return counts
 
 
-#: By the exact type: a subclass may mean something else.
+#: The key is the exact type, because a subclass may have another meaning.
 _BY_COLUMN: dict[type[Aggregation], Callable[..., Values]] = {
     Count: _count, Sum: _sum, Mean: _mean, Min: _minimum, Max: _maximum, Last: _last, SinceLast: _since_last, Distinct: _distinct,
 }  # fmt: skip
 
 
-def _sums(values: npt.NDArray[Any], one: _Windows) -> Ints:
-    # int64 wraps around, so the difference of two running sums is right even where they overflow.
+def _sums(values: npt.NDArray[Any], windows: _Windows) -> Ints:
+    # int64 wraps around, so the difference of two running sums is right even where the sums overflow.
     running = np.zeros(len(values) + 1, np.int64)
     np.cumsum(values, dtype=np.int64, out=running[1:])
-    return running[one.hi] - running[one.lo]
+    return running[windows.hi] - running[windows.lo]
 
 
 def _int64_totals(high: Ints, low: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
@@ -145,9 +145,9 @@ def _int64_totals(high: Ints, low: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
     return np.where(inside, high << 32 | low, 0), inside
 
 
-def _exact_quotients(one: _Windows, divisors: Ints) -> npt.NDArray[Any]:
-    """The exact totals of the windows by the divisors, rounded once."""
-    high, low = exact_totals(one.series, one.lo, one.hi)
+def _exact_quotients(windows: _Windows, divisors: Ints) -> npt.NDArray[Any]:
+    """The exact totals of the windows divided by the divisors, rounded once."""
+    high, low = exact_totals(windows.series, windows.lo, windows.hi)
     totals, inside = _int64_totals(high, low)
     result = _quotients(totals, divisors)
     for place in np.flatnonzero(~inside).tolist():
@@ -155,21 +155,21 @@ def _exact_quotients(one: _Windows, divisors: Ints) -> npt.NDArray[Any]:
     return result
 
 
-def _latest(one: _Windows) -> Ints:
+def _latest(windows: _Windows) -> Ints:
     """The index of the last contributing event of each range, -1 where there is none."""
-    valid = one.series.valid
+    valid = windows.series.valid
     running = np.append(np.maximum.accumulate(np.where(valid, np.arange(len(valid)), -1)), -1)
-    latest = running[one.hi - 1]
-    return np.where((one.hi > one.lo) & (latest >= one.lo), latest, -1)
+    latest = running[windows.hi - 1]
+    return np.where((windows.hi > windows.lo) & (latest >= windows.lo), latest, -1)
 
 
-def _extremes(ufunc: np.ufunc, neutral: int, one: _Windows) -> Values:
-    found = _sums(one.series.valid, one) > 0
-    result = np.zeros(len(one.lo), np.int64)
-    if found.any():
-        values = np.append(np.where(one.series.valid, one.series.v, neutral), neutral)
-        result[found] = ufunc.reduceat(values, np.column_stack((one.lo[found], one.hi[found])).ravel())[::2]
-    return np.ma.MaskedArray(_unscaled(result, one.scale), ~found)
+def _extremes(ufunc: np.ufunc, neutral: int, windows: _Windows) -> Values:
+    filled = _sums(windows.series.valid, windows) > 0
+    result = np.zeros(len(windows.lo), np.int64)
+    if filled.any():
+        values = np.append(np.where(windows.series.valid, windows.series.v, neutral), neutral)
+        result[filled] = ufunc.reduceat(values, np.column_stack((windows.lo[filled], windows.hi[filled])).ravel())[::2]
+    return np.ma.MaskedArray(_unscaled(result, windows.scale), ~filled)
 
 
 def _unscaled(numbers: Ints, scale: int) -> npt.NDArray[Any]:
@@ -177,7 +177,7 @@ def _unscaled(numbers: Ints, scale: int) -> npt.NDArray[Any]:
 
 
 def _quotients(numbers: Ints, divisors: npt.NDArray[Any] | np.int64) -> npt.NDArray[Any]:
-    """Rounded once, as Python divides integers: numbers that are no doubles go its way."""
+    """Quotients that are rounded once. Python divides the numbers that are no doubles, because its division of integers is exact."""
     result = np.asarray(numbers / divisors)
     divisors = np.broadcast_to(divisors, numbers.shape)
     for place in np.flatnonzero((numbers > _EXACT) | (numbers < -_EXACT)).tolist():

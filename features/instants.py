@@ -1,4 +1,4 @@
-"""Instants: int64 milliseconds since 1970 in UTC, and how they become text, days and back. Every room takes them from here."""
+"""Instants: int64 milliseconds since 1970 in UTC, and their conversion to and from texts and days. Every room uses these functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 def now_ms() -> int:
-    """The instant that the clock of this machine shows."""
+    """The current instant, by the clock of this machine."""
     return time.time_ns() // 1_000_000
 
 
@@ -25,12 +25,25 @@ def parse_rfc3339(text: str) -> int:
     Raises:
         ValueError: The text is not a time, or it has no offset such as Z or +02:00.
     """
-    instant = datetime.fromisoformat(text)
-    if instant.tzinfo is None:
+    return instant_of(datetime.fromisoformat(text))
+
+
+def instant_of(moment: datetime) -> int:
+    """The instant of a datetime, rounded down to the millisecond.
+
+    Raises:
+        ValueError: The datetime has no offset.
+    """
+    if moment.tzinfo is None:
         raise ValueError("a time needs its offset, such as Z or +02:00")
-    return (instant - _EPOCH) // _MILLISECOND
+    return (moment - _EPOCH) // _MILLISECOND
 
 
 def utc_day(instant_ms: int) -> date:
     """The UTC day that contains an instant."""
     return (_EPOCH + instant_ms * _MILLISECOND).date()
+
+
+def day_start_ms(day: date) -> int:
+    """The first instant of a UTC day."""
+    return (day - _EPOCH.date()) // _MILLISECOND

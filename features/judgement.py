@@ -1,11 +1,11 @@
-"""The verdict on an event: the SQL that makes a Kafka message, a line of JSON or a row of a file into typed columns and a reason.
+"""The verdict on an event: SQL that converts a Kafka message, a line of JSON or a row of a file into typed columns and a reason.
 
-Reads messages (`value`) or raw rows (text columns); gives the typed columns of the source, `ts_ms` and `_reason`: why the event does
-not fit, or NULL. The stream, the archive and the loading of files all apply these projections, so that the same bytes get the same
-verdict, the same values and the same reason wherever they are read.
+Reads messages (`value`) or raw rows (text columns); gives the typed columns of the source, `ts_ms`, and `_reason`: why the event does
+not fit, or NULL. The stream, the archive and the loading of files apply the same projections, so the same bytes get the same verdict,
+the same values and the same reason in each of them.
 
-What is strict here and is not in Spark's JSON reader: a message is one JSON object and nothing behind it, its strings are in double
-quotes, and its text is Unicode. Of a key that stands twice the last value counts, as in most readers. Decimals keep their digits.
+These rules are stricter than Spark's JSON reader: a message is exactly one JSON object, strings are in double quotes, and the text is
+Unicode. If a key occurs twice, the last value counts, as in most readers. Decimals keep their digits.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 
 from features.sources import Column, ColumnType, EventSource
 
-#: The column of a raw row that says why it could not be read as a row at all; NULL where it could.
+#: The column of a raw row with the reason why the row could not be read; NULL for a readable row.
 MISFIT = "_misfit"
 #: A list of expressions for `selectExpr`.
 Projection = list[str]
 
 _STRICT = "'allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false', 'columnNameOfCorruptRecord', '_corrupt'"
-#: A high and a low half behind each other are a character; backslashes that escape themselves begin no escape.
+#: A high and a low surrogate in sequence are one character. An escaped backslash begins no escape.
 _WHOLE_PAIRS = r"\\\\|\\u[dD][89abAB]\p{XDigit}{2}\\u[dD][c-fC-F]\p{XDigit}{2}"
 _HALF = r"\\u[dD][89a-fA-F]\p{XDigit}{2}"
 
@@ -28,17 +28,18 @@ _HALF = r"\\u[dD][89a-fA-F]\p{XDigit}{2}"
 def message_projections(
     source: EventSource, keep: Mapping[str, str], arrival_ms_sql: str, future_ms: int
 ) -> tuple[Projection, ...]:
-    """The projections, to be applied one after the other, that judge messages.
+    """The projections that judge messages, to be applied in this order.
 
     Args:
         source: The contract.
-        keep: Name → column of the message that stays under this name, which is no column of the source. `value` (binary) is read, and
-            stays only if it is named.
-        arrival_ms_sql: When a message arrived, in milliseconds: over the names to keep, or a literal.
-        future_ms: How far the time of an event may lie after its arrival, before it moves the watermark and silences those after it.
+        keep: Name → a column of the message that stays under this name, which must differ from the columns of the source. The column
+            `value` (binary) is read in any case and stays if it is named.
+        arrival_ms_sql: The time of arrival in milliseconds: an expression over the names in `keep`, or a literal.
+        future_ms: How far the time of an event may lie after its arrival. An event with a later time would move the watermark, so that
+            the stream would drop the events after it.
     """
     columns = ", ".join(f"`{column.name}`: {_json_type(column)}" for column in source.columns)
-    # Spark reads the first document of a text and passes over what follows it: within an object of braid's own nothing can follow.
+    # Spark reads the first document of a text and ignores the rest. Inside an enclosing object the rest is a syntax error.
     schema = f"e STRUCT<{columns}>, `end` STRING, `_corrupt` STRING"
     document = f"from_json(concat('{{\"e\":', _text, ',\"end\":1}}'), '{schema}', map({_STRICT})) AS _json"
     keeping = [f"{column} AS {name}" for name, column in keep.items()]
@@ -52,14 +53,14 @@ def message_projections(
 
 
 def row_projections(source: EventSource, keep: Sequence[str], arrival_ms_sql: str, future_ms: int) -> tuple[Projection, ...]:
-    """The projections that judge raw rows: the source's columns as texts, and `MISFIT`; `keep` names further columns that stay."""
+    """The projections that judge raw rows, which have the source's columns as texts and `MISFIT`; `keep` names further columns that stay."""
     converted = [column for column in source.columns if column.type is not ColumnType.STRING]
-    # Each conversion is computed once, in a projection of its own: it is named more than once in the next.
+    # A conversion has a projection of its own, so it is computed once, though the next projection uses it more than once.
     typed = [f"{column.typed_sql()} AS {column.typed_name}" for column in converted]
     raw = [f"`{column.name}`" for column in source.columns]
     values = [f"{column.typed_name} AS `{column.name}`" for column in source.columns]
     time = next(column for column in source.columns if column.name == source.time)
-    # unix_millis floors, also before 1970: a half-open window must not see an event early.
+    # unix_millis rounds down, also before 1970, so no event enters a half-open window early.
     ts_ms = f"unix_millis({time.typed_name})"
     whens = [f"WHEN {MISFIT} IS NOT NULL THEN {MISFIT}"]
     whens += [reason for column in source.columns if (reason := column.reason_sql())]
@@ -77,12 +78,12 @@ def row_projections(source: EventSource, keep: Sequence[str], arrival_ms_sql: st
 
 
 def _json_type(column: Column) -> str:
-    """The type by which a JSON value becomes a text: a variant keeps the digits of a decimal, which a string does not."""
+    """The type through which a JSON value becomes a text. A decimal goes through VARIANT, which keeps all its digits."""
     return "VARIANT" if column.type is ColumnType.DECIMAL else "STRING"
 
 
 def _message_misfit_sql(source: EventSource) -> str:
-    """Why `value` (as text `_text`, as JSON `_json`) is no event at all, or NULL."""
+    """The reason why `value` (as text `_text`, as JSON `_json`) is no event, or NULL."""
     nothing = " AND ".join(f"_json.e.`{column.name}` IS NULL" for column in source.columns)
     first = f"from_json(_text, 'x STRING, `_corrupt` STRING', map({_STRICT}))._corrupt IS NULL"
     broken = (

@@ -24,9 +24,11 @@ from features.packed import BatchValue, TileValue, decode_log
 from features.view import exact_partial
 from features.windows import EXACT_HOP_MS
 
-_BEGINNING_MS = -(2**63)
+#: Where a window of all time begins.
+BEGINNING_MS = -(2**63)
 _WITHIN_A_TILE = "an exact window begins among too many events, within a tile of the batch view"
 _WITHOUT_A_LOG = "a tile with too many events for a log is cut by batch_end, q, or the beginning of an exact window"
+_MISSING = "speed tiles after batch_end are missing"
 _first_ms = attrgetter("first_ms")
 
 
@@ -89,7 +91,7 @@ def merge(
         reasons["no batch view has been published"] = list(range(len(group.features)))
 
     # An entity without a view has no event before batch_end that the batch knows: all its tiles count.
-    cut_ms = batch.batch_end_ms if batch is not None else _BEGINNING_MS
+    cut_ms = batch.batch_end_ms if batch is not None else BEGINNING_MS
     speed_ms = q_ms if batch_end_ms is None else batch_end_ms  # without a batch every feature is marked already
     beyond = q_ms > cut_ms + group.buffer_ms
     newest_ms = batch.newest_event_ms if batch is not None else None
@@ -124,10 +126,11 @@ def merge(
     # By feature: one look-up for the window's first piece, then nothing is compared any more.
     columns = list(zip(*pieces, strict=True)) or [()] * len(group.features)
     values: list[Value] = []
+    windows_ms: list[int] = []
     for index, feature in enumerate(group.features):
         aggregation, window = feature.aggregation, feature.window
         column: Sequence[Partial] = columns[index]
-        window_ms = _BEGINNING_MS
+        window_ms = BEGINNING_MS
         if window is not None:
             window_ms = window.start_ms(q_ms)
             column = column[bisect_left(firsts_ms, window_ms) :]
@@ -148,15 +151,30 @@ def merge(
                     reasons.setdefault(f"the batch view is older than its buffer of {group.buffer}", []).append(index)
         if uncut and any(_is_blurred(tile, window_ms, cut_ms, q_ms) for tile in uncut):
             reasons.setdefault(_WITHOUT_A_LOG, []).append(index)
-        if complete_since_ms is not None and max(window_ms, speed_ms) < min(complete_since_ms, q_ms):
-            reasons.setdefault("speed tiles after batch_end are missing", []).append(index)
         for piece in column:
             if piece is not None:
                 partial = piece if partial is None else aggregation.join(partial, piece)
         values.append(aggregation.finalize(partial, q_ms, group.scale_of(index)))
+        windows_ms.append(window_ms)
+    if complete_since_ms is not None:
+        reasons |= missing_tiles(windows_ms, speed_ms, complete_since_ms, q_ms)
     return Merged(values, batch_end_ms, newest_ms, tiles_merged, reasons)
 
 
 def _is_blurred(tile: TileValue, window_ms: int, cut_ms: int, q_ms: int) -> bool:
     """Whether a tile that went in whole, for want of a log, holds events of the window and others, or events at or after q."""
     return tile.last_ms >= q_ms or (tile.last_ms >= window_ms and tile.first_ms < max(cut_ms, window_ms))
+
+
+def missing_tiles(windows_ms: Sequence[int], speed_ms: int, complete_since_ms: int, q_ms: int) -> dict[str, list[int]]:
+    """The reason of the features, by the beginnings of their windows, that need speed tiles from before `complete_since_ms`.
+
+    Args:
+        windows_ms: Where each feature's window begins.
+        speed_ms: From where on the features need speed tiles: batch_end.
+        complete_since_ms: Since when no event is missing in the speed tiles.
+        q_ms: When.
+    """
+    until_ms = min(complete_since_ms, q_ms)
+    touched = [index for index, window_ms in enumerate(windows_ms) if max(window_ms, speed_ms) < until_ms]
+    return {_MISSING: touched} if touched else {}

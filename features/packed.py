@@ -1,7 +1,7 @@
 """The packed values: what one read of the online store brings, as bytes.
 
     hash `{group}:{id}`     field `batch:{version}`             BatchValue      the batch view of the entity as of batch_end
-                            field `t:{version}:{tile start}`    TileValue       a speed tile, absolute: writing it twice changes nothing
+                            field `speed:{version}`             speed value     all speed tiles, see `features.speed_value`
 
 The version is the beginning of the declaration's fingerprint, so that an older declaration is served on while a newer one is made. batch_end, the
 whole fingerprint and the partials travel together, so that one read is a consistent cut. The encoding is MessagePack (msgspec),
@@ -31,11 +31,6 @@ TAIL_BOUND = 16_384
 def batch_field(fingerprint: str) -> bytes:
     """The field of the batch view of a version."""
     return b"batch:" + fingerprint[:8].encode()
-
-
-def tile_prefix(fingerprint: str) -> bytes:
-    """What the fields of a version's speed tiles begin with; the start of the tile follows, in milliseconds."""
-    return b"t:" + fingerprint[:8].encode() + b":"
 
 
 class FeatureView(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -1,13 +1,13 @@
 """Predicates in a declaration: SQL conditions on one event, parsed and checked by sqlglot while the module loads.
 
-Reads a condition and the columns of its source; gives back Spark SQL in one canonical spelling, so that the fingerprint of a
-declaration does not change with white space or comments.
+Reads a condition and the columns of its source; returns Spark SQL in a canonical spelling, so the fingerprint of a declaration does not
+change with white space or comments.
 
-A predicate is a function of the event alone, so that batch, speed and a recomputation a year later decide alike. What it may use is a
-list: columns, literals, `AND OR NOT`, comparisons, `IN`, `BETWEEN`, `LIKE`, `ILIKE`, `RLIKE`, `IS NULL`, arithmetic and bit operators, `||`, `CASE`,
-`CAST` and `TRY_CAST`, `properties['key']`, and `FUNCTIONS`; docs/predicates.md explains it. What is not in the list is refused: chance, clocks,
-users, sessions, files, names of days in a language, other time zones than UTC. Sessions run in UTC, so an hour of a time is allowed.
-Whether Spark can evaluate a predicate, its regular expressions above all, is for `features.trial` to say.
+A predicate is a function of the event, so batch, speed and a recomputation a year later decide alike. It may use columns, literals,
+`AND OR NOT`, comparisons, `IN`, `BETWEEN`, `LIKE`, `ILIKE`, `RLIKE`, `IS NULL`, arithmetic and bit operators, `||`, `CASE`, `CAST` and
+`TRY_CAST`, `properties['key']`, and `FUNCTIONS`; see docs/predicates.md. Everything else is refused, such as random numbers, the clock,
+users, sessions, files, names of days in a language, and other time zones than UTC. Sessions run in UTC, so the hour of a time is allowed.
+`features.trial` checks whether Spark can evaluate a predicate and its regular expressions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TIME_FUNCTIONS: dict[str, type[exp.Expr]] = {
     "unix_seconds": exp.UnixSeconds,
 }  # fmt: skip
 _REGULAR_EXPRESSIONS = (exp.RegexpLike, exp.RegexpExtract, exp.RegexpReplace, exp.RegexpSplit)
-#: The functions that a predicate may call, by the name in Spark SQL. Functions of one class here are one to sqlglot, such as nvl and coalesce.
+#: The functions that a predicate may call, by their names in Spark SQL. sqlglot has one class for synonyms, such as nvl and coalesce.
 FUNCTIONS: dict[str, type[exp.Expr]] = {
     # texts
     "lower": exp.Lower, "upper": exp.Upper, "trim": exp.Trim, "length": exp.Length, "substring": exp.Substring, "left": exp.Left,
@@ -55,7 +55,7 @@ FUNCTIONS: dict[str, type[exp.Expr]] = {
     "size": exp.ArraySize,
     **_TIME_FUNCTIONS,
 }  # fmt: skip
-#: Functions of Spark that sqlglot has no class for, and takes by name.
+#: Functions of Spark for which sqlglot has no class; they are allowed by name.
 FUNCTIONS_BY_NAME = {"pmod", "bround", "isnull", "isnotnull", "xxhash64", "crc32", "btrim", "weekday"}
 _ALLOWED = {
     *FUNCTIONS.values(),
@@ -64,7 +64,7 @@ _ALLOWED = {
     exp.BitwiseLeftShift, exp.BitwiseRightShift, exp.Case, exp.Cast, exp.TryCast, exp.DataType, exp.DataTypeParam, exp.Var,
     exp.JSONPath, exp.JSONPathRoot, exp.JSONPathKey, exp.JSONPathSubscript,
 }  # fmt: skip
-#: A date, or a date and a time. Spark reads others by the clock: 'now', 'today', or '12:00', which is today's.
+#: A date, or a date and a time. Spark reads other texts with the clock, such as 'now', 'today', or '12:00' (of today).
 _ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?")
 
 
@@ -73,12 +73,12 @@ def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
 
     Args:
         where: One boolean SQL expression over the columns of the source.
-        source: Names the columns and their types.
-        owner: The feature, for the error.
+        source: The source with its columns and types.
+        owner: The name of the feature, for the error.
 
     Raises:
-        DeclarationError: It does not parse, names an unknown column, uses what is not in the list above, is not a condition, compares
-            a number with a text, takes a text for a time, or has a pattern that is not a literal.
+        DeclarationError: The predicate does not parse, names an unknown column, uses something that is not allowed, is not a condition,
+            compares a number with a text, uses a text as a time, or has a pattern that is not a literal.
     """
     try:
         tree = sqlglot.parse_one(where, dialect="spark")
@@ -97,19 +97,19 @@ def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
         if type(node) in _ALLOWED or (isinstance(node, exp.Anonymous) and node.name.lower() in FUNCTIONS_BY_NAME):
             continue
         raise DeclarationError(
-            f"The predicate of {owner} uses {node.sql(dialect='spark')}, which is not in the list of what one event alone can answer.",
+            f"The predicate of {owner} uses {node.sql(dialect='spark')}, which is not allowed in a condition on one event.",
             f"Use columns, literals, operators, and: {', '.join(sorted({*FUNCTIONS, *FUNCTIONS_BY_NAME}))}.",
         )
     for pattern in (node.expression for node in tree.find_all(*_REGULAR_EXPRESSIONS, exp.Like, exp.ILike)):
         if not pattern.is_string:
             raise DeclarationError(
                 f"The predicate of {owner} takes a pattern from the event: {pattern.sql(dialect='spark')}.",
-                "Write it as a literal: a wrong one in an event would end the stream.",
+                "Write the pattern as a literal: a wrong pattern in an event would end the stream.",
             )
     outer = tree.unnest()
     if not isinstance(outer, _BOOLEAN) and not (isinstance(outer, exp.Anonymous) and outer.name.lower() in ("isnull", "isnotnull")):
         raise DeclarationError(
-            f"The predicate of {owner} is not a condition: {where!r}.", 'Compare something, such as "amount > 0".'
+            f"The predicate of {owner} is not a condition: {where!r}.", 'Write a comparison, such as "amount > 0".'
         )
     _refuse_mixed_types(tree, source, owner)
     return quote_identifiers(tree, dialect="spark").sql(dialect="spark", normalize_functions="upper", comments=False)
@@ -121,7 +121,7 @@ def columns_of_predicate(where: str) -> tuple[str, ...]:
 
 
 def trials_of_patterns(where: str) -> list[str]:
-    """Expressions that apply each pattern of a predicate to a text: what can go wrong with it does. A regular expression matches."""
+    """Expressions that apply each pattern of a predicate to a text, so that a wrong pattern fails. Each regular expression matches."""
     trials = []
     tree = sqlglot.parse_one(where, dialect="spark")
     for node in list(tree.find_all(*_REGULAR_EXPRESSIONS, exp.Like, exp.ILike)):
@@ -134,7 +134,7 @@ def trials_of_patterns(where: str) -> list[str]:
 
 
 def _refuse_mixed_types(tree: exp.Expr, source: EventSource, owner: str) -> None:
-    """Spark would read a text as a number, and find NULL, silently, in every event; or as a time, and look at the clock for it."""
+    """Refuses a text where Spark would silently read NULL, as a number, or the clock, as a time."""
 
     def typed_null(node: exp.Expr) -> exp.Expr:
         declared = source.column(node.name) if isinstance(node, exp.Column) else None
@@ -156,13 +156,13 @@ def _refuse_mixed_types(tree: exp.Expr, source: EventSource, owner: str) -> None
             for text in texts:
                 if not (text.is_string and _ISO_TIME.fullmatch(text.name)):
                     raise DeclarationError(
-                        f"The predicate of {owner} takes a text for a time: {text.sql(dialect='spark')}.",
+                        f"The predicate of {owner} uses a text as a time: {text.sql(dialect='spark')}.",
                         "Use a time column, or a literal such as '2026-03-01' or '2026-03-01 12:00:00'.",
                     )
 
 
 def _operands(node: exp.Expr) -> Iterator[exp.Expr]:
-    """The values that a node brings to one type."""
+    """The values that a node converts to a common type."""
     for child in node.iter_expressions():
         yield child
         if isinstance(node, exp.Case) and isinstance(child, exp.If):

@@ -104,7 +104,7 @@ class Project:
     Args:
         sources: At least one source. Each source has its own topic and its own table.
         groups: At least one feature group. Each group belongs to one of the sources.
-        models: The models. Each model uses one of the groups. The first model is the default model, which `/predict` asks.
+        models: The models. Each model uses one of the groups. The first model is the default model, which `/predict` uses.
 
     Raises:
         DeclarationError: A name, topic or table is invalid, reserved or used twice; or a group or a model uses a source or a group
@@ -148,7 +148,7 @@ class Project:
 
     @property
     def default_model(self) -> Model | None:
-        """The model that `/predict` asks: the first model of the project; None in a project without models."""
+        """The model of `/predict`: the first model of the project; None in a project without models."""
         return self.models[0] if self.models else None
 
     def source(self, name: str | None) -> EventSource:

@@ -1,8 +1,8 @@
-"""Events: what a source promises, column by column, and the SQL that holds a raw value to it.
+"""Sources: the columns of an event and their types, and the SQL that converts and checks a raw value.
 
-One contract for both layers: `raw` columns are strings, whatever they were in a Kafka message, a CSV or a Parquet file; the
-expressions here give the typed columns of the `events` table and, for a value that does not fit, one clause of reason.
-`features.judgement` puts them together to the verdict on a message or on a row.
+Batch and speed share this contract. A raw column is a string, whether it comes from a Kafka message, a CSV file or a Parquet file. The
+expressions give the typed columns of the `events` table, and the reason for a value that does not fit. `features.judgement` combines
+these expressions into the verdict on a message or a row.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from enum import StrEnum
 
 from features.checks import SourceChecks
 from features.errors import DeclarationError
+from features.instants import day_start_ms
 
 MICROS = 1_000_000
-_EPOCH, _DAY_MS = date(1970, 1, 1), 86_400_000
+
 #: RFC 3339: a date, a time to the second or finer, and an offset.
 RFC3339 = r"^\\d{4}-\\d\\d-\\d\\d[Tt ]\\d\\d:\\d\\d:\\d\\d(\\.\\d{1,9})?([Zz]|[+-]\\d\\d:\\d\\d)$"
 
 
 class ColumnType(StrEnum):
-    """The types an event's column can have, as Spark SQL names them. Decimals hold micro-units exactly."""
+    """The types of columns, by their names in Spark SQL. A decimal has six decimal places, so it is a whole number of micro-units."""
 
     STRING = "STRING"
     INT64 = "BIGINT"
@@ -40,7 +41,7 @@ class Column:
 
     @property
     def typed_name(self) -> str:
-        """The column that holds the typed value while a row is judged; a text is typed as it is."""
+        """The column that holds the typed value while a row is judged. For a text this is the raw column."""
         return f"`{self.name}`" if self.type is ColumnType.STRING else f"`_typed_{self.name}`"
 
     def typed_sql(self) -> str:
@@ -60,7 +61,7 @@ class Column:
         return raw
 
     def reason_sql(self) -> str | None:
-        """A `WHEN … THEN reason` over the raw and the typed column, for a row in which it does not fit, or None where every text fits."""
+        """`WHEN … THEN reason` clauses that reject a raw value, over the raw and the typed column. None where every text fits."""
         raw, name = f"`{self.name}`", self.name
         expected = {
             ColumnType.INT64: "a 64-bit integer",
@@ -83,14 +84,15 @@ class EventSource:
 
     Args:
         name: The source's name.
-        topic: Kafka topic; what does not fit goes to `{topic}.dlq`.
+        topic: Kafka topic. A message that does not fit goes to `{topic}.dlq`.
         table: Delta table under the lake.
         columns: Every column of the contract.
-        event_id: The column by which duplicates fall.
+        event_id: The column that identifies an event. Of several events with one id, the first to arrive counts.
         time: The column with the event's time.
-        key: The column that keys the Kafka messages.
-        checks: What is normal of its events.
-        earliest: A day (UTC), such as "1970-01-01". An event before it is refused: its time is a default or a mistake.
+        key: The column that is the key of the Kafka messages.
+        checks: Thresholds for the events of a day.
+        earliest: A day (UTC), such as "1970-01-02". An event before this day is refused, because its time is a default (such as 0) or a
+            mistake.
         latest: An event on or after this day is refused as well.
 
     Raises:
@@ -105,7 +107,7 @@ class EventSource:
     time: str = "event_timestamp"
     key: str = "user_id"
     checks: SourceChecks = field(default_factory=SourceChecks)
-    earliest: str = "1970-01-01"
+    earliest: str = "1970-01-02"
     latest: str = "2200-01-01"
     _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -139,12 +141,12 @@ class EventSource:
 
     @property
     def dlq_topic(self) -> str:
-        """Where messages go that do not fit, with the reason and the original bytes."""
+        """The topic of the messages that do not fit, each with the reason and the original bytes."""
         return f"{self.topic}.dlq"
 
     @property
     def archive_table(self) -> str:
-        """The Delta table with every message of the topic as it came."""
+        """The Delta table with every message of the topic, unchanged."""
         return f"raw_{self.table}"
 
     def column(self, name: str) -> Column | None:
@@ -153,14 +155,10 @@ class EventSource:
 
     @property
     def earliest_ms(self) -> int:
-        """The first millisecond that an event may have."""
-        return _day_ms(self.earliest)
+        """The first instant that is valid for an event."""
+        return day_start_ms(date.fromisoformat(self.earliest))
 
     @property
     def latest_ms(self) -> int:
-        """The first millisecond that is too late for an event."""
-        return _day_ms(self.latest)
-
-
-def _day_ms(day: str) -> int:
-    return (date.fromisoformat(day) - _EPOCH).days * _DAY_MS
+        """The first instant that is too late for an event."""
+        return day_start_ms(date.fromisoformat(self.latest))

@@ -1,7 +1,7 @@
-"""The trial: a group's expressions, each evaluated once by Spark before any event is read.
+"""The trial: Spark evaluates the expressions of a group once, before any event is read.
 
-A regular expression that Java cannot compile, or a wrong number of arguments, is an error there, not a query that fails and starts
-again for each event. The speed layer tries a group before its queries start, the batch before it folds.
+A regular expression that Java cannot compile, or a wrong number of arguments, therefore fails at once with an error that names the feature.
+The speed layer tries a group before its queries start, the batch before it folds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SAMPLES = {
 
 
 def check_expressions(spark: Any, group: FeatureGroup) -> None:
-    """Evaluates the expressions of the group on a row of NULLs and a row of samples, one small job.
+    """Evaluates the expressions of the group on a row of NULLs and a row of samples, in one small job.
 
     Args:
         spark: A Spark session; `features` imports no Spark.
@@ -39,7 +39,7 @@ def check_expressions(spark: Any, group: FeatureGroup) -> None:
         listed = ", ".join(f"{sql} AS value_{place}" for place, sql in enumerate(expressions))
         try:
             spark.sql(f"SELECT {listed} FROM (SELECT {samples} UNION ALL SELECT {nulls})").collect()
-        except Exception as error:  # noqa: BLE001  # Spark's errors have no name here, and every one of them is the answer
+        except Exception as error:  # noqa: BLE001  # this room imports no Spark, so it cannot name Spark's errors
             return str(error).splitlines()[0]
         return ""
 

@@ -1,8 +1,8 @@
 """Time: durations, hops and windows. All instants are int64 milliseconds UTC, all intervals half open.
 
-The one rule, held by every layer: at time q a window of size w and hop h is [floor(q - w, h), q). Its head is exact to the
-millisecond, its tail snaps down to a hop (the sawtooth of Chronon, https://chronon.ai). A window with an exact tail is one whose
-hop is the grain of time, a millisecond: nothing snaps, and no layer needs a second rule.
+Every layer has the same rule: at time q a window of size w and hop h is [floor(q - w, h), q). The head is exact to the millisecond, and
+the tail snaps down to a hop (the sawtooth of Chronon, https://chronon.ai). A window with an exact tail has a hop of one millisecond, so
+the same rule holds for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MINUTE_MS = 60 * SECOND_MS
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
-#: How long after batch_end every feature is exact, unless the group says otherwise: the batch view keeps the tail hops of that span.
+#: How long after batch_end every feature is exact by default: the batch view keeps the tail hops of this span.
 BUFFER_MS = 2 * DAY_MS
 
 #: The hop of a window with an exact tail.
@@ -49,8 +49,8 @@ def parse_duration(text: str) -> int:
 
 def duration_text(duration_ms: int) -> str:
     """A duration as `parse_duration` reads it, in the largest unit that leaves a whole number."""
-    return next(f"{duration_ms // one}{unit}" for unit, one in (("d", DAY_MS), ("h", HOUR_MS), ("min", MINUTE_MS), ("s", SECOND_MS), ("ms", 1))
-                if duration_ms % one == 0)  # fmt: skip
+    return next(f"{duration_ms // unit_ms}{unit}" for unit, unit_ms in (("d", DAY_MS), ("h", HOUR_MS), ("min", MINUTE_MS), ("s", SECOND_MS), ("ms", 1))
+                if duration_ms % unit_ms == 0)  # fmt: skip
 
 
 def floor_ms(instant_ms: InstantMs, step_ms: int) -> InstantMs:
@@ -74,7 +74,7 @@ class Window:
 
     @property
     def exact(self) -> bool:
-        """Whether the tail is exact to the millisecond, too."""
+        """Whether the tail is exact to the millisecond."""
         return self.hop_ms == EXACT_HOP_MS
 
     def start_ms(self, q_ms: InstantMs) -> InstantMs:
@@ -82,9 +82,9 @@ class Window:
         return floor_ms(q_ms - self.size_ms, self.hop_ms)
 
     def collapse_ms(self, batch_end_ms: int, buffer_ms: int) -> int:
-        """From where on the batch view may be collapsed.
+        """The instant from which on the batch view holds a single partial, for a window of this size and hop.
 
-        Every window with q in [batch_end, batch_end + buffer] contains [collapse_ms, batch_end) whole, or nothing of it. A later one
-        that begins between the two needs a part of what is collapsed, which the view cannot give.
+        Every window with q in [batch_end, batch_end + buffer] contains the whole of [collapse_ms, batch_end), or nothing of it. A window
+        with a later q may begin between the two; then it needs a part of that partial, which the view does not have.
         """
         return min(self.start_ms(batch_end_ms + buffer_ms), batch_end_ms)

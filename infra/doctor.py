@@ -1,4 +1,4 @@
-"""What `braid doctor` says: whether this machine can run braid, and whether what runs is well. Changes nothing."""
+"""The checks of `braid doctor`: whether this machine can run braid, and whether the running services are healthy. Changes nothing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _DISK_GB, _MEMORY_GB = 5, 6
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
+    """The result of a check.
 
     Attributes:
-        name: What.
-        ok: Whether braid can work with it.
-        detail: What was found.
-        cure: What to do; empty where it is well.
+        name: The name of the check.
+        ok: Whether the check has passed.
+        detail: The state, in words.
+        cure: What to do; empty where the check has passed.
     """
 
     name: str
@@ -38,15 +38,15 @@ class Check:
 
 
 def doctor(settings: Settings, topics: Iterable[str] = ()) -> list[Check]:
-    """All checks, the ground first; `topics` are those of events."""
-    ground = [_python(), _java(), *_jars(settings), _disk(settings), _memory(), *_ports(settings)]
-    return [*ground, *_services(settings), *_record_times(settings, topics)]
+    """All checks: of the machine, of the services, and of the `topics` of events."""
+    machine = [_python(), _java(), *_jars(settings), _disk(settings), _memory(), *_ports(settings)]
+    return [*machine, *_services(settings), *_record_times(settings, topics)]
 
 
 def _python() -> Check:
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    found = ".".join(str(part) for part in sys.version_info[:3])
-    return Check("Python", fits, found, "" if fits else "Use Python 3.11, 3.12 or 3.13 and run `make setup`.")
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return Check("Python", fits, version, "" if fits else "Use Python 3.11, 3.12 or 3.13 and run `make setup`.")
 
 
 def _java() -> Check:
@@ -57,10 +57,10 @@ def _java() -> Check:
 
 
 def _jars(settings: Settings) -> list[Check]:
-    found = []
+    checks = []
     for wanted in (KAFKA, SPARK):
         count = len(list(wanted.folder(settings.cache_dir).glob("*.jar")))
-        found.append(
+        checks.append(
             Check(
                 f"JARs of {wanted.name}",
                 count > 0,
@@ -68,7 +68,7 @@ def _jars(settings: Settings) -> list[Check]:
                 "" if count else "`braid up` downloads them.",
             )
         )
-    return found
+    return checks
 
 
 def _disk(settings: Settings) -> Check:
@@ -88,8 +88,8 @@ def _memory() -> Check:
 
 def _ports(settings: Settings) -> list[Check]:
     if process_ids(settings):
-        return []  # they are taken, and should be; the services' own checks say the rest
-    cure = f"End the program that has it, or delete {settings.home / 'ports.json'} so that other ports are chosen."
+        return []  # the services of this home use the ports
+    cure = f"End the program that uses the port, or delete {settings.home / 'ports.json'}; other ports are then chosen."
     taken = [(program.name, port) for program in programs(settings) for port in program.ports if not port_is_free(port)]
     if not taken:
         return [Check("ports", True, "all free")]
@@ -97,30 +97,30 @@ def _ports(settings: Settings) -> list[Check]:
 
 
 def _services(settings: Settings) -> list[Check]:
-    found = status(settings)
-    if all(one.state == "STOPPED" for one in found):
-        return [Check("services", True, "none runs")]
+    statuses = status(settings)
+    if all(service.state == "STOPPED" for service in statuses):
+        return [Check("services", True, "no service runs")]
     return [
-        Check(one.name, one.healthy or one.state == "STOPPED", f"{one.state}: {one.detail}",
-              "" if one.healthy or one.state == "STOPPED" else f"See {settings.home / 'logs' / one.name}.log, or run `braid down` and `braid up`.")
-        for one in found
+        Check(service.name, service.healthy or service.state == "STOPPED", f"{service.state}: {service.detail}",
+              "" if service.healthy or service.state == "STOPPED" else f"See {settings.home / 'logs' / service.name}.log, or run `braid down` and `braid up`.")
+        for service in statuses
     ]  # fmt: skip
 
 
 def _record_times(settings: Settings, topics: Iterable[str]) -> list[Check]:
-    """Whether the brokers' clocks say when a message arrived."""
+    """Whether the time of a record is its arrival by the broker's clock."""
     if "kafka" in settings.embedded and not process_ids(settings):
         return []
     try:
         others = producer_timed_topics(settings, topics)
     except BraidError as error:
         return [Check("record times", False, error.cause, error.cure)]
-    cure = f"Set message.timestamp.type=LogAppendTime for {', '.join(others)}: a producer's clock can refuse good events, or let bad ones pass."
+    cure = f"Set message.timestamp.type=LogAppendTime for {', '.join(others)}: with a wrong clock of a producer, good events may be refused."
     return [
         Check(
             "record times",
             not others,
-            f"the producers' for {', '.join(others)}" if others else "the brokers'",
+            f"by the producers' clocks for {', '.join(others)}" if others else "by the brokers' clocks",
             cure if others else "",
         )
     ]

@@ -1,13 +1,13 @@
-"""The errors of braid beside those of a declaration; `features.errors.BraidError` is the root of all.
+"""The errors of braid besides those of a declaration. `features.errors.BraidError` is the root of all errors.
 
 BraidError              (features.errors)
-├── SettingsError       a setting that cannot be used
-├── SetupError          Java, JARs or packages that cannot be had
-├── ServiceError        an embedded service that does not start, or a real one that does not answer
-│   └── StoreError      the online store does not answer, or refuses (`store.errors`)
-├── InputError          a file, an id, a name or a time from the user that does not fit
-└── NotReadyError       something is asked of a layer before the layer below it has run
-└── NoEventsError   a source has no events yet
+├── SettingsError       a setting is invalid
+├── SetupError          Java, JARs or packages cannot be installed
+├── ServiceError        a service does not start or does not answer
+│   └── StoreError      the online store does not answer, or refuses a command (`store.errors`)
+├── InputError          a file, an id, a name or a time from the user is invalid
+└── NotReadyError       a layer is used before the layer below it has run
+    └── NoEventsError   a source has no events yet
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ __all__ = ["BraidError", "InputError", "NoEventsError", "NotReadyError", "Servic
 
 
 class SettingsError(BraidError):
-    """A setting that cannot be used."""
+    """A setting is invalid."""
 
 
 class SetupError(BraidError):
-    """Java, JARs or packages that cannot be had."""
+    """Java, JARs or packages cannot be installed."""
 
 
 class ServiceError(BraidError):
-    """A service that does not start or does not answer."""
+    """A service does not start or does not answer."""
 
 
 class InputError(BraidError):
-    """Input from the user that does not fit."""
+    """A file, an id, a name or a time from the user is invalid."""
 
 
 class NotReadyError(BraidError):
-    """A layer was asked before the one below it has run."""
+    """A layer is used before the layer below it has run."""
 
 
 class NoEventsError(NotReadyError):

@@ -1,4 +1,4 @@
-"""Kafka's clients: kafka-python and Spark on the same brokers, by the same settings, also over SASL and TLS."""
+"""Clients of Kafka: the options of kafka-python and Spark for the brokers of the settings, also with SASL and TLS, and topics."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from infra.errors import ServiceError
 from infra.settings import Settings
 
-#: What serving has answered: written by `serving.served_log`, read by `monitoring.served`, whose docstring has the columns.
+#: The topic of served answers: written by `serving.served_log`, read by `monitoring.served`, whose docstring has the columns.
 SERVED_TOPIC = "served_features"
-#: What every reader of braid's asks for; an end offset is then the end of what is committed, so that a lag can be 0.
+#: The isolation level of every reader. An end offset is then the end of the committed messages, so a lag can be 0.
 _ISOLATION = "read_committed"
-#: The broker's clock says when a message arrived, not the producer's, which may be the one that is wrong.
+#: The time of a message is its arrival by the broker's clock, because a producer's clock may be wrong.
 _TOPIC_CONFIGS = {"message.timestamp.type": "LogAppendTime"}
 _LOGIN_MODULES = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
@@ -27,43 +27,43 @@ _LOGIN_MODULES = {
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """The arguments of kafka-python's clients that lead to the brokers."""
-    found: dict[str, Any] = {
+    """The arguments with which kafka-python's clients connect to the brokers."""
+    options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap.split(","), "security_protocol": settings.kafka_security_protocol,
     }  # fmt: skip
     if settings.kafka_security_protocol.endswith("SSL"):
-        found["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
+        options["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
     if settings.kafka_security_protocol.startswith("SASL"):
-        found |= {
+        options |= {
             "sasl_mechanism": settings.kafka_sasl_mechanism, "sasl_plain_username": settings.kafka_sasl_username,
             "sasl_plain_password": _password(settings),
         }  # fmt: skip
-    return found
+    return options
 
 
 def spark_options(settings: Settings) -> dict[str, str]:
-    """The same as options of Spark's Kafka source and sink."""
-    found = {"kafka.bootstrap.servers": settings.kafka_bootstrap, "kafka.security.protocol": settings.kafka_security_protocol}
+    """The options with which Spark's Kafka source and sink connect to the brokers."""
+    options = {"kafka.bootstrap.servers": settings.kafka_bootstrap, "kafka.security.protocol": settings.kafka_security_protocol}
     if settings.kafka_security_protocol.endswith("SSL") and settings.kafka_ssl_cafile:
-        found |= {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.location": settings.kafka_ssl_cafile}
+        options |= {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.location": settings.kafka_ssl_cafile}
     if settings.kafka_security_protocol.startswith("SASL"):
         module, mechanism = _LOGIN_MODULES[settings.kafka_sasl_mechanism], settings.kafka_sasl_mechanism
         login = f"{module} required username={_quoted(settings.kafka_sasl_username)} password={_quoted(_password(settings))};"
-        found |= {"kafka.sasl.mechanism": mechanism, "kafka.sasl.jaas.config": login}
-    return found
+        options |= {"kafka.sasl.mechanism": mechanism, "kafka.sasl.jaas.config": login}
+    return options
 
 
 def spark_reader_options(settings: Settings) -> dict[str, str]:
-    """`spark_options` of a reader: messages of an aborted transaction are none."""
+    """`spark_options` of a reader, which does not see messages of aborted transactions."""
     return {**spark_options(settings), "kafka.isolation.level": _ISOLATION}
 
 
 def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
-    """Creates the topics that do not exist yet; those that do stay as they are.
+    """Creates the topics that do not exist yet. Existing topics stay unchanged.
 
     Args:
-        settings: Where Kafka answers; it may be one that braid does not run.
-        topics: Number of partitions by name.
+        settings: The settings that name the brokers.
+        topics: Topic → number of partitions.
 
     Raises:
         ServiceError: Kafka refuses or does not answer.
@@ -90,7 +90,7 @@ def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
 
 
 def topic_id(settings: Settings, topic: str) -> str | None:
-    """The identity of a topic: another one once it is made anew. None where there is no such topic.
+    """The identity of a topic, which changes if the topic is deleted and created again. None if the topic does not exist.
 
     Raises:
         ServiceError: Kafka does not answer.
@@ -98,18 +98,18 @@ def topic_id(settings: Settings, topic: str) -> str | None:
     try:
         admin = KafkaAdminClient(**client_options(settings))
         try:
-            [found] = admin.describe_topics([topic])
+            [description] = admin.describe_topics([topic])
         finally:
             admin.close()
     except KafkaError as error:
         raise ServiceError(
             f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
         ) from None
-    return None if found["topic_id"] is None else str(found["topic_id"])
+    return None if description["topic_id"] is None else str(description["topic_id"])
 
 
 def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str]:
-    """Of the topics that exist those whose record times are the producers', so that no clock of one's own says when a message arrived.
+    """The existing topics in which the time of a record comes from the producer's clock.
 
     Raises:
         ServiceError: Kafka does not answer, or does not show its topics' settings.
@@ -119,8 +119,8 @@ def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str
         admin = KafkaAdminClient(**client_options(settings))
         try:
             present = set(admin.list_topics()) & set(topics)
-            asked = [ConfigResource(ConfigResourceType.TOPIC, topic, configs=[name]) for topic in sorted(present)]
-            found = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
+            resources = [ConfigResource(ConfigResourceType.TOPIC, topic, configs=[name]) for topic in sorted(present)]
+            configs_by_topic = admin.describe_configs(resources, config_filter="all").get("topic", {}) if resources else {}
         finally:
             admin.close()
     except KafkaError as error:
@@ -128,11 +128,13 @@ def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str
             f"Kafka on {settings.kafka_bootstrap} does not show the settings of its topics: {error}.",
             "Check that it runs and that braid may describe them.",
         ) from None
-    return [topic for topic, configs in found.items() if name in configs and configs[name]["value"] != _TOPIC_CONFIGS[name]]
+    return [
+        topic for topic, configs in configs_by_topic.items() if name in configs and configs[name]["value"] != _TOPIC_CONFIGS[name]
+    ]
 
 
 def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """The next offset of each partition of a topic, as far as it is committed; empty where Kafka does not answer or has no such topic."""
+    """The end of the committed messages of each partition of a topic; empty if Kafka does not answer or has no such topic."""
     try:
         consumer = KafkaConsumer(**client_options(settings), isolation_level=_ISOLATION)
     except KafkaError:
@@ -147,7 +149,7 @@ def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
 
 
 class Held(NamedTuple):
-    """What Kafka holds of a partition: the first offset, the next one to come, and the first message's time (None for no message)."""
+    """The messages that Kafka holds of a partition: the first offset, the end offset, and the first message's time (None if empty)."""
 
     earliest: int
     end: int
@@ -155,7 +157,7 @@ class Held(NamedTuple):
 
 
 def held(settings: Settings, topic: str) -> dict[int, Held]:
-    """What Kafka holds of each partition of a topic.
+    """The messages that Kafka holds of each partition of a topic.
 
     Raises:
         ServiceError: Kafka does not answer.
@@ -173,17 +175,20 @@ def held(settings: Settings, topic: str) -> dict[int, Held]:
             f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
         ) from None
     return {
-        one.partition: Held(earliest[one], end[one], found.timestamp if (found := first.get(one)) else None) for one in partitions
+        partition.partition: Held(
+            earliest[partition], end[partition], message.timestamp if (message := first.get(partition)) else None
+        )
+        for partition in partitions
     }
 
 
-class Kept(NamedTuple):
-    """What a topic keeps.
+class Retention(NamedTuple):
+    """The retention of a topic.
 
     Attributes:
-        retention_ms: For how long a message is kept; None for ever.
-        compacted: Whether of the messages with one key only the last is.
-        since_ms: When the first message that is there arrived; None without any.
+        retention_ms: How long a message is kept; None without a limit.
+        compacted: Whether only the last message of each key is kept.
+        since_ms: The arrival of the first message in the topic; None for an empty topic.
         whole: Whether no message has been deleted yet.
     """
 
@@ -193,8 +198,8 @@ class Kept(NamedTuple):
     whole: bool
 
 
-def kept_messages(settings: Settings, topic: str) -> Kept:
-    """What a topic keeps.
+def retention_of(settings: Settings, topic: str) -> Retention:
+    """The retention of a topic.
 
     Raises:
         ServiceError: Kafka does not answer, or has no such topic.
@@ -203,7 +208,7 @@ def kept_messages(settings: Settings, topic: str) -> Kept:
         admin, consumer = KafkaAdminClient(**client_options(settings)), KafkaConsumer(**client_options(settings))
         try:
             resource = ConfigResource(ConfigResourceType.TOPIC, topic)
-            found = admin.describe_configs([resource], config_filter="all")["topic"][topic]
+            configs = admin.describe_configs([resource], config_filter="all")["topic"][topic]
             partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             begin = consumer.beginning_offsets(partitions)
             first = consumer.offsets_for_times(dict.fromkeys(partitions, 0))
@@ -212,13 +217,13 @@ def kept_messages(settings: Settings, topic: str) -> Kept:
             consumer.close()
     except (KafkaError, KeyError) as error:
         raise ServiceError(
-            f"Kafka on {settings.kafka_bootstrap} does not say what it keeps of {topic}: {error}.",
+            f"Kafka on {settings.kafka_bootstrap} does not show the retention of {topic}: {error}.",
             "Run `braid up`, or correct KAFKA_BOOTSTRAP.",
         ) from None
-    retention_ms, policy = int(found["retention.ms"]["value"]), str(found["cleanup.policy"]["value"])
-    return Kept(
+    retention_ms, policy = int(configs["retention.ms"]["value"]), str(configs["cleanup.policy"]["value"])
+    return Retention(
         retention_ms if retention_ms >= 0 and "delete" in policy else None, "compact" in policy,
-        min((one.timestamp for one in first.values() if one), default=None), not any(begin.values()),
+        min((message.timestamp for message in first.values() if message), default=None), not any(begin.values()),
     )  # fmt: skip
 
 
@@ -236,7 +241,7 @@ def delete_messages(settings: Settings, topic: str, until: Mapping[int, int]) ->
             admin.close()
     except KafkaError as error:
         raise ServiceError(
-            f"The messages of {topic} could not be deleted: {error}.", "Let braid delete records of the topic, and try again."
+            f"The messages of {topic} could not be deleted: {error}.", "Allow braid to delete records of the topic, and try again."
         ) from None
 
 
@@ -245,6 +250,6 @@ def _password(settings: Settings) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as Java's login configuration reads it."""
+    """A text in the quotes of Java's login configuration."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

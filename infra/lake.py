@@ -1,4 +1,4 @@
-"""The lake's folders, looked at without Spark."""
+"""The folders of the lake, read without Spark."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from infra.settings import Settings
 
 
 def table_sizes(settings: Settings) -> dict[str, int] | None:
-    """Table → bytes of all its files, those of older versions too; None where the lake is not on this machine."""
+    """Table → bytes of all its files, also of older versions; None if the lake is not on this machine."""
     if "://" in settings.lake_uri:
         return None
     root = Path(settings.lake_uri)

@@ -54,7 +54,7 @@ class Experiment(_Policy):
 
     name: str = Field(min_length=1, max_length=64, description="The name. Another name assigns the users anew.")
     shares: dict[VariantName, float] = Field(
-        description="Variant (`champion`, `challenger`, `batch_only`) → its share of the users. The shares add up to 1 and stay as they are "
+        description="Variant (`champion`, `challenger`, `batch_only`) → its share of the users. The shares add up to 1 and must not change "
         "while the experiment runs. Every other variant is compared with the first."
     )
     shadow: bool = Field(False, description="Whether the other variants are computed and logged for every answer, too.")

@@ -1,4 +1,4 @@
-"""Java and the JARs, found or fetched: the part of `make setup` that runs in the environment. Prints their paths as JSON."""
+"""The part of `make setup` that runs in the new environment: finds or installs Java and the JARs. Prints their paths as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from infra.settings import Settings
 
 
 def main() -> int:
-    """Makes sure of both; says each on stderr; returns the exit status."""
+    """Installs what is missing, and prints each step to stderr. Returns the exit status."""
     try:
         home = ensure_java()
         print(f"    Java: {home}", file=sys.stderr, flush=True)

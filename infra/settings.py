@@ -1,7 +1,7 @@
-"""Settings: read once from the environment, frozen, passed in.
+"""Settings: read once from the environment, frozen, and passed to every process.
 
-Every embedded part is a variable away from the real one: `KAFKA_BOOTSTRAP`, `REDIS_URL`, `SPARK_MASTER`, `LAKE_URI`,
-`MLFLOW_TRACKING_URI`. What is not set is embedded under `home`, on ports of its own.
+A variable replaces each embedded part by an external one: `KAFKA_BOOTSTRAP`, `REDIS_URL`, `SPARK_MASTER`, `LAKE_URI`,
+`MLFLOW_TRACKING_URI`. Without the variable the part is embedded: its state is in `home`, and it has a port of this home.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from infra.errors import SettingsError
 from infra.policies import Experiment, GroupBounds, UseCase
 from infra.ports import Ports, ports_of
 
-#: What a deployment runs that names no project.
+#: The project of a deployment that names no project.
 DEFAULT_PROJECT = "examples.shop.definitions:project"
-#: What holds a secret can also be in a file, named by the variable with `_FILE` behind it, as container platforms give them.
+#: Settings with secrets. A variable with the suffix `_FILE` can name a file with the secret, as container platforms provide it.
 _SECRETS = {
     "REDIS_URL": "redis_url", "REDIS_READER_URL": "redis_reader_url", "KAFKA_SASL_PASSWORD": "kafka_sasl_password",
     "BRAID_API_KEY": "api_key", "BRAID_ALERT_URL": "alert_url",
@@ -28,32 +28,32 @@ _SECRETS = {
 
 
 def _secrets_of_files() -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    secrets: dict[str, Any] = {}
     for variable, name in _SECRETS.items():
         path = os.environ.get(f"{variable}_FILE")
         if path and not os.environ.get(variable):
             try:
-                found[name] = Path(path).read_text().strip()
+                secrets[name] = Path(path).read_text().strip()
             except OSError as error:
                 raise SettingsError(
                     f"The file of {variable}, {path}, cannot be read: {error.strerror}.", f"Correct or unset {variable}_FILE."
                 ) from None
-    return found
+    return secrets
 
 
 def _written_project() -> dict[str, Any]:
-    """Of the nearest `pyproject.toml` with `[tool.braid]`, upwards from the working directory: `project`, and its `folder`."""
+    """`project` and `folder` of the nearest `pyproject.toml` with `[tool.braid]`, upwards from the working directory; empty without it."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         path = folder / "pyproject.toml"
         try:
             section = tomllib.loads(path.read_text()).get("tool", {}).get("braid") if path.is_file() else None
         except (OSError, ValueError) as error:
-            raise SettingsError(f"The file {path} cannot be read: {error}.", "Correct it.") from None
+            raise SettingsError(f"The file {path} cannot be read: {error}.", "Correct the file.") from None
         if section is not None:
             project = section.get("project") if isinstance(section, dict) else None
             if not isinstance(project, str) or section.keys() - {"project"}:
-                raise SettingsError(f"[tool.braid] in {path} is not usable.", 'Write project = "shop.definitions:project", alone.')
+                raise SettingsError(f"[tool.braid] in {path} is invalid.", 'Write only project = "shop.definitions:project".')
             return {"project": project, "folder": folder}
     return {}
 
@@ -63,13 +63,13 @@ def _cache_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """All settings of one deployment. `Settings.load()` makes it.
+    """All settings of a deployment, made by `Settings.load()`.
 
-    Units are in the names. The environment variable of each is its alias.
+    The names contain the units. The alias of a field is its environment variable.
     """
 
-    # Given by name in Python, read by alias from the environment. pydantic reads both there, and HOME is not braid's home: with the
-    # prefix, which an alias does not get, no variable has a field's name.
+    # Python code sets a field by its name, the environment by its alias. Without the prefix pydantic would also read a variable with the
+    # name of a field, such as HOME. The prefix is not added to an alias.
     model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", env_prefix="BRAID_FIELD_")
 
     project: str = Field(
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     project_folder: Path = Field(
         Path(),
         alias="BRAID_PROJECT_FOLDER",
-        description="The folder in which the project's module is looked for. Default: the folder of the nearest `[tool.braid]`, else the working directory.",
+        description="The folder of the project's module. Default: the folder of the nearest `[tool.braid]`, else the working directory.",
     )
     home: Path = Field(
         Path(".braid"),
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
         description="The online store, as `redis://…`, `rediss://…` or `unix://…`. Default: the embedded Valkey.",
     )
     redis_reader_url: str = Field(
-        "", alias="REDIS_READER_URL", description="The same store as a user who may only read, for serving. Default: `REDIS_URL`."
+        "", alias="REDIS_READER_URL", description="The same store with a user who can only read, for serving. Default: `REDIS_URL`."
     )
     redis_cluster: bool = Field(False, alias="REDIS_CLUSTER", description="Whether `REDIS_URL` is a node of a Redis Cluster.")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
@@ -118,7 +118,7 @@ class Settings(BaseSettings):
         None, alias="KAFKA_SASL_PASSWORD", description="The password of Kafka's SASL user. A secret."
     )
     kafka_ssl_cafile: str | None = Field(
-        None, alias="KAFKA_SSL_CAFILE", description="A PEM file of the certificates that are trusted. Default: those of the system."
+        None, alias="KAFKA_SSL_CAFILE", description="A PEM file of trusted certificates. Default: those of the system."
     )
     mlflow_tracking_uri: str = Field(
         "", alias="MLFLOW_TRACKING_URI", description="The MLflow server, as a URL. Default: the embedded MLflow."
@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None,
         alias="BRAID_API_KEY",
-        description="The key that callers of serving must send. Default: serving asks for no key. A secret.",
+        description="The key that callers of serving must send. Default: no key is needed. A secret.",
     )
     spark_master: str = Field(
         "local[*]",
@@ -174,7 +174,7 @@ class Settings(BaseSettings):
         3 * 86_400,
         alias="BRAID_TILE_TTL_SECONDS",
         gt=0,
-        description="Seconds until a speed tile expires in the online store, counted from its last write.",
+        description="Seconds until a speed tile expires in the online store, counted from its last write; at least a day more than the group's buffer.",
     )
     store_timeout_seconds: float = Field(
         0.25,
@@ -183,7 +183,13 @@ class Settings(BaseSettings):
         description="Seconds that serving waits for the online store before it answers with defaults, marked as degraded.",
     )
     alias_poll_seconds: float = Field(
-        3, alias="BRAID_ALIAS_POLL_SECONDS", gt=0, description="Seconds between two looks of serving for a new champion."
+        3, alias="BRAID_ALIAS_POLL_SECONDS", gt=0, description="Seconds between two checks of serving for a new champion."
+    )
+    keep_alive_seconds: int = Field(
+        75,
+        alias="BRAID_KEEP_ALIVE_SECONDS",
+        gt=0,
+        description="Seconds that serving keeps an idle connection open. Choose more than the idle time of the clients' pools and of a load balancer.",
     )
     drain_seconds: float = Field(
         2,
@@ -204,7 +210,7 @@ class Settings(BaseSettings):
     )
     keep_days: int = Field(
         30, alias="BRAID_KEEP_DAYS", gt=0,
-        description="Days that the lake keeps older versions of its tables, and tables and checkpoints of versions of a declaration that are not in use.",
+        description="Days for which the lake keeps older versions of its tables, and tables and checkpoints of versions of a declaration that are not in use.",
     )  # fmt: skip
     drift: float = Field(
         0.2,
@@ -241,10 +247,10 @@ class Settings(BaseSettings):
     alert_url: SecretStr | None = Field(
         None,
         alias="BRAID_ALERT_URL",
-        description="The webhook that alerts are posted to. Default: alerts go to the log alone. A secret.",
+        description="The webhook for alerts. Default: alerts go to the log only. A secret.",
     )
     alert_format: Literal["json", "slack"] = Field(
-        "json", alias="BRAID_ALERT_FORMAT", description="The form of what is posted to the webhook."
+        "json", alias="BRAID_ALERT_FORMAT", description="The format of the messages to the webhook."
     )
     ports: Ports = Field(default_factory=Ports, exclude=True)
 
@@ -257,39 +263,39 @@ class Settings(BaseSettings):
             project: Overrides BRAID_PROJECT.
 
         Raises:
-            SettingsError: A variable, or `[tool.braid]`, holds what it cannot.
+            SettingsError: A variable or `[tool.braid]` is invalid.
         """
         named = {"home": Path(home) if home is not None else None, "project": project}
         try:
-            given = cls(**{**_secrets_of_files(), **{name: value for name, value in named.items() if value is not None}})
+            loaded = cls(**{**_secrets_of_files(), **{name: value for name, value in named.items() if value is not None}})
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise SettingsError(f"The setting {name} is not usable: {first['msg']}.", f"Correct or unset {name}.") from None
-        written = {} if given.project else _written_project()
-        unnamed = "home" not in given.model_fields_set and "folder" in written
-        folder = (written["folder"] / given.home if unnamed else given.home.expanduser()).absolute()
+            raise SettingsError(f"The setting {name} is invalid: {first['msg']}.", f"Correct or unset {name}.") from None
+        written = {} if loaded.project else _written_project()
+        unnamed = "home" not in loaded.model_fields_set and "folder" in written
+        folder = (written["folder"] / loaded.home if unnamed else loaded.home.expanduser()).absolute()
         ports = ports_of(folder)
-        return given.model_copy(
+        return loaded.model_copy(
             update={
-                "project": given.project or written.get("project", DEFAULT_PROJECT),
-                "project_folder": written.get("folder", given.project_folder.expanduser().absolute()),
+                "project": loaded.project or written.get("project", DEFAULT_PROJECT),
+                "project_folder": written.get("folder", loaded.project_folder.expanduser().absolute()),
                 "home": folder,
-                "cache_dir": given.cache_dir.expanduser().absolute(),
+                "cache_dir": loaded.cache_dir.expanduser().absolute(),
                 "ports": ports,
-                "lake_uri": (given.lake_uri or str(folder / "lake")).rstrip("/"),
-                "kafka_bootstrap": given.kafka_bootstrap or f"127.0.0.1:{ports.kafka}",
-                "redis_url": given.redis_url or f"redis://127.0.0.1:{ports.valkey}/0",
-                "redis_reader_url": given.redis_reader_url or given.redis_url or f"redis://127.0.0.1:{ports.valkey}/0",
-                "mlflow_tracking_uri": given.mlflow_tracking_uri or f"http://127.0.0.1:{ports.mlflow}",
+                "lake_uri": (loaded.lake_uri or str(folder / "lake")).rstrip("/"),
+                "kafka_bootstrap": loaded.kafka_bootstrap or f"127.0.0.1:{ports.kafka}",
+                "redis_url": loaded.redis_url or f"redis://127.0.0.1:{ports.valkey}/0",
+                "redis_reader_url": loaded.redis_reader_url or loaded.redis_url or f"redis://127.0.0.1:{ports.valkey}/0",
+                "mlflow_tracking_uri": loaded.mlflow_tracking_uri or f"http://127.0.0.1:{ports.mlflow}",
             }
         )
 
     @property
     def embedded(self) -> frozenset[str]:
-        """Of kafka, valkey and mlflow those that this deployment runs itself: whose URL leads to the home's own port.
+        """The names, of kafka, valkey and mlflow, that this deployment runs itself, because the URL has a port of this home.
 
-        A child process, which gets every URL by its environment, thus says the same as its parent.
+        A child process gets every URL by its environment, so the result is the same in the child.
         """
         own = {
             "kafka": self.kafka_bootstrap == f"127.0.0.1:{self.ports.kafka}",
@@ -300,12 +306,12 @@ class Settings(BaseSettings):
 
     @property
     def serving_url(self) -> str:
-        """Where BentoML answers."""
+        """The address of BentoML."""
         return f"http://127.0.0.1:{self.ports.serving}"
 
     @property
     def dagster_url(self) -> str:
-        """Where Dagster's UI answers."""
+        """The address of Dagster's UI."""
         return f"http://127.0.0.1:{self.ports.dagster}"
 
     @property
@@ -315,12 +321,12 @@ class Settings(BaseSettings):
 
     @property
     def data_docs_url(self) -> str:
-        """Where those pages are served."""
+        """The address of these pages."""
         return f"http://127.0.0.1:{self.ports.data_docs}"
 
     @property
     def serving_headers(self) -> dict[str, str]:
-        """What a caller of serving must send."""
+        """The HTTP headers that a caller of serving must send."""
         return {"authorization": f"Bearer {self.api_key.get_secret_value()}"} if self.api_key else {}
 
     def table(self, name: str) -> str:
@@ -332,17 +338,21 @@ class Settings(BaseSettings):
         return f"{self.lake_uri}/_checkpoints/{query}"
 
     def environment(self) -> dict[str, str]:
-        """The variables that make a child process load these same settings, secrets included."""
-        found = {}
+        """The environment variables from which a child process loads the same settings, including secrets."""
+        variables = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if field.alias and value is not None:
                 if isinstance(value, dict | frozenset | Experiment):
-                    found[field.alias] = TypeAdapter(type(value)).dump_json(value).decode()
+                    variables[field.alias] = TypeAdapter(type(value)).dump_json(value).decode()
                 else:
-                    found[field.alias] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        return found
+                    variables[field.alias] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        return variables
+
+    def tiles_kept_seconds(self, buffer_ms: int) -> int:
+        """The seconds that the online store keeps a speed tile of a group: answers need it until the buffer behind batch_end is over."""
+        return max(self.tile_ttl_seconds, buffer_ms // 1_000 + 86_400)
 
     def bounds(self, group: str) -> GroupBounds:
-        """What the group has to hold."""
+        """The bounds of a group."""
         return self.group_bounds.get(group, GroupBounds())

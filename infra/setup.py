@@ -1,7 +1,7 @@
-"""The set-up that `make setup` runs: `.venv`, hash-locked packages, braid itself, Java, the JARs. Standard library only.
+"""The set-up of `make setup`: `.venv`, hash-locked packages, braid, Java, the JARs. It uses only the standard library.
 
-Any `python3` may run it; it looks for one that fits. What is done is remembered in `.venv/braid.json`, so that the next run is over at
-once and needs no network; what was interrupted is done anew.
+Any `python3` can run it; it finds a suitable Python itself. The file `.venv/braid.json` records a completed set-up, so the next run ends at
+once and needs no network. An interrupted set-up starts from the beginning.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "braid.json"
-#: There while packages are installed: an environment that has it was interrupted and is not to be trusted.
+#: This file exists while packages are installed. An environment with this file was interrupted and is made again.
 UNFINISHED = VENV / "braid.unfinished"
 FITTING = ((3, 11), (3, 12), (3, 13))
 
 
 class SetupFailedError(Exception):
-    """The set-up cannot go on; says why and what to do. `infra.errors` belongs to an environment that is not there yet."""
+    """The set-up has failed, with the cause and the cure. `infra.errors` cannot be imported before the set-up."""
 
 
 def main() -> int:
-    """Sets up what is missing; returns the exit status."""
+    """Installs what is missing. Returns the exit status."""
     folder = os.open(ROOT, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # two `make` at once: the second finds all done
+        fcntl.flock(folder, fcntl.LOCK_EX)  # a second, concurrent `make` waits for the first
         set_up()
     except SetupFailedError as error:
         print("make setup: {}".format(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("make setup: interrupted; run it again to go on.", file=sys.stderr)
+        print("make setup: interrupted; run it again to continue.", file=sys.stderr)
         return 130
     finally:
         os.close(folder)
@@ -50,18 +50,18 @@ def main() -> int:
 
 
 def set_up() -> None:
-    """Does the steps that the stamp does not say are done."""
+    """Does the steps that the stamp does not record."""
     started = time.monotonic()
     stamp = _read_stamp()
     key = _key()
-    fresh = stamp.get("key") != key or not PYTHON.exists()  # the link is dead where its Python was removed
+    fresh = stamp.get("key") != key or not PYTHON.exists()  # False for a link to a Python that was removed
     if fresh:
         _install_packages(key)
     if fresh or not all(Path(path).exists() for path in stamp.get("runtime", ["missing"])) or stamp.get("cache") != _cache():
         _say("Java and the JARs")
         done = subprocess.run([str(PYTHON), "-m", "infra.runtime"], stdout=subprocess.PIPE, check=False, cwd=str(ROOT))
         if done.returncode:
-            raise SetupFailedError("Java or the JARs are not complete; the line above says what to do.")
+            raise SetupFailedError("Java or the JARs could not be installed; the line above has the cause.")
         STAMP.write_text(json.dumps({"key": key, "cache": _cache(), "runtime": json.loads(done.stdout)}, indent=2))
         print("braid is set up ({:.0f} s): {}".format(time.monotonic() - started, VENV / "bin" / "braid"), flush=True)
 
@@ -94,7 +94,7 @@ def _install_packages(key: str) -> None:
             quiet = [] if sys.stderr.isatty() else ["--quiet"]
             _run([*uv, "install", *quiet, "--python", str(PYTHON), "--require-hashes", "-r", str(LOCK)], environment)
         except (subprocess.CalledProcessError, OSError):
-            _say("once more, with pip alone")
+            _say("uv has failed: again with pip")
             _run([*pip, "install", "--require-hashes", "-r", str(LOCK)])
         _run([*pip, "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
     except subprocess.CalledProcessError as error:
@@ -109,7 +109,7 @@ def _install_packages(key: str) -> None:
 
 
 def _fitting_python() -> str:
-    """A Python that braid can use: the one that runs this, or another on PATH."""
+    """A Python that braid can use: the Python of this process, or another on PATH."""
     this = getattr(sys, "_base_executable", None) or sys.executable
     unfit = []
     for candidate in (this, "python3.13", "python3.12", "python3.11", "python3", "/usr/bin/python3"):
@@ -124,15 +124,15 @@ def _fitting_python() -> str:
     raise SetupFailedError(
         "No Python 3.11, 3.12 or 3.13 that can make an environment was found ({}). "
         "Install one (Debian: apt-get install python3 python3-venv; macOS: brew install python@3.13).".format(
-            "; ".join(unfit) or "none at all"
+            "; ".join(unfit) or "there is no Python"
         )
     )
 
 
 def _version(python: str) -> tuple[int, int] | None:
-    said = _ask(python, "import sys; print(*sys.version_info[:2])")
+    output = _ask(python, "import sys; print(*sys.version_info[:2])")
     try:
-        major, minor = said.split()
+        major, minor = output.split()
         return int(major), int(minor)
     except ValueError:
         return None
@@ -147,7 +147,7 @@ def _has_pip() -> bool:
 
 
 def _ask(python: str, code: str) -> str:
-    """What a Python prints; empty where it does not run."""
+    """The output of a Python; empty if it does not run."""
     try:
         done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, cwd="/")
     except OSError:
@@ -156,14 +156,14 @@ def _ask(python: str, code: str) -> str:
 
 
 def _uv_environment() -> dict[str, str]:
-    """The index and the certificate that pip is configured with, as uv's own variables; those that are set already stay."""
+    """The index and the certificate of pip's configuration, as variables of uv; variables that are set already stay."""
     done = subprocess.run(
         [str(PYTHON), "-m", "pip", "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
     )
-    said = dict(re.findall(r"^\S+\.([a-z-]+)='(.*)'$", done.stdout.decode(), re.MULTILINE))
+    options = dict(re.findall(r"^\S+\.([a-z-]+)='(.*)'$", done.stdout.decode(), re.MULTILINE))
     names = {"index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE"}
-    found = {variable: said[option].replace("\\n", " ").strip() for option, variable in names.items() if said.get(option)}
-    return {name: value for name, value in found.items() if not os.environ.get(name)}
+    variables = {variable: options[option].replace("\\n", " ").strip() for option, variable in names.items() if options.get(option)}
+    return {name: value for name, value in variables.items() if not os.environ.get(name)}
 
 
 def _block(package: str) -> str:
@@ -175,12 +175,12 @@ def _block(package: str) -> str:
 
 
 def _key() -> str:
-    """What the environment depends on: the lock, the project, and the folder that both lie in."""
+    """A hash of what the environment depends on: the lock, the project, and their folder."""
     return hashlib.sha256(LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
 
 
 def _cache() -> str:
-    """Where the JARs go, as `infra.settings` has it."""
+    """The folder of the JARs, as in `infra.settings`."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return os.environ.get("BRAID_CACHE") or str((Path(cache) if cache else Path.home() / ".cache") / "braid")
 

@@ -21,7 +21,7 @@ def spark_session(settings: Settings, name: str, memory: str, extra: dict[str, s
 
 
 def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The properties of a session. Also sets the environment variables that tell Spark which Java and which Python to start.
+    """The properties of a session. Also sets the environment variables for Spark's Java and Python.
 
     Args:
         settings: The settings that name the master, the home and the cache of JARs.

@@ -1,9 +1,9 @@
-"""The life of a model, from the features of the past to the version that answers.
+"""Models: from the training set to the version that answers.
 
-outcomes        whether an event of some kind followed
-training_set    labels, with the features of their entities at that time
-training        a candidate, and its twin on batch features alone
+outcomes        the label: whether the declared event followed
+training_set    labels, with the features of their entities at the time of the label
+training        a candidate, and its twin on batch features
 promotion       the gate between candidate and champion
 registry        versions and aliases in MLflow; serving follows the alias `champion`
-ranking         how well scores rank, and whether two models differ
+ranking         the AUC of scores, and the difference between two models
 """

@@ -1,9 +1,8 @@
 """Promotion: the alias `champion` moves to a candidate that passes the gate.
 
-Reads the evaluation rows of `training_set`, two registered versions, and the last verdict of consistency; writes the alias that
-serving follows. On the same later rows the candidate must be no worse than the present champion, in the ranking (AUC) and the
-probabilities (log loss), and not much worse on any slice; it must answer fast enough; and what is served must have been found equal
-to what it was trained on.
+Reads the evaluation rows of the training set, two registered versions, and the last verdict of consistency; writes the alias that
+serving follows. On the same later rows the candidate must be no worse than the champion in ranking (AUC) and probabilities (log loss),
+and not much worse on any slice; the candidate must predict fast enough; and the last check of consistency must have no defect.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import pandas as pd
 
 from features.declaration import FeatureGroup
 from features.project import Model
+from features.windows import DAY_MS
 from infra.settings import Settings
 from models.ranking import Difference, Ranking, auc_difference
 from models.registry import (
@@ -34,26 +34,26 @@ from models.registry import (
 )  # fmt: skip
 from models.training import MIN_ROWS, Evaluation, evaluate, matrix
 
-#: How much smaller a candidate's area under the ROC curve may be: newer data are worth that much.
+#: How much smaller the AUC of a candidate may be, because the candidate knows newer data.
 TOLERANCE_AUC = 0.002
-#: By what share its log loss may be larger: a model that ranks as well may still be worse calibrated.
+#: By what share the log loss of a candidate may be larger.
 TOLERANCE_LOG_LOSS = 0.02
-#: How much smaller its AUC may be on a slice, and how many rows a slice needs. Of twenty slices one is worse by chance: beyond the
-#: tolerance the loss must be shown, too, with this confidence.
+#: How much smaller the AUC may be on a slice; the smallest number of rows of a slice; and the confidence at which a larger loss must be
+#: significant, because of twenty slices one looks worse by chance.
 TOLERANCE_SLICE_AUC, MIN_SLICE, SLICE_CONFIDENCE = 0.02, 400, 0.99
-#: The median time of one prediction, in milliseconds: a request has ten for everything.
+#: The largest median time of one prediction, in milliseconds. A whole request has ten.
 MAX_PREDICT_MS = 5.0
-#: The tag of a promoted version that says whether served answers had been checked and found right: "true" or "false".
+#: The tag of a promoted version: "true" if served answers had been checked and had no defect, else "false".
 PROVEN_TAG = "proven"
-#: What the reason of a promotion says without that evidence.
+#: The end of a promotion's reason where no served answer had been checked.
 UNPROVEN = "Unknown: nothing served was checked."
 _TWIN_TAG = "twin_version"
-_DAY_MS, _WEEK_DAYS = 86_400_000, 7
+_WEEK_DAYS = 7
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of the evaluation rows, the AUC of both models on it, and what the candidate's is worth more, where it was looked into."""
+    """A part of the evaluation rows and the AUC of both models on it. `difference` is computed if the candidate is below the tolerance."""
 
     name: str
     rows: int
@@ -63,16 +63,23 @@ class Slice:
 
     @property
     def worse(self) -> bool:
-        """Whether the candidate is worse here beyond tolerance and chance."""
+        """Whether the candidate is significantly worse on this slice, beyond the tolerance."""
         return self.difference is not None and self.difference.high < 0
 
 
 @dataclass(frozen=True)
 class PromotionReport:
-    """Whether the candidate was promoted, why in a sentence, and who is champion now (empty: nobody).
+    """The result of the gate.
 
-    Both evaluations and the slices where there was a comparison; `predict_ms` is the candidate's median time of one prediction. `proven` says
-    whether served answers were checked and found right.
+    Attributes:
+        promoted: Whether the candidate was promoted.
+        reason: Why, in a sentence.
+        champion_version: The version of the champion now; empty without a champion.
+        proven: Whether served answers had been checked and had no defect.
+        candidate: The evaluation of the candidate; None without a comparison.
+        champion: The evaluation of the previous champion; None without a comparison.
+        slices: The compared slices.
+        predict_ms: The candidate's median time of one prediction.
     """
 
     promoted: bool
@@ -89,19 +96,18 @@ def promote(
     settings: Settings, model: Model, candidate_version: str, rows: pd.DataFrame, defects: int | None = None,
     twin_version: str | None = None,
 ) -> PromotionReport:  # fmt: skip
-    """Holds the candidate to the gate and moves the alias if it passes.
+    """Compares the candidate with the champion and moves the alias if the candidate passes the gate.
 
-    One write promotes: the champion's alias. What belongs to it is written before, as tags of the version; the twin's alias follows
-    the tag, at the next promotion at the latest.
+    The write of the champion's alias is the promotion. The tags of the version are written before it. The alias of the twin is written
+    after it, from a tag; if the run ends in between, the next promotion writes the alias.
 
     Args:
-        settings: Where MLflow is.
+        settings: The settings that name the MLflow server.
         model: The declaration.
         candidate_version: A version of the registered model.
-        rows: Its training set.
-        defects: Of the last verdict of consistency: served values that differ from the right ones and that nothing explains; None where
-            no served answer was checked.
-        twin_version: The batch-only twin's version, which becomes its own name's champion along with the candidate.
+        rows: The training set of the candidate.
+        defects: The number of defects in the last verdict of consistency; None where no served answer was checked.
+        twin_version: The version of the batch-only twin, which becomes champion of the twin's name together with the candidate.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -111,7 +117,7 @@ def promote(
     version = present.version if present else ""
     proven = defects == 0
 
-    def crown(reason: str, **found: Any) -> PromotionReport:
+    def crown(reason: str, **figures: Any) -> PromotionReport:
         reason = reason if proven else f"{reason} {UNPROVEN}"
         tags = {
             DIGEST_TAG: text_digest(text),
@@ -123,73 +129,73 @@ def promote(
             client.set_model_version_tag(name, candidate_version, key, value)
         client.set_registered_model_alias(name, CHAMPION, candidate_version)
         crown_twin(twin_version)
-        return PromotionReport(True, reason, candidate_version, proven, **found)
+        return PromotionReport(True, reason, candidate_version, proven, **figures)
 
     def crown_twin(twin: str | None) -> None:
         if twin is not None:
             client.set_registered_model_alias(batch_only_name(name), CHAMPION, twin)
 
-    def refuse(reason: str, **found: Any) -> PromotionReport:
+    def refuse(reason: str, **figures: Any) -> PromotionReport:
         client.set_model_version_tag(name, candidate_version, "promotion", reason)
-        return PromotionReport(False, reason, version, proven, **found)
+        return PromotionReport(False, reason, version, proven, **figures)
 
-    if present is not None:  # a run that ended between the two, or somebody by hand, has left the twin behind
+    if present is not None:  # the alias of the twin is old if a run ended between the two writes, or if a user moved the champion
         crown_twin(present.tags.get(_TWIN_TAG))
     if version == candidate_version:
         return PromotionReport(False, "The candidate is the champion already.", version, proven)
     if defects:
-        return refuse(f"What is served is not what was trained on: the last check of consistency has found {defects} defects.")
+        return refuse(f"Served values differ from the training set: the last check of consistency has {defects} defects.")
     try:
         text = registered_text(settings, name, candidate_version)
         booster = booster_of(text)
     except ValueError as error:
         return refuse(f"The candidate cannot be loaded: {error}.")
     if tuple(booster.feature_name()) != group.model_names:
-        return refuse("The candidate was trained on other features than are declared.")
-    found: dict[str, Any] = {"predict_ms": _predict_ms(booster, group)}
-    if found["predict_ms"] > MAX_PREDICT_MS:
+        return refuse("The features of the candidate are not the declared features.")
+    figures: dict[str, Any] = {"predict_ms": _predict_ms(booster, group)}
+    if figures["predict_ms"] > MAX_PREDICT_MS:
         return refuse(
-            f"The candidate takes {found['predict_ms']:.1f} ms for one prediction; {MAX_PREDICT_MS:g} are allowed.", **found
+            f"The candidate takes {figures['predict_ms']:.1f} ms for one prediction; {MAX_PREDICT_MS:g} are allowed.", **figures
         )
     if present is None:
-        return crown("There was no champion.", **found)
+        return crown("There was no champion.", **figures)
     if present.tags.get("group_fingerprint") != group.fingerprint:
         return crown(
-            f"The champion, version {version}, was trained on another version of the declaration and cannot be compared.", **found
+            f"The champion, version {version}, was trained on another version of the declaration and cannot be compared.", **figures
         )
     try:
         present_booster = load_booster(settings, name, version)
     except (ValueError, OSError, MlflowException) as error:
-        return crown(f"The champion, version {version}, cannot be loaded and compared: {error}", **found)
+        return crown(f"The champion, version {version}, cannot be loaded and compared: {error}", **figures)
     later = rows[rows["split"] == "evaluation"]
     labels, x = later["label"].to_numpy(), matrix(group, later)
     if len(labels) < MIN_ROWS or len(set(labels)) < 2:
         return refuse(
-            f"The candidate cannot be compared on {len(labels)} later rows; {MIN_ROWS} rows of both labels are needed.", **found
+            f"The candidate cannot be compared on {len(labels)} later rows; {MIN_ROWS} rows of both labels are needed.", **figures
         )
-    candidate_scores, champion_scores = (np.asarray(one.predict(x)) for one in (booster, present_booster))
+    candidate_scores, champion_scores = (np.asarray(model_booster.predict(x)) for model_booster in (booster, present_booster))
     candidate, champion = evaluate(labels, candidate_scores), evaluate(labels, champion_scores)
     slices = tuple(_slices(group, later, labels, candidate_scores, champion_scores))
-    found |= {"candidate": candidate, "champion": champion, "slices": slices}
+    figures |= {"candidate": candidate, "champion": champion, "slices": slices}
     compared = (
         f"AUC {candidate.auc:.4f} against {champion.auc:.4f} and log loss {candidate.log_loss:.4f} against {champion.log_loss:.4f} "
         f"of version {version} on {len(later)} later rows"
     )
     if candidate.auc < champion.auc - TOLERANCE_AUC or candidate.log_loss > champion.log_loss * (1 + TOLERANCE_LOG_LOSS):
-        return refuse(f"The candidate is worse: {compared}.", **found)
-    worst = min((one for one in slices if one.worse), key=lambda one: one.candidate_auc - one.champion_auc, default=None)
+        return refuse(f"The candidate is worse: {compared}.", **figures)
+    worst = min((part for part in slices if part.worse), key=lambda part: part.candidate_auc - part.champion_auc, default=None)
     if worst is not None:
-        said = f"AUC {worst.candidate_auc:.4f} against {worst.champion_auc:.4f} on {worst.rows} rows"
-        return refuse(f"The candidate is worse where {worst.name}: {said} of version {version}.", **found)
-    return crown(f"The candidate is no worse: {compared}, nor much worse on any of {len(slices)} slices.", **found)
+        scores = f"AUC {worst.candidate_auc:.4f} against {worst.champion_auc:.4f} on {worst.rows} rows"
+        return refuse(f"The candidate is worse where {worst.name}: {scores} of version {version}.", **figures)
+    return crown(f"The candidate is no worse: {compared}, nor much worse on any of {len(slices)} slices.", **figures)
 
 
 def _slices(
     group: FeatureGroup, later: pd.DataFrame, labels: npt.NDArray[Any], candidate: npt.NDArray[Any], champion: npt.NDArray[Any]
 ) -> Iterator[Slice]:
-    """The parts that are large enough: weekdays and weekends, and each feature's lower and upper half and its missing values."""
+    """The slices with enough rows: weekdays and weekends, the lower and upper half of each feature, and its missing values."""
     entities = later["entity"].to_numpy()
-    weekday = ((later["q_ms"] // _DAY_MS + 3) % _WEEK_DAYS).to_numpy()  # 1970 began on a Thursday
+    weekday = ((later["q_ms"] // DAY_MS + 3) % _WEEK_DAYS).to_numpy()  # 1970 began on a Thursday
     masks = {"it is a weekday": weekday < 5, "it is a weekend": weekday >= 5}
     for name in group.model_names:
         values = later[name].astype("float64")
@@ -207,9 +213,9 @@ def _slices(
 
 
 def _predict_ms(booster: Any, group: FeatureGroup) -> float:
-    one, seconds = np.array([group.model_input({})]), []
+    row, seconds = np.array([group.model_input({})]), []
     for _ in range(200):
         started = time.perf_counter()
-        booster.predict(one, num_threads=1)
+        booster.predict(row, num_threads=1)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds) * 1_000

@@ -96,7 +96,7 @@ def train_models(
     for split, labels in counts.items():
         if len(labels) < MIN_ROWS or labels.nunique() < 2:
             return TrainingReport(
-                f"The {split} part has {len(labels)} rows of {labels.nunique()} classes; {MIN_ROWS} rows of both are needed."
+                f"The {split} part has {len(labels)} rows of {labels.nunique()} classes; {MIN_ROWS} rows of both classes are needed."
             )
     tags = {
         "group": group.name,

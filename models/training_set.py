@@ -37,7 +37,7 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
     """Writes the training set of a model from the events before `batch_end_ms`.
 
     An entity has two kinds of label points. The first kind is one point a week, at a pseudo-random instant of that week. The second
-    kind is 10 minutes after one in fifty of the entity's events, because a model is mostly asked shortly after an event. Label points
+    kind is 10 minutes after one in fifty of the entity's events, because most requests come shortly after an event. Label points
     begin 30 days after the entity's first event, and end one horizon before `batch_end_ms`.
 
     The rows are split by time. Between the two parts a gap of one horizon is left out, so that the outcome of a training row lies

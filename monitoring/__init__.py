@@ -1,4 +1,4 @@
-"""Monitoring: what was served, how good it was, and whom it concerns.
+"""Monitoring: checks of served answers, of the data, and of the deployment, and the alerts to people.
 
 served               the topic of served answers → Delta `served_features`
 consistency          served values compared with recomputed values
@@ -6,7 +6,8 @@ attribution          the reason of each difference, from the `arrivals` of the e
 drift                how far features have moved since training; the live quality of the champion
 experiment           variants compared by their outcomes
 logged_training_set  a training set of the values that were served
-normal               what the days and the views before were like
+normal               the figures of previous days and views, with which the checks compare new data
 freshness            the age of the newest event of a group, and the coverage of its entities
-alerts               messages to a log or a webhook, once each
+watchdog             whether the online store can be rebuilt, and keeps its data
+alerts               messages to a log or a webhook
 """

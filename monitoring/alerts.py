@@ -1,34 +1,34 @@
-"""Alerts to people: a log, a webhook, or a webhook in Slack's form. Each is told once, and once more when it clears.
+"""Alerts to people: a log, a webhook, or a webhook in Slack's format. An alert is sent once, and once more when it clears.
 
-What is open stands among the notes of the online store, so that it outlives the process that found it. What a webhook
-could not be told is told at the next check: at least once, and never lost.
+The open alerts are notes in the online store, so they survive the process. A message that a webhook did not accept is sent again at the
+next check, so every message is delivered at least once.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 import httpx
 
+from features.instants import now_ms
 from infra.settings import Settings
 from store.server import reached_store
 
 _NOTES = "alerts"
 _TIMEOUT_SECONDS = 5
 _log = logging.getLogger("braid.alerts")
-# It would log each address, in which webhooks have their secret.
+# At INFO httpx logs each address, which has the secret of a webhook.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-class Telling(Protocol):
-    """What an alert must say of itself."""
+class Message(Protocol):
+    """What is sent of an alert."""
 
     @property
     def key(self) -> str:
-        """What it is about: the same as long as it lasts."""
+        """The identity of the alert, which stays the same until the alert clears."""
 
     @property
     def severity(self) -> str:
@@ -43,7 +43,7 @@ class Alerts:
     """The open alerts of a deployment.
 
     Args:
-        settings: Where the online store is, and where alerts go.
+        settings: The settings that name the online store and the webhook.
 
     Raises:
         ServiceError: The online store does not answer.
@@ -52,51 +52,51 @@ class Alerts:
     def __init__(self, settings: Settings) -> None:
         self._settings, self._store = settings, reached_store(settings)
 
-    def update(self, checked: Iterable[str], found: Iterable[Telling]) -> list[str]:
-        """Tells of what is new or of another severity than it was, of what has cleared, and of what could not be told before.
+    def update(self, checked: Iterable[str], alerts: Iterable[Message]) -> list[str]:
+        """Sends a message for each alert that is new, has another severity, or has cleared, and for messages that could not be sent before.
 
-        A webhook that fails is left alone until the next call: many alerts must not wait for it one by one.
+        After a failure of the webhook the other messages wait for the next call, so that they do not wait for a time-out each.
 
         Args:
-            checked: The keys of all that was checked.
-            found: The alerts that the checks gave.
+            checked: The keys of all checks.
+            alerts: The alerts of these checks.
 
         Returns:
-            The messages that were told.
+            The messages that were sent.
         """
-        wrong = {alert.key: alert for alert in found}
-        told: list[str] = []
+        by_key = {alert.key: alert for alert in alerts}
+        sent: list[str] = []
         reached = True
 
-        def tell(key: str, severity: str, message: str) -> bool:
+        def send(key: str, severity: str, message: str) -> bool:
             nonlocal reached
-            reached = reached and self._tell(key, severity, message)
+            reached = reached and self._send(key, severity, message)
             if reached:
-                told.append(message)
+                sent.append(message)
             return reached
 
         noted = self._store.notes(_NOTES)
-        for key in sorted({*checked, *wrong}):
-            alert, before = wrong.get(key), noted.get(key)
-            # The severity that people have heard of last; None for nothing yet.
-            heard = before["told"] if before else None
+        for key in sorted({*checked, *by_key}):
+            alert, before = by_key.get(key), noted.get(key)
+            # The severity of the last message that was sent; None before the first message.
+            last_severity = before["told"] if before else None
             if alert is not None:
                 severity, message = str(alert.severity), alert.message
-                if heard != severity and tell(key, severity, message):
-                    heard = severity
-                since_ms = before["since_ms"] if before else time.time_ns() // 1_000_000
-                entry = {"severity": severity, "message": message, "told": heard, "since_ms": since_ms}
+                if last_severity != severity and send(key, severity, message):
+                    last_severity = severity
+                since_ms = before["since_ms"] if before else now_ms()
+                entry = {"severity": severity, "message": message, "told": last_severity, "since_ms": since_ms}
                 self._store.note(_NOTES, key, entry)
-            elif before is not None and (heard is None or tell(key, "CLEARED", f"Cleared: {before['message']}")):
+            elif before is not None and (last_severity is None or send(key, "CLEARED", f"Cleared: {before['message']}")):
                 self._store.note(_NOTES, key, None)
-        return told
+        return sent
 
     def open(self) -> dict[str, dict[str, Any]]:
-        """The open alerts: key → severity, message, told (the severity that was told last, or None), since_ms."""
+        """The open alerts: key → severity, message, told (the severity of the last message that was sent, or None), since_ms."""
         return self._store.notes(_NOTES)
 
-    def _tell(self, key: str, severity: str, message: str) -> bool:
-        """Whether the webhook, if there is one, has taken the message."""
+    def _send(self, key: str, severity: str, message: str) -> bool:
+        """Logs the message and sends it to the webhook. False if the webhook has failed."""
         level = logging.INFO if severity == "CLEARED" else logging.WARNING if severity == "WARNING" else logging.ERROR
         _log.log(level, "%s %s: %s", severity, key, message)
         url = self._settings.alert_url
@@ -107,7 +107,7 @@ class Alerts:
         try:
             body = slack if self._settings.alert_format == "slack" else plain
             httpx.post(url.get_secret_value(), json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:  # without the address
-            _log.error("The webhook for alerts could not be told (%s).", type(error).__name__)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # the log has no address, because the address has a secret
+            _log.error("The webhook for alerts has failed (%s).", type(error).__name__)
             return False
         return True

@@ -6,11 +6,12 @@ An answer at time q is made of two kinds of events, split by the batch_end in th
     ts >= batch_end     events from the stream: those that had arrived some time before the answer, except events later than the watermark
 
 These arrival times are only known to lie within bounds. So every possible choice of them is tried: a choice explains the answer if
-the events that are visible under it give all served values of the answer, not only the value that differs.
+the events that are visible under it give all served values of the answer that are not degraded, not only the value that differs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice, product
@@ -63,6 +64,7 @@ class Answer:
         view_ms: Two instants between which the view was made. The view has every event that arrived before the first instant, and no
             event that arrived after the second.
         values: One value per feature of the group.
+        degraded: The indices of the features that the answer names as degraded, whose values are not explained.
     """
 
     at_ms: int
@@ -70,6 +72,7 @@ class Answer:
     batch_end_ms: int | None
     view_ms: tuple[int, int]
     values: list[Value]
+    degraded: frozenset[int] = frozenset()
 
 
 def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, watermark_ms: int) -> Reason:
@@ -97,9 +100,14 @@ def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, 
         in_stream = events.streamed & (arrival_ms < stream_cut) & (events.behind_ms < lateness)
         # For an entity without a view the merge takes all tiles, also those before batch_end.
         visible = in_view | (in_stream & ~old) if in_view.any() else in_stream
-        if values_at(group, events.inputs, visible, answer.at_ms) == answer.values:
+        if agree(values_at(group, events.inputs, visible, answer.at_ms), answer.values, answer.degraded):
             return Reason.LATE_DATA if stream_cut == in_stream_by[0] else Reason.LAG
     return Reason.DEFECT
+
+
+def agree(values: Sequence[Value], served: Sequence[Value], degraded: Collection[int]) -> bool:
+    """Whether all values are equal but those of the degraded features, which are given by their indices."""
+    return all(index in degraded or pair[0] == pair[1] for index, pair in enumerate(zip(values, served, strict=True)))
 
 
 def values_at(group: FeatureGroup, inputs: list[Series], visible: npt.NDArray[np.bool_], at_ms: int) -> list[Value]:

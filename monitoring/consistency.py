@@ -1,8 +1,9 @@
 """The consistency check: compares each served answer with the features at its time, recomputed from the lake.
 
 Reads `served_features`, the source's events table and the Delta history of the group's view. Reports per feature how many cells
-differ, and a reason for each of them. Lag and late events explain most differences. A difference with the reason DEFECT means that
-the layers compute different values from the same events; it raises an alert.
+differ, and a reason for each of them. Lag and late events explain most differences. A cell of a feature that the answer names as
+degraded has that reason; the other cells of the answer need one of their own. A difference with the reason DEFECT means that the
+layers compute different values from the same events; it raises an alert.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from features.declaration import FeatureGroup
 from features.windows import MINUTE_MS
 from infra.settings import Settings
 from monitoring.arrivals import arrivals_of, made_between, views_made
-from monitoring.attribution import Answer, Arrivals, Reason, explain
+from monitoring.attribution import Answer, Arrivals, Reason, agree, explain
 from monitoring.served import served_of
 
 #: The largest number of answers in one check.
@@ -143,7 +144,9 @@ def check_consistency(
     )
     if since_ms is not None:
         served = served.where(F.col("served_at_ms") >= since_ms)
-    columns = ("served_id", "entity", "q_ms", "served_at_ms", "features_at_ms", "batch_end_ms", "degraded", "features")
+    columns = (
+        "served_id", "entity", "q_ms", "served_at_ms", "features_at_ms", "batch_end_ms", "degraded", "degraded_features", "features",
+    )  # fmt: skip
     rows = served.orderBy(F.xxhash64("served_id")).limit(limit).select(*columns).toArrow()
     if not rows.num_rows:
         return judge(group, [], [], {})
@@ -151,9 +154,13 @@ def check_consistency(
     asked = spark.createDataFrame(rows.select(["served_id", "entity", "features_at_ms"])).toDF("_served_id", "entity", "_at_ms")
     right = point_in_time(spark, settings, group, asked, {"": "_at_ms"}).toArrow().to_pylist()
     by_id = {row["_served_id"]: [row[name] for name in group.feature_names] for row in right}
-    answers = [{**row, "features": _values(group, row["features"])} for row in rows.to_pylist()]
+    answers = [{**row, "features": _values(group, row["features"]), "degraded": _degraded(group, row)} for row in rows.to_pylist()]
     rights = [by_id[answer["served_id"]] for answer in answers]
-    differing = [answer for answer, right_values in zip(answers, rights, strict=True) if answer["features"] != right_values]
+    differing = [
+        answer
+        for answer, right_values in zip(answers, rights, strict=True)
+        if not agree(answer["features"], right_values, answer["degraded"])
+    ]
     return judge(group, answers, rights, _reasons(spark, settings, group, differing, lag_ms))
 
 
@@ -164,17 +171,22 @@ def judge(
 
     Args:
         group: The declaration of the group.
-        answers: Mappings with served_id, entity, q_ms, served_at_ms, and features (a list with one value per feature of the group).
+        answers: Mappings with served_id, entity, q_ms, served_at_ms, features (a list with one value per feature of the group), and
+            degraded (the indices of the features that the answer names as degraded).
         rights: The recomputed values of each answer, in the same order.
-        reasons: served_id → reason, for each answer that differs.
+        reasons: served_id → reason, for each answer that differs in a feature that is not degraded.
     """
     features, mismatches = [], []
     for index, name in enumerate(group.feature_names):
         cells = [(answer["features"][index], right[index], answer) for answer, right in zip(answers, rights, strict=True)]
-        wrong = [(served, right, answer) for served, right, answer in cells if served != right]
+        wrong = [
+            (served, right, answer, Reason.DEGRADED if index in answer["degraded"] else reasons[answer["served_id"]])
+            for served, right, answer in cells
+            if served != right
+        ]
         mismatches += [
-            Mismatch(answer["entity"], name, answer["q_ms"], answer["served_at_ms"], served, right, reasons[answer["served_id"]])
-            for served, right, answer in wrong
+            Mismatch(answer["entity"], name, answer["q_ms"], answer["served_at_ms"], served, right, reason)
+            for served, right, answer, reason in wrong
         ]
         share = 1 / max(1, len(cells))
         features.append(
@@ -182,10 +194,10 @@ def judge(
                 feature=name,
                 cells=len(cells),
                 mismatch_rate=len(wrong) * share,
-                missing_rate=sum(served is None for served, _, _ in wrong) * share,
-                extra_rate=sum(right is None for _, right, _ in wrong) * share,
+                missing_rate=sum(served is None for served, *_ in wrong) * share,
+                extra_rate=sum(right is None for _, right, *_ in wrong) * share,
                 smape=_smape((served, right) for served, right, _ in cells),
-                reasons=Counter(reasons[answer["served_id"]] for _, _, answer in wrong),
+                reasons=Counter(reason for *_, reason in wrong),
             )
         )
     mismatches.sort(key=lambda mismatch: (mismatch.reason is not Reason.DEFECT, mismatch.reason))
@@ -206,15 +218,21 @@ def _values(group: FeatureGroup, features: str) -> list[Any]:
     return [value_of[name] for name in group.feature_names]
 
 
+def _degraded(group: FeatureGroup, row: Mapping[str, Any]) -> frozenset[int]:
+    """The indices of the features that a record names as degraded; all of them where it is degraded and does not name them."""
+    names = row["degraded_features"]
+    if names is None:
+        names = group.feature_names if row["degraded"] else ()
+    return frozenset(map(group.feature_names.index, names))
+
+
 def _reasons(
     spark: SparkSession, settings: Settings, group: FeatureGroup, differing: Sequence[Mapping[str, Any]], lag_ms: int
 ) -> dict[str, Reason]:
-    """served_id → reason, for answers that differ from the recomputed features."""
-    reasons = {answer["served_id"]: Reason.DEGRADED for answer in differing if answer["degraded"]}
-    unexplained = [answer for answer in differing if not answer["degraded"]]
-    if not unexplained:
-        return reasons
-    ends_ms = [answer["batch_end_ms"] for answer in unexplained if answer["batch_end_ms"] is not None]
+    """served_id → reason, for answers that differ from the recomputed features in a feature that is not degraded."""
+    if not differing:
+        return {}
+    ends_ms = [answer["batch_end_ms"] for answer in differing if answer["batch_end_ms"] is not None]
     first_end_ms = min(ends_ms, default=0)
     views = views_made(spark, settings, group, first_end_ms) if ends_ms else {}
     entity = group.entity_type.value
@@ -228,16 +246,17 @@ def _reasons(
                 answer["batch_end_ms"],
                 *made_between(views.get(answer["batch_end_ms"], []), answer["served_at_ms"]),
                 json.dumps(answer["features"]),
+                sorted(answer["degraded"]),
             )
-            for answer in unexplained
+            for answer in differing
         ],
         f"served_id STRING, entity {entity}, at_ms BIGINT, served_at_ms BIGINT, batch_end_ms BIGINT, made_after_ms BIGINT, "
-        "made_before_ms BIGINT, features STRING",
+        "made_before_ms BIGINT, features STRING, degraded ARRAY<INT>",
     )
     events = arrivals_of(spark, settings, group, answers.select("entity").distinct(), first_end_ms)
     kernel = _kernel(group, lag_ms, settings.watermark_seconds * 1_000)
     explained = answers.groupBy("entity").cogroup(events.groupBy("entity")).applyInArrow(kernel, "served_id STRING, reason STRING")
-    return reasons | {row["served_id"]: Reason(row["reason"]) for row in explained.collect()}
+    return {row["served_id"]: Reason(row["reason"]) for row in explained.collect()}
 
 
 def _kernel(group: FeatureGroup, lag_ms: int, watermark_ms: int) -> Callable[[pa.Table, pa.Table], pa.Table]:
@@ -259,6 +278,7 @@ def _kernel(group: FeatureGroup, lag_ms: int, watermark_ms: int) -> Callable[[pa
                 batch_end_ms=row["batch_end_ms"],
                 view_ms=(row["made_after_ms"], row["made_before_ms"]),
                 values=json.loads(row["features"]),
+                degraded=frozenset(row["degraded"]),
             )
             reasons.append(str(explain(group, arrivals, answer, lag_ms, watermark_ms)))
         return pa.table({"served_id": answers["served_id"], "reason": pa.array(reasons)})

@@ -4,7 +4,7 @@ Reads `served_features` and the source's events table. Variants are compared by 
 experiment every variant predicts for every answer, and two variants are compared on the answers that have both predictions.
 
 The verdict is made once, on the answers up to the moment at which every variant has the declared number of users with an outcome.
-Before that moment the report says "too early"; later answers do not change the verdict. So nobody can stop the test on a lucky day.
+Before that moment the verdict is "too early"; later answers do not change the verdict. So the test cannot be stopped on a lucky day.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def report_experiment(
     exposures = with_outcome(spark, settings, model, points, horizon_ms).toPandas() if not served.isEmpty() else pd.DataFrame()
     if exposures.empty:
         raise NotReadyError(
-            f"Nothing was served in the experiment {experiment.name} yet.", "Set BRAID_EXPERIMENT and ask for predictions."
+            f"Nothing was served in the experiment {experiment.name} yet.", "Set BRAID_EXPERIMENT and request predictions."
         )
     exposures["label"] = exposures["label"].where(exposures["q_ms"] + horizon_ms <= known_until_ms)
     return judge(experiment, exposures, model.horizon_ms)
@@ -204,14 +204,14 @@ def _arm(rows: pd.DataFrame, name: VariantName, own_horizon: bool) -> Arm:
 
 def _verdict(experiment: Experiment, report: ExperimentReport, moved: int) -> str:
     if moved:
-        return f"{moved} users were answered by several variants: the shares were changed. Begin anew under another name."
+        return f"{moved} users got answers of several variants, because the shares were changed. Start an experiment with another name."
     if report.srm_p_value is not None and report.srm_p_value < SRM_ALPHA:
-        return f"The users are not split as declared (p = {report.srm_p_value:.2g}): look for the fault before believing any difference."
+        return f"The users are not split as declared (p = {report.srm_p_value:.2g}): find the reason before you use any difference."
     if report.decided_at_ms is None:
         fewest = min((arm for arm in report.arms if experiment.shares[arm.variant]), key=lambda arm: arm.entities)
         return f"Too early: {fewest.entities} of {experiment.min_entities} users of {fewest.variant} have an outcome."
     if len(report.arms) == 1:
-        return "There is one variant, so nothing to compare."
+        return "The experiment has a single variant, so there is no comparison."
     when = rfc3339(report.decided_at_ms)
     sentences = [
         f"Decided once, on the answers up to {when}, when every variant had {experiment.min_entities} users; later ones do not change it."

@@ -1,28 +1,29 @@
-"""How fresh a group is, by event time, and how many entities have features: read from the online store, told as alerts.
+"""The freshness of a group, by event time, and the share of entities that have features. Reads the online store; gives alerts.
 
-An age runs from the newest event that either layer has taken to now: a batch that runs every night over an empty topic is not fresh.
+The age of a group is the age of its newest event in the batch or speed layer. So a batch that runs every night over an empty topic does
+not make a group fresh.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
+from features import instants
 from features.declaration import FeatureGroup
 from infra.errors import InputError, NotReadyError
 from infra.settings import Settings
 from store.protocol import Store
 from store.server import reached_store
 
-#: Entities asked for in one round trip.
+#: The number of entities per request to the online store.
 CHUNK = 1_000
 
 
 class Severity(StrEnum):
-    """How soon somebody should look."""
+    """The urgency of an alert."""
 
     WARNING = "WARNING"
     HIGH = "HIGH"
@@ -31,7 +32,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Alert:
-    """One thing that is wrong with a group: `key` names it as long as it lasts."""
+    """A failed check of a group."""
 
     kind: str
     feature_group: str
@@ -41,7 +42,7 @@ class Alert:
 
     @property
     def key(self) -> str:
-        """What the alert is about."""
+        """The identity of the alert, which stays the same until the alert clears."""
         return f"{self.kind}:{self.feature_group}"
 
 
@@ -49,13 +50,13 @@ class FeatureFreshnessMonitor:
     """Checks groups against their bounds, and keeps an alert for each check that failed.
 
     Args:
-        settings: Where the online store is, and the bounds.
+        settings: The settings that name the online store and the bounds.
         groups: The declared groups.
-        now_ms: The time that ages are counted to; default now.
+        now_ms: The end of an age; by default now.
 
     Attributes:
-        checked: The keys of all alerts that the checks so far could have given.
-        alerts: Those that they gave: `Alerts.update(monitor.checked, monitor.alerts)` tells of them.
+        checked: The keys of all checks so far.
+        alerts: The alerts of the failed checks. `Alerts.update(monitor.checked, monitor.alerts)` sends them.
 
     Raises:
         ServiceError: The online store does not answer.
@@ -78,15 +79,15 @@ class FeatureFreshnessMonitor:
         newest_ms = newest_event_ms(self._store, group)
         if newest_ms is None:
             raise NotReadyError(
-                f"The group {feature_group} has no events in the online store.", "Run `braid backfill` or stream some."
+                f"The group {feature_group} has no events in the online store.", "Run `braid backfill` or stream events."
             )
-        now_ms = self._now_ms if self._now_ms is not None else time.time_ns() // 1_000_000
+        now_ms = self._now_ms if self._now_ms is not None else instants.now_ms()
         return timedelta(milliseconds=max(0, now_ms - newest_ms))
 
     def check_freshness(self, feature_group: str, max_age: timedelta | None = None) -> bool:
         """Whether the newest event of the group is at most `max_age` old; by default the group's own bound.
 
-        An older one is a WARNING, and beyond an hour CRITICAL. Raises as `age`.
+        An older event gives a WARNING; above an hour the alert is CRITICAL. Raises as `age`.
         """
         age = self.age(feature_group)
         bound = max_age if max_age is not None else timedelta(seconds=self._settings.bounds(feature_group).max_age_seconds)
@@ -98,16 +99,16 @@ class FeatureFreshnessMonitor:
         return self._hold(age <= bound, alert)
 
     def check_feature_coverage(self, feature_group: str, entity_ids: Sequence[int | str]) -> float:
-        """The share of the entities, in [0, 1], that either layer has features of. Below the group's bound the alert is HIGH.
+        """The share of the entities, in [0, 1], that have features in the online store. Below the group's bound the alert is HIGH.
 
-        Values of another version than is served are none: no request would get them.
+        Only values of the served version count.
 
         Raises:
             InputError: The group is not declared, or the list is empty.
         """
         group = self._group(feature_group)
         if not entity_ids:
-            raise InputError(f"The coverage of {feature_group} was asked for without any entity.", "Give at least one id.")
+            raise InputError(f"The coverage of {feature_group} needs entities.", "Give at least one id.")
         present = 0
         for start in range(0, len(entity_ids), CHUNK):
             present += sum(parts.known for parts in self._store.read(group, entity_ids[start : start + CHUNK]).parts)
@@ -134,7 +135,7 @@ class FeatureFreshnessMonitor:
 
 
 def newest_event_ms(store: Store, group: FeatureGroup) -> int | None:
-    """The time of the newest event of the group that is in the online store, by batch or speed; None where there is none."""
+    """The time of the newest event of the group in the online store, from batch or speed; None without events."""
     published = store.published(group.name)
     streamed = store.progress().get(f"online:{group.name}", {}).get("newest_event_ms")
     return max([ms for ms in (published and published.newest_event_ms, streamed) if ms], default=None)

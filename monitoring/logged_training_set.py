@@ -1,7 +1,7 @@
-"""Log and wait: a training set of the very values that were served.
+"""Log and wait: a training set of the values that were served.
 
-Reads `served_features` and `events`. Nothing is recomputed, so a model learns what it will see, lag and late events included; the
-price is the wait for outcomes, and that a new feature has no past. `models.training_set` is the other way.
+Reads `served_features` and `events`. The features are not recomputed, so a model learns from the values that it gets in production, with
+lag and without late events. In return the outcomes take time, and a new feature has no past. `models.training_set` recomputes features.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from monitoring.served import served_of
 
 
 def write_logged_training_set(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> tuple[int, int]:
-    """Writes `logged_training_set` to the model's table; gives the number of rows, and the Delta version."""
+    """Writes `logged_training_set` to the model's table. Returns the number of rows, and the Delta version."""
     path = settings.table(model.logged_training_table)
     rows = logged_training_set(spark, settings, model, known_until_ms)
     rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
@@ -31,17 +31,18 @@ def write_logged_training_set(spark: SparkSession, settings: Settings, model: Mo
 def logged_training_set(
     spark: SparkSession, settings: Settings, model: Model, known_until_ms: int, since_ms: int | None = None
 ) -> DataFrame:
-    """The rows of `training_set`, its columns and types, from what was served and has an outcome.
+    """Served answers whose outcome is known, with the columns and types of the training set of `models.training_set`.
 
-    Each (entity, q) is one row, as it was served first. Degraded answers, those on batch features alone, and those of another
-    version of the declaration are left out. The features with the prefix `batch_` are computed, as of the batch_end of the answer.
+    Each (entity, q) is one row, with the values that were served first. Degraded answers, answers from batch features alone, and answers
+    of another version of the declaration are left out. The features with the prefix `batch_` are computed as of the batch_end of the
+    answer.
 
     Args:
         spark: The session.
-        settings: Where the lake is.
+        settings: The settings that name the lake.
         model: The declaration.
-        known_until_ms: Up to when all events are in the lake: an outcome beyond is not known.
-        since_ms: Only what was served from then on.
+        known_until_ms: The instant up to which all events are in the lake; an outcome after this instant is not known yet.
+        since_ms: Only answers that were served at this instant or later.
     """
     group = model.group
     served = served_of(spark, settings, group).where(

@@ -1,7 +1,7 @@
-"""What is normal: the days of a source before a day, and the view of a group before the present one.
+"""Norms: figures of the four weeks before a day of a source, and of the previous view of a group.
 
-Reads `events` and earlier versions of `view_{group}`; gives the figures that checks hold new data against. Where there is no history,
-there is no norm, and nothing to hold against it.
+Reads `events` and earlier versions of `view_{group}`; gives the figures with which checks compare new data. Without a history there is no
+norm.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from features.declaration import FeatureGroup
 from features.sources import EventSource
 from infra.settings import Settings
 
-#: How far back the norm of a day looks.
+#: The weeks of the norm of a day.
 WEEKS = 4
-#: A category that at least this share of the rows had is expected every day.
+#: A category with at least this share of the rows is expected every day.
 _COMMON = 0.01
 #: The relative error of quantiles.
 _QUANTILE_ERROR = 0.001
@@ -32,10 +32,10 @@ _QUANTILE_ERROR = 0.001
 
 @dataclass(frozen=True)
 class NormalDay:
-    """What the four weeks before a day were like.
+    """Figures of the four weeks before a day.
 
     Attributes:
-        weekday_rows: The mean number of rows of the same weekdays; None where none of them has events.
+        weekday_rows: The mean number of rows of the same weekdays; None if they have no events.
         null_shares: Column → the share of rows without a value.
         categories: Watched column → value → its share of the rows.
     """
@@ -51,21 +51,21 @@ class NormalDay:
 
 @dataclass(frozen=True)
 class NormalView:
-    """What the view before was like: its entities, and for each numeric feature the bounds of the central share of its values."""
+    """Figures of a previous view: the number of entities, and the bounds of the central share of the values of each numeric feature."""
 
     entities: int
     central: dict[str, tuple[float, float]]
 
 
 def last_whole_day(spark: SparkSession, settings: Settings, source: EventSource, first: date, last: date) -> date | None:
-    """The latest of the days that has events and is over: the table's newest day may still get some."""
+    """The latest day of a span that has events and is complete; the newest day of the table may still get events."""
     state = table_state(spark, settings.table(source.table))
     days = sorted(date.fromisoformat(day) for (day,) in partitions_of(state.read(spark))) if state else []
     return max((day for day in days[:-1] if first <= day <= last), default=None)
 
 
 def normal_day(spark: SparkSession, settings: Settings, source: EventSource, day: date) -> NormalDay | None:
-    """The norm of a day; None where the four weeks before it have no events."""
+    """The norm of a day; None if the four weeks before it have no events."""
     events = spark.read.format("delta").load(settings.table(source.table))
     before = events.where(F.col("day").between(day - timedelta(weeks=WEEKS), day - timedelta(days=1)))
     nullable = [column.name for column in source.columns if not column.required]
@@ -84,7 +84,7 @@ def normal_day(spark: SparkSession, settings: Settings, source: EventSource, day
 
 
 def normal_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> NormalView | None:
-    """The norm of a group's view: the version before the present one of the same declaration; None where there is none any more."""
+    """The norm of a group's view: figures of the previous view of the same declaration; None if that view is not stored."""
     path = settings.table(view_table(group))
     commits = DeltaTable.forPath(spark, path).history().where("userMetadata IS NOT NULL").orderBy("version", ascending=False)
     versions = [row["version"] for row in commits.collect() if json.loads(row["userMetadata"])["fingerprint"] == group.fingerprint]
@@ -93,7 +93,7 @@ def normal_view(spark: SparkSession, settings: Settings, group: FeatureGroup) ->
     try:
         view = spark.read.format("delta").option("versionAsOf", versions[1]).load(path)
         return _norm_of(view, group)
-    except (PySparkException, Py4JJavaError):  # a vacuum has taken the files of the version
+    except (PySparkException, Py4JJavaError):  # a vacuum has deleted the files of the version
         return None
 
 

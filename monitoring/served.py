@@ -2,10 +2,11 @@
 
     served_id                       the id of the record
     group, fingerprint, entity      the group, the version of its declaration, and the entity's id as text, whatever its type
-    q_ms, served_at_ms              the time that the request asked about, and the time of the answer
+    q_ms, served_at_ms              the time of the request's features, and the time of the answer
     features_at_ms                  the instant at which the features were computed: q, or batch_end if the speed layer was left out
     features                        JSON: feature → served value, null for no value; a value may be a list
     batch_end_ms, newest_event_ms, tiles_merged, degraded      provenance of the features; `degraded` lists the reasons
+    degraded_features               the names of the features that may not be exact; null in records of before this column
     experiment, variant, model, model_version, prediction, shadows     predictions only: the experiment and the variant that answered,
                                     the registered model and its version, and the predictions of the shadow variants
 
@@ -28,6 +29,7 @@ TABLE = SERVED_TOPIC
 SCHEMA = """
     served_id STRING, `group` STRING, fingerprint STRING, entity STRING, q_ms BIGINT, served_at_ms BIGINT, features_at_ms BIGINT,
     features STRING, batch_end_ms BIGINT, newest_event_ms BIGINT, tiles_merged INT, degraded ARRAY<STRING>,
+    degraded_features ARRAY<STRING>,
     experiment STRING, variant STRING, model STRING, model_version STRING, prediction DOUBLE, shadows MAP<STRING, DOUBLE>
 """
 
@@ -63,6 +65,7 @@ def ingest_served(spark: SparkSession, settings: Settings) -> int:
         .writeStream.format("delta")
         .trigger(availableNow=True)
         .option("checkpointLocation", settings.checkpoint(f"{TABLE}_{topic}"))
+        .option("mergeSchema", "true")  # a table of before a column gets it
         .start(path)
     )
     try:
@@ -77,6 +80,7 @@ def ingest_served(spark: SparkSession, settings: Settings) -> int:
 
 def served_of(spark: SparkSession, settings: Settings, group: FeatureGroup) -> DataFrame:
     """The records of a group; the column `entity` has the type that the group declares."""
-    path = settings.table(TABLE)
-    served = spark.read.format("delta").load(path) if DeltaTable.isDeltaTable(spark, path) else spark.createDataFrame([], SCHEMA)
+    path, served = settings.table(TABLE), spark.createDataFrame([], SCHEMA)
+    if DeltaTable.isDeltaTable(spark, path):
+        served = served.unionByName(spark.read.format("delta").load(path), allowMissingColumns=True)
     return served.where(F.col("group") == group.name).withColumn("entity", F.expr(f"CAST(entity AS {group.entity_type.value})"))

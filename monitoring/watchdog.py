@@ -1,19 +1,19 @@
-"""The watchdog: whether what the online store would be rebuilt from is still there, and whether the store keeps what it was given.
+"""The watchdog: whether the online store could be rebuilt after a loss, and whether it keeps its data.
 
-Reads the retention of each source's topic, the batch_end that is published, the policy of the store's servers, and the settings. After a loss of the
-store the batch view is published again, and the stream is read again from batch_end on: what Kafka no longer holds by then is lacking.
+Reads the retention of each source's topic, the published batch_end, the policy of the store's servers, and the settings. After a loss of
+the store the batch view is published again, and the stream reads Kafka again from batch_end on. So Kafka must still hold these messages.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from features import instants
 from features.project import Project
 from infra.embedded.health import ailment
-from infra.kafka import Kept, kept_messages
+from infra.kafka import Retention, retention_of
 from infra.settings import Settings
 from monitoring.freshness import Severity
 from store.protocol import Store
@@ -22,13 +22,14 @@ from store.server import reached_store
 
 @dataclass(frozen=True)
 class Guard:
-    """A condition that the rebuilding of the store, or the exactness of its answers, stands on.
+    """A condition for rebuilding the store, or for the exactness of its answers.
 
     Attributes:
-        key: What it is about, as an alert's key.
-        holds: Whether it does.
-        message: What was found, in a sentence.
-        cure: What to do where it does not hold.
+        key: The key of its alert.
+        holds: Whether the condition holds.
+        message: The state, in a sentence.
+        cure: What to do if the condition does not hold.
+        severity: The severity of its alert.
     """
 
     key: str
@@ -39,22 +40,23 @@ class Guard:
 
 
 def guards(settings: Settings, project: Project, now_ms: int | None = None) -> list[Guard]:
-    """All conditions that can be looked at now; those on Kafka only while it answers.
+    """All conditions that can be checked now. Conditions on Kafka are left out while Kafka does not answer.
 
     Raises:
         ServiceError: The online store does not answer.
     """
     store = reached_store(settings)
-    now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    now_ms = instants.now_ms() if now_ms is None else now_ms
+    buffer_ms = max(group.buffer_ms for group in project.groups)
     on_store = [
         eviction_guard(store.evicting_policies()),
-        expiry_guard(settings.tile_ttl_seconds * 1_000, max(group.buffer_ms for group in project.groups)),
+        expiry_guard(settings.tiles_kept_seconds(buffer_ms) * 1_000, buffer_ms),
     ]
     return [*on_store, *_retention_guards(settings, project, store, now_ms)]
 
 
 def eviction_guard(policies: Iterable[str]) -> Guard:
-    """The store drops no entity when its memory is full: an answer without it would be wrong and not say so."""
+    """The store deletes no key when its memory is full, because an answer without that key would be wrong and not marked as degraded."""
     evicting = ", ".join(sorted(policies))
     return Guard(
         "eviction:store", not evicting, f"The online store drops keys when its memory is full ({evicting})." if evicting else "The online store drops nothing.",
@@ -63,25 +65,26 @@ def eviction_guard(policies: Iterable[str]) -> Guard:
 
 
 def expiry_guard(ttl_ms: int, buffer_ms: int) -> Guard:
-    """A speed tile lives as long as an answer may need it: until the buffer behind batch_end is over."""
+    """A speed tile expires only when no answer needs it: after the buffer behind batch_end."""
     return Guard(
         "expiry:tiles", ttl_ms >= buffer_ms, f"Speed tiles expire after {_span(ttl_ms)}; the buffer behind batch_end is {_span(buffer_ms)}.",
         f"Set BRAID_TILE_TTL_SECONDS to at least {-(-buffer_ms // 1_000)}.",
     )  # fmt: skip
 
 
-def retention_guard(topic: str, held: Kept, batch_end_ms: int, now_ms: int) -> Guard:
+def retention_guard(topic: str, retention: Retention, batch_end_ms: int, now_ms: int) -> Guard:
     """The topic keeps every message since batch_end.
 
-    What was replayed has times before its arrival: while nothing has been deleted yet, nothing that is needed is older than the first message.
+    A replayed event has a time before its arrival. So while the topic still has all its messages, the needed age is counted from the first
+    message, if that is later than batch_end.
     """
-    needed_ms = max(batch_end_ms, held.since_ms or batch_end_ms) if held.whole else batch_end_ms
+    needed_ms = max(batch_end_ms, retention.since_ms or batch_end_ms) if retention.whole else batch_end_ms
     age_ms = max(0, now_ms - needed_ms)
-    message = f"The topic {topic} keeps messages for {'ever' if held.retention_ms is None else _span(held.retention_ms)}; those of the last {_span(age_ms)} are needed."
-    if held.compacted:
+    message = f"The topic {topic} keeps messages for {'ever' if retention.retention_ms is None else _span(retention.retention_ms)}; those of the last {_span(age_ms)} are needed."
+    if retention.compacted:
         message = f"The topic {topic} is compacted: of an entity's messages it keeps only the last."
     return Guard(
-        f"retention:{topic}", not held.compacted and (held.retention_ms is None or age_ms <= held.retention_ms), message,
+        f"retention:{topic}", not retention.compacted and (retention.retention_ms is None or age_ms <= retention.retention_ms), message,
         "Run `braid backfill`, and set the topic's retention.ms beyond the time between two batches and its cleanup.policy to delete.",
     )  # fmt: skip
 
@@ -93,7 +96,7 @@ def _retention_guards(settings: Settings, project: Project, store: Store, now_ms
         published = [store.published(group.name) for group in project.groups_of(source)]
         ends_ms = [view.batch_end_ms for view in published if view]
         if ends_ms and len(ends_ms) == len(published):
-            yield retention_guard(source.topic, kept_messages(settings, source.topic), min(ends_ms), now_ms)
+            yield retention_guard(source.topic, retention_of(settings, source.topic), min(ends_ms), now_ms)
 
 
 def _span(ms: int) -> str:

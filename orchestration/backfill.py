@@ -1,12 +1,16 @@
-"""`braid backfill` and what follows it: per source the job over a range of days in one run, per model its training, and `quality`."""
+"""The commands `braid backfill`, `train` and `consistency --logged`, which run Dagster's jobs.
+
+A backfill is one run per source over a range of days, and then one training per model.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from batch.load import remember_first_day
+from features.instants import now_ms, parse_rfc3339, utc_day
 from features.project import Model, Project
 from features.sources import EventSource
 from infra.errors import NoEventsError
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What became of a model: whether a candidate was trained, why it was promoted or not, and how well it ranks."""
+    """The result of a training: whether a candidate was trained, why it was promoted or not, the champion, and the AUC of both models."""
 
     trained: bool
     reason: str
@@ -33,16 +37,16 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class BackfillReport:
-    """What was run.
+    """The result of a backfill.
 
     Attributes:
-        batch_end_ms: The earliest batch_end of all groups that were published.
-        entities: Group → entities that were published.
-        first_day: The first day that was looked at.
-        last_day: The last one.
+        batch_end_ms: The earliest batch_end of the published groups.
+        entities: Group → number of published entities.
+        first_day: The first day of the range.
+        last_day: The last day of the range.
         seconds: Step → its seconds.
-        without_events: The sources that have no events yet; their groups were passed over.
-        models: Model → what became of it; empty where nothing was to be trained.
+        without_events: The sources that have no events yet, whose groups were skipped.
+        models: Model → the result of its training; empty without a training.
     """
 
     batch_end_ms: int
@@ -58,28 +62,28 @@ def backfill(
     project: Project, settings: Settings, to_ms: int | None = None, first: date | None = None, train: bool = True,
     sources: tuple[EventSource, ...] | None = None, on_asset: OnAsset | None = None,
 ) -> BackfillReport:  # fmt: skip
-    """Brings events, tiles, view and online store up to a time, and trains where there are labels enough.
+    """Brings events, tiles, views and online store up to a time, and trains the models that have enough labels.
 
     Args:
-        project: Whose sources, groups and models.
-        settings: The deployment; its Dagster home gets the runs.
-        to_ms: batch_end; never later than now. None: as late as the batch can vouch for, per source.
-        first: From this day on; by default from the first that Dagster has never materialized. Late events before it heal all the same.
-        train: Whether to train and promote too.
-        sources: Only the groups and models of these; by default of all.
-        on_asset: Told of progress.
+        project: The project.
+        settings: The settings of the deployment, whose Dagster records the runs.
+        to_ms: The batch_end, at most now. None: the latest time before which the lake has every event, for each source.
+        first: The first day; by default the first day that Dagster has never materialized. Days before it with late events are included.
+        train: Whether to train and promote as well.
+        sources: The sources whose groups and models are included; by default all sources.
+        on_asset: Called at the start and the end of each asset and check.
 
     Raises:
         ServiceError: The online store, or MLflow if it is needed, does not run.
         NoEventsError: None of the sources has events.
-        NotReadyError: An asset failed, or a check kept the day out; says which and why.
+        NotReadyError: An asset has failed, or a check has blocked the day; the error names it with the reason.
     """
     chosen, models = _chosen(project, train, sources)
     require(settings, "valkey", *(["mlflow"] if models else []))
-    now = datetime.now(UTC)
-    to_ms = None if to_ms is None else min(to_ms, int(now.timestamp() * 1_000))
-    last = now.date() if to_ms is None else datetime.fromtimestamp(to_ms / 1_000, UTC).date()
-    # A stream of the past may reach back before everything that was loaded.
+    current_ms = now_ms()
+    to_ms = None if to_ms is None else min(to_ms, current_ms)
+    last = utc_day(current_ms if to_ms is None else to_ms)
+    # Replayed events may be older than all loaded events.
     if last < first_day(settings):
         remember_first_day(settings, last)
     use_deployment(settings)
@@ -116,14 +120,14 @@ def backfill(
             if model.group.source not in empty
         }
     return BackfillReport(
-        batch_end_ms=min(_instant_ms(one["batch_end"]) for one in online.values()),
-        entities={name: one["dagster/row_count"] for name, one in online.items()},
+        batch_end_ms=min(parse_rfc3339(figures["batch_end"]) for figures in online.values()),
+        entities={name: figures["dagster/row_count"] for name, figures in online.items()},
         first_day=min(begun), last_day=last, seconds=seconds, without_events=tuple(source.name for source in empty), models=trained,
     )  # fmt: skip
 
 
 def backfill_steps(project: Project, settings: Settings, train: bool, sources: tuple[EventSource, ...] | None = None) -> int:
-    """How many assets and checks `backfill` runs with the same arguments."""
+    """The number of assets and checks that `backfill` runs with the same arguments."""
     from orchestration.deployment import Deployment
     from orchestration.names import features_job, training_job
 
@@ -132,7 +136,7 @@ def backfill_steps(project: Project, settings: Settings, train: bool, sources: t
 
 
 def _chosen(project: Project, train: bool, sources: tuple[EventSource, ...] | None) -> tuple[list[EventSource], list[Model]]:
-    """The sources whose groups are brought up to date, and the models that are trained."""
+    """The sources and the models of a backfill."""
     chosen = [source for source in sources or project.sources if project.groups_of(source)]
     return chosen, [model for model in project.models if train and model.group.source in chosen]
 
@@ -140,18 +144,18 @@ def _chosen(project: Project, train: bool, sources: tuple[EventSource, ...] | No
 def train(
     project: Project, settings: Settings, model: Model, served: bool = False, on_asset: OnAsset | None = None
 ) -> TrainingReport:
-    """Trains a candidate of one model and holds it to the gate.
+    """Trains a candidate of a model, and promotes it if it passes the gate.
 
     Args:
-        project: Whose model.
-        settings: The deployment; its Dagster home gets the run.
-        model: Which one.
-        served: Whether to learn from the features as they were served, instead of those that are computed from the events.
-        on_asset: Told of progress.
+        project: The project.
+        settings: The settings of the deployment, whose Dagster records the run.
+        model: The model.
+        served: Whether the training uses the served features instead of features that are computed from the events.
+        on_asset: Called at the start and the end of each asset and check.
 
     Raises:
         ServiceError: MLflow does not run.
-        NotReadyError: An asset failed; says which and why.
+        NotReadyError: An asset has failed; the error names it with the reason.
     """
     require(settings, "mlflow")
     use_deployment(settings)
@@ -179,16 +183,12 @@ def _train(
     )
 
 
-def _instant_ms(text: object) -> int:
-    return round(datetime.fromisoformat(str(text)).timestamp() * 1_000)
-
-
 def check_quality(project: Project, settings: Settings, on_asset: OnAsset | None = None) -> dict[str, dict[str, Any]]:
-    """Runs the job `quality`, on what has arrived by now; gives what each of its assets says.
+    """Runs the job `quality` on all answers and events so far. Returns asset → its metadata.
 
     Raises:
         ServiceError: The online store, or MLflow if it is needed, does not run.
-        NotReadyError: An asset failed; says which and why.
+        NotReadyError: An asset has failed; the error names it with the reason.
     """
     require(settings, "valkey", *(["mlflow"] if project.models else []))
     use_deployment(settings)
@@ -198,20 +198,20 @@ def check_quality(project: Project, settings: Settings, on_asset: OnAsset | None
     from orchestration.names import QUALITY_JOB
     from orchestration.run_days import RANGE_END, RANGE_START
 
-    today = datetime.now(UTC).date().isoformat()
+    today = utc_day(now_ms()).isoformat()
     with dg.DagsterInstance.get() as instance:
         tags = {RANGE_START: today, RANGE_END: today}
         return run_job(Deployment(project, settings), QUALITY_JOB, instance, {}, on_asset, tags=tags)
 
 
 def consistency_figures(project: Project, quality: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Of what `check_quality` gives, per group: answers, cells, defects, and the differing cells by `Reason`."""
+    """Group → answers, cells, defects, and the differing cells by `Reason`, from the result of `check_quality`."""
     names = ("answers", "cells", "defects", *map(str, Reason))
     return {group.name: {key: quality[f"{group.name}_consistency"][key] for key in names} for group in project.groups}
 
 
 def _first_new_day(instance: dg.DagsterInstance, events: dg.AssetKey, earliest: date) -> date:
-    """The first day from `earliest` on that has no materialization; one before the last that has, since that day went on."""
+    """The last day, from `earliest` on, before the first day without a materialization, because that day had not ended yet."""
     done = instance.get_materialized_partitions(events)
     day = earliest
     while day.isoformat() in done:

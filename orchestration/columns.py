@@ -69,9 +69,9 @@ def tile_columns(group: FeatureGroup) -> Columns:
 
 def closed_tile_columns(group: FeatureGroup) -> Columns:
     """The columns of the speed layer's closed tiles."""
-    values = tuple((feature.name, "DOUBLE", f"of this tile alone: {feature.description}") for feature in group.model_features)
+    values = tuple((feature.name, "DOUBLE", f"in this tile: {feature.description}") for feature in group.model_features)
     if group.model_names != group.feature_names:
-        values += (("lists", "MAP<STRING, STRING>", "of this tile alone, as JSON: the features that are lists"),)
+        values += (("lists", "MAP<STRING, STRING>", "in this tile, as JSON: the features that are lists"),)
     entity, *times = _tile_columns(group)
     return (
         entity,

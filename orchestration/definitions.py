@@ -1,4 +1,4 @@
-"""The definitions of a project: all that Dagster knows of it."""
+"""The Dagster definitions of a project."""
 
 import dagster as dg
 

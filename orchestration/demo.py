@@ -1,13 +1,13 @@
-"""The main job: a year of purchases through every layer, asked while it streams, and compared with brute force.
+"""The main job: a year of purchases through every layer, with predictions during the stream, and a comparison with brute force.
 
 history (to 7 days ago) → lake → Dagster: events → tiles → view → online store, training set → candidate → champion
 live (7 days) → Kafka → speed layer → tiles in the online store, in three stages:
-    2 days          proof: batch_end + 2 days, the end of the buffer: five of the features lean on both layers
-    4 days          the batch is late now: answers say that they are degraded
-    backfill        to a day before the end, from the stream's own archive
+    2 days          proof: as of batch_end + 2 days, the end of the buffer; five of the features merge both layers
+    4 days          the batch is late now, so answers are marked as degraded
+    backfill        to a day before the end, from the stream's archive
     1 day           proof: as of the last event
-All predictions are of one experiment: the champion on merged features against its twin on what batch alone knows, each in the other's
-shadow. At the end the job `quality` says what was served otherwise than it is right, and who has won.
+All predictions belong to an experiment: the champion on merged features against its twin on batch features; each variant also predicts
+as the other's shadow. At the end the job `quality` counts the wrong served values and gives the verdict of the experiment.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from rich.table import Table
 
 from batch.files import open_events
 from examples.shop.journey import Journey, write_journey
+from features import instants
+from features.instants import rfc3339
+from features.windows import DAY_MS
 from infra.embedded import services
 from infra.embedded.memory import PeakMemory
 from infra.embedded.programs import NAMES
@@ -45,17 +48,15 @@ from orchestration.proof import ProofReport, prove, sample_ids
 from orchestration.quiet import quiet
 from orchestration.running import until_ended
 from orchestration.topics import topics
-from serving.contract import rfc3339
 from speed.replay import replay
 from speed.visible import wait_visible
 
-DAY_MS = 86_400_000
 SAMPLE = 600
 #: Stages of the replay, in days after the cut.
 FIRST_STAGE, SECOND_STAGE, END = 2, 6, 7
-#: Callers that ask for predictions during the replay.
+#: The number of concurrent clients that request predictions during the replay.
 CALLERS = 2
-#: A purchase within two days: what becomes of a user within the replay.
+#: The outcome is a purchase within two days, so that it is known within the replay.
 EXPERIMENT = Experiment(
     name="merged against batch alone", shares={"champion": 0.5, "batch_only": 0.5}, shadow=True, horizon_hours=48, min_entities=200
 )
@@ -63,7 +64,7 @@ EXPERIMENT = Experiment(
 
 @dataclass
 class Predictions:
-    """What a client on one connection saw: seconds per answer, and how many were degraded or failed."""
+    """The predictions of the clients: seconds per answer, and the numbers of degraded and failed answers."""
 
     seconds: list[float] = field(default_factory=list)
     degraded: int = 0
@@ -79,7 +80,7 @@ class Demo:
     """One run of the main job."""
 
     def __init__(self, settings: Settings, speedup: float | None) -> None:
-        # What runs is the demo's alone: nothing starts by itself in between.
+        # Without automation, so that only the demo itself starts runs.
         self._settings = settings.model_copy(update={"experiment": EXPERIMENT, "automation": frozenset()})
         self._project = load_project(self._settings)
         self._source = self._project.source(None)
@@ -91,20 +92,20 @@ class Demo:
         self._proofs: list[ProofReport] = []
 
     def run(self, leave: bool, report: Path | None) -> dict[str, Any]:
-        """Runs the job and gives its summary; stays up until Ctrl-C unless `leave`. Ends every process that it started.
+        """Runs the job and returns its summary. Waits for Ctrl-C at the end, unless `leave`; then ends every process that it started.
 
         Raises:
-            InputError: The report cannot be written where it was asked for.
+            InputError: The folder of the report does not exist.
         """
         started = time.monotonic()
         settings = self._settings
         if report is not None and not report.absolute().parent.is_dir():
-            raise InputError(f"The folder of the report {report} does not exist.", "Make it, or name another.")
+            raise InputError(f"The folder of the report {report} does not exist.", "Create it, or name another folder.")
         with until_ended(settings):
             with PeakMemory(settings) as memory:
-                found = self._steps()
+                figures = self._steps()
             summary = {
-                **found,
+                **figures,
                 "seconds_total": round(time.monotonic() - started, 1),
                 "seconds": self._seconds,
                 "peak_rss_mb": round(memory.peak_rss_mb),
@@ -113,7 +114,7 @@ class Demo:
                 report.write_text(json.dumps(summary, indent=2))
             self._show(summary)
             if not leave:
-                self._console.print("Everything stays up. [bold]Ctrl-C[/bold] ends it.")
+                self._console.print("The services stay up. [bold]Ctrl-C[/bold] ends them.")
                 with suppress(KeyboardInterrupt):
                     threading.Event().wait()
             self._console.print("Ending the services …")
@@ -122,7 +123,7 @@ class Demo:
     def _steps(self) -> dict[str, Any]:
         settings = self._settings
         services.down(settings)
-        # The demo's own folder: of an earlier run nothing but the ports is kept.
+        # The folder belongs to the demo. Everything of an earlier run but the ports is deleted.
         for path in settings.home.iterdir():
             if path.name != "ports.json":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -131,10 +132,10 @@ class Demo:
 
     def _work(self) -> dict[str, Any]:
         settings = self._settings
-        end_ms = time.time_ns() // 1_000_000
-        with ThreadPoolExecutor(1) as aside:
-            # The lake needs no service: it is filled while they start.
-            starting = aside.submit(self._start_services)
+        end_ms = instants.now_ms()
+        with ThreadPoolExecutor(1) as executor:
+            # The load needs no service, so it runs while the services start.
+            starting = executor.submit(self._start_services)
             try:
                 with self._step("data"):
                     journey = write_journey(settings.home / "data", end_ms)
@@ -165,7 +166,7 @@ class Demo:
             "consistency": consistency_figures(self._project, quality),
             "experiment": quality[f"{model.name}_experiment"]["verdict"],
             "proofs": [{"group": p.group, "as_of": rfc3339(p.q_ms), "entities": p.entities, "cells": p.cells_compared, "different": p.cells_different,
-                        "degraded": p.degraded, "first_differences": [vars(one) for one in p.differences[:5]]} for p in self._proofs],
+                        "degraded": p.degraded, "first_differences": [vars(difference) for difference in p.differences[:5]]} for p in self._proofs],
             "example": self._example(journey),
             "urls": {"Dagster": settings.dagster_url, "MLflow": settings.mlflow_tracking_uri, "BentoML": settings.serving_url,
                      "data docs": settings.data_docs_url},
@@ -215,14 +216,14 @@ class Demo:
             )
 
     def _await_champion(self) -> None:
-        """Serving looks for a new champion every few seconds."""
+        """Waits until serving predicts with the champion, for which serving polls."""
         while not httpx.post(
             f"{self._settings.serving_url}/predict", json={"user_id": 1}, headers=self._settings.serving_headers, timeout=10
         ).is_success:
             time.sleep(0.1)
 
     def _replay(self, journey: Journey, from_day: int, to_day: int) -> int:
-        """Streams some days, while predictions are asked as of the stream's own time."""
+        """Streams some days. Meanwhile clients request predictions as of the time of the stream."""
         bounds = [journey.cut_ms + day * DAY_MS for day in (from_day, to_day)]
         part = self._settings.home / "data" / f"live-{from_day}-{to_day}.parquet"
         last = "<=" if to_day == END else "<"
@@ -232,7 +233,7 @@ class Demo:
                 f"TO '{part}' (FORMAT parquet)"
             ).fetchone()[0]  # type: ignore[index]
         stop, now_ms = threading.Event(), [bounds[0]]
-        asking = [
+        callers = [
             threading.Thread(target=self._ask, args=(journey, stop, now_ms, caller), daemon=True) for caller in range(CALLERS)
         ]
         with self._step(f"replay of days {from_day} to {to_day}", total=count) as advance:
@@ -241,25 +242,25 @@ class Demo:
                 advance(to=report.sent)
                 now_ms[0] = report.last_ms or now_ms[0]
 
-            for one in asking:
-                one.start()
+            for thread in callers:
+                thread.start()
             with open_events(part, self._source) as file:
                 report = replay(self._settings, self._source, file.batches(), speedup=self._speedup, on_progress=on_progress)
             wait_visible(self._settings, self._project.groups_of(self._source), report.end_offsets)
             stop.set()
-            for one in asking:
-                one.join()
+            for thread in callers:
+                thread.join()
         return report.sent
 
     def _ask(self, journey: Journey, stop: threading.Event, now_ms: list[int], caller: int) -> None:
         ids = sample_ids(self._project.model(None).group, [journey.live], CALLERS * SAMPLE)[caller::CALLERS]
         with httpx.Client(base_url=self._settings.serving_url, headers=self._settings.serving_headers, timeout=10) as client:
             while not stop.is_set():
-                for one in ids:
+                for user_id in ids:
                     if stop.wait(0.01):
                         return
                     started = time.perf_counter()
-                    answer = client.post("/predict", json={"user_id": one, "at": now_ms[0]})
+                    answer = client.post("/predict", json={"user_id": user_id, "at": now_ms[0]})
                     self._predictions.seconds.append(time.perf_counter() - started)
                     if answer.is_success:
                         self._predictions.degraded += answer.json()["provenance"]["degraded"]
@@ -267,7 +268,7 @@ class Demo:
                         self._predictions.failed += 1
 
     def _prove(self, journey: Journey, day: int) -> None:
-        """Compares as of the end of a day; one millisecond after the last event at the very end."""
+        """Compares as of the end of a day, on the last day as of one millisecond after the last event."""
         q_ms = journey.end_ms + 1 if day == END else journey.cut_ms + day * DAY_MS
         with self._step(f"proof as of day {day}"):
             events = [journey.history, journey.live]
@@ -284,37 +285,37 @@ class Demo:
 
     @contextmanager
     def _step(self, name: str, total: int | None = None) -> Iterator[Any]:
-        """One step with its progress and its seconds."""
+        """A step of the demo, whose progress is shown and whose seconds are recorded."""
         started = time.monotonic()
         with self._progress.step(name, total) as advance:
             yield advance
         self._seconds[name] = round(time.monotonic() - started, 1)
 
-    def _show(self, found: dict[str, Any]) -> None:
+    def _show(self, summary: dict[str, Any]) -> None:
         table = Table.grid(padding=(0, 2))
         steps = {name: seconds for name, seconds in self._seconds.items() if not name.startswith("asset ")}
         table.add_row("ran", " · ".join(f"{name} {seconds:.0f} s" for name, seconds in steps.items()))
-        table.add_row("total", f"{found['seconds_total']:.0f} s, at most {found['peak_rss_mb']:,} MiB in all processes")
-        table.add_row("events", f"{found['events_loaded']:,} loaded, {found['events_replayed']:,} streamed")
-        colour = "green" if not found["cells_different"] else "red"
-        for proof in found["proofs"]:
+        table.add_row("total", f"{summary['seconds_total']:.0f} s, at most {summary['peak_rss_mb']:,} MiB in all processes")
+        table.add_row("events", f"{summary['events_loaded']:,} loaded, {summary['events_replayed']:,} streamed")
+        colour = "green" if not summary["cells_different"] else "red"
+        for proof in summary["proofs"]:
             table.add_row(
                 "proof",
                 f"[{colour}]{proof['cells']:,} cells of {proof['entities']} {self._project.group(proof['group']).entity}s as of {proof['as_of']}: {proof['different']} differ from brute force[/{colour}]",
             )
         table.add_row(
             "model",
-            f"champion version {found['champion_version']}: AUC {found['auc_merged']:.4f} merged, {found['auc_batch_only']:.4f} batch only",
+            f"champion version {summary['champion_version']}: AUC {summary['auc_merged']:.4f} merged, {summary['auc_batch_only']:.4f} batch only",
         )
-        table.add_row("answers", f"{found['predictions']:,} predictions during the replay: p50 {found['predict_p50_ms']} ms, p99 {found['predict_p99_ms']} ms, "
-                      f"{found['predictions_degraded']:,} marked degraded while the batch was late, {found['predictions_failed']} failed")  # fmt: skip
-        for name, one in found["consistency"].items():
+        table.add_row("answers", f"{summary['predictions']:,} predictions during the replay: p50 {summary['predict_p50_ms']} ms, p99 {summary['predict_p99_ms']} ms, "
+                      f"{summary['predictions_degraded']:,} marked degraded while the batch was late, {summary['predictions_failed']} failed")  # fmt: skip
+        for name, figures in summary["consistency"].items():
             table.add_row(
                 "served",
-                f"{one['cells']:,} logged cells of {name} recomputed: {sum(one[str(reason)] for reason in Reason):,} differ, {one['defects']} of them without a reason",
+                f"{figures['cells']:,} logged cells of {name} recomputed: {sum(figures[str(reason)] for reason in Reason):,} differ, {figures['defects']} of them without a reason",
             )
-        table.add_row("experiment", found["experiment"])
-        example = found["example"]
+        table.add_row("experiment", summary["experiment"])
+        example = summary["example"]
         table.add_row(
             "example",
             f"user {example['user_id']}: {example['prediction']:.3f} by {example['model']['name']} {example['model']['version']}",
@@ -324,7 +325,7 @@ class Demo:
         table.add_row(
             "", f"batch_end {where['batch_end']}, newest event {where['newest_event']}, {where['tiles_merged']} speed tiles merged"
         )
-        for name, url in found["urls"].items():
+        for name, url in summary["urls"].items():
             table.add_row(name, url)
         table.add_row("by hand", f"braid --home {self._settings.home} status")
         self._console.print(

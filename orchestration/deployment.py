@@ -1,4 +1,4 @@
-"""What every definition is made from: the project, the settings, the daily partitions, and the resources of a run."""
+"""The base of every definition: the project, the settings, the daily partitions, and the resources of a run."""
 
 import warnings
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from infra.settings import Settings
 from infra.spark import spark_properties
 from orchestration.first_day import first_day
 
-# Single-run backfills are in beta; the versions are pinned, and nobody who runs a backfill can do anything about it.
+# Single-run backfills are in beta. The versions are pinned, and a user cannot act on the warning.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 OWNERS = ["team:features"]
@@ -29,27 +29,27 @@ class Deployment:
 
     @cached_property
     def days(self) -> dg.DailyPartitionsDefinition:
-        """The daily partitions. Today is one too: a backfill may end at any millisecond of it."""
+        """The daily partitions, including today, because a backfill may end at any millisecond of today."""
         return dg.DailyPartitionsDefinition(start_date=first_day(self.settings).isoformat(), end_offset=1)
 
     @property
     def period(self) -> timedelta:
-        """How often the batch moves on."""
+        """The period of the automatic batch."""
         return timedelta(days=1) if self.settings.batch_every == "day" else timedelta(hours=1)
 
     @property
     def fresh_within(self) -> dg.FreshnessPolicy:
-        """Two periods of the batch may pass before what it makes is called stale."""
+        """The freshness policy of assets: Dagster calls them stale after two periods of the batch."""
         return dg.FreshnessPolicy.time_window(fail_window=2 * self.period)
 
     @property
     def spark_resource(self) -> LazyPySparkResource:
-        """Spark, started when an asset first asks for it."""
+        """Spark, which starts when an asset first uses it."""
         return LazyPySparkResource(spark_config=spark_properties(self.settings, "braid batch", self.settings.batch_memory))
 
 
 class BatchEnd(dg.ConfigurableResource):
-    """Up to when the views of a run know everything: milliseconds since 1970; by default as late as the batch can vouch for."""
+    """The batch_end of a run, in milliseconds since 1970; by default the latest time before which the lake has every event."""
 
     at_ms: int | None = None
 

@@ -1,4 +1,4 @@
-"""Dagster's own jobs, run in this process and followed; the UI shows them like any other run."""
+"""Runs Dagster's jobs in this process and reports their progress. Dagster's UI shows these runs like any other."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from orchestration.deployment import Deployment
 
-#: Told of each asset and check when it starts (None) and when it is done (its seconds).
+#: Called with the name of an asset or check and None at its start, and with its seconds at its end.
 OnAsset = Callable[[str, float | None], None]
 _POLL_SECONDS = 0.5
 
 
 def use_deployment(settings: Settings) -> None:
-    """Lets Dagster and the definitions, which read the environment, find this deployment."""
+    """Sets the environment variables from which Dagster and the definitions load this deployment."""
     home = settings.home / "dagster"
     home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(__file__).parent.parent / "infra" / "dagster.yaml", home / "dagster.yaml")
@@ -41,19 +41,19 @@ def run_job(
     on_asset: OnAsset | None,
     **arguments: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Runs a job of the deployment, which is in use; gives the metadata of each asset that it materialized.
+    """Runs a job. Returns materialized asset → its metadata. `use_deployment` must have been called.
 
     Args:
-        deployment: Whose job.
-        job: Its name.
-        instance: Whose runs it is among.
-        seconds: Gets the seconds of each step.
-        on_asset: Told of progress.
+        deployment: The deployment.
+        job: The name of the job.
+        instance: The Dagster instance that records the run.
+        seconds: A dictionary that gets step → its seconds.
+        on_asset: Called at the start and the end of each asset and check.
         arguments: `run_config` and `tags` of the run.
 
     Raises:
         NoEventsError: The job's source has no events.
-        NotReadyError: An asset failed, or a check kept the day out; says which and why.
+        NotReadyError: An asset has failed, or a check has blocked the day; the error names it with the reason.
     """
     from dagster import DagsterExecutionInterruptedError
 
@@ -63,7 +63,7 @@ def run_job(
     fail_dead_runs(instance)
     started, run_id = time.monotonic(), str(uuid.uuid4())
     tags = {**arguments.pop("tags", {}), **worker_tag()}
-    # The run's events are in the UI; in the terminal they would bury the progress.
+    # Dagster's messages would hide the progress on the terminal. The UI has them.
     config = {**(arguments.pop("run_config", None) or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     try:
         with _followed(instance, run_id, on_asset):
@@ -75,7 +75,7 @@ def run_job(
                 )
             )
     except DagsterExecutionInterruptedError:
-        raise KeyboardInterrupt from None  # Dagster's name for Ctrl-C
+        raise KeyboardInterrupt from None  # Dagster raises its own exception for Ctrl-C
     metadata: dict[str, dict[str, Any]] = {}
     for event in result.all_events:
         if event.is_step_success and event.step_key:
@@ -94,24 +94,24 @@ def run_job(
 
 @contextmanager
 def _followed(instance: dg.DagsterInstance, run_id: str, on_asset: OnAsset | None) -> Iterator[None]:
-    """Tells of the run's steps, as its log has them, while the block runs it."""
+    """A block that runs a job. Meanwhile a thread reads the log of the run and calls `on_asset` for its steps."""
     import dagster as dg
 
-    told, ended = 0, threading.Event()
+    reported, ended = 0, threading.Event()
 
-    def tell() -> None:
-        nonlocal told
+    def report() -> None:
+        nonlocal reported
         assert on_asset is not None
         entries = instance.all_logs(run_id, of_type={dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_SUCCESS})
-        for entry in entries[told:]:
+        for entry in entries[reported:]:
             event = entry.get_dagster_event()
             on_asset(event.step_key or "", event.step_success_data.duration_ms / 1_000 if event.is_step_success else None)
-        told = len(entries)
+        reported = len(entries)
 
     def follow() -> None:
         while not ended.wait(_POLL_SECONDS):
-            tell()
-        tell()
+            report()
+        report()
 
     if on_asset is None:
         yield
@@ -126,7 +126,7 @@ def _followed(instance: dg.DagsterInstance, run_id: str, on_asset: OnAsset | Non
 
 
 def steps(deployment: Deployment, *jobs: str) -> int:
-    """How many assets and checks the jobs run."""
+    """The number of assets and checks of the jobs."""
     use_deployment(deployment.settings)
     from orchestration.definitions import definitions
 
@@ -156,28 +156,28 @@ def _cause(events: Sequence[Any]) -> str:
             and event.asset_check_evaluation_data.blocking
         ):
             check = event.asset_check_evaluation_data
-            failed = check.metadata["failed"].value if "failed" in check.metadata else "it did not say why"
+            failed = check.metadata["failed"].value if "failed" in check.metadata else "without a reason"
             return f"The check {check.check_name} of {check.asset_key.to_user_string()} failed: {failed}; the online store keeps the last good view."
     for event in events:
         if event.is_step_failure:
             error = _root(event.step_failure_data.error)
-            return f"{event.step_key} failed: {_sentence(error.message) if error else 'it did not say why'}"
+            return f"{event.step_key} failed: {_sentence(error.message) if error else 'without a reason'}"
     return "The run failed."
 
 
 def _sentence(message: str) -> str:
-    """The first line of an error that Dagster has kept; of braid's own, without the name of its type."""
+    """The first line of an error in Dagster's log; for an error of braid without the name of its type."""
     first = message.strip().split("\n", 1)[0]
-    name, _, told = first.partition(": ")
-    return told if name.startswith(("infra.errors.", "features.errors.")) else first
+    name, _, sentence = first.partition(": ")
+    return sentence if name.startswith(("infra.errors.", "features.errors.")) else first
 
 
 def reload_definitions(settings: Settings) -> None:
-    """Lets a running Dagster load its definitions again: after a load, its partitions may begin earlier."""
+    """Lets a running Dagster load its definitions again, because after a load its partitions may begin earlier."""
     import httpx
 
     query = 'mutation { reloadRepositoryLocation(repositoryLocationName: "braid") { __typename } }'
     try:
         httpx.post(f"{settings.dagster_url}/graphql", json={"query": query}, timeout=60)
     except httpx.HTTPError:
-        pass  # it does not run; it will load them when it starts
+        pass  # Dagster does not run, and loads the definitions when it starts

@@ -1,8 +1,8 @@
-"""`braid forget`: an entity out of every place where braid keeps it, and the proof that it is gone.
+"""`braid forget`: deletes entities from every place where braid stores them, and proves the deletion.
 
-The way: no run may be at work → what was served is taken from Kafka into its table → every table of the lake → the dead letters → the online
-store → what others' values were made from is folded, built and published again → the files of older versions → the proof: each place is
-searched again, and what cannot be searched or deleted is said.
+The steps: refuse if a run is at work → ingest the served answers from Kafka into their table → delete from every table of the lake → from the
+dead letters → from the online store → fold, build and publish again the aggregates of other entities → delete the files of older versions
+→ the proof, which searches each place again and reports the places that could not be searched or deleted.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from store.server import reached_store
 
 @dataclass(frozen=True)
 class ForgetReport:
-    """What was erased of some entities.
+    """The result of an erasure.
 
     Attributes:
-        entities: Which, as `column=id`.
-        erased: Place → rows, messages or keys that were theirs: "table events", "topic user_events.dlq", "store user_features".
-        remaining: Place → those that the search afterwards has found; all 0 where everything is gone.
-        days: The days of their events, whose aggregates of other entities were folded again, or are yet to be.
-        folded: Whether they were.
-        unproven: What may still hold something of them, and until when.
+        entities: The entities, as `column=id`.
+        erased: Place → number of deleted rows, messages or keys; a place is "table events", "topic user_events.dlq", "store user_features".
+        remaining: Place → number of rows, messages or keys that the search afterwards still has; 0 everywhere after a complete erasure.
+        days: The number of days of the entities' events, whose aggregates of other entities must be folded again.
+        folded: Whether these days were folded again.
+        unproven: The places that may still hold data of the entities, and until when, in sentences.
     """
 
     entities: tuple[str, ...]
@@ -59,7 +59,7 @@ class ForgetReport:
 
     @property
     def proven(self) -> bool:
-        """Whether each place that can be searched holds nothing of them."""
+        """Whether the search afterwards found no data of the entities."""
         return not any(self.remaining.values())
 
 
@@ -69,15 +69,15 @@ def forget(
     """Erases entities.
 
     Args:
-        project: Whose tables.
-        settings: The deployment, whose online store runs; with Kafka, the dead letters are erased too.
-        entities: Whose data.
-        fold: Whether to fold, build and publish again what their events were in; else the next batch does.
-        on_asset: Told of the progress of that.
+        project: The project.
+        settings: The settings of a deployment whose online store runs. If Kafka runs, the dead letters are erased, too.
+        entities: The entities.
+        fold: Whether to fold, build and publish the days of their events again now; else the next batch does.
+        on_asset: Called at the start and the end of each asset and check of that batch.
 
     Raises:
         ServiceError: The online store or Kafka does not answer.
-        NotReadyError: A run is at work, which might write what it has read before; or the batch failed, after the erasure.
+        NotReadyError: A run is at work, which might write data that it has read before; or the batch has failed, after the erasure.
     """
     require(settings, "valkey")
     use_deployment(settings)
@@ -102,7 +102,7 @@ def forget(
     folded = False
     for source in sources if fold and days else ():
         ends_ms = [view.batch_end_ms for group in project.groups_of(source) if (view := store.published(group.name))]
-        if ends_ms:  # as of the time that is published already
+        if ends_ms:  # the batch_end stays that of the published views
             backfill(project, settings, max(ends_ms), train=False, sources=(source,), on_asset=on_asset)
             folded = True
     undeleted = erase_files(spark, settings, delta_tables(spark, settings, project))
@@ -128,13 +128,16 @@ def _refuse_runs() -> None:
         at_work = instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=1)
     if at_work:
         raise NotReadyError(
-            f"Run {at_work[0].run_id[:8]} of {at_work[0].job_name} is at work and may write what it has read before.",
-            "Wait for its end, or end it.",
+            f"Run {at_work[0].run_id[:8]} of {at_work[0].job_name} is at work and may write data that it has read before.",
+            "Wait for the end of the run, or end it.",
         )
 
 
 def _erase_dead_letters(spark: SparkSession, settings: Settings, source: EventSource, entities: tuple[Entity, ...]) -> int:
-    """Kafka deletes no single message: the others are written once more, then all of before go. Gives how many were not written again."""
+    """Erases dead letters. Returns their number.
+
+    Kafka cannot delete a single message. So the messages of others are written again, and then all earlier messages are deleted.
+    """
     topic, ends = source.dlq_topic, end_offsets(settings, source.dlq_topic)
     messages, mine = _messages(spark, settings, topic, ends), _names_one(source, entities)
     count = 0 if messages is None else messages.where(mine).count()
@@ -151,7 +154,7 @@ def _count_messages(spark: SparkSession, settings: Settings, topic: str, source:
 
 
 def _messages(spark: SparkSession, settings: Settings, topic: str, ends: Mapping[int, int]) -> DataFrame | None:
-    """What the topic holds before the offsets; None where it holds nothing."""
+    """The messages of a topic before the offsets; None for an empty topic."""
     if not any(ends.values()):
         return None
     ending = json.dumps({topic: {str(partition): offset for partition, offset in ends.items()}})
@@ -160,7 +163,7 @@ def _messages(spark: SparkSession, settings: Settings, topic: str, ends: Mapping
 
 
 def _names_one(source: EventSource, entities: tuple[Entity, ...]) -> str:
-    """A condition on messages: whether one is of one of the entities."""
+    """A SQL condition that is true for a message of one of the entities."""
     named = [entity for entity in entities if source.column(entity.column)]
     return (
         " OR ".join(f"({names_entity(source, entity, 'CAST(value AS STRING)', 'CAST(key AS STRING)')})" for entity in named)
@@ -169,7 +172,7 @@ def _names_one(source: EventSource, entities: tuple[Entity, ...]) -> str:
 
 
 def _stored(project: Project, entities: tuple[Entity, ...]) -> list[tuple[FeatureGroup, list[int | str]]]:
-    """The groups of the entities, each with the ids of those that are its own."""
+    """The groups of the entities, each with the ids of its entities."""
     ids = {group.name: [entity.id for entity in entities if group in groups_of(project, entity)] for group in project.groups}
     return [(group, ids[group.name]) for group in project.groups if ids[group.name]]
 
@@ -177,19 +180,19 @@ def _stored(project: Project, entities: tuple[Entity, ...]) -> list[tuple[Featur
 def _unproven(
     spark: SparkSession, settings: Settings, project: Project, entities: tuple[Entity, ...], kafka: bool
 ) -> Iterator[str]:
-    """What may still hold something, in sentences."""
+    """The places that may still hold data of the entities, in sentences."""
     if not kafka:
-        yield "Kafka does not run: its topics, dead letters among them, and answers that are not in a table yet were not looked at."
+        yield "Kafka does not run, so its topics were not searched: events, dead letters, and answers that are not in a table yet."
     for source in project.sources if kafka else ():
         if count := _count_messages(spark, settings, source.topic, source, entities):
             yield (
-                f"The topic {source.topic} holds {count} messages of them until its retention deletes them; "
-                "a stream that is read again before brings them back, so forget them again then."
+                f"The topic {source.topic} holds {count} of their messages until its retention deletes them; "
+                "if the stream is read again before that, run `braid forget` again."
             )
-    yield "The state of the stream holds events of open tiles until the watermark has passed them."
-    yield "Dagster's event log holds the ids of recently active entities, and examples of values that differed, of earlier runs."
-    yield "Values of other entities in an older version of a declaration, and models that were trained before, were made with their events."
-    yield "Backups, logs, and files that were loaded are not braid's."
+    yield "The state of the stream holds the events of open tiles until the watermark has passed these tiles."
+    yield "Dagster's event log holds ids of recently active entities, and examples of values that differed, of earlier runs."
+    yield "Values of other entities in older versions of a declaration, and models that were trained before, are computed from their events."
+    yield "braid does not delete backups, logs, and files that were loaded."
 
 
 def _add(total: dict[str, int], more: dict[str, int]) -> None:

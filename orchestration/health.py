@@ -1,4 +1,4 @@
-"""Freshness and coverage as asset checks: what `monitoring.freshness` finds of a group, in Dagster's words."""
+"""Freshness and coverage of a group as asset checks of Dagster, from `monitoring.freshness`."""
 
 from collections.abc import Sequence
 
@@ -11,26 +11,26 @@ from orchestration.materialized import latest_metadata
 from orchestration.names import online_key
 
 FRESH, COVERED = "fresh", "covered"
-#: Metadata of `online_{group}`: the ids that coverage is judged by.
+#: Metadata of `online_{group}`: the ids of the entities whose coverage is checked.
 RECENT = "recently active"
 
 
 def recently_active(instance: dg.DagsterInstance, group: FeatureGroup) -> list[int | str] | None:
-    """The entities that were last active when the group was published; None before that."""
+    """The entities that were active last when the group was published; None before the first publication."""
     return latest_metadata(instance, online_key(group)).get(RECENT)
 
 
 def health_checks(
     monitor: FeatureFreshnessMonitor, group: str, ids: Sequence[int | str]
 ) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
-    """Whether the group is fresh, and covers the entities; what is wrong stays in `monitor.alerts`."""
+    """The results of the checks `fresh` and `covered`. The alerts stay in `monitor.alerts`."""
     results = []
     for check in (lambda: monitor.check_freshness(group), lambda: monitor.check_feature_coverage(group, ids)):
         known = len(monitor.alerts)
         try:
             check()
             results.append(_result(monitor.alerts[known:]))
-        except BraidError as error:  # nothing published, or nobody to ask about
+        except BraidError as error:  # nothing is published, or there are no entities
             results.append(dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, metadata={"reason": str(error)}))
     return results[0], results[1]
 

@@ -1,4 +1,4 @@
-"""Jobs and schedules: per source from the archive to the online store, per model from labels to the champion, and what watches both."""
+"""Jobs and schedules: per source from the archive to the online store, per model from labels to the champion, quality, housekeeping."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ from orchestration.names import (
 
 
 def features_job_of(deployment: Deployment, source: EventSource) -> Any:
-    """The job of one source: its groups never wait for those of another."""
+    """The job of a source. Each source has its own job, so its groups never wait for those of another source."""
     groups = deployment.project.groups_of(source)
     keys = [key(group) for group in groups for key in (tiles_key, view_key, online_key)]
     return dg.define_asset_job(
@@ -42,7 +42,7 @@ def features_job_of(deployment: Deployment, source: EventSource) -> Any:
 
 
 def training_job_of(model: Model) -> Any:
-    """The job of one model."""
+    """The job that trains a model."""
     keys = training_set_key(model), candidate_key(model), champion_key(model)
     return dg.define_asset_job(
         training_job(model), dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor,
@@ -51,40 +51,40 @@ def training_job_of(model: Model) -> Any:
 
 
 def logged_training_job_of(model: Model) -> Any:
-    """The job that trains one model on what was served."""
+    """The job that trains a model on served features."""
     keys = logged_training_set_key(model), candidate_key(model), champion_key(model)
     config = {"ops": {candidate_key(model).to_python_identifier(): {"config": {"served": True}}}}
     return dg.define_asset_job(
         logged_training_job(model), dg.AssetSelection.assets(*keys), config=config, executor_def=dg.in_process_executor,
-        description=f"What was served → candidate → champion of {model.name}.",
+        description=f"Served features → candidate → champion of {model.name}.",
     )  # fmt: skip
 
 
 def publish_job_of(deployment: Deployment) -> Any:
-    """The job that publishes the views as they are."""
+    """The job that publishes the existing views."""
     return dg.define_asset_job(
         PUBLISH_JOB, dg.AssetSelection.assets(*map(online_key, deployment.project.groups)), executor_def=dg.in_process_executor,
-        description="The views as they are → the online store.",
+        description="The existing views → the online store.",
     )  # fmt: skip
 
 
 def quality_job_of(deployment: Deployment) -> Any:
-    """The job that looks at what was served."""
+    """The job that checks the served answers."""
     project = deployment.project
     keys = [SERVED, *map(events_key, project.sources), *map(consistency_key, project.groups)]
     keys += [key(model) for model in project.models for key in (drift_key, live_quality_key)]
     keys += [experiment_key(project.default_model)] if project.default_model else []
     return dg.define_asset_job(
         QUALITY_JOB, dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor,
-        description="What was served, beside what is right: consistency, drift, live quality, the experiment.",
+        description="Checks of the served answers: consistency, drift, live quality, the experiment.",
     )  # fmt: skip
 
 
 def housekeeping_job() -> Any:
-    """The job that keeps the lake small."""
+    """The job that deletes unused tables and files."""
     return dg.define_asset_job(
         HOUSEKEEPING_JOB, dg.AssetSelection.assets(LAKE), executor_def=dg.in_process_executor,
-        description="Deletes what is older than BRAID_KEEP_DAYS and not in use: older versions of tables, and tables and checkpoints of older versions.",
+        description="Deletes older versions of tables, and tables and checkpoints of older versions of a declaration, after BRAID_KEEP_DAYS and if not in use.",
     )  # fmt: skip
 
 
@@ -103,10 +103,10 @@ def jobs_of(deployment: Deployment) -> list[Any]:
 
 
 def schedules_of(deployment: Deployment) -> list[dg.ScheduleDefinition]:
-    """A new candidate of each model every week, and the housekeeping every night."""
+    """The schedules: a new candidate of each model every week, and the housekeeping every night."""
     housekeeping = dg.ScheduleDefinition(
         name="nightly_housekeeping", job_name=HOUSEKEEPING_JOB, cron_schedule="30 3 * * *", execution_timezone="UTC",
-        description="Keeps the lake small.", default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Deletes unused tables and files every night.", default_status=dg.DefaultScheduleStatus.STOPPED,
     )  # fmt: skip
     on = "retraining" in deployment.settings.automation
     return [

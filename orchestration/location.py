@@ -1,4 +1,4 @@
-"""The code location that Dagster loads: the definitions of the project that the environment names."""
+"""The code location of Dagster: the definitions of the project that the environment names."""
 
 from infra.project import load_project
 from infra.settings import Settings

@@ -48,7 +48,7 @@ def online_key(group: FeatureGroup) -> dg.AssetKey:
 
 
 def consistency_key(group: FeatureGroup) -> dg.AssetKey:
-    """What was served of a group, beside what is right."""
+    """The comparison of a group's served values with recomputed values."""
     return dg.AssetKey(f"{group.name}_consistency")
 
 
@@ -61,7 +61,7 @@ def training_set_key(model: Model) -> dg.AssetKey:
 
 
 def logged_training_set_key(model: Model) -> dg.AssetKey:
-    """The training set of what was served by a model's group."""
+    """The training set of a model from served features."""
     return dg.AssetKey(f"{model.name}_logged_training_set")
 
 
@@ -76,17 +76,17 @@ def champion_key(model: Model) -> dg.AssetKey:
 
 
 def drift_key(model: Model) -> dg.AssetKey:
-    """How far the features of a model have moved since its training."""
+    """The drift of a model's features since its training."""
     return dg.AssetKey(f"{model.name}_drift")
 
 
 def live_quality_key(model: Model) -> dg.AssetKey:
-    """How the answers of a model's champion turn out."""
+    """The quality of the answers of a model's champion."""
     return dg.AssetKey(f"{model.name}_live_quality")
 
 
 def experiment_key(model: Model) -> dg.AssetKey:
-    """Who wins the experiment between a model's variants."""
+    """The report on the experiment between a model's variants."""
     return dg.AssetKey(f"{model.name}_experiment")
 
 
@@ -101,7 +101,7 @@ def training_job(model: Model) -> str:
 
 
 def logged_training_job(model: Model) -> str:
-    """The job from what was served to a model's champion."""
+    """The job from the served features to a model's champion."""
     return f"training_on_served_{model.name}"
 
 

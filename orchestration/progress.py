@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-#: How often a step may have a line, and after how long it has one although nothing has changed.
+#: The shortest time between two lines of a step, and the time after which a line is written though nothing has changed.
 _EVERY_SECONDS, _AT_LEAST_SECONDS = 3.0, 30.0
 
 
 class Advance(Protocol):
-    """Tells of a step: what it does now, and by how much it has moved on, or how far it has come."""
+    """Reports the progress of a step: what it does now, and how much it has done, either more (`by`) or in all (`to`)."""
 
     def __call__(self, doing: str = "", *, by: float = 0, to: float | None = None) -> None: ...
 
@@ -36,10 +36,10 @@ class Progress:
     ```
 
     Args:
-        remain: Whether bars of steps that are done stay on the terminal.
+        remain: Whether the bars of completed steps stay on the terminal.
 
     Attributes:
-        console: Writes to the stderr of when this was made, whatever stderr becomes meanwhile (`orchestration.quiet`).
+        console: Writes to the stderr of the time when this was made, also while `orchestration.quiet` redirects stderr.
     """
 
     def __init__(self, remain: bool = False) -> None:
@@ -65,8 +65,8 @@ class Progress:
         """A step, from the beginning of the block to its end; steps of several threads may overlap.
 
         Args:
-            name: What is done.
-            total: How much there is to do; None where nobody knows.
+            name: The name of the step.
+            total: The amount of work; None if it is unknown.
         """
         started = time.monotonic()
         task = self._bars.add_task(name, total=total)
@@ -93,7 +93,7 @@ class Progress:
                     self._line(task)
 
     def _line(self, task: TaskID) -> None:
-        """Writes how far a step is, if that is new or the last line is old."""
+        """Writes the progress of a step, if it has changed or the last line is old."""
         state, now = self._bars.tasks[task], time.monotonic()
         share = f"{min(state.completed / state.total, 1) * 100:.0f} %" if state.total else "…"
         line = f"{state.description} {share}"

@@ -18,6 +18,7 @@ import httpx
 import sqlglot
 
 from features.declaration import Feature, FeatureGroup
+from features.sources import ColumnType, EventSource
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from infra.errors import ServiceError
 from infra.settings import Settings
@@ -107,7 +108,7 @@ def sample_ids(group: FeatureGroup, events: Sequence[Path], size: int) -> list[A
 def brute_force(group: FeatureGroup, events: Sequence[Path], ids: Sequence[int | str], q_ms: int) -> dict[Any, dict[str, Any]]:
     """Entity id → feature → value at `q_ms`, computed by a scan of all events for each feature."""
     source = group.source
-    selected = ", ".join(f'{_feature_sql(feature, q_ms)} AS "{feature.name}"' for feature in group.features)
+    selected = ", ".join(f'{_feature_sql(source, feature, q_ms)} AS "{feature.name}"' for feature in group.features)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'").fetchall()
         files = [str(path) for path in events]
@@ -127,9 +128,11 @@ def _typed(name: str, kind: str) -> str:
     return f'"{name}"::DECIMAL(18, 6)' if kind == "DECIMAL" else f'"{name}"'
 
 
-def _feature_sql(feature: Feature, q_ms: int) -> str:
+def _feature_sql(source: EventSource, feature: Feature, q_ms: int) -> str:
     """A feature as a filtered aggregate in DuckDB's SQL, over the window [floor(q - w, hop), q)."""
     kind, of = feature.aggregation.kind, f'"{feature.of}"'
+    column = source.column(feature.of) if feature.of else None
+    integers = column is not None and column.type is ColumnType.INT64
     conditions = ["t IS NOT NULL"]
     if feature.window:
         size_ms, hop_ms = feature.window.size_ms, feature.window.hop_ms
@@ -141,15 +144,19 @@ def _feature_sql(feature: Feature, q_ms: int) -> str:
     filtered = f"FILTER (WHERE {' AND '.join(conditions)})"
     unit_ms = UNIT_MS.get(getattr(feature.aggregation, "unit", ""), 1)
     k, bound = getattr(feature.aggregation, "k", 0), getattr(feature.aggregation, "bound", 0)
-    # In integer micro-units of 128 bits, because a difference of two large sums of doubles would lose the digits of the variance.
-    micros, n = f"CAST({of} * 1000000 AS HUGEINT)", f"count({of}) {filtered}"
+    # In integer units of 128 bits, because a difference of two large sums of doubles would lose the digits of the variance.
+    scale = 1 if integers else 1_000_000
+    micros, n = f"CAST({of} * {scale} AS HUGEINT)", f"count({of}) {filtered}"
     squares, square = f"sum({micros} * {micros}) {filtered}", f"(sum({micros}) {filtered}) * (sum({micros}) {filtered})"
-    variance = f"(({n}) * ({squares}) - {square})::DOUBLE / nullif({n}, 0) ** 2 / 1e12"
+    variance = f"(({n}) * ({squares}) - {square})::DOUBLE / nullif({n}, 0) ** 2 / {scale}.0 ** 2"
     counts = f"histogram({of}) {filtered}"
     ranked = f"list_sort(list_transform(map_entries({counts}), lambda x: {{'n': -CAST(x.value AS BIGINT), 'v': x.key}}))"
+    # In 128 bits. A total of integers that no 64-bit integer holds has no value; one of decimals is rounded.
+    total = f"coalesce(sum({of}) {filtered}, 0)"
+    fits = f"CASE WHEN {total} BETWEEN {-(2**63)} AND {2**63 - 1} THEN {total} END"
     return {
         "count": f"count(*) {filtered}",
-        "sum": f"coalesce((sum({of}) {filtered})::DOUBLE, 0)",
+        "sum": fits if integers else f"({total})::DOUBLE",
         "mean": f"(sum({of}) {filtered})::DOUBLE / nullif(count({of}) {filtered}, 0)",
         "min": f"(min({of}) {filtered})::DOUBLE",
         "max": f"(max({of}) {filtered})::DOUBLE",

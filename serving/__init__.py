@@ -2,6 +2,7 @@
 
 guard        refuses requests without a key, of another type, too large, or outside the contract
 contract     the fields of requests and answers
+encoding     an answer → its bytes
 service      the endpoints, as a BentoML service
 answer       what the store gave → the answer
 freshness    whether features are too old for a use case

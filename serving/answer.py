@@ -1,14 +1,17 @@
-"""From what the store gave to what the caller gets. Pure. What leaves here has been validated by its type."""
+"""From what the store gave to what the caller gets. Pure. It is encoded as it is: `serving.encoding`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from features.declaration import FeatureGroup
-from features.merge import Merged, merge
+from features.instants import rfc3339
+from features.merge import Merged
+from features.merge_many import ManyMerge
 from infra.policies import WhenStale
-from serving.contract import FeatureRow, ModelInfo, PredictResponse, Provenance, rfc3339
+from serving.encoding import FeatureRow, ModelInfo, Provenance, predict_answer
 from serving.errors import RefusalError
 from serving.model import LoadedModel
 from store.protocol import Parts
@@ -43,6 +46,7 @@ def served_features(
     stale: Stale | None = None,
     batch_only: bool = False,
     complete_since_ms: int | None = None,
+    at_q: ManyMerge | None = None,
 ) -> Served:
     """The entity's features at `q_ms`.
 
@@ -54,6 +58,7 @@ def served_features(
         stale: Given where the group is older than the use case allows.
         batch_only: Whether to give what batch alone would: the features as of batch_end.
         complete_since_ms: Since when no event is missing in the speed tiles; None where none ever is.
+        at_q: The merge at `q_ms` by the same arguments, where many entities share it.
 
     Raises:
         RefusalError: `q_ms` lies before batch_end.
@@ -67,7 +72,9 @@ def served_features(
         )
     batch_only = batch_only or (stale is not None and stale.then is WhenStale.BATCH_ONLY)
     at_ms = end_ms if batch_only and end_ms is not None else q_ms
-    merged = merge(group, parts.batch, () if batch_only else parts.tiles, at_ms, batch_end_ms, complete_since_ms)
+    if at_q is None or at_ms != q_ms:
+        at_q = ManyMerge(group, at_ms, batch_end_ms, complete_since_ms)
+    merged = at_q(parts.batch, () if batch_only else parts.tiles)
     if stale is not None:
         merged = replace(merged, reasons={**merged.reasons, stale.reason: range(len(group.features))})
         if stale.then is WhenStale.DEFAULT:
@@ -75,40 +82,71 @@ def served_features(
     return Served(parts, merged, at_ms)
 
 
-def feature_row(group: FeatureGroup, one: int | str, served: Served, q_ms: int) -> FeatureRow:
-    """The row of one entity."""
+class Provenances:
+    """The provenance of the entities of one answer; what they share is made once.
+
+    Args:
+        names: The features, in the order of the declaration.
+        q_ms: The time that is asked about.
+    """
+
+    def __init__(self, names: tuple[str, ...], q_ms: int) -> None:
+        self._names, self._as_of = names, rfc3339(q_ms)
+        self._batch_ends: dict[int | None, str | None] = {None: None}
+
+    def of(self, served: Served, fault: str = "") -> Provenance:
+        """Where an entity's features come from; `fault` is what is wrong with the model's input."""
+        parts, merged, _ = served
+        names, values, newest_ms, end_ms = self._names, merged.values, merged.newest_event_ms, merged.batch_end_ms
+        if end_ms not in self._batch_ends:
+            self._batch_ends[end_ms] = rfc3339(end_ms)  # type: ignore[arg-type]  # None is there
+        # Of an entity that no layer knows, also a count of 0 is a default and not a finding.
+        missing: Sequence[str] = ()
+        if not parts.known:
+            missing = names
+        elif None in values:
+            missing = [name for name, value in zip(names, values, strict=True) if value is None]
+        reasons: Sequence[str] = ()
+        features: Sequence[str] = ()
+        if parts.faults or merged.reasons or fault:
+            reasons = [*parts.faults, *merged.degraded, fault] if fault else [*parts.faults, *merged.degraded]
+            features = names if parts.faults else [names[index] for index in merged.degraded_features]
+        return Provenance(
+            as_of=self._as_of,
+            batch_end=self._batch_ends[end_ms],
+            newest_event=None if newest_ms is None else rfc3339(newest_ms),
+            tiles_merged=merged.tiles_merged,
+            degraded=bool(reasons),
+            degraded_reasons=reasons,
+            degraded_features=features,
+            missing=missing,
+        )
+
+
+def feature_rows(group: FeatureGroup, ids: Sequence[int | str], served: Sequence[Served], q_ms: int) -> list[FeatureRow]:
+    """The rows of entities."""
     names = group.feature_names
-    features = dict(zip(names, served.merged.values, strict=True))
-    return FeatureRow(id=one, features=features, provenance=_provenance(names, served, q_ms))
+    provenances = Provenances(names, q_ms)
+    return [
+        FeatureRow(entity_id, dict(zip(names, one.merged.values, strict=True)), provenances.of(one))
+        for entity_id, one in zip(ids, served, strict=True)
+    ]
 
 
-def prediction(
-    group: FeatureGroup, entity_id: int | str, served: Served, q_ms: int, model: LoadedModel, variant: str, response: type[PredictResponse]
-) -> PredictResponse:  # fmt: skip
-    """The answer of a model about one entity, on the features of the version `group`; `response` is its type in the API."""
+def prediction(group: FeatureGroup, entity_id: int | str, served: Served, q_ms: int, model: LoadedModel, variant: str) -> Any:
+    """The answer of a model about one entity (`serving.encoding.predict_answer`), on the features of the version `group`.
+
+    Raises:
+        ValueError: The model's answer is no probability.
+    """
     values, fault = model.input_of(group, served.merged.values)
-    return response(
-        **{group.entity: entity_id},  # type: ignore[arg-type]
-        prediction=model.predict(values),
-        features_used=dict(zip(model.group.model_names, values, strict=True)),
-        model=ModelInfo(name=model.name, version=model.version, variant=variant),
-        provenance=_provenance(group.feature_names, served, q_ms, fault),
-    )
-
-
-def _provenance(names: tuple[str, ...], served: Served, q_ms: int, fault: str = "") -> Provenance:
-    parts, merged, _ = served
-    # Of an entity that no layer knows, also a count of 0 is a default and not a finding.
-    known = parts.known
-    missing = [name for name, value in zip(names, merged.values, strict=True) if value is None or not known]
-    reasons = [*parts.faults, *merged.degraded, fault] if fault else [*parts.faults, *merged.degraded]
-    return Provenance(
-        as_of=rfc3339(q_ms),
-        batch_end=None if merged.batch_end_ms is None else rfc3339(merged.batch_end_ms),
-        newest_event=None if merged.newest_event_ms is None else rfc3339(merged.newest_event_ms),
-        tiles_merged=merged.tiles_merged,
-        degraded=bool(reasons),
-        degraded_reasons=reasons,
-        degraded_features=list(names) if parts.faults else [names[index] for index in merged.degraded_features],
-        missing=missing,
+    probability = model.predict(values)
+    if not 0 <= probability <= 1:
+        raise ValueError(f"The prediction of version {model.version} of {model.name} is no probability.")
+    return predict_answer(group.entity)(
+        entity_id,
+        probability,
+        dict(zip(model.group.model_names, values, strict=True)),
+        ModelInfo(model.name, model.version, variant),
+        Provenances(group.feature_names, q_ms).of(served, fault),
     )

@@ -1,11 +1,13 @@
 """The answers that are no answers: one sentence of cause, one of cure, and the status that says whose turn it is.
 
 400     a request outside the contract                          (serving.guard)
+        a body that is not the gzip that it says                (serving.bodies)
 401     no key, or a wrong one, where one is set                (serving.guard)
 404     a group that is not declared
 409     a time before batch_end: the online store knows only from there on
 413     a body that is too large                                (serving.guard)
 415     anything but JSON; nothing of it was read               (serving.guard)
+        a content encoding other than gzip                      (serving.bodies)
 422     an id of another type than the group's, or a use case that is not known
 503     no champion yet, or features older than the use case allows
 """

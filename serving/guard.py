@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.responses import JSONResponse
 
+from serving.bodies import decoded
 from serving.contract import MAX_BODY_BYTES
 from serving.errors import RefusalError
 
@@ -27,6 +28,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 class Door:
     """Lets through `application/json` bodies of up to `MAX_BODY_BYTES` that fit the contract, from callers with the key where one is set.
+
+    The application gets the body without its content encoding.
 
     Args:
         app: The application behind the middleware.
@@ -61,7 +64,8 @@ class Door:
             body_passed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(scope, replay, send)
+        plain_headers = [(name, value) for name, value in scope["headers"] if name != b"content-encoding"]
+        await self._app({**scope, "headers": plain_headers}, replay, send)
 
 
 class Readiness:
@@ -106,10 +110,10 @@ def _admit(scope: Scope, key: str) -> None:
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes | None:
-    """The request's body; None if the caller has disconnected.
+    """The request's body, decoded; None if the caller has disconnected.
 
     Raises:
-        RefusalError: The body is not JSON, or is too large.
+        RefusalError: The body is not JSON, is too large, or has an encoding that is not gzip.
     """
     # Every content-type header counts, because of two different headers BentoML could read the other one.
     kinds = [value.split(b";")[0].strip().lower() for name, value in scope["headers"] if name == b"content-type"]
@@ -129,7 +133,7 @@ async def _body(scope: Scope, receive: Receive) -> bytes | None:
         body, more = body + message.get("body", b""), message.get("more_body", False)
         if len(body) > MAX_BODY_BYTES:
             raise too_large
-    return body
+    return decoded(body, [value for name, value in scope["headers"] if name == b"content-encoding"])
 
 
 def _check(kind: type[BaseModel] | None, body: bytes) -> None:

@@ -21,7 +21,7 @@ from features.declaration import FeatureGroup
 from infra.kafka import SERVED_TOPIC, client_options
 from infra.settings import Settings
 from serving.answer import Served
-from serving.contract import Provenance
+from serving.encoding import Provenance
 from serving.variants import place
 
 #: The largest number of records in the queue.
@@ -69,6 +69,7 @@ def served_record(
         "newest_event_ms": merged.newest_event_ms,
         "tiles_merged": merged.tiles_merged,
         "degraded": provenance.degraded_reasons,
+        "degraded_features": provenance.degraded_features,
         **(exposure or {}),
     }
 
@@ -88,6 +89,11 @@ class ServedLog:
         self._thread = threading.Thread(target=self._follow, name="served log", daemon=True)
         if settings.served_share or settings.experiment:
             self._thread.start()
+
+    @property
+    def on(self) -> bool:
+        """Whether any answer of `/features` is logged."""
+        return bool(self._settings.served_share)
 
     def wants(self, entity: int | str) -> bool:
         """Whether the entity is in the logged share. It is the same for each request: all or none of an entity's answers are logged."""

@@ -13,13 +13,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import bentoml
+from starlette.responses import Response
 
 from features.declaration import FeatureGroup
+from features.merge_many import ManyMerge
 from features.sources import ColumnType
 from infra.project import load_project
 from infra.settings import Settings
-from serving.answer import feature_row, prediction, served_features
+from serving.answer import feature_rows, prediction, served_features
 from serving.contract import FeaturesRequest, FeaturesResponse, predict_contract
+from serving.encoding import FeaturesAnswer, json_response
 from serving.errors import RefusalError
 from serving.freshness import Freshness
 from serving.guard import Door, Readiness
@@ -57,7 +60,6 @@ class Braid:
         settings, self._groups = _settings, {group.name: group for group in _project.groups}
         self._metrics = Metrics()
         self._store = OnlineStore(settings)
-        self._tiles_kept_ms = settings.tile_ttl_seconds * 1_000
         self._served = ServedLog(settings, self._metrics.lost)
         self._freshness = Freshness(settings, _project.groups, self._metrics.newest_event)
         self._models = Models(settings, _model, self._exchanged) if _model else None
@@ -78,7 +80,7 @@ class Braid:
     async def features(self, request: FeaturesRequest, /) -> FeaturesResponse:
         """The features of entities at one time, in the order of the ids."""
         try:
-            return await self._features(request)
+            return await self._features(request)  # type: ignore[return-value]  # encoded already
         except RefusalError as refusal:
             return refusal.response()  # type: ignore[return-value]
 
@@ -86,7 +88,7 @@ class Braid:
     async def predict(self, request: PredictRequest, /) -> PredictResponse:
         """A prediction about an entity, on the features of this moment, by the champion or by the entity's variant in a running experiment."""
         try:
-            return await self._predict(request)
+            return await self._predict(request)  # type: ignore[return-value]
         except RefusalError as refusal:
             return refusal.response()  # type: ignore[return-value]
 
@@ -98,7 +100,7 @@ class Braid:
         fault = await self._store.fault()
         return looked, [*found, fault] if fault else found
 
-    async def _features(self, request: FeaturesRequest) -> FeaturesResponse:
+    async def _features(self, request: FeaturesRequest) -> Response:
         started = time.perf_counter()
         group = self._groups.get(request.group)
         if group is None:
@@ -108,23 +110,27 @@ class Braid:
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, keys)
         group = reading.group
+        since_ms = max(q_ms - _tiles_kept_ms(group), reading.complete_since_ms)
         serve = partial(
             served_features,
             group,
             q_ms=q_ms,
             batch_end_ms=reading.batch_end_ms,
             stale=stale,
-            complete_since_ms=max(q_ms - self._tiles_kept_ms, reading.complete_since_ms),
+            complete_since_ms=since_ms,
+            at_q=ManyMerge(group, q_ms, reading.batch_end_ms, since_ms),
         )
         found = [serve(parts) for parts in reading.parts]
-        rows = [feature_row(group, one, served, q_ms) for one, served in zip(request.ids, found, strict=True)]
-        for key, served, row in zip(keys, found, rows, strict=True):
-            if self._served.wants(key):
-                self._served.add(partial(served_record, group, key, served, row.provenance, q_ms, _now_ms()))
+        rows = feature_rows(group, request.ids, found, q_ms)
+        if self._served.on:
+            for key, served, row in zip(keys, found, rows, strict=True):
+                if self._served.wants(key):
+                    self._served.add(partial(served_record, group, key, served, row.provenance, q_ms, _now_ms()))
+        response = json_response(FeaturesAnswer(rows))
         self._metrics.answered("features", group, found, q_ms, started)
-        return FeaturesResponse.model_construct(rows=rows)
+        return response
 
-    async def _predict(self, request: PredictRequest) -> PredictResponse:
+    async def _predict(self, request: PredictRequest) -> Response:
         started = time.perf_counter()
         if _model is None or self._models is None:
             raise RefusalError(
@@ -146,10 +152,10 @@ class Braid:
             q_ms,
             reading.batch_end_ms,
             stale,
-            complete_since_ms=max(q_ms - self._tiles_kept_ms, reading.complete_since_ms),
+            complete_since_ms=max(q_ms - _tiles_kept_ms(group), reading.complete_since_ms),
         )
         served = serve(batch_only=variant.batch_only)
-        answer = prediction(group, user, served, q_ms, model, variant.name, PredictResponse)
+        answer = prediction(group, user, served, q_ms, model, variant.name)
         self._metrics.predicted(variant.name)
         if exposed or self._served.wants(user):
             served_at_ms = _now_ms()
@@ -161,15 +167,16 @@ class Braid:
                     "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
                     "prediction": answer.prediction,
                     "shadows": {
-                        one.name: prediction(group, user, serve(batch_only=one.batch_only), q_ms, its, one.name, PredictResponse).prediction
+                        one.name: prediction(group, user, serve(batch_only=one.batch_only), q_ms, its, one.name).prediction
                         for one, its in shadows
                     },
                 }  # fmt: skip
                 return served_record(group, user, served, answer.provenance, q_ms, served_at_ms, exposure)
 
             self._served.add(record)
+        response = json_response(answer)
         self._metrics.answered("predict", group, [served], q_ms, started)
-        return answer
+        return response
 
     def _exchanged(self, variant: Variant, model: LoadedModel) -> None:
         if variant.name == "champion":
@@ -200,6 +207,10 @@ def _keys(group: FeatureGroup, ids: list[int | str]) -> list[int | str]:
             422, f"The id at position {wrong} is not {name}.", f"The entity of {group.name} is {group.entity}, {name}."
         )
     return keys
+
+
+def _tiles_kept_ms(group: FeatureGroup) -> int:
+    return _settings.tiles_kept_seconds(group.buffer_ms) * 1_000
 
 
 def _now_ms() -> int:

@@ -52,16 +52,16 @@ def write_tiles(
     settings: Settings, group: FeatureGroup, token: str | None, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Folds tiles and writes them, then the task's mark; runs in Spark's Python workers. Gives how many, per batch."""
-    store = writing_store(settings)
+    store, kept_seconds = writing_store(settings), settings.tiles_kept_seconds(group.buffer_ms)
     for batch in batches:
         if not batch.num_rows:
             continue
         packed = [encode(tile) for tile in fold_batch(group, batch)]
         entities, starts_ms = batch.column("entity").to_pylist(), batch.column("tile_start_ms").to_pylist()
-        store.put_tiles(group, list(zip(entities, starts_ms, packed, strict=True)), settings.tile_ttl_seconds)
+        store.put_tiles(group, list(zip(entities, starts_ms, packed, strict=True)), kept_seconds)
         yield pa.record_batch({"tiles": pa.array([len(packed)], pa.int64())})
     if token is not None:
-        store.put_tiles(group, [], settings.tile_ttl_seconds, _mark(token))
+        store.put_tiles(group, [], kept_seconds, _mark(token))
 
 
 def _mark(token: str) -> Mark:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+import hiredis
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -33,15 +35,25 @@ def patient_store(settings: Settings) -> Any:
     return _patient_client(settings.redis_url, settings.redis_cluster, os.getpid())
 
 
+class _PackingConnection(redis.asyncio.Connection):
+    """A connection that packs a pipeline's commands, each of one word, in C: in Python it is a third of the time of a read of many entities."""
+
+    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
+        return [b"".join([hiredis.pack_command(tuple(command)) for command in commands])]
+
+
 def async_store(settings: Settings) -> Any:
     """An asyncio client that only reads, in bytes. Its user sets the deadline of a whole read: one per reply would cost as much as the reply."""
     kind = redis.asyncio.RedisCluster if settings.redis_cluster else redis.asyncio.Redis
+    # A URL of TLS or of a socket's path brings a class of its own.
+    packing: dict[str, Any] = {} if settings.redis_cluster else {"connection_class": _PackingConnection}
     return kind.from_url(
         settings.redis_reader_url or settings.redis_url,
         socket_timeout=None,
         socket_connect_timeout=settings.store_timeout_seconds,
         # Once, at once: for a connection that the server closed while it was idle. Waiting would only use up the deadline.
         retry=AsyncRetry(NoBackoff(), 1),
+        **packing,
     )
 
 

@@ -3,9 +3,9 @@
     {group}:{id}                             hash   an entity, see `features.packed`
         batch:{version}                             its batch view
         s:{version}                                 the stamp of that view: see `stamp`
-        t:{version}:{tile start}                    a speed tile
+        speed:{version}                             its speed tiles, as one value: see `features.speed_value`
     braid/published/{group}                  hash   what was published of the group last: see `store.publishing`;
-        tiles:{version}                             and since when its tiles are complete: see `store.tiles`
+        tiles:{format}:{version}                    and since when its tiles are complete: see `store.tiles`
     braid/known/{group}/{version}/{bucket}   hash   entity id → the stamp of the view that was published of it
     braid/marks/{token}/{bucket}             hash   task of a streaming query → the micro-batch whose tiles it wrote last
     braid/progress                           hash   streaming query → how far it is, as JSON
@@ -23,6 +23,8 @@ from collections.abc import Iterable, Sequence
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
+from features.speed_value import SPEED_FORMAT
+
 PROGRESS_KEY = "braid/progress"
 GENERATION_KEY = "braid/generation"
 
@@ -33,8 +35,11 @@ def meta_key(group: str) -> str:
 
 
 def tiles_field(version: str) -> str:
-    """Its field of since when the tiles of a version are complete; a request reads it with what is published."""
-    return f"tiles:{version}"
+    """Its field of since when the tiles of a version are complete; a request reads it with what is published.
+
+    The tiles of another format count for nothing, so the stream is read again where the format changes.
+    """
+    return f"tiles:{SPEED_FORMAT}:{version}"
 
 
 def notes_key(kind: str) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from features.declaration import FeatureGroup
@@ -80,7 +80,7 @@ class Parts:
     """What the store knows of one entity; `faults` says why that may not be all."""
 
     batch: BatchValue | None = None
-    tiles: list[TileValue] = field(default_factory=list)
+    tiles: Sequence[TileValue] = ()
     faults: tuple[str, ...] = ()
 
     @property

@@ -24,32 +24,49 @@ from typing import Any
 
 from features.declaration import FeatureGroup
 from features.declaration.versions import group_text
-from features.packed import FORMAT, batch_field, tile_prefix
+from features.packed import FORMAT, batch_field
+from features.speed_value import speed_field
 from infra.errors import NotReadyError
 from store.keys import Buckets, batch_end_of, meta_key, stamp, stamp_field, tiles_field, version_of
 from store.protocol import Published, View
 from store.scripts import Script
+from store.tiles import SPEED_LUA
 
 #: Entities in one round trip.
 CHUNK = 1_000
 #: A publication that began before and has not ended was given up.
 _ABANDONED_MS = 86_400_000
 
-_PRUNE = """
-local function prune(key, prefix, tile_ms, end_ms)
+_PRUNE = (
+    SPEED_LUA
+    + """
+local function prune(key, field, tile_ms, end_ms)
   for _, name in ipairs(redis.call('HKEYS', key)) do
-    if string.sub(name, 1, #prefix) == prefix then
-      if tonumber(string.sub(name, #prefix + 1)) + tile_ms <= end_ms then redis.call('HDEL', key, name) end
-    elseif name == 'batch' or string.match(name, '^t:%d+$') then
-      redis.call('HDEL', key, name) -- of a layout without versions
-    end
+    if name == 'batch' or string.sub(name, 1, 2) == 't:' then redis.call('HDEL', key, name) end -- of a former layout
+  end
+  local value = redis.call('HGET', key, field)
+  if not value then return end
+  local dropped, n, index, tiles, skip, skipped = 0, 0, '', '', 0, 0
+  if is_speed(value) then dropped, n, index, tiles = parts(value) end
+  while skip < n do
+    local start, _, size = entry(index, skip)
+    if start + tile_ms > end_ms then break end
+    skip, skipped = skip + 1, skipped + size
+  end
+  if skip == n then
+    redis.call('HDEL', key, field)
+  elseif skip > 0 then
+    local left = redis.pcall('HPTTL', key, 'FIELDS', 1, field)
+    index, tiles = string.sub(index, skip * ENTRY + 1), string.sub(tiles, skipped + 1)
+    write(key, field, whole(string.sub(value, 1, 9), dropped, n - skip, index, tiles), tonumber(left[1] or 0))
   end
 end
 """
+)
 _REPLACE = Script(
     _PRUNE
     + """
--- key: an entity; stamp field, stamp, batch field, value, tile prefix, tile_ms
+-- key: an entity; stamp field, stamp, batch field, value, speed field, tile_ms
 local present, replaced = redis.call('HGET', KEYS[1], ARGV[1]), 0
 if not present or present <= ARGV[2] then
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
@@ -62,7 +79,7 @@ return replaced
 _REMOVE = Script(
     _PRUNE
     + """
--- key: an entity; stamp field, stamp, batch field, tile prefix, tile_ms
+-- key: an entity; stamp field, stamp, batch field, speed field, tile_ms
 local present = redis.call('HGET', KEYS[1], ARGV[1])
 if present and present >= ARGV[2] then return 0 end
 local removed = redis.call('HDEL', KEYS[1], ARGV[1], ARGV[3])
@@ -103,7 +120,7 @@ return present or ''
 )
 _CLEAN = Script(
     """
--- key: an entity; what the fields of a version are or begin with
+-- key: an entity; what the fields of a version begin with
 for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
   for _, prefix in ipairs(ARGV) do
     if string.sub(name, 1, #prefix) == prefix then redis.call('HDEL', KEYS[1], name) end
@@ -149,12 +166,12 @@ def put_views(
     """Puts the views of some entities, at most `CHUNK` in one round trip."""
     version, mark = version_of(group.fingerprint), stamp(view.batch_end_ms, view.built_at_ms)
     fixed = stamp_field(version), mark, batch_field(group.fingerprint)
-    prefix, known = tile_prefix(group.fingerprint), buckets.known_keys(group.name, version)
+    speed, known = speed_field(group.fingerprint), buckets.known_keys(group.name, version)
     for begun in range(0, len(ids), CHUNK):
         some, their = ids[begun : begun + CHUNK], values[begun : begun + CHUNK]
         _REPLACE.run(
             client,
-            [(group.key(entity_id), *fixed, value, prefix, group.tile_ms) for entity_id, value in zip(some, their, strict=True)],
+            [(group.key(entity_id), *fixed, value, speed, group.tile_ms) for entity_id, value in zip(some, their, strict=True)],
         )
         # After the views: a known entity without a view has lost it.
         _KNOW.run(client, [(known[bucket], mark, *(some[at] for at in places)) for bucket, places in buckets.split(some)])
@@ -229,7 +246,7 @@ def _sweep(client: Any, buckets: Buckets, group: FeatureGroup, mark: bytes) -> i
         stamp_field(version),
         mark,
         batch_field(group.fingerprint),
-        tile_prefix(group.fingerprint),
+        speed_field(group.fingerprint),
         group.tile_ms,
     )
     removed = 0
@@ -272,7 +289,7 @@ def _remove_dead_versions(client: Any, buckets: Buckets, group: FeatureGroup) ->
     for version, begun_ms in _versions(client, group.name).items():
         if version in alive or (begun_ms is not None and begun_ms > long_ago_ms):
             continue
-        prefixes = stamp_field(version), batch_field(version), tile_prefix(version)
+        prefixes = stamp_field(version), batch_field(version), speed_field(version)
         own, theirs = (buckets.known_keys(group.name, name) for name in (version_of(group.fingerprint), version))
         for key in (*theirs, *own):
             for some in _known(client, key):

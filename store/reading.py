@@ -13,16 +13,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
 from features.declaration import FeatureGroup
 from features.declaration.versions import published_group
 from features.errors import PackedValueError
-from features.packed import FORMAT, BatchValue, TileValue, batch_field, decode_batch, decode_tile, tile_prefix
+from features.packed import FORMAT, BatchValue, TileValue, batch_field, decode_batch
+from features.speed_value import decode_speed, speed_field
 from infra.settings import Settings
 from store.clients import async_store
+from store.decoded import DecodedValues
 from store.errors import CLIENT_ERRORS, OUT_OF_REACH, reason_of
 from store.keys import Buckets, batch_end_of, meta_key, tiles_field, version_of
 from store.protocol import ALWAYS_MS, Parts, Reading
@@ -37,6 +38,9 @@ UNREADABLE = "a stored value cannot be read"
 OTHER_VERSION = "the online store holds a version of the declaration that cannot be read any more"
 LOST = "the online store has lost the entity's batch view"
 LEFT = "the entity's batch view is older than the one that was published"
+
+_views = DecodedValues(lambda data, group: decode_batch(data, group.fingerprint))
+_speed_values = DecodedValues(decode_speed)
 
 #: The groups that are asked for, each with its entities.
 Wanted = Sequence[tuple[FeatureGroup, Sequence[int | str]]]
@@ -91,8 +95,10 @@ class Query:
             keys = self._buckets.known_keys(declared.name, self._version(declared))
             for bucket, places in self._buckets.split(ids):
                 pipeline.hmget(keys[bucket], [ids[at] for at in places])
+            fingerprint = self._versions.group(declared).fingerprint
+            view, speed = batch_field(fingerprint), speed_field(fingerprint)
             for entity_id in ids:
-                pipeline.hgetall(declared.key(entity_id))
+                pipeline.execute_command("HMGET", declared.key(entity_id), view, speed)
 
     def changed(self, answers: Sequence[Any]) -> list[tuple[FeatureGroup, bytes | None]]:
         """The groups of which another version is served than was asked for, with its fingerprint; then ask again."""
@@ -118,7 +124,7 @@ class Query:
                 for index, at in enumerate(places):
                     stamps[at] = answer if isinstance(answer, Exception) else answer[index]
             rows = zip(islice(left, len(ids)), stamps, strict=True)
-            parts = [parts_of(fields, group.fingerprint, stamp, end_ms, faults) for fields, stamp in rows]
+            parts = [parts_of(values, group, stamp, end_ms, faults) for values, stamp in rows]
             readings.append(Reading(parts, end_ms, group, since_ms))
         return readings
 
@@ -138,44 +144,46 @@ class Query:
 
 
 def parts_of(
-    fields: dict[bytes, bytes] | Exception,
-    fingerprint: str,
+    values: Sequence[bytes | None] | Exception,
+    group: FeatureGroup,
     stamp: bytes | Exception | None = None,
     published_end_ms: int | None = None,
     group_faults: tuple[str, ...] = (),
 ) -> Parts:
-    """What an entity's hash holds, or what reading it has come to.
+    """What the store has of an entity, or what reading it has come to.
 
     Args:
-        fields: The hash, or the error that came instead.
-        fingerprint: The version that is served.
+        values: The packed batch view and the speed value, or the error that came instead.
+        group: The version that is served.
         stamp: The stamp of the view that was published of the entity; None where no publication knows the entity.
         published_end_ms: The batch_end of what is published of the group.
         group_faults: What is wrong with the whole group.
     """
-    if isinstance(fields, Exception):
-        return Parts(faults=(reason_of(fields), *group_faults))
+    if isinstance(values, Exception):
+        return Parts(faults=(reason_of(values), *group_faults))
+    packed_view, speed_value = values
     batch: BatchValue | None = None
-    tiles: list[TileValue] = []
-    faults: list[str] = []
-    batch_name, tile_names = batch_field(fingerprint), tile_prefix(fingerprint)
-    for name, data in fields.items():
+    tiles: Sequence[TileValue] = ()
+    faults: tuple[str, ...] = group_faults
+    if packed_view is not None:
         try:
-            if name == batch_name:
-                batch = _decoded_batch(data, fingerprint)
-            elif name.startswith(tile_names):
-                tiles.append(_decoded_tile(data, fingerprint))
+            batch = _views.value(packed_view, group)
         except PackedValueError:
-            faults = [UNREADABLE]
+            faults = (UNREADABLE, *group_faults)
+    if speed_value is not None:
+        try:
+            tiles = _speed_values.value(speed_value, group)
+        except PackedValueError:
+            faults = (UNREADABLE, *group_faults)
     if batch is not None:
         if published_end_ms is not None and batch.batch_end_ms < published_end_ms:
-            faults.append(LEFT)
+            faults = (*faults, LEFT)
     elif isinstance(stamp, Exception):
-        faults.append(reason_of(stamp))
+        faults = (*faults, reason_of(stamp))
     # What a publication under way has just written is not missing yet.
-    elif stamp and batch_name not in fields and published_end_ms is not None and batch_end_of(stamp) <= published_end_ms:
-        faults.append(LOST)
-    return Parts(batch, tiles, (*faults, *group_faults))
+    elif stamp and packed_view is None and published_end_ms is not None and batch_end_of(stamp) <= published_end_ms:
+        faults = (*faults, LOST)
+    return Parts(batch, tiles, faults)
 
 
 class _Waiting(NamedTuple):
@@ -269,14 +277,3 @@ class OnlineStore:
     async def close(self) -> None:
         """Ends the connections."""
         await self._client.aclose()
-
-
-@lru_cache(maxsize=16_384)
-def _decoded_batch(data: bytes, fingerprint: str) -> BatchValue:
-    return decode_batch(data, fingerprint)
-
-
-# Most tiles are past and never change. About 0.7 KB each.
-@lru_cache(maxsize=65_536)
-def _decoded_tile(data: bytes, fingerprint: str) -> TileValue:
-    return decode_tile(data, fingerprint)

@@ -1,6 +1,7 @@
 """Speed tiles into the online store, and what says whether it has all of them.
 
-A tile is written by its absolute value, so that writing it twice changes nothing. After the tiles of its part of a micro-batch, a task writes
+All tiles of an entity and a version are one value (`features.speed_value`), in which a script replaces those that are written, and from which it
+drops what has expired. A tile is written by its absolute value, so that writing it twice changes nothing. After the tiles of its part of a micro-batch, a task writes
 its mark: the number of the micro-batch, in each bucket, hence on each primary of a cluster. A server that loses what it had acknowledged (an
 older file after a crash, a failover to a replica that lagged) loses the latest writes, the marks among them: then a mark lies behind what Spark
 has committed, or does not follow upon the one before, and the stream is read again under another token.
@@ -9,21 +10,94 @@ has committed, or does not follow upon the one before, and the stream is read ag
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
 from typing import Any
 
-import redis
-
 from features.declaration import FeatureGroup
-from features.packed import tile_prefix
+from features.packed import decode_tile
+from features.speed_value import SPEED_FORMAT, pack_tile, speed_field, speed_head
 from store.keys import Buckets, meta_key, tiles_field, version_of
 from store.protocol import Mark, Tiles
 from store.scripts import Script
 
-#: Tiles per round trip to the store.
+#: Entities per round trip to the store.
 PIPELINE_LENGTH = 1_000
+#: A speed value that would be longer loses its oldest tiles, and says so.
+LONGEST_VALUE = 4 * 1_024 * 1_024
+_HOUR_SECONDS = 3_600
+#: The index of a speed value, as `features.speed_value` describes it. `start` of the tile at `place`, counted from 0; `write` gives a field its
+#: value and its expiry, where the server knows one for fields (Valkey 9, Redis 7.4).
+SPEED_LUA = """
+local HEAD, ENTRY, FORMAT = 19, 12, %d
+local function entry(index, place)
+  local high, low, expiry, size = struct.unpack('>hIHI', index, place * ENTRY + 1)
+  return high * 4294967296 + low, expiry, size
+end
+local function is_speed(value)
+  return #value >= HEAD and string.byte(value) == FORMAT and #value >= HEAD + select(3, struct.unpack('>hII', value, 10)) * ENTRY + 5
+end
+local function parts(value)
+  local high, low, n = struct.unpack('>hII', value, 10)
+  return high * 4294967296 + low, n, string.sub(value, HEAD + 1, HEAD + n * ENTRY), string.sub(value, HEAD + n * ENTRY + 6)
+end
+local function whole(head, dropped, n, index, tiles)
+  local high = math.floor(dropped / 4294967296)
+  return head .. struct.pack('>hII', high, dropped - high * 4294967296, n) .. index .. string.char(221) .. struct.pack('>I', n) .. tiles
+end
+local function write(key, field, value, ttl_ms)
+  redis.call('HSET', key, field, value)
+  local answer = ttl_ms > 0 and redis.pcall('HPEXPIRE', key, ttl_ms, 'FIELDS', 1, field)
+  if type(answer) == 'table' and answer.err and not string.find(answer.err, 'nknown') then return answer end
+end
+""".replace("%d", str(SPEED_FORMAT))
+_PUT = Script(
+    SPEED_LUA
+    + """
+-- key: an entity; field, format and fingerprint, tile_ms, seconds until a tile expires, longest value, hour; starts and tiles, ascending
+local field, head, tile_ms, ttl, longest, hour = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local expiry = (hour + math.ceil(ttl / 3600) + 1) % 65536
+local value = redis.call('HGET', KEYS[1], field)
+local dropped, n, index, tiles = -140737488355328, 0, '', ''
+if value and is_speed(value) and string.sub(value, 1, #head) == head then dropped, n, index, tiles = parts(value) end
+
+-- Tiles from the first new one on are taken off: usually none, or the one that is replaced.
+local first, stay, bytes, after = tonumber(ARGV[7]), n, #tiles, {}
+while stay > 0 do
+  local start, _, size = entry(index, stay - 1)
+  if start < first then break end
+  stay = stay - 1
+  after[#after + 1] = {start, string.sub(index, stay * ENTRY + 1, (stay + 1) * ENTRY), string.sub(tiles, bytes - size + 1, bytes)}
+  bytes = bytes - size
+end
+-- The oldest go: what has expired, and what makes the value too long.
+local total, skip, skipped = #tiles, 0, 0
+for at = 8, #ARGV, 2 do total = total + #ARGV[at] end
+while skip < stay do
+  local start, expires, size = entry(index, skip)
+  if (expires - hour) % 65536 < 32768 and total <= longest then break end
+  skip, skipped, total, dropped = skip + 1, skipped + size, total - size, math.max(dropped, start + tile_ms)
+end
+local count, indices, values = stay - skip, {string.sub(index, skip * ENTRY + 1, stay * ENTRY)}, {string.sub(tiles, skipped + 1, bytes)}
+local function add(its_index, its_value)
+  count, indices[#indices + 1], values[#values + 1] = count + 1, its_index, its_value
+end
+local place = #after
+for at = 7, #ARGV, 2 do
+  local start, tile = tonumber(ARGV[at]), ARGV[at + 1]
+  while place > 0 and after[place][1] < start do
+    add(after[place][2], after[place][3])
+    place = place - 1
+  end
+  if place > 0 and after[place][1] == start then place = place - 1 end
+  local high = math.floor(start / 4294967296)
+  add(struct.pack('>hIHI', high, start - high * 4294967296, expiry, #tile), tile)
+end
+for left = place, 1, -1 do add(after[left][2], after[left][3]) end
+return write(KEYS[1], field, whole(head, dropped, count, table.concat(indices), table.concat(values)), ttl * 1000)
+"""
+)
 _BROKEN = b"broken"
 _MARK = Script(
     """
@@ -47,20 +121,19 @@ def put_tiles(
     ttl_seconds: int,
     mark: Mark | None,
 ) -> None:
-    """Writes tiles (entity, start in ms, packed value), and after them the mark."""
-    command, prefix = expiring_command(client), tile_prefix(group.fingerprint)
-    fields: dict[str, dict[bytes, bytes]] = {}
+    """Writes tiles (entity, start in ms, encoded `TileValue`), and after them the mark."""
+    # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
+    hour = int(time.time()) // _HOUR_SECONDS
+    fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour
+    entities: dict[str, dict[int, bytes]] = {}
     for entity, start_ms, value in tiles:
-        fields.setdefault(group.key(entity), {})[prefix + str(start_ms).encode()] = value
-    pipeline, queued = client.pipeline(transaction=False), 0
-    for key, values in fields.items():
-        _queue(pipeline, command, key, values, ttl_seconds)
-        queued += len(values)
-        if queued >= PIPELINE_LENGTH:
-            pipeline.execute()
-            queued = 0
-    if queued:
-        pipeline.execute()
+        entities.setdefault(group.key(entity), {})[start_ms] = value
+    calls = [
+        (key, *fixed, *(part for start_ms, value in sorted(values.items()) for part in (start_ms, _packed(group, start_ms, value))))
+        for key, values in entities.items()
+    ]
+    for begun in range(0, len(calls), PIPELINE_LENGTH):
+        _PUT.run(client, calls[begun : begun + PIPELINE_LENGTH])
     if mark is not None:
         _MARK.run(client, [(key, mark.task, mark.batch_id) for key in buckets.mark_keys(mark.token)])
 
@@ -98,34 +171,5 @@ def set_tiles(client: Any, buckets: Buckets, group: FeatureGroup, tiles: Tiles) 
             client.delete(marks)
 
 
-def expiring_command(client: Any) -> str | None:
-    """The server's command by which a field of a hash expires, or None before Redis 7.4.
-
-    HSETEX (Valkey 9, Redis 8) writes and expires in one, HPEXPIRE expires what was written. Without either, publishing a view
-    prunes the tiles that it covers.
-    """
-    return _expiring_command(client)
-
-
-@cache
-def _expiring_command(client: Any) -> str | None:
-    for command in ("HSETEX", "HPEXPIRE"):
-        try:
-            client.execute_command(command, "braid/none", "x")  # with a key, by which a cluster's client finds a server
-        except redis.ConnectionError:
-            raise
-        except redis.RedisError as error:
-            if "number of arguments" in str(error).lower():
-                return command
-    return None
-
-
-def _queue(pipeline: Any, command: str | None, key: str, values: dict[bytes, bytes], ttl_seconds: int) -> None:
-    """One entity's tiles, with their expiry where the server knows it for fields."""
-    pairs = [part for pair in values.items() for part in pair]
-    if command == "HSETEX":
-        pipeline.execute_command("HSETEX", key, "EX", ttl_seconds, "FIELDS", len(values), *pairs)
-        return
-    pipeline.execute_command("HSET", key, *pairs)
-    if command == "HPEXPIRE":
-        pipeline.execute_command("HPEXPIRE", key, ttl_seconds * 1_000, "FIELDS", len(values), *values)
+def _packed(group: FeatureGroup, start_ms: int, value: bytes) -> bytes:
+    return pack_tile(group, start_ms, decode_tile(value, group.fingerprint))

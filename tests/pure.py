@@ -20,6 +20,7 @@ from features import packed
 from features.aggregations import Series, Value
 from features.declaration import FeatureGroup
 from features.sources import ColumnType, EventSource
+from features.speed_value import decode_speed, pack_tile, speed_head
 from features.tiles import fold_ranges, fold_tile_values, runs
 from features.view import build_view, exact_span_ms
 from features.windows import floor_ms
@@ -93,6 +94,20 @@ def tiles_of(group: FeatureGroup, events: Sequence[Event]) -> list[packed.TileVa
     series = series_of(group, events)
     tiles = fold_tile_values(group, series, *runs(series[0].ts_ms // group.tile_ms))
     return [packed.decode_tile(packed.encode(tile), group.fingerprint) for tile in tiles]
+
+
+def speed_value(group: FeatureGroup, tiles: Sequence[packed.TileValue], dropped_ms: int = -(2**47)) -> bytes:
+    """Tiles in the packed value that the store's script makes of them, but for their expiry."""
+    values = {tile.first_ms // group.tile_ms * group.tile_ms: tile for tile in tiles}
+    tiles_packed = [(start_ms, pack_tile(group, start_ms, values[start_ms])) for start_ms in sorted(values)]
+    head = speed_head(group) + dropped_ms.to_bytes(6, "big", signed=True) + len(values).to_bytes(4, "big")
+    index = [start_ms.to_bytes(6, "big", signed=True) + bytes(2) + len(data).to_bytes(4, "big") for start_ms, data in tiles_packed]
+    return b"".join((head, *index, b"\xdd", len(values).to_bytes(4, "big"), *(data for _, data in tiles_packed)))
+
+
+def speed_tiles_of(group: FeatureGroup, tiles: Sequence[packed.TileValue]) -> Sequence[packed.TileValue]:
+    """Tiles as the store gives them: through the bytes of their packed value."""
+    return decode_speed(speed_value(group, tiles), group) if tiles else ()
 
 
 def trained(group: FeatureGroup, events: Sequence[Event], q_ms: int) -> list[Value]:

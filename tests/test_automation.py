@@ -21,6 +21,7 @@ from kafka import KafkaProducer
 
 from features.merge import merge
 from features.packed import batch_field, decode_batch
+from features.windows import DAY_MS, MINUTE_MS
 from infra.embedded import services
 from infra.embedded.supervision import Supervisor
 from infra.kafka import end_offsets
@@ -32,7 +33,6 @@ from store.keys import meta_key
 from tests.declarations import GROUPS, project, user_events, user_features
 from tests.waiting import eventually
 
-DAY_MS, MINUTE_MS = 86_400_000, 60_000
 MIDNIGHT = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)
 SERVICES = {"kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon"}
 
@@ -67,8 +67,8 @@ def send(settings: Settings, *events: tuple[str, int, int]) -> None:
 
 
 def batch_end_ms(settings: Settings) -> int | None:
-    found = store(settings).hget(meta_key(user_features.name), "batch_end_ms")
-    return int(found) if found else None
+    batch_end = store(settings).hget(meta_key(user_features.name), "batch_end_ms")
+    return int(batch_end) if batch_end else None
 
 
 def purchases(settings: Settings, user: int) -> int:
@@ -166,14 +166,14 @@ class Callers:
         self._threads = [threading.Thread(target=self._ask, args=(settings,)) for _ in range(4)]
 
     def __enter__(self) -> Callers:
-        for one in self._threads:
-            one.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for one in self._threads:
-            one.join(60)
+        for thread in self._threads:
+            thread.join(60)
 
     def _ask(self, settings: Settings) -> None:
         with httpx.Client(base_url=settings.serving_url, timeout=30) as client:
@@ -210,7 +210,7 @@ def test_a_store_that_is_killed_or_stands_still_costs_no_caller_an_error(deploym
     with Callers(deployment, at) as callers:
         services.kill(deployment, "valkey")
         services.wait_healthy(deployment, ["valkey"])
-        [status] = [one for one in services.status(deployment) if one.name == "valkey"]
+        [status] = [service for service in services.status(deployment) if service.name == "valkey"]
         server = psutil.Process(status.pid)
         server.suspend()
         try:

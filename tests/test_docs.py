@@ -110,3 +110,9 @@ def test_every_room_is_in_the_architecture(room: str) -> None:
 def test_there_are_commands_to_check() -> None:
     assert sum(words[0] == "braid" for _, (_, words) in BLOCK_COMMANDS) >= 15
     assert len(INLINE_COMMANDS) >= 10
+
+
+def test_a_test_that_a_page_names_exists() -> None:
+    for page, text in TEXTS.items():
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+            assert f"def {name}(" in (ROOT / path).read_text(), f"{page}: {path}::{name}"

@@ -129,8 +129,8 @@ def test_features_at_counts_what_the_declaration_says() -> None:
         event(2, 54, visitor="v", amount=0.2, properties=web), event(1, 1, visitor="u", amount="0.1", properties=web),
         event(1, 59, visitor="copy", amount=50, properties=web), event(3, 55, visitor="v", amount=9), event(4, 59, visitor="w", shop="b"),
     ]  # fmt: skip
-    found = braid.testing.features_at(group, events, entity="a", at="2026-01-01T12:00:00Z")
-    assert found == {"visitors_1h": 2, "spend": 0.3, "latest_visitors": ["v", "v"], "events_10min": 2}
+    values = braid.testing.features_at(group, events, entity="a", at="2026-01-01T12:00:00Z")
+    assert values == {"visitors_1h": 2, "spend": 0.3, "latest_visitors": ["v", "v"], "events_10min": 2}
     assert braid.testing.features_at(group, events, entity="a", at="2026-01-01T11:54:00Z")["visitors_1h"] == 1
     with pytest.raises(braid.BraidError, match="has no shop"):
         braid.testing.features_at(group, [event(1, 1, shop=None)], entity="a", at="2026-01-01T12:00:00Z")

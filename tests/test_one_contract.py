@@ -78,10 +78,11 @@ LINES: list[tuple[str | bytes, str | None]] = [
     (line(28, event_timestamp='"2026-01-02 03:04:05"'), "event_timestamp is not an RFC 3339 time with an offset: 2026-01-02 03:04:05"),
     (line(29, event_timestamp="1767323045000"), "event_timestamp is not an RFC 3339 time with an offset: 1767323045000"),
     (line(30, event_timestamp='"2026-02-30T00:00:00Z"'), "event_timestamp is not an RFC 3339 time with an offset: 2026-02-30T00:00:00Z"),
-    (line(31, event_timestamp='"0001-01-01T00:00:00Z"'), "event_timestamp lies before 1970-01-01: 0001-01-01T00:00:00Z"),
-    (line(32, event_timestamp='"0000-06-01T00:00:00Z"'), "event_timestamp lies before 1970-01-01: 0000-06-01T00:00:00Z"),
-    (line(33, event_timestamp='"1969-12-31T23:59:59.999Z"'), "event_timestamp lies before 1970-01-01: 1969-12-31T23:59:59.999Z"),
-    (line(34, event_timestamp='"1970-01-01T00:00:00+00:00"'), None),
+    (line(31, event_timestamp='"0001-01-01T00:00:00Z"'), "event_timestamp lies before 1970-01-02: 0001-01-01T00:00:00Z"),
+    (line(32, event_timestamp='"0000-06-01T00:00:00Z"'), "event_timestamp lies before 1970-01-02: 0000-06-01T00:00:00Z"),
+    (line(33, event_timestamp='"1969-12-31T23:59:59.999Z"'), "event_timestamp lies before 1970-01-02: 1969-12-31T23:59:59.999Z"),
+    (line(34, event_timestamp='"1970-01-01T00:00:00+00:00"'), "event_timestamp lies before 1970-01-02: 1970-01-01T00:00:00+00:00"),
+    (line(80, event_timestamp='"1970-01-02T00:00:00+00:00"'), None),
     (line(35, event_timestamp='"2200-01-01T00:00:00Z"'), "event_timestamp lies after 2200-01-01: 2200-01-01T00:00:00Z"),
     (line(36) + line(36), "there is text behind the JSON object of the message"),
     (line(37) + "," + line(37), "there is text behind the JSON object of the message"),
@@ -112,7 +113,7 @@ def verdicts(frame: DataFrame, order: str) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def messages() -> list[bytes]:
-    return [one.encode() if isinstance(one, str) else one for one, _ in LINES]
+    return [line.encode() if isinstance(line, str) else line for line, _ in LINES]
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +145,12 @@ def test_a_file_gives_each_line_the_same_verdict_values_and_reason(
     assert (report.read, report.loaded, report.quarantined) == (len(LINES), len(fitting), len(LINES) - len(fitting))
     loaded = spark.read.format("delta").load(lake.table(CLICKS.table)).selectExpr("NULL AS _reason", *NAMES)
     assert sorted(verdicts(loaded, "event_id"), key=str) == sorted(fitting, key=str)
-    kept = spark.read.format("delta").load(lake.table("quarantine")).orderBy("row").collect()
-    assert [(row["row"], row["reason"]) for row in kept] == [(n, row[0]) for n, row in enumerate(streamed, start=1) if row[0]]
-    assert [row["content"].encode() for row in kept if "UTF-8" not in row["reason"]] == [
-        one.strip() for one, row in zip(messages, streamed, strict=True) if row[0] and "UTF-8" not in row[0]
+    quarantined = spark.read.format("delta").load(lake.table("quarantine")).orderBy("row").collect()
+    assert [(row["row"], row["reason"]) for row in quarantined] == [
+        (n, row[0]) for n, row in enumerate(streamed, start=1) if row[0]
+    ]
+    assert [row["content"].encode() for row in quarantined if "UTF-8" not in row["reason"]] == [
+        line.strip() for line, row in zip(messages, streamed, strict=True) if row[0] and "UTF-8" not in row[0]
     ]
 
 

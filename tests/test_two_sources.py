@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.embedded import services
 from infra.project import load_project
 from infra.settings import Settings
@@ -45,7 +46,6 @@ visitors = FeatureGroup("visitors", "visitor", clicks, (since_last("minutes_sinc
 
 project = Project(sources=(orders, clicks), groups=(customers, pages, visitors))
 """
-DAY_MS, HOUR_MS, MINUTE_MS = 86_400_000, 3_600_000, 60_000
 NOON = int(datetime(2026, 5, 20, 12, tzinfo=UTC).timestamp() * 1_000)
 
 

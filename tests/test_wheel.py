@@ -22,12 +22,12 @@ from typing import Any
 import httpx
 import pytest
 
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.embedded import services
 from infra.settings import Settings
 from tests.test_rooms import ALLOWED
 
 ROOT = Path(__file__).parents[1]
-MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 
 
 @dataclass
@@ -175,7 +175,7 @@ def test_a_project_without_models_is_whole(deployment: Deployment) -> None:
         assert done.returncode == 1
         assert "The project declares no model." in done.stderr
     status = json.loads(deployment.braid("status", "--json").stdout)
-    assert {name: one["detail"] for name, one in status["services"].items() if not one["healthy"]} == {}
+    assert {name: service["detail"] for name, service in status["services"].items() if not service["healthy"]} == {}
     query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { jobs { name } } } } }"
     answer = httpx.post(f"{deployment.settings.dagster_url}/graphql", json={"query": query}, timeout=30).json()
     [repository] = answer["data"]["repositoriesOrError"]["nodes"]
@@ -183,7 +183,7 @@ def test_a_project_without_models_is_whole(deployment: Deployment) -> None:
     assert deployment.braid("plan").returncode == 0
     unlogged = deployment.braid("consistency", "--logged")
     assert unlogged.returncode == 3, "no evidence is no pass"
-    assert "No evidence: nothing was logged. Set BRAID_SERVED_SHARE" in unlogged.stderr
+    assert "No evidence: no answer was logged. Set BRAID_SERVED_SHARE" in unlogged.stderr
 
 
 def test_progress_is_seen_where_there_is_no_terminal(deployment: Deployment) -> None:

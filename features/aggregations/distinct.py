@@ -1,12 +1,13 @@
-"""How many different values: Distinct by the smallest hashes, ApproxDistinct by registers. `v` is a 64-bit hash of the value.
+"""The number of different values: Distinct by the smallest hashes, ApproxDistinct by registers. `v` is a 64-bit hash of the value.
 
-Both partials depend on the set of hashes alone, so any order and any split between layers give the same bits, and the same estimate.
+Both partials are functions of the set of hashes, so every order of the events and every split between layers gives the same bits.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +23,11 @@ _PER_WORD = 8
 
 @dataclass(frozen=True)
 class Distinct(Aggregation):
-    """How many different values. Partial: the `bound` smallest 64-bit hashes, sorted.
+    """The number of different values. Partial: the `bound` smallest 64-bit hashes, sorted.
 
-    Below `bound` the set is whole and the count exact. From there on it is a k-minimum-values sketch (Bar-Yossef et al. 2002;
-    the unbiased estimator of Beyer et al. 2007): the relative standard error is 1 / sqrt(bound - 2), 3.1 % at 1,024.
+    With fewer than `bound` hashes the set is complete and the count exact. With `bound` hashes the partial is a k-minimum-values sketch
+    (Bar-Yossef et al. 2002; the unbiased estimator of Beyer et al. 2007) with a relative standard error of 1 / sqrt(bound - 2): 3.1 % at
+    1,024.
     """
 
     kind = "distinct"
@@ -43,30 +45,36 @@ class Distinct(Aggregation):
         union.update(b)
         return self._smallest(union)
 
+    def combine_all(self, partials: Iterable[list[int] | None]) -> list[int] | None:
+        lists = [partial for partial in partials if partial is not None]
+        if len(lists) < 2:
+            return lists[0] if lists else None
+        return self._smallest(set().union(*lists))
+
     def _smallest(self, hashes: set[int]) -> list[int]:
         return sorted(hashes) if len(hashes) <= self.bound else heapq.nsmallest(self.bound, hashes)
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[list[int] | None]:
-        found = values_in_ranges(series, series.v.tolist(), lo, hi)
-        return [self._smallest(set(hashes)) if hashes else None for hashes in found]
+        hash_lists = values_in_ranges(series, series.v.tolist(), lo, hi)
+        return [self._smallest(set(hashes)) if hashes else None for hashes in hash_lists]
 
     def value(self, partial: list[int], q_ms: int, scale: int) -> int:
         if len(partial) < self.bound:
             return len(partial)
-        # Hashes are signed; the largest kept one, as a share of the whole 64-bit range.
+        # Hashes are signed; this is the largest hash of the partial as a share of the whole 64-bit range.
         share = (partial[-1] + 2**63) / 2**64
         return round((self.bound - 1) / share)
 
 
 @dataclass(frozen=True)
 class ApproxDistinct(Aggregation):
-    """About how many different values: a HyperLogLog of 2^precision registers (Flajolet et al. 2007).
+    """The approximate number of different values: a HyperLogLog of 2^precision registers (Flajolet et al. 2007).
 
-    The first `precision` bits of a hash choose a register, which keeps the largest rank that it met: the place of the lowest set bit
-    among the others. Partial: where fewer than an eighth of the registers are filled, register · 64 + rank of each, ascending; else
-    all registers, a byte each, eight to an int64. The estimate is Ertl's (2017, "New cardinality estimation algorithms for
-    HyperLogLog sketches", algorithm 6): a function of how many registers have which rank, without a bias to be corrected by tables.
-    The relative standard error is 1.04 / sqrt(2^precision), and smaller where the count is small.
+    The first `precision` bits of a hash choose a register. The register holds the largest rank of its hashes; the rank is the place of
+    the lowest set bit among the other bits. Partial: while fewer than an eighth of the registers are filled, register · 64 + rank of
+    each, ascending; from there on all registers, a byte each, eight to an int64. The estimate is Ertl's (2017, "New cardinality
+    estimation algorithms for HyperLogLog sketches", algorithm 6), which is computed from the number of registers of each rank and needs
+    no table of corrections. The relative standard error is 1.04 / sqrt(2^precision), and smaller for a small count.
     """
 
     kind = "approx_distinct"
@@ -129,7 +137,7 @@ class ApproxDistinct(Aggregation):
 
 
 def _largest_ranks(entries: set[int]) -> list[int]:
-    """Of each register the entry with the largest rank, ascending."""
+    """The entry with the largest rank of each register, ascending."""
     return list({entry >> _RANK_BITS: entry for entry in sorted(entries)}.values())
 
 

@@ -11,11 +11,12 @@ from features.aggregations.monoid import Aggregation, Ints, Series, unscaled, va
 
 @dataclass(frozen=True)
 class TopK(Aggregation):
-    """The `k` most frequent values, the most frequent first; of equally frequent ones the smaller first.
+    """The `k` most frequent values, the most frequent first; of equally frequent values the smaller first.
 
-    Partial: every value with its count, ascending by value, for what is rare in each part may be frequent in the whole. So it is
-    bounded: beyond `bound` different values there is no answer, rather than one that forgets. Such a partial is the empty list, and
-    so is every union with it: whether a set of events has too many values does not depend on how it is split.
+    Partial: every value with its count, ascending by value. Every value is needed, because a value that is rare in each part may be
+    frequent in the whole. So that a partial stays small, events with more than `bound` different values have no answer: their partial is
+    the empty list, and so is the union of any partial with an empty list. Whether events have too many values therefore does not depend
+    on the way in which they are split.
     """
 
     kind = "top_k"
@@ -41,8 +42,8 @@ class TopK(Aggregation):
         return sorted(counts.items()) if len(counts) <= self.bound else []
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[list[tuple[Any, int]] | None]:
-        found = values_in_ranges(series, series.v.tolist(), lo, hi)
-        return [self._bounded(Counter(values)) if values else None for values in found]
+        value_lists = values_in_ranges(series, series.v.tolist(), lo, hi)
+        return [self._bounded(Counter(values)) if values else None for values in value_lists]
 
     def value(self, partial: list[tuple[Any, int]], q_ms: int, scale: int) -> list[Any] | None:
         ranked = sorted(partial, key=lambda pair: (-pair[1], pair[0]))

@@ -1,4 +1,4 @@
-"""By time: Last, LastK, SinceLast."""
+"""The latest events: Last, LastK, SinceLast."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ _pair = itemgetter(0, 1)
 
 @dataclass(frozen=True)
 class Last(Aggregation):
-    """The value of the latest event; of several in one millisecond, the largest. Partial: (ts_ms, v)."""
+    """The value of the latest event; of several events in one millisecond, the largest value. Partial: (ts_ms, v)."""
 
     kind = "last"
     sql_type = "STRUCT<ts_ms: BIGINT, v: BIGINT>"
+    timed = True
 
     def lift(self, ts_ms: int, v: int) -> tuple[int, int]:
         return (ts_ms, v)
+
+    def moved(self, partial: tuple[int, int], by_ms: int) -> tuple[int, int]:
+        return (partial[0] + by_ms, partial[1])
 
     def join(self, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
         return a if (a[0], a[1]) >= (b[0], b[1]) else b
@@ -51,18 +55,22 @@ class Last(Aggregation):
 class LastK(Aggregation):
     """The values of the `k` latest events, the latest first; within one millisecond the largest first.
 
-    Partial: their (ts_ms, v), in that order. Two events with the same value are two entries.
+    Partial: the (ts_ms, v) of these events, in this order. Two events with the same value are two entries.
     """
 
     kind = "last_k"
     sql_type = "ARRAY<STRUCT<ts_ms: BIGINT, v: {input}>>"
     value_sql_type = "ARRAY<{value}>"
     takes_text = True
+    timed = True
 
     k: int
 
     def lift(self, ts_ms: int, v: Any) -> list[tuple[int, Any]]:
         return [(ts_ms, v)]
+
+    def moved(self, partial: list[tuple[int, Any]], by_ms: int) -> list[tuple[int, Any]]:
+        return [(pair[0] + by_ms, pair[1]) for pair in partial]
 
     def join(self, a: list[tuple[int, Any]], b: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
         return self._latest([*a, *b])
@@ -76,7 +84,7 @@ class LastK(Aggregation):
         result: list[list[tuple[int, Any]] | None] = []
         for start, end in zip(np.searchsorted(filled, lo).tolist(), np.searchsorted(filled, hi).tolist(), strict=True):
             first = max(start, end - self.k)
-            # Among those of one millisecond the place in the series says nothing.
+            # The order of the series within one millisecond is arbitrary, so all events of that millisecond are compared.
             while first > start and ts_ms[first - 1] == ts_ms[first]:
                 first -= 1
             result.append(self._latest(list(zip(ts_ms[first:end], v[first:end], strict=True))) if end > start else None)
@@ -93,11 +101,15 @@ class SinceLast(Aggregation):
     kind = "since_last"
     sql_type = "BIGINT"
     value_sql_type = "DOUBLE"
+    timed = True
 
     unit: str = "days"
 
     def lift(self, ts_ms: int, v: int) -> int:
         return ts_ms
+
+    def moved(self, partial: int, by_ms: int) -> int:
+        return partial + by_ms
 
     def join(self, a: int, b: int) -> int:
         return max(b, a)

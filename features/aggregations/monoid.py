@@ -1,8 +1,8 @@
-"""What an aggregation is: a commutative monoid over partials, in scalar form for the merge and over arrays for the fold.
+"""The interface of an aggregation: a commutative monoid over partials, in scalar form for the merge and over arrays for the fold.
 
-An aggregation sees an event as (ts_ms, v): `v` is what the feature's input expression gives for the event, never null: an int64, or
-a text. What is stored is always the partial; `None` is the partial of no event. Partials are plain ints, texts, pairs and lists of
-them, so that Delta, msgpack and JSON carry them unchanged, and no floats, so that every order of `combine` gives the same bits.
+The input of an aggregation is an event as (ts_ms, v), where `v` is the value of the feature's input expression: an int64 or a text,
+never null. The layers store partials; `None` is the partial of no event. A partial consists of ints, texts, pairs and lists, which
+Delta, msgpack and JSON store unchanged. It has no floats, so every order of `combine` gives the same bits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-#: An aggregation's stored state; None where there was no event. Pairs come back from msgpack as lists: index, never unpack types.
+#: The stored state of an aggregation; None where there was no event. msgpack gives pairs back as lists, so read them by index.
 Partial = Any
 #: A finished feature: a number, or the list of `LastK` and `TopK`.
 Value = float | int | list[Any] | None
@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class Series(NamedTuple):
-    """What a run of events gives one input: three arrays of one length n, in ascending order of time within each entity.
+    """The values of one input over n events: three arrays, in ascending order of time within each entity.
 
     `ts_ms` int64 (n,), `v` (n,) int64 or texts as objects, `valid` bool (n,): False where the event contributes nothing.
     """
@@ -35,14 +35,15 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class Aggregation:
-    """A commutative monoid with `None` as its zero. Subclasses say what the partial is.
+    """A commutative monoid with `None` as its zero. Each subclass defines its partial.
 
     Attributes:
         kind: The name in a declaration's fingerprint.
-        sql_type: The partial's column type in Delta; `{input}` stands for the type of `v`, BIGINT or STRING.
-        value_sql_type: The value's; `{value}` stands for the type of one input value: BIGINT, STRING, or DOUBLE where it is scaled.
+        sql_type: The type of the partial's column in Delta; `{input}` stands for the type of `v`, BIGINT or STRING.
+        value_sql_type: The type of the value; `{value}` stands for the type of one input value: BIGINT, STRING, or DOUBLE if it is scaled.
         takes_text: Whether `v` may be a text.
-        empty: The value of no event: 0 where counting nothing is a fact, None where there is nothing to say.
+        empty: The value without events: 0 for counts and sums, else None.
+        timed: Whether a partial holds times, which `moved` moves.
     """
 
     kind: ClassVar[str]
@@ -50,6 +51,7 @@ class Aggregation:
     value_sql_type: ClassVar[str] = "{value}"
     takes_text: ClassVar[bool] = False
     empty: ClassVar[Value] = None
+    timed: ClassVar[bool] = False
 
     def lift(self, ts_ms: int, v: Any) -> Partial:
         """The partial of one event."""
@@ -63,8 +65,12 @@ class Aggregation:
         """The finished value at `q_ms` of a partial that is not None; `scale` is the input's units per 1."""
         raise NotImplementedError
 
+    def moved(self, partial: Partial, by_ms: int) -> Partial:
+        """A partial that is not None with each time in it `by_ms` later: packed tiles count times from an instant near by."""
+        return partial
+
     def add(self, partial: Partial, ts_ms: int, v: Any) -> Partial:
-        """`partial` with one event more."""
+        """The partial of one event more."""
         return self.combine(partial, self.lift(ts_ms, v))
 
     def combine(self, a: Partial, b: Partial) -> Partial:
@@ -83,9 +89,9 @@ class Aggregation:
         return result
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[Partial]:
-        """The partials of many index ranges at once: entry i is the partial of the events lo[i] <= index < hi[i].
+        """The partials of many index ranges: entry i is the partial of the events lo[i] <= index < hi[i].
 
-        Ranges may overlap and be empty, and never split a millisecond. Subclasses have the same in faster form; this is its meaning.
+        Ranges may overlap or be empty; no range splits a millisecond. This loop defines the result; subclasses compute it faster.
         """
         result = []
         for start, end in zip(lo.tolist(), hi.tolist(), strict=True):
@@ -102,20 +108,20 @@ class Aggregation:
 
 
 def unscaled(v: Any, scale: int) -> Any:
-    """An input's value in the unit of its column."""
+    """The value of an input, in the unit of its column."""
     return v if scale == 1 else v / scale
 
 
 def range_sums(values: npt.NDArray[Any], lo: Ints, hi: Ints) -> Ints:
-    """The sum of each range, which must itself fit int64: where the running sums wrap around, their difference is right all the same."""
+    """The sum of each range. Each sum must fit int64; the running sums may wrap around, because their difference is still right."""
     running = np.zeros(len(values) + 1, dtype=np.int64)
     np.cumsum(values, dtype=np.int64, out=running[1:])
     return running[hi] - running[lo]
 
 
 def values_in_ranges(series: Series, values: list[Any], lo: Ints, hi: Ints) -> Iterable[list[Any]]:
-    """Of each range the `values` (one per event) of the events that contribute."""
-    kept = [v for v, valid in zip(values, series.valid.tolist(), strict=True) if valid]
+    """The `values` (one per event) of the events that contribute, for each range."""
+    contributing = [v for v, valid in zip(values, series.valid.tolist(), strict=True) if valid]
     before = np.zeros(len(values) + 1, dtype=np.int64)
     np.cumsum(series.valid, out=before[1:])
-    return (kept[start:end] for start, end in zip(before[lo].tolist(), before[hi].tolist(), strict=True))
+    return (contributing[start:end] for start, end in zip(before[lo].tolist(), before[hi].tolist(), strict=True))

@@ -1,15 +1,15 @@
-"""Sums of integers: Count, Sum, Mean, Variance, StdDev. Exact, never wrapped; a quotient is rounded once, at the end.
+"""Sums of integers: Count, Sum, Mean, Variance, StdDev. Sums are exact and never wrap; a quotient is rounded once, at the end.
 
-A sum of int64 values may need more than 64 bits, which Delta's BIGINT and MessagePack do not have. So a total is stored in two limbs,
-(high, low): the total is high · 2³² + low, with 0 ≤ low < 2³². The pair is a function of the total alone, so every order of additions
-gives the same bits. Both limbs fit int64 up to 2³¹ events in one partial, whatever their values: this is the bound of every layer.
-A larger limb is refused with an error by Arrow, and by MessagePack where it has no form for it.
+A sum of int64 values may need more than 64 bits, but Delta's BIGINT has 64. So a total is stored in two limbs, (high, low): the total
+is high · 2³² + low, with 0 ≤ low < 2³². The pair is a function of the total, so every order of additions gives the same bits. Both
+limbs fit int64 up to 2³¹ events in one partial, whatever their values. This is the limit of every layer; Arrow and MessagePack refuse
+a larger limb with an error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import add
 from typing import Any
@@ -26,7 +26,7 @@ _INT64 = range(-(2**63), 2**63)
 
 @dataclass(frozen=True)
 class Count(Aggregation):
-    """How many events. Partial: int."""
+    """The number of events. Partial: int."""
 
     kind = "count"
     sql_type = "BIGINT"
@@ -39,6 +39,9 @@ class Count(Aggregation):
     def join(self, a: int, b: int) -> int:
         return a + b
 
+    def combine_all(self, partials: Iterable[int | None]) -> int | None:
+        return sum(partial for partial in partials if partial is not None) or None
+
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[int | None]:
         return [n or None for n in range_sums(series.valid, lo, hi).tolist()]
 
@@ -50,8 +53,7 @@ class Count(Aggregation):
 class Sum(Aggregation):
     """The exact sum. Partial: the total in two limbs, in the input's unit (micro-units for decimals).
 
-    A sum of an integer column that is no 64-bit integer has no value (None), as Spark's `try_sum` has it: a BIGINT cannot hold it. A
-    sum of decimals is a DOUBLE, rounded once, at every size.
+    A sum of an integer column that does not fit a BIGINT is None, as in Spark's `try_sum`. A sum of decimals is a DOUBLE, rounded once.
     """
 
     kind = "sum"
@@ -64,6 +66,14 @@ class Sum(Aggregation):
     def join(self, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
         low = a[1] + b[1]
         return a[0] + b[0] + (low >> _LIMB_BITS), low & _LOW
+
+    def combine_all(self, partials: Iterable[Sequence[int] | None]) -> tuple[int, int] | None:
+        # Of each partial the first two limbs alone are read, so a mean's will do.
+        pairs = [(partial[0], partial[1]) for partial in partials if partial is not None]
+        if not pairs:
+            return None
+        high, low = map(sum, zip(*pairs, strict=True))
+        return high + (low >> _LIMB_BITS), low & _LOW
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[tuple[int, int] | None]:
         rows = zip(range_sums(series.valid, lo, hi).tolist(), *map(np.ndarray.tolist, exact_totals(series, lo, hi)), strict=True)
@@ -89,6 +99,13 @@ class Mean(Aggregation):
         low = a[1] + b[1]
         return a[0] + b[0] + (low >> _LIMB_BITS), low & _LOW, a[2] + b[2]
 
+    def combine_all(self, partials: Iterable[Sequence[int] | None]) -> tuple[int, int, int] | None:
+        triples = [partial for partial in partials if partial is not None]
+        if not triples:
+            return None
+        high, low, count = map(sum, zip(*triples, strict=True))
+        return high + (low >> _LIMB_BITS), low & _LOW, count
+
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[tuple[int, int, int] | None]:
         columns = (*exact_totals(series, lo, hi), range_sums(series.valid, lo, hi))
         return [row if row[2] else None for row in zip(*map(np.ndarray.tolist, columns), strict=True)]
@@ -102,8 +119,8 @@ class Mean(Aggregation):
 class Variance(Aggregation):
     """The population variance, the mean of v² less the square of the mean of v. Partial: count, sum of v, sum of v².
 
-    A square of micro-units has up to 126 bits, so v and v² are cut into limbs of 32 bits, and each limb is summed by itself: int64
-    holds 2³¹ of them, no carry ever moves, and so every order gives the same limbs.
+    A square of micro-units has up to 126 bits, so v and v² are cut into limbs of 32 bits, and each limb is summed by itself. An int64
+    holds the sum of 2³¹ limbs, so no carry is needed, and every order of additions gives the same limbs.
     """
 
     kind = "variance"
@@ -129,7 +146,7 @@ class Variance(Aggregation):
 
 @dataclass(frozen=True)
 class StdDev(Variance):
-    """The population standard deviation: the square root of the variance. Partial: as Variance."""
+    """The population standard deviation: the square root of the variance. The partial is that of Variance."""
 
     kind = "stddev"
 
@@ -138,25 +155,25 @@ class StdDev(Variance):
 
 
 def exact_totals(series: Series, lo: Ints, hi: Ints) -> tuple[Ints, Ints]:
-    """Of each range the exact total of the values that contribute, in two limbs: high, low."""
-    kept = np.where(series.valid, series.v, 0)
-    largest = max(int(kept.max()), -int(kept.min())) if len(kept) else 0
-    if largest * int(np.max(hi - lo, initial=0)) < 2**63:  # no range can leave 64 bits: the ordinary data
-        totals = range_sums(kept, lo, hi)
+    """The exact total of the values that contribute, for each range, in two limbs: high, low."""
+    values = np.where(series.valid, series.v, 0)
+    largest = max(int(values.max()), -int(values.min())) if len(values) else 0
+    if largest * int(np.max(hi - lo, initial=0)) < 2**63:  # every total fits 64 bits, as with ordinary data
+        totals = range_sums(values, lo, hi)
         return totals >> _LIMB_BITS, totals & _LOW
-    low = range_sums(kept & _LOW, lo, hi)
-    return range_sums(kept >> _LIMB_BITS, lo, hi) + (low >> _LIMB_BITS), low & _LOW
+    low = range_sums(values & _LOW, lo, hi)
+    return range_sums(values >> _LIMB_BITS, lo, hi) + (low >> _LIMB_BITS), low & _LOW
 
 
 def _sums(series: Series, lo: Ints, hi: Ints, *columns: npt.NDArray[Any]) -> list[list[int]]:
-    """Of each range the number of events that contribute, and the sum of each of the columns over them."""
-    kept = (np.where(series.valid, column, 0) for column in columns)
-    return [range_sums(column, lo, hi).tolist() for column in (series.valid, *kept)]
+    """The number of events that contribute and the sum of each column over them, for each range."""
+    contributing = (np.where(series.valid, column, 0) for column in columns)
+    return [range_sums(column, lo, hi).tolist() for column in (series.valid, *contributing)]
 
 
 def _square_limbs(v: Ints) -> tuple[npt.NDArray[Any], ...]:
     """v² in four limbs, the highest first: (high · 2³² + low)² by its three products, each of which fits 64 bits."""
-    magnitude = np.abs(v).view(np.uint64)  # of the smallest int64, too: it has no positive int64, but a uint64
+    magnitude = np.abs(v).view(np.uint64)  # also right for the smallest int64, whose magnitude fits uint64 only
     high, low = magnitude >> _LIMB_BITS, magnitude & _LOW
     highest, middle, lowest = high * high, high * low, low * low  # of weight 2⁶⁴, 2³³ and 1
     second = (lowest >> _LIMB_BITS) + ((middle & (2**31 - 1)) << 1)

@@ -3,9 +3,9 @@
     feature     Feature, and the functions that make a feature: count, total, mean, …
     inputs      what an event contributes to a feature, as SQL
     group       FeatureGroup: the features of one kind of entity, compiled
-    versions    the text of a declaration, and the difference between two of its versions
+    versions    the stored text of a declaration, and the difference between two versions
 
-A wrong declaration raises `features.errors.DeclarationError`, with one sentence of cause and one of cure.
+A wrong declaration raises `features.errors.DeclarationError`.
 """
 
 from features.declaration.feature import (

@@ -1,6 +1,6 @@
-"""One feature, and the functions that declare one. What each gives for no events stands with it.
+"""One feature, and the functions that declare a feature. The docstring of each function names its value without events.
 
-All of them take `Options` beside what they name. Where events have no value of the column `of`, they count as no events.
+All functions take `Options`. An event without a value in the column `of` does not count.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Feature:
     Attributes:
         name: The feature's name, unique in its group.
         aggregation: The monoid.
-        of: The aggregated column; None where only the event itself counts.
+        of: The aggregated column; None where the aggregation reads no column.
         where: A SQL condition on the event, or None for every event.
         window: The sliding window; None for all time.
-        default: What a model is given where the feature has no value.
+        default: The input of a model where the feature has no value.
         description: One sentence for people.
     """
 
@@ -58,15 +58,15 @@ class Feature:
 
 
 class Options(TypedDict, total=False):
-    """What every feature may say.
+    """The options of every feature.
 
     Attributes:
         where: A SQL condition on the event; by default every event counts.
-        window: How far the window reaches back, such as "1h"; by default for all time.
-        hop: What a sawtooth tail snaps to: by default 5 minutes below 12 hours, 1 hour below 12 days, 1 day from there.
-        tail: "sawtooth" (default): the window begins at floor(q - window, hop). "exact": at q - window, to the millisecond, for some
-            bytes per event of the tail and a part more of each merge; see docs/tails.md.
-        default: What a model is given where the feature has no value; lists are given to no model.
+        window: The length of the window, such as "1h"; by default all time.
+        hop: The step of a sawtooth tail: by default 5 minutes for a window below 12 hours, 1 hour below 12 days, 1 day from there.
+        tail: "sawtooth" (default): the window begins at floor(q - window, hop). "exact": the window begins at q - window, to the
+            millisecond; this costs some bytes per event of the tail and a longer merge, see docs/tails.md.
+        default: The input of a model where the feature has no value. A list is no input of a model.
         description: One sentence for people.
     """
 
@@ -79,47 +79,47 @@ class Options(TypedDict, total=False):
 
 
 def count(name: str, **options: Unpack[Options]) -> Feature:
-    """How many events (BIGINT). 0 where there are none."""
+    """The number of events (BIGINT). 0 without events."""
     return _feature(Count(), name, **options)
 
 
 def total(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The exact sum of a numeric column (DOUBLE, BIGINT of integers). 0 where there are no values.
+    """The exact sum of a numeric column (DOUBLE, BIGINT of integers). 0 without values.
 
-    Never wrapped: null where a sum of integers is no 64-bit integer. A DOUBLE is the exact sum, rounded once.
+    A sum of integers that does not fit a BIGINT is null. A DOUBLE is the exact sum, rounded once.
     """
     return _feature(Sum(), name, of, **options)
 
 
 def mean(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The mean of a numeric column (DOUBLE). Null where there are no values."""
+    """The mean of a numeric column (DOUBLE). Null without values."""
     return _feature(Mean(), name, of, **options)
 
 
 def variance(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The population variance of a numeric column (DOUBLE), rounded once. 0 of one value, null where there are none."""
+    """The population variance of a numeric column (DOUBLE), rounded once. 0 for a single value, null without values."""
     return _feature(Variance(), name, of, **options)
 
 
 def stddev(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The population standard deviation of a numeric column (DOUBLE): the root of `variance`. Null where there are no values."""
+    """The population standard deviation of a numeric column (DOUBLE): the square root of `variance`. Null without values."""
     return _feature(StdDev(), name, of, **options)
 
 
 def minimum(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The smallest value of a numeric column (DOUBLE, BIGINT of integers). Null where there are no values."""
+    """The smallest value of a numeric column (DOUBLE, BIGINT of integers). Null without values."""
     return _feature(Min(), name, of, **options)
 
 
 def maximum(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The largest value of a numeric column (DOUBLE, BIGINT of integers). Null where there are no values."""
+    """The largest value of a numeric column (DOUBLE, BIGINT of integers). Null without values."""
     return _feature(Max(), name, of, **options)
 
 
 def last(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
     """The latest value of a numeric column (DOUBLE, BIGINT of integers); of several in one millisecond, the largest.
 
-    Null where there are no values.
+    Null without values.
     """
     return _feature(Last(), name, of, **options)
 
@@ -127,17 +127,17 @@ def last(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
 def last_k(name: str, *, of: str, k: int, **options: Unpack[Options]) -> Feature:
     """The `k` latest values of a text or numeric column, the latest first; within one millisecond the largest first.
 
-    A list (ARRAY of STRING, DOUBLE or BIGINT) of fewer than `k` where there are fewer events, null where there are none. Texts are
-    compared by their code points, and kept whole. Given to no model.
+    A list (ARRAY of STRING, DOUBLE or BIGINT), shorter than `k` where there are fewer values, null without values. Texts are compared by
+    their code points and never shortened. A list is no input of a model.
     """
     return _feature(LastK(_length(name, k)), name, of, **options)
 
 
 def top_k(name: str, *, of: str, k: int, bound: int = 1_024, **options: Unpack[Options]) -> Feature:
-    """The `k` most frequent values of a text or numeric column, the most frequent first; of equally frequent ones the smaller first.
+    """The `k` most frequent values of a text or numeric column, the most frequent first; of equally frequent values the smaller first.
 
-    A list (ARRAY of STRING, DOUBLE or BIGINT), exact, and null where there are no values or more than `bound` different ones: every
-    value's count has to be kept. Texts are compared by their code points, and kept whole. Given to no model.
+    An exact list (ARRAY of STRING, DOUBLE or BIGINT); null without values, and null for more than `bound` different values, because each
+    value's count is stored. Texts are compared by their code points and never shortened. A list is no input of a model.
     """
     if bound < k:
         raise DeclarationError(f"The bound of {name}, {bound}, is smaller than its k, {k}.", "Use a larger bound.")
@@ -145,9 +145,9 @@ def top_k(name: str, *, of: str, k: int, bound: int = 1_024, **options: Unpack[O
 
 
 def distinct(name: str, *, of: str, bound: int = 1_024, **options: Unpack[Options]) -> Feature:
-    """How many different values of a column (BIGINT): exact below `bound`, from there on within 1 / sqrt(bound - 2) (one standard error).
+    """The number of different values of a column (BIGINT), exact below `bound`. 0 without values.
 
-    0 where there are no values.
+    From `bound` on an estimate with a relative standard error of 1 / sqrt(bound - 2).
     """
     if bound < 16:
         raise DeclarationError(f"The bound of {name}, {bound}, is too small for an estimate.", "Use at least 16.")
@@ -155,10 +155,10 @@ def distinct(name: str, *, of: str, bound: int = 1_024, **options: Unpack[Option
 
 
 def approx_distinct(name: str, *, of: str, precision: int = 10, **options: Unpack[Options]) -> Feature:
-    """About how many different values of a column (BIGINT), by a HyperLogLog of 2^precision registers. 0 where there are no values.
+    """The approximate number of different values of a column (BIGINT): a HyperLogLog of 2^precision registers. 0 without values.
 
-    Relative standard error 1.04 / sqrt(2^precision): 3.3 % at 10, for 1.2 KB at most where `distinct` takes 9 KB; 0.8 % at 14, for
-    19 KB. Also a small count is an estimate: two values fall into one register once in 2^precision.
+    The relative standard error is 1.04 / sqrt(2^precision): 3.3 % at a precision of 10, which takes at most 1.2 KB (`distinct`: 9 KB);
+    0.8 % at 14, which takes 19 KB. A small count is an estimate, too: two values share a register with a probability of 1 / 2^precision.
     """
     if not 4 <= precision <= 16:
         raise DeclarationError(f"The precision of {name}, {precision}, cannot be used.", "Use 4 to 16.")
@@ -166,7 +166,7 @@ def approx_distinct(name: str, *, of: str, precision: int = 10, **options: Unpac
 
 
 def since_last(name: str, *, unit: str = "days", **options: Unpack[Options]) -> Feature:
-    """The time since the latest event, in `unit`: seconds, minutes, hours, days (DOUBLE). Null where there was none."""
+    """The time since the latest event, in `unit`: seconds, minutes, hours or days (DOUBLE). Null without events."""
     if unit not in TIME_UNITS_MS:
         raise DeclarationError(f"The unit of {name}, {unit!r}, is unknown.", f"Use one of {', '.join(TIME_UNITS_MS)}.")
     return _feature(SinceLast(unit), name, **options)
@@ -182,14 +182,14 @@ def _window(name: str, window: str | None, hop: str | None, tail: str) -> Window
         raise DeclarationError(f"The tail of {name}, {tail!r}, is unknown.", "Use 'sawtooth' or 'exact'.")
     if window is None:
         if hop is not None or tail == "exact":
-            given = "a hop" if hop is not None else "an exact tail"
-            raise DeclarationError(f"The feature {name} has {given} but no window.", "Give a window, or leave that out.")
+            option = "a hop" if hop is not None else "an exact tail"
+            raise DeclarationError(f"The feature {name} has {option} but no window.", f"Add a window, or remove {option}.")
         return None
     size_ms = parse_duration(window)
     if tail == "exact":
         if hop is not None:
             raise DeclarationError(
-                f"The feature {name} has a hop and an exact tail.", "Leave one out: an exact tail snaps to no hop."
+                f"The feature {name} has a hop and an exact tail.", "Remove one of the two: an exact tail has no hop."
             )
         return Window(size_ms, EXACT_HOP_MS)
     hop_ms = parse_duration(hop) if hop else default_hop_ms(size_ms)

@@ -1,7 +1,7 @@
-"""The group: all that a user writes of one kind of entity, and what everything that runs is compiled from.
+"""The feature group: the declaration of the features of one kind of entity, from which every layer is compiled.
 
-`inputs` (the SQL that batch and speed project), `features` with their aggregations and windows (tiles, view, merge, training set),
-`fingerprint` (the version that travels in every packed value).
+Batch and speed evaluate the SQL of `inputs`. Tiles, view, merge and training set follow from the aggregations and windows of
+`features`. Every packed value holds the `fingerprint`, the version of the declaration.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from features.errors import DeclarationError
 from features.sources import ColumnType, EventSource
 from features.windows import BUFFER_MS, DAY_MS, MINUTE_MS, Window, duration_text, parse_duration
 
-#: The longest text that identifies an entity: it is part of a key.
+#: The longest id of an entity, in characters, because the id is part of a key.
 MAX_ENTITY_LENGTH = 256
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-#: Under `braid` and these names the online store keeps what is of no entity.
+#: Prefixes of keys under which the online store keeps its own data.
 _RESERVED_GROUPS = {"braid", "speed", "alerts"}
-#: Names that the tables of a group use themselves.
+#: Columns of the tables of a group that braid adds.
 _RESERVED = {
     "entity", "tile_start_ms", "tile_end", "first_ms", "last_ms", "newest_event_ms", "events", "day", "batch_end_ms", "q_ms", "label",
     "split", "id", "fingerprint", "packed", "lists",
@@ -40,12 +40,12 @@ class FeatureGroup:
     Args:
         name: The group's name: the prefix of its keys in the online store.
         entity: The column of the source that identifies the entity.
-        source: Where the events come from.
+        source: The source of the events.
         features: At least one feature.
         description: One sentence for people.
-        buffer: How long after batch_end every feature is exact, such as "2d": how late a batch may be. A longer one costs bytes in each
-            view; see docs/tails.md.
-        checks: What is normal of its view.
+        buffer: How long after batch_end every feature is exact, such as "2d"; so this is how late a batch may be. A longer buffer costs
+            bytes in each view; see docs/tails.md.
+        checks: Thresholds for the view of the group.
 
     Attributes:
         inputs: The different inputs of all features, in the order of first use.
@@ -53,11 +53,11 @@ class FeatureGroup:
         tile_ms: The length of a tile: the smallest hop, of which every hop is a multiple.
         exact_windows: The different windows with an exact tail.
         buffer_ms: `buffer`, in milliseconds.
-        model_features: The features that a model is given, in the order of the declaration: all but those whose value is a list.
+        model_features: The features that are inputs of a model, in the order of the declaration: all whose value is a number.
         fingerprint: The version of the declaration, 16 hexadecimal digits.
 
     Raises:
-        DeclarationError: Anything in it cannot mean what it says.
+        DeclarationError: A name, the entity, an input or a hop is invalid.
     """
 
     name: str
@@ -83,10 +83,10 @@ class FeatureGroup:
         windows = dict.fromkeys(feature.window for feature in self.features if feature.window)
         object.__setattr__(self, "buffer_ms", parse_duration(self.buffer))
         object.__setattr__(self, "inputs", unique)
-        object.__setattr__(self, "input_of", tuple(unique.index(one) for one in inputs))
+        object.__setattr__(self, "input_of", tuple(unique.index(used) for used in inputs))
         object.__setattr__(self, "tile_ms", self._tile_ms({window.hop_ms for window in windows if not window.exact}))
         object.__setattr__(self, "exact_windows", tuple(window for window in windows if window.exact))
-        numbers = tuple(one for one in self.features if not one.aggregation.value_sql_type.startswith("ARRAY"))
+        numbers = tuple(feature for feature in self.features if not feature.aggregation.value_sql_type.startswith("ARRAY"))
         object.__setattr__(self, "model_features", numbers)
         object.__setattr__(self, "fingerprint", self._fingerprint())
 
@@ -98,7 +98,7 @@ class FeatureGroup:
     @property
     def model_names(self) -> tuple[str, ...]:
         """The names of `model_features`."""
-        return tuple(one.name for one in self.model_features)
+        return tuple(feature.name for feature in self.model_features)
 
     @property
     def entity_type(self) -> ColumnType:
@@ -109,7 +109,7 @@ class FeatureGroup:
 
     @property
     def has_entity_sql(self) -> str:
-        """A condition on an event: whether it is of an entity. An empty text is none, nor one too long to be asked for."""
+        """A SQL condition that is true for an event with an entity. An empty text or one above `MAX_ENTITY_LENGTH` is no entity."""
         if self.entity_type is ColumnType.INT64:
             return f"`{self.entity}` IS NOT NULL"
         return f"coalesce(length(`{self.entity}`), 0) BETWEEN 1 AND {MAX_ENTITY_LENGTH}"
@@ -127,12 +127,12 @@ class FeatureGroup:
         return self.features[index].aggregation.value_sql_type.replace("{value}", self.inputs[self.input_of[index]].value_sql_type)
 
     def key(self, entity_id: int | str) -> str:
-        """The key of an entity in the online store. A group's name has no colon, so no two entities share one."""
+        """The key of an entity in the online store. A group's name has no colon, so no two entities share a key."""
         return f"{self.name}:{entity_id}"
 
     def model_input(self, values: dict[str, Value]) -> list[float]:
-        """What a model is given, in the order of `model_names`: the declared default where there is no value."""
-        return [float(one.default if (v := values.get(one.name)) is None else v) for one in self.model_features]  # type: ignore[arg-type]
+        """The input of a model, in the order of `model_names`: the declared default where there is no value."""
+        return [float(feature.default if (v := values.get(feature.name)) is None else v) for feature in self.model_features]  # type: ignore[arg-type]
 
     def _check_names(self) -> None:
         if not self.features:
@@ -141,7 +141,7 @@ class FeatureGroup:
         for name, reserved in ((self.name, _RESERVED_GROUPS), *((name, _RESERVED) for name in self.feature_names)):
             if not _NAME.fullmatch(name) or name in reserved:
                 raise DeclarationError(
-                    f"The name {name!r} cannot be used.", "Use lower-case letters, digits and underscores, and no reserved word."
+                    f"The name {name!r} cannot be used.", "Use lower-case letters, digits and underscores, and no reserved name."
                 )
         for name in self.feature_names:
             if name in seen:
@@ -159,28 +159,28 @@ class FeatureGroup:
         for hop_ms in hops:
             if hop_ms % tile_ms or DAY_MS % tile_ms:
                 raise DeclarationError(
-                    f"The hops of {self.name} do not fit together: {hop_ms} ms is no multiple of {tile_ms} ms, or a day is not.",
-                    "Choose hops that divide each other, the smallest of which divides a day.",
+                    f"The hops of {self.name} do not fit together: {hop_ms} ms or a day is not a multiple of {tile_ms} ms.",
+                    "Choose a smallest hop that divides a day and every other hop.",
                 )
         return tile_ms
 
     @property
     def subject(self) -> list[str]:
-        """Whose features these are, and of which events: the entity, and of the source what decides when an event was and which are copies."""
+        """The entity, and the columns of the source that determine the time of an event and its copies."""
         return [self.entity, self.entity_type.value, self.source.name, self.source.time, self.source.event_id]
 
     def meaning(self, index: int) -> list[Any]:
-        """All that decides on the values of the feature at `index`, given the subject."""
+        """All that determines the values of the feature at `index`, besides the subject."""
         feature = self.features[index]
         window = feature.window and [feature.window.size_ms, feature.window.hop_ms]
-        types = [[one.name, one.type.value] for name in columns_read(feature) if (one := self.source.column(name))]
+        types = [[column.name, column.type.value] for name in columns_read(feature) if (column := self.source.column(name))]
         sql = self.inputs[self.input_of[index]].sql
         return [feature.name, feature.aggregation.kind, vars(feature.aggregation), sql, self.scale_of(index), types, window]
 
     def _fingerprint(self) -> str:
-        """Of all that changes a value, what a model is given for a missing one, or the form in which either is stored.
+        """A hash of all that changes a value, the input of a model for a missing value, or the stored form of a value.
 
-        Not of descriptions, nor of where the events lie (topic, table, key of the messages), nor of columns that no feature reads.
+        Descriptions, the place of the events (topic, table, key of the messages) and columns that no feature reads do not change it.
         """
         parts = [
             [self.meaning(index), self.partial_sql_type(index), float(feature.default)]

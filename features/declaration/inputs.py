@@ -13,12 +13,12 @@ from features.sources import MICROS, ColumnType, EventSource
 
 @dataclass(frozen=True)
 class Input:
-    """What an event contributes to one or more features: a nullable expression, of int64 or of text.
+    """What an event contributes to one or more features: a nullable expression of type int64 or text.
 
     Attributes:
         sql: The expression, in Spark SQL.
-        scale: Its units per 1: 1,000,000 for decimals, else 1.
-        text: Whether it gives texts.
+        scale: The units of the expression per 1: 1,000,000 for decimals, else 1.
+        text: Whether the values are texts.
     """
 
     sql: str
@@ -32,7 +32,7 @@ class Input:
 
     @property
     def value_sql_type(self) -> str:
-        """The type of one of its values in the unit of the column."""
+        """The type of a value in the unit of the column."""
         return self.sql_type if self.scale == 1 else "DOUBLE"
 
 
@@ -40,7 +40,7 @@ def input_of(feature: Feature, source: EventSource) -> Input:
     """The input of a feature.
 
     Raises:
-        DeclarationError: The feature's column is unknown, or of a type that its aggregation cannot take; or its predicate is wrong.
+        DeclarationError: The feature's column is unknown or of a type that the aggregation cannot take, or the predicate is wrong.
     """
     where = canonical_predicate(feature.where, source, feature.name) if feature.where else None
     value, scale, text = "1", 1, False
@@ -69,6 +69,6 @@ def input_of(feature: Feature, source: EventSource) -> Input:
 
 
 def columns_read(feature: Feature) -> tuple[str, ...]:
-    """The columns of the source that the feature reads, in the order of their first mention; the time is not counted."""
+    """The columns of the source that the feature reads, in the order of first use, without the time."""
     named = [feature.of] if feature.of is not None else []
     return tuple(dict.fromkeys([*named, *(columns_of_predicate(feature.where) if feature.where else ())]))

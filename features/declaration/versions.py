@@ -1,7 +1,7 @@
-"""Versions of a declaration: the text that keeps one, the group that such a text gives back, and what two of them differ by.
+"""Versions of a declaration: the stored text of a group, the group that is read from such a text, and the difference between two versions.
 
-The text travels to the online store with what is published, so that a process that has a newer declaration can still read and serve
-the older one.
+The online store holds the text beside the published views, so a process with a newer declaration can still read and serve the older
+version.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from features.sources import EventSource
 from features.windows import Window, duration_text
 
 _AGGREGATIONS: Mapping[str, type[Aggregation]] = {
-    one.kind: one
-    for one in map(aggregations.__dict__.get, aggregations.__all__)
-    if isinstance(one, type) and issubclass(one, Aggregation) and one is not Aggregation
+    aggregation.kind: aggregation
+    for aggregation in map(aggregations.__dict__.get, aggregations.__all__)
+    if isinstance(aggregation, type) and issubclass(aggregation, Aggregation) and aggregation is not Aggregation
 }
 
 
 def group_text(group: FeatureGroup) -> str:
     """The declaration as JSON."""
-    features = [{**vars(one), "aggregation": {"kind": one.aggregation.kind, **vars(one.aggregation)},
-                 "window": one.window and asdict(one.window)} for one in group.features]  # fmt: skip
-    said = {
+    features = [{**vars(feature), "aggregation": {"kind": feature.aggregation.kind, **vars(feature.aggregation)},
+                 "window": feature.window and asdict(feature.window)} for feature in group.features]  # fmt: skip
+    head = {
         "name": group.name,
         "entity": group.entity,
         "source": group.source.name,
         "description": group.description,
         "buffer": group.buffer,
     }
-    return json.dumps({**said, "fingerprint": group.fingerprint, "features": features}, sort_keys=True)
+    return json.dumps({**head, "fingerprint": group.fingerprint, "features": features}, sort_keys=True)
 
 
 def group_of_text(text: str | bytes, source: EventSource) -> FeatureGroup:
@@ -45,21 +45,23 @@ def group_of_text(text: str | bytes, source: EventSource) -> FeatureGroup:
 
     Args:
         text: The JSON.
-        source: The source as it is declared now.
+        source: The current declaration of the source.
 
     Raises:
-        DeclarationError: The text is none, or means something else today: the source, or braid itself, has changed.
+        DeclarationError: The text cannot be read, or its meaning has changed with the source or with braid.
     """
     try:
-        said = json.loads(text)
-        features = tuple(_feature(one) for one in said["features"])
-        group = FeatureGroup(said["name"], said["entity"], source, features, said["description"], said["buffer"])
+        stored = json.loads(text)
+        features = tuple(_feature(feature) for feature in stored["features"])
+        group = FeatureGroup(stored["name"], stored["entity"], source, features, stored["description"], stored["buffer"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DeclarationError(f"The stored declaration cannot be read: {error}.", "Backfill, so that it is replaced.") from None
-    if group.fingerprint != said.get("fingerprint") or source.name != said.get("source"):
         raise DeclarationError(
-            f"The stored declaration of {group.name} means something else today: {group.fingerprint}, not {said.get('fingerprint')}.",
-            "Backfill, so that it is replaced.",
+            f"The stored declaration cannot be read: {error}.", "Run `braid backfill`, which replaces it."
+        ) from None
+    if group.fingerprint != stored.get("fingerprint") or source.name != stored.get("source"):
+        raise DeclarationError(
+            f"The stored declaration of {group.name} has another meaning today: {group.fingerprint}, not {stored.get('fingerprint')}.",
+            "Run `braid backfill`, which replaces it.",
         )
     return group
 
@@ -68,12 +70,12 @@ def published_group(declared: FeatureGroup, fingerprint: bytes | None, text: byt
     """The version of a group whose values are in the online store.
 
     Args:
-        declared: The declaration now.
-        fingerprint: Of the version that was published last; None where nothing was.
-        text: What `group_text` wrote of it.
+        declared: The current declaration.
+        fingerprint: The fingerprint of the version that was published last; None before the first publication.
+        text: The text of that version, written by `group_text`.
 
     Returns:
-        The declaration now where that is the one, where nothing was published, and where the text gives no declaration back.
+        The published version; `declared` before the first publication, and where the text cannot be read.
     """
     if fingerprint is None or text is None or fingerprint == declared.fingerprint.encode():
         return declared
@@ -85,15 +87,15 @@ def published_group(declared: FeatureGroup, fingerprint: bytes | None, text: byt
 
 
 def same_meaning(group: FeatureGroup, other: FeatureGroup) -> dict[str, int]:
-    """The features of `group` whose values are what `other` would give under the same name, with their indices in `group`."""
-    theirs = {one.name: other.meaning(index) for index, one in enumerate(other.features)}
+    """The features of `group` that `other` has with the same name and the same values, with their indices in `group`."""
+    theirs = {feature.name: other.meaning(index) for index, feature in enumerate(other.features)}
     if group.subject != other.subject:
         return {}
-    return {one.name: index for index, one in enumerate(group.features) if theirs.get(one.name) == group.meaning(index)}
+    return {feature.name: index for index, feature in enumerate(group.features) if theirs.get(feature.name) == group.meaning(index)}
 
 
 class Change(NamedTuple):
-    """What a new version of a group changes: names of features that it adds, removes, and means otherwise, each with how."""
+    """The difference of a new version of a group: names of added, removed and altered features, the latter each with its difference."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -104,8 +106,8 @@ class Change(NamedTuple):
 
 
 def change(old: FeatureGroup, new: FeatureGroup) -> Change:
-    """What `new` changes of `old`."""
-    before, after = ({one.name: index for index, one in enumerate(group.features)} for group in (old, new))
+    """The difference between an old and a new version of a group."""
+    before, after = ({feature.name: index for index, feature in enumerate(group.features)} for group in (old, new))
     same = same_meaning(new, old)
     altered = []
     for name in (name for name in after if name in before):
@@ -120,22 +122,24 @@ def change(old: FeatureGroup, new: FeatureGroup) -> Change:
 
 
 def _parts(group: FeatureGroup, index: int) -> dict[str, Any]:
-    one = group.features[index]
+    feature = group.features[index]
     window = (
-        {name: duration_text(ms) for name, ms in (("window", one.window.size_ms), ("hop", one.window.hop_ms))} if one.window else {}
+        {name: duration_text(ms) for name, ms in (("window", feature.window.size_ms), ("hop", feature.window.hop_ms))}
+        if feature.window
+        else {}
     )
     return {
-        "aggregation": one.aggregation.kind,
-        **vars(one.aggregation),
+        "aggregation": feature.aggregation.kind,
+        **vars(feature.aggregation),
         "input": group.inputs[group.input_of[index]].sql,
         **window,
-        "default": one.default,
+        "default": feature.default,
         "buffer": duration_text(group.buffer_ms),
     }
 
 
-def _feature(said: dict[str, Any]) -> Feature:
-    parameters = dict(said["aggregation"])
+def _feature(stored: dict[str, Any]) -> Feature:
+    parameters = dict(stored["aggregation"])
     aggregation = _AGGREGATIONS[parameters.pop("kind")](**parameters)
-    window = said["window"] and Window(**said["window"])
-    return Feature(**{**said, "aggregation": aggregation, "window": window})
+    window = stored["window"] and Window(**stored["window"])
+    return Feature(**{**stored, "aggregation": aggregation, "window": window})

@@ -1,4 +1,4 @@
-"""Whether a service does its work: asked of the service itself, not of its process. Reads only."""
+"""Health checks of the services, by a request to each service. Reads only."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from infra.kafka import client_options
 from infra.settings import Settings
 
 _TIMEOUT_SECONDS = 5
-#: `store.keys.PROGRESS_KEY`: this room imports no other, and must ask the server itself whether it answers.
+#: `store.keys.PROGRESS_KEY`; this room does not import `store`.
 PROGRESS_KEY = "braid/progress"
 
 
 def ailment(settings: Settings, name: str, started_seconds: int = 0) -> str | None:
-    """What is wrong with a service; None for a healthy one.
+    """The reason why a service is not healthy; None for a healthy service.
 
     Args:
-        settings: Where the services answer.
-        name: Which of `infra.embedded.programs.NAMES`.
-        started_seconds: When its process started, in Unix seconds; what the speed layer said before that does not count.
+        settings: The settings that name the services.
+        name: One of `infra.embedded.programs.NAMES`.
+        started_seconds: The start of the process, in Unix seconds. Progress of the speed layer before that does not count.
     """
     try:
         if name == "kafka":
@@ -41,22 +41,22 @@ def ailment(settings: Settings, name: str, started_seconds: int = 0) -> str | No
         if probe := _PROBES.get(name):
             answer = httpx.get(probe(settings), timeout=_TIMEOUT_SECONDS, trust_env=False)
             return None if answer.is_success else f"it answers {answer.status_code}: {answer.text.strip()[:200]}"
-        return None  # the daemon answers no request; supervisord sees that it runs
+        return None  # the daemon has no address; supervisord checks that it runs
     except (KafkaError, redis.RedisError, httpx.HTTPError, OSError, ValueError) as error:
         return f"it does not answer yet ({str(error) or type(error).__name__})"
 
 
 def url(settings: Settings, name: str) -> str | None:
-    """Where a service answers; None for one that only works. A password in it is not shown."""
-    found = {
+    """The address of a service, without a password; None for a service without an address."""
+    address = {
         "kafka": settings.kafka_bootstrap, "valkey": settings.redis_url, "mlflow": settings.mlflow_tracking_uri,
         "dagster": settings.dagster_url, "serving": settings.serving_url,
         "data-docs": settings.data_docs_url,
     }.get(name)  # fmt: skip
-    if found and "@" in found and "://" in found:
-        scheme, rest = found.split("://", 1)
+    if address and "@" in address and "://" in address:
+        scheme, rest = address.split("://", 1)
         return f"{scheme}://***@{rest.rsplit('@', 1)[1]}"
-    return found
+    return address
 
 
 _PROBES: dict[str, Callable[[Settings], str]] = {
@@ -69,7 +69,7 @@ _PROBES: dict[str, Callable[[Settings], str]] = {
 
 def _kafka(settings: Settings) -> str | None:
     host, _, port = settings.kafka_bootstrap.split(",")[0].rpartition(":")
-    socket.create_connection((host, int(port)), timeout=2).close()  # cheap, and silent where nothing listens
+    socket.create_connection((host, int(port)), timeout=2).close()  # fails quickly, and without log messages, if nothing listens
     admin = KafkaAdminClient(**client_options(settings), request_timeout_ms=_TIMEOUT_SECONDS * 1000)
     try:
         admin.list_topics()
@@ -79,15 +79,15 @@ def _kafka(settings: Settings) -> str | None:
 
 
 def _speed(settings: Settings, started_seconds: int) -> str | None:
-    said = _store(settings).hget(PROGRESS_KEY, "online")
-    if said is None:
+    entry = _store(settings).hget(PROGRESS_KEY, "online")
+    if entry is None:
         return "it has not written its progress yet"
-    if json.loads(said)["written_at_ms"] < started_seconds * 1000:
+    if json.loads(entry)["written_at_ms"] < started_seconds * 1000:
         return "it has written no progress since it started"
     return None
 
 
 def _store(settings: Settings) -> redis.Redis:
     kind: Any = redis.RedisCluster if settings.redis_cluster else redis.Redis
-    found: redis.Redis = kind.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
-    return found
+    client: redis.Redis = kind.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    return client

@@ -1,4 +1,4 @@
-"""The programs of the embedded stack: what each one is started with, and after which others. Pure, but for `prepare`."""
+"""The programs of the embedded stack: the command of each program, and the services that must run before it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Program:
     """One supervised process.
 
     Attributes:
-        name: Its name in `braid status`.
-        command: What is executed; asked for when supervisord starts, as it may look for Java.
-        ports: Loopback ports that it listens on.
-        after: Services that must be healthy before it starts.
-        prepare: Writes what it needs under home, before it starts.
-        stop_seconds: How long it may take to end before it is killed.
+        name: The name in `braid status`.
+        command: Gives the command line. It is called when supervisord starts, because it may search for Java.
+        ports: The loopback ports on which the program listens.
+        after: The services that must be healthy before the program starts.
+        prepare: Writes the files that the program needs in the home, before it starts.
+        stop_seconds: The time to end before the program is killed, in seconds.
     """
 
     name: str
@@ -39,17 +39,19 @@ class Program:
 
 
 def programs(settings: Settings) -> list[Program]:
-    """The programs that this deployment runs itself; a service whose URL leads elsewhere is not among them."""
+    """The programs that this deployment runs itself, without external services."""
     ports = settings.ports
-    found = []
+    stores = []
     if "kafka" in settings.embedded:
-        found.append(Program("kafka", kafka_command, (ports.kafka, ports.kafka_controller), prepare=prepare_kafka, stop_seconds=30))
+        stores.append(
+            Program("kafka", kafka_command, (ports.kafka, ports.kafka_controller), prepare=prepare_kafka, stop_seconds=30)
+        )
     if "valkey" in settings.embedded:
-        found.append(Program("valkey", valkey_command, (ports.valkey,), prepare=prepare_valkey))
+        stores.append(Program("valkey", valkey_command, (ports.valkey,), prepare=prepare_valkey))
     if "mlflow" in settings.embedded:
-        found.append(Program("mlflow", _mlflow_command, (ports.mlflow,), prepare=_prepare_mlflow))
+        stores.append(Program("mlflow", _mlflow_command, (ports.mlflow,), prepare=_prepare_mlflow))
     return [
-        *found,
+        *stores,
         Program("speed", _speed_command, after=("kafka", "valkey"), stop_seconds=45),
         Program("serving", _serving_command, (ports.serving,), after=("valkey", "mlflow")),
         Program("dagster-code", _code_command, (ports.dagster_code,), after=("kafka", "valkey"), prepare=prepare_dagster),
@@ -60,7 +62,7 @@ def programs(settings: Settings) -> list[Program]:
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """What the services are started with on top of the parent's environment: the settings, a home each, and no telemetry."""
+    """The environment variables of the services besides those of the parent: the settings, a home for each, and no telemetry."""
     return {
         **settings.environment(),
         "DAGSTER_HOME": str(settings.home / "dagster"),
@@ -69,7 +71,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "BENTOML_HOME": str(settings.home / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # Its job runner serves generative models only, and costs two processes more.
+        # MLflow's job runner is for generative models only, and takes two more processes.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "GX_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
@@ -82,7 +84,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def prepare_dagster(settings: Settings) -> None:
-    """Makes Dagster's home, with its instance file in it."""
+    """Creates Dagster's home with the files of the instance and the workspace."""
     folder = settings.home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("dagster.yaml", "workspace.yaml"):
@@ -106,8 +108,9 @@ def _speed_command(_settings: Settings) -> list[str]:
 
 
 def _serving_command(settings: Settings) -> list[str]:
-    port = str(settings.ports.serving)
-    return [sys.executable, "-m", "bentoml", "serve", "serving.service:Braid", "--host", "127.0.0.1", "--port", port]
+    where = ["--host", "127.0.0.1", "--port", str(settings.ports.serving)]
+    keep_alive = ["--timeout-keep-alive", str(settings.keep_alive_seconds)]
+    return [sys.executable, "-m", "bentoml", "serve", "serving.service:Braid", *where, *keep_alive]
 
 
 def _code_command(settings: Settings) -> list[str]:

@@ -7,5 +7,5 @@ from orchestration.deployment import Deployment
 
 
 def assets_of(deployment: Deployment) -> list[Any]:
-    """All assets, in the order of the way of the data."""
+    """All assets, in the order in which the data flow."""
     return [asset for module in (speed, batch, lake, serving, models, quality) for asset in module.assets_of(deployment)]

@@ -1,6 +1,5 @@
 """The batch layer: archive → events → tiles → view."""
 
-import time
 from datetime import date
 
 import dagster as dg
@@ -10,16 +9,17 @@ from batch.events import ingest_archive, require_events
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, default_batch_end_ms, view_table
 from features.declaration import FeatureGroup
+from features.instants import now_ms, rfc3339
 from features.sources import EventSource
+from features.windows import MINUTE_MS
 from orchestration.catch_up import wait_for_archive
 from orchestration.columns import event_columns, feature_lineage, same_columns, schema, tile_columns, view_columns
 from orchestration.deployment import OWNERS, BatchEnd, Deployment, one_run
 from orchestration.names import archive_key, events_key, tiles_key, view_key
 from orchestration.plots import feature_distributions
 from orchestration.run_days import first_and_last_day
-from serving.contract import rfc3339
 
-#: Metadata of events: of the messages that were read from the archive, how many do not fit, and how many were known.
+#: Metadata of events: the numbers of messages that were read from the archive, that do not fit, and that were known already.
 READ, REFUSED, DUPLICATES = "messages read from the archive", "messages refused", "messages known already"
 
 
@@ -30,7 +30,7 @@ def events_asset(deployment: Deployment, source: EventSource) -> dg.AssetsDefini
     @dg.asset(
         key=events_key(source), partitions_def=deployment.days, backfill_policy=one_run, deps=[archive_key(source)], group_name="batch",
         kinds={"spark", "delta"}, owners=OWNERS, metadata=schema(*event_columns(source)),
-        description=f"Every event of {source.name} once, typed, by day: what was loaded from files, and what the stream has archived, late events included.",
+        description=f"Every event of {source.name} once, typed, by day: from loaded files and from the stream's archive, with late events.",
     )  # fmt: skip
     def events(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         session = spark.spark_session
@@ -63,12 +63,12 @@ def tiles_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinit
     @dg.asset(
         key=tiles_key(group), partitions_def=deployment.days, backfill_policy=one_run, deps=[events], group_name="batch", kinds={"spark", "delta"},
         owners=OWNERS, metadata=schema(*tile_columns(group)),
-        description=f"The partials of each {group.entity} over each {group.tile_ms // 60_000} minutes, by day. Only days whose events have changed are folded again.",
+        description=f"The partials of each {group.entity} over each {group.tile_ms // MINUTE_MS} minutes, by day. Only days whose events have changed are folded again.",
     )  # fmt: skip
     def tiles(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         first, last = first_and_last_day(context)
         lineage = feature_lineage(group, events)
-        # Late events heal whatever days the run was asked for.
+        # All stale days before the run's days as well, so that late events are included.
         stale = [day for day in stale_days(spark.spark_session, settings, group) if day <= last]
         if not stale:
             return dg.MaterializeResult(metadata={"days folded": 0, **lineage})
@@ -91,11 +91,11 @@ def view_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefiniti
     @dg.asset(
         key=view_key(group), deps=[tiles_key(group)], group_name="batch", kinds={"spark", "delta"}, owners=OWNERS,
         metadata=schema(*view_columns(group)), freshness_policy=deployment.fresh_within,
-        description=f"All that is known of each {group.entity} before batch_end: packed for the online store, and readable.",
+        description=f"The features of each {group.entity} from all events before batch_end: packed for the online store, and as values.",
     )  # fmt: skip
     def view(spark: LazyPySparkResource, batch_end: BatchEnd) -> dg.MaterializeResult:
         session = spark.spark_session
-        batch_end_ms = batch_end.at_ms or default_batch_end_ms(session, settings, group.source, time.time_ns() // 1_000_000)
+        batch_end_ms = batch_end.at_ms or default_batch_end_ms(session, settings, group.source, now_ms())
         report = build_view(session, settings, group, batch_end_ms)
         written = session.read.format("delta").load(settings.table(view_table(group)))
         sample = written.select(*group.feature_names).limit(20_000).toPandas()
@@ -110,7 +110,7 @@ def view_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefiniti
 
 
 def _note_healed(context: dg.AssetExecutionContext, deployment: Deployment, asset: dg.AssetKey, healed: list[date]) -> None:
-    """Shows days that late events have changed, beside those that the run was asked for."""
+    """Records materializations of days before the run's days that late events have changed."""
     for day in healed:
         if deployment.days.has_partition_key(day.isoformat()):
             context.log_event(

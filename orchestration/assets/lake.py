@@ -1,4 +1,4 @@
-"""The lake as a whole: how large its tables are, without what nobody reads any more."""
+"""The lake as a whole: deletes unused tables and files, and reports the sizes of the tables."""
 
 import re
 import time
@@ -20,12 +20,12 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
-    """The one asset."""
+    """The asset `lake`."""
     settings, project = deployment.settings, deployment.project
 
     @dg.asset(
         key=LAKE, deps=[view_key(group) for group in project.groups], group_name="batch", kinds={"delta"}, owners=OWNERS,
-        description="All tables: their sizes, after what is older than BRAID_KEEP_DAYS and not in use has been deleted.",
+        description="The sizes of all tables, after unused tables and files older than BRAID_KEEP_DAYS have been deleted.",
     )  # fmt: skip
     def lake(spark: LazyPySparkResource) -> dg.MaterializeResult:
         session, started = spark.spark_session, time.monotonic()
@@ -41,7 +41,7 @@ def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
 
 
 def used(settings: Settings, project: Project, tables: list[str]) -> InUse:
-    """What of the lake is in use: by the declarations, by what is published, and by every model that has an alias.
+    """What is in use in the lake: by the declarations, the published views, and every model with an alias.
 
     Raises:
         ServiceError: The online store does not answer.

@@ -1,13 +1,13 @@
-"""The life of a model: training set → candidate → champion."""
+"""The assets of models: training set → candidate → champion."""
 
 import subprocess
-import time
 
 import dagster as dg
 import pandas as pd
 from dagster_pyspark import LazyPySparkResource
 
 from batch.view import default_batch_end_ms, view_table
+from features.instants import now_ms
 from features.project import Model
 from infra.settings import Settings
 from models.promotion import promote
@@ -34,9 +34,9 @@ from orchestration.plots import png
 TWIN = "twin version"
 #: Metadata of a candidate: the table of its training set.
 TRAINED_ON = "trained on"
-#: Metadata of `{group}_consistency`: served cells that differ from the right ones, and that nothing explains.
+#: Metadata of `{group}_consistency`: the number of served values that differ from the recomputed values without a reason.
 DEFECTS = "defects"
-#: Metadata of `{group}_consistency`: how many answers were checked. Without any, it is no evidence.
+#: Metadata of `{group}_consistency`: the number of checked answers. With 0 answers there is no evidence.
 ANSWERS = "answers"
 
 
@@ -47,8 +47,8 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
     @dg.asset(
         key=training_set_key(model), deps=[view_key(group)], group_name="models", kinds={"spark", "delta"}, owners=OWNERS,
         metadata=schema(*training_columns(model)),
-        description=f"Does an event with {model.outcome.where} follow within {model.outcome.within}? With the features as they were at each label: "
-        "nothing of its future.",
+        description=f"Labels (does an event with {model.outcome.where} follow within {model.outcome.within}?) and the features at the time of each "
+        "label, from earlier events only.",
     )  # fmt: skip
     def training_set(spark: LazyPySparkResource) -> dg.MaterializeResult:
         session = spark.spark_session
@@ -67,17 +67,17 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
 
 
 def logged_training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
-    """The training set of what was served."""
+    """The training set of served features."""
     settings, group = deployment.settings, model.group
 
     @dg.asset(
         key=logged_training_set_key(model), deps=[SERVED, events_key(group.source)], group_name="models", kinds={"spark", "delta"}, owners=OWNERS,
         metadata=schema(*training_columns(model)),
-        description="The features of answers as they were served, lag and late events included, with what became of each entity.",
+        description="The features as they were served, with the effects of lag and late events, and the outcome of each entity.",
     )  # fmt: skip
     def training_set(spark: LazyPySparkResource) -> dg.MaterializeResult:
         session = spark.spark_session
-        known_until_ms = default_batch_end_ms(session, settings, group.source, time.time_ns() // 1_000_000)
+        known_until_ms = default_batch_end_ms(session, settings, group.source, now_ms())
         rows, version = write_logged_training_set(session, settings, model, known_until_ms)
         return dg.MaterializeResult(metadata={"dagster/row_count": rows, "delta_version": version})
 
@@ -85,7 +85,7 @@ def logged_training_set_asset(deployment: Deployment, model: Model) -> dg.Assets
 
 
 class TrainingRows(dg.Config):
-    """What a candidate is trained on: the training set that is computed from the events, or the one of what was served."""
+    """The choice of the training set: features that are computed from the events, or served features."""
 
     served: bool = False
 
@@ -96,7 +96,7 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
 
     @dg.asset(
         key=candidate_key(model), deps=[training_set_key(model)], group_name="models", kinds={"lightgbm", "mlflow"}, owners=OWNERS,
-        description="A LightGBM classifier on the merged features, registered as challenger, and its twin that sees batch features alone.",
+        description="A LightGBM classifier on merged features, registered as challenger, and its twin on batch features.",
     )  # fmt: skip
     def candidate(context: dg.AssetExecutionContext, config: TrainingRows, spark: LazyPySparkResource) -> dg.MaterializeResult:
         built = latest_metadata(context.instance, logged_training_set_key(model) if config.served else training_set_key(model))
@@ -130,7 +130,7 @@ def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=champion_key(model), deps=[candidate_key(model)], group_name="models", kinds={"mlflow"}, owners=OWNERS,
-        description="The model that answers: the candidate, if it passes the gate.",
+        description="The model that serving uses: the candidate, if it passes the gate.",
     )  # fmt: skip
     def champion(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         candidate = latest_metadata(context.instance, candidate_key(model))
@@ -146,8 +146,8 @@ def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
             defects,
             str(candidate[TWIN]),
         )
-        slices = [dg.TableRecord({"where": one.name, "rows": one.rows, "candidate": one.candidate_auc, "champion": one.champion_auc})
-                  for one in report.slices]  # fmt: skip
+        slices = [dg.TableRecord({"where": part.name, "rows": part.rows, "candidate": part.candidate_auc, "champion": part.champion_auc})
+                  for part in report.slices]  # fmt: skip
         return dg.MaterializeResult(
             metadata={
                 "promoted": report.promoted, "proven": report.proven, "reason": report.reason, "champion_version": report.champion_version,

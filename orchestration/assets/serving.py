@@ -1,4 +1,4 @@
-"""The serving layer: the views in the online store, and what was served from there."""
+"""The assets of serving: the views in the online store, and the served answers."""
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
@@ -6,6 +6,7 @@ from dagster_pyspark import LazyPySparkResource
 from batch.publish import publish_view
 from batch.view import view_table
 from features.declaration import FeatureGroup
+from features.instants import rfc3339
 from infra.kafka import SERVED_TOPIC
 from monitoring.served import SCHEMA, ingest_served
 from orchestration.catch_up import wait_for_tiles
@@ -14,9 +15,8 @@ from orchestration.deployment import OWNERS, Deployment
 from orchestration.health import RECENT
 from orchestration.names import SERVED, online_key, view_key
 from orchestration.running import runs
-from serving.contract import rfc3339
 
-#: Recently active entities that the coverage of the online store is judged by.
+#: The number of recently active entities with which the coverage of the online store is checked.
 SAMPLE = 500
 
 
@@ -46,15 +46,15 @@ def online_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefini
 
 
 def served_topic(deployment: Deployment) -> dg.AssetSpec:
-    """The topic of what was served."""
+    """The topic of served answers."""
     return dg.AssetSpec(
         "served_topic", deps=[online_key(group) for group in deployment.project.groups], group_name="serving", kinds={"kafka"}, owners=OWNERS,
-        description=f"The Kafka topic `{SERVED_TOPIC}`: the features and predictions of a share of the answers, as they were given.",
+        description=f"The Kafka topic `{SERVED_TOPIC}`: the served features and predictions of a share of the answers.",
     )  # fmt: skip
 
 
 def served_features_asset(deployment: Deployment) -> dg.AssetsDefinition:
-    """What was served."""
+    """The table of served answers."""
     settings = deployment.settings
 
     @dg.asset(
@@ -66,7 +66,7 @@ def served_features_asset(deployment: Deployment) -> dg.AssetsDefinition:
         metadata=schema(*sql_columns(SCHEMA)),
     )
     def served_features(spark: LazyPySparkResource) -> dg.MaterializeResult:
-        """What serving answered, each record once: for experiments, live quality, and the check of consistency."""
+        """The answers of serving, each record once: for experiments, live quality, and the check of consistency."""
         if not runs(settings, "kafka"):
             return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": "Kafka does not run."})
         return dg.MaterializeResult(metadata={"dagster/row_count": ingest_served(spark.spark_session, settings)})

@@ -1,4 +1,4 @@
-"""The speed layer in the graph: an endless stream is not run by Dagster but observed, by `orchestration.sensors.observation`."""
+"""The assets of the speed layer. Dagster does not run the endless stream; `orchestration.sensors.observation` observes it."""
 
 import dagster as dg
 
@@ -21,7 +21,7 @@ def raw_archive(source: EventSource) -> dg.AssetSpec:
     """The raw archive of a source."""
     return dg.AssetSpec(
         archive_key(source), deps=[topic_key(source)], group_name="speed", kinds={"spark", "delta"}, owners=OWNERS, metadata=schema(*archive_columns()),
-        description=f"Every message as it came, also what was too late for the stream. What does not fit the contract is on `{source.dlq_topic}`.",
+        description=f"Every message unchanged, also events that were too late for the stream. Messages that do not fit the contract are on `{source.dlq_topic}`.",
     )  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def speed_tiles(group: FeatureGroup) -> dg.AssetSpec:
     """The open tiles of a group."""
     return dg.AssetSpec(
         speed_tiles_key(group), deps=[topic_key(group.source)], group_name="speed", kinds={"spark", "redis"}, owners=OWNERS,
-        metadata=schema(("t:{version}:{tile start}", "BINARY", "the packed tile, absolute: writing it twice changes nothing")),
+        metadata=schema(("speed:{version}", "BINARY", "the packed tiles; their values are absolute, so a second write changes nothing")),
         description=f"The partials of every open tile of {group.name}, in the online store within a second of the event.",
     )  # fmt: skip
 
@@ -39,7 +39,7 @@ def realtime(group: FeatureGroup) -> dg.AssetSpec:
     return dg.AssetSpec(
         realtime_key(group), deps=[topic_key(group.source)], group_name="speed", kinds={"spark", "delta"}, owners=OWNERS,
         metadata=schema(*closed_tile_columns(group)),
-        description="The speed layer's own history: each tile when the watermark closed it.",
+        description="The history of the speed layer: each tile as it was when the watermark closed it.",
     )  # fmt: skip
 
 

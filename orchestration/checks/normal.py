@@ -1,7 +1,7 @@
-"""New data beside what is normal of it: what somebody on call wants to know of a source's day and of a group's view.
+"""Checks that compare new data with norms: a source's day with the four weeks before, a group's view with the previous view.
 
-The thresholds are declared with the source (`SourceChecks`) and the group (`GroupChecks`). A crossed one warns (`…_as_usual`), or keeps the
-day out where the declaration says so (`…_within_limits`). Great Expectations holds the rows against them.
+The thresholds are declared with the source (`SourceChecks`) and the group (`GroupChecks`). A crossed threshold is a warning (`…_as_usual`);
+a crossed threshold that the declaration names as blocking keeps the day out (`…_within_limits`). Great Expectations compares the rows.
 """
 
 from typing import Any
@@ -22,18 +22,18 @@ from orchestration.materialized import latest_metadata
 from orchestration.names import events_key, view_key
 from orchestration.run_days import first_and_last_day
 
-#: Of rows that have a declared bound, the share that must lie within.
+#: The share of the rows that must lie within a declared bound.
 _MOSTLY = 0.99
-#: Fewer messages than these say nothing of a share.
+#: The smallest number of messages from which a share is computed.
 _MIN_MESSAGES = 100
 
 
 def events_as_usual(deployment: Deployment, source: EventSource) -> Any:
-    """The check of a source's latest whole day beside the four weeks before it."""
+    """The check that compares a source's latest complete day with the four weeks before it."""
     settings, key, checks = deployment.settings, events_key(source), source.checks
     limits, usual = f"{source.table}_within_limits", f"{source.table}_as_usual"
     specs = [
-        dg.AssetCheckSpec(limits, asset=key, blocking=True, description=f"What blocks: {', '.join(sorted(checks.blocking)) or 'nothing'}."),
+        dg.AssetCheckSpec(limits, asset=key, blocking=True, description=f"Blocking thresholds: {', '.join(sorted(checks.blocking)) or 'none'}."),
         dg.AssetCheckSpec(usual, asset=key, description="Volume, missing values, categories, bounds, late, refused and known messages are as usual."),
     ]  # fmt: skip
 
@@ -42,7 +42,7 @@ def events_as_usual(deployment: Deployment, source: EventSource) -> Any:
         session = spark.spark_session
         day = last_whole_day(session, settings, source, *first_and_last_day(context))
         if day is None:
-            yield from _nothing_to_compare(key, limits, usual, "None of the run's days is over.")
+            yield from _nothing_to_compare(key, limits, usual, "No day of the run is complete.")
             return
         norm = normal_day(session, settings, source, day)
         ingested = latest_metadata(context.instance, key)
@@ -58,24 +58,24 @@ def events_as_usual(deployment: Deployment, source: EventSource) -> Any:
 
 
 def day_frame(session: Any, settings: Settings, source: EventSource, day: str) -> DataFrame:
-    """The events of a day as the suite looks at them: numbers as doubles, and whether each came within the watermark."""
+    """The events of a day for the suite: numbers as doubles, and `in_time`, whether the event arrived within the watermark."""
     numbers = source.checks.bounds
     columns = [
         f"CAST({column.name} AS DOUBLE) AS {column.name}" if column.name in numbers else column.name for column in source.columns
     ]
-    # As the stream saw it: beside the newest event before it in its partition, whatever the wall clock said of a replay.
+    # Compared with the newest earlier event of its partition, like in the stream, so that replayed events are not late.
     newest = "max(ts_ms) OVER (PARTITION BY kafka_partition ORDER BY kafka_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
     in_time = f"origin <> 'stream' OR coalesce({newest} - ts_ms <= {settings.watermark_seconds * 1_000}, true) AS in_time"
     return session.read.format("delta").load(settings.table(source.table)).where(f"day = DATE'{day}'").selectExpr(*columns, in_time)
 
 
 def day_expectations(source: EventSource, norm: NormalDay | None, ingested: dict[str, Any]) -> list[Any]:
-    """What a day must hold.
+    """The expectations of a day.
 
     Args:
-        source: Whose thresholds.
-        norm: The four weeks before; None where they have no events.
-        ingested: What the events asset said of the messages that it read.
+        source: The source with its thresholds.
+        norm: The norm of the four weeks before; None if they have no events.
+        ingested: The metadata of the events asset.
     """
     gxe, checks = gx_expectations(), source.checks
     expected = [
@@ -91,9 +91,9 @@ def day_expectations(source: EventSource, norm: NormalDay | None, ingested: dict
     ):  # fmt: skip
         if read >= _MIN_MESSAGES and share > most:
             query = f"SELECT 1 AS share FROM {{batch}} WHERE {share} > {most} LIMIT 1"
-            told = f"{name}: {share:.0%} of {read} messages, at most {most:.0%} are usual"
+            sentence = f"{name}: {share:.0%} of {read} messages, at most {most:.0%} are usual"
             expected.append(
-                gxe.UnexpectedRowsExpectation(unexpected_rows_query=query, description=told, severity=checks.severity(name))
+                gxe.UnexpectedRowsExpectation(unexpected_rows_query=query, description=sentence, severity=checks.severity(name))
             )
     if norm is None:
         return expected
@@ -111,19 +111,19 @@ def day_expectations(source: EventSource, norm: NormalDay | None, ingested: dict
 
 
 def view_as_usual(deployment: Deployment, group: FeatureGroup) -> Any:
-    """The check of a group's view beside the one before it."""
+    """The check that compares a group's view with the previous view."""
     settings, key, checks = deployment.settings, view_key(group), group.checks
     limits, usual = f"{group.name}_within_limits", f"{group.name}_as_usual"
     specs = [
-        dg.AssetCheckSpec(limits, asset=key, blocking=True, description=f"What blocks: {', '.join(sorted(checks.blocking)) or 'nothing'}."),
-        dg.AssetCheckSpec(usual, asset=key, description="No entities have vanished, and no feature has moved, since the view before."),
+        dg.AssetCheckSpec(limits, asset=key, blocking=True, description=f"Blocking thresholds: {', '.join(sorted(checks.blocking)) or 'none'}."),
+        dg.AssetCheckSpec(usual, asset=key, description="The number of entities and the medians of the features are like those of the previous view."),
     ]  # fmt: skip
 
     @dg.multi_asset_check(name=f"{group.name}_normal", specs=specs)
     def check(spark: LazyPySparkResource) -> Any:
         norm = normal_view(spark.spark_session, settings, group)
         if norm is None:
-            yield from _nothing_to_compare(key, limits, usual, "There is no view of this declaration before.")
+            yield from _nothing_to_compare(key, limits, usual, "There is no previous view of this declaration.")
             return
         view = spark.spark_session.read.format("delta").load(settings.table(view_table(group))).select("entity", *group.model_names)
         verdict = validate(settings, view, f"{group.name}_normal", view_expectations(group, norm))
@@ -133,7 +133,7 @@ def view_as_usual(deployment: Deployment, group: FeatureGroup) -> Any:
 
 
 def view_expectations(group: FeatureGroup, norm: NormalView) -> list[Any]:
-    """What a view must hold, beside the one before it."""
+    """The expectations of a view, from the norm of the previous view."""
     gxe, checks = gx_expectations(), group.checks
     fewest = round(norm.entities * checks.entities)
     return [
@@ -146,7 +146,7 @@ def view_expectations(group: FeatureGroup, norm: NormalView) -> list[Any]:
 
 
 def _nothing_to_compare(key: dg.AssetKey, limits: str, usual: str, reason: str) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
-    """No evidence is no pass and keeps nothing out: the second check warns that there is none."""
+    """The results without a norm: the blocking check passes, and the second check warns that there is no evidence."""
     return (
         dg.AssetCheckResult(passed=True, asset_key=key, check_name=limits, metadata={"no evidence": reason}),
         dg.AssetCheckResult(

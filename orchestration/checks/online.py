@@ -1,4 +1,4 @@
-"""Whether a group in the online store is fresh by event time, and covers its active entities. Reported each minute by a sensor, too."""
+"""Checks of a group in the online store: freshness by event time, and coverage of its active entities. A sensor reports both, too."""
 
 from typing import Any
 
@@ -25,8 +25,8 @@ def health_check(deployment: Deployment, group: FeatureGroup) -> Any:
     @dg.multi_asset_check(name=f"online_{group.name}_health", specs=specs)
     def check(context: dg.AssetCheckExecutionContext) -> Any:
         monitor = FeatureFreshnessMonitor(settings, deployment.project.groups)
-        found = health_checks(monitor, group.name, recently_active(context.instance, group) or [])
-        for name, result in zip((FRESH, COVERED), found, strict=True):
+        results = health_checks(monitor, group.name, recently_active(context.instance, group) or [])
+        for name, result in zip((FRESH, COVERED), results, strict=True):
             yield result._replace(asset_key=asset, check_name=name)
 
     return check

@@ -1,4 +1,4 @@
-"""What was served: it is right, and the experiment is split as it was declared."""
+"""Checks of served answers: they are right, and the users of an experiment are split as declared."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ from orchestration.names import consistency_key, experiment_key
 
 
 def no_defects(group: FeatureGroup) -> Any:
-    """The check that nothing was served that nobody can explain."""
+    """The check that every wrong served value has a known reason."""
 
     @dg.asset_check(
         asset=consistency_key(group), name="no_defects",
-        description="Every served value that differs from the right one has a reason: lag, late data, or the answer said so itself.",
+        description="Every served value that differs from the recomputed value has a reason: lag, late data, or a degraded answer.",
     )  # fmt: skip
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         checked = latest_metadata(context.instance, consistency_key(group))
@@ -38,7 +38,7 @@ def split_as_declared(model: Model) -> Any:
     @dg.asset_check(
         asset=experiment_key(model),
         name="split_as_declared",
-        description="The users of each variant are as many as its share gives.",
+        description="The number of users of each variant fits its declared share.",
     )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         p_value = latest_metadata(context.instance, experiment_key(model)).get("sample ratio p value")

@@ -1,6 +1,6 @@
-"""Great Expectations: a suite run on a data frame, and its page in the data docs, which the service data-docs shows.
+"""Great Expectations: runs a suite on a data frame and writes its page of the data docs, which the service data-docs shows.
 
-An expectation says how grave it is that it does not hold: a critical one keeps what was checked from going on, a warning is shown.
+Each expectation has a severity: a failed critical expectation blocks, a failed warning is only shown.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from infra.settings import Settings
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
-#: Pages of the data docs that the index lists.
+#: The number of pages in the index of the data docs.
 _PAGES = 500
 _SITE = "braid"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a suite found.
+    """The result of a suite.
 
     Attributes:
-        expectations: How many there were.
-        rows: Of the data frame.
-        critical: The critical ones that do not hold, in words.
-        warnings: Those that only warn.
+        expectations: The number of expectations.
+        rows: The number of rows.
+        critical: The failed critical expectations, in words.
+        warnings: The failed expectations that only warn, in words.
         docs: The address of the suite's page in the data docs.
     """
 
@@ -43,7 +43,7 @@ class Verdict:
     docs: str
 
     def results(self, asset: dg.AssetKey, whole: str, plausible: str) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
-        """The verdict as two checks of an asset: `whole`, which errors, and `plausible`, which warns."""
+        """The results of two checks of an asset: `whole` is an error, `plausible` a warning."""
         metadata: dict[str, Any] = {
             "expectations": self.expectations,
             "rows": self.rows,
@@ -63,8 +63,8 @@ class Verdict:
 def gx_expectations() -> Any:
     """The module `great_expectations.expectations`.
 
-    It imports pyspark's client for Spark Connect, which takes a process without a main module for a run of its own doctests and ends it
-    without a word; a run that Dagster's code server has spawned is such a process.
+    The module imports pyspark's client for Spark Connect. In a process without a main module that client believes that its doctests run,
+    and ends the process without a message. Dagster's code server starts runs in such processes, so the main module gets a file name here.
     """
     main = sys.modules["__main__"]
     nameless = main.__spec__ is None and not hasattr(main, "__file__")
@@ -82,10 +82,10 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
     """Runs a suite on a data frame and adds a page to the data docs.
 
     Args:
-        settings: Where the data docs are.
-        frame: What is checked.
-        name: Of the suite.
-        expectations: Great Expectations' own; `severity` is "critical" unless they say "warning".
+        settings: The settings that name the data docs.
+        frame: The data.
+        name: The name of the suite.
+        expectations: Expectations of Great Expectations, whose `severity` is "critical" or "warning".
     """
     gxe = gx_expectations()
     import great_expectations as gx
@@ -121,26 +121,26 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
         run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
     finally:
         frame.unpersist()
-    [(identifier, found)] = run.run_results.items()
+    [(identifier, outcome)] = run.run_results.items()
     [site] = context.get_docs_sites_urls(identifier, site_name=_SITE)
     page = Path(str(site["site_url"]).removeprefix("file://")).relative_to(settings.data_docs)
     failed: dict[str, list[str]] = {"critical": [], "warning": []}
     rows = 0
-    for one in found.results:
-        config = one.expectation_config
+    for result in outcome.results:
+        config = result.expectation_config
         assert config is not None
         if config.type == counted.expectation_type:
-            rows = one.result["observed_value"]
-        if not one.success:
-            grave = "warning" if str(getattr(config.severity, "value", config.severity)) == "warning" else "critical"
-            failed[grave].append(_in_words(config, one.result))
+            rows = result.result["observed_value"]
+        if not result.success:
+            severity = "warning" if str(getattr(config.severity, "value", config.severity)) == "warning" else "critical"
+            failed[severity].append(_in_words(config, result.result))
     return Verdict(
-        len(found.results) - 1, rows, tuple(failed["critical"]), tuple(failed["warning"]), f"{settings.data_docs_url}/{page}"
+        len(outcome.results) - 1, rows, tuple(failed["critical"]), tuple(failed["warning"]), f"{settings.data_docs_url}/{page}"
     )
 
 
 def _in_words(config: Any, result: dict[str, Any]) -> str:
-    """An expectation that does not hold, such as "expect_column_values_to_not_be_null amount: 3 of 10"."""
+    """A failed expectation in words, such as "expect_column_values_to_not_be_null amount: 3 of 10"."""
     what = f"{config.type} {config.kwargs.get('column') or config.description or ''}".strip()
     if "unexpected_count" in result:
         return f"{what}: {result['unexpected_count']} of {result.get('element_count', '?')}"

@@ -1,6 +1,6 @@
-"""A Great Expectations suite for each table that others build on, as asset checks.
+"""A Great Expectations suite for each table that another asset reads, as asset checks.
 
-A `…_whole` check blocks: one that fails keeps the day out of the online store, and the last good view in. A `…_plausible` warns.
+A failed `…_whole` check blocks: the day stays out of the online store, which keeps the last good view. A failed `…_plausible` check warns.
 """
 
 from typing import Any
@@ -32,13 +32,13 @@ def quality_check(asset: dg.AssetKey, name: str, whole: str, plausible: str) -> 
 
 
 def events_quality(deployment: Deployment, source: EventSource) -> Any:
-    """The check of what every event of a source must be."""
+    """The check of a source's events."""
     settings = deployment.settings
     required = [column.name for column in source.columns if column.required]
 
     @quality_check(
         events_key(source), "events",
-        f"Every event has an id of its own, a time within its day, and all of {', '.join(required)}.",
+        f"Every event has a unique id, a time within its day, and values of {', '.join(required)}.",
         "The days have events.",
     )  # fmt: skip
     def check(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> Any:
@@ -66,8 +66,8 @@ def tiles_quality(deployment: Deployment, group: FeatureGroup) -> Any:
 
     @quality_check(
         key, "tiles",
-        f"One tile per {group.entity} and hop, which begins at a hop and holds its events' times.",
-        "Nearly no tile has more than a thousand events.",
+        f"There is one tile per {group.entity} and hop; it begins at a hop and contains the times of its events.",
+        "At most one tile in a thousand has more than a thousand events.",
     )  # fmt: skip
     def check(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> Any:
         gxe = gx_expectations()
@@ -96,8 +96,8 @@ def view_quality(deployment: Deployment, group: FeatureGroup) -> Any:
 
     @quality_check(
         key, "view",
-        f"One row per {group.entity}, counts not negative, all of one version and one batch_end.",
-        "No feature is without a value for nearly every entity.",
+        f"There is one row per {group.entity}; no count is negative; all rows have the same version and batch_end.",
+        "Every feature has a value for at least 5 % of the entities.",
     )  # fmt: skip
     def check(spark: LazyPySparkResource) -> Any:
         gxe = gx_expectations()
@@ -123,13 +123,13 @@ def view_quality(deployment: Deployment, group: FeatureGroup) -> Any:
 
 
 def labels_quality(deployment: Deployment, model: Model) -> Any:
-    """The check of a model's whole training set."""
+    """The check of a model's training set."""
     settings, key = deployment.settings, training_set_key(model)
 
     @quality_check(
         key, "labels",
-        "Every label is 0 or 1, of an entity, in one part of the split, and none is twice.",
-        "Both labels occur, neither below one in a hundred.",
+        "Every label is 0 or 1, has an entity, is in one part of the split, and occurs once.",
+        "At least 1 % of the labels are 0, and at least 1 % are 1.",
     )  # fmt: skip
     def check(spark: LazyPySparkResource) -> Any:
         gxe = gx_expectations()
@@ -152,7 +152,7 @@ def labels_quality(deployment: Deployment, model: Model) -> Any:
 
 
 def _none_twice(*columns: str) -> Any:
-    """That no two rows share the columns; by one aggregation, where the expectation for it sorts the whole table."""
+    """The expectation that no two rows are equal in the columns. It needs one aggregation; Great Expectations' own sorts the table."""
     gxe = gx_expectations()
     names = ", ".join(columns)
     return gxe.UnexpectedRowsExpectation(
@@ -166,7 +166,7 @@ def _always(*columns: str) -> list[Any]:
 
 
 def _days(settings: Settings, table: str, context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> DataFrame:
-    """The rows of a table that are of the run's days."""
+    """The rows of the run's days."""
     first, last = first_and_last_day(context)
     return _read(settings, spark, table).where(f"day BETWEEN DATE'{first}' AND DATE'{last}'")
 

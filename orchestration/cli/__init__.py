@@ -2,7 +2,7 @@
 
 Projects (init), services (up, down, status, plan, doctor), data (load, replay, backfill, forget), answers (features, predict, consistency),
 models (models, train, promote), demo and benchmarks (demo, bench). Every command has `--json`, and all but init have `--home`. An error is
-one sentence of cause and one of cure.
+shown as a sentence of cause and a sentence of cure.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import sys
 import typer
 
 from orchestration.cli import answers, data, forget, jobs, models, services
-from orchestration.cli.console import Context, HomeOption, ProjectOption, told
+from orchestration.cli.console import Context, HomeOption, ProjectOption, errors_as_sentences
 from orchestration.cli.init import init
 
 app = typer.Typer(
     name="braid", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown",
-    help="A real-time feature platform: a feature is declared once; batch, stream, request and training set compute it alike.",
+    help="A real-time feature platform: a feature is declared once, and batch, stream, request and training set compute the same value.",
 )  # fmt: skip
 
 
@@ -30,7 +30,7 @@ for command in (
     init, services.up, services.down, services.status, services.plan, services.doctor, data.load, data.replay, data.backfill, forget.forget,
     answers.features, answers.predict, answers.consistency, models.models, models.train, models.promote, jobs.demo, jobs.bench,
 ):  # fmt: skip
-    app.command()(told(command))
+    app.command()(errors_as_sentences(command))
 
 
 def main() -> None:

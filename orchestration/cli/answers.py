@@ -10,7 +10,7 @@ import typer
 from infra.errors import InputError, ServiceError
 from orchestration.cli.console import HomeOption, JsonOption, deployment_of, instant_ms, note, print_json
 
-#: Exit status of a check that found nothing to check: neither right nor wrong.
+#: The exit status of a comparison without any answer to compare.
 _NO_EVIDENCE = 3
 GroupOption = Annotated[
     str | None, typer.Option("--group", help="Feature group. Default: the first of the project.", show_default=False)
@@ -26,10 +26,10 @@ def features(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Show the features of entities: the merged values, and the batch view and speed tiles that they were merged from."""
+    """Show the features of entities: the merged values, and the batch view and speed tiles from which they are merged."""
     project, settings = deployment_of(context, home)
     declared = project.group(group)
-    body: dict[str, Any] = {"group": declared.name, "ids": [_id(declared, one) for one in users]}
+    body: dict[str, Any] = {"group": declared.name, "ids": [_id(declared, user) for user in users]}
     if at is not None:
         body["at"] = instant_ms(at)
     rows = _post(settings, "/features", body)["rows"]
@@ -44,12 +44,12 @@ def features(
 def predict(
     context: typer.Context,
     entity: Annotated[str, typer.Argument(help="Id of the entity.", show_default=False)],
-    request_context: Annotated[str, typer.Option("--context", help="JSON object of values that the caller knows.")] = "{}",
+    request_context: Annotated[str, typer.Option("--context", help="JSON object of values from the caller.")] = "{}",
     at: AtOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Ask the default model of the project for a prediction about an entity."""
+    """Get the prediction of the project's default model for an entity."""
     from rich import print as show
 
     project, settings = deployment_of(context, home)
@@ -57,7 +57,7 @@ def predict(
     try:
         body: dict[str, Any] = {group.entity: _id(group, entity), "context": json.loads(request_context)}
     except ValueError:
-        raise InputError(f"The context {request_context!r} is no JSON.", 'Write --context \'{"page": "home"}\'.') from None
+        raise InputError(f"The context {request_context!r} is not JSON.", 'Write --context \'{"page": "home"}\'.') from None
     if at is not None:
         body["at"] = instant_ms(at)
     answer = _post(settings, "/predict", body)
@@ -70,14 +70,14 @@ def consistency(
     at: AtOption = None,
     group: GroupOption = None,
     logged: Annotated[
-        bool, typer.Option("--logged", help="Recompute the answers that were logged, by the job `quality`, instead of asking now.")
+        bool, typer.Option("--logged", help="Check the answers that were logged, by the job `quality`, instead of new answers.")
     ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Compare served values with a brute-force computation over all raw events.
 
-    The exit status is 1 if a value differs (with --logged, if a value differs without a known reason), and 3 if there was nothing to check.
+    The exit status is 1 if a value differs (with --logged, if a value differs without a known reason), and 3 if there is nothing to compare.
     """
     from orchestration.known_events import export_known_events
     from orchestration.proof import prove, sample_ids
@@ -99,8 +99,8 @@ def consistency(
         note(
             f"{report.entities} entities, {report.cells_compared} cells compared, {report.cells_different} differ, {report.degraded} degraded."
         )
-        for one in report.differences[:10]:
-            note(f"  {one.entity} {one.feature}: served {one.served}, right is {one.expected}")
+        for difference in report.differences[:10]:
+            note(f"  {difference.entity} {difference.feature}: served {difference.served}, right is {difference.expected}")
     if report.differences:
         raise typer.Exit(1)
     if not report.cells_compared:
@@ -115,16 +115,16 @@ def _logged_consistency(project: Any, settings: Any, as_json: bool) -> None:
     with quiet(settings.home / "logs" / "consistency.log"):
         report = check_quality(project, settings)
     groups = consistency_figures(project, report)
-    evidence = any(found["answers"] for found in groups.values())
+    evidence = any(figures["answers"] for figures in groups.values())
     if as_json:
         print_json({"groups": groups, "evidence": evidence})
     else:
-        for name, found in groups.items():
-            reasons = ", ".join(f"{found[str(reason)]} by {reason}" for reason in Reason)
-            note(f"{name}: {found['answers']} answers, {found['cells']} cells recomputed; differing: {reasons}.")
+        for name, figures in groups.items():
+            reasons = ", ".join(f"{figures[str(reason)]} by {reason}" for reason in Reason)
+            note(f"{name}: {figures['answers']} answers, {figures['cells']} cells recomputed; differing: {reasons}.")
         if not evidence:
-            note("No evidence: nothing was logged. Set BRAID_SERVED_SHARE, such as to 0.01, and start the services again.")
-    if any(found["defects"] for found in groups.values()):
+            note("No evidence: no answer was logged. Set BRAID_SERVED_SHARE, such as to 0.01, and start the services again.")
+    if any(figures["defects"] for figures in groups.values()):
         raise typer.Exit(1)
     if not evidence:
         raise typer.Exit(_NO_EVIDENCE)
@@ -153,34 +153,34 @@ def _post(settings: Any, path: str, body: dict[str, Any]) -> Any:
             f"Serving at {settings.serving_url} does not answer ({type(error).__name__}).", "Start it by `braid up`."
         ) from None
     if not answer.is_success:
-        said = answer.json()
-        raise ServiceError(said.get("error", answer.text), said.get("cure", "See the log serving.log."))
+        refusal = answer.json()
+        raise ServiceError(refusal.get("error", answer.text), refusal.get("cure", "See the log serving.log."))
     return answer.json()
 
 
 def _parts(settings: Any, declared: Any, entity_id: int | str) -> dict[str, Any]:
-    """What the store holds of an entity, in words."""
+    """The data of an entity in the online store, for people."""
+    from features.instants import rfc3339
     from features.packed import encode
     from features.windows import floor_ms
-    from serving.contract import rfc3339
     from store.server import open_store
 
     reading = open_store(settings).read(declared, [entity_id])
     group, [parts] = reading.group, reading.parts
-    found: dict[str, Any] = {"version": group.fingerprint, "batch": None, "tiles": []}
+    stored: dict[str, Any] = {"version": group.fingerprint, "batch": None, "tiles": []}
     if value := parts.batch:
         features = {
-            one.name: {"collapsed": view.collapsed, "tail_hops": len(view.hop_starts_ms)}
-            for one, view in zip(group.features, value.features, strict=True)
+            feature.name: {"collapsed": view.collapsed, "tail_hops": len(view.hop_starts_ms)}
+            for feature, view in zip(group.features, value.features, strict=True)
         }
-        found["batch"] = {"batch_end": rfc3339(value.batch_end_ms), "bytes": len(encode(value)), "features": features}
-    for tile in sorted(parts.tiles, key=lambda one: one.first_ms):
+        stored["batch"] = {"batch_end": rfc3339(value.batch_end_ms), "bytes": len(encode(value)), "features": features}
+    for tile in sorted(parts.tiles, key=lambda tile: tile.first_ms):
         start_ms = floor_ms(tile.first_ms, group.tile_ms)
         partials = dict(zip(group.feature_names, tile.partials, strict=True))
-        found["tiles"].append({"start": rfc3339(start_ms), "last_event": rfc3339(tile.last_ms), "partials": partials})
+        stored["tiles"].append({"start": rfc3339(start_ms), "last_event": rfc3339(tile.last_ms), "partials": partials})
     if parts.faults:
-        found["faults"] = list(parts.faults)
-    return found
+        stored["faults"] = list(parts.faults)
+    return stored
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""How the command line speaks: settings from `--home`, errors as sentences, JSON on stdout with everything else on stderr, times."""
+"""Shared by the commands: settings from `--home`, errors as sentences, JSON on stdout and all other output on stderr, times."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from features.instants import instant_of, now_ms
 from features.project import Project
 from infra.errors import BraidError, InputError
 from infra.project import load_project
@@ -48,14 +49,14 @@ SourceOption = Annotated[
 
 @dataclass
 class Context:
-    """What the options before the command said."""
+    """The options before the command."""
 
     home: Path | None
     project: str | None
 
 
 def settings_of(context: typer.Context, home: Path | None) -> Settings:
-    """The settings of the deployment: `--home` after the command, before it, BRAID_HOME, or the default."""
+    """The settings of the deployment. The home is `--home` after the command, else `--home` before it, else BRAID_HOME, else the default."""
     return Settings.load(home or context.obj.home, context.obj.project)
 
 
@@ -65,8 +66,8 @@ def deployment_of(context: typer.Context, home: Path | None) -> tuple[Project, S
     return load_project(settings), settings
 
 
-def told(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with its errors told in sentences: exit status 1, never a traceback."""
+def errors_as_sentences(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, whose errors are shown as sentences without a traceback; the exit status is then 1."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -78,10 +79,10 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
-        except Exception as error:  # noqa: BLE001 (what nobody foresaw is told in a sentence, too; a log has its trace)
-            log = _kept(error)
+        except Exception as error:  # noqa: BLE001 (an unexpected error is shown as a sentence, too; a log has the traceback)
+            log = _write_traceback(error)
             first = str(error).strip().split("\n", 1)[0]
-            cause, cure = f"{type(error).__name__}: {first}.", f"The whole of it is in {log}; `braid doctor` may know more."
+            cause, cure = f"{type(error).__name__}: {first}.", f"The traceback is in {log}; `braid doctor` may show the cause."
         if kwargs.get("as_json"):
             print(json.dumps({"error": cause, "cure": cure}))
         typer.echo(f"braid: {cause} {cure}", err=True)
@@ -90,20 +91,20 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _kept(error: Exception) -> Path:
-    """Writes an error with its traceback to a log of its own."""
+def _write_traceback(error: Exception) -> Path:
+    """Writes an error with its traceback to a new log."""
     with tempfile.NamedTemporaryFile("w", prefix="braid-", suffix=".log", delete=False) as log:
         traceback.print_exception(error, file=log)
     return Path(log.name)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
+    """Prints a JSON document to stdout."""
     print(json.dumps(value, default=_plain, indent=2))
 
 
 def note(text: str) -> None:
-    """A line for people, beside the output."""
+    """Prints a line for people to stderr."""
     typer.echo(text, err=True)
 
 
@@ -113,36 +114,35 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def mapping_of(given: list[str] | None) -> dict[str, str]:
-    """`--map a=b` as a dictionary.
+def mapping_of(options: list[str] | None) -> dict[str, str]:
+    """The values of `--map`, such as a=b, as a dictionary.
 
     Raises:
-        InputError: One of them has no '='.
+        InputError: A value has no '='.
     """
-    found = {}
-    for one in given or []:
-        name, separator, column = one.partition("=")
+    mapping = {}
+    for option in options or []:
+        name, separator, column = option.partition("=")
         if not separator or not name or not column:
-            raise InputError(f"The mapping {one!r} cannot be read.", "Write --map user_id=CustomerID.")
-        found[name.strip()] = column.strip()
-    return found
+            raise InputError(f"The mapping {option!r} cannot be read.", "Write --map user_id=CustomerID.")
+        mapping[name.strip()] = column.strip()
+    return mapping
 
 
 def instant_ms(text: str) -> int:
-    """A time as milliseconds: RFC 3339, without an offset UTC; a day; `now`; or milliseconds since 1970.
+    """The instant of a text: RFC 3339 (in UTC if it has no offset), a day, `now`, or milliseconds since 1970.
 
     Raises:
-        InputError: It is none of these.
+        InputError: The text has none of these forms.
     """
     if text == "now":
-        return int(datetime.now(UTC).timestamp() * 1_000)
+        return now_ms()
     if re.fullmatch(r"\d{12,14}", text):
         return int(text)
     try:
-        found = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         raise InputError(
             f"The time {text!r} cannot be read.", "Write 2026-01-31T12:00:00Z, 2026-01-31, now, or milliseconds since 1970."
         ) from None
-    found = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return (found - datetime(1970, 1, 1, tzinfo=UTC)) // (datetime.resolution * 1_000)
+    return instant_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

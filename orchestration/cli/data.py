@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from features.instants import rfc3339, utc_day
 from infra.errors import InputError
 from orchestration.cli.console import (
     HomeOption,
@@ -32,7 +33,7 @@ TimeFormatOption = Annotated[
     str | None,
     typer.Option(
         "--time-format",
-        help="Format of times: iso, epoch-s, epoch-ms, epoch-us, epoch-ns, or a format of strptime. Default: decided from the column.",
+        help="Format of times: iso, epoch-s, epoch-ms, epoch-us, epoch-ns, or a format of strptime. Default: decided by the column.",
         show_default=False,
     ),
 ]
@@ -40,7 +41,7 @@ DayFirstOption = Annotated[
     bool | None,
     typer.Option(
         "--day-first/--month-first",
-        help="Order of day and month in dates like 01/02/2026. Default: decided from the column.",
+        help="Order of day and month in dates like 01/02/2026. Default: decided by the column.",
         show_default=False,
     ),
 ]
@@ -48,13 +49,13 @@ NullOption = Annotated[
     list[str] | None,
     typer.Option(
         "--null",
-        help="Text that stands for no value. Repeatable. Default for CSV: NULL, null, \\N, NaN, nan, None.",
+        help="Text that stands for a missing value. Repeatable. Default for CSV: NULL, null, Null, (null), [NULL], \\N, NaN, nan, None, <NA>, N/A, #N/A.",
         show_default=False,
     ),
 ]
 DecimalCommaOption = Annotated[bool, typer.Option("--decimal-comma", help="Decimals have a comma, as in 12,50.")]
 DelimiterOption = Annotated[
-    str | None, typer.Option("--delimiter", help="Delimiter of CSV. Default: the one in the header line.", show_default=False)
+    str | None, typer.Option("--delimiter", help="Delimiter of CSV. Default: that of the header line.", show_default=False)
 ]
 
 
@@ -71,7 +72,7 @@ def load(
     from batch.files import open_events
 
     options = _options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
-    # A file that cannot be used is refused before Spark starts.
+    # An invalid file is refused before Spark starts.
     with open_events(file, declared, columns, options) as opened:
         from batch.load import load_file
         from infra.spark import spark_session
@@ -102,17 +103,17 @@ def _options(
     if delimiter is not None:
         delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
         if len(delimiter) != 1:
-            raise InputError(f"The delimiter {delimiter!r} is not one character.", "Give one, such as ';' or 'tab'.")
+            raise InputError(f"The delimiter {delimiter!r} is not one character.", "Use a single character, such as ';', or 'tab'.")
     return ReadOptions(time_zone, time_format, day_first, tuple(null) if null else None, decimal_comma, delimiter)
 
 
 def _sentences(report: LoadReport) -> Iterator[str]:
-    """A report for people."""
+    """The report in sentences."""
     if report.checked:
         yield f"{report.dialect}; nothing was loaded."
-        for one in report.columns:
-            missing = f"; {one.nulls:,} texts stand for no value" if one.nulls else ""
-            yield f"  {one.column} = {one.source}: {one.as_what}{f' ({one.why})' if one.why else ''}{missing}"
+        for column in report.columns:
+            missing = f"; {column.nulls:,} texts stand for a missing value" if column.nulls else ""
+            yield f"  {column.column} = {column.source}: {column.as_what}{f' ({column.why})' if column.why else ''}{missing}"
         for row in report.sample:
             values = ", ".join(f"{name}={value}" for name, value in row.items() if name[0] != "_" and value is not None)
             yield f"  {row['_row']}: {values or '–'}{' ✗ ' + row['_reason'] if row['_reason'] else ''}"
@@ -126,10 +127,10 @@ def _sentences(report: LoadReport) -> Iterator[str]:
         yield f"First event {report.first_event}, last event {report.last_event}."
     for name, types in report.types.items():
         yield f"Most frequent {name}: {', '.join(f'{value} ({count:,})' for value, count in types.items())}."
-    if nulls := {one.column: one.nulls for one in report.columns if one.nulls and not report.checked}:
-        yield f"Texts that stand for no value: {', '.join(f'{absent:,} in {name}' for name, absent in nulls.items())} (--null says which)."
+    if nulls := {column.column: column.nulls for column in report.columns if column.nulls and not report.checked}:
+        yield f"Texts that stand for a missing value: {', '.join(f'{absent:,} in {name}' for name, absent in nulls.items())} (set by --null)."
     if any("is not an RFC 3339 time" in reason for reason in report.reasons):
-        yield "Times that are spelled differently are read by --time-format; docs/loading.md has the rules."
+        yield "Use --time-format to read times of another format; docs/loading.md has the rules."
 
 
 def replay(
@@ -150,7 +151,7 @@ def replay(
     (project, settings), columns = deployment_of(context, home), mapping_of(mapping)
     declared = project.source(source)
     options = _options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
-    # A file that cannot be used is refused before services are asked for.
+    # An invalid file is refused before the services are checked.
     with open_events(file, declared, columns, options) as opened, Progress() as progress:
         require(settings, "kafka", *(["valkey", "speed"] if wait else []))
         with progress.step(f"replay of {file}") as advance:
@@ -183,17 +184,14 @@ def backfill(
     source: SourceOption = None, as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Bring events, tiles, batch views and online store up to a time, then train the models, by Dagster's jobs."""
-    from datetime import UTC, datetime
-
     project, settings = deployment_of(context, home)
     sources = None if source is None else (project.source(source),)
     to_ms = None if to is None else instant_ms(to)
-    first_day = None if first is None else datetime.fromtimestamp(instant_ms(first) / 1_000, UTC).date()
+    first_day = None if first is None else utc_day(instant_ms(first))
     from orchestration.backfill import backfill as run
     from orchestration.backfill import backfill_steps
     from orchestration.progress import Progress
     from orchestration.quiet import quiet
-    from serving.contract import rfc3339
 
     total = backfill_steps(project, settings, train, sources)
     with Progress() as progress, progress.step("backfill", total) as advance, quiet(settings.home / "logs" / "backfill.log"):
@@ -207,6 +205,6 @@ def backfill(
     for name, entities in report.entities.items():
         note(f"{entities:,} entities of {name} published as of {rfc3339(report.batch_end_ms)}.")
     for name in report.without_events:
-        note(f"The source {name} has no events yet; its groups were passed over.")
+        note(f"The source {name} has no events yet; its groups were skipped.")
     for name, model in report.models.items():
         note(f"{name}: {model.reason}" + (f" Champion: version {model.champion_version}." if model.champion_version else ""))

@@ -1,4 +1,4 @@
-"""`braid forget`: an entity out of every table, topic and key."""
+"""`braid forget`: deletes entities from every table, topic and key."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from orchestration.cli.console import HomeOption, JsonOption, deployment_of, not
 def forget(
     context: typer.Context,
     entity: Annotated[list[str], typer.Option("--entity", help="Entity, as COLUMN=ID, such as user_id=17. Repeatable.", show_default=False)],
-    fold: Annotated[bool, typer.Option("--backfill/--no-backfill", help="Compute and publish again what their events were part of, instead of in the next batch.")] = True,
+    fold: Annotated[bool, typer.Option("--backfill/--no-backfill", help="Compute and publish the days of their events again now. Without it the next batch does.")] = True,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Erase entities from every table, dead-letter topic and key, then search each of these places again.
 
-    The exit status is 1 if something is left.
+    The exit status is 1 if data of the entities are left.
     """
     from batch.erasure import entity_of
     from orchestration.forget import forget as erase
@@ -29,11 +29,11 @@ def forget(
     entities = tuple(entity_of(project, name) for name in entity)
     with quiet(settings.home / "logs" / "forget.log") as terminal:
 
-        def tell(asset: str, seconds: float | None) -> None:
+        def report_step(asset: str, seconds: float | None) -> None:
             if seconds:
                 print(f"{asset}: {seconds:.1f} s", file=terminal, flush=True)
 
-        report = erase(project, settings, entities, fold, tell)
+        report = erase(project, settings, entities, fold, report_step)
     if as_json:
         print_json({**asdict(report), "proven": report.proven})
     else:
@@ -41,7 +41,7 @@ def forget(
             note(f"{place}: {report.erased.get(place, 0)} erased, {count} left.")
         if report.days and not report.folded:
             note(
-                f"Aggregates of {report.days} days hold their events until the next `braid backfill`, and older files until a `braid forget` after it."
+                f"Aggregates of {report.days} days contain their events until the next `braid backfill`; older files do until a `braid forget` after it."
             )
         for sentence in report.unproven:
             note(f"Not proven: {sentence}")

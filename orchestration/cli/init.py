@@ -1,6 +1,6 @@
-"""`braid init`: a new project in a folder of its own, from the files of `orchestration/cli/new-project`.
+"""`braid init`: a new project in a new folder, from the templates in `orchestration/cli/new-project`.
 
-From nothing to a value over HTTP that is merged from batch and speed, in six commands:
+Six commands lead from nothing to a value over HTTP that is merged from batch and speed:
 
     braid init shop && cd shop
     braid load history.jsonl
@@ -25,6 +25,7 @@ from typing import Annotated
 
 import typer
 
+from features.instants import instant_of, rfc3339
 from infra.errors import InputError
 from infra.ports import ports_of
 from orchestration.cli.console import JsonOption, note, print_json
@@ -38,9 +39,7 @@ _CUSTOMERS = 9
 
 
 def init(
-    name: Annotated[
-        str, typer.Argument(help="The project's name: of its folder, and of the Python package in it.", show_default=False)
-    ],
+    name: Annotated[str, typer.Argument(help="Name of the project, of its folder, and of its Python package.", show_default=False)],
     as_json: JsonOption = False,
 ) -> None:
     """Make a project in a new folder: definitions with comments, sample events, a README with the next commands, and a test."""
@@ -55,22 +54,24 @@ def init(
     if as_json:
         print_json({"project": f"{name}.definitions:project", "folder": folder.absolute(), "files": sorted(files)})
     else:
-        note(f"The project {name} is made. Next: cd {name}, then the commands of its README.md, the first of which is")
+        note(f"The project {name} is ready. Next: cd {name}, then the commands of its README.md. The first command is")
         note("  braid load history.jsonl")
 
 
 def _check_name(name: str) -> None:
-    """Raises InputError for what cannot be the name of a package that is found beside braid's, Python's and the libraries'."""
+    """Raises InputError if the name is invalid, or is that of another package of Python, of braid or of a library."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise InputError(
-            f"The name {name!r} cannot be that of a Python package.", "Use lower-case letters, digits and underscores."
+            f"The name {name!r} cannot be used for a Python package.", "Use lower-case letters, digits and underscores."
         )
     if name in {"tests", *sys.stdlib_module_names} or importlib.util.find_spec(name) is not None:
-        raise InputError(f"A Python module of the name {name!r} exists already, and would be imported instead.", "Choose another.")
+        raise InputError(
+            f"A Python module of the name {name!r} exists already, and would be imported instead.", "Choose another name."
+        )
 
 
 def _files(name: str, port: int, now: datetime) -> dict[str, str]:
-    """The files of a project, by path. The history ends with a day that has been over for two hours at least."""
+    """Path → content of each file of a project. The history ends with a day that ended at least two hours ago."""
     texts = resources.files("orchestration.cli") / "new-project"
     files = {
         path.format(name=name): Template((texts / f"{template}.template").read_text()).substitute(name=name, port=port)
@@ -83,12 +84,12 @@ def _files(name: str, port: int, now: datetime) -> dict[str, str]:
 
 
 def _events(prefix: str, first: datetime, end: datetime, count: int) -> str:
-    """Lines of JSON, evenly spread over [first, end): each customer in turn, by orders and views alternately."""
+    """JSON lines of events, evenly spread over [first, end): one event of each customer in turn, rounds of orders and of views in turn."""
     lines = []
     for number in range(count):
         at = first + (end - first) * number / count
         event = {
-            "event_id": f"{prefix}{number}", "event_timestamp": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "event_id": f"{prefix}{number}", "event_timestamp": rfc3339(instant_of(at)),
             "customer_id": number % _CUSTOMERS + 1, "event_type": "VIEW" if number // _CUSTOMERS % 2 else "ORDER",
         }  # fmt: skip
         if event["event_type"] == "ORDER":

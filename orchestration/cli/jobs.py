@@ -1,4 +1,4 @@
-"""`braid demo` and `braid bench`: the main job, and the figures."""
+"""`braid demo` and `braid bench`: the example shop, and the benchmarks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def demo(
     context: typer.Context,
-    leave: Annotated[bool, typer.Option("--exit", help="End when the summary is printed. Default: stay up until Ctrl-C.")] = False,
+    leave: Annotated[bool, typer.Option("--exit", help="End after the summary. Default: stay up until Ctrl-C.")] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="File to which the summary is written as JSON.", show_default=False)
     ] = None,
@@ -27,16 +27,16 @@ def demo(
 ) -> None:
     """Run the example shop: load a year of purchases, train, stream a week, serve, and compare with brute force.
 
-    The state is the folder `demo` under the home; each run makes it anew.
+    The state is in the folder `demo` of the home; each run begins with an empty folder.
     """
     from infra.settings import DEFAULT_PROJECT, Settings
     from orchestration.demo import Demo
 
     settings = Settings.load(settings_of(context, home).home / "demo", DEFAULT_PROJECT)
-    found = Demo(settings, speed).run(leave=leave, report=report)
+    summary = Demo(settings, speed).run(leave=leave, report=report)
     if as_json:
-        print_json(found)
-    if found["cells_different"]:
+        print_json(summary)
+    if summary["cells_different"]:
         raise typer.Exit(1)
 
 
@@ -59,8 +59,8 @@ def bench(
     known = sorted(path.stem for path in BENCHMARKS.glob("*.py") if not path.stem.startswith("_"))
     for name in names or known:
         if name not in known:
-            raise InputError(f"There is no benchmark {name!r}.", f"There are: {', '.join(known)}.")
-    found = {}
+            raise InputError(f"There is no benchmark {name!r}.", f"The benchmarks are: {', '.join(known)}.")
+    figures_by_name = {}
     for name in names or known:
         note(f"{name} …")
         done = subprocess.run(
@@ -70,9 +70,9 @@ def bench(
             text=True,
             check=False,
         )
-        found[name] = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.returncode}
+        figures_by_name[name] = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.returncode}
     if as_json:
-        print_json(found)
+        print_json(figures_by_name)
         return
-    for name, figures in found.items():
+    for name, figures in figures_by_name.items():
         note(f"{name}: {json.dumps(figures, indent=2)}")

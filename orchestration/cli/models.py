@@ -1,4 +1,4 @@
-"""`braid models` and `braid promote`: where each version comes from, and which one answers."""
+"""`braid models`, `train` and `promote`: the versions of a model with their origin, and the choice of the champion."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def models(
 
     project, settings = deployment_of(context, home)
     name = project.model(model).name
-    found: list[RegisteredVersion] = _asked(settings, lambda: registered_versions(settings, name))
+    versions: list[RegisteredVersion] = _registry_answer(settings, lambda: registered_versions(settings, name))
     if training_set is not None:
-        found = [one for one in found if one.tags.get("training_set_version") == str(training_set)]
+        versions = [entry for entry in versions if entry.tags.get("training_set_version") == str(training_set)]
     rows: list[dict[str, Any]] = [
         {
-            "version": one.version,
-            "aliases": list(one.aliases),
-            "run_id": one.run_id,
-            **{tag: value for tag, value in one.tags.items() if tag != "declaration"},
+            "version": entry.version,
+            "aliases": list(entry.aliases),
+            "run_id": entry.run_id,
+            **{tag: value for tag, value in entry.tags.items() if tag != "declaration"},
         }
-        for one in found
+        for entry in versions
     ]
     if as_json:
         print_json({"model": name, "versions": rows})
@@ -57,11 +57,11 @@ def models(
 def train(
     context: typer.Context,
     model: ModelOption = None,
-    served: Annotated[bool, typer.Option("--served", help="Learn from the features as they were served, where BRAID_SERVED_SHARE logs them.")] = False,
+    served: Annotated[bool, typer.Option("--served", help="Train on served features, which are logged if BRAID_SERVED_SHARE is set.")] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:  # fmt: skip
-    """Train a candidate and hold it to the gate, on the views as they are."""
+    """Train a candidate on the existing views, and promote it if it passes the gate."""
     from orchestration.backfill import train as run
     from orchestration.quiet import quiet
 
@@ -85,23 +85,25 @@ def promote(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Make a version the champion without asking the gate. Serving follows within seconds. A rollback is the same command."""
+    """Make a version the champion without the gate. Serving uses it within seconds. The same command rolls back."""
     from models.registry import make_champion, registered_versions
 
     project, settings = deployment_of(context, home)
     name = project.model(model).name
-    known = [one.version for one in _asked(settings, lambda: registered_versions(settings, name))]
+    known = [entry.version for entry in _registry_answer(settings, lambda: registered_versions(settings, name))]
     if version not in known:
-        raise InputError(f"{name} has no version {version!r}.", f"There are: {', '.join(known) or 'none'}; see `braid models`.")
-    _asked(settings, lambda: make_champion(settings, name, version))
+        raise InputError(
+            f"{name} has no version {version!r}.", f"The versions are: {', '.join(known) or 'none'}; see `braid models`."
+        )
+    _registry_answer(settings, lambda: make_champion(settings, name, version))
     if as_json:
         print_json({"model": name, "champion_version": version})
     else:
         note(f"Version {version} of {name} is the champion.")
 
 
-def _asked(settings: Settings, ask: Callable[[], Any]) -> Any:
-    """What the registry answers; one that is down is told at once, where MLflow's own patience is minutes."""
+def _registry_answer(settings: Settings, request: Callable[[], Any]) -> Any:
+    """The answer of the registry. With one retry a registry that is down is reported at once; MLflow's default takes minutes."""
     from mlflow.exceptions import MlflowException
 
     from orchestration.running import require
@@ -109,6 +111,6 @@ def _asked(settings: Settings, ask: Callable[[], Any]) -> Any:
     require(settings, "mlflow")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     try:
-        return ask()
+        return request()
     except MlflowException as error:
-        raise ServiceError(f"MLflow does not answer as it should: {str(error)[:200]}.", "See `braid status`.") from None
+        raise ServiceError(f"MLflow has answered with an error: {str(error)[:200]}.", "See `braid status`.") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -23,7 +22,7 @@ def up(
 ) -> None:
     """Start the services that do not run, and stay until Ctrl-C, which ends them.
 
-    Running services that have loaded an older declaration are restarted with the present one.
+    Running services with an older declaration are restarted with the current declaration.
     """
     from infra.embedded import services
     from infra.embedded.programs import NAMES
@@ -78,33 +77,40 @@ def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
 
     from orchestration.plan import plan as planned
 
-    found = planned(*deployment_of(context, home))
+    plans = planned(*deployment_of(context, home))
     if as_json:
         print_json(
             {
                 "groups": [
-                    {**fields(one), "change": one.change._asdict() if one.change else None, "settled": one.settled} for one in found
+                    {
+                        **fields(group_plan),
+                        "change": group_plan.change._asdict() if group_plan.change else None,
+                        "settled": group_plan.settled,
+                    }
+                    for group_plan in plans
                 ]
             }
         )
         return
-    for one in found:
-        if one.settled:
-            note(f"{one.group}: {one.declared} is served, as of {one.batch_end}; nothing to do.")
+    for group_plan in plans:
+        if group_plan.settled:
+            note(f"{group_plan.group}: {group_plan.declared} is served, as of {group_plan.batch_end}; nothing to do.")
             continue
-        note(f"{one.group}: {one.served or 'nothing'} → {one.declared}")
-        if one.change is None:
-            note("  What is served cannot be read by this code: answers are degraded until the backfill.")
+        note(f"{group_plan.group}: {group_plan.served or 'nothing'} → {group_plan.declared}")
+        if group_plan.change is None:
+            note("  This braid cannot read the served version: answers are degraded until the backfill.")
         else:
-            lines = [f"+ {name}" for name in one.change.added] + [f"- {name}" for name in one.change.removed]
-            for line in [*lines, *(f"~ {name}: {how}" for name, how in one.change.altered)]:
+            lines = [f"+ {name}" for name in group_plan.change.added] + [f"- {name}" for name in group_plan.change.removed]
+            for line in [*lines, *(f"~ {name}: {how}" for name, how in group_plan.change.altered)]:
                 note(f"  {line}")
-        note("  `braid up --detach` lets the stream make its tiles; `braid backfill` then "
-             f"folds {one.days} days, builds the view of {one.entities or 'all'} entities, publishes it and trains.")  # fmt: skip
-        if one.served and one.change is not None:
-            note(f"  Until then {one.served} is served as of {one.batch_end}, and streamed on.")
-        if one.not_known_to_model:
-            note(f"  From then on, until another is champion, the model is given defaults for {', '.join(one.not_known_to_model)}.")
+        note("  `braid up --detach` restarts the stream, which makes the new tiles; `braid backfill` then "
+             f"folds {group_plan.days} days, builds the view of {group_plan.entities or 'all'} entities, publishes it and trains.")  # fmt: skip
+        if group_plan.served and group_plan.change is not None:
+            note(f"  Until then {group_plan.served} is served as of {group_plan.batch_end}, with new events.")
+        if group_plan.not_known_to_model:
+            note(
+                f"  From then on, until there is a new champion, the model gets defaults for {', '.join(group_plan.not_known_to_model)}."
+            )
 
 
 def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
@@ -126,7 +132,7 @@ def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption
 
 
 def _watched(project: Any, settings: Any) -> list[Any]:
-    """What the watchdog finds, as checks; none where the online store does not run, which its own check says."""
+    """The conditions of the watchdog as checks; none if the online store does not run, which another check reports."""
     from infra.doctor import Check
     from infra.errors import BraidError
     from monitoring.watchdog import guards
@@ -135,26 +141,29 @@ def _watched(project: Any, settings: Any) -> list[Any]:
     if not runs(settings, "valkey"):
         return []
     try:
-        found = guards(settings, project)
+        conditions = guards(settings, project)
     except BraidError as error:
         return [Check("watchdog", False, error.cause, error.cure)]
-    return [Check(one.key, one.holds, one.message, "" if one.holds else one.cure) for one in found]
+    return [
+        Check(condition.key, condition.holds, condition.message, "" if condition.holds else condition.cure)
+        for condition in conditions
+    ]
 
 
 def _status(project: Any, settings: Any) -> dict[str, Any]:
+    from features.instants import now_ms, rfc3339
     from infra.embedded.health import url
     from infra.embedded.services import status as services_status
     from infra.lake import table_sizes
     from monitoring.alerts import Alerts
     from monitoring.freshness import newest_event_ms
-    from serving.contract import rfc3339
     from store.errors import StoreError
     from store.server import open_store
 
-    services = {one.name: asdict(one) for one in services_status(settings)}
-    found: dict[str, Any] = {
+    services = {service.name: asdict(service) for service in services_status(settings)}
+    overview: dict[str, Any] = {
         "home": str(settings.home),
-        "healthy": all(one["healthy"] for one in services.values()),
+        "healthy": all(service["healthy"] for service in services.values()),
         "urls": {"dagster": settings.dagster_url, "serving": settings.serving_url, "mlflow": settings.mlflow_tracking_uri,
                  "kafka": settings.kafka_bootstrap, "redis": url(settings, "valkey"), "data docs": settings.data_docs_url},
         "services": services, "groups": {}, "speed": {}, "lag": None, "lag_seconds": None, "speed_silent_seconds": None, "batch_end": None, "alerts": {},
@@ -162,46 +171,46 @@ def _status(project: Any, settings: Any) -> dict[str, Any]:
     }  # fmt: skip
     try:
         store = open_store(settings)
-        now_ms = time.time_ns() // 1_000_000
+        current_ms = now_ms()
         progress = store.progress()
         for group in project.groups:
             published = store.published(group.name)
             newest_ms = newest_event_ms(store, group)
-            found["groups"][group.name] = {
+            overview["groups"][group.name] = {
                 "batch_end": published and rfc3339(published.batch_end_ms),
                 "published_at": published and rfc3339(published.published_at_ms),
                 "entities": published.entities if published else 0,
                 "version": published and published.fingerprint,
                 "newest_event": rfc3339(newest_ms) if newest_ms else None,
-                "age_seconds": (now_ms - newest_ms) / 1_000 if newest_ms else None,
+                "age_seconds": (current_ms - newest_ms) / 1_000 if newest_ms else None,
             }
-        found["speed"] = progress
+        overview["speed"] = progress
         online = progress.get("online", {})
-        found["lag"], found["lag_seconds"] = online.get("lag"), online.get("lag_seconds")
-        found["alerts"] = Alerts(settings).open()
-        found["speed_silent_seconds"] = (now_ms - online["written_at_ms"]) / 1_000 if online else None
-        found["batch_end"] = next(iter(found["groups"].values()))["batch_end"]
+        overview["lag"], overview["lag_seconds"] = online.get("lag"), online.get("lag_seconds")
+        overview["alerts"] = Alerts(settings).open()
+        overview["speed_silent_seconds"] = (current_ms - online["written_at_ms"]) / 1_000 if online else None
+        overview["batch_end"] = next(iter(overview["groups"].values()))["batch_end"]
     except StoreError:
-        pass  # the services say so
-    return found
+        pass  # the health of the service valkey shows the reason
+    return overview
 
 
 def _print_status(project: Any, settings: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    found = _status(project, settings)
+    overview = _status(project, settings)
     table = Table("service", "", "state", "where", "detail", box=None)
-    for name, one in found["services"].items():
-        table.add_row(name, MARK[one["healthy"]], one["state"], one["url"] or "", one["detail"])
+    for name, service in overview["services"].items():
+        table.add_row(name, MARK[service["healthy"]], service["state"], service["url"] or "", service["detail"])
     console = Console()
     console.print(table)
-    for name, group in found["groups"].items():
+    for name, group in overview["groups"].items():
         console.print(
             f"{name}: batch_end {group['batch_end'] or 'none'}, {group['entities']} entities, newest event {group['newest_event'] or 'none'}"
-            + (f", lag {found['lag']} messages, {found['lag_seconds'] or 0:.1f} s" if found["lag"] is not None else "")
+            + (f", lag {overview['lag']} messages, {overview['lag_seconds'] or 0:.1f} s" if overview["lag"] is not None else "")
         )
-    if sizes := found["table_bytes"]:
+    if sizes := overview["table_bytes"]:
         console.print(f"lake: {len(sizes)} tables, {sum(sizes.values()) / 2**20:,.1f} MiB")
-    for key, alert in found["alerts"].items():
+    for key, alert in overview["alerts"].items():
         console.print(f"[red]{alert['severity']}[/red] {key}: {alert['message']}")

@@ -1,15 +1,16 @@
-"""What Dagster starts by itself: the batch when its data is there, its repair after late events, and a retraining when the model has aged.
+"""Sensors that start runs: the batch when a period is complete, its repair after late events, a retraining, and the repair of a lost store.
 
-Each is a sensor with a switch in the UI, one per source or model, and on from the start where BRAID_AUTOMATION names it; the repair of an
-online store that has lost its content always is. A run that failed is asked for again with growing pauses (`orchestration.asking`).
+There is one sensor per source or model, with a switch in the UI. BRAID_AUTOMATION names the sensors that are on from the start; the repair of
+an online store that has lost its content is always on. A failed run is requested again with growing pauses (`orchestration.asking`).
 """
 
-import time
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
+from features.instants import now_ms, utc_day
 from features.project import Model
 from features.sources import EventSource
 from infra.settings import Settings
@@ -20,14 +21,13 @@ from orchestration.due import Stream, due_batch_end_ms
 from orchestration.materialized import latest_metadata
 from orchestration.names import PUBLISH_JOB, drift_key, features_job, live_quality_key, online_key, training_job
 from orchestration.run_days import RANGE_END, RANGE_START
-from orchestration.sensors.observation import speed_entries
 from speed.progress import summary
 from store.errors import StoreError
 from store.server import open_store
 
-#: How often it is looked whether the online store has lost its content, at least: meanwhile answers are degraded.
+#: The longest time between two checks whether the online store has lost its content, because meanwhile answers are degraded.
 _LOSS_SECONDS = 10
-#: Tags of a run: the process of the speed layer and its count of late rows that a repair has seen, and the report that a retraining acts on.
+#: Tags of a run: the process of the speed layer and its count of late rows before a repair, and the report that caused a retraining.
 _PID, _LATE_ROWS, _REPORT = "braid/speed_pid", "braid/late_rows", "braid/report"
 
 
@@ -36,7 +36,7 @@ def _on(settings: Settings, name: str) -> dg.DefaultSensorStatus:
 
 
 def batch_when_due(deployment: Deployment, source: EventSource) -> dg.SensorDefinition:
-    """Starts the batch of a source."""
+    """The sensor that starts the batch of a source."""
     settings = deployment.settings
 
     @dg.sensor(
@@ -45,17 +45,16 @@ def batch_when_due(deployment: Deployment, source: EventSource) -> dg.SensorDefi
         description=f"Runs the batch of {source.name} for each day (or hour) once the stream's watermark has passed its end.",
     )  # fmt: skip
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """One run over every day since the last batch."""
-        try:
-            online, archive = _progress(deployment, source)
-            batch_end_ms = published_batch_end_ms(deployment, source)
-        except StoreError as error:
-            return dg.SkipReason(error.cause)
-        lag = (online.get("lag") or 0) + (archive.get("lag") or 0)
+        """Requests one run over every day since the last batch."""
+        state = _state(deployment, source)
+        if isinstance(state, dg.SkipReason):
+            return state
+        online, batch_end_ms = state.online, state.batch_end_ms
+        lag = (online.get("lag") or 0) + (state.archive.get("lag") or 0)
         stream = Stream(online.get("watermark_ms"), online.get("oldest_event_ms"), online.get("newest_event_ms"), lag)
         end_ms = due_batch_end_ms(
-            stream, batch_end_ms, time.time_ns() // 1_000_000, deployment.period // timedelta(milliseconds=1), settings.watermark_seconds * 1_000
-        )  # fmt: skip
+            stream, batch_end_ms, now_ms(), deployment.period // timedelta(milliseconds=1), settings.watermark_seconds * 1_000
+        )
         if end_ms is None:
             return dg.SkipReason("The stream has not passed the end of another period.")
         begin_ms = stream.oldest_event_ms if batch_end_ms is None else batch_end_ms
@@ -66,25 +65,24 @@ def batch_when_due(deployment: Deployment, source: EventSource) -> dg.SensorDefi
 
 
 def late_events_heal(deployment: Deployment, source: EventSource) -> dg.SensorDefinition:
-    """Starts the repair of a source's days."""
+    """The sensor that starts the repair of a source's days after late events."""
     settings = deployment.settings
 
     @dg.sensor(
         name=f"late_events_heal_{source.name}", job_name=features_job(source), minimum_interval_seconds=settings.sensor_seconds,
         default_status=_on(settings, "late"),
-        description=f"Does the days of {source.name} again that late events have touched, once there are enough of them; batch_end stays where it is.",
+        description=f"Folds the days of {source.name} with late events again, once there are enough late events; batch_end stays unchanged.",
     )  # fmt: skip
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """The last run says up to which count of late rows, and of which process, the days were done."""
-        try:
-            online, _ = _progress(deployment, source)
-            batch_end_ms = published_batch_end_ms(deployment, source)
-        except StoreError as error:
-            return dg.SkipReason(error.cause)
+        """Compares the count of late rows with the tags of the last run: the count before that run, and the process that counted."""
+        state = _state(deployment, source)
+        if isinstance(state, dg.SkipReason):
+            return state
+        online, batch_end_ms = state.online, state.batch_end_ms
         if batch_end_ms is None or not online:
             return dg.SkipReason("There is no batch to repair yet.")
         last, failed = latest_asked(context)
-        # A speed layer that was started again counts from 0.
+        # After a restart the speed layer counts from 0.
         before = int(last.get(_LATE_ROWS, 0)) if last.get(_PID) == str(online["pid"]) else 0
         late = online["late_rows"] - before
         if late < settings.late_events and not failed:
@@ -97,7 +95,7 @@ def late_events_heal(deployment: Deployment, source: EventSource) -> dg.SensorDe
 
 
 def lost_store_heals(deployment: Deployment) -> dg.SensorDefinition:
-    """Publishes again what the online store has lost."""
+    """The sensor that publishes the views again that the online store has lost."""
     settings = deployment.settings
 
     @dg.sensor(
@@ -106,7 +104,7 @@ def lost_store_heals(deployment: Deployment) -> dg.SensorDefinition:
         description="Publishes the views again when the online store has lost them; the speed layer streams its tiles again by itself.",
     )  # fmt: skip
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """One run at a time, until nothing is lost."""
+        """Requests one run at a time, until the store has every published view."""
         try:
             store = open_store(settings)
             lost = [
@@ -115,7 +113,7 @@ def lost_store_heals(deployment: Deployment) -> dg.SensorDefinition:
                 if latest_metadata(context.instance, online_key(group)) and not store.published(group.name)
             ]
             if not lost:
-                return dg.SkipReason("The online store has what was published.")
+                return dg.SkipReason("The online store has all published views.")
             return ask(context, deployment, f"publish:{store.generation()}", asset_selection=[online_key(group) for group in lost])
         except StoreError as error:
             return dg.SkipReason(error.cause)
@@ -124,16 +122,16 @@ def lost_store_heals(deployment: Deployment) -> dg.SensorDefinition:
 
 
 def retraining_on_signal(deployment: Deployment, model: Model) -> dg.SensorDefinition:
-    """Starts the retraining of a model."""
+    """The sensor that starts the retraining of a model."""
     settings = deployment.settings
 
     @dg.sensor(
         name=f"retraining_on_signal_{model.name}", job_name=training_job(model), minimum_interval_seconds=settings.sensor_seconds,
         default_status=_on(settings, "retraining"),
-        description=f"Trains a candidate of {model.name} when features have drifted or the champion's answers turn out worse than they did.",
+        description=f"Trains a candidate of {model.name} when features have drifted or the quality of the champion's answers has dropped.",
     )  # fmt: skip
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """Acts on each report on drift and live quality until a training has succeeded; the last run says on which it was."""
+        """Requests a training for each new report with a reason, until it has succeeded. A tag of the last run names its report."""
         last, failed = latest_asked(context)
         seen = int(last.get(_REPORT, 0)) - failed
         newest, reasons = seen, []
@@ -144,7 +142,7 @@ def retraining_on_signal(deployment: Deployment, model: Model) -> dg.SensorDefin
                     reasons.append(reason)
                     newest = max(newest, record.storage_id)
         if not reasons:
-            return dg.SkipReason("Nothing calls for a new model.")
+            return dg.SkipReason("No report has a reason for a new model.")
         tags = {"braid/reason": "; ".join(reasons)[:250], _REPORT: str(newest)}
         return ask(context, deployment, f"retrain:{newest}", tags)
 
@@ -162,25 +160,36 @@ def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
     ]
 
 
-def published_batch_end_ms(deployment: Deployment, source: EventSource) -> int | None:
-    """The earliest batch_end of a source's groups; None while one of them was never published."""
-    store, groups = open_store(deployment.settings), deployment.project.groups_of(source)
-    published = [found.batch_end_ms for group in groups if (found := store.published(group.name))]
-    return min(published) if len(published) == len(groups) else None
+@dataclass(frozen=True)
+class _State:
+    """The state of a source in the online store.
+
+    Attributes:
+        online: The progress of the stream, summarized over the groups of the source; empty before all of them have progress.
+        archive: The progress of the archive; empty before it has run.
+        batch_end_ms: The earliest batch_end of the groups; None while a group was never published.
+    """
+
+    online: dict[str, Any]
+    archive: dict[str, Any]
+    batch_end_ms: int | None
 
 
-def _progress(deployment: Deployment, source: EventSource) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Where the speed layer is with the groups of a source, taken together, and with its archive; empty where it has not run."""
-    entries = speed_entries(deployment.settings)
-    online = [entries.get(f"online:{group.name}") for group in deployment.project.groups_of(source)]
-    archive = entries.get(f"archive:{source.name}", {})
-    if None in online:
-        return {}, archive
-    found = [entry for entry in online if entry]
-    return {**summary(found), "pid": found[0]["pid"]}, archive
+def _state(deployment: Deployment, source: EventSource) -> _State | dg.SkipReason:
+    """The state of a source; a skip reason if the online store does not answer."""
+    groups = deployment.project.groups_of(source)
+    try:
+        store = open_store(deployment.settings)
+        entries = store.progress()
+        published = [view.batch_end_ms for group in groups if (view := store.published(group.name))]
+    except StoreError as error:
+        return dg.SkipReason(error.cause)
+    written = [entry for group in groups if (entry := entries.get(f"online:{group.name}"))]
+    online = {**summary(written), "pid": written[0]["pid"]} if len(written) == len(groups) else {}
+    return _State(online, entries.get(f"archive:{source.name}", {}), min(published) if len(published) == len(groups) else None)
 
 
 def _range(begin_ms: int, end_ms: int) -> dict[str, str]:
     """The days of [begin, end), as the tags of a run."""
-    first, last = (datetime.fromtimestamp(ms / 1_000, UTC).date().isoformat() for ms in (begin_ms, end_ms - 1))
+    first, last = (utc_day(instant_ms).isoformat() for instant_ms in (begin_ms, end_ms - 1))
     return {RANGE_START: first, RANGE_END: last}

@@ -1,4 +1,4 @@
-"""Freshness and coverage of every group, each minute: as asset checks of the online store's assets, and as alerts; with them the watchdog's alerts."""
+"""The sensor of freshness and coverage of every group: reports asset checks, and sends alerts, with the alerts of the watchdog."""
 
 from collections.abc import Iterator
 
@@ -20,20 +20,21 @@ def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
 
     @dg.sensor(
         minimum_interval_seconds=settings.sensor_seconds, default_status=dg.DefaultSensorStatus.RUNNING,
-        description="How fresh each group is by event time, whether its active entities have features, and what the watchdog finds; tells alerts, once each.",
+        description="Checks the freshness and coverage of each group and the conditions of the watchdog, and sends each alert once.",
     )  # fmt: skip
     def group_health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         """Checks the groups that have been published."""
         try:
             monitor, alerts = FeatureFreshnessMonitor(settings, groups), Alerts(settings)
-            found = [one for group in groups for one in _evaluations(context.instance, monitor, group)]
+            evaluations = [evaluation for group in groups for evaluation in _evaluations(context.instance, monitor, group)]
             watched = guards(settings, deployment.project)
             alerts.update(
-                [*monitor.checked, *(one.key for one in watched)], [*monitor.alerts, *(one for one in watched if not one.holds)]
+                [*monitor.checked, *(guard.key for guard in watched)],
+                [*monitor.alerts, *(guard for guard in watched if not guard.holds)],
             )
         except BraidError as error:
             return dg.SkipReason(str(error))
-        return dg.SensorResult(asset_events=found) if found else dg.SkipReason("No group has been published yet.")
+        return dg.SensorResult(asset_events=evaluations) if evaluations else dg.SkipReason("No group has been published yet.")
 
     return [group_health]
 

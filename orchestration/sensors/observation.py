@@ -1,4 +1,4 @@
-"""The speed layer, observed: how far its queries are, as observations of its assets."""
+"""The sensor of the speed layer: reports the progress of its queries as observations of its assets."""
 
 import time
 from collections.abc import Iterator
@@ -6,22 +6,12 @@ from typing import Any
 
 import dagster as dg
 
-from infra.settings import Settings
 from orchestration.deployment import Deployment
 from orchestration.names import archive_key, realtime_key, speed_tiles_key
 from store.errors import StoreError
 from store.server import open_store
 
 _NUMBERS = ("rows_per_second", "state_rows", "late_rows", "batch_id")
-
-
-def speed_entries(settings: Settings) -> dict[str, dict[str, Any]]:
-    """What the speed layer last said of each query; empty where it has not run.
-
-    Raises:
-        StoreError: The online store does not answer.
-    """
-    return open_store(settings).progress()
 
 
 def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
@@ -32,9 +22,9 @@ def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
         description="Lag, watermark, rows/s and state of each query of the stream, as observations of its assets.",
     )  # fmt: skip
     def speed_layer() -> dg.SensorResult | dg.SkipReason:
-        """Reports what the speed layer last said of itself."""
+        """Reports the progress that the speed layer has last written."""
         try:
-            observations = list(_observations(deployment, speed_entries(deployment.settings)))
+            observations = list(_observations(deployment, open_store(deployment.settings).progress()))
         except StoreError as error:
             return dg.SkipReason(error.cause)
         return dg.SensorResult(asset_events=observations) if observations else dg.SkipReason("The speed layer has not run yet.")
@@ -49,10 +39,10 @@ def _observations(deployment: Deployment, entries: dict[str, dict[str, Any]]) ->
         assets |= {f"online:{group.name}": speed_tiles_key(group), f"offline:{group.name}": realtime_key(group)}
     for field, asset in assets.items():
         if entry := entries.get(field):
-            said: dict[str, Any] = {name: entry[name] for name in _NUMBERS if entry.get(name) is not None}
-            said |= {"lag_messages": entry.get("lag") or 0, "lag_seconds": entry.get("lag_seconds") or 0.0}
+            metadata: dict[str, Any] = {name: entry[name] for name in _NUMBERS if entry.get(name) is not None}
+            metadata |= {"lag_messages": entry.get("lag") or 0, "lag_seconds": entry.get("lag_seconds") or 0.0}
             for name in ("watermark_ms", "newest_event_ms"):
                 if entry.get(name):
-                    said[name.removesuffix("_ms")] = dg.MetadataValue.timestamp(entry[name] / 1_000)
-            said["silent_seconds"] = time.time() - entry["written_at_ms"] / 1_000
-            yield dg.AssetObservation(asset, metadata=said)
+                    metadata[name.removesuffix("_ms")] = dg.MetadataValue.timestamp(entry[name] / 1_000)
+            metadata["silent_seconds"] = time.time() - entry["written_at_ms"] / 1_000
+            yield dg.AssetObservation(asset, metadata=metadata)

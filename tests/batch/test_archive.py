@@ -18,6 +18,7 @@ from batch import events
 from batch.events import IngestReport, ingest_archive
 from batch.tables import partitions_of
 from features.sources import EventSource
+from features.windows import DAY_MS
 from infra.settings import Settings
 from speed.archive import COLUMNS, create_archive
 from tests.declarations import user_events
@@ -57,9 +58,9 @@ def archive(spark: SparkSession, settings: Settings, *messages: tuple[Any, ...],
 def table(spark: SparkSession, settings: Settings) -> dict[str, str]:
     """event_id → session_id of every row; fails on two rows of one id."""
     rows = spark.read.format("delta").load(settings.table(user_events.table)).select("event_id", "session_id").collect()
-    found = {row["event_id"]: row["session_id"] for row in rows}
-    assert len(found) == len(rows)
-    return found
+    sessions = {row["event_id"]: row["session_id"] for row in rows}
+    assert len(sessions) == len(rows)
+    return sessions
 
 
 def test_each_message_is_ingested_once_and_the_first_of_an_id_stays(spark: SparkSession, lake: Settings) -> None:
@@ -123,13 +124,13 @@ def test_two_ingests_at_once_take_each_message_once(spark: SparkSession, lake: S
         return ingest_archive(session, lake, user_events).added
 
     with ThreadPoolExecutor(2) as pool:
-        added = [one.result(120) for one in [pool.submit(ingest), pool.submit(ingest)]]
+        added = [future.result(120) for future in [pool.submit(ingest), pool.submit(ingest)]]
     assert sum(added) == 50
     assert len(table(spark, lake)) == 50
 
 
 def test_only_what_was_archived_since_is_read_also_after_files_were_joined(spark: SparkSession, lake: Settings) -> None:
-    yesterday = BASE - 86_400_000
+    yesterday = BASE - DAY_MS
     for n in range(2):
         archive(spark, lake, message(n, n, yesterday, time="2025-12-31T00:00:00Z"))
     archive(spark, lake, message(2, 2, BASE))
@@ -192,3 +193,48 @@ def test_copies_fall_within_the_days_of_deduplication_and_an_exact_copy_always(s
     assert ingest_archive(spark, lake, user_events).added == 0
     archive(spark, lake, message(4, 0, time="2025-12-29T23:59:59Z"))
     assert ingest_archive(spark, lake, user_events).added == 1  # three days apart: as another event
+
+
+def test_what_arrived_first_counts_although_a_later_copy_was_ingested_before(spark: SparkSession, lake: Settings) -> None:
+    """As when a partition is archived late, or a file is loaded before the archive is read."""
+    archive(
+        spark, lake, message(10, 1, BASE + 50), message(11, 2, BASE + 50, time="2025-12-31T00:00:00Z"), message(12, 3, BASE + 70)
+    )
+    archive(spark, lake, message(13, 4, BASE + 60), message(14, 5, time="2025-12-25T00:00:00Z"))
+    ingest_archive(spark, lake, user_events)
+    # Of e1 a copy that arrived earlier; of e2 too, with another time; of e3 in the same millisecond, at a higher offset; e4 later.
+    archive(
+        spark, lake,
+        message(20, 1, BASE + 40), message(21, 1, BASE + 45), message(22, 2, BASE + 49), message(23, 3, BASE + 70), message(24, 4, BASE + 61),
+        message(25, 6, BASE + 39),
+    )  # fmt: skip
+    untouched = partitions_of(spark.read.format("delta").load(lake.table(user_events.table)))["2025-12-25",]
+    assert ingest_archive(spark, lake, user_events).added == 1
+    assert table(spark, lake) == {"e1": "at 20", "e2": "at 22", "e3": "at 12", "e4": "at 13", "e5": "at 14", "e6": "at 25"}
+    assert partitions_of(spark.read.format("delta").load(lake.table(user_events.table)))["2025-12-25",] == untouched
+    rows = spark.read.format("delta").load(lake.table(user_events.table)).where("event_id = 'e2'").select("day", "ts_ms").collect()
+    assert [(row["day"], row["ts_ms"]) for row in rows] == [(DAY, BASE)], "the day of the later copy has lost it"
+    # Once more, as after a crash: nothing changes.
+    version = spark.sql(f"DESCRIBE HISTORY delta.`{lake.table(user_events.table)}`").count()
+    archive(spark, lake, message(20, 1, BASE + 40))
+    ingest_archive(spark, lake, user_events)
+    assert table(spark, lake)["e1"] == "at 20"
+    assert spark.sql(f"DESCRIBE HISTORY delta.`{lake.table(user_events.table)}`").count() <= version + 1
+
+
+def test_which_copies_count_does_not_depend_on_how_the_messages_are_cut(spark: SparkSession, lake: Settings) -> None:
+    days = ["01", "02", "03", "05", "04", "07"]  # of one id, as they arrive; copies are two days apart at most
+    messages = [message(n, 0, BASE + n, time=f"2025-12-{day}T00:00:00Z") for n, day in enumerate(days)]
+    sessions_of = []
+    for name, cuts in (
+        ("once", [messages]),
+        ("each", [[message] for message in messages]),
+        ("halves", [messages[:3], messages[3:]]),
+    ):
+        settings = lake.model_copy(update={"deduplication_days": 2, "lake_uri": f"{lake.lake_uri}-{name}"})
+        for cut in cuts:
+            archive(spark, settings, *cut)
+            ingest_archive(spark, settings, user_events)
+        rows = spark.read.format("delta").load(settings.table(user_events.table)).select("session_id").collect()
+        sessions_of.append(sorted(row["session_id"] for row in rows))
+    assert sessions_of == [["at 0", "at 3"]] * 3

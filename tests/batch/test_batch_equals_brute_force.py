@@ -20,7 +20,8 @@ from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, default_batch_end_ms
 from features.declaration import FeatureGroup, count
 from features.merge import merge
-from features.packed import batch_field, decode_batch, tile_prefix
+from features.packed import FORMAT, TileValue, batch_field, decode_batch, encode_log
+from features.speed_value import decode_speed, speed_field
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.errors import NotReadyError
 from infra.settings import Settings
@@ -28,6 +29,7 @@ from models.training_set import build_training_set
 from store.clients import store
 from store.keys import meta_key, stamp_field, version_of
 from tests.declarations import repurchase, user_events, user_features
+from tests.pure import speed_value
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -76,7 +78,7 @@ def brute_force(path: Path, questions: list[tuple[int, int]]) -> dict[tuple[int,
             for size, hop in ((HOUR_MS, 5 * MINUTE_MS), (7 * DAY_MS, HOUR_MS), (30 * DAY_MS, DAY_MS))
         )
         bought = "event_type = 'PURCHASE'"
-        found = connection.execute(
+        rows = connection.execute(
             f"""
             SELECT q.user_id, q.q, count(e.event_id) FILTER ({hour}), coalesce(sum(amount) FILTER ({hour} AND {bought}), 0)::DOUBLE,
                    count(DISTINCT session_id) FILTER ({hour}), count(e.event_id) FILTER ({week} AND {bought}),
@@ -85,11 +87,11 @@ def brute_force(path: Path, questions: list[tuple[int, int]]) -> dict[tuple[int,
             FROM q LEFT JOIN e ON e.user_id = q.user_id AND e.t < q.q GROUP BY q.user_id, q.q
             """
         ).fetchall()
-    return {(user, q): tuple(values) for user, q, *values in found}
+    return {(user, q): tuple(values) for user, q, *values in rows}
 
 
-def same(one: Any, other: Any) -> bool:
-    return one == other or (one is not None and other is not None and abs(one - other) <= 1e-9 * abs(other))
+def same(left: Any, other: Any) -> bool:
+    return left == other or (left is not None and other is not None and abs(left - other) <= 1e-9 * abs(other))
 
 
 def backfill(spark: SparkSession, settings: Settings, batch_end_ms: int = END) -> None:
@@ -197,10 +199,10 @@ def test_misfits_go_to_quarantine_with_the_reason(spark: SparkSession, lake: Set
     path.write_text(path.read_text() + "{broken\n")
     report = load_events(spark, lake, user_events, path)
     assert (report.read, report.loaded, report.quarantined) == (9, 1, 8)
-    kept = spark.read.format("delta").load(lake.table("quarantine")).orderBy("row").collect()
-    assert [row["row"] for row in kept] == [2, 3, 4, 5, 6, 7, 8, 9]
-    assert "user_id is not a 64-bit integer: seven" in [row["reason"] for row in kept]
-    assert kept[-1]["content"] == "{broken"
+    quarantined = spark.read.format("delta").load(lake.table("quarantine")).orderBy("row").collect()
+    assert [row["row"] for row in quarantined] == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert "user_id is not a 64-bit integer: seven" in [row["reason"] for row in quarantined]
+    assert quarantined[-1]["content"] == "{broken"
     assert load_events(spark, lake, user_events, path).quarantined == 8
     assert spark.read.format("delta").load(lake.table("quarantine")).count() == 8
 
@@ -230,14 +232,15 @@ def test_publishing_removes_tiles_of_the_past_and_never_goes_back(
     load_events(spark, settings, user_events, write_lines(tmp_path / "events.jsonl", generated(10, 300)))
     backfill(spark, settings)
     cut = END // (5 * MINUTE_MS) * 5 * MINUTE_MS
-    key, tiles = user_features.key(0), tile_prefix(user_features.fingerprint)
-    past, open_tile = tiles + str(cut - 5 * MINUTE_MS).encode(), tiles + str(cut).encode()
-    client.hset(key, mapping={past: b"1", open_tile: b"2", b"batch": b"3", b"t:0": b"4"})
+    key, speed = user_features.key(0), speed_field(user_features.fingerprint)
+    tiles = [TileValue(FORMAT, user_features.fingerprint, at, at, [None] * 6, encode_log([])) for at in (cut - 5 * MINUTE_MS, cut)]
+    client.hset(key, mapping={speed: speed_value(user_features, tiles), b"batch": b"3", b"t:0": b"4"})
     publish_view(spark, settings, user_features)
     stamp = stamp_field(version_of(user_features.fingerprint))
-    assert set(client.hkeys(key)) == {batch_field(user_features.fingerprint), stamp, open_tile}, (
-        "what is past, and what no version in use has written, is gone"
+    assert set(client.hkeys(key)) == {batch_field(user_features.fingerprint), stamp, speed}, (
+        "what no version in use has written is gone"
     )
+    assert [tile.first_ms for tile in decode_speed(client.hget(key, speed), user_features)] == [cut], "what is past is gone"
     published = client.hget(key, batch_field(user_features.fingerprint))
     build_view(spark, settings, user_features, END - 1)
     with pytest.raises(NotReadyError, match="later than this view's"):

@@ -38,17 +38,17 @@ END = BEGIN + 32 * DAY_MS + 1_234_567
 
 def events_of(first_day: int, last_day: int, n: int = 400) -> list[dict[str, Any]]:
     """Events whose content follows from their number, so that two calls agree on the days that they share."""
-    found = []
+    rows = []
     for day in range(first_day, last_day):
         for index in range(n // 10):
             source = random.Random(day * 1_000 + index)
             at = BEGIN + day * DAY_MS + source.randrange(DAY_MS)
-            found.append({
+            rows.append({
                 "event_id": f"{day}-{index}", "user_id": source.randrange(20), "session_id": f"s{source.randrange(9)}",
                 "event_type": source.choice(["PURCHASE", "VIEW"]), "amount": source.randrange(10**5) / 100,
                 "event_timestamp": datetime.fromtimestamp(at / 1_000, UTC).isoformat(timespec="milliseconds"),
             })  # fmt: skip
-    return found
+    return rows
 
 
 def write(path: Path, events: list[dict[str, Any]]) -> Path:
@@ -85,16 +85,16 @@ def up_to_date(spark: SparkSession, settings: Settings) -> None:
 def tables(spark: SparkSession, settings: Settings) -> dict[str, list[Any]]:
     """The rows of events, tiles and view; without what says when and whence they came."""
     dropped = ["arrival_ms", "origin", "kafka_partition", "kafka_offset", "folded_from"]
-    found = {}
+    contents = {}
     for name in (user_events.table, tiles_table(user_features), view_table(user_features)):
         frame = spark.read.format("delta").load(settings.table(name)).drop(*dropped)
-        found[name] = sorted(map(repr, frame.collect()))
-    return found
+        contents[name] = sorted(map(repr, frame.collect()))
+    return contents
 
 
-def assert_same(found: dict[str, list[Any]], right: dict[str, list[Any]]) -> None:
+def assert_same(contents: dict[str, list[Any]], right: dict[str, list[Any]]) -> None:
     for name, rows in right.items():
-        lost, added = Counter(rows) - Counter(found[name]), Counter(found[name]) - Counter(rows)
+        lost, added = Counter(rows) - Counter(contents[name]), Counter(contents[name]) - Counter(rows)
         assert not lost and not added, (name, len(rows), len(lost), len(added), lost.most_common(2), added.most_common(2))
 
 
@@ -130,8 +130,8 @@ def test_four_backfills_at_once_beside_the_stream_lose_and_double_nothing(
 
     with ThreadPoolExecutor(len(spans) + 1) as pool:
         done = [pool.submit(stream), *(pool.submit(backfill, index) for index in range(len(spans)))]
-        for one in done:
-            one.result(240)
+        for future in done:
+            future.result(240)
     ingest_archive(spark, lake, user_events)
     up_to_date(spark, lake)
     assert_same(tables(spark, lake), tables(spark, once))
@@ -172,9 +172,9 @@ def test_a_run_that_is_killed_while_it_writes_is_made_good_by_the_next(
     process.wait(30)
     assert any(Path(lake.table(name)).rglob("*.parquet"))  # it was killed as it wrote
     up_to_date(spark, lake)
-    found = tables(spark, lake)
+    contents = tables(spark, lake)
 
     once = lake.model_copy(update={"lake_uri": f"{lake.lake_uri}-once"})
     load_events(spark, once, user_events, tmp_path / "events.jsonl")
     up_to_date(spark, once)
-    assert_same(found, tables(spark, once))
+    assert_same(contents, tables(spark, once))

@@ -47,7 +47,7 @@ from monitoring.consistency import check_consistency
 from monitoring.served import SCHEMA as SERVED_SCHEMA
 from monitoring.served import TABLE as SERVED
 from orchestration.proof import agree, brute_force
-from serving.answer import feature_row, served_features
+from serving.answer import feature_rows, served_features
 from serving.served_log import served_record
 from speed.fold import fold_batch
 from speed.stream import contributions, tiles
@@ -124,11 +124,11 @@ def speed_tiles(settings: Settings, group: FeatureGroup, events: DataFrame) -> d
     """The tiles that the speed layer's own plan and fold make of the events, every fifth of which comes twice."""
     typed = events.withColumn("kafka_partition", F.lit(0)).withColumn("kafka_offset", F.monotonically_increasing_id())
     again = typed.where("hash(event_id) % 5 = 0").withColumn("kafka_offset", F.col("kafka_offset") + 2**40)
-    found: dict[str, list[TileValue]] = {}
+    tiles_by_entity: dict[str, list[TileValue]] = {}
     for batch in tiles(settings, group, contributions(group, typed.unionByName(again))).toArrow().to_batches():
         for entity, tile in zip(batch.column("entity").to_pylist(), fold_batch(group, batch), strict=True):
-            found.setdefault(entity, []).append(decode_tile(encode(tile), group.fingerprint))
-    return found
+            tiles_by_entity.setdefault(entity, []).append(decode_tile(encode(tile), group.fingerprint))
+    return tiles_by_entity
 
 
 def differing(group: FeatureGroup, values: Mapping[str, Value], right: Mapping[str, Value]) -> list[tuple[str, Value, Value]]:
@@ -145,23 +145,23 @@ def test_view_and_tiles_merged_are_the_training_set_are_tiles_alone_are_brute_fo
     load_events(spark, lake, user_events, lines)
     views = batch_views(spark, lake, group, batch_end_ms)
     streamed = speed_tiles(lake, group, spark.read.format("delta").load(lake.table("events")))
-    assert set(streamed) == set(ITEMS), "an event without an item, with an empty one or one too long to be asked for has no tile"
+    assert set(streamed) == set(ITEMS), "an event without an item, with an empty id, or with an id that is too long, has no tile"
     ahead = [0, 1, BUFFER_MS, *(source.randrange(BUFFER_MS) for _ in range(4)), *(source.randrange(2 * HOUR_MS) for _ in range(3))]
-    instants = [batch_end_ms + one for one in ahead]
+    instants = [batch_end_ms + offset_ms for offset_ms in ahead]
     ids = [*ITEMS, "nobody"]
-    labels = spark.createDataFrame([(one, q_ms) for one in ids for q_ms in instants], "entity STRING, q_ms BIGINT")
+    labels = spark.createDataFrame([(entity, q_ms) for entity in ids for q_ms in instants], "entity STRING, q_ms BIGINT")
     rows = {(row["entity"], row["q_ms"]): row.asDict() for row in point_in_time(spark, lake, group, labels).collect()}
     cells = 0
     for q_ms in instants:
         right = brute_force(group, [parquet], ids, q_ms)
-        for one in ids:
-            merged = merge(group, views.get(one), streamed.get(one, []), q_ms, batch_end_ms)
+        for entity in ids:
+            merged = merge(group, views.get(entity), streamed.get(entity, []), q_ms, batch_end_ms)
             assert merged.degraded == ()
             values = dict(zip(group.feature_names, merged.values, strict=True))
-            assert not differing(group, values, right[one]), (one, q_ms - batch_end_ms)
+            assert not differing(group, values, right[entity]), (entity, q_ms - batch_end_ms)
             # Among the layers to the bit, also where they estimate.
-            assert merge(group, None, streamed.get(one, []), q_ms, batch_end_ms).values == merged.values
-            assert {name: rows[one, q_ms][name] for name in group.feature_names} == values
+            assert merge(group, None, streamed.get(entity, []), q_ms, batch_end_ms).values == merged.values
+            assert {name: rows[entity, q_ms][name] for name in group.feature_names} == values
             cells += len(values)
     assert cells == len(instants) * len(ids) * len(group.features)
 
@@ -170,7 +170,7 @@ def test_a_planted_future_moves_no_feature_of_the_training_set(spark: SparkSessi
     q_ms = BASE + 30 * DAY_MS + 1_234
     load_events(spark, lake, user_events, write(tmp_path, generated(3, q_ms, 1_500))[0])
     labels = spark.createDataFrame(
-        [(one, q_ms - past_ms) for one in ITEMS for past_ms in (0, 1, HOUR_MS)], "entity STRING, q_ms BIGINT"
+        [(item, q_ms - past_ms) for item in ITEMS for past_ms in (0, 1, HOUR_MS)], "entity STRING, q_ms BIGINT"
     )
 
     def features() -> dict[tuple[str, int], dict[str, Any]]:
@@ -180,9 +180,9 @@ def test_a_planted_future_moves_no_feature_of_the_training_set(spark: SparkSessi
     before = features()
     assert any(row["top_sessions"] and row["users_exact"] for row in before.values())
     planted = [
-        {"event_id": f"future {one} {ahead_ms}", "user_id": 99, "session_id": "future", "event_type": "PURCHASE", "item_id": one,
+        {"event_id": f"future {item} {ahead_ms}", "user_id": 99, "session_id": "future", "event_type": "PURCHASE", "item_id": item,
          "amount": "999999999", "event_timestamp": datetime.fromtimestamp((q_ms + ahead_ms) / 1_000, UTC).isoformat(timespec="milliseconds")}
-        for one in ITEMS for ahead_ms in (0, 1, DAY_MS)
+        for item in ITEMS for ahead_ms in (0, 1, DAY_MS)
     ]  # fmt: skip
     assert load_events(spark, lake, user_events, write(tmp_path, planted, "future")[0]).loaded == len(planted)
     assert features() == before
@@ -200,11 +200,11 @@ def test_the_check_of_what_was_served_holds_lists_and_finds_a_wrong_one(
     views = batch_views(spark, lake, group, batch_end_ms)
     streamed = speed_tiles(lake, group, spark.read.format("delta").load(lake.table("events")))
     q_ms, records = batch_end_ms + HOUR_MS, []
-    for one in ITEMS:
-        served = served_features(group, Parts(views.get(one), streamed.get(one, [])), q_ms, batch_end_ms)
-        if one == "a:b":
+    for item in ITEMS:
+        served = served_features(group, Parts(views.get(item), streamed.get(item, [])), q_ms, batch_end_ms)
+        if item == "a:b":
             served.merged.values[group.feature_names.index("top_sessions")] = ["wrong"]
-        record = served_record(group, one, served, feature_row(group, one, served, q_ms).provenance, q_ms, q_ms)
+        record = served_record(group, item, served, feature_rows(group, [item], [served], q_ms)[0].provenance, q_ms, q_ms)
         records.append({**record, "features": json.dumps(record["features"])})
     schema = spark.createDataFrame([], SERVED_SCHEMA).schema
     rows = [tuple(record.get(name) for name in schema.names) for record in records]
@@ -234,10 +234,10 @@ def test_every_partial_passes_through_a_delta_table_unchanged(spark: SparkSessio
     group, rng, n = EVERYTHING, np.random.default_rng(1), 400
     ts_ms = np.sort(rng.integers(0, 50, n))
     inputs = []
-    for one in group.inputs:
+    for used in group.inputs:
         texts = np.array(rng.choice(["", "a", "ü:ü", "\U0001f986"], n), dtype=object)
         hashes = rng.integers(-(2**63), 2**63, n)
-        inputs.append(Series(ts_ms, texts if one.text else hashes, rng.random(n) < 0.7))
+        inputs.append(Series(ts_ms, texts if used.text else hashes, rng.random(n) < 0.7))
     lo = np.sort(rng.integers(0, n, 60))
     hi = np.minimum(lo + rng.integers(0, 200, 60), n)
     lo, hi = np.searchsorted(ts_ms, ts_ms[lo]), np.searchsorted(ts_ms, ts_ms[hi - 1], side="right")

@@ -27,8 +27,8 @@ SOURCE = EventSource(
 def read(path: Path, mapping: dict[str, str] | None = None, **options: Any) -> list[tuple[str, str | None]]:
     """Time and reason of each row, in the order of the file."""
     with open_events(path, SOURCE, mapping, ReadOptions(**options)) as file:
-        found = [row for batch in file.batches() for row in batch.to_pylist()]
-    return [(row["event_timestamp"], row["_misfit"]) for row in sorted(found, key=lambda row: row["_row"])]
+        result = [row for batch in file.batches() for row in batch.to_pylist()]
+    return [(row["event_timestamp"], row["_misfit"]) for row in sorted(result, key=lambda row: row["_row"])]
 
 
 def column(folder: Path, *texts: str) -> Path:
@@ -38,9 +38,9 @@ def column(folder: Path, *texts: str) -> Path:
 
 
 def times(folder: Path, *texts: str, **options: Any) -> list[str]:
-    found = read(column(folder, *texts), **options)
-    assert [reason for _, reason in found] == [None] * len(texts)
-    return [time.replace(".000000Z", "Z") for time, _ in found]
+    result = read(column(folder, *texts), **options)
+    assert [reason for _, reason in result] == [None] * len(texts)
+    return [time.replace(".000000Z", "Z") for time, _ in result]
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_times_of_many_spellings_become_rfc3339(tmp_path: Path, text: str, expec
 
 def test_a_zone_is_for_times_without_one() -> None:
     mapping = {"event_timestamp": "event_time"}
-    found = read(CASES / "A02-words-behind-a-time/2026-Nov.csv", mapping, time_zone="Europe/Berlin")
-    assert [time[11:16] for time, _ in found] == ["11:10", "11:30", "11:40"]
-    found = read(CASES / "A02-words-behind-a-time/words.csv")
-    assert [time[:16] for time, _ in found] == ["2026-11-01T11:30", "2026-11-01T11:40", "2026-10-31T23:20"]
+    result = read(CASES / "A02-words-behind-a-time/2026-Nov.csv", mapping, time_zone="Europe/Berlin")
+    assert [time[11:16] for time, _ in result] == ["11:10", "11:30", "11:40"]
+    result = read(CASES / "A02-words-behind-a-time/words.csv")
+    assert [time[:16] for time, _ in result] == ["2026-11-01T11:30", "2026-11-01T11:40", "2026-10-31T23:20"]
 
 
 def test_what_cannot_be_told_of_one_value_is_the_reason_of_its_row(tmp_path: Path) -> None:
@@ -101,18 +101,18 @@ def test_what_cannot_be_told_of_one_value_is_the_reason_of_its_row(tmp_path: Pat
         "2026-10-25 02:30:00": "event_timestamp is in an hour that the clocks of Europe/Berlin repeat",
     }
     fitting = ["2026-10-25 03:00:00", "2026-10-25 01:59:59", "2026-10-25 02:30:00+01:00"]
-    found = read(column(tmp_path, *texts, *fitting), time_zone="Europe/Berlin")
-    assert [reason for _, reason in found] == [*(f"{reason}: {text}" for text, reason in texts.items()), None, None, None]
+    result = read(column(tmp_path, *texts, *fitting), time_zone="Europe/Berlin")
+    assert [reason for _, reason in result] == [*(f"{reason}: {text}" for text, reason in texts.items()), None, None, None]
 
 
 def test_clocks_that_are_put_back_by_half_an_hour_repeat_it(tmp_path: Path) -> None:
-    found = read(column(tmp_path, "2026-04-05 01:45:00", "2026-04-05 01:15:00"), time_zone="Australia/Lord_Howe")
-    assert [bool(reason) for _, reason in found] == [True, False]
+    result = read(column(tmp_path, "2026-04-05 01:45:00", "2026-04-05 01:15:00"), time_zone="Australia/Lord_Howe")
+    assert [bool(reason) for _, reason in result] == [True, False]
 
 
 def test_one_day_beyond_the_twelfth_decides_the_column(tmp_path: Path) -> None:
-    found = read(CASES / "A04-day-first/invoices.csv", {"event_timestamp": "InvoiceDate", "user_id": "CustomerID"})
-    assert [time[:16] for time, _ in found] == ["2026-11-01T11:30", "2026-10-31T11:00", "2026-10-25T12:30", "2026-10-11T09:00"]
+    result = read(CASES / "A04-day-first/invoices.csv", {"event_timestamp": "InvoiceDate", "user_id": "CustomerID"})
+    assert [time[:16] for time, _ in result] == ["2026-11-01T11:30", "2026-10-31T11:00", "2026-10-25T12:30", "2026-10-11T09:00"]
     assert times(tmp_path, "01/11/2026", "10-25-2026 5:00 PM") == ["2026-01-11T00:00:00Z", "2026-10-25T17:00:00Z"]
 
 
@@ -123,9 +123,22 @@ def test_days_and_months_that_could_be_exchanged_are_refused_unless_an_option_sa
     assert times(tmp_path, "01/11/2026", day_first=False) == ["2026-01-11T00:00:00Z"]
     with pytest.raises(InputError, match=r"contradict each other: '13/10/2026' in line 3 .* '01/14/2026' in line 2"):
         times(tmp_path, "01/14/2026", "13/10/2026")
-    found = read(column(tmp_path, "01/14/2026", "13/10/2026"), day_first=True)
-    assert found[0][1] == "event_timestamp is no time of the calendar: 01/14/2026"
-    assert found[1] == ("2026-10-13T00:00:00.000000Z", None)
+    result = read(column(tmp_path, "01/14/2026", "13/10/2026"), day_first=True)
+    assert result[0][1] == "event_timestamp is no time of the calendar: 01/14/2026"
+    assert result[1] == ("2026-10-13T00:00:00.000000Z", None)
+
+
+def test_a_day_before_the_month_behind_the_year_is_refused_unless_another_value_or_an_option_decides(tmp_path: Path) -> None:
+    path = column(tmp_path, "2026-11-01 10:00", "2026-13-11 10:00")
+    with pytest.raises(InputError, match=r"day before the month, such as '2026-13-11 10:00' in line 3.*--time-format '%Y-%d-%m'"):
+        read(path)
+    assert [time for time, _ in read(path, time_format="%Y-%d-%m %H:%M")] == [
+        "2026-01-11T10:00:00.000000Z",
+        "2026-11-13T10:00:00.000000Z",
+    ]
+    assert [bool(reason) for _, reason in read(path, time_format="iso")] == [False, True]
+    result = read(column(tmp_path, "2026-11-01", "2026-13-11", "2026-11-13"))
+    assert [bool(reason) for _, reason in result] == [False, True, False]
 
 
 def test_years_of_two_digits_are_refused_unless_a_format_says(tmp_path: Path) -> None:
@@ -166,16 +179,16 @@ def test_the_unit_of_one_epoch_is_that_of_the_column(tmp_path: Path) -> None:
 
 
 def test_a_declared_format_is_the_only_one(tmp_path: Path) -> None:
-    found = read(column(tmp_path, "2026-01-02T03:04:05Z", "1767323045"), time_format="epoch-s")
-    assert found == [
+    result = read(column(tmp_path, "2026-01-02T03:04:05Z", "1767323045"), time_format="epoch-s")
+    assert result == [
         ("2026-01-02T03:04:05Z", "event_timestamp is not of the declared form: 2026-01-02T03:04:05Z"),
         ("2026-01-02T03:04:05.000000Z", None),
     ]
-    found = read(column(tmp_path, "2026-01-02 03:04:05", "1767323045"), time_format="iso")
-    assert [reason for _, reason in found] == [None, "event_timestamp is not of the declared form: 1767323045"]
-    found = read(column(tmp_path, "02.01.26 03h", "02.01.2026 03h"), time_format="%d.%m.%y %Hh", time_zone="Europe/Berlin")
-    assert found[0] == ("2026-01-02T02:00:00.000000Z", None)
-    assert found[1][1] == "event_timestamp does not fit the format %d.%m.%y %Hh: 02.01.2026 03h"
+    result = read(column(tmp_path, "2026-01-02 03:04:05", "1767323045"), time_format="iso")
+    assert [reason for _, reason in result] == [None, "event_timestamp is not of the declared form: 1767323045"]
+    result = read(column(tmp_path, "02.01.26 03h", "02.01.2026 03h"), time_format="%d.%m.%y %Hh", time_zone="Europe/Berlin")
+    assert result[0] == ("2026-01-02T02:00:00.000000Z", None)
+    assert result[1][1] == "event_timestamp does not fit the format %d.%m.%y %Hh: 02.01.2026 03h"
     assert times(tmp_path, "2026-01-02 03:04 +0200", time_format="%Y-%m-%d %H:%M %z") == ["2026-01-02T01:04:00Z"]
     with pytest.raises(InputError, match="'%q' cannot be used"):
         read(column(tmp_path, "x"), time_format="%q")
@@ -183,6 +196,6 @@ def test_a_declared_format_is_the_only_one(tmp_path: Path) -> None:
 
 def test_a_reading_says_what_decided_it(tmp_path: Path) -> None:
     with open_events(column(tmp_path, "01/11/2026", "25/10/2026"), SOURCE, None, ReadOptions(time_zone="Europe/Berlin")) as file:
-        reading = {one.column: one for one in file.readings}["event_timestamp"]
+        reading = {column.column: column for column in file.readings}["event_timestamp"]
     assert reading.as_what == "day/month/year; without an offset in Europe/Berlin"
     assert "'25/10/2026' in line 3 can only have the day first" in reading.why

@@ -56,12 +56,12 @@ EXPORT_MAPPING = {
 def rows(path: Path, mapping: dict[str, str] | None = None, **options: Any) -> list[dict[str, Any]]:
     """The rows in the order of the file."""
     with open_events(path, SOURCE, mapping, ReadOptions(**options)) as file:
-        found = [row for batch in file.batches() for row in batch.to_pylist()]
-    return sorted(found, key=lambda row: row["_row"])
+        result = [row for batch in file.batches() for row in batch.to_pylist()]
+    return sorted(result, key=lambda row: row["_row"])
 
 
 def readings(file: EventFile) -> dict[str, Any]:
-    return {one.column: one for one in file.readings}
+    return {column.column: column for column in file.readings}
 
 
 def write(path: Path, text: str) -> Path:
@@ -71,13 +71,13 @@ def write(path: Path, text: str) -> Path:
 
 def test_columns_are_mapped_and_ids_derived_so_that_equal_rows_stay_apart(tmp_path: Path) -> None:
     path = write(tmp_path / "shop.csv", SHOP)
-    found = rows(path, SHOP_MAPPING, day_first=False)
-    assert [row["user_id"] for row in found] == ["17850.0", "17850.0", "5"]
-    assert found[2]["event_timestamp"] == "yesterday"
-    assert found[0]["event_timestamp"] == "2010-12-01T08:26:00.000000Z"
-    assert {row["event_type"] for row in found} == {"PURCHASE"}
-    assert len({row["event_id"] for row in found}) == 3
-    assert rows(path, SHOP_MAPPING, day_first=False) == found
+    result = rows(path, SHOP_MAPPING, day_first=False)
+    assert [row["user_id"] for row in result] == ["17850.0", "17850.0", "5"]
+    assert result[2]["event_timestamp"] == "yesterday"
+    assert result[0]["event_timestamp"] == "2010-12-01T08:26:00.000000Z"
+    assert {row["event_type"] for row in result} == {"PURCHASE"}
+    assert len({row["event_id"] for row in result}) == 3
+    assert rows(path, SHOP_MAPPING, day_first=False) == result
 
 
 def test_a_derived_id_depends_on_the_contract_alone(tmp_path: Path) -> None:
@@ -109,16 +109,16 @@ def test_brackets_in_a_name_and_a_folder_like_a_column_are_nothing_special(tmp_p
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
 def test_csv_has_the_delimiter_of_its_header_and_quoted_line_breaks(tmp_path: Path, delimiter: str) -> None:
     text = f'\ufeff{CONTRACT}\n1,1,"a\nb",VIEW,2026-01-01T00:00:00Z\r\n\n2,2,"say ""x""",VIEW,2026-01-01T00:00:00Z\n'
-    found = rows(write(tmp_path / "events.csv", text.replace(",", delimiter)))
-    assert [row["session_id"] for row in found] == ["a\nb", 'say "x"']
-    assert [row["_row"] for row in found] == [1, 2]
+    result = rows(write(tmp_path / "events.csv", text.replace(",", delimiter)))
+    assert [row["session_id"] for row in result] == ["a\nb", 'say "x"']
+    assert [row["_row"] for row in result] == [1, 2]
 
 
 def test_a_row_with_a_field_too_many_or_too_few_is_kept_whole_with_the_reason(tmp_path: Path) -> None:
-    found = rows(CASES / "A07-decimal-comma/sales.csv")
-    assert [row["amount"] for row in found] == ["7", None, "3,25"]
-    assert found[1]["_line"] == "c2,701,s,PURCHASE,2026-11-01T11:20:00Z,x,12,50"
-    assert found[1]["_misfit"] == "the row has 8 fields, the header has 7"
+    result = rows(CASES / "A07-decimal-comma/sales.csv")
+    assert [row["amount"] for row in result] == ["7", None, "3,25"]
+    assert result[1]["_line"] == "c2,701,s,PURCHASE,2026-11-01T11:20:00Z,x,12,50"
+    assert result[1]["_misfit"] == "the row has 8 fields, the header has 7"
     assert [row["amount"] for row in rows(CASES / "A07-decimal-comma/sales.csv", decimal_comma=True)] == ["7", None, "3.25"]
     (row,) = rows(write(tmp_path / "short.csv", f"{CONTRACT}\n2,2\n"))
     assert (row["_line"], row["_misfit"]) == ("2,2", "the row has 2 fields, the header has 5")
@@ -130,17 +130,17 @@ def test_a_decimal_comma_may_have_points_between_thousands_and_no_decimal_point(
         csv.writer(handle).writerows(
             [[*CONTRACT.split(","), "amount"], *([*GOOD.split(","), sum_] for sum_ in ("1.234,50", "-7", "12.50", "1.234"))]
         )
-    found = rows(path, decimal_comma=True)
-    assert [row["amount"] for row in found] == ["1234.50", "-7", "12.50", "1234"]
-    assert [row["_misfit"] for row in found] == [None, None, "amount has no decimal comma: 12.50", None]
+    result = rows(path, decimal_comma=True)
+    assert [row["amount"] for row in result] == ["1234.50", "-7", "12.50", "1234"]
+    assert [row["_misfit"] for row in result] == [None, None, "amount has no decimal comma: 12.50", None]
 
 
 def test_a_quote_means_the_same_in_every_row(tmp_path: Path) -> None:
     """DuckDB's reader decides the dialect on its first 20,480 rows."""
     many = "".join(f"e{i},1,s,VIEW,2026-01-01T00:00:00Z\n" for i in range(30_000))
     path = write(tmp_path / "events.csv", f'{CONTRACT}\n{many}last,1,"a,""b""",VIEW,2026-01-01T00:00:00Z\n')
-    found = rows(path)
-    assert (len(found), found[-1]["session_id"]) == (30_001, 'a,"b"')
+    result = rows(path)
+    assert (len(result), result[-1]["session_id"]) == (30_001, 'a,"b"')
 
 
 def test_text_behind_a_closing_quote_is_the_reason_of_its_row_alone(tmp_path: Path) -> None:
@@ -162,12 +162,17 @@ def test_blanks_around_a_field_are_none_of_its_value(tmp_path: Path) -> None:
 
 def test_texts_that_stand_for_no_value_are_none_and_are_counted(tmp_path: Path) -> None:
     with open_events(CASES / "A11-null-as-text/ssms.csv", SOURCE) as file:
-        found = sorted((row for batch in file.batches() for row in batch.to_pylist()), key=lambda row: row["_row"])
+        result = sorted((row for batch in file.batches() for row in batch.to_pylist()), key=lambda row: row["_row"])
         assert (readings(file)["amount"].nulls, readings(file)["item_id"].nulls) == (3, 1)
-    assert [row["amount"] for row in found] == [None, None, None, "9.99"]
-    assert [row["item_id"] for row in found] == ["sku-1", "sku-1", "sku-1", None]
+    assert [row["amount"] for row in result] == [None, None, None, "9.99"]
+    assert [row["item_id"] for row in result] == ["sku-1", "sku-1", "sku-1", None]
     path = write(tmp_path / "events.csv", f"{CONTRACT},item_id\n{GOOD},NULL\n{GOOD},-\n{GOOD},\n")
     assert [row["item_id"] for row in rows(path, nulls=("-",))] == ["NULL", None, None]
+    texts = ("(null)", "[NULL]", "Null", "<NA>", "N/A", "#N/A", r"\N", "nan")  # of SQL Developer, DBeaver, pandas, Excel, MySQL
+    path = write(
+        tmp_path / "exports.csv", f"{CONTRACT},item_id\n" + "".join(f"{GOOD},{text}\n" for text in (*texts, "NA", "nullable"))
+    )
+    assert [row["item_id"] for row in rows(path)] == [*[None] * len(texts), "NA", "nullable"]
 
 
 def test_a_header_with_two_delimiters_is_decided_by_the_columns_or_refused(tmp_path: Path) -> None:
@@ -241,12 +246,12 @@ def test_mapped_json_is_read_like_any_file(tmp_path: Path) -> None:
     mapping = {**EXPORT_MAPPING, "properties": "more"}
     with pytest.raises(InputError, match=r"several units: milliseconds by '1767323045678' in line 1 and seconds by .* in line 2"):
         rows(path, mapping)
-    found = rows(path, mapping, time_format="epoch-ms")
-    assert [found[0][name] for name in ("user_id", "event_type", "amount", "event_timestamp", "properties")] == [
+    result = rows(path, mapping, time_format="epoch-ms")
+    assert [result[0][name] for name in ("user_id", "event_type", "amount", "event_timestamp", "properties")] == [
         "7", "aä", "1.50", "2026-01-02T03:04:05.678000Z", '{"x":1}',
     ]  # fmt: skip
-    assert [found[1][name] for name in ("user_id", "session_id", "event_type", "amount")] == [None, '["s"]', "true", None]
-    assert (found[2]["_line"], found[2]["_misfit"]) == ("broken", "the message is not one JSON object of well-formed text")
+    assert [result[1][name] for name in ("user_id", "session_id", "event_type", "amount")] == [None, '["s"]', "true", None]
+    assert (result[2]["_line"], result[2]["_misfit"]) == ("broken", "the message is not one JSON object of well-formed text")
 
 
 def test_of_json_keys_that_differ_by_case_the_contract_has_its_own(tmp_path: Path) -> None:
@@ -306,7 +311,7 @@ def test_a_file_without_rows_is_no_error(tmp_path: Path) -> None:
     ("name", "content", "mapping", "says"),
     [
         ("missing.csv", None, {}, "does not exist"),
-        ("shop.xlsx", "x", {}, "of no known kind"),
+        ("shop.xlsx", "x", {}, "is unknown"),
         ("broken.parquet", "no parquet", {}, "cannot be read"),
         ("broken.csv.gz", "no gzip", {}, "cannot be read"),
         ("latin.csv", SHOP.replace("b\n", "caf\udce9\n"), SHOP_MAPPING, "is not text in UTF-8"),

@@ -48,16 +48,16 @@ def instant(text: str) -> int:
 def events_of_a_year(seed: int, n: int = 600) -> list[dict[str, Any]]:
     """From November to May; each user is there for a few weeks, and some come back months later."""
     source, begin = random.Random(seed), instant("2025-11-10")
-    found = []
+    rows = []
     for index in range(n):
         user = source.randrange(30)
         at = begin + user * 5 * DAY_MS + source.randrange(20) * DAY_MS + source.choice([0, source.randrange(DAY_MS)])
         at += source.choice([0, 0, 0, 40 * DAY_MS]) if user % 3 == 0 else 0
-        found.append({
+        rows.append({
             "event_id": f"e{index}", "user_id": user, "session_id": f"s{source.randrange(40)}", "amount": source.randrange(-500, 10**5) / 100,
             "event_type": source.choice(["PURCHASE", "VIEW"]), "event_timestamp": datetime.fromtimestamp(at / 1_000, UTC).isoformat(),
         })  # fmt: skip
-    return found
+    return rows
 
 
 def load(spark: SparkSession, settings: Settings, path: Path, *events: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ def test_a_view_by_snapshots_is_the_view_by_every_tile(
     load(spark, lake, path, late)
     same_at("2026-04-02T00:00:00")  # February is another; what ends before it still holds
     now = snapshots(spark, lake)
-    assert now.keys() & first.keys() == {one for one in first if one[0] == "2026-02-01"}
+    assert now.keys() & first.keys() == {snapshot for snapshot in first if snapshot[0] == "2026-02-01"}
     assert len(now) == 3
 
     DeltaTable.forPath(spark, lake.table("events")).delete("day = DATE'2025-12-05'")

@@ -29,9 +29,6 @@ from tests.declarations import project, repurchase, user_features
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-#: With `make test-long`: minutes on real services.
-pytestmark = pytest.mark.long
-
 NOW = time.time_ns() // 1_000_000
 DECLARED, PUBLISHED, TRAINED, OLD = user_features.fingerprint, "a" * 16, "b" * 16, "c" * 16
 TABLES = [
@@ -49,8 +46,8 @@ TOKEN = "a" * 12
 def age(path: Path, days: float) -> None:
     """Lets everything in a folder have been written so long ago."""
     then = NOW / 1_000 - days * 86_400
-    for one in path.rglob("*"):
-        os.utime(one, (then, then))
+    for entry in path.rglob("*"):
+        os.utime(entry, (then, then))
 
 
 @pytest.fixture
@@ -71,11 +68,11 @@ def registry(valkey: Settings, lake: Settings) -> Iterator[Settings]:
 
 
 def test_what_is_declared_published_or_trained_on_is_in_use(registry: Settings) -> None:
-    found = used(registry, project, TABLES)
-    assert {DECLARED, PUBLISHED, TRAINED} <= found.fingerprints
-    assert OLD not in found.fingerprints
-    assert TOKEN in found.streams
-    assert found.versions == {repurchase.training_table: {1}, f"view_{user_features.name}": {0}}
+    in_use = used(registry, project, TABLES)
+    assert {DECLARED, PUBLISHED, TRAINED} <= in_use.fingerprints
+    assert OLD not in in_use.fingerprints
+    assert TOKEN in in_use.streams
+    assert in_use.versions == {repurchase.training_table: {1}, f"view_{user_features.name}": {0}}
 
 
 def test_versions_that_are_not_in_use_go_after_their_time(spark: SparkSession, registry: Settings) -> None:

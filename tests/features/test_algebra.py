@@ -39,9 +39,9 @@ AGGREGATIONS: list[Aggregation] = [
     Count(), Sum(), Mean(), Variance(), StdDev(), Min(), Max(), Last(), LastK(3), TopK(2, 5), Distinct(16), ApproxDistinct(4),
     ApproxDistinct(6), SinceLast("hours"),
 ]  # fmt: skip
-TAKING = [(one, text) for one in AGGREGATIONS for text in (False, True) if one.takes_text or not text]
+TAKING = [(aggregation, text) for aggregation in AGGREGATIONS for text in (False, True) if aggregation.takes_text or not text]
 every_aggregation = pytest.mark.parametrize(
-    ("aggregation", "text"), TAKING, ids=[f"{one.kind}-{'text' if text else 'int'}" for one, text in TAKING]
+    ("aggregation", "text"), TAKING, ids=[f"{aggregation.kind}-{'text' if text else 'int'}" for aggregation, text in TAKING]
 )
 
 EXTREMES = (-(2**63), -(2**63) + 1, 2**63 - 1, 2**32, 2**32 - 1, -(2**32), 2**53 + 1)
@@ -51,6 +51,20 @@ TEXT = st.sampled_from(["", "a", "b", "é", "ü:ü", "\U0001f986", "\uffff"])
 
 def events_of(aggregation: Aggregation, text: bool) -> st.SearchStrategy[list[tuple[int, Any, bool]]]:
     return st.lists(st.tuples(st.integers(-9, 9), TEXT if text else INT64, st.booleans()), max_size=60)
+
+
+@every_aggregation
+@given(data=st.data())
+def test_many_partials_combine_as_one_after_the_other(aggregation: Aggregation, text: bool, data: st.DataObject) -> None:
+    events = data.draw(events_of(aggregation, text))
+    partials = [aggregation.lift(ts_ms, v) if valid else None for ts_ms, v, valid in events]
+    expected = None
+    for partial in partials:
+        expected = aggregation.combine(expected, partial)
+    combined = aggregation.combine_all(partials)
+    assert combined == expected
+    if combined is not None:
+        assert aggregation.moved(aggregation.moved(combined, 7), -7) == combined
 
 
 def series_of(events: list[tuple[int, Any, bool]], text: bool) -> Series:
@@ -91,12 +105,12 @@ def test_fold_of_ranges_is_adding_one_by_one(aggregation: Aggregation, text: boo
 def test_a_partial_passes_through_msgpack_and_json(aggregation: Aggregation, text: bool, data: st.DataObject) -> None:
     encode = msgspec.msgpack.encode
     events = data.draw(events_of(aggregation, text))
-    one = aggregation.combine_all([aggregation.lift(ts, v) for ts, v, _ in events])
-    for other in (msgspec.msgpack.decode(encode(one)), json.loads(json.dumps(one))):
+    whole = aggregation.combine_all([aggregation.lift(ts, v) for ts, v, _ in events])
+    for other in (msgspec.msgpack.decode(encode(whole)), json.loads(json.dumps(whole))):
         # A pair comes back as a list, and joins and finishes all the same.
-        assert encode(other) == encode(one)
-        assert encode(aggregation.combine(one, other)) == encode(aggregation.combine(one, one))
-        assert aggregation.finalize(other, 100, 1) == aggregation.finalize(one, 100, 1)
+        assert encode(other) == encode(whole)
+        assert encode(aggregation.combine(whole, other)) == encode(aggregation.combine(whole, whole))
+        assert aggregation.finalize(other, 100, 1) == aggregation.finalize(whole, 100, 1)
 
 
 @pytest.mark.parametrize("n", [1, 2, 1_000])
@@ -161,15 +175,15 @@ def test_approx_distinct_is_within_its_stated_error_without_a_bias(precision: in
     for n in (10, 300, 3_000, 30_000):
         folded = series_of([(0, v, True) for v in random_hashes(n * trials, n)], False)
         lo = np.arange(trials) * n
-        found = [sketch.value(partial, 0, 1) / n - 1 for partial in sketch.fold(folded, lo, lo + n)]
-        assert abs(statistics.mean(found)) < 4 * error / math.sqrt(trials) + 0.02 / n
-        assert statistics.pstdev(found) < 1.5 * error
+        errors = [sketch.value(partial, 0, 1) / n - 1 for partial in sketch.fold(folded, lo, lo + n)]
+        assert abs(statistics.mean(errors)) < 4 * error / math.sqrt(trials) + 0.02 / n
+        assert statistics.pstdev(errors) < 1.5 * error
 
 
 def test_a_sketch_costs_an_eighth_of_the_set_of_hashes_that_errs_as_much() -> None:
     hashes = series_of([(0, v, True) for v in random_hashes(100_000, 1)], False)
     ends = (np.array([0, 0]), np.array([100_000, 20]))
-    full, few = (len(msgspec.msgpack.encode(one)) for one in ApproxDistinct(10).fold(hashes, *ends))
+    full, few = (len(msgspec.msgpack.encode(partial)) for partial in ApproxDistinct(10).fold(hashes, *ends))
     assert full <= 1_160
     assert few <= 20 * 3 + 3
     assert len(msgspec.msgpack.encode(Distinct(1_024).fold(hashes, *ends)[0])) > 7 * full

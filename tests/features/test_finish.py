@@ -31,7 +31,7 @@ def windows(draw: st.DrawFn) -> tuple[Series, np.ndarray, np.ndarray, np.ndarray
     return series, lo, hi, q_ms
 
 
-@pytest.mark.parametrize("aggregation", AGGREGATIONS, ids=lambda one: one.kind)
+@pytest.mark.parametrize("aggregation", AGGREGATIONS, ids=lambda aggregation: aggregation.kind)
 @given(windows(), st.sampled_from([1, 10**6]))
 def test_a_column_of_values_is_each_value_of_its_partial(
     aggregation: Aggregation, given_windows: tuple[Series, np.ndarray, np.ndarray, np.ndarray], scale: int
@@ -39,8 +39,10 @@ def test_a_column_of_values_is_each_value_of_its_partial(
     series, lo, hi, q_ms = given_windows
     partials = aggregation.fold(series, lo, hi)
     expected = [aggregation.finalize(partial, q, scale) for partial, q in zip(partials, q_ms.tolist(), strict=True)]
-    found = finish(aggregation, series, lo, hi, q_ms, scale)
-    assert list(map(repr, found.tolist())) == [repr(float(v)) if v == 0 and found.dtype == float else repr(v) for v in expected]
+    finished = finish(aggregation, series, lo, hi, q_ms, scale)
+    assert list(map(repr, finished.tolist())) == [
+        repr(float(v)) if v == 0 and finished.dtype == float else repr(v) for v in expected
+    ]
 
 
 def test_a_count_beyond_its_bound_is_the_estimate_of_the_partial() -> None:
@@ -49,5 +51,5 @@ def test_a_count_beyond_its_bound_is_the_estimate_of_the_partial() -> None:
     lo, hi = np.array([0, 10, 0]), np.array([5_000, 25, 16])
     aggregation = Distinct(16)
     values = finish(aggregation, series, lo, hi, hi, 1).tolist()
-    assert values == [aggregation.finalize(one, 0, 1) for one in aggregation.fold(series, lo, hi)]
+    assert values == [aggregation.finalize(partial, 0, 1) for partial in aggregation.fold(series, lo, hi)]
     assert values[1] == 15

@@ -7,7 +7,7 @@ events on every boundary, amounts and points of every size.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -34,11 +34,12 @@ from features.declaration import (
     variance,
 )  # fmt: skip
 from features.merge import Merged, merge
+from features.merge_many import ManyMerge
 from features.sources import Column, ColumnType, EventSource
 from features.windows import BUFFER_MS, DAY_MS, HOUR_MS, MINUTE_MS
 from tests import pure
 from tests.oracle import oracle
-from tests.pure import micros, tiles_of, trained, view_of
+from tests.pure import micros, speed_tiles_of, tiles_of, trained, view_of
 
 FIVE, HOUR, DAY = 5 * MINUTE_MS, HOUR_MS, DAY_MS
 SOURCE = EventSource(
@@ -63,8 +64,8 @@ class Event(NamedTuple):
 def rows(events: list[Event]) -> list[pure.Event]:
     """The events in order of time, as the table has them."""
     return [
-        {"user_id": 1, "ts_ms": one.ts_ms, "amount": micros(one.amount), "session_id": str(one.session), "item_id": one.item, "points": one.points}
-        for one in sorted(events, key=lambda e: e.ts_ms)
+        {"user_id": 1, "ts_ms": event.ts_ms, "amount": micros(event.amount), "session_id": str(event.session), "item_id": event.item, "points": event.points}
+        for event in sorted(events, key=lambda e: e.ts_ms)
     ]  # fmt: skip
 
 
@@ -97,7 +98,9 @@ def every_layer_agrees(group: FeatureGroup, events: list[Event], batch_end_ms: i
     def named(values: list[Value]) -> dict[str, Value]:
         return dict(zip(group.feature_names, values, strict=True))
 
-    merged = merge(group, view_of(group, rows(events), batch_end_ms), tiles_of(group, rows(events)), q_ms)
+    view, tiles = view_of(group, rows(events), batch_end_ms), tiles_of(group, rows(events))
+    merged = merge(group, view, tiles, q_ms)
+    many_merges_agree(group, view, tiles, q_ms)
     degraded = {group.feature_names[index] for index in merged.degraded_features}
     assert {k: v for k, v in named(merged.values).items() if k not in degraded} == {
         k: v for k, v in expected.items() if k not in degraded
@@ -105,6 +108,20 @@ def every_layer_agrees(group: FeatureGroup, events: list[Event], batch_end_ms: i
     assert named(merge(group, None, tiles_of(group, rows(events)), q_ms).values) == expected
     assert named(trained(group, rows(events), q_ms)) == expected
     return merged
+
+
+def many_merges_agree(group: FeatureGroup, view: packed.BatchValue | None, tiles: Sequence[packed.TileValue], q_ms: int) -> None:
+    """The merge of many entities, through the packed speed value, also where it was asked before about another instant or view."""
+    speed = speed_tiles_of(group, tiles)
+    assert [packed.encode(tile) for tile in speed] == [packed.encode(tile) for tile in tiles]
+    end_ms = view.batch_end_ms if view else q_ms - HOUR
+    asked = ((q_ms, None), (q_ms, q_ms - 2 * HOUR), (q_ms + FIVE, None))
+    for batch in (view, None):
+        for instant_ms, since_ms in asked:
+            expected = merge(group, batch, tiles, instant_ms, end_ms, since_ms)
+            assert ManyMerge(group, instant_ms, end_ms, since_ms)(batch, speed) == expected
+    if view:
+        assert ManyMerge(group, q_ms)(view, ()) == merge(group, view, [], q_ms)
 
 
 BASE = 1_700_000_000_000 // DAY_MS * DAY_MS

@@ -50,7 +50,7 @@ def test_a_declaration_comes_back_whole_from_its_text(group: FeatureGroup) -> No
 def test_a_text_that_means_something_else_today_is_refused() -> None:
     text = json.loads(group_text(user_features))
     text["features"][0]["window"]["size_ms"] *= 2
-    with pytest.raises(DeclarationError, match="means something else today"):
+    with pytest.raises(DeclarationError, match="has another meaning today"):
         group_of_text(json.dumps(text), user_events)
     before_there_were_buffers = json.dumps({name: value for name, value in text.items() if name != "buffer"})
     for broken in (
@@ -65,22 +65,22 @@ def test_a_text_that_means_something_else_today_is_refused() -> None:
 
 
 def test_what_a_new_version_changes_is_told_by_feature() -> None:
-    kept, altered, removed = user_features.features[0], user_features.features[3], user_features.features[5]
+    unchanged, altered, removed = user_features.features[0], user_features.features[3], user_features.features[5]
     new = replace(
         user_features,
         features=(
-            count("views_1d", where="event_type = 'VIEW'", window="1d"), replace(kept, description="Told otherwise."),
-            *(one for one in user_features.features[1:] if one not in (altered, removed)), count(altered.name, where=altered.where, window="14d"),
+            count("views_1d", where="event_type = 'VIEW'", window="1d"), replace(unchanged, description="Told otherwise."),
+            *(feature for feature in user_features.features[1:] if feature not in (altered, removed)), count(altered.name, where=altered.where, window="14d"),
         ),
     )  # fmt: skip
-    found = change(user_features, new)
-    assert found.added == ("views_1d",)
-    assert found.removed == ("days_since_last",)
-    [(name, how)] = found.altered
+    difference = change(user_features, new)
+    assert difference.added == ("views_1d",)
+    assert difference.removed == ("days_since_last",)
+    [(name, how)] = difference.altered
     assert name == "purchase_count_7d"
     assert how == "window 7d → 14d, hop 1h → 1d"
     assert same_meaning(new, user_features) == {
-        one: new.feature_names.index(one) for one in (*user_features.feature_names[:3], "avg_purchase_30d")
+        name: new.feature_names.index(name) for name in (*user_features.feature_names[:3], "avg_purchase_30d")
     }
     assert not change(user_features, replace(user_features, description="Other words."))
 

@@ -12,6 +12,7 @@ import yaml
 
 from infra.embedded.programs import NAMES
 from infra.setup import FITTING, _block
+from tests.test_rooms import ALLOWED
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "infra" / "compose.yaml"
@@ -32,9 +33,9 @@ def test_yaml_files_are_tidy():
 
 
 def test_compose_has_every_service_with_a_health_check_on_loopback():
-    found = yaml.safe_load(COMPOSE.read_text())["services"]
-    assert set(found) == {"dagster-webserver" if name == "dagster" else name for name in NAMES}
-    for name, service in found.items():
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    assert set(services) == {"dagster-webserver" if name == "dagster" else name for name in NAMES}
+    for name, service in services.items():
         assert service["healthcheck"]["test"], name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
 
@@ -42,7 +43,7 @@ def test_compose_has_every_service_with_a_health_check_on_loopback():
 def test_the_secured_stack_changes_services_that_there_are_and_names_every_secret():
     secured = yaml.safe_load((ROOT / "infra" / "compose.cluster.yaml").read_text())
     assert set(secured["services"]) < set(yaml.safe_load(COMPOSE.read_text())["services"])
-    assert {one for service in secured["services"].values() for one in service["secrets"]} == set(secured["secrets"])
+    assert {secret for service in secured["services"].values() for secret in service["secrets"]} == set(secured["secrets"])
 
 
 def test_compose_and_the_jars_name_the_same_kafka():
@@ -50,6 +51,11 @@ def test_compose_and_the_jars_name_the_same_kafka():
 
     version = KAFKA.coordinates[0].rsplit(":", 1)[1]
     assert yaml.safe_load(COMPOSE.read_text())["services"]["kafka"]["image"] == f"apache/kafka:{version}"
+
+
+def test_the_image_has_every_room():
+    lines = (ROOT / "infra" / "Dockerfile").read_text().splitlines()
+    assert not [room for room in ALLOWED if f"COPY {room} {room}" not in lines]
 
 
 def test_dagster_notices_dead_runs_and_starts_them_again():

@@ -8,16 +8,16 @@ from infra import java
 from infra.errors import SetupError
 
 
-def fake_java(home, said: str):
+def fake_java(home, output: str):
     binary = home / "bin" / "java"
     binary.parent.mkdir(parents=True)
-    binary.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{said}\nEND\n")
+    binary.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{output}\nEND\n")
     binary.chmod(0o755)
     return home
 
 
 @pytest.mark.parametrize(
-    ("said", "major"),
+    ("output", "major"),
     [
         ('openjdk version "17.0.15" 2025-04-15', 17),
         ('java version "21" 2023-09-19 LTS', 21),
@@ -27,8 +27,8 @@ def fake_java(home, said: str):
         ("The operation couldn't be completed. Unable to locate a Java Runtime.", None),
     ],
 )
-def test_versions(tmp_path, said, major):
-    assert java._major(fake_java(tmp_path, said)) == major
+def test_versions(tmp_path, output, major):
+    assert java._major(fake_java(tmp_path, output)) == major
 
 
 def test_java_home_wins_where_it_fits(tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ import redis
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 
-from features.packed import batch_field
+from features.packed import FORMAT, BatchValue, TileValue, batch_field, encode, encode_log
+from features.speed_value import speed_field
 from infra.embedded.broker import kafka_command, prepare_kafka
 from infra.embedded.valkey import valkey_command
 from infra.errors import ServiceError, SettingsError
@@ -22,6 +23,7 @@ from infra.kafka import client_options, create_topics, end_offsets, spark_option
 from infra.settings import Settings
 from store.acl import acl
 from store.clients import async_store, store
+from store.protocol import View
 from store.server import reached_store
 from tests.declarations import user_features
 from tests.waiting import eventually
@@ -77,6 +79,18 @@ def test_the_reader_reads_and_can_neither_write_nor_run_scripts(guarded: Setting
         writer.execute_command("FLUSHALL")
     with pytest.raises(redis.exceptions.AuthenticationError):
         redis.Redis.from_url(f"redis://127.0.0.1:{guarded.ports.valkey}/0").ping()
+
+
+def test_the_writer_may_run_the_scripts_of_tiles_and_views(guarded: Settings) -> None:
+    online, start_ms = reached_store(guarded), 1_780_000_200_000
+    partials = [feature.aggregation.lift(start_ms, 1) for feature in user_features.features]
+    tile = TileValue(FORMAT, user_features.fingerprint, start_ms, start_ms, partials, encode_log([]))
+    online.put_tiles(user_features, [(2, start_ms, encode(tile))] * 2, 3_600)
+    [expiry_ms] = store(guarded).execute_command("HPTTL", user_features.key(2), "FIELDS", 1, speed_field(user_features.fingerprint))
+    assert expiry_ms > 0
+    view = online.begin_publication(user_features, View(start_ms, 1))
+    online.put_views(user_features, view, [2], [encode(BatchValue(FORMAT, user_features.fingerprint, start_ms, None, []))])
+    assert [value.first_ms for value in online.read(user_features, [2]).parts[0].tiles] == [start_ms]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -74,18 +74,20 @@ def test_two_homes_run_side_by_side_and_each_ends_alone(home, other_home):
     assert (store(home).get("who"), store(other_home).get("who")) == (b"home", b"other")
     assert (say_and_hear(home, b"to home"), say_and_hear(other_home, b"to other")) == (b"to home", b"to other")
 
-    before = {one.name: one for one in services.status(home)}
-    assert [one.name for one in before.values() if one.healthy] == ["kafka", "valkey"]
+    before = {service.name: service for service in services.status(home)}
+    assert [service.name for service in before.values() if service.healthy] == ["kafka", "valkey"]
     assert before["speed"].state == "STOPPED"
     services.up(home, TOPICS, only=ONLY)
-    assert {one.name: one.pid for one in services.status(home)} == {name: one.pid for name, one in before.items()}
+    assert {service.name: service.pid for service in services.status(home)} == {
+        name: service.pid for name, service in before.items()
+    }
 
     pids = services.process_ids(home)
     services.down(home)
     services.down(home)
     assert alive(pids) == []
     assert services.process_ids(home) == []
-    assert [one.name for one in services.status(other_home) if one.healthy] == ["kafka", "valkey"]
+    assert [service.name for service in services.status(other_home) if service.healthy] == ["kafka", "valkey"]
 
     services.up(home, TOPICS, only=ONLY)
     assert store(home).get("who") == b"home"
@@ -157,9 +159,9 @@ def test_a_service_whose_url_is_set_is_asked_but_not_started(home, monkeypatch, 
     try:
         assert "valkey" not in second.embedded
         store(home).ping()
-        found = {one.name: one for one in services.status(second)}["valkey"]
-        assert (found.state, found.pid) == ("EXTERNAL", None)
-        assert "secret" not in found.url
+        valkey = {service.name: service for service in services.status(second)}["valkey"]
+        assert (valkey.state, valkey.pid) == ("EXTERNAL", None)
+        assert "secret" not in valkey.url
     finally:
         services.down(second)
     assert store(home).ping(), "what braid does not run, it does not end"

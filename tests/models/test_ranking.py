@@ -29,10 +29,10 @@ def test_the_area_is_that_of_sklearn_with_ties_and_weights() -> None:
 
 
 def test_of_one_kind_of_label_there_is_no_area() -> None:
-    one = Ranking(np.arange(3), np.ones(3), np.arange(3))
-    assert np.isnan(one.auc())
+    single = Ranking(np.arange(3), np.ones(3), np.arange(3))
+    assert np.isnan(single.auc())
     assert np.isnan(Ranking(np.array([]), np.array([]), np.array([])).auc())
-    assert auc_difference(one, one, paired=True, confidence=0.95) is None
+    assert auc_difference(single, single, paired=True, confidence=0.95) is None
 
 
 def test_equal_models_differ_in_about_one_of_twenty_cases_also_where_users_answer_often() -> None:
@@ -56,11 +56,11 @@ def test_pairs_show_a_difference_that_two_halves_do_not() -> None:
     source = np.random.default_rng(5)
     user, label, known = answers(source, 300)
     good, poor = known + source.normal(0, 0.3, len(user)), known + source.normal(0, 0.9, len(user))
-    found = auc_difference(Ranking(user, label, poor), Ranking(user, label, good), paired=True, confidence=0.95)
-    assert found.shown and found.value > 0
+    difference = auc_difference(Ranking(user, label, poor), Ranking(user, label, good), paired=True, confidence=0.95)
+    assert difference.shown and difference.value > 0
     half = user % 2 == 0
     first, second = (Ranking(user[mask], label[mask], score[mask]) for mask, score in ((half, poor), (~half, good)))
     apart = auc_difference(first, second, paired=False, confidence=0.95)
-    assert apart.high - apart.low > found.high - found.low
+    assert apart.high - apart.low > difference.high - difference.low
     again = auc_difference(first, second, paired=False, confidence=0.95)
     assert again == apart, "the same data give the same words"

@@ -90,14 +90,14 @@ def booster_of(rows: pd.DataFrame, rounds: int = 30, **parameters: object) -> li
 
 def test_a_candidate_is_registered_as_text_with_where_it_is_from(trained: tuple[Settings, str]) -> None:
     settings, version = trained
-    found = version_by_alias(settings, repurchase.name, CHALLENGER)
-    assert found.version == version
-    assert found.tags["group_fingerprint"] == user_features.fingerprint
-    assert found.tags["training_set_version"] == "3"
-    assert found.tags["code_version"] == "abc123"
-    assert found.tags["view_version"] == "9"
-    assert found.tags[DIGEST_TAG] == text_digest(registered_text(settings, repurchase.name, version))
-    assert float(found.tags["auc"]) > 0.5
+    challenger = version_by_alias(settings, repurchase.name, CHALLENGER)
+    assert challenger.version == version
+    assert challenger.tags["group_fingerprint"] == user_features.fingerprint
+    assert challenger.tags["training_set_version"] == "3"
+    assert challenger.tags["code_version"] == "abc123"
+    assert challenger.tags["view_version"] == "9"
+    assert challenger.tags[DIGEST_TAG] == text_digest(registered_text(settings, repurchase.name, version))
+    assert float(challenger.tags["auc"]) > 0.5
     booster = load_booster(settings, repurchase.name, version)
     assert tuple(booster.feature_name()) == user_features.feature_names
     with tracking(settings):
@@ -105,7 +105,7 @@ def test_a_candidate_is_registered_as_text_with_where_it_is_from(trained: tuple[
     model = mlflow.models.Model.load(folder)
     assert [column.name for column in model.signature.inputs] == list(user_features.feature_names)
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".cloudpickle", ".skops")]
-    plots = MlflowClient(settings.mlflow_tracking_uri).list_artifacts(found.run_id, "plots")
+    plots = MlflowClient(settings.mlflow_tracking_uri).list_artifacts(challenger.run_id, "plots")
     assert {Path(plot.path).stem for plot in plots} == {"roc", "calibration", "importance"}
     assert version_by_alias(settings, TWIN, CHALLENGER) is not None
     assert "MLFLOW_TRACKING_URI" not in os.environ, "another home loaded in this process must not find this registry"
@@ -115,7 +115,9 @@ def test_a_matrix_has_the_defaults_that_serving_fills_in() -> None:
     rows = training_rows().head(30)
     names = user_features.feature_names
     values = rows[list(names)].astype(object).where(rows[list(names)].notna(), None)
-    assert matrix(user_features, rows).tolist() == [user_features.model_input(one) for one in values.to_dict("records")]
+    assert matrix(user_features, rows).tolist() == [
+        user_features.model_input(values_of_row) for values_of_row in values.to_dict("records")
+    ]
 
 
 def test_a_list_is_in_the_training_set_and_in_no_model(registry: Settings) -> None:
@@ -141,7 +143,7 @@ def test_training_twice_gives_the_same_trees(trained: tuple[Settings, str]) -> N
     settings, version = trained
     again = train_models(settings, repurchase, training_rows(), 3, "abc123")
     assert again.candidate_version not in (None, version)
-    texts = [load_booster(settings, repurchase.name, one).model_to_string() for one in (version, again.candidate_version)]
+    texts = [load_booster(settings, repurchase.name, number).model_to_string() for number in (version, again.candidate_version)]
     assert texts[0] == texts[1]
 
 
@@ -200,8 +202,8 @@ def test_a_champion_of_another_declaration_or_without_a_file_is_replaced(trained
 
 
 def alias(settings: Settings, name: str) -> str | None:
-    found = version_by_alias(settings, name, CHAMPION)
-    return found.version if found else None
+    champion = version_by_alias(settings, name, CHAMPION)
+    return champion.version if champion else None
 
 
 def artifact(settings: Settings, version: str) -> Path:
@@ -242,7 +244,7 @@ def test_what_somebody_else_has_registered_has_its_digest_from_its_promotion_on(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"defects": 3}, "consistency has found 3 defects"),
+        ({"defects": 3}, "consistency has 3 defects"),
         ({"MAX_PREDICT_MS": 0.0}, "ms for one prediction; 0 are allowed"),
         ({"rows": training_rows().query("split == 'train'")}, "cannot be compared on 0 later rows"),
         ({"rows": training_rows().assign(label=0)}, "rows of both labels are needed"),
@@ -291,9 +293,9 @@ def test_a_candidate_that_is_better_at_the_cost_of_a_part_is_refused(trained: tu
     assert report.candidate.auc > report.champion.auc, "over all it is better"
     assert not report.promoted
     assert "worse where events_last_hour > " in report.reason
-    [worse] = [one for one in report.slices if one.worse]
+    [worse] = [part for part in report.slices if part.worse]
     assert worse.difference.high < 0
-    assert {"it is a weekday", "avg_purchase_30d > 10"} & {one.name for one in report.slices}
+    assert {"it is a weekday", "avg_purchase_30d > 10"} & {part.name for part in report.slices}
 
 
 @pytest.mark.parametrize("defects", [None, 0], ids=["nothing served was checked", "checked and right"])

@@ -34,7 +34,7 @@ class Receiver(ThreadingHTTPServer):
     """A webhook that keeps what it is told, and fails or dawdles when it is asked to."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
         self.tried, self.status, self.delay_seconds = 0, 200, 0.0
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.tried += 1
         time.sleep(self.server.delay_seconds)
         if self.server.status == 200:
-            self.server.told.append(body)
+            self.server.messages.append(body)
         self.send_response(self.server.status)
         self.end_headers()
 
@@ -85,14 +85,14 @@ def test_an_alert_is_told_once_until_it_clears(deployment: Settings, receiver: R
     assert Alerts(deployment).open() == {}
     assert Alerts(deployment).update(checked, []) == []
     assert Alerts(deployment).update(checked, [OLD]) == ["It is old."]
-    assert [(one["key"], one["severity"]) for one in receiver.told] == [
+    assert [(message["key"], message["severity"]) for message in receiver.messages] == [
         (OLD.key, "WARNING"), (OLD.key, "CRITICAL"), (OLD.key, "CLEARED"), (OLD.key, "WARNING"),
     ]  # fmt: skip
 
 
 def test_slack_is_told_in_its_own_form(deployment: Settings, receiver: Receiver) -> None:
     Alerts(deployment.model_copy(update={"alert_format": "slack"})).update([], [OLD])
-    assert receiver.told == [{"text": "*WARNING* `freshness:g` It is old."}]
+    assert receiver.messages == [{"text": "*WARNING* `freshness:g` It is old."}]
 
 
 def test_what_a_webhook_could_not_be_told_is_told_at_the_next_check(
@@ -100,13 +100,13 @@ def test_what_a_webhook_could_not_be_told_is_told_at_the_next_check(
 ) -> None:
     receiver.status = 500
     many = [Alert(f"coverage:{n}", "HIGH", f"Number {n}.") for n in range(20)]
-    keys = [one.key for one in many]
+    keys = [alert.key for alert in many]
     with caplog.at_level(logging.DEBUG):
         assert Alerts(deployment).update(keys, many) == []
     assert receiver.tried == 1, "the others do not wait for a webhook that fails"
     assert len(Alerts(deployment).open()) == 20
     assert "s3cret" not in caplog.text
-    assert "could not be told" in caplog.text
+    assert "webhook for alerts has failed" in caplog.text
     receiver.status = 200
     assert len(Alerts(deployment).update(keys, many)) == 20
     assert Alerts(deployment).update(keys, many) == []
@@ -115,7 +115,7 @@ def test_what_a_webhook_could_not_be_told_is_told_at_the_next_check(
     assert Alerts(deployment).update(keys, []) == []
     receiver.status = 200
     assert len(Alerts(deployment).update(keys, [])) == 20, "neither is that it has cleared lost"
-    assert len(receiver.told) == 40
+    assert len(receiver.messages) == 40
 
 
 def test_what_nobody_has_heard_of_clears_in_silence_and_what_was_heard_does_not(deployment: Settings, receiver: Receiver) -> None:
@@ -129,7 +129,7 @@ def test_what_nobody_has_heard_of_clears_in_silence_and_what_was_heard_does_not(
     Alerts(deployment).update([], [OLDER])  # not told
     receiver.status = 200
     assert Alerts(deployment).update([OLD.key], []) == ["Cleared: It is very old."]
-    assert [one["severity"] for one in receiver.told] == ["WARNING", "CLEARED"]
+    assert [message["severity"] for message in receiver.messages] == ["WARNING", "CLEARED"]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/s3cret", "http://[s3cret", "no address", "ftp://s3cret"])

@@ -34,8 +34,7 @@ from monitoring.attribution import Answer, Arrivals, Reason, explain, values_at
 from monitoring.consistency import ConsistencyReport, check_consistency
 from monitoring.logged_training_set import logged_training_set
 from monitoring.served import SCHEMA, TABLE
-from serving.answer import Stale, feature_row, served_features
-from serving.contract import Provenance
+from serving.answer import Stale, feature_rows, served_features
 from serving.served_log import served_record
 from store.protocol import Parts
 from tests.declarations import repurchase, user_events, user_features
@@ -104,7 +103,7 @@ class Shop:
         served = served_features(user_features, parts, q_ms, B, **how)
         if spoil:
             served.merged.values[:] = spoil(served.merged.values)
-        provenance: Provenance = feature_row(user_features, user, served, q_ms).provenance
+        provenance = feature_rows(user_features, [user], [served], q_ms)[0].provenance
         record = served_record(user_features, user, served, provenance, q_ms, q_ms if served_at_ms is None else served_at_ms)
         self.records.append({**record, "features": json.dumps(record["features"])})
 
@@ -134,7 +133,7 @@ class Shop:
 
 NAMES = [
     "served_id", "group", "fingerprint", "entity", "q_ms", "served_at_ms", "features_at_ms", "features", "batch_end_ms", "newest_event_ms",
-    "tiles_merged", "degraded", "experiment", "variant", "model", "model_version", "prediction", "shadows",
+    "tiles_merged", "degraded", "degraded_features", "experiment", "variant", "model", "model_version", "prediction", "shadows",
 ]  # fmt: skip
 
 
@@ -238,6 +237,34 @@ def test_an_answer_that_said_so_is_degraded_and_a_wrong_number_is_a_defect(shop:
     assert report.defects == 1
     [defect] = [one for one in report.examples if one.reason is Reason.DEFECT]
     assert (defect.feature, defect.served - defect.right) == ("purchase_count_7d", 1)
+
+
+def test_a_degraded_feature_excuses_no_other_one(shop: Shop) -> None:
+    events = prompt(29, B + 5)
+    shop.append(events)
+    wrong = {"events_last_hour": 99, "purchase_count_7d": 999}
+    spoil = lambda values: [wrong.get(name, value) for name, value in zip(user_features.feature_names, values, strict=True)]  # noqa: E731
+    # Of the tiles since batch_end only those of the last minutes are there: the windows that begin before them are degraded.
+    missing = {"complete_since_ms": Q - 30 * MINUTE_MS}
+    for how in ({}, missing, {"stale": Stale(WhenStale.SERVE, "stale")}):
+        shop.serve(29, events, spoil=spoil, **how)
+    shop.records[1]["degraded_features"] = ["purchase_count_7d"]
+    shop.serve(29, events, spoil=spoil)
+    shop.records[-1].update(degraded=["the model lacks a feature"], degraded_features=[])
+    shop.serve(29, events, spoil=spoil, **missing)
+    shop.records[-1]["degraded_features"] = None  # as records had none
+    report = shop.check()
+    reasons_of = {one.feature: {reason: n for reason, n in one.reasons.items() if n} for one in report.features}
+    assert reasons_of["events_last_hour"] == {Reason.DEFECT: 3, Reason.DEGRADED: 2}
+    assert reasons_of["purchase_count_7d"] == {Reason.DEFECT: 2, Reason.DEGRADED: 3}
+    # What is right but for the degraded feature has nothing to explain.
+    shop.records = []
+    shop.serve(29, events, spoil=lambda values: [values[0] + 1, *values[1:]])
+    shop.records[-1].update(degraded=["missing"], degraded_features=["events_last_hour"])
+    shop.serve(29, [], spoil=lambda values: [values[0] + 50, *values[1:]])  # lag, for the others
+    shop.records[-1].update(degraded=["missing"], degraded_features=["events_last_hour"])
+    report = shop.check(lag_ms=3 * HOUR_MS)
+    assert reasons(report) == {Reason.DEGRADED, Reason.LAG}
 
 
 def test_only_answers_that_can_be_judged_are(shop: Shop) -> None:

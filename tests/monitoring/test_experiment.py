@@ -33,13 +33,13 @@ def exposures(seed: int, users: int, experiment: Experiment = HALVES, noise: dic
     source = np.random.default_rng(seed)
     user = source.permutation(np.repeat(np.arange(users), source.integers(1, 5, users))) + seed * 100_000
     known = np.random.default_rng(1).normal(0, 1, users)[user % 100_000]
-    said = {name: 1 / (1 + np.exp(-(known + source.normal(0, noise[name], len(user))))) for name in experiment.shares}
-    variant = [assigned(experiment, int(one)) for one in user]
+    predictions = {name: 1 / (1 + np.exp(-(known + source.normal(0, noise[name], len(user))))) for name in experiment.shares}
+    variant = [assigned(experiment, int(user_id)) for user_id in user]
     return pd.DataFrame(
         {
             "entity": user, "q_ms": np.arange(len(user)), "variant": variant, "label": (known + source.normal(0, 1, len(user)) > 0).astype(float),
-            "prediction": [said[name][i] for i, name in enumerate(variant)],
-            "shadows": [json.dumps({name: said[name][i] for name in said if name != variant[i]} if experiment.shadow else {}) for i in range(len(user))],
+            "prediction": [predictions[name][i] for i, name in enumerate(variant)],
+            "shadows": [json.dumps({name: predictions[name][i] for name in predictions if name != variant[i]} if experiment.shadow else {}) for i in range(len(user))],
         }
     )  # fmt: skip
 
@@ -48,15 +48,15 @@ def judge(experiment: Experiment, rows: pd.DataFrame) -> ExperimentReport:
     return experiments.judge(experiment, rows, repurchase.horizon_ms)
 
 
-def found(report: ExperimentReport) -> dict[str, Any]:
-    return {one.variant: one.auc for one in report.comparisons}
+def auc_differences(report: ExperimentReport) -> dict[str, Any]:
+    return {comparison.variant: comparison.auc for comparison in report.comparisons}
 
 
 @pytest.mark.parametrize("experiment", [HALVES, SHADOW], ids=["apart", "in the shadow"])
 def test_a_better_model_wins(experiment: Experiment) -> None:
     report = judge(experiment, exposures(1, 600, experiment))
-    assert found(report)["batch_only"].high < 0
-    assert found(report)["batch_only"].paired is experiment.shadow
+    assert auc_differences(report)["batch_only"].high < 0
+    assert auc_differences(report)["batch_only"].paired is experiment.shadow
     assert "batch_only ranks worse than champion" in report.verdict
     assert "Decided once" in report.verdict and "every variant had 100 users" in report.verdict
 
@@ -108,7 +108,7 @@ def test_users_that_changed_their_variant_spoil_the_experiment() -> None:
     rows.loc[rows.index[-1], "variant"] = "batch_only" if rows["variant"].iloc[-1] == "champion" else "champion"
     rows.loc[rows.index[-2], "entity"] = rows["entity"].iloc[-1]
     rows.loc[rows.index[-2], "variant"] = "batch_only" if rows["variant"].iloc[-1] == "champion" else "champion"
-    assert "answered by several variants" in judge(HALVES, rows).verdict
+    assert "got answers of several variants" in judge(HALVES, rows).verdict
 
 
 def test_a_variant_of_no_share_is_compared_in_the_shadow() -> None:
@@ -142,12 +142,12 @@ def test_what_was_served_is_joined_with_what_became_of_it(spark: SparkSession, l
         report_experiment(spark, lake, repurchase, experiment, base)
     users = {name: [n for n in range(40) if assigned(experiment, n) == name][:3] for name in experiment.shares}
     served = [
-        (f"{user}-{at}", "user_features", "", str(user), base + at * HOUR_MS, 0, 0, "{}", None, None, 0, ["degraded"], "halves", name,
+        (f"{user}-{at}", "user_features", "", str(user), base + at * HOUR_MS, 0, 0, "{}", None, None, 0, ["degraded"], None, "halves", name,
          "m", "1", 0.5 + at / 100, {})
         for name, three in users.items() for user in three for at in (0, 1, 30)
     ]  # fmt: skip
-    served.append((*served[0][:12], "another experiment", *served[0][13:]))
-    served.append((*served[0][:12], None, None, None, None, None, None))  # of /features
+    served.append((*served[0][:13], "another experiment", *served[0][14:]))
+    served.append((*served[0][:13], None, None, None, None, None, None))  # of /features
     spark.createDataFrame(served, SCHEMA).write.format("delta").save(lake.table(TABLE))
     bought = {users["champion"][0]: base + 48 * HOUR_MS, users["champion"][1]: base - 1, users["batch_only"][0]: base}
     events = [(f"e{user}", user, "s", "PURCHASE", None, None, None, None, at, at, "stream", 0, 0, 0) for user, at in bought.items()]

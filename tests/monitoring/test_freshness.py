@@ -59,10 +59,10 @@ def test_a_group_is_as_fresh_as_the_newest_event_of_either_layer(
     deployment: Settings, batch: int | None, speed: int | None, severity: Severity | None
 ) -> None:
     newest(deployment, batch, speed)
-    found = monitor(deployment)
-    assert found.check_freshness(NAME) is (severity is None)
-    assert [(alert.kind, alert.severity) for alert in found.alerts] == ([("freshness", severity)] if severity else [])
-    assert found.checked == [f"freshness:{NAME}"]
+    checks = monitor(deployment)
+    assert checks.check_freshness(NAME) is (severity is None)
+    assert [(alert.kind, alert.severity) for alert in checks.alerts] == ([("freshness", severity)] if severity else [])
+    assert checks.checked == [f"freshness:{NAME}"]
 
 
 def test_the_bound_is_the_groups_own_or_the_callers(deployment: Settings) -> None:
@@ -71,46 +71,46 @@ def test_the_bound_is_the_groups_own_or_the_callers(deployment: Settings) -> Non
     assert monitor(strict).check_freshness(NAME) is False
     assert monitor(strict).check_freshness(NAME, timedelta(minutes=3)) is True
     assert monitor(deployment).check_freshness(NAME) is True
-    found = monitor(deployment)
-    assert found.check_freshness(NAME, timedelta(seconds=30)) is False
-    assert found.alerts[0].details == {"age_seconds": 120.0, "max_age_seconds": 30.0}
-    assert "120 s old; 30 s are allowed" in found.alerts[0].message
+    checks = monitor(deployment)
+    assert checks.check_freshness(NAME, timedelta(seconds=30)) is False
+    assert checks.alerts[0].details == {"age_seconds": 120.0, "max_age_seconds": 30.0}
+    assert "120 s old; 30 s are allowed" in checks.alerts[0].message
 
 
 def publish(settings: Settings, group: FeatureGroup, *ids: int | str, fingerprint: str | None = None) -> None:
-    for one in ids:
+    for entity_id in ids:
         views = [FeatureView(1, [], []) for _ in group.features]
         value = BatchValue(FORMAT, fingerprint or group.fingerprint, NOW, NOW, views)
-        store(settings).hset(group.key(one), batch_field(group.fingerprint), encode(value))
+        store(settings).hset(group.key(entity_id), batch_field(group.fingerprint), encode(value))
 
 
 def test_coverage_is_the_share_of_entities_that_a_request_would_find(deployment: Settings) -> None:
     publish(deployment, user_features, *range(2_000))
-    found = monitor(deployment)
-    assert found.check_feature_coverage(NAME, list(range(2_000))) == 1.0
-    assert found.check_feature_coverage(NAME, list(range(2_100))) == pytest.approx(2_000 / 2_100)
-    assert found.alerts == []
-    assert found.check_feature_coverage(NAME, list(range(1_900, 2_100))) == 0.5
-    [alert] = found.alerts
+    checks = monitor(deployment)
+    assert checks.check_feature_coverage(NAME, list(range(2_000))) == 1.0
+    assert checks.check_feature_coverage(NAME, list(range(2_100))) == pytest.approx(2_000 / 2_100)
+    assert checks.alerts == []
+    assert checks.check_feature_coverage(NAME, list(range(1_900, 2_100))) == 0.5
+    [alert] = checks.alerts
     assert (alert.severity, alert.details["missing_count"]) == (Severity.HIGH, 100)
     publish(deployment, user_features, 1, fingerprint="0" * 16)
     store(deployment).set(user_features.key(2), "no hash")
-    assert found.check_feature_coverage(NAME, [0, 1, 2, 3]) == 0.5, "another version, or something else, is no feature"
+    assert checks.check_feature_coverage(NAME, [0, 1, 2, 3]) == 0.5, "another version, or something else, is no feature"
     publish(deployment, items, "i1")
-    assert found.check_feature_coverage("item_features", ["i1", "i2"]) == 0.5
+    assert checks.check_feature_coverage("item_features", ["i1", "i2"]) == 0.5
     strict = deployment.model_copy(update={"group_bounds": {"item_features": GroupBounds(coverage=0.5)}})
     assert monitor(strict).check_feature_coverage("item_features", ["i1", "i2"]) == 0.5
 
 
 def test_what_cannot_be_checked_is_an_error_and_not_a_good_result(deployment: Settings) -> None:
-    found = monitor(deployment)
-    with pytest.raises(InputError, match="without any entity"):
-        found.check_feature_coverage(NAME, [])
-    for check in (found.check_freshness, lambda name: found.check_feature_coverage(name, [1])):
+    checks = monitor(deployment)
+    with pytest.raises(InputError, match="needs entities"):
+        checks.check_feature_coverage(NAME, [])
+    for check in (checks.check_freshness, lambda name: checks.check_feature_coverage(name, [1])):
         with pytest.raises(InputError, match="not declared"):
             check("nothing")
     with pytest.raises(NotReadyError, match="no events"):
-        found.check_freshness(NAME)
+        checks.check_freshness(NAME)
     with pytest.raises(ServiceError, match="cannot be reached"):
         FeatureFreshnessMonitor(deployment.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}), GROUPS.values())
 
@@ -118,12 +118,12 @@ def test_what_cannot_be_checked_is_an_error_and_not_a_good_result(deployment: Se
 def test_alerts_are_told_of_what_was_checked(deployment: Settings) -> None:
     newest(deployment, speed_seconds=2_000)
     store(deployment).delete(notes_key("alerts"))
-    found = monitor(deployment)
-    found.check_freshness(NAME)
-    found.check_feature_coverage(NAME, [1])
-    assert len(Alerts(deployment).update(found.checked, found.alerts)) == 2
+    checks = monitor(deployment)
+    checks.check_freshness(NAME)
+    checks.check_feature_coverage(NAME, [1])
+    assert len(Alerts(deployment).update(checks.checked, checks.alerts)) == 2
     newest(deployment, speed_seconds=1)
     again = monitor(deployment)
     again.check_freshness(NAME)
-    assert Alerts(deployment).update(again.checked, again.alerts) == [f"Cleared: {found.alerts[0].message}"]
+    assert Alerts(deployment).update(again.checked, again.alerts) == [f"Cleared: {checks.alerts[0].message}"]
     assert list(Alerts(deployment).open()) == [f"coverage:{NAME}"]

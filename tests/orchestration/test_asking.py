@@ -56,7 +56,7 @@ def test_a_run_that_failed_is_asked_for_again_after_growing_pauses(instance: dg.
         ended = instance.get_run_records(limit=1)[0].end_time
         assert ended is not None
         while isinstance(answer := ask(context(instance), deployment, "batch:7"), dg.SkipReason):
-            assert f"failed, {attempt} times in a row; the next is asked for at 20" in (answer.skip_message or "")
+            assert f"failed, {attempt} times in a row; the next run is requested at 20" in (answer.skip_message or "")
             time.sleep(0.05)
         pauses.append(time.time() - ended)
     assert len(keys) == 3, "a run key is spent by a run that failed, too"

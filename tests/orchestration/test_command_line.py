@@ -26,13 +26,13 @@ def braid(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["load", "missing.csv"], "does not exist"),
         (["load", __file__, "--map", "user_id"], "cannot be read"),
-        (["load", __file__], "of no known kind"),
+        (["load", __file__], "is unknown"),
         (["replay", "missing.csv"], "does not exist"),
         (["features", "1"], "does not answer"),
         (["features", "one"], "is not an integer"),
         (["features", "1", "--group", "nope"], "is not declared"),
         (["features", "1", "--at", "yesterday"], "cannot be read"),
-        (["predict", "1", "--context", "{"], "is no JSON"),
+        (["predict", "1", "--context", "{"], "is not JSON"),
         (["predict", "1"], "does not answer"),
         (["backfill", "--to", "tomorrow"], "cannot be read"),
         (["bench", "nope"], "no benchmark"),
@@ -53,10 +53,10 @@ def test_an_error_is_a_sentence(tmp_path: Path, arguments: list[str], says: str)
 
 def test_status_of_what_does_not_run_is_no_error(tmp_path: Path) -> None:
     done = braid(tmp_path, "status", "--json")
-    found = json.loads(done.stdout)
+    output = json.loads(done.stdout)
     assert done.returncode == 0
-    assert found["healthy"] is False
-    assert set(found["urls"]) == {"dagster", "serving", "mlflow", "kafka", "redis", "data docs"}
+    assert output["healthy"] is False
+    assert set(output["urls"]) == {"dagster", "serving", "mlflow", "kafka", "redis", "data docs"}
     assert braid(tmp_path, "down").returncode == 0
 
 

@@ -38,15 +38,15 @@ def reported(settings: Settings, experiment: Experiment | None) -> tuple[dict[st
         )
     [materialization] = done.asset_materializations_for_node(experiment_key(repurchase).to_user_string())
     [check] = done.get_asset_check_evaluations()
-    return {name: one.value for name, one in materialization.metadata.items()}, check.passed
+    return {name: value.value for name, value in materialization.metadata.items()}, check.passed
 
 
 def test_the_verdict_is_in_words_and_a_broken_split_fails_its_check(spark: SparkSession, lake: Settings) -> None:
     events = [(f"e{n}", n, "s", "PURCHASE", None, None, None, None, BASE + n * DAY_MS, BASE, "stream", 0, 0, 0) for n in range(10)]
     append_events(spark, lake, user_events, spark.createDataFrame(events, EVENTS))
     assert reported(lake, None) == ({"verdict": "No experiment runs: set BRAID_EXPERIMENT."}, True)
-    said, passed = reported(lake, HALVES)
-    assert said["verdict"].startswith("Nothing was served in the experiment halves yet")
+    metadata, passed = reported(lake, HALVES)
+    assert metadata["verdict"].startswith("Nothing was served in the experiment halves yet")
     assert passed
 
     def serve(experiment: Experiment, variants: list[str]) -> None:
@@ -58,17 +58,17 @@ def test_the_verdict_is_in_words_and_a_broken_split_fails_its_check(spark: Spark
         spark.createDataFrame(rows, SCHEMA).write.format("delta").mode("append").save(lake.table(TABLE))
 
     serve(HALVES, [assigned(HALVES, user) for user in range(400)])
-    said, passed = reported(lake, HALVES)
+    metadata, passed = reported(lake, HALVES)
     assert passed
-    assert said["experiment"] == "halves"
-    assert said["sample ratio p value"] > 0.001
-    arms = {record.data["variant"]: record.data["entities"] for record in said["arms"].records}
+    assert metadata["experiment"] == "halves"
+    assert metadata["sample ratio p value"] > 0.001
+    arms = {record.data["variant"]: record.data["entities"] for record in metadata["arms"].records}
     assert arms.keys() == HALVES.shares.keys()
     assert sum(arms.values()) > 200
-    assert "Decided once" in said["verdict"]
+    assert "Decided once" in metadata["verdict"]
 
     broken = HALVES.model_copy(update={"name": "broken"})
     serve(broken, ["champion"] * 350 + ["batch_only"] * 50)
-    said, passed = reported(lake, broken)
+    metadata, passed = reported(lake, broken)
     assert not passed
-    assert "not split as declared" in said["verdict"]
+    assert "not split as declared" in metadata["verdict"]

@@ -1,11 +1,9 @@
-"""An entity is forgotten in every place, and everybody else stays: on real tables, topics and keys, by the command line."""
+"""An entity is forgotten in every place, and everybody else stays: on real tables, topics and keys."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +14,19 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from pyspark.sql import functions as F
 
+from batch.erasure import Entity
 from batch.events import ingest_archive
-from batch.load import QUARANTINE
-from batch.tiles import tiles_table
+from batch.load import QUARANTINE, load_events
+from batch.publish import publish_view
+from batch.tiles import build_tiles, stale_days, tiles_table
+from batch.view import build_view
 from features.merge import merge
 from features.packed import batch_field, decode_batch
+from features.windows import HOUR_MS
 from infra.embedded import services
 from infra.kafka import SERVED_TOPIC
 from infra.settings import Settings
+from orchestration.forget import ForgetReport, forget
 from orchestration.topics import topics
 from speed.archive import COLUMNS, create_archive
 from speed.offline import table_of, tile_schema_sql
@@ -33,33 +36,29 @@ from tests.declarations import item_features, project, repurchase, user_events, 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-#: With `make test-long`: minutes on real services.
+#: With `make test-long`: a batch with all of its checks, and a search of every place.
 pytestmark = pytest.mark.long
 
-ROOT = Path(__file__).parents[2]
 END = int(datetime(2026, 3, 10, tzinfo=UTC).timestamp() * 1_000)
-HOUR_MS = 3_600_000
 #: An id that no count, offset or time of the test is.
 GONE = 771_717
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
-    settings = Settings.load(tmp_path_factory.mktemp("forget")).model_copy(update={"batch_memory": "1g"})
+    settings = Settings.load(tmp_path_factory.mktemp("forget"))
+    environment = dict(os.environ)  # Dagster's jobs run in this process, and set it
     try:
         services.up(settings, topics(project), only={"kafka", "valkey"})
         yield settings
     finally:
         services.down(settings)
+        os.environ.clear()
+        os.environ.update(environment)
 
 
-def braid(settings: Settings, *arguments: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestration.cli", "--home", str(settings.home), *arguments, "--json"],
-        env={**os.environ, **settings.environment(), "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
+def forget_gone(settings: Settings, fold: bool = True) -> ForgetReport:
+    return forget(project, settings, (Entity("user_id", GONE),), fold)
 
 
 def event(name: str, user: int | str, ms: int, **more: Any) -> dict[str, Any]:
@@ -94,6 +93,13 @@ def item(settings: Settings) -> dict[str, Any]:
     return dict(zip(item_features.feature_names, merge(item_features, value, [], END).values, strict=True))
 
 
+def view_of(settings: Settings, user: int) -> bytes:
+    """The packed view of a user, byte for byte; its stamp says when it was built."""
+    packed = store(settings).hget(user_features.key(user), batch_field(user_features.fingerprint))
+    assert packed
+    return packed
+
+
 def rows_on_disk(settings: Settings, name: str, column: str, value: Any) -> int:
     """In all files of a table, whichever version they are of."""
     files = [str(path) for path in Path(settings.table(name)).rglob("*.parquet") if "_delta_log" not in path.parts]
@@ -109,8 +115,8 @@ def fill(spark: SparkSession, settings: Settings) -> None:
     loaded = [event(f"l{n}{user}", user, END - (n + 1) * HOUR_MS, item_id="cup") for user in (1, 2, GONE) for n in range(3)]
     misfits = [event("q1", GONE, END, amount="much"), event("q2", 1, END, amount="much"), event("q3", f"x {GONE}", END)]
     path = settings.home / "events.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in [*loaded, *misfits]))
-    braid(settings, "load", str(path))
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*loaded, *misfits]))
+    load_events(spark, settings, user_events, path)
     streamed = [json.dumps(event(f"s{user}", user, END - HOUR_MS, item_id="cup")) for user in (1, GONE)]
     archive(
         spark,
@@ -120,7 +126,11 @@ def fill(spark: SparkSession, settings: Settings) -> None:
         "no JSON",
         json.dumps(event("x", 1, END, amount="much", item_id=str(GONE))),
     )
-    braid(settings, "backfill", "--no-train", "--to", str(END))
+    ingest_archive(spark, settings, user_events)
+    for group in project.groups:
+        build_tiles(spark, settings, group, stale_days(spark, settings, group))
+        build_view(spark, settings, group, END)
+        publish_view(spark, settings, group)
     archive(spark, settings, json.dumps(event("new1", 1, END + 1)), json.dumps(event("new2", GONE, END + 1)), first=100)
 
     older = spark.createDataFrame([(GONE, 1), (1, 1)], "entity BIGINT, partial BIGINT")
@@ -155,13 +165,13 @@ def test_an_entity_is_gone_from_every_place_and_everybody_else_stays(spark: Spar
     fill(spark, settings)
     assert item(settings)["purchases_1d"] == 3 * 3 + 2
     assert GONE in item(settings)["top_buyers_1d"]
-    kept = {key: store(settings).hgetall(key) for key in (user_features.key(1), user_features.key(2))}
+    views_of_others = {user: view_of(settings, user) for user in (1, 2)}
 
-    report = braid(settings, "forget", "--entity", f"user_id={GONE}")
+    report = forget_gone(settings)
 
-    assert report["proven"]
-    assert set(report["remaining"].values()) == {0}
-    erased = {place.removeprefix("table "): count for place, count in report["erased"].items()}
+    assert report.proven
+    assert set(report.remaining.values()) == {0}
+    erased = {place.removeprefix("table "): count for place, count in report.erased.items()}
     assert {name: erased[name] for name in ("raw_events", "events", QUARANTINE, SERVED_TOPIC)} == {
         "raw_events": 3, "events": 5, QUARANTINE: 2, SERVED_TOPIC: 1,
     }  # fmt: skip
@@ -177,14 +187,14 @@ def test_an_entity_is_gone_from_every_place_and_everybody_else_stays(spark: Spar
             assert rows_on_disk(settings, name, "user_id", GONE) == 0, name
         elif "value" in columns:
             assert rows_on_disk(settings, name, f"contains(CAST(value AS VARCHAR), '\"user_id\": {GONE}')", True) == 0, name
-    assert any("1 messages" in one and user_events.topic in one for one in report["unproven"])
+    assert any("1 messages" in sentence and user_events.topic in sentence for sentence in report.unproven)
 
     assert item(settings)["purchases_1d"] == 3 * 2 + 1
     assert GONE not in item(settings)["top_buyers_1d"]
-    assert {key: store(settings).hgetall(key) for key in kept} == kept
+    assert {user: view_of(settings, user) for user in views_of_others} == views_of_others
     assert not store(settings).exists(user_features.key(GONE))
     letters = messages(settings, user_events.dlq_topic)
-    assert [json.loads(one.value)["user_id"] for one in letters] == [1]
+    assert [json.loads(letter.value)["user_id"] for letter in letters] == [1]
     assert letters[0].headers == [("reason", b"amount")]
     table = spark.read.format("delta").load(settings.table(user_events.table))
     assert sorted(row["event_id"] for row in table.select("event_id").collect()) == [
@@ -206,6 +216,6 @@ def test_what_is_archived_afterwards_is_ingested_once_and_brings_nothing_back(sp
     table = spark.read.format("delta").load(deployment.table(user_events.table))
     assert table.where(f"user_id = {GONE}").count() == 0
     assert table.count() == 9
-    again = braid(deployment, "forget", "--entity", f"user_id={GONE}", "--no-backfill")
-    assert again["proven"]
-    assert not any(count for place, count in again["erased"].items())
+    again = forget_gone(deployment, fold=False)
+    assert again.proven
+    assert not any(again.erased.values())

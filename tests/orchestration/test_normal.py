@@ -42,7 +42,7 @@ def day_rows(day: date, rows: int = ROWS, **changed: Any) -> list[tuple[Any, ...
     """Events of a day, in steps of a minute; `changed` gives kind, amount, or how late each arrived in the stream."""
     begin = datetime(day.year, day.month, day.day, 9, tzinfo=UTC)
     kind, amount, late = (changed.get(name) for name in ("kind", "amount", "late"))
-    found = []
+    rows = []
     for index in range(rows):
         at = begin + timedelta(minutes=index)
         if late and index % 3 == 0:
@@ -50,8 +50,8 @@ def day_rows(day: date, rows: int = ROWS, **changed: Any) -> list[tuple[Any, ...
         ts_ms = int(at.timestamp() * 1_000)
         value = 10.0 if amount is None else amount(index)
         of_kind = ("VIEW", "PURCHASE")[index % 2] if kind is None else kind(index)
-        found.append((f"{day}-{index}", index % 20, of_kind, value, at, ts_ms, ts_ms, "stream", 0, index, index))
-    return found
+        rows.append((f"{day}-{index}", index % 20, of_kind, value, at, ts_ms, ts_ms, "stream", 0, index, index))
+    return rows
 
 
 def write(spark: SparkSession, settings: Settings, rows: list[tuple[Any, ...]]) -> None:
@@ -81,11 +81,11 @@ def verdict_on(
     write(spark, settings, rows)
     assert last_whole_day(spark, settings, SOURCE, DAY - timedelta(days=9), DAY + timedelta(days=1)) == DAY
     norm = normal_day(spark, settings, SOURCE, DAY)
-    found = validate(
+    verdict = validate(
         settings, day_frame(spark, settings, source, str(DAY)), "usual", day_expectations(source, norm, ingested or {})
     )
     DeltaTable.forPath(spark, settings.table(SOURCE.table)).delete(f"day = DATE'{DAY}'")
-    return found
+    return verdict
 
 
 def test_a_usual_day_passes(spark: SparkSession, weeks: Settings) -> None:

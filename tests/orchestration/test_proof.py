@@ -6,7 +6,9 @@ from pathlib import Path
 
 import duckdb
 
-from orchestration.proof import brute_force
+from features.instants import rfc3339
+from orchestration.proof import agree, brute_force
+from tests.case_files import load_cases
 from tests.declarations import user_features
 
 Q = 1_772_323_200_000 + 12 * 3_600_000  # 2026-03-01T12:00:00Z
@@ -31,8 +33,8 @@ def test_each_feature_by_hand(tmp_path: Path) -> None:
         )
         connection.executemany("INSERT INTO e VALUES (?, ?, ?, ?, ?, ?)", rows)
         connection.execute(f"COPY e TO '{path}' (FORMAT parquet)")
-    found = brute_force(user_features, [path], [1, 2, 3], Q)
-    assert found[1] == {
+    values = brute_force(user_features, [path], [1, 2, 3], Q)
+    assert values[1] == {
         "events_last_hour": 2, "spend_last_hour": 10.5, "sessions_last_hour": 2, "purchase_count_7d": 3,
         "avg_purchase_30d": (10.5 + 99 + 1) / 3, "days_since_last": 1 / 24,
     }  # fmt: skip
@@ -44,5 +46,19 @@ def test_each_feature_by_hand(tmp_path: Path) -> None:
         "avg_purchase_30d": None,
         "days_since_last": None,
     }
-    assert found[2] == nothing
-    assert found[3] == nothing
+    assert values[2] == nothing
+    assert values[3] == nothing
+
+
+def test_integers_of_every_size_by_hand(tmp_path: Path) -> None:
+    [case] = [case for case in load_cases() if case.name == "huge_integers"]
+    path = tmp_path / "events.parquet"
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE e (event_id VARCHAR, user_id BIGINT, points BIGINT, event_timestamp TIMESTAMPTZ)")
+        rows = [(event["event_id"], event["user_id"], event["points"], rfc3339(event["ts_ms"])) for event in case.events]
+        connection.executemany("INSERT INTO e VALUES (?, ?, ?, ?)", rows)
+        connection.execute(f"COPY e TO '{path}' (FORMAT parquet)")
+    for cells in case.cells:
+        values = brute_force(case.group, [path], [cells.entity], cells.q_ms)[cells.entity]
+        for feature in case.group.features:
+            assert agree(feature, cells.values[feature.name], values[feature.name]), (cells.q_ms, feature.name, values)

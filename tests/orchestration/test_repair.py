@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 from dagster import DagsterRunStatus, RunsFilter
 
+from features.windows import DAY_MS
 from infra.embedded import services
 from infra.settings import Settings
 from orchestration.asking import ATTEMPT
@@ -30,7 +31,6 @@ pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 SERVICES = {"kafka", "valkey", "speed", "dagster-code", "dagster", "dagster-daemon"}
 MIDNIGHT = int(datetime(2026, 11, 21, tzinfo=UTC).timestamp() * 1_000)
-DAY_MS = 86_400_000
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def replay(settings: Settings, *events: tuple[int, int]) -> None:
 
 
 def batch_end_ms(settings: Settings) -> int | None:
-    found = store(settings).hget(meta_key(user_features.name), "batch_end_ms")
-    return int(found) if found else None
+    batch_end = store(settings).hget(meta_key(user_features.name), "batch_end_ms")
+    return int(batch_end) if batch_end else None
 
 
 def runs(settings: Settings, job: str) -> list[dg.DagsterRun]:
@@ -87,11 +87,11 @@ def test_a_batch_that_failed_is_asked_for_again_when_its_cause_is_mended(deploym
     replay(deployment, *((4_200 + n, MIDNIGHT - DAY_MS + n) for n in range(10)))
     replay(deployment, (4_290, MIDNIGHT + 11 * 60_000))
     replay(deployment, (4_290, MIDNIGHT + 11 * 60_000 + 1))
-    eventually(lambda: [one.status for one in runs(deployment, "features_user_events")][:1] == [DagsterRunStatus.FAILURE], 600)
+    eventually(lambda: [run.status for run in runs(deployment, "features_user_events")][:1] == [DagsterRunStatus.FAILURE], 600)
     assert batch_end_ms(deployment) is None
     obstacle.unlink()
     eventually(lambda: batch_end_ms(deployment) == MIDNIGHT, 600)
-    attempts = [one.tags[ATTEMPT] for one in runs(deployment, "features_user_events")]
+    attempts = [run.tags[ATTEMPT] for run in runs(deployment, "features_user_events")]
     assert attempts == sorted(attempts, reverse=True)
     assert len(attempts) > 1
 
@@ -99,19 +99,19 @@ def test_a_batch_that_failed_is_asked_for_again_when_its_cause_is_mended(deploym
 def test_a_killed_backfill_has_failed_within_a_minute_and_a_lost_store_heals_although_the_first_try_fails(
     deployment: Settings,
 ) -> None:
-    before = {one.run_id for one in runs(deployment, "features_user_events")}
+    before = {run.run_id for run in runs(deployment, "features_user_events")}
     process = braid(deployment, "backfill", "--no-train", "--to", str(MIDNIGHT + 1))
-    mine = lambda: [one for one in runs(deployment, "features_user_events") if one.run_id not in before]  # noqa: E731
-    eventually(lambda: any(one.status is DagsterRunStatus.STARTED for one in mine()), 600)
+    mine = lambda: [run for run in runs(deployment, "features_user_events") if run.run_id not in before]  # noqa: E731
+    eventually(lambda: any(run.status is DagsterRunStatus.STARTED for run in mine()), 600)
     process.send_signal(signal.SIGKILL)
     process.wait()
     killed = time.monotonic()
-    eventually(lambda: [one.status for one in mine()] == [DagsterRunStatus.FAILURE], 60)
+    eventually(lambda: [run.status for run in mine()] == [DagsterRunStatus.FAILURE], 60)
     assert time.monotonic() - killed < 60
 
     view = Path(deployment.table("view_user_features"))
     view.rename(view.with_name("away"))
     store(deployment).flushall()
-    eventually(lambda: [one.status for one in runs(deployment, "publish")][:1] == [DagsterRunStatus.FAILURE], 600)
+    eventually(lambda: [run.status for run in runs(deployment, "publish")][:1] == [DagsterRunStatus.FAILURE], 600)
     view.with_name("away").rename(view)
     eventually(lambda: batch_end_ms(deployment) == MIDNIGHT, 600)

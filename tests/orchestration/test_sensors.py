@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 from dagster._utils.schedules import schedule_execution_time_iterator
 
+from features.windows import DAY_MS, MINUTE_MS
 from infra.policies import GroupBounds
 from infra.settings import Settings
 from orchestration.assets.quality import RETRAIN
@@ -26,7 +27,6 @@ from store.protocol import View
 from store.server import open_store
 from tests.declarations import item_features, project, repurchase, user_events, user_features
 
-DAY_MS, MINUTE_MS = 86_400_000, 60_000
 MIDNIGHT = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)
 
 
@@ -52,7 +52,7 @@ def any_job() -> None:
 
 def tick(settings: Settings, name: str, instance: dg.DagsterInstance) -> Any:
     """What a sensor says when it is evaluated."""
-    [sensor] = [one for one in sensors_of(Deployment(project, settings)) if one.name == name]
+    [sensor] = [sensor for sensor in sensors_of(Deployment(project, settings)) if sensor.name == name]
     return sensor.evaluate_tick(dg.build_sensor_context(instance, sensor_name=name))
 
 
@@ -144,7 +144,7 @@ def test_a_model_that_has_aged_is_trained_anew_once_per_report(
     [request] = tick(deployment, name, instance).run_requests
     assert request.tags["braid/reason"] == "spend_last_hour has drifted by 0.40"
     succeeds(instance, request)
-    assert tick(deployment, name, instance).skip_message == "Nothing calls for a new model."
+    assert tick(deployment, name, instance).skip_message == "No report has a reason for a new model."
 
 
 def test_health_is_reported_as_checks_and_alerts(deployment: Settings, instance: dg.DagsterInstance) -> None:
@@ -153,7 +153,7 @@ def test_health_is_reported_as_checks_and_alerts(deployment: Settings, instance:
     materialized(instance, online_key(user_features), **{RECENT: [1, 2]})
 
     def checks() -> dict[str, bool]:
-        return {one.check_name: one.passed for one in tick(settings, "group_health", instance).asset_events}
+        return {evaluation.check_name: evaluation.passed for evaluation in tick(settings, "group_health", instance).asset_events}
 
     now_ms = time.time_ns() // 1_000_000
     published(settings, now_ms - 2 * DAY_MS, now_ms - DAY_MS)
@@ -164,12 +164,14 @@ def test_health_is_reported_as_checks_and_alerts(deployment: Settings, instance:
 def test_the_speed_layer_is_observed(deployment: Settings, instance: dg.DagsterInstance) -> None:
     assert tick(deployment, "speed_layer", instance).skip_message == "The speed layer has not run yet."
     progress(deployment, lag=4, late_rows=2)
-    observations = {one.asset_key: one.metadata for one in tick(deployment, "speed_layer", instance).asset_events}
+    observations = {
+        observation.asset_key: observation.metadata for observation in tick(deployment, "speed_layer", instance).asset_events
+    }
     assert set(observations) == {speed_tiles_key(user_features), speed_tiles_key(item_features), archive_key(user_events)}
-    said = observations[speed_tiles_key(user_features)]
-    assert (said["lag_messages"].value, said["late_rows"].value) == (4, 2)
-    assert said["newest_event"].value == (MIDNIGHT + 10 * MINUTE_MS) / 1_000
-    assert said["silent_seconds"].value < 60
+    metadata = observations[speed_tiles_key(user_features)]
+    assert (metadata["lag_messages"].value, metadata["late_rows"].value) == (4, 2)
+    assert metadata["newest_event"].value == (MIDNIGHT + 10 * MINUTE_MS) / 1_000
+    assert metadata["silent_seconds"].value < 60
 
 
 @pytest.mark.parametrize(
@@ -180,16 +182,18 @@ def test_without_a_store_a_sensor_asks_for_nothing_and_says_why(
 ) -> None:
     gone = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     materialized(instance, online_key(user_features), **{RECENT: [1]})
-    found = tick(gone, name, instance)
-    assert not found.run_requests
-    assert found.skip_message
+    result = tick(gone, name, instance)
+    assert not result.run_requests
+    assert result.skip_message
 
 
 def test_what_is_automatic_is_what_the_settings_name(deployment: Settings) -> None:
     def running(*automation: str) -> set[str]:
         of = Deployment(project, deployment.model_copy(update={"automation": frozenset(automation)}))
-        sensors = {one.name for one in sensors_of(of) if one.default_status is dg.DefaultSensorStatus.RUNNING}
-        return sensors | {one.name for one in schedules_of(of) if one.default_status is dg.DefaultScheduleStatus.RUNNING}
+        sensors = {sensor.name for sensor in sensors_of(of) if sensor.default_status is dg.DefaultSensorStatus.RUNNING}
+        return sensors | {
+            schedule.name for schedule in schedules_of(of) if schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+        }
 
     always = {"speed_layer", "group_health", "lost_store_heals"}
     assert running() == always
@@ -199,7 +203,9 @@ def test_what_is_automatic_is_what_the_settings_name(deployment: Settings) -> No
 
 
 def test_every_monday_a_candidate_is_trained(deployment: Settings, instance: dg.DagsterInstance) -> None:
-    [schedule] = [one for one in schedules_of(Deployment(project, deployment)) if one.name == "weekly_training_repurchase"]
+    [schedule] = [
+        schedule for schedule in schedules_of(Deployment(project, deployment)) if schedule.name == "weekly_training_repurchase"
+    ]
     monday = datetime(2026, 5, 18, 1, tzinfo=UTC)
     begin = datetime(2026, 5, 12, tzinfo=UTC).timestamp()
     times = schedule_execution_time_iterator(begin, schedule.cron_schedule, schedule.execution_timezone, True)

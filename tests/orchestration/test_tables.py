@@ -9,6 +9,7 @@ import dagster as dg
 
 from batch.tiles import tiles_table
 from batch.view import view_table
+from features.windows import DAY_MS
 from infra.settings import Settings
 from orchestration.assets import assets_of
 from orchestration.checks.tables import checks_of
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 DAY = date(2026, 5, 20)
 NOON = int(datetime(2026, 5, 20, 12, tzinfo=UTC).timestamp() * 1_000)
-DAY_MS = 86_400_000
 
 
 def write(spark: SparkSession, settings: Settings, table: str, ddl: str, *rows: tuple[Any, ...]) -> None:
@@ -40,11 +40,14 @@ def failures(settings: Settings, key: dg.AssetKey) -> dict[str, tuple[bool, str]
     with dg.instance_for_test() as instance:
         tags = {RANGE_START: str(DAY), RANGE_END: str(DAY)}
         done = defs.resolve_job_def("checks").execute_in_process(instance=instance, tags=tags, raise_on_error=False)
-    return {one.check_name: (one.passed, str(one.metadata["failed"].value)) for one in done.get_asset_check_evaluations()}
+    return {
+        evaluation.check_name: (evaluation.passed, str(evaluation.metadata["failed"].value))
+        for evaluation in done.get_asset_check_evaluations()
+    }
 
 
-def assert_failed(found: dict[str, tuple[bool, str]], name: str, *what: str) -> None:
-    passed, failed = found[name]
+def assert_failed(results: dict[str, tuple[bool, str]], name: str, *what: str) -> None:
+    passed, failed = results[name]
     assert not passed
     assert [words for words in what if words not in failed] == [], failed
 
@@ -60,8 +63,8 @@ def test_events(spark: SparkSession, lake: Settings) -> None:
     ]
     rows += [("e8", 8, "s", "VIEW", None, at, NOON - DAY_MS, DAY)]
     write(spark, lake, user_events.table, ddl, *rows)
-    found = failures(lake, events_key(user_events))
-    assert_failed(found, "events_whole", "event_id twice", "not_be_null user_id", "not_be_null event_type", "in_its_day")
+    results = failures(lake, events_key(user_events))
+    assert_failed(results, "events_whole", "event_id twice", "not_be_null user_id", "not_be_null event_type", "in_its_day")
 
 
 def test_tiles(spark: SparkSession, lake: Settings) -> None:
@@ -75,11 +78,11 @@ def test_tiles(spark: SparkSession, lake: Settings) -> None:
     rows += [(4, start, start, start, 0, DAY), (5, start - DAY_MS, start - DAY_MS, start - DAY_MS, 1, DAY)]
     rows += [(6, start, start, start, 5_000, DAY)]
     write(spark, lake, tiles_table(user_features), ddl, *rows)
-    found = failures(lake, tiles_key(user_features))
+    results = failures(lake, tiles_key(user_features))
     assert_failed(
-        found, "tiles_whole", "entity, tile_start_ms twice", "begins_at_a_hop", "holds_its_events", "in_its_day", "between events"
+        results, "tiles_whole", "entity, tile_start_ms twice", "begins_at_a_hop", "holds_its_events", "in_its_day", "between events"
     )
-    assert_failed(found, "tiles_plausible", "between events")
+    assert_failed(results, "tiles_plausible", "between events")
 
 
 def test_view(spark: SparkSession, lake: Settings) -> None:
@@ -91,9 +94,9 @@ def test_view(spark: SparkSession, lake: Settings) -> None:
         (1, right, NOON, b"", 1, 1.0, 1, 1, None, 1.0), (1, right, NOON, b"", 1, 1.0, 1, 1, None, 1.0), (2, "0" * 16, NOON, b"", 1, 1.0, 1, 1, None, 1.0),
         (3, right, NOON + 1, b"", 1, 1.0, 1, -1, None, 1.0),
     )  # fmt: skip
-    found = failures(lake, view_key(user_features))
-    assert_failed(found, "view_whole", "entity twice", "in_set fingerprint", "batch_end_ms", "between purchase_count_7d")
-    assert_failed(found, "view_plausible", "not_be_null avg_purchase_30d")
+    results = failures(lake, view_key(user_features))
+    assert_failed(results, "view_whole", "entity twice", "in_set fingerprint", "batch_end_ms", "between purchase_count_7d")
+    assert_failed(results, "view_plausible", "not_be_null avg_purchase_30d")
 
 
 def test_labels(spark: SparkSession, lake: Settings) -> None:
@@ -105,6 +108,6 @@ def test_labels(spark: SparkSession, lake: Settings) -> None:
         (3, NOON, 1, "elsewhere"),
     ]
     write(spark, lake, repurchase.training_table, "entity BIGINT, q_ms BIGINT, label INT, split STRING", *rows)
-    found = failures(lake, training_set_key(repurchase))
-    assert_failed(found, "labels_whole", "entity, q_ms twice", "not_be_null entity", "in_set label", "in_set split")
-    assert_failed(found, "labels_plausible", "share")
+    results = failures(lake, training_set_key(repurchase))
+    assert_failed(results, "labels_whole", "entity, q_ms twice", "not_be_null entity", "in_set label", "in_set split")
+    assert_failed(results, "labels_plausible", "share")

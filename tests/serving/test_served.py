@@ -20,7 +20,8 @@ from kafka.admin import KafkaAdminClient
 from mlflow import MlflowClient
 
 from features.aggregations import Series
-from features.packed import FORMAT, batch_field, encode, tile_prefix
+from features.packed import FORMAT, batch_field, encode
+from features.speed_value import speed_field
 from features.tiles import fold_tile_values
 from features.view import build_view
 from infra.embedded import services
@@ -35,6 +36,7 @@ from serving.variants import assigned, place
 from store.clients import store
 from store.keys import meta_key
 from tests.declarations import repurchase, user_features
+from tests.pure import speed_value
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def publish(settings: Settings) -> None:
             user_features.key(user),
             mapping={
                 batch_field(user_features.fingerprint): encode(view),
-                tile_prefix(user_features.fingerprint) + str(late.first_ms // 300_000 * 300_000).encode(): encode(late),
+                speed_field(user_features.fingerprint): speed_value(user_features, [late]),
             },
         )
     newest = {"batch_end_ms": BATCH_END, "fingerprint": user_features.fingerprint, "format": FORMAT, "newest_event_ms": BATCH_END}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,8 @@ from batch.publish import publish_view
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view as build_batch_view
 from features.aggregations import Series
-from features.packed import FORMAT, BatchValue, TileValue, batch_field, encode, tile_prefix
+from features.packed import FORMAT, BatchValue, TileValue, batch_field, encode
+from features.speed_value import speed_field
 from features.tiles import fold_tile_values
 from features.view import build_view
 from infra.embedded import services
@@ -38,13 +41,14 @@ from store.keys import meta_key
 from store.protocol import View
 from store.server import open_store
 from tests.declarations import item_features, repurchase, user_events, user_features
+from tests.pure import speed_value
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 NOW = 1_780_000_200_000
-TILES = tile_prefix(user_features.fingerprint)
+SPEED = speed_field(user_features.fingerprint)
 BATCH_END = NOW - 3_600_000 * 5
 
 
@@ -130,8 +134,8 @@ def test_an_answer_merges_both_layers_and_says_where_it_is_from(deployment: Sett
     )
     store(deployment).hset(
         user_features.key(10),
-        TILES + str(NOW - 600_000).encode(),
-        encode(purchase_tile(NOW - 600_000, NOW - 500_000, NOW, NOW + 1)),
+        SPEED,
+        speed_value(user_features, [purchase_tile(NOW - 600_000, NOW - 500_000, NOW, NOW + 1)]),
     )
     row, unknown, again = features(deployment, 10, 999, "10")
     assert row["features"] == {
@@ -153,11 +157,8 @@ def test_an_entity_may_be_a_text_of_any_spelling_and_a_value_a_list(deployment: 
     buyers, bought, viewed = np.array([300, 9, 9, 1]), np.ones(4, dtype=bool), np.zeros(4, dtype=bool)
     inputs = [Series(ts_ms, buyers, viewed), *(Series(ts_ms, buyers, bought) for _ in item_features.inputs[1:])]
     tiles = fold_tile_values(item_features, inputs, np.array([0, 2]), np.array([2, 4]))
-    fields = {
-        tile_prefix(item_features.fingerprint) + str(tile.first_ms // 300_000 * 300_000).encode(): encode(tile) for tile in tiles
-    }
     client = store(deployment)
-    client.hset(item_features.key(item), mapping=fields)
+    client.hset(item_features.key(item), speed_field(item_features.fingerprint), speed_value(item_features, tiles))
     client.hset(
         meta_key("item_features"), mapping={"batch_end_ms": BATCH_END, "fingerprint": item_features.fingerprint, "format": FORMAT}
     )
@@ -190,16 +191,10 @@ def test_beyond_the_buffer_an_answer_names_the_features_that_may_be_wrong(deploy
 
 
 def test_a_value_of_another_version_is_not_read(deployment: Settings) -> None:
-    store(deployment).hset(user_features.key(12), TILES + b"0", encode(TileValue(FORMAT, "0" * 16, 0, 0, [], encode_nothing())))
+    store(deployment).hset(user_features.key(12), SPEED, b"\x01" + bytes(40))
     provenance = features(deployment, 12)[0]["provenance"]
     assert provenance["degraded"] is True
     assert "cannot be read" in provenance["degraded_reasons"][0]
-
-
-def encode_nothing():
-    from features.packed import encode_log
-
-    return encode_log([])
 
 
 @pytest.mark.parametrize(
@@ -236,6 +231,25 @@ def test_only_json_of_a_bounded_size_is_read(deployment: Settings) -> None:
     assert large.status_code == 413
 
 
+def test_a_gzip_body_is_read_by_every_operation(champion: Settings) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    bodies = {"/features": {"group": "user_features", "ids": [1]}, "/predict": {"user_id": "1"}}
+    for path, body in bodies.items():
+        plain = httpx.post(champion.serving_url + path, json=body)
+        zipped = httpx.post(champion.serving_url + path, content=gzip.compress(json.dumps(body).encode()), headers=headers)
+        assert (plain.status_code, zipped.status_code) == (200, 200), zipped.text
+        assert zipped.json().keys() == plain.json().keys()
+
+
+def test_an_idle_connection_stays_open(deployment: Settings) -> None:
+    connection = HTTPConnection("127.0.0.1", deployment.ports.serving, timeout=10)
+    for pause in (6, 0):  # five seconds are the server's own default
+        connection.request("GET", "/livez")
+        assert connection.getresponse().read() is not None
+        time.sleep(pause)
+    connection.close()
+
+
 def test_a_prediction_names_its_features_its_model_and_its_provenance(champion: Settings) -> None:
     publish(champion, 20, BATCH_END, purchase_tile(BATCH_END - 10))
     answer = httpx.post(f"{champion.serving_url}/predict", json={"user_id": 20, "context": {"page": "home"}, "at": NOW}).json()
@@ -268,9 +282,9 @@ def test_publishing_under_reads_never_shows_a_wrong_value(
     (tmp_path / "purchases.jsonl").write_text("\n".join(map(json.dumps, purchases)))
     load_events(spark, settings, user_events, tmp_path / "purchases.jsonl")
     build_tiles(spark, settings, user_features, stale_days(spark, settings, user_features))
-    tile = {TILES + str(late_ms // 300_000 * 300_000).encode(): encode(purchase_tile(late_ms))}
+    speed = {SPEED: speed_value(user_features, [purchase_tile(late_ms)])}
     for user in users:
-        store(settings).hset(user_features.key(user), mapping=tile)
+        store(settings).hset(user_features.key(user), mapping=speed)
 
     def publish_by_spark(batch_end_ms: int) -> None:
         build_batch_view(spark, settings, user_features, batch_end_ms)
@@ -304,7 +318,7 @@ def test_publishing_under_reads_never_shows_a_wrong_value(
         finally:
             stop.set()
         assert min(one.result(60) for one in asked) > 20
-    assert not any(name in store(settings).hgetall(user_features.key(user)) for user in users for name in tile)
+    assert not any(store(settings).hexists(user_features.key(user), SPEED) for user in users)
 
 
 def test_a_moved_alias_is_followed_and_a_broken_model_is_not(champion: Settings) -> None:

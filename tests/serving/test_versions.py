@@ -13,23 +13,23 @@ from features.aggregations import Series
 from features.declaration import FeatureGroup, count
 from features.declaration.versions import group_text
 from features.merge import merge
-from features.packed import FORMAT, batch_field, encode, tile_prefix
+from features.packed import FORMAT, TileValue, batch_field, encode
+from features.speed_value import speed_field
 from features.tiles import fold_tile_values
 from features.view import build_view
 from features.windows import HOUR_MS
 from infra.settings import Settings
 from serving.answer import prediction, served_features
-from serving.contract import predict_contract
 from serving.model import LoadedModel
 from store.clients import store
 from store.keys import meta_key
 from store.protocol import Reading
 from store.reading import OTHER_VERSION, OnlineStore
 from tests.declarations import user_features
+from tests.pure import speed_value
 
 BATCH_END = 1_780_000_200_000
 USER = 5
-_, RESPONSE = predict_contract("user_id")
 OLD = user_features
 NEW = replace(
     OLD,
@@ -46,27 +46,29 @@ def published(valkey: Settings) -> Iterator[Settings]:
     store(valkey).flushdb()
     put(valkey, OLD, purchases=1)
     say(valkey, OLD)
-    store(valkey).hset(OLD.key(USER), mapping=tile(NEW, BATCH_END + 1))
+    store(valkey).hset(OLD.key(USER), mapping=speed(NEW, BATCH_END + 1))
     yield valkey
     store(valkey).flushdb()
 
 
-def tile(group: FeatureGroup, *instants_ms: int) -> dict[bytes, bytes]:
-    """The field of a speed tile of purchases."""
+def tile(group: FeatureGroup, *instants_ms: int) -> TileValue:
+    """A speed tile of purchases."""
     ts_ms = np.array(instants_ms, dtype=np.int64)
     inputs = [Series(ts_ms, np.full(len(ts_ms), 2_000_000), np.ones(len(ts_ms), dtype=bool)) for _ in group.inputs]
     [value] = fold_tile_values(group, inputs, np.array([0]), np.array([len(ts_ms)]))
-    return {tile_prefix(group.fingerprint) + str(instants_ms[0] // 300_000 * 300_000).encode(): encode(value)}
+    return value
+
+
+def speed(group: FeatureGroup, *instants_ms: int) -> dict[bytes, bytes]:
+    """The field of that tile."""
+    return {speed_field(group.fingerprint): speed_value(group, [tile(group, *instants_ms)])}
 
 
 def put(settings: Settings, group: FeatureGroup, purchases: int) -> None:
-    [tile_bytes] = tile(group, *(BATCH_END - HOUR_MS + n for n in range(purchases))).values()
-    from features.packed import decode_tile
-
-    past = decode_tile(tile_bytes, group.fingerprint)
+    past = tile(group, *(BATCH_END - HOUR_MS + n for n in range(purchases)))
     start = past.first_ms // 300_000 * 300_000
     view = build_view(group, BATCH_END, [start], [[partial] for partial in past.partials], past.last_ms)
-    store(settings).hset(group.key(USER), mapping={batch_field(group.fingerprint): encode(view), **tile(group, BATCH_END + 1)})
+    store(settings).hset(group.key(USER), mapping={batch_field(group.fingerprint): encode(view), **speed(group, BATCH_END + 1)})
 
 
 def say(settings: Settings, group: FeatureGroup, written: int = FORMAT, text: str | None = None) -> None:
@@ -145,7 +147,7 @@ def test_a_model_is_given_its_features_by_name_and_defaults_for_what_means_somet
     say(published, served)
     reading, booster = read(published, served), Booster()
     found = served_features(reading.group, reading.parts[0], BATCH_END + 2, reading.batch_end_ms)
-    answer = prediction(served, USER, found, BATCH_END + 2, LoadedModel("m", "1", booster, trained), "champion", RESPONSE)
+    answer = prediction(served, USER, found, BATCH_END + 2, LoadedModel("m", "1", booster, trained), "champion")
     right = dict(zip(served.feature_names, found.merged.values, strict=True))
     assert list(answer.features_used) == list(trained.model_names)
     assert list(answer.features_used.values()) == booster.given
@@ -162,6 +164,6 @@ def test_a_model_whose_features_all_mean_the_same_is_exact(published: Settings) 
     say(published, more)
     reading = read(published, more)
     found = served_features(reading.group, reading.parts[0], BATCH_END + 2, reading.batch_end_ms)
-    answer = prediction(more, USER, found, BATCH_END + 2, LoadedModel("m", "1", Booster(), OLD), "champion", RESPONSE)
+    answer = prediction(more, USER, found, BATCH_END + 2, LoadedModel("m", "1", Booster(), OLD), "champion")
     assert answer.provenance.degraded is False
     assert answer.features_used["purchase_count_7d"] == 2

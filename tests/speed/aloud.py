@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from features.declaration import FeatureGroup
-from features.packed import TileValue, decode_tile, tile_prefix
+from features.packed import TileValue
+from features.speed_value import decode_speed, speed_field
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.settings import Settings
 from store.clients import store
@@ -48,8 +49,6 @@ def brute_force(events: list[dict[str, Any]], q_ms: int) -> list[Any]:
 
 def stored_tiles(settings: Settings, entity: int | str, group: FeatureGroup = user_features) -> dict[int, TileValue]:
     """By their starts."""
-    found = store(settings).hgetall(group.key(entity))
-    prefix = tile_prefix(group.fingerprint)
-    return {
-        int(name[len(prefix) :]): decode_tile(value, group.fingerprint) for name, value in found.items() if name.startswith(prefix)
-    }
+    value = store(settings).hget(group.key(entity), speed_field(group.fingerprint))
+    tiles = decode_speed(value, group) if value is not None else ()
+    return {tile.first_ms // group.tile_ms * group.tile_ms: tile for tile in tiles}

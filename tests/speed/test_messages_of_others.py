@@ -16,7 +16,7 @@ from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from batch.events import ingest_archive
-from features.packed import decode_tile, tile_prefix
+from features.speed_value import decode_speed, speed_field
 from infra.embedded import services
 from infra.kafka import client_options, create_topics, end_offsets, producer_timed_topics
 from infra.settings import Settings
@@ -77,9 +77,9 @@ class Layer:
 
     def tile(self, user_id: int) -> tuple[int, float]:
         """How many calls the user's tile has, and their sum."""
-        fields: dict[bytes, bytes] = store(self.settings).hgetall(CALLER.key(user_id))
-        [packed] = [value for name, value in fields.items() if name.startswith(tile_prefix(CALLER.fingerprint))]
-        partials = decode_tile(packed, CALLER.fingerprint).partials
+        value = store(self.settings).hget(CALLER.key(user_id), speed_field(CALLER.fingerprint))
+        [tile] = decode_speed(value, CALLER)
+        partials = tile.partials
         features = enumerate(zip(CALLER.features, partials, strict=True))
         calls, spend = (feature.aggregation.finalize(partial, 0, CALLER.scale_of(index)) for index, (feature, partial) in features)
         return calls, spend

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from features.declaration import FeatureGroup, count
-from features.packed import FORMAT, BatchValue, FeatureView, TileValue, batch_field, encode, encode_log
+from features.packed import FORMAT, BatchValue, FeatureView, TileValue, batch_field, decode_tile, encode, encode_log
+from features.speed_value import speed_field
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from store.clients import store
@@ -21,6 +23,7 @@ from store.publishing import CHUNK
 from store.reading import LEFT, LOST, OTHER_VERSION, UNREADABLE, OnlineStore
 from store.server import RedisStore
 from tests.declarations import item_features, user_features
+from tests.pure import speed_value
 
 from .conftest import Servers
 
@@ -38,7 +41,8 @@ def value(end_ms: int, number: int, group: FeatureGroup = user_features) -> byte
 
 
 def tile(start_ms: int, number: int = 1, group: FeatureGroup = user_features) -> bytes:
-    return encode(TileValue(FORMAT, group.fingerprint, start_ms, start_ms, [number] * len(group.features), encode_log([])))
+    partials = [feature.aggregation.lift(start_ms, 1) for feature in group.features]
+    return encode(TileValue(FORMAT, group.fingerprint, start_ms, start_ms, [number, *partials[1:]], encode_log([])))
 
 
 def publish(
@@ -101,6 +105,52 @@ def test_a_tile_is_absolute_and_expires_where_the_server_can(online: RedisStore,
         key = user_features.key(1)
         [left] = client.execute_command("HPTTL", key, "FIELDS", 1, next(iter(client.hgetall(key))))
         assert 0 < left <= TTL * 1_000
+
+
+def test_the_tiles_of_an_entity_are_one_value_whatever_the_order_of_their_writing(online: RedisStore, servers: Servers) -> None:
+    source, expected, starts = random.Random(1), dict[int, int](), [B - 5 * TILE_MS + n * TILE_MS for n in range(40)]
+    for _ in range(60):
+        written = {source.choice(starts): source.randrange(1_000) for _ in range(source.choice((1, 1, 2, 7)))}
+        online.put_tiles(user_features, [(1, start, tile(start, number)) for start, number in written.items()], TTL)
+        expected |= written
+    assert {one.first_ms: one.partials[0] for one in parts(online, 1).tiles} == expected
+    assert [one.first_ms for one in parts(online, 1).tiles] == sorted(expected)
+    packed = store(servers.settings).hget(user_features.key(1), speed_field(user_features.fingerprint))
+    tiles = [decode_tile(tile(start, number), user_features.fingerprint) for start, number in expected.items()]
+    assert without_expiry(packed, len(expected)) == speed_value(user_features, tiles)
+    publish(online, B + 3 * TILE_MS, {1: 1})
+    assert tiles_of(parts(online, 1)) == sorted(start for start in expected if start + TILE_MS > B + 3 * TILE_MS)
+
+
+def without_expiry(value: bytes, tiles: int) -> bytes:
+    at = [19 + 12 * index + 6 for index in range(tiles)]
+    return b"".join(bytes(1) if place in at or place - 1 in at else value[place : place + 1] for place in range(len(value)))
+
+
+def test_what_has_expired_goes_with_the_next_writing_and_the_value_says_so(online: RedisStore, servers: Servers) -> None:
+    key, field = user_features.key(1), speed_field(user_features.fingerprint)
+    online.put_tiles(user_features, [(1, B + n * TILE_MS, tile(B + n * TILE_MS)) for n in range(3)], TTL)
+    value = bytearray(store(servers.settings).hget(key, field))
+    hour = int(time.time()) // 3_600
+    for index in range(2):
+        value[19 + 12 * index + 6 : 19 + 12 * index + 8] = ((hour - 1) % 65_536).to_bytes(2, "big")
+    store(servers.settings).hset(key, field, bytes(value))
+    online.put_tiles(user_features, [(1, B + 2 * TILE_MS, tile(B + 2 * TILE_MS, 5))], TTL)
+    [left] = parts(online, 1).tiles
+    assert (left.first_ms, left.partials[0]) == (B + 2 * TILE_MS, 5)
+    assert parts(online, 1).tiles.dropped_ms == B + 2 * TILE_MS  # type: ignore[attr-defined]
+
+
+def test_a_value_that_would_be_too_long_loses_its_oldest_tiles_and_says_so(
+    online: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.tiles.LONGEST_VALUE", 500)
+    for n in range(60):
+        online.put_tiles(user_features, [(1, B + n * TILE_MS, tile(B + n * TILE_MS))], TTL)
+    left = parts(online, 1).tiles
+    assert 5 < len(left) < 55
+    assert left.dropped_ms == left[0].first_ms  # type: ignore[attr-defined]
+    assert left[-1].first_ms == B + 59 * TILE_MS
 
 
 def test_an_older_view_never_replaces_a_newer_one(online: RedisStore) -> None:

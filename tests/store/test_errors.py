@@ -84,7 +84,7 @@ def test_a_store_that_is_loading(server: Callable[..., Servers]) -> None:
 def test_a_user_without_permission_or_with_a_wrong_password(server: Callable[..., Servers]) -> None:
     servers = server()
     client = store(servers.settings)
-    client.execute_command("ACL", "SETUSER", "blind", "on", ">x", "~*", "-@all", "+hmget", "+hget", "+@connection")
+    client.execute_command("ACL", "SETUSER", "blind", "on", ">x", "~*", "-@all", "+hget", "+@connection")
     where = servers.settings.redis_url.removeprefix("redis://")
     blind = servers.settings.model_copy(update={"redis_url": f"redis://blind:x@{where}"})
     assert faults(blind) == {"the online store's user has no permission for this command or key"}

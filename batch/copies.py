@@ -1,0 +1,91 @@
+"""Which of the copies of an event count: the rule of `features.arrival`, in Spark, within new rows and against the table of events.
+
+Events of one id are copies where their days (UTC) lie at most `span` days apart. Taken in the order of their arrival, an event counts unless
+it is a copy of one that counts. The table may hold a copy that arrived later than a new row, because a partition was archived late or a file
+was loaded first: the new row then takes its place.
+"""
+
+from __future__ import annotations
+
+from delta.tables import DeltaTable
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from batch.tables import retry_conflicts
+from features.arrival import ARRIVAL_ORDER
+
+#: `ARRIVAL_ORDER` in the columns of new rows, of which `_order` is the offset or the row in a file, and in those of the table.
+_NEW = {"arrival_ms": "arrival_ms", "partition": "kafka_partition", "offset": "_order"}
+_STORED = {"arrival_ms": "arrival_ms", "partition": "kafka_partition", "offset": "kafka_offset"}
+
+
+def first_copies(rows: DataFrame, key: str, span: int) -> DataFrame:
+    """The rows that count among themselves.
+
+    Args:
+        rows: `key`, `day`, and the columns of the order of arrival.
+        key: The column of the event's id.
+        span: How many days copies may be apart.
+    """
+    by_key = Window.partitionBy(key)
+    arrival = [F.col(_NEW[name]) for name in ARRIVAL_ORDER]
+    spread = F.datediff(F.max("day").over(by_key), F.min("day").over(by_key))
+    ranked = rows.withColumn("_rank", F.row_number().over(by_key.orderBy(*arrival))).withColumn("_wide", spread > span)
+    # Ids whose events are far apart are rare: of the others the first to arrive counts, and nothing is collected.
+    place = F.when(F.col("_wide"), F.struct("_rank", "day"))
+    counting = F.aggregate(
+        F.array_sort(F.collect_list(place).over(by_key)),
+        F.array().cast("array<struct<_rank: int, day: date>>"),
+        lambda first, place: F.when(
+            F.exists(first, lambda earlier: F.abs(F.datediff(earlier["day"], place["day"])) <= span), first
+        ).otherwise(F.concat(first, F.array(place))),
+    )
+    ranks = F.transform(counting, lambda place: place["_rank"])
+    counts = F.when(F.col("_wide"), F.array_contains(ranks, F.col("_rank"))).otherwise(F.col("_rank") == 1)
+    return ranked.withColumn("_counts", counts).where("_counts").drop("_rank", "_wide", "_counts")
+
+
+def replace_later_copies(spark: SparkSession, path: str, rows: DataFrame, key: str, same: str, since_ms: int) -> int:
+    """Puts new rows in the place of those copies in the table that arrived later. Returns how many rows it put there.
+
+    Args:
+        spark: The session.
+        path: Of the table.
+        rows: The columns of the table; of each id only the first to arrive is looked at.
+        key: The column of the event's id.
+        same: A condition on `t`, a row of the table, and `s`, a new one: whether they are copies.
+        since_ms: When the first of the new rows arrived.
+    """
+    # Delta's statistics pass over the files of what arrived before, which are all of them where nothing is out of order.
+    table = spark.read.format("delta").load(path).alias("t").where(f"arrival_ms >= {since_ms}")
+    if table.isEmpty():
+        return 0
+    first = rows.withColumn("_rank", F.row_number().over(Window.partitionBy(key).orderBy(*map(_stored, ARRIVAL_ORDER))))
+    new = first.where("_rank = 1").drop("_rank").alias("s")
+    earlier = F.struct(*(_stored(name, "s") for name in ARRIVAL_ORDER)) < F.struct(*(_stored(name, "t") for name in ARRIVAL_ORDER))
+    ahead = new.join(table, F.expr(same) & earlier, "left_semi")
+    if ahead.isEmpty():
+        return 0
+    # Not where the table also has a copy that arrived before.
+    ahead = ahead.alias("s").join(spark.read.format("delta").load(path).alias("t"), F.expr(same) & ~earlier, "left_anti").persist()
+    try:
+        # One commit: a row that matches deletes, and the same row without a key to match is inserted.
+        twice = ahead.withColumn("_key", F.col(key)).unionByName(
+            ahead.withColumn("_key", F.lit(None).cast(ahead.schema[key].dataType))
+        )
+        matching = same.replace(f"s.`{key}`", "s._key")
+        values = {f"`{name}`": f"s.`{name}`" for name in ahead.columns}
+
+        def merge() -> None:
+            target = DeltaTable.forPath(spark, path).alias("t").merge(twice.alias("s"), matching)
+            target.whenMatchedDelete().whenNotMatchedInsert(condition="s._key IS NULL", values=values).execute()  # type: ignore[arg-type]
+
+        retry_conflicts(merge)
+        return ahead.count()
+    finally:
+        ahead.unpersist()
+
+
+def _stored(name: str, alias: str = "") -> Column:
+    """A column of the order of arrival, as the table has it; what a file gave has neither partition nor offset, and comes first."""
+    return F.coalesce(F.col(f"{alias}.{_STORED[name]}" if alias else _STORED[name]), F.lit(-1))

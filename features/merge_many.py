@@ -1,0 +1,133 @@
+"""The merge of many entities at one instant: what `features.merge.merge` gives for each, with the work that they share done once.
+
+Reads batch views and speed values as they were decoded; gives the features. What it takes on is the ordinary case: q after every event of the
+entity, not beyond the buffer, nothing blurred. `merge` answers everything else, and is the meaning of this module.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from features.aggregations import Partial
+from features.declaration import FeatureGroup
+from features.merge import BEGINNING_MS, Merged, merge, missing_tiles
+from features.packed import BatchValue, FeatureView, TileValue
+from features.speed_value import Column, Pieces, SpeedTiles, layout_of
+from features.view import exact_partial
+from features.windows import Window
+
+_NO_PIECES = Pieces(BEGINNING_MS)
+_NO_REASONS: Mapping[str, Sequence[int]] = {}
+
+
+class _Feature(NamedTuple):
+    """A feature as its values are finished."""
+
+    value: Any
+    empty: Any
+    scale: int
+
+
+class ManyMerge:
+    """`merge` at one instant for any number of entities.
+
+    Args:
+        group: The declaration.
+        q_ms: When.
+        batch_end_ms: The group's batch_end, for an entity without a view of its own; None where no batch was ever published.
+        complete_since_ms: Since when no event is missing in the speed tiles; None where none ever is.
+    """
+
+    def __init__(
+        self, group: FeatureGroup, q_ms: int, batch_end_ms: int | None = None, complete_since_ms: int | None = None
+    ) -> None:
+        self._group, self._q_ms, self._batch_end_ms, self._complete_since_ms = group, q_ms, batch_end_ms, complete_since_ms
+        self._columns: tuple[Column, ...] = layout_of(group).columns
+        self._windows: list[Window | None] = [feature.window for feature in group.features]
+        starts_ms = {window: window.start_ms(q_ms) for window in set(self._windows) if window is not None}
+        self._windows_ms = tuple(BEGINNING_MS if window is None else starts_ms[window] for window in self._windows)
+        self._features = [
+            _Feature(feature.aggregation.value, feature.aggregation.empty, group.scale_of(index))
+            for index, feature in enumerate(group.features)
+        ]
+        self._exact = [index for index, window in enumerate(self._windows) if window is not None and window.exact]
+        self._reasons: dict[int, Mapping[str, Sequence[int]]] = {}
+
+    def __call__(self, batch: BatchValue | None, tiles: Iterable[TileValue]) -> Merged:
+        """The features of an entity. Arguments and errors are those of `merge`."""
+        merged = self._ordinary(batch, tiles)
+        if merged is not None:
+            return merged
+        since_ms = self._complete_since_ms
+        if isinstance(tiles, SpeedTiles):
+            since_ms = tiles.dropped_ms if since_ms is None else max(since_ms, tiles.dropped_ms)
+        return merge(self._group, batch, tiles, self._q_ms, self._batch_end_ms, since_ms)
+
+    def _ordinary(self, batch: BatchValue | None, tiles: Iterable[TileValue]) -> Merged | None:
+        q_ms, newest_ms = self._q_ms, None
+        if batch is None:
+            end_ms, cut_ms = self._batch_end_ms, BEGINNING_MS
+        else:
+            end_ms = cut_ms = batch.batch_end_ms
+            newest_ms = batch.newest_event_ms
+            if q_ms > cut_ms + self._group.buffer_ms or any(batch.features[index].by_tile for index in self._exact):
+                return None
+        if end_ms is None or q_ms < end_ms:
+            return None
+        pieces = _NO_PIECES
+        if tiles:
+            if not isinstance(tiles, SpeedTiles) or tiles.last_ms >= q_ms or tiles.dropped_ms > end_ms:
+                return None
+            cut = tiles.pieces(cut_ms)
+            if cut is None:
+                return None
+            pieces = cut
+            if pieces.tiles:
+                newest_ms = tiles.last_ms
+        partials = self._partials(batch, cut_ms, pieces)
+        values = [
+            empty if partial is None else value(partial, q_ms, scale)
+            for (value, empty, scale), partial in zip(self._features, partials, strict=True)
+        ]
+        reasons = self._reasons.get(end_ms)
+        if reasons is None:
+            reasons = self._reasons[end_ms] = self._missing(end_ms)
+        return Merged(values, end_ms, newest_ms, pieces.tiles, reasons)
+
+    def _partials(self, batch: BatchValue | None, cut_ms: int, pieces: Pieces) -> list[Partial]:
+        """One per feature. Those that were merged last are still right for the same view and windows that begin where they did."""
+        windows_ms = self._windows_ms
+        known: Sequence[int | None] = ()
+        if pieces.entries and pieces.batch is batch and pieces.windows_ms:
+            if pieces.windows_ms == windows_ms:
+                return pieces.partials
+            known = pieces.windows_ms
+        views: Sequence[FeatureView | None] = batch.features if batch is not None else (None,) * len(windows_ms)
+        partials: list[Partial] = []
+        for index, (window_ms, view, column) in enumerate(zip(windows_ms, views, self._columns, strict=True)):
+            if known and known[index] == window_ms:
+                partials.append(pieces.partials[index])
+                continue
+            partial = pieces.since(column, window_ms) if pieces.entries else None
+            if view is not None and window_ms < cut_ms:
+                partial = column.aggregation.combine(self._of_view(view, index, window_ms), partial)
+            partials.append(partial)
+        if pieces.entries:
+            pieces.batch, pieces.windows_ms, pieces.partials = batch, windows_ms, partials
+        return partials
+
+    def _of_view(self, view: FeatureView, index: int, window_ms: int) -> Partial:
+        window, hops_ms = self._windows[index], view.hop_starts_ms
+        if window is not None and window.exact:
+            return exact_partial(view, self._columns[index].aggregation, window_ms, self._group.tile_ms)
+        if not hops_ms or hops_ms[-1] < window_ms:  # also of all time, which has no tail
+            return view.collapsed
+        return view.suffixes[bisect_left(hops_ms, window_ms)]
+
+    def _missing(self, end_ms: int) -> Mapping[str, Sequence[int]]:
+        since_ms = self._complete_since_ms
+        if since_ms is None:
+            return _NO_REASONS
+        return missing_tiles(self._windows_ms, end_ms, since_ms, self._q_ms)

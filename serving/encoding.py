@@ -1,0 +1,67 @@
+"""Answers as they are encoded: for each model of `serving.contract` that an answer consists of, a struct with the same fields.
+
+The models are what the API's page shows. An answer is made and encoded by msgspec, with no object of pydantic in between; a test holds that
+what is encoded passes the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from features.aggregations import Value
+
+_encoder = msgspec.json.Encoder()
+
+
+class Provenance(msgspec.Struct, frozen=True, gc=False):
+    """`serving.contract.Provenance`."""
+
+    as_of: str
+    batch_end: str | None
+    newest_event: str | None
+    tiles_merged: int
+    degraded: bool
+    degraded_reasons: Sequence[str]
+    degraded_features: Sequence[str]
+    missing: Sequence[str]
+
+
+class FeatureRow(msgspec.Struct, frozen=True, gc=False):
+    """`serving.contract.FeatureRow`."""
+
+    id: int | str
+    features: Mapping[str, Value]
+    provenance: Provenance
+
+
+class FeaturesAnswer(msgspec.Struct, frozen=True, gc=False):
+    """`serving.contract.FeaturesResponse`."""
+
+    rows: Sequence[FeatureRow]
+
+
+class ModelInfo(msgspec.Struct, frozen=True, gc=False):
+    """`serving.contract.ModelInfo`."""
+
+    name: str
+    version: str
+    variant: str
+
+
+@cache
+def predict_answer(entity: str) -> Any:
+    """The struct of `serving.contract.PredictResponse` for a model about entities of that name."""
+    fields = [
+        (entity, int | str), ("prediction", float), ("features_used", Mapping[str, float]), ("model", ModelInfo), ("provenance", Provenance),
+    ]  # fmt: skip
+    return msgspec.defstruct("PredictAnswer", fields, frozen=True, gc=False)
+
+
+def json_response(answer: msgspec.Struct) -> Response:
+    """The HTTP response of an answer."""
+    return Response(_encoder.encode(answer), media_type="application/json")
