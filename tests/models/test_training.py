@@ -273,7 +273,7 @@ def test_a_candidate_of_other_features_is_refused(trained: tuple[Settings, str])
     other = lightgbm.train({"objective": "binary", "verbosity": -1}, lightgbm.Dataset(x, y, feature_name=["a", "b"]), 3)
     report = promote(settings, repurchase, register(settings, other), training_rows())
     assert not report.promoted
-    assert "other features" in report.reason
+    assert "not the declared features" in report.reason
 
 
 def test_a_candidate_that_is_better_at_the_cost_of_a_part_is_refused(trained: tuple[Settings, str]) -> None:

@@ -93,7 +93,7 @@ def test_live_quality_is_of_the_champions_answers_that_have_an_outcome(spark: Sp
     assert live_quality(spark, deployment, repurchase, BASE) == nothing
 
     def record(user: int, q_ms: int, prediction: float, model: str = "repurchase", its: str = version, degraded: tuple = ()) -> Any:
-        features = (q_ms, q_ms, q_ms, "{}", BASE, None, 0, list(degraded))
+        features = (q_ms, q_ms, q_ms, "{}", BASE, None, 0, list(degraded), [])
         return (
             f"{user}-{q_ms}-{prediction}",
             "user_features",
