@@ -27,10 +27,8 @@ _ARCHIVE_HOURS = 30 * 24
 _TABLE = re.compile(r"(?:tiles|history)_(?P<group>\w+)_(?P<fingerprint>[0-9a-f]{16})")
 #: Braid's tables besides those of the sources. Other tables in the same lake belong to its owner and stay.
 _OWN = re.compile(r"(raw|tiles|history|view|training_set)_\w+|\w+_realtime|quarantine|served_features")
-#: Checkpoints of queries. A name ends with the identity of the topic; for an online query the token of its stream comes before.
-_CHECKPOINT = re.compile(
-    r"(?:online_\w+?_(?P<online>[0-9a-f]{16})_(?P<token>[0-9a-f]{12})|offline_\w+?_(?P<offline>[0-9a-f]{16}))(?:_[\w-]+)?"
-)
+#: Checkpoints of online queries, which end with their names; and those of a former layout, of a version of a group, which nobody reads.
+_CHECKPOINT = re.compile(r"online_\w+?_(?P<name>[0-9a-f]{12})|(?:online|offline)_\w+?_[0-9a-f]{16}_[\w-]+")
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,12 @@ class InUse:
 
     Attributes:
         fingerprints: The versions of declarations that are declared, published, or trained on.
-        streams: The tokens of the streams whose tiles are in the online store; they are part of the names of checkpoints.
+        checkpoints: The names of the checkpoints of online queries.
         versions: Table → its versions on which models with an alias were trained.
     """
 
     fingerprints: frozenset[str]
-    streams: frozenset[str]
+    checkpoints: frozenset[str]
     versions: Mapping[str, Collection[int]]
 
     def holds(self, name: str) -> bool:
@@ -52,8 +50,7 @@ class InUse:
         if table := _TABLE.fullmatch(name):
             return table["fingerprint"] in self.fingerprints
         if checkpoint := _CHECKPOINT.fullmatch(name):
-            in_stream = checkpoint["token"] is None or checkpoint["token"] in self.streams
-            return (checkpoint["online"] or checkpoint["offline"]) in self.fingerprints and in_stream
+            return checkpoint["name"] in self.checkpoints
         return True
 
 

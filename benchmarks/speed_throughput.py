@@ -70,7 +70,7 @@ def compare(settings: Settings, events: int, users: int, minutes: int, visit: in
             lambda: seed_writer(spark, settings, batch),
             {**defaults, "spark.sql.shuffle.partitions": SQL_PROPERTIES["spark.sql.shuffle.partitions"]},
         ),
-        "braid": (lambda: online_writer(spark, settings, user_features, batch or None), dict(SQL_PROPERTIES)),
+        "braid": (lambda: online_writer(spark, settings, [(user_features, "benchmark")], batch), dict(SQL_PROPERTIES)),
     }
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     try:

@@ -98,6 +98,7 @@ _Packed = TypeVar("_Packed", BatchValue, TileValue)
 _encoder = msgspec.msgpack.Encoder()
 _batch_decoder = msgspec.msgpack.Decoder(BatchValue)
 _tile_decoder = msgspec.msgpack.Decoder(TileValue)
+_NIL = _encoder.encode(None)
 _log_decoder = msgspec.msgpack.Decoder(list[tuple[int, list[Any]]] | None)
 
 
@@ -123,6 +124,11 @@ def decode_batch(data: bytes, fingerprint: str) -> BatchValue:
 def decode_tile(data: bytes, fingerprint: str) -> TileValue:
     """The speed tile in `data`. Raises as `decode_batch`."""
     return _checked(_tile_decoder, data, fingerprint)
+
+
+def has_log(tile: TileValue) -> bool:
+    """Whether the tile says what happened at each of its instants."""
+    return tile.first_ms == tile.last_ms or bytes(tile.log) != _NIL
 
 
 def decode_log(tile: TileValue) -> list[tuple[int, list[Partial]]]:

@@ -161,14 +161,20 @@ class Settings(BaseSettings):
         ge=0,
         description="Days that two events of one id may be apart and still count as duplicates in the batch layer.",
     )
+    speed_batch_events: int = Field(
+        200_000,
+        alias="BRAID_SPEED_BATCH_EVENTS",
+        gt=0,
+        description="Messages that a micro-batch of the speed layer takes at most: a bound of its memory while it works off a backlog.",
+    )
     archive_seconds: float = Field(
-        5, alias="BRAID_ARCHIVE_SECONDS", gt=0, description="Seconds between two micro-batches of the raw archive."
+        10, alias="BRAID_ARCHIVE_SECONDS", gt=0, description="Seconds between two micro-batches of the raw archive."
     )
     offline_seconds: float = Field(
         300,
         alias="BRAID_OFFLINE_SECONDS",
         gt=0,
-        description="Seconds between two micro-batches of the offline store `{group}_realtime`.",
+        description="Seconds between two writings of the offline store `{group}_realtime`.",
     )
     tile_ttl_seconds: int = Field(
         3 * 86_400,

@@ -26,15 +26,16 @@ from tenacity import (
 
 from features.declaration import FeatureGroup
 from features.project import Project
+from features.sources import EventSource
 from features.trial import check_expressions
 from infra.errors import BraidError, ServiceError
 from infra.kafka import create_topics, held
 from infra.project import load_project
 from infra.settings import Settings
 from speed.archive import create_archive, start_archive
-from speed.completeness import open_stream
-from speed.offline import start_offline
-from speed.online import start_online
+from speed.completeness import TileStream, open_stream
+from speed.offline import OfflineStore
+from speed.online import checkpoint_of, recorded_tokens, start_online
 from speed.progress import Board, committed
 from speed.session import pool, speed_session
 from speed.topics import TopicWatch
@@ -68,6 +69,7 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
     _reach(settings, {name: n for one in project.sources for name, n in ((one.topic, PARTITIONS), (one.dlq_topic, 1))}, ended)
     spark = speed_session(settings)
     queries: dict[str, StreamingQuery] = {}
+    offline: list[OfflineStore] = []
     try:
         for group in project.groups:
             check_expressions(spark, group)
@@ -77,34 +79,20 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
         watch = TopicWatch(settings, [source.topic for source in project.sources])
         watch.start(ended)
         older = _older(store, project.groups)
-        in_kafka = {source.name: held(settings, source.topic) for source in project.sources}
-        entries, now_ms = store.progress(), time.time_ns() // 1_000_000
-        streams = {
-            name: open_stream(
-                store,
-                group,
-                watch.ids[group.source.topic],
-                in_kafka[group.source.name],
-                entries,
-                now_ms,
-                settings.future_seconds * 1_000,
-            )
-            for name, group in ({f"online:{group.name}": group for group in project.groups} | older).items()
-        }
-        for name, stream in streams.items():
-            if stream.tiles.complete_since_ms is not None:
-                say(f"{name} is complete from {stream.tiles.complete_since_ms} ms on: Kafka did not hold what came before.")
-            with pool(spark, "online"):
-                queries[name] = start_online(spark, settings, stream.group, stream.tiles.token)
+        streams = _open_streams(settings, store, watch, {f"online:{group.name}": group for group in project.groups} | older)
         for source in project.sources:
+            queries |= _start_online(spark, settings, store, source, streams)
             with pool(spark, "background"):
                 queries[f"archive:{source.name}"] = start_archive(spark, settings, source, watch.ids[source.topic])
-        for group in project.groups:
-            with pool(spark, "background"):
-                queries[f"offline:{group.name}"] = start_offline(spark, settings, group, watch.ids[group.source.topic])
         details = {name: {"version": one.group.fingerprint, "token": one.tiles.token} for name, one in streams.items()}
-        board = Board(store, queries, details)
-        say(f"{len(queries)} queries run: {', '.join(queries)}.")
+        offline = [
+            OfflineStore(spark, settings, store, source, project.groups_of(source), watch.ids[source.topic])
+            for source in project.sources
+        ]
+        board = Board(store, queries, details, [f"offline:{group.name}" for group in project.groups])
+        for one in offline:
+            one.start(board, ended)
+        say(f"{len(set(queries.values()))} queries run: {', '.join(queries)}.")
         looked = time.monotonic()
         while not ended.wait(_POLL_SECONDS):
             if watch.anew:
@@ -118,8 +106,9 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
                 for name in older.keys() - _older(store, project.groups).keys() if older else ():
                     say(f"{name} is served no more.")
                     older.pop(name)
-                    streams.pop(name)
+                    source = streams.pop(name).group.source
                     queries.pop(name).stop()
+                    queries |= _start_online(spark, settings, store, source, streams)
                 lost = {
                     name: reason for name, stream in streams.items()
                     if (reason := stream.follow(store, board.entry(name), committed(queries[name].lastProgress)))
@@ -132,15 +121,54 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
                 if not query.isActive:
                     say(f"The query {name} has failed: {_cause(query)}. Its checkpoint is {settings.checkpoint(query.name)}*.")
                     return 1
+            for one in offline:
+                if one.failure:
+                    say(f"The offline store of {one.source.name} has failed: {one.failure}.")
+                    return 1
             board.publish()
     except Exception:
         # The signal that ends this process ends the JVM too, which may be faster.
         if not ended.is_set():
             raise
     finally:
+        for one in offline:
+            one.stop()
         stop(spark, queries)
     say("Stopped.")
     return 0
+
+
+def _open_streams(settings: Settings, store: Store, watch: TopicWatch, groups: Mapping[str, FeatureGroup]) -> dict[str, TileStream]:
+    """The streams of tiles of versions of groups, by the names of their entries of progress."""
+    sources = {group.source.name: group.source for group in groups.values()}
+    in_kafka = {name: held(settings, source.topic) for name, source in sources.items()}
+    tokens = {name: set(recorded_tokens(store, source).values()) for name, source in sources.items()}
+    entries, now_ms, slack_ms = store.progress(), time.time_ns() // 1_000_000, settings.future_seconds * 1_000
+    streams = {}
+    for name, group in groups.items():
+        source = group.source
+        streams[name] = stream = open_stream(
+            store, group, watch.ids[source.topic], in_kafka[source.name], entries, tokens[source.name], now_ms, slack_ms
+        )
+        if not stream.tiles.whole:
+            say(f"{name} is read from the first message that Kafka holds: no checkpoint of this layout has its tiles.")
+        if stream.tiles.complete_since_ms is not None:
+            say(f"{name} is complete from {stream.tiles.complete_since_ms} ms on: Kafka did not hold what came before.")
+    return streams
+
+
+def _start_online(
+    spark: SparkSession, settings: Settings, store: Store, source: EventSource, streams: Mapping[str, TileStream]
+) -> dict[str, StreamingQuery]:
+    """The one query of a source, by the names of the entries of all its streams of tiles."""
+    mine = {name: stream for name, stream in streams.items() if stream.group.source.name == source.name}
+    if not mine:
+        return {}
+    tokens = {f"{stream.group.name}@{stream.group.fingerprint}": stream.tiles.token for stream in mine.values()}
+    pairs = [(stream.group, stream.tiles.token) for stream in mine.values()]
+    with pool(spark, "online"):
+        query = start_online(spark, settings, source, pairs, checkpoint_of(store, source, tokens))
+    return dict.fromkeys(mine, query)
 
 
 def _reach(settings: Settings, topics: Mapping[str, int], ended: threading.Event) -> None:
@@ -175,7 +203,7 @@ def _older(store: Store, groups: Iterable[FeatureGroup]) -> dict[str, FeatureGro
 
 def stop(spark: SparkSession, queries: Mapping[str, StreamingQuery]) -> None:
     """Stops the queries, then the session. What stops badly is gone all the same: the checkpoints are whole at any moment."""
-    for end in (*(query.stop for query in queries.values()), spark.stop):
+    for end in (*(query.stop for query in set(queries.values())), spark.stop):
         try:
             end()
         except Exception as error:  # noqa: BLE001 — py4j's errors have no common ancestor

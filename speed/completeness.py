@@ -9,7 +9,7 @@ anew. `complete_since_ms` says what Kafka no longer held when the query started:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,11 +104,17 @@ def open_stream(
     topic_id: str,
     held: Mapping[int, Held],
     entries: Mapping[str, Mapping[str, Any]],
+    tokens: Collection[str],
     now_ms: int,
     slack_ms: int,
 ) -> TileStream:
-    """The stream of tiles of a version at the start of a process; `entries` are what the process before reported of its queries."""
+    """The stream of tiles of a version at the start of a process; `entries` are what the process before reported of its queries.
+
+    A stream whose token is not among `tokens` was written by a query that has no checkpoint any more, or by one of a former layout: another begins.
+    """
     known = store.tiles(group.name).get(version_of(group.fingerprint))
+    if known and known.token not in tokens:
+        known = replace(known, token=new_token(), whole=False)
     offsets: dict[int, int] = {}
     for entry in entries.values():
         if known and entry.get("token") == known.token:

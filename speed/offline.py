@@ -1,32 +1,46 @@
 """Closed tiles → the speed layer's offline store: Delta `{group}_realtime`, one row per entity and tile, once and for all.
 
-Reads the stream of events; appends a tile when the watermark has passed its end, so that a row never changes. Exactly once by
-Delta's own sink. The columns of features hold the tile's finished values at the tile's end (what this tile alone says, to be read
-by people); `packed` is the value to compute with.
+Reads the raw archive, which has every message of the stream, on a trigger of minutes; appends the tiles that the watermark of the online query
+has passed since the last time, so that a row never changes. The columns of features hold the tile's finished values at the tile's end (what this
+tile alone says, to be read by people); `packed` is the value to compute with.
 
-The same aggregation as `speed.online` runs a second time here, in append mode, on a trigger of minutes: the online query cannot
-give its closed tiles (update mode drops them in silence), and reading them from the archive would need a lateness rule of its own.
-In one large micro-batch the events cost a fraction of what they cost as they trickle in. Its watermark is its own and
-moves more rarely: a late event that the one query still takes may be too late for the other. The batch has it in any case.
+A run begins when the archive has all that the online query had read when its watermark was that far. It reads on from the first message whose event was in
+a tile that was still open the last time. A message that came too late for the online store is in its tile here, if it was archived before the
+tile was written; the batch has it in any case. A run that is killed is made again: where a group begins is told by the tiles that it has.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import SparkSession
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.sql.streaming.query import StreamingQuery
 
 from features.declaration import FeatureGroup
-from features.packed import encode
+from features.packed import TileValue, encode
+from features.sources import EventSource
+from features.windows import floor_ms
 from infra.settings import Settings
-from speed.fold import fold_batch
-from speed.stream import tile_events, tiles
+from speed.fold import contributions_of, fold
+from speed.progress import Board
+from speed.session import pool
+from speed.stream import by_entity, contributions, input_names, judged
+from store.protocol import Store
+
+#: Rows that a task folds at once.
+_ROWS_PER_TASK = 200_000
+_NOTES = "offline"
+_LOOK_SECONDS = 0.25
+#: What a run reports, as the online query reported it when its watermark was that far.
+_REPORTED = ("offsets", "batch_id", "watermark_ms", "oldest_event_ms", "newest_event_ms")
+_PLACE = {"kafka_partition": "partition", "kafka_offset": "offset"}
 
 
 def table_of(group: FeatureGroup) -> str:
@@ -34,19 +48,133 @@ def table_of(group: FeatureGroup) -> str:
     return f"{group.name}_realtime"
 
 
-def start_offline(spark: SparkSession, settings: Settings, group: FeatureGroup, topic: str) -> StreamingQuery:
-    """Starts the query of a group; `topic` is the identity of its source's topic."""
-    frame = tiles(settings, group, tile_events(spark, settings, group))
-    rows = frame.mapInArrow(partial(finish_tiles, group), tile_schema_sql(group))
-    finished = rows.withColumn("tile_end", F.timestamp_millis(F.col("tile_start_ms") + group.tile_ms))
-    name = f"offline_{group.name}"
-    return (
-        finished.writeStream.queryName(name).outputMode("append").format("delta")
-        .trigger(processingTime=f"{round(settings.offline_seconds * 1_000)} milliseconds")
-        .option("checkpointLocation", settings.checkpoint(f"{name}_{group.fingerprint}_{topic}"))
+class OfflineStore:
+    """The offline store of the groups of a source, written in a thread of its own.
+
+    Args:
+        spark: The session.
+        settings: Where the lake is.
+        store: Where it is noted how far the runs are.
+        source: The source.
+        groups: Its groups.
+        topic: The identity of its topic.
+
+    Attributes:
+        failure: Why it has ended, or None.
+    """
+
+    def __init__(
+        self, spark: SparkSession, settings: Settings, store: Store, source: EventSource, groups: Sequence[FeatureGroup], topic: str
+    ) -> None:
+        self.source, self.failure = source, None
+        self._spark, self._settings, self._store, self._groups, self._topic = spark, settings, store, groups, topic
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, board: Board, ended: threading.Event) -> None:
+        """Runs until `stop`, or until a run fails; reports how far it is to the board."""
+        if self._groups:
+            self._thread = threading.Thread(target=self._run, args=(board, ended), name=f"offline {self.source.name}", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Begins no other run."""
+        self._over.set()
+
+    def _run(self, board: Board, ended: threading.Event) -> None:
+        done: tuple[Any, ...] = ()
+        try:
+            with pool(self._spark, "background"):
+                while not self._over.is_set() and not ended.is_set():
+                    began = time.monotonic()
+                    entry = dict(board.entry(f"online:{self._groups[0].name}"))
+                    read = entry["offsets"], entry.get("watermark_ms")
+                    if read != done and read[1] and self._archived(board, read[0], ended):
+                        write_closed(self._spark, self._settings, self._store, self._groups, self._topic, read[1])
+                        for group in self._groups:
+                            board.report(f"offline:{group.name}", {name: entry.get(name) for name in _REPORTED})
+                        done = read
+                    self._over.wait(max(_LOOK_SECONDS, self._settings.offline_seconds - (time.monotonic() - began)))
+        except Exception as error:  # noqa: BLE001 — whatever it is, the process ends by it and says so
+            if not self._over.is_set() and not ended.is_set():
+                self.failure = " ".join(f"{type(error).__name__}: {error}".split())[:1_000]
+
+    def _archived(self, board: Board, offsets: Mapping[str, int], ended: threading.Event) -> bool:
+        """Waits until the archive has what is before the offsets; False where the process ends meanwhile."""
+        while not self._over.is_set() and not ended.is_set():
+            archived = board.entry(f"archive:{self.source.name}")["offsets"]
+            if all(archived.get(partition, 0) >= offset for partition, offset in offsets.items()):
+                return True
+            self._over.wait(_LOOK_SECONDS)
+        return False
+
+
+def write_closed(
+    spark: SparkSession, settings: Settings, store: Store, groups: Sequence[FeatureGroup], topic: str, watermark_ms: int
+) -> None:
+    """Appends the tiles of the groups, all of one source, that end by the watermark and are not in their tables yet."""
+    source = groups[0].source
+    note = store.notes(_NOTES).get(source.name, {})
+    position = note if note.get("topic") == topic else {"offsets": {}, "day": None}
+    archive = spark.read.format("delta").load(settings.table(source.archive_table))
+    raw = archive.where(_from(position)).select(*_PLACE.values(), "arrival_ms", "arrival_day", "value")
+    typed = judged(settings, raw, source, {**_PLACE, "arrival_day": "arrival_day"}).where("_reason IS NULL").persist()
+    try:
+        begins_ms = {group.name: _begin_ms(spark, settings, group) for group in groups}
+        ends_ms = {group.name: floor_ms(watermark_ms, group.tile_ms) for group in groups}
+        for group in groups:
+            begin_ms, end_ms = begins_ms[group.name], ends_ms[group.name]
+            closed = (
+                typed.where(f"ts_ms >= {begin_ms} AND ts_ms < {end_ms}")
+                if begin_ms is not None
+                else typed.where(f"ts_ms < {end_ms}")
+            )
+            count = closed.count()
+            if count:
+                _append(settings, group, closed, count)
+        open_from_ms = min(ends_ms.values())
+        still_open = typed.where(f"ts_ms >= {open_from_ms}")
+        first = (
+            still_open.groupBy("kafka_partition")
+            .agg(F.min("kafka_offset").alias("offset"), F.min("arrival_day").alias("day"))
+            .collect()
+        )
+        ends = raw.groupBy("partition").agg((F.max("offset") + 1).alias("offset"), F.max("arrival_day").alias("day")).collect()
+    finally:
+        typed.unpersist()
+    offsets = {**position["offsets"], **{str(row["partition"]): row["offset"] for row in ends}}
+    offsets |= {str(row["kafka_partition"]): row["offset"] for row in first}
+    days = [str(row["day"]) for row in (first or ends)]
+    store.note(_NOTES, source.name, {"topic": topic, "offsets": offsets, "day": min(days, default=position["day"])})
+
+
+def _from(position: Mapping[str, Any]) -> str:
+    """The condition on messages from a position on; the day lets Delta pass over the files of those before."""
+    listed = " ".join(f"WHEN {partition} THEN offset >= {offset}" for partition, offset in position["offsets"].items())
+    after = f"CASE partition {listed} ELSE true END" if listed else "true"
+    return f"{after} AND arrival_day >= DATE'{position['day']}'" if position["day"] else after
+
+
+def _begin_ms(spark: SparkSession, settings: Settings, group: FeatureGroup) -> int | None:
+    """The end of the last tile that the table has of this version; None where it has none."""
+    path = settings.table(table_of(group))
+    if not DeltaTable.isDeltaTable(spark, path):
+        return None
+    rows = spark.read.format("delta").load(path).where(F.col("fingerprint") == group.fingerprint)
+    last = rows.agg(F.max("tile_start_ms").alias("last_ms")).first()
+    return None if last is None or last["last_ms"] is None else int(last["last_ms"]) + group.tile_ms
+
+
+def _append(settings: Settings, group: FeatureGroup, typed: DataFrame, count: int) -> None:
+    first = Window.partitionBy("event").orderBy("arrival_ms", "kafka_partition", "kafka_offset")
+    events = contributions([group], typed).withColumn("_rank", F.row_number().over(first)).where("_rank = 1")
+    parallelism = typed.sparkSession.sparkContext.defaultParallelism
+    rows = by_entity([group], events).repartition(max(parallelism, -(-count // _ROWS_PER_TASK)), "entity")
+    finished = rows.mapInArrow(partial(finish_tiles, group), tile_schema_sql(group))
+    (
+        finished.withColumn("tile_end", F.timestamp_millis(F.col("tile_start_ms") + group.tile_ms))
         # A feature that is declared later is a new column.
-        .option("mergeSchema", "true")
-        .start(settings.table(table_of(group)))
+        .write.format("delta").mode("append").option("mergeSchema", "true").save(settings.table(table_of(group)))
     )  # fmt: skip
 
 
@@ -64,33 +192,38 @@ def tile_schema_sql(group: FeatureGroup) -> str:
 
 
 def finish_tiles(group: FeatureGroup, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Folds tiles and finishes their values; runs in Spark's Python workers."""
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        folded = fold_batch(group, batch)
-        ends_ms = [start_ms + group.tile_ms for start_ms in batch.column("tile_start_ms").to_pylist()]
-        columns = {
-            "entity": batch.column("entity"),
-            "fingerprint": pa.array([group.fingerprint] * len(folded)),
-            "tile_start_ms": batch.column("tile_start_ms"),
-            "first_ms": pa.array([tile.first_ms for tile in folded], pa.int64()),
-            "last_ms": pa.array([tile.last_ms for tile in folded], pa.int64()),
-        }
-        values: dict[str, list[Any]] = {
-            feature.name: [
-                feature.aggregation.finalize(tile.partials[index], end_ms, group.scale_of(index))
-                for tile, end_ms in zip(folded, ends_ms, strict=True)
-            ]
-            for index, feature in enumerate(group.features)
-        }
-        for name in group.model_names:
-            columns[name] = pa.array([None if value is None else float(value) for value in values[name]], pa.float64())
-        if lists := _lists(group):
-            texts = ({name: json.dumps(value) for name in lists if (value := values[name][row])} for row in range(len(folded)))
-            columns["lists"] = pa.array([list(one.items()) for one in texts], pa.map_(pa.string(), pa.string()))
-        columns["packed"] = pa.array([encode(tile) for tile in folded], pa.binary())
-        yield pa.record_batch(columns)
+    """Folds the events of a task and finishes the values of their tiles; runs in Spark's Python workers."""
+    collected = [batch for batch in batches if batch.num_rows]
+    if not collected:
+        return
+    new = contributions_of(group, pa.Table.from_batches(collected), input_names([group], group))
+    tiles, _ = fold(group, new, [None] * len(new.entities), 0)
+    yield pa.record_batch(_columns(group, tiles))
+
+
+def _columns(group: FeatureGroup, tiles: Sequence[tuple[int | str, int, TileValue]]) -> dict[str, pa.Array]:
+    entity_type = pa.int64() if group.entity_type.value == "BIGINT" else pa.string()
+    columns = {
+        "entity": pa.array([entity for entity, _, _ in tiles], entity_type),
+        "fingerprint": pa.array([group.fingerprint] * len(tiles)),
+        "tile_start_ms": pa.array([start_ms for _, start_ms, _ in tiles], pa.int64()),
+        "first_ms": pa.array([tile.first_ms for _, _, tile in tiles], pa.int64()),
+        "last_ms": pa.array([tile.last_ms for _, _, tile in tiles], pa.int64()),
+    }
+    values: dict[str, list[Any]] = {
+        feature.name: [
+            feature.aggregation.finalize(tile.partials[index], start_ms + group.tile_ms, group.scale_of(index))
+            for _, start_ms, tile in tiles
+        ]
+        for index, feature in enumerate(group.features)
+    }
+    for name in group.model_names:
+        columns[name] = pa.array([None if value is None else float(value) for value in values[name]], pa.float64())
+    if lists := _lists(group):
+        texts = ({name: json.dumps(value) for name in lists if (value := values[name][row])} for row in range(len(tiles)))
+        columns["lists"] = pa.array([list(one.items()) for one in texts], pa.map_(pa.string(), pa.string()))
+    columns["packed"] = pa.array([encode(tile) for _, _, tile in tiles], pa.binary())
+    return columns
 
 
 def _lists(group: FeatureGroup) -> list[str]:

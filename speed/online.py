@@ -1,8 +1,12 @@
-"""Open tiles → online store: the query that a request sees within a fraction of a second.
+"""Events → open tiles → online store: the one query of a source that a request sees within a fraction of a second.
 
-Reads the stream of events; puts tiles into the online store, each by its absolute value, so that writing twice, which a restart does,
-changes nothing. The tasks write, before Spark commits the micro-batch; so whoever reads an offset as done (`speed.progress`) finds its
-tile in the store. After its tiles a task leaves its mark (`store.tiles`), by which a store that has lost them is noticed.
+Reads the stream of events once for all groups of the source, and for the older versions of them that are still served; puts tiles into the
+online store, each by its absolute value, so that writing twice, which a restart does, changes nothing. The tasks write, before Spark commits
+the micro-batch; so whoever reads an offset as done (`speed.progress`) finds its tile in the store. A task reads the open tiles of the entities
+that have new events, folds the events into them (`speed.fold`), and puts the tiles, then the open tiles, then its mark (`store.tiles`), by which a store that has lost
+them is noticed. A task that is killed in between is made again from open tiles that do not have its events.
+
+Spark's state has the ids of events alone, whatever the groups, so a version that is served no more leaves the query and its checkpoint goes on.
 
 The Python that writes is part of the streaming plan, before a sink that takes no rows, rather than in `foreachBatch`: that would
 plan a second job per micro-batch and go through the driver's Python.
@@ -10,10 +14,13 @@ plan a second job per micro-batch and go through the driver's Python.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
@@ -21,50 +28,101 @@ from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from features.declaration import FeatureGroup
 from features.packed import encode
+from features.sources import EventSource
 from infra.settings import Settings
-from speed.fold import fold_batch
-from speed.stream import tile_events, tiles
-from store.protocol import Mark
+from speed.fold import contributions_of, decode_open, encode_open, fold
+from speed.stream import by_entity, contributions, first_copies, input_names, judged_events, slots
+from store.protocol import Mark, Store
 from store.server import writing_store
 
+#: The notes that name the checkpoint of each source.
+_NOTES = "checkpoints"
 
-def start_online(spark: SparkSession, settings: Settings, group: FeatureGroup, token: str) -> StreamingQuery:
-    """Starts the query of a group.
 
-    A changed declaration is a new query, with a state of its own; so is one into a store that has lost tiles of the last one, or of a topic
-    that was made anew, by its token (`speed.completeness`): it reads again from the earliest message.
+@dataclass(frozen=True)
+class Target:
+    """A version of a group whose tiles a query writes.
+
+    Attributes:
+        group: The version.
+        token: The name of its stream of tiles.
+        slot: The place of its entity column in the rows.
+        inputs: The columns of its inputs.
     """
-    name = f"online_{group.name}_{group.fingerprint}"
-    writer = online_writer(spark, settings, group, token=token)
-    return writer.queryName(name).option("checkpointLocation", settings.checkpoint(f"{name}_{token}")).start()
+
+    group: FeatureGroup
+    token: str
+    slot: int
+    inputs: tuple[str, ...]
+
+
+def checkpoints(store: Store) -> list[str]:
+    """The names of the checkpoints of all sources."""
+    return [str(note["name"]) for note in store.notes(_NOTES).values()]
+
+
+def recorded_tokens(store: Store, source: EventSource) -> dict[str, str]:
+    """Version of a group → the token of its stream of tiles, of those that the checkpoint of a source has read from the beginning."""
+    return store.notes(_NOTES).get(source.name, {}).get("tokens", {})
+
+
+def checkpoint_of(store: Store, source: EventSource, tokens: Mapping[str, str]) -> str:
+    """The name of the checkpoint that has read everything of these streams of tiles (version of a group → token).
+
+    A stream that the last checkpoint did not have is read from the first message, hence by a checkpoint that begins; the others pass over what they have.
+    """
+    note = store.notes(_NOTES).get(source.name, {})
+    if note and tokens.items() <= note["tokens"].items():
+        return str(note["name"])
+    name = uuid.uuid4().hex[:12]
+    store.note(_NOTES, source.name, {"name": name, "tokens": dict(tokens)})
+    return name
+
+
+def start_online(
+    spark: SparkSession, settings: Settings, source: EventSource, streams: Sequence[tuple[FeatureGroup, str]], checkpoint: str
+) -> StreamingQuery:
+    """Starts the query of a source; `streams` are versions of its groups, each with the token of its stream of tiles."""
+    name = f"online_{source.name}"
+    writer = online_writer(spark, settings, streams)
+    return writer.queryName(name).option("checkpointLocation", settings.checkpoint(f"{name}_{checkpoint}")).start()
 
 
 def online_writer(
-    spark: SparkSession, settings: Settings, group: FeatureGroup, at_most: int | None = None, token: str | None = None
+    spark: SparkSession, settings: Settings, streams: Sequence[tuple[FeatureGroup, str]], at_most: int | None = None
 ) -> DataStreamWriter:
-    """The query of a group, to be started; `at_most` as in `speed.stream.messages`. Without a token its tasks leave no marks."""
-    frame = tiles(settings, group, tile_events(spark, settings, group, at_most))
-    write = partial(write_tiles, settings, group, token)
-    return frame.mapInArrow(write, "tiles BIGINT").writeStream.outputMode("update").format("noop")
+    """The query of groups of one source, to be started; `at_most` as in `speed.stream.messages`."""
+    groups = [group for group, _ in streams]
+    source, places = groups[0].source, slots(groups)
+    targets = [Target(group, token, places[group.entity], tuple(input_names(groups, group))) for group, token in streams]
+    events = first_copies(settings, source, contributions(groups, judged_events(spark, settings, source, at_most)))
+    write = partial(write_tiles, settings, targets)
+    return by_entity(groups, events).mapInArrow(write, "tiles BIGINT").writeStream.outputMode("append").format("noop")
 
 
-def write_tiles(
-    settings: Settings, group: FeatureGroup, token: str | None, batches: Iterator[pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    """Folds tiles and writes them, then the task's mark; runs in Spark's Python workers. Gives how many, per batch."""
-    store, kept_seconds = writing_store(settings), settings.tiles_kept_seconds(group.buffer_ms)
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        packed = [encode(tile) for tile in fold_batch(group, batch)]
-        entities, starts_ms = batch.column("entity").to_pylist(), batch.column("tile_start_ms").to_pylist()
-        store.put_tiles(group, list(zip(entities, starts_ms, packed, strict=True)), kept_seconds)
-        yield pa.record_batch({"tiles": pa.array([len(packed)], pa.int64())})
-    if token is not None:
-        store.put_tiles(group, [], kept_seconds, _mark(token))
-
-
-def _mark(token: str) -> Mark:
+def write_tiles(settings: Settings, targets: Sequence[Target], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Folds the events of a task and writes their tiles, then the task's marks; runs in Spark's Python workers. Gives how many."""
+    store, written = writing_store(settings), 0
+    # All rows of an entity at once: what is folded of it once is passed over when it comes again.
+    collected = [batch for batch in batches if batch.num_rows]
+    if collected:
+        rows = pa.Table.from_batches(collected)
+        of_slot = {slot: rows.filter(pc.equal(rows.column("slot"), slot)) for slot in {target.slot for target in targets}}
+        for target in targets:
+            written += fold_rows(store, settings, target, of_slot[target.slot])
     task = TaskContext.get()
     assert task is not None
-    return Mark(token, task.partitionId(), int(task.getLocalProperty("streaming.sql.batchId") or 0))
+    batch_id = int(task.getLocalProperty("streaming.sql.batchId") or 0)
+    for target in targets:
+        store.put_tiles(target.group, [], settings.tile_ttl_seconds, Mark(target.token, task.partitionId(), batch_id))
+    yield pa.record_batch({"tiles": pa.array([written], pa.int64())})
+
+
+def fold_rows(store: Store, settings: Settings, target: Target, rows: pa.Table) -> int:
+    """Folds the rows of a group's entities into what the store has of them; gives how many tiles were put."""
+    new, ttl_seconds = contributions_of(target.group, rows, target.inputs), settings.tile_ttl_seconds
+    before = [decode_open(value) for value in store.open_tiles(target.token, new.entities)]
+    tiles, opened = fold(target.group, new, before, settings.watermark_seconds * 1_000)
+    store.put_tiles(target.group, [(entity, start_ms, encode(value)) for entity, start_ms, value in tiles], ttl_seconds)
+    store.put_open_tiles(target.token, [(entity, encode_open(value)) for entity, value in opened], ttl_seconds)
+    return len(tiles)

@@ -1,6 +1,6 @@
 """How far each query is → the online store's progress.
 
-Reads Spark's own progress of committed micro-batches; writes JSON per query, and two that sum them up: `online` (all groups) and
+Reads Spark's own progress of committed micro-batches; writes JSON per group, per archive and per offline store, and two that sum them up: `online` (all groups) and
 `archive` (all sources). An offset is written here only after its micro-batch is committed, hence after its tiles are in the
 store: `braid replay --wait`, the probes and `braid status` read it.
 
@@ -37,18 +37,23 @@ class Board:
 
     Args:
         store: The online store's client.
-        queries: Name → query, such as "online:user_features", "archive:user_events", "online:user_features@1a2b3c4d" for an
-            older version; one that is taken out is over.
+        queries: Name → query, such as "archive:user_events", and by the one query of a source "online:user_features" of each of its groups and
+            "online:user_features@1a2b3c4d" of an older version; a name that is taken out is over.
         details: Name → what its entry says beside its progress.
+        others: Names of entries that `report` gives.
     """
 
-    def __init__(self, store: Store, queries: dict[str, StreamingQuery], details: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(
+        self, store: Store, queries: dict[str, StreamingQuery], details: Mapping[str, Mapping[str, str]], others: Iterable[str] = ()
+    ) -> None:
         self._store, self._queries, self._details = store, queries, details
+        self._others = frozenset(others)
         self._written_at = 0.0
         before = store.progress()
         # The offsets that an earlier process wrote may belong to checkpoints that are gone.
         self._entries: dict[str, Entry] = {
-            name: {"offsets": {}, "batch_id": -1, **{key: before.get(name, {}).get(key) for key in _REMEMBERED}} for name in queries
+            name: {"offsets": {}, "batch_id": -1, **{key: before.get(name, {}).get(key) for key in _REMEMBERED}}
+            for name in (*queries, *self._others)
         }
         store.set_progress({}, over=list(before))
 
@@ -56,10 +61,14 @@ class Board:
         """What was written last of a query."""
         return self._entries[name]
 
+    def report(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Says how far a step is that is no query; from a thread of its own."""
+        self._entries[name] = {**self._entries[name], **entry}
+
     def publish(self) -> None:
         """Writes what has changed; everything, where the last writing is older than `FRESH_SECONDS`."""
         changed = time.monotonic() - self._written_at > FRESH_SECONDS
-        if over := self._entries.keys() - self._queries.keys():
+        if over := self._entries.keys() - self._queries.keys() - self._others:
             self._store.set_progress({}, over=list(over))
             self._entries = {name: entry for name, entry in self._entries.items() if name not in over}
         for name, query in self._queries.items():

@@ -29,9 +29,22 @@ SQL_PROPERTIES = {
     "spark.sql.streaming.noDataMicroBatches.enabled": "false",
     "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
     "spark.sql.streaming.minBatchesToRetain": "20",
+    # By default each file of a checkpoint has another one with its checksum, beside the one that Hadoop writes on a local disk.
+    "spark.sql.streaming.checkpoint.fileChecksum.enabled": "false",
     # How often a query asks Kafka whether there is more: by default 100 times a second, which alone keeps a core busy by a quarter.
     "spark.sql.streaming.pollingDelay": "50ms",
     "spark.sql.streaming.numRecentProgressUpdates": "5",
+    # The check refuses any order in a stream. That of `speed.stream.first_copies` is within a partition of a micro-batch, before an operator that takes its
+    # rows one after the other.
+    "spark.sql.streaming.unsupportedOperationCheck": "false",
+}
+
+
+#: On a local disk the default manager of checkpoints starts some 20 processes (`readlink`) in each micro-batch, this one none.
+_LOCAL_CHECKPOINTS = {
+    "spark.sql.streaming.checkpointFileManagerClass": (
+        "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
+    )
 }
 
 
@@ -45,6 +58,7 @@ def speed_session(settings: Settings, extra: dict[str, str] | None = None) -> Sp
         "spark.scheduler.allocation.file": pools.as_uri(),
         "spark.locality.wait": "0",
         **SQL_PROPERTIES,
+        **({} if "://" in settings.lake_uri else _LOCAL_CHECKPOINTS),
         **(extra or {}),
     }
     return spark_session(settings, "braid speed", settings.speed_memory, properties)

@@ -1,16 +1,15 @@
-"""Kafka → events: the first step of every query of the speed layer.
+"""Kafka → events → what each contributes to the entities of all groups of a source: the plan of the speed layer's queries.
 
-Reads a source's topic; gives messages, and events that fit the contract. An event from the future is refused here, before it can
-move the watermark. Reads the backlog whole: the watermark moves between micro-batches only, and a bound such as
-`maxOffsetsPerTrigger` would let one partition run ahead of another in event time, whose events were then too late.
+Reads a source's topic; gives messages, events that fit the contract, and contributions, each event once. An event from the future is refused
+here, before it can move the watermark. A backlog is read in micro-batches of at most `settings.speed_batch_events` messages, so that its memory is
+bounded. Spark shares that bound among the partitions by how much each holds, so that all of them come to their ends at the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from features.declaration import FeatureGroup
 from features.judgement import message_projections
@@ -20,8 +19,8 @@ from infra.settings import Settings
 
 #: 2011, the year of the first Kafka.
 _FIRST_ARRIVAL_MS = 1_293_840_000_000
-#: Where a message is in its topic: (partition, offset) in one integer, to order what arrived in the same millisecond.
-_PLACE = "shiftleft(CAST(kafka_partition AS BIGINT), 48) + kafka_offset"
+#: Where a message is in its topic.
+_PLACE = {"kafka_partition": "partition", "kafka_offset": "offset"}
 
 
 def _arrival_ms_sql() -> str:
@@ -29,16 +28,18 @@ def _arrival_ms_sql() -> str:
 
     A clock that says a time before there was Kafka is none: the message arrived when it was read.
     """
-    now = "unix_millis(current_timestamp())"
-    return f"CASE WHEN unix_millis(timestamp) BETWEEN {_FIRST_ARRIVAL_MS} AND {now} THEN unix_millis(timestamp) ELSE {now} END"
+    # A decimal, because Spark writes a long into the code that it generates, and would compile that code anew in each micro-batch.
+    now, record = (f"CAST(unix_millis({time}) AS DECIMAL(20, 0))" for time in ("current_timestamp()", "timestamp"))
+    return f"CAST(CASE WHEN {record} BETWEEN {_FIRST_ARRIVAL_MS} AND {now} THEN {record} ELSE {now} END AS BIGINT)"
 
 
 def messages(spark: SparkSession, settings: Settings, source: EventSource, at_most: int | None = None) -> DataFrame:
     """The messages of the source's topic as a stream: key, value, partition, offset, arrival_ms.
 
     A first run begins at the earliest message. Where retention has deleted messages before they were read, the stream goes on
-    with the next one. `at_most` bounds a micro-batch, where the partitions are known to go along together: for measurements.
+    with the next one. `at_most` bounds a micro-batch instead of the setting; 0 does not.
     """
+    at_most = settings.speed_batch_events if at_most is None else at_most
     options = {
         **spark_reader_options(settings),
         "subscribe": source.topic,
@@ -65,40 +66,68 @@ def judged(settings: Settings, frame: DataFrame, source: EventSource, keep: Mapp
     return frame
 
 
-def tile_events(spark: SparkSession, settings: Settings, group: FeatureGroup, at_most: int | None = None) -> DataFrame:
-    """The events of a group as a stream, as `contributions` gives them."""
-    place = {"kafka_partition": "partition", "kafka_offset": "offset"}
-    typed = judged(settings, messages(spark, settings, group.source, at_most), group.source, place)
-    return contributions(group, typed.where("_reason IS NULL"))
+def judged_events(spark: SparkSession, settings: Settings, source: EventSource, at_most: int | None = None) -> DataFrame:
+    """The events of a source that fit as a stream: typed columns, `ts_ms`, `arrival_ms`, `kafka_partition`, `kafka_offset`."""
+    return judged(settings, messages(spark, settings, source, at_most), source, _PLACE).where("_reason IS NULL")
 
 
-def contributions(group: FeatureGroup, typed: DataFrame) -> DataFrame:
-    """What events contribute to a group, in the few columns that a tile needs.
+def contributions(groups: Iterable[FeatureGroup], typed: DataFrame) -> DataFrame:
+    """What events contribute to groups of one source, in the few columns that their tiles need: a row per event.
 
     Args:
-        group: The declaration.
+        groups: The declarations.
         typed: The source's typed columns, `ts_ms`, `arrival_ms`, `kafka_partition` and `kafka_offset`, as in the table of events.
 
     Returns:
-        entity; the source's time column (timestamp); event: a struct of id (hash of the event id), arrival_ms and place (together
-        the order of arrival, which is the batch layer's), ts_ms, and input_0 … input_k as the declaration's inputs give them.
+        event: a hash of the event id; the source's time column (timestamp); the order of arrival (`features.arrival`); ts_ms; entities: per different
+        entity column of the groups the id of the entity as a text, or NULL; input_0 … input_k: the different inputs of all groups.
     """
-    source = group.source
-    inputs = [f"{one.sql} AS input_{index}" for index, one in enumerate(group.inputs)]
-    event = f"xxhash64(`{source.event_id}`) AS id, arrival_ms, {_PLACE} AS place, ts_ms, {', '.join(inputs)}"
-    return typed.where(group.has_entity_sql).selectExpr(
-        f"`{group.entity}` AS entity", f"`{source.time}`", f"struct({event}) AS event"
+    groups = list(groups)
+    source = groups[0].source
+    ids = ", ".join(f"IF({condition}, CAST(`{name}` AS STRING), NULL)" for name, condition in _entities(groups).items())
+    inputs = [f"CAST({sql} AS {kind}) AS {name}" for (sql, kind), name in _inputs(groups).items()]
+    return typed.selectExpr(
+        f"xxhash64(`{source.event_id}`) AS event", f"`{source.time}`", "arrival_ms", "kafka_partition", "kafka_offset", "ts_ms",
+        f"array({ids}) AS entities", *inputs,
+    )  # fmt: skip
+
+
+def first_copies(settings: Settings, source: EventSource, events: DataFrame) -> DataFrame:
+    """The one stateful operator: of the copies of an event the first to arrive, of those that come too late none.
+
+    An id is remembered until the watermark is as far behind its event as the watermark is behind the stream. Copies of one micro-batch
+    come to the operator in the order of their arrival; of those in several the first micro-batch has it.
+    """
+    watermarked = events.withWatermark(source.time, f"{settings.watermark_seconds} seconds")
+    # Distributed as the operator asks for it, so that Spark puts no exchange between the order and the operator.
+    ordered = watermarked.repartition("event").sortWithinPartitions("arrival_ms", "kafka_partition", "kafka_offset")
+    return ordered.dropDuplicatesWithinWatermark(["event"])
+
+
+def by_entity(groups: Iterable[FeatureGroup], events: DataFrame) -> DataFrame:
+    """Contributions by entity: a row per event and entity, those of one entity in one partition: slot (the place of its column in `slots`), entity, the other columns."""
+    groups = list(groups)
+    rows = events.selectExpr(
+        "posexplode(entities) AS (slot, entity)", "ts_ms", "kafka_partition", "kafka_offset", *_inputs(groups).values()
     )
+    return rows.where("entity IS NOT NULL").repartition("slot", "entity")
 
 
-def tiles(settings: Settings, group: FeatureGroup, events: DataFrame) -> DataFrame:
-    """The one stateful aggregation: `tile_events` to tiles, each the list of its events: entity, tile_start_ms, events.
+def slots(groups: Iterable[FeatureGroup]) -> dict[str, int]:
+    """Entity column → its place among those of the groups."""
+    return {name: place for place, name in enumerate(_entities(groups))}
 
-    The list is the state, so that duplicates fall by event id without a second stateful operator, and so that the fold over it
-    is the very one of the batch layer.
-    """
-    time = group.source.time
-    window = F.window(F.col(time), f"{group.tile_ms} milliseconds")
-    watermarked = events.withWatermark(time, f"{settings.watermark_seconds} seconds")
-    grouped = watermarked.groupBy("entity", window.alias("tile")).agg(F.collect_list("event").alias("events"))
-    return grouped.select("entity", F.unix_millis("tile.start").alias("tile_start_ms"), "events")
+
+def input_names(groups: Iterable[FeatureGroup], group: FeatureGroup) -> list[str]:
+    """The columns of the inputs of one of the groups."""
+    names = _inputs(groups)
+    return [names[one.sql, one.sql_type] for one in group.inputs]
+
+
+def _entities(groups: Iterable[FeatureGroup]) -> dict[str, str]:
+    return {group.entity: group.has_entity_sql for group in groups}
+
+
+def _inputs(groups: Iterable[FeatureGroup]) -> dict[tuple[str, str], str]:
+    different = dict.fromkeys((one.sql, one.sql_type) for group in groups for one in group.inputs)
+    return {one: f"input_{index}" for index, one in enumerate(different)}

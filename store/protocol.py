@@ -150,6 +150,12 @@ class Store(Protocol):
     ) -> None:
         """Puts tiles (entity, start, packed value), and after them the mark."""
 
+    def open_tiles(self, token: str, ids: Sequence[int | str]) -> list[bytes | None]:
+        """What `put_open_tiles` last put of entities in a stream of tiles, in the order of the ids; None for none."""
+
+    def put_open_tiles(self, token: str, values: Sequence[tuple[int | str, bytes]], ttl_seconds: int) -> None:
+        """Puts what the next events of entities are folded into."""
+
     def tiles(self, group: str) -> dict[str, Tiles]:
         """Fingerprint's beginning (`store.keys.version_of`) → the stream of tiles of that version."""
 

@@ -14,6 +14,7 @@ from infra.lake import table_sizes
 from infra.settings import Settings
 from orchestration.deployment import OWNERS, Deployment
 from orchestration.names import LAKE, view_key
+from speed.online import checkpoints
 from store.server import reached_store
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
@@ -58,9 +59,7 @@ def used(settings: Settings, project: Project, tables: list[str]) -> InUse:
         versions.setdefault(f"training_set_{name}", set()).add(int(tags.get("training_set_version", -1)))
         if name in trainings:
             versions.setdefault(view_table(trainings[name].group), set()).add(int(tags.get("view_version", -1)))
-    return InUse(
-        frozenset(fingerprints), frozenset(stream.token for name in names for stream in store.tiles(name).values()), versions
-    )
+    return InUse(frozenset(fingerprints), frozenset(checkpoints(store)), versions)
 
 
 def _trained(settings: Settings) -> Iterator[tuple[str, dict[str, str]]]:

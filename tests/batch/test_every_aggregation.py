@@ -49,8 +49,8 @@ from monitoring.served import TABLE as SERVED
 from orchestration.proof import agree, brute_force
 from serving.answer import feature_rows, served_features
 from serving.served_log import served_record
-from speed.fold import fold_batch
-from speed.stream import contributions, tiles
+from speed.fold import OpenTiles, contributions_of, decode_open, encode_open, fold
+from speed.stream import by_entity, contributions, input_names
 from store.clients import store
 from store.keys import meta_key
 from store.protocol import Parts
@@ -121,14 +121,21 @@ def batch_views(spark: SparkSession, settings: Settings, group: FeatureGroup, ba
 
 
 def speed_tiles(settings: Settings, group: FeatureGroup, events: DataFrame) -> dict[str, list[TileValue]]:
-    """The tiles that the speed layer's own plan and fold make of the events, every fifth of which comes twice."""
+    """The tiles that the speed layer's own projections and fold make of the events, in several micro-batches."""
     typed = events.withColumn("kafka_partition", F.lit(0)).withColumn("kafka_offset", F.monotonically_increasing_id())
-    again = typed.where("hash(event_id) % 5 = 0").withColumn("kafka_offset", F.col("kafka_offset") + 2**40)
-    tiles_by_entity: dict[str, list[TileValue]] = {}
-    for batch in tiles(settings, group, contributions(group, typed.unionByName(again))).toArrow().to_batches():
-        for entity, tile in zip(batch.column("entity").to_pylist(), fold_batch(group, batch), strict=True):
-            tiles_by_entity.setdefault(entity, []).append(decode_tile(encode(tile), group.fingerprint))
-    return tiles_by_entity
+    rows = by_entity([group], contributions([group], typed)).toArrow().sort_by("ts_ms")
+    rows = rows.set_column(rows.schema.get_field_index("kafka_offset"), "kafka_offset", pa.array(range(len(rows))))
+    opened: dict[str, OpenTiles] = {}
+    found: dict[tuple[str, int], TileValue] = {}
+    for begun in range(0, len(rows), 700):
+        new = contributions_of(group, rows.slice(begun, 700), input_names([group], group))
+        tiles, states = fold(group, new, [opened.get(one) for one in new.entities], settings.watermark_seconds * 1_000)
+        opened |= {entity: decode_open(encode_open(state)) for entity, state in states}
+        found |= {(entity, start_ms): decode_tile(encode(tile), group.fingerprint) for entity, start_ms, tile in tiles}
+    by_id: dict[str, list[TileValue]] = {}
+    for (entity, _), tile in found.items():
+        by_id.setdefault(entity, []).append(tile)
+    return by_id
 
 
 def differing(group: FeatureGroup, values: Mapping[str, Value], right: Mapping[str, Value]) -> list[tuple[str, Value, Value]]:

@@ -20,11 +20,11 @@ from infra.lake import table_sizes
 from infra.settings import Settings
 from models.registry import tracking
 from orchestration.assets.lake import used
+from speed.online import checkpoint_of
 from store.clients import store
 from store.keys import meta_key
-from store.protocol import Tiles
 from store.server import open_store
-from tests.declarations import project, repurchase, user_features
+from tests.declarations import project, repurchase, user_events, user_features
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -41,6 +41,7 @@ def write(spark: SparkSession, settings: Settings, name: str, value: int = 1) ->
 
 
 TOKEN = "a" * 12
+STREAMS = {"user_features@1": TOKEN}
 
 
 def age(path: Path, days: float) -> None:
@@ -55,7 +56,7 @@ def registry(valkey: Settings, lake: Settings) -> Iterator[Settings]:
     """A deployment in which a version is published and a model was trained on another one."""
     settings = lake.model_copy(update={"mlflow_tracking_uri": f"sqlite:///{lake.home}/mlflow.db", "redis_url": valkey.redis_url})
     store(settings).hset(meta_key(user_features.name), mapping={"fingerprint": PUBLISHED, "batch_end_ms": 1})
-    open_store(settings).set_tiles(user_features, Tiles(TOKEN))
+    checkpoint_of(open_store(settings), user_events, STREAMS)
     client = MlflowClient(settings.mlflow_tracking_uri)
     client.create_registered_model(repurchase.name)
     tags = {"group_fingerprint": TRAINED, "training_set_version": "1", "view_version": "0"}
@@ -71,7 +72,7 @@ def test_what_is_declared_published_or_trained_on_is_in_use(registry: Settings) 
     in_use = used(registry, project, TABLES)
     assert {DECLARED, PUBLISHED, TRAINED} <= in_use.fingerprints
     assert OLD not in in_use.fingerprints
-    assert TOKEN in in_use.streams
+    assert in_use.checkpoints == {checkpoint_of(open_store(registry), user_events, STREAMS)}
     assert in_use.versions == {repurchase.training_table: {1}, f"view_{user_features.name}": {0}}
 
 
@@ -83,12 +84,14 @@ def test_versions_that_are_not_in_use_go_after_their_time(spark: SparkSession, r
     for name in (recent, "events", "another_table_of_the_owner"):
         write(spark, registry, name)
     stays = [
-        f"online_{user_features.name}_{DECLARED}_{TOKEN}_topic-1",
-        f"offline_{user_features.name}_{DECLARED}_topic-1",
+        f"online_user_events_{checkpoint_of(open_store(registry), user_events, STREAMS)}",
         "archive_user_events",
     ]
-    goes = [f"online_{user_features.name}_{DECLARED}_0123456789ab_topic-1", f"online_{user_features.name}_{OLD}_{TOKEN}_topic-1",
-            f"offline_{user_features.name}_{OLD}_topic-1"]  # fmt: skip
+    of_a_former_layout = [
+        f"online_{user_features.name}_{DECLARED}_{TOKEN}_topic-1",
+        f"offline_{user_features.name}_{DECLARED}_topic-1",
+    ]
+    goes = ["online_user_events_0123456789ab", *of_a_former_layout]
     for name in (*stays, *goes):
         (root / "_checkpoints" / name / "offsets").mkdir(parents=True)
         (root / "_checkpoints" / name / "offsets" / "0").write_text("v1")

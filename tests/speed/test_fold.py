@@ -1,75 +1,127 @@
-"""The fold of a micro-batch, without Spark: which events of a tile count, whatever slice of a batch they come in."""
+"""The fold of micro-batches, without Spark: new events join the tiles that are there, each event once, however the stream is cut."""
 
 from __future__ import annotations
 
-from itertools import permutations
+import random
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from features.arrival import ARRIVAL_ORDER
-from features.packed import decode_log
-from speed.fold import fold_batch
+from features.packed import LOG_BOUND, TileValue, decode_log, encode
+from features.tiles import fold_tile_values, join_tile_values, runs
+from speed.fold import OpenTiles, contributions_of, decode_open, encode_open, fold
 from tests.declarations import user_features
+from tests.pure import series_of
 
 TILE = 1_795_000_200_000
-EVENT = pa.struct(
-    [
-        (name, pa.int64())
-        for name in ("id", "arrival_ms", "place", "ts_ms", *(f"input_{i}" for i in range(len(user_features.inputs))))
-    ]
-)
+TILE_MS = user_features.tile_ms
+WATERMARK_MS = 600_000
+INPUTS = [f"input_{index}" for index in range(len(user_features.inputs))]
 
 
 def event(
-    identity: int, arrival: int, ts_ms: int, amount: int | None = None, session: int = 1, place: int = 0
-) -> dict[str, int | None]:
+    offset: int, ts_ms: int, amount: int | None = None, user: int = 1, partition: int = 0, session: int = 1
+) -> dict[str, Any]:
     bought = None if amount is None else 1
-    return {
-        "id": identity,
-        "arrival_ms": arrival,
-        "place": place,
-        "ts_ms": ts_ms,
-        "input_0": 1,
-        "input_1": amount,
-        "input_2": session,
-        "input_3": bought,
-    }
+    inputs = dict(zip(INPUTS, (1, amount, session, bought), strict=True))
+    return {"entity": str(user), "ts_ms": ts_ms, "kafka_partition": partition, "kafka_offset": offset, **inputs}
 
 
-def rows(*lists: list[dict[str, int | None]]) -> pa.RecordBatch:
-    return pa.record_batch({"events": pa.array(lists, pa.list_(EVENT))})
+class Stream:
+    """Tiles and open tiles as a store keeps them."""
+
+    def __init__(self) -> None:
+        self.tiles: dict[tuple[int | str, int], bytes] = {}
+        self.open: dict[int | str, bytes] = {}
+
+    def take(self, *events: dict[str, Any], torn: bool = False) -> None:
+        """A micro-batch; `torn` for one that ends before it has put the open tiles."""
+        new = contributions_of(user_features, pa.Table.from_pylist(list(events), SCHEMA), INPUTS)
+        tiles, opened = fold(user_features, new, [decode_open(self.open.get(one)) for one in new.entities], WATERMARK_MS)
+        self.tiles |= {(entity, start_ms): encode(value) for entity, start_ms, value in tiles}
+        if not torn:
+            self.open |= {entity: encode_open(value) for entity, value in opened}
 
 
-def test_of_events_with_one_id_the_first_to_arrive_counts() -> None:
-    (tile,) = fold_batch(user_features, rows([event(7, 20, TILE + 1, 900), event(7, 10, TILE + 1, 500), event(8, 30, TILE)]))
-    assert tile.partials[:2] == [2, (0, 500)]
-    assert (tile.first_ms, tile.last_ms) == (TILE, TILE + 1)
+SCHEMA = pa.schema([
+    ("entity", pa.string()), ("ts_ms", pa.int64()), ("kafka_partition", pa.int32()), ("kafka_offset", pa.int64()),
+    *((name, pa.int64()) for name in INPUTS),
+])  # fmt: skip
 
 
-def test_the_first_to_arrive_is_the_same_however_the_events_are_cut_into_partitions() -> None:
-    """By arrival, then partition, then offset: not by the partition first."""
-    names = ("id", *ARRIVAL_ORDER, "ts_ms", *(f"input_{i}" for i in range(len(user_features.inputs))))
-    copies = [(50, 0, 9, 300), (40, 3, 7, 100), (40, 2, 8, 200), (40, 2, 6, 400)]
-    for order in permutations(copies):
-        events = [dict(zip(names, (7, *arrival, TILE, 1, amount, 1, 1), strict=True)) for *arrival, amount in order]
-        struct = pa.struct([(name, pa.int64()) for name in names])
-        (tile,) = fold_batch(user_features, pa.record_batch({"events": pa.array([events], pa.list_(struct))}))
-        assert tile.partials[:2] == [1, (0, 400)]
+def generated(seed: int, n: int = 400) -> list[dict[str, Any]]:
+    """Events of three users in two partitions over some tiles, out of order by less than the watermark."""
+    rng = random.Random(seed)
+    return [
+        event(
+            offset, TILE + offset * 4_000 - rng.randrange(300_000), rng.choice((None, rng.randrange(10**9))), rng.randrange(3),
+            rng.randrange(2), rng.randrange(4),
+        )
+        for offset in range(n)
+    ]  # fmt: skip
 
 
-def test_one_id_in_two_tiles_is_two_events() -> None:
-    assert [tile.partials[0] for tile in fold_batch(user_features, rows([event(7, 1, TILE)], [event(7, 2, TILE)]))] == [1, 1]
+@pytest.mark.parametrize("seed", range(5))
+def test_tiles_are_the_same_however_the_stream_is_cut_and_wherever_a_micro_batch_is_torn_or_made_again(seed: int) -> None:
+    events, whole, cut, rng = generated(seed), Stream(), Stream(), random.Random(seed)
+    whole.take(*events)
+    while events:
+        size = rng.randrange(1, 60)
+        micro_batch, events = events[:size], events[size:]
+        for torn in rng.sample((True, False, True), rng.randrange(3)):
+            cut.take(*rng.sample(micro_batch, len(micro_batch)), torn=torn)
+        cut.take(*micro_batch)
+    assert cut.tiles == whole.tiles
+    assert all(len(decode_open(value).tiles) <= (WATERMARK_MS + 300_000) // TILE_MS + 3 for value in cut.open.values())
 
 
-def test_the_log_has_each_instant_in_order_and_only_where_there_are_several() -> None:
-    one, many = fold_batch(
-        user_features, rows([event(1, 1, TILE), event(2, 2, TILE)], [event(3, 4, TILE + 9), event(4, 3, TILE), event(5, 5, TILE)])
-    )
-    assert bytes(one.log) == b"\xc0"
-    assert decode_log(one)[0][1][0] == 2
-    assert [(ts_ms, partials[0]) for ts_ms, partials in decode_log(many)] == [(TILE, 2), (TILE + 9, 1)]
+def test_a_hot_tile_joins_its_new_events_and_keeps_no_list_of_them() -> None:
+    stream = Stream()
+    for part in range(20):
+        stream.take(*(event(part * 500 + n, TILE + part * 10 + n % 1_500, 1) for n in range(500)))
+    [tile] = decode_open(stream.open[1]).tiles.values()
+    assert tile.partials[:2] == [10_000, [0, 10_000]]
+    assert len(stream.open[1]) < 50_000
 
 
-def test_a_slice_of_a_batch_folds_like_the_batch() -> None:
-    batch = rows([event(1, 1, TILE, 5)], [event(2, 2, TILE, 6), event(3, 3, TILE + 1, 7)], [event(4, 4, TILE)])
-    assert fold_batch(user_features, batch.slice(1, 2)) == fold_batch(user_features, batch)[1:]
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.lists(st.integers(0, 30), min_size=1, max_size=40), st.randoms())
+def test_two_tiles_join_to_the_tile_of_all_their_events(a: list[int], b: list[int], rng: random.Random) -> None:
+    def tile(instants: list[int], rows: list[dict[str, Any]]) -> TileValue:
+        chosen = sorted(rows, key=lambda row: row["ts_ms"])
+        series = series_of(user_features, chosen)
+        [value] = fold_tile_values(user_features, series, *runs(np.zeros(len(instants))))
+        return value
+
+    def rows(instants: list[int]) -> list[dict[str, Any]]:
+        return [
+            {"event_id": str(n), "user_id": 1, "session_id": rng.choice("abc"), "event_type": rng.choice(("PURCHASE", "VIEW")),
+             "amount": rng.choice((None, rng.randrange(10**12))), "ts_ms": TILE + at}
+            for n, at in enumerate(instants)
+        ]  # fmt: skip
+
+    left, right = rows(a), rows(b)
+    joined = join_tile_values(user_features, tile(a, left), tile(b, right))
+    assert encode(joined) == encode(tile(a + b, left + right))
+
+
+def test_the_log_has_each_instant_in_order_and_none_of_too_many() -> None:
+    stream = Stream()
+    stream.take(event(0, TILE + 9), event(1, TILE))
+    stream.take(event(2, TILE))
+    [tile] = decode_open(stream.open[1]).tiles.values()
+    assert [(ts_ms, partials[0]) for ts_ms, partials in decode_log(tile)] == [(TILE, 2), (TILE + 9, 1)]
+    stream.take(*(event(3 + n, TILE + 10 + n) for n in range(LOG_BOUND - 2)))
+    [tile] = decode_open(stream.open[1]).tiles.values()
+    assert len(decode_log(tile)) == LOG_BOUND
+    stream.take(event(5_000, TILE + 5_000))
+    [tile] = decode_open(stream.open[1]).tiles.values()
+    assert bytes(tile.log) == b"\xc0"
+
+
+def test_open_tiles_of_another_format_are_none() -> None:
+    assert decode_open(encode_open(OpenTiles(-1, 0, {}, {}))) is None
+    assert decode_open(None) is None

@@ -356,6 +356,18 @@ def test_marks_that_are_missing_or_do_not_follow_tell_of_lost_tiles(online: Redi
     assert not list(client.scan_iter("braid/marks/t/*"))
 
 
+def test_open_tiles_are_of_a_stream_and_go_with_their_entity(online: RedisStore, servers: Servers) -> None:
+    online.set_tiles(user_features, Tiles("t"))
+    ids = list(range(2_500))
+    online.put_open_tiles("t", [(entity, str(entity).encode()) for entity in ids], TTL)
+    online.put_open_tiles("t", [(7, b"seven")], TTL)
+    assert online.open_tiles("t", [7, 8, 2_500]) == [b"seven", b"8", None]
+    assert online.open_tiles("u", [7]) == [None]
+    assert 0 < store(servers.settings).ttl("braid/open/t/7") <= TTL
+    online.drop(user_features, [7])
+    assert online.open_tiles("t", ids) == [None if entity == 7 else str(entity).encode() for entity in ids]
+
+
 def test_progress_and_notes_are_kept_by_name(online: RedisStore) -> None:
     online.set_progress({"online:a": {"offsets": {"0": 3}}, "online:b": {"offsets": {}}})
     online.set_progress({"online:a": {"offsets": {"0": 4}}}, over=["online:b"])

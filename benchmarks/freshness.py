@@ -1,0 +1,217 @@
+"""The freshness of the speed layer: how long after an event was sent the online store knows it, beside a load.
+
+    python -m benchmarks.freshness [--rates 50,1000] [--seconds 60] [--floor/--no-floor] [--everything] [--json]
+
+Probes are events of users of their own, two a second; an answer is fresh when a read of the store, as a request makes it, gives the tile of
+the probe. Beside them a load of other events is sent at a steady rate: users evenly, items by Zipf's law, so that one item is hot. The peer
+(the floor) is the plainest stateful query of Spark on the same topic in the same run: a count by user in windows of 5 minutes, RocksDB, from Kafka to
+Kafka, without a contract, duplicates or a store; its probes are fresh when a consumer has read their counts. The services run in a
+temporary home, which is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+import numpy as np
+import psutil
+import typer
+from kafka import KafkaConsumer, KafkaProducer
+from pyspark.sql import functions as F
+
+from benchmarks._home import temporary_home
+from examples.shop.definitions import project, user_events, user_features
+from infra.embedded import services
+from infra.embedded.supervision import Supervisor
+from infra.kafka import client_options, spark_options
+from infra.settings import Settings
+from orchestration.topics import topics
+from store.server import open_store
+
+#: Probes are of users from this number on, one user for each.
+_FIRST_PROBE = 10**9
+_PROBES_PER_SECOND = 2
+_WARM_UP_SECONDS = 20
+_POLL_SECONDS = 0.01
+_PATIENCE_SECONDS = 120
+_FLOOR_TOPIC = "floor_counts"
+_SCHEMA = "user_id BIGINT, event_timestamp TIMESTAMP"
+
+#: Gives of some probes those that can be seen.
+See = Callable[[list[int]], set[int]]
+
+
+def main(
+    rates: Annotated[str, typer.Option(help="Events per second beside the probes, each a phase.")] = "50,1000",
+    seconds: Annotated[float, typer.Option(help="Length of a phase.")] = 60,
+    floor: Annotated[bool, typer.Option(help="Measure the peer.")] = True,
+    everything: Annotated[bool, typer.Option(help="Run all services of `braid up`.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measures the freshness of braid and of the plainest stateful query."""
+    chosen, results = [float(rate) for rate in rates.split(",")], []
+    with temporary_home() as settings:
+        services.up(settings, {**topics(project), _FLOOR_TOPIC: 4}, only=None if everything else {"kafka", "valkey", "speed"})
+        numbers = iter(range(_FIRST_PROBE, 2 * _FIRST_PROBE))
+        pid = next(status.pid for status in services.status(settings) if status.name == "speed")
+        assert pid is not None
+        store = open_store(settings)
+
+        def in_the_store(pending: list[int]) -> set[int]:
+            parts = store.read(user_features, pending).parts
+            return {probe for probe, part in zip(pending, parts, strict=True) if part.tiles}
+
+        phase(settings, numbers, 50, _WARM_UP_SECONDS, in_the_store, pid)
+        for rate in chosen:
+            results.append({"who": "braid", **phase(settings, numbers, rate, seconds, in_the_store, pid)})
+            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+        results.append({"who": "braid", **idle(pid)})
+        if floor:
+            Supervisor(settings).stop(["speed"])
+            with floor_query(settings) as (floor_pid, in_the_topic):
+                phase(settings, numbers, 50, _WARM_UP_SECONDS, in_the_topic, floor_pid)
+                for rate in chosen:
+                    results.append({"who": "floor", **phase(settings, numbers, rate, seconds, in_the_topic, floor_pid)})
+                    print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+    print(json.dumps(results) if as_json else "\n".join(map(_sentence, results)))
+
+
+def phase(settings: Settings, numbers: Iterator[int], rate: float, seconds: float, see: See, pid: int) -> dict[str, float]:
+    """Sends a load and probes for some seconds; gives percentiles in milliseconds, and the CPU time of a process and its children."""
+    producer = KafkaProducer(**client_options(settings), linger_ms=0)
+    sent_at: dict[int, float] = {}
+    over = threading.Event()
+    load = threading.Thread(target=_send_load, args=(producer, rate, over), daemon=True)
+    probing = threading.Thread(target=_send_probes, args=(producer, numbers, sent_at, over), daemon=True)
+    cpu_before, began = _cpu_seconds(pid), time.monotonic()
+    load.start()
+    probing.start()
+    waited: list[float] = []
+    pending: set[int] = set()
+    seen: set[int] = set()
+    while time.monotonic() - began < seconds + _PATIENCE_SECONDS:
+        if time.monotonic() - began > seconds and not over.is_set():
+            over.set()
+            load.join()
+            probing.join()
+        pending = set(sent_at) - seen
+        if over.is_set() and not pending:
+            break
+        fresh = see(sorted(pending)) if pending else set()
+        now = time.monotonic()
+        waited += [(now - sent_at[probe]) * 1_000 for probe in fresh]
+        seen |= fresh
+        time.sleep(_POLL_SECONDS)
+    wall, cpu = time.monotonic() - began, _cpu_seconds(pid) - cpu_before
+    producer.close()
+    p50, p90, p99 = np.percentile(waited, [50, 90, 99])
+    return {
+        "rate": rate, "probes": len(waited), "never": len(pending), "p50_ms": round(p50), "p90_ms": round(p90), "p99_ms": round(p99),
+        "max_ms": round(max(waited)), "cpu_seconds_per_1000_events": round(cpu / ((rate + _PROBES_PER_SECOND) * seconds / 1_000), 2), "cores": round(cpu / wall, 2),
+    }  # fmt: skip
+
+
+def idle(pid: int, seconds: float = 30) -> dict[str, float]:
+    """The CPU time of a process without any event, in cores."""
+    time.sleep(10)
+    before = _cpu_seconds(pid)
+    time.sleep(seconds)
+    return {"rate": 0, "cores": round((_cpu_seconds(pid) - before) / seconds, 3)}
+
+
+@contextmanager
+def floor_query(settings: Settings) -> Iterator[tuple[int, See]]:
+    """The peer as it runs: the id of its process, and what sees a probe."""
+    from speed.session import speed_session
+
+    spark = speed_session(settings)
+    options = {**spark_options(settings), "subscribe": user_events.topic, "startingOffsets": "latest"}
+    value = F.from_json(F.col("value").cast("string"), _SCHEMA).alias("e")
+    counts = (
+        spark.readStream.format("kafka").options(**options).load().select(value).select("e.*")
+        .withWatermark("event_timestamp", "10 minutes").groupBy("user_id", F.window("event_timestamp", "5 minutes")).count()
+    )  # fmt: skip
+    record = F.to_json(F.struct("user_id", "count")).alias("value")
+    consumer = KafkaConsumer(_FLOOR_TOPIC, **client_options(settings), auto_offset_reset="latest")
+    known: set[int] = set()
+
+    def see(pending: list[int]) -> set[int]:
+        for records in consumer.poll(timeout_ms=1, max_records=5_000).values():
+            known.update(json.loads(record.value)["user_id"] for record in records)
+        return known.intersection(pending)
+
+    with tempfile.TemporaryDirectory() as checkpoint:
+        query = (
+            counts.select(record).writeStream.outputMode("update").format("kafka").options(**spark_options(settings))
+            .option("topic", _FLOOR_TOPIC).option("checkpointLocation", checkpoint).start()
+        )  # fmt: skip
+        try:
+            consumer.poll(timeout_ms=2_000)
+            jvm = next(child for child in psutil.Process().children() if child.name() == "java")
+            yield jvm.pid, see
+        finally:
+            query.stop()
+            consumer.close()
+            spark.stop()
+
+
+def _send_load(producer: KafkaProducer, rate: float, over: threading.Event) -> None:
+    rng, began, sent = random.Random(1), time.monotonic(), 0
+    while not over.is_set():
+        due = int((time.monotonic() - began) * rate)
+        while sent < due:
+            sent += 1
+            item = min(int(rng.paretovariate(1.0)), 10_000)
+            producer.send(user_events.topic, key=str(user := rng.randrange(5_000)).encode(), value=_event(user, f"i{item}"))
+        over.wait(0.01)
+
+
+def _send_probes(producer: KafkaProducer, numbers: Iterator[int], sent_at: dict[int, float], over: threading.Event) -> None:
+    rng = random.Random(2)
+    while not over.wait(rng.uniform(0, 2 / _PROBES_PER_SECOND)):
+        probe = next(numbers)
+        producer.send(user_events.topic, key=str(probe).encode(), value=_event(probe, "probe"))
+        sent_at[probe] = time.monotonic()
+
+
+def _event(user: int, item: str) -> bytes:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    event = {
+        "event_id": f"{random.getrandbits(64):x}", "user_id": user, "session_id": f"s{random.randrange(8)}", "item_id": item,
+        "event_type": random.choice(("PURCHASE", "VIEW", "CART")), "amount": random.randrange(10_000) / 100, "event_timestamp": now,
+    }  # fmt: skip
+    return json.dumps(event).encode()
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process and its children until now."""
+    used, process = 0.0, psutil.Process(pid)
+    for member in (process, *process.children(recursive=True)):
+        try:
+            times = member.cpu_times()
+        except psutil.Error:
+            continue
+        used += times.user + times.system
+    return used
+
+
+def _sentence(result: dict[str, float]) -> str:
+    if "p50_ms" not in result:
+        return f"{result['who']} idle: {result['cores']} of a core."
+    return (
+        f"{result['who']} at {result['rate']:g} events/s: p50 {result['p50_ms']}, p90 {result['p90_ms']}, p99 {result['p99_ms']}, max {result['max_ms']} ms; "
+        f"{result['cpu_seconds_per_1000_events']} CPU seconds per 1,000 events, {result['cores']} cores."
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,39 @@
+"""Which checkpoint the query of a source goes on with, on a real store."""
+
+from __future__ import annotations
+
+from infra.settings import Settings
+from speed.completeness import open_stream
+from speed.online import checkpoint_of, checkpoints, recorded_tokens
+from store.clients import store
+from store.protocol import Tiles
+from store.server import open_store
+from tests.declarations import user_events, user_features
+
+
+def test_a_checkpoint_goes_on_without_a_version_and_another_begins_with_a_new_one(valkey: Settings) -> None:
+    store(valkey).flushall()
+    online = open_store(valkey)
+    first = checkpoint_of(online, user_events, {"a@1": "x", "b@1": "y"})
+    assert checkpoint_of(online, user_events, {"a@1": "x", "b@1": "y"}) == first
+    assert checkpoint_of(online, user_events, {"a@1": "x"}) == first, "b is served no more"
+    assert set(recorded_tokens(online, user_events).values()) == {"x", "y"}
+    second = checkpoint_of(online, user_events, {"a@1": "x", "c@1": "z"})
+    assert second != first
+    assert checkpoint_of(online, user_events, {"a@1": "x", "c@1": "other"}) != second, "its tiles were lost"
+    assert len(checkpoints(online)) == 1
+    store(valkey).flushall()
+
+
+def test_tiles_of_a_former_layout_are_made_again_and_say_so_until_they_are_whole(valkey: Settings) -> None:
+    store(valkey).flushall()
+    online = open_store(valkey)
+    online.set_tiles(user_features, Tiles("former", 17, topic_id="t"))
+
+    def opened(*tokens: str) -> Tiles:
+        return open_stream(online, user_features, "t", {}, {}, tokens, 0, 0).tiles
+
+    assert opened("former") == Tiles("former", 17, topic_id="t")
+    again = opened()
+    assert (again.token != "former", again.whole, again.complete_since_ms) == (True, False, 17)
+    store(valkey).flushall()
