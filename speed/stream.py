@@ -28,9 +28,9 @@ def _arrival_ms_sql() -> str:
 
     A clock that says a time before there was Kafka is none: the message arrived when it was read.
     """
-    # A decimal, because Spark writes a long into the code that it generates, and would compile that code anew in each micro-batch.
-    now, record = (f"CAST(unix_millis({time}) AS DECIMAL(20, 0))" for time in ("current_timestamp()", "timestamp"))
-    return f"CAST(CASE WHEN {record} BETWEEN {_FIRST_ARRIVAL_MS} AND {now} THEN {record} ELSE {now} END AS BIGINT)"
+    # Not `current_timestamp()`, which Spark writes into the code that it generates, and would compile that code anew in each micro-batch.
+    now = "CAST(reflect('java.lang.System', 'currentTimeMillis') AS BIGINT)"
+    return f"CASE WHEN unix_millis(timestamp) BETWEEN {_FIRST_ARRIVAL_MS} AND {now} THEN unix_millis(timestamp) ELSE {now} END"
 
 
 def messages(spark: SparkSession, settings: Settings, source: EventSource, at_most: int | None = None) -> DataFrame:
