@@ -78,15 +78,16 @@ class Contributions:
 
     def take(self, chosen: np.ndarray) -> Contributions:
         """Those at some indices, or where a mask is true."""
-        columns = (column[chosen] for column in (self.entity, self.ts_ms, self.partition, self.offset))
-        return Contributions(self.entities, *columns, [(values[chosen], present[chosen]) for values, present in self.inputs])
+        inputs = [(values[chosen], present[chosen]) for values, present in self.inputs]
+        entity, ts_ms = self.entity[chosen], self.ts_ms[chosen]
+        return Contributions(self.entities, entity, ts_ms, self.partition[chosen], self.offset[chosen], inputs)
 
 
 def contributions_of(group: FeatureGroup, rows: pa.Table, inputs: Sequence[str]) -> Contributions:
     """The columns of `speed.stream.by_entity` of one entity column as arrays; `inputs` names those of the group's inputs."""
     keys = rows.column("entity").combine_chunks().dictionary_encode()
     ids = keys.dictionary.to_pylist()
-    entity, *places = (
+    entity, ts_ms, partition, offset = (
         column.to_numpy(zero_copy_only=False).astype(np.int64)
         for column in (keys.indices, *(rows.column(name) for name in ("ts_ms", "kafka_partition", "kafka_offset")))
     )
@@ -94,7 +95,9 @@ def contributions_of(group: FeatureGroup, rows: pa.Table, inputs: Sequence[str])
         (column.fill_null("" if one.text else 0).to_numpy(), column.is_valid().to_numpy())
         for one, column in zip(group.inputs, (rows.column(name) for name in inputs), strict=True)
     ]
-    return Contributions([int(one) for one in ids] if group.entity_type is ColumnType.INT64 else ids, entity, *places, values)
+    return Contributions(
+        [int(one) for one in ids] if group.entity_type is ColumnType.INT64 else ids, entity, ts_ms, partition, offset, values
+    )
 
 
 def fold(

@@ -66,7 +66,8 @@ class OfflineStore:
     def __init__(
         self, spark: SparkSession, settings: Settings, store: Store, source: EventSource, groups: Sequence[FeatureGroup], topic: str
     ) -> None:
-        self.source, self.failure = source, None
+        self.source = source
+        self.failure: str | None = None
         self._spark, self._settings, self._store, self._groups, self._topic = spark, settings, store, groups, topic
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
