@@ -36,11 +36,17 @@ FEW = 8
 
 _HEAD, _INDEX = struct.Struct(">B8shII"), struct.Struct(">hIHI")
 _encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[list[Any]])
+_tile_decoder = msgspec.msgpack.Decoder(list[Any])
 
 
 def speed_field(fingerprint: str) -> bytes:
     """The field of the speed value of a version."""
     return b"speed:" + fingerprint[:8].encode()
+
+
+def folded_field(fingerprint: str) -> bytes:
+    """The field that says which events are in the speed value of a version."""
+    return b"folded:" + fingerprint[:8].encode()
 
 
 def speed_head(group: FeatureGroup) -> bytes:
@@ -130,6 +136,18 @@ def pack_tile(group: FeatureGroup, start_ms: int, tile: TileValue) -> bytes:
     return _encoder.encode([None, tile.first_ms - start_ms, entry(tile.last_ms, tile.partials), entries])
 
 
+def unpack_tile(group: FeatureGroup, start_ms: int, data: bytes) -> TileValue:
+    """What `pack_tile` made the bytes of.
+
+    Raises:
+        PackedValueError: They are no tile.
+    """
+    try:
+        return _tile(group, start_ms, _tile_decoder.decode(data))
+    except msgspec.DecodeError as error:
+        raise PackedValueError(f"The tile cannot be read: {error}.") from None
+
+
 def decode_speed(data: bytes, group: FeatureGroup) -> SpeedTiles:
     """The tiles in a speed value.
 
@@ -214,10 +232,10 @@ class SpeedTiles(Sequence[TileValue]):
     def __getitem__(self, index: int | slice) -> TileValue | list[TileValue]:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
-        return self._tile(self._starts_ms[index], self._packed[index])
+        return _tile(self._group, self._starts_ms[index], self._packed[index])
 
     def __iter__(self) -> Iterator[TileValue]:
-        return map(self._tile, self._starts_ms, self._packed)
+        return (_tile(self._group, start_ms, packed) for start_ms, packed in zip(self._starts_ms, self._packed, strict=True))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SpeedTiles):
@@ -225,22 +243,6 @@ class SpeedTiles(Sequence[TileValue]):
         return (self._starts_ms, self._packed, self.dropped_ms) == (other._starts_ms, other._packed, other.dropped_ms)
 
     __hash__ = None  # type: ignore[assignment]
-
-    def _tile(self, start_ms: int, packed: list[Any]) -> TileValue:
-        columns = layout_of(self._group).columns
-
-        def partials(entry: list[Any]) -> list[Partial]:
-            return [column.partial(entry, start_ms) for column in columns]
-
-        few = packed[0] is not None
-        entries = packed if few else packed[3]
-        log = encode_log([(start_ms + entry[0], partials(entry)) for entry in entries or ()])
-        if few:
-            whole = [column.aggregation.combine_all(column.partial(entry, start_ms) for entry in packed) for column in columns]
-            first, last = packed[0][0], packed[-1][0]
-        else:
-            whole, first, last = partials(packed[2]), packed[1], packed[2][0]
-        return TileValue(FORMAT, self._group.fingerprint, start_ms + first, start_ms + last, whole, log)
 
     def pieces(self, cut_ms: int) -> Pieces | None:
         """The pieces at or after `cut_ms`; None where a tile that has to be cut kept no log. The last answer is kept."""
@@ -280,3 +282,20 @@ class SpeedTiles(Sequence[TileValue]):
                 starts_ms.append(start_ms)
                 merged.append(entry)
         return pieces
+
+
+def _tile(group: FeatureGroup, start_ms: int, packed: list[Any]) -> TileValue:
+    columns = layout_of(group).columns
+
+    def partials(entry: list[Any]) -> list[Partial]:
+        return [column.partial(entry, start_ms) for column in columns]
+
+    few = packed[0] is not None
+    entries = packed if few else packed[3]
+    log = encode_log([(start_ms + entry[0], partials(entry)) for entry in entries or ()])
+    if few:
+        whole = [column.aggregation.combine_all(column.partial(entry, start_ms) for entry in packed) for column in columns]
+        first, last = packed[0][0], packed[-1][0]
+    else:
+        whole, first, last = partials(packed[2]), packed[1], packed[2][0]
+    return TileValue(FORMAT, group.fingerprint, start_ms + first, start_ms + last, whole, log)

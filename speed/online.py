@@ -3,8 +3,8 @@
 Reads the stream of events once for all groups of the source, and for the older versions of them that are still served; puts tiles into the
 online store, each by its absolute value, so that writing twice, which a restart does, changes nothing. The tasks write, before Spark commits
 the micro-batch; so whoever reads an offset as done (`speed.progress`) finds its tile in the store. A task reads the open tiles of the entities
-that have new events, folds the events into them (`speed.fold`), and puts the tiles, then the open tiles, then its mark (`store.tiles`), by which a store that has lost
-them is noticed. A task that is killed in between is made again from open tiles that do not have its events.
+that have new events, folds the events into them (`speed.fold`), and puts the tiles, each entity's in one step with which events they have; then its mark
+(`store.tiles`), by which a store that has lost them is noticed. A task that is killed in between is made again, and passes over what is there.
 
 Spark's state has the ids of events alone, whatever the groups, so a version that is served no more leaves the query and its checkpoint goes on.
 
@@ -30,9 +30,9 @@ from features.declaration import FeatureGroup
 from features.packed import encode
 from features.sources import EventSource
 from infra.settings import Settings
-from speed.fold import contributions_of, decode_open, encode_open, fold
+from speed.fold import contributions_of, first_starts, fold
 from speed.stream import by_entity, contributions, first_copies, input_names, judged_events, slots
-from store.protocol import Mark, Store
+from store.protocol import Folded, Mark, Store
 from store.server import writing_store
 
 #: The notes that name the checkpoint of each source.
@@ -114,15 +114,17 @@ def write_tiles(settings: Settings, targets: Sequence[Target], batches: Iterator
     assert task is not None
     batch_id = int(task.getLocalProperty("streaming.sql.batchId") or 0)
     for target in targets:
-        store.put_tiles(target.group, [], settings.tile_ttl_seconds, Mark(target.token, task.partitionId(), batch_id))
+        store.put_tiles(
+            target.group, [], settings.tiles_kept_seconds(target.group.buffer_ms), Mark(target.token, task.partitionId(), batch_id)
+        )
     yield pa.record_batch({"tiles": pa.array([written], pa.int64())})
 
 
 def fold_rows(store: Store, settings: Settings, target: Target, rows: pa.Table) -> int:
-    """Folds the rows of a group's entities into what the store has of them; gives how many tiles were put."""
-    new, ttl_seconds = contributions_of(target.group, rows, target.inputs), settings.tile_ttl_seconds
-    before = [decode_open(value) for value in store.open_tiles(target.token, new.entities)]
-    tiles, opened = fold(target.group, new, before, settings.watermark_seconds * 1_000)
-    store.put_tiles(target.group, [(entity, start_ms, encode(value)) for entity, start_ms, value in tiles], ttl_seconds)
-    store.put_open_tiles(target.token, [(entity, encode_open(value)) for entity, value in opened], ttl_seconds)
+    """Folds the rows of a group's entities into the tiles that the store has of them; gives how many tiles were put."""
+    group, new = target.group, contributions_of(target.group, rows, target.inputs)
+    tiles, offsets = fold(group, new, store.open_tiles(group, target.token, first_starts(group, new)))
+    kept_seconds = settings.tiles_kept_seconds(group.buffer_ms)
+    packed = [(entity, start_ms, encode(value)) for entity, start_ms, value in tiles]
+    store.put_tiles(group, packed, kept_seconds, folded=Folded(target.token, offsets))
     return len(tiles)

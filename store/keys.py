@@ -4,10 +4,10 @@
         batch:{version}                             its batch view
         s:{version}                                 the stamp of that view: see `stamp`
         speed:{version}                             its speed tiles, as one value: see `features.speed_value`
+        folded:{version}                            which events are in them: see `store.tiles`
     braid/published/{group}                  hash   what was published of the group last: see `store.publishing`;
         tiles:{format}:{version}                    and since when its tiles are complete: see `store.tiles`
     braid/known/{group}/{version}/{bucket}   hash   entity id → the stamp of the view that was published of it
-    braid/open/{token}/{id}                  text   what the speed layer folds the next events of an entity into: see `store.open_tiles`
     braid/marks/{token}/{bucket}             hash   task of a streaming query → the micro-batch whose tiles it wrote last
     braid/progress                           hash   streaming query → how far it is, as JSON
     braid/notes/{kind}                       hash   what a process wants to remember, as JSON: open alerts
@@ -46,11 +46,6 @@ def tiles_field(version: str) -> str:
 def notes_key(kind: str) -> str:
     """The hash of the notes of a kind."""
     return f"braid/notes/{kind}"
-
-
-def open_tiles_key(token: str, entity_id: int | str) -> str:
-    """The open tiles of an entity in a stream of tiles."""
-    return f"braid/open/{token}/{entity_id}"
 
 
 def version_of(fingerprint: str) -> str:

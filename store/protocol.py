@@ -76,6 +76,27 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Folded:
+    """Which events are in the tiles of entities: in the stream of tiles `token`, per entity and partition those before an offset."""
+
+    token: str
+    offsets: Mapping[int | str, Mapping[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTiles:
+    """What the next events of an entity are folded into.
+
+    Attributes:
+        offsets: Per partition the offset of the first event that is in no tile yet.
+        tiles: By their starts.
+    """
+
+    offsets: Mapping[int, int]
+    tiles: Mapping[int, TileValue]
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """What the store knows of one entity; `faults` says why that may not be all."""
 
@@ -146,15 +167,17 @@ class Store(Protocol):
 
     # The speed layer
     def put_tiles(
-        self, group: FeatureGroup, tiles: Sequence[tuple[int | str, int, bytes]], ttl_seconds: int, mark: Mark | None = None
+        self,
+        group: FeatureGroup,
+        tiles: Sequence[tuple[int | str, int, bytes]],
+        ttl_seconds: int,
+        mark: Mark | None = None,
+        folded: Folded | None = None,
     ) -> None:
-        """Puts tiles (entity, start, packed value), and after them the mark."""
+        """Puts tiles (entity, start, packed value), in one step with which events are in those of the entity; after all tiles the mark."""
 
-    def open_tiles(self, token: str, ids: Sequence[int | str]) -> list[bytes | None]:
-        """What `put_open_tiles` last put of entities in a stream of tiles, in the order of the ids; None for none."""
-
-    def put_open_tiles(self, token: str, values: Sequence[tuple[int | str, bytes]], ttl_seconds: int) -> None:
-        """Puts what the next events of entities are folded into."""
+    def open_tiles(self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int]) -> list[OpenTiles | None]:
+        """What the stream of tiles `token` has folded of entities, each with its tiles from a start on; None where it has folded nothing."""
 
     def tiles(self, group: str) -> dict[str, Tiles]:
         """Fingerprint's beginning (`store.keys.version_of`) → the stream of tiles of that version."""

@@ -25,7 +25,7 @@ from typing import Any
 from features.declaration import FeatureGroup
 from features.declaration.versions import group_text
 from features.packed import FORMAT, batch_field
-from features.speed_value import speed_field
+from features.speed_value import folded_field, speed_field
 from infra.errors import NotReadyError
 from store.keys import Buckets, batch_end_of, meta_key, stamp, stamp_field, tiles_field, version_of
 from store.protocol import Published, View
@@ -54,7 +54,7 @@ local function prune(key, field, tile_ms, end_ms)
     skip, skipped = skip + 1, skipped + size
   end
   if skip == n then
-    redis.call('HDEL', key, field)
+    redis.call('HDEL', key, field, 'folded' .. string.sub(field, 6))
   elseif skip > 0 then
     local left = redis.pcall('HPTTL', key, 'FIELDS', 1, field)
     index, tiles = string.sub(index, skip * ENTRY + 1), string.sub(tiles, skipped + 1)
@@ -289,7 +289,7 @@ def _remove_dead_versions(client: Any, buckets: Buckets, group: FeatureGroup) ->
     for version, begun_ms in _versions(client, group.name).items():
         if version in alive or (begun_ms is not None and begun_ms > long_ago_ms):
             continue
-        prefixes = stamp_field(version), batch_field(version), speed_field(version)
+        prefixes = stamp_field(version), batch_field(version), speed_field(version), folded_field(version)
         own, theirs = (buckets.known_keys(group.name, name) for name in (version_of(group.fingerprint), version))
         for key in (*theirs, *own):
             for some in _known(client, key):

@@ -16,8 +16,7 @@ from store import publishing, tiles
 from store.clients import patient_store, reading_store, store
 from store.errors import store_errors
 from store.keys import GENERATION_KEY, PROGRESS_KEY, Buckets, meta_key, notes_key
-from store.open_tiles import drop_open_tiles, open_tiles, put_open_tiles
-from store.protocol import Mark, Published, Reading, Tiles, View
+from store.protocol import Folded, Mark, OpenTiles, Published, Reading, Tiles, View
 from store.reading import ATTEMPTS, Query, Versions
 
 _P = ParamSpec("_P")
@@ -81,22 +80,22 @@ class RedisStore:
 
     @_told
     def drop(self, group: FeatureGroup, ids: Sequence[int | str]) -> int:
-        drop_open_tiles(self._client, [stream.token for stream in tiles.tiles_of(self._client, group.name).values()], ids)
         return publishing.drop(self._client, self._buckets, group, ids)
 
     @_told
     def put_tiles(
-        self, group: FeatureGroup, packed: Sequence[tuple[int | str, int, bytes]], ttl_seconds: int, mark: Mark | None = None
+        self,
+        group: FeatureGroup,
+        packed: Sequence[tuple[int | str, int, bytes]],
+        ttl_seconds: int,
+        mark: Mark | None = None,
+        folded: Folded | None = None,
     ) -> None:
-        tiles.put_tiles(self._client, self._buckets, group, packed, ttl_seconds, mark)
+        tiles.put_tiles(self._client, self._buckets, group, packed, ttl_seconds, mark, folded)
 
     @_told
-    def open_tiles(self, token: str, ids: Sequence[int | str]) -> list[bytes | None]:
-        return open_tiles(self._client, token, ids)
-
-    @_told
-    def put_open_tiles(self, token: str, values: Sequence[tuple[int | str, bytes]], ttl_seconds: int) -> None:
-        put_open_tiles(self._client, token, values, ttl_seconds)
+    def open_tiles(self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int]) -> list[OpenTiles | None]:
+        return tiles.open_tiles(self._client, group, token, first_ms)
 
     @_told
     def tiles(self, group: str) -> dict[str, Tiles]:

@@ -1,7 +1,8 @@
 """Speed tiles into the online store, and what says whether it has all of them.
 
 All tiles of an entity and a version are one value (`features.speed_value`), in which a script replaces those that are written, and from which it
-drops what has expired. A tile is written by its absolute value, so that writing it twice changes nothing. After the tiles of its part of a micro-batch, a task writes
+drops what has expired. A tile is written by its absolute value, so that writing it twice changes nothing. Beside the value, in the same step, stands which events
+are in it (`Folded`): the speed layer folds an entity's next events into the tiles that are there, and neither is ever there without the other. After the tiles of its part of a micro-batch, a task writes
 its mark: the number of the micro-batch, in each bucket, hence on each primary of a cluster. A server that loses what it had acknowledged (an
 older file after a crash, a failover to a replica that lagged) loses the latest writes, the marks among them: then a mark lies behind what Spark
 has committed, or does not follow upon the one before, and the stream is read again under another token.
@@ -11,15 +12,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
+
 from features.declaration import FeatureGroup
 from features.packed import decode_tile
-from features.speed_value import SPEED_FORMAT, pack_tile, speed_field, speed_head
+from features.speed_value import SPEED_FORMAT, folded_field, pack_tile, speed_field, speed_head, unpack_tile
 from store.keys import Buckets, meta_key, tiles_field, version_of
-from store.protocol import Mark, Tiles
+from store.protocol import Folded, Mark, OpenTiles, Tiles
 from store.scripts import Script
 
 #: Entities per round trip to the store.
@@ -55,7 +58,8 @@ end
 _PUT = Script(
     SPEED_LUA
     + """
--- key: an entity; field, format and fingerprint, tile_ms, seconds until a tile expires, longest value, hour; starts and tiles, ascending
+-- key: an entity; field, format and fingerprint, tile_ms, seconds until a tile expires, longest value, hour, field and text of what is folded
+-- ('' for none); starts and tiles, ascending
 local field, head, tile_ms, ttl, longest, hour = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local expiry = (hour + math.ceil(ttl / 3600) + 1) % 65536
 local value = redis.call('HGET', KEYS[1], field)
@@ -63,7 +67,7 @@ local dropped, n, index, tiles = -140737488355328, 0, '', ''
 if value and is_speed(value) and string.sub(value, 1, #head) == head then dropped, n, index, tiles = parts(value) end
 
 -- Tiles from the first new one on are taken off: usually none, or the one that is replaced.
-local first, stay, bytes, after = tonumber(ARGV[7]), n, #tiles, {}
+local first, stay, bytes, after = tonumber(ARGV[9]), n, #tiles, {}
 while stay > 0 do
   local start, _, size = entry(index, stay - 1)
   if start < first then break end
@@ -73,7 +77,7 @@ while stay > 0 do
 end
 -- The oldest go: what has expired, and what makes the value too long.
 local total, skip, skipped = #tiles, 0, 0
-for at = 8, #ARGV, 2 do total = total + #ARGV[at] end
+for at = 10, #ARGV, 2 do total = total + #ARGV[at] end
 while skip < stay do
   local start, expires, size = entry(index, skip)
   if (expires - hour) % 65536 < 32768 and total <= longest then break end
@@ -84,7 +88,7 @@ local function add(its_index, its_value)
   count, indices[#indices + 1], values[#values + 1] = count + 1, its_index, its_value
 end
 local place = #after
-for at = 7, #ARGV, 2 do
+for at = 9, #ARGV, 2 do
   local start, tile = tonumber(ARGV[at]), ARGV[at + 1]
   while place > 0 and after[place][1] < start do
     add(after[place][2], after[place][3])
@@ -95,10 +99,33 @@ for at = 7, #ARGV, 2 do
   add(struct.pack('>hIHI', high, start - high * 4294967296, expiry, #tile), tile)
 end
 for left = place, 1, -1 do add(after[left][2], after[left][3]) end
-return write(KEYS[1], field, whole(head, dropped, count, table.concat(indices), table.concat(values)), ttl * 1000)
+local refused = write(KEYS[1], field, whole(head, dropped, count, table.concat(indices), table.concat(values)), ttl * 1000)
+if refused then return refused end
+if ARGV[8] ~= '' then return write(KEYS[1], ARGV[7], ARGV[8], ttl * 1000) end
+"""
+)
+_OPEN = Script(
+    SPEED_LUA
+    + """
+-- key: an entity; field, format and fingerprint, field of what is folded, start of the first tile; gives what is folded, then starts and tiles
+local folded, value = redis.call('HGET', KEYS[1], ARGV[3]), redis.call('HGET', KEYS[1], ARGV[1])
+if not folded then return {} end
+local found, head, first = {folded}, ARGV[2], tonumber(ARGV[4])
+if value and is_speed(value) and string.sub(value, 1, #head) == head then
+  local _, n, index, tiles = parts(value)
+  local bytes = #tiles
+  for place = n - 1, 0, -1 do
+    local start, _, size = entry(index, place)
+    if start < first then break end
+    found[#found + 1], found[#found + 2] = string.format('%.0f', start), string.sub(tiles, bytes - size + 1, bytes)
+    bytes = bytes - size
+  end
+end
+return found
 """
 )
 _BROKEN = b"broken"
+_encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(tuple[str, dict[int, int]])
 _MARK = Script(
     """
 -- key: marks; task, micro-batch
@@ -120,22 +147,44 @@ def put_tiles(
     tiles: Sequence[tuple[int | str, int, bytes]],
     ttl_seconds: int,
     mark: Mark | None,
+    folded: Folded | None,
 ) -> None:
-    """Writes tiles (entity, start in ms, encoded `TileValue`), and after them the mark."""
+    """Writes tiles (entity, start in ms, encoded `TileValue`), each entity's with which events are in them, and after all the mark."""
     # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
     hour = int(time.time()) // _HOUR_SECONDS
     fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour
-    entities: dict[str, dict[int, bytes]] = {}
+    beside = folded_field(group.fingerprint)
+    entities: dict[int | str, dict[int, bytes]] = {}
     for entity, start_ms, value in tiles:
-        entities.setdefault(group.key(entity), {})[start_ms] = value
+        entities.setdefault(entity, {})[start_ms] = value
     calls = [
-        (key, *fixed, *(part for start_ms, value in sorted(values.items()) for part in (start_ms, _packed(group, start_ms, value))))
-        for key, values in entities.items()
+        (
+            group.key(entity),
+            *fixed,
+            beside,
+            _encoder.encode((folded.token, folded.offsets[entity])) if folded else b"",
+            *(part for start_ms, value in sorted(values.items()) for part in (start_ms, _packed(group, start_ms, value))),
+        )
+        for entity, values in entities.items()
     ]
     for begun in range(0, len(calls), PIPELINE_LENGTH):
         _PUT.run(client, calls[begun : begun + PIPELINE_LENGTH])
     if mark is not None:
         _MARK.run(client, [(key, mark.task, mark.batch_id) for key in buckets.mark_keys(mark.token)])
+
+
+def open_tiles(client: Any, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int]) -> list[OpenTiles | None]:
+    """Of each entity what the stream has folded, with its tiles from a start on."""
+    field, head, beside = speed_field(group.fingerprint), speed_head(group), folded_field(group.fingerprint)
+    calls = [(group.key(entity), field, head, beside, start_ms) for entity, start_ms in first_ms.items()]
+    found: list[OpenTiles | None] = []
+    for begun in range(0, len(calls), PIPELINE_LENGTH):
+        for answer in _OPEN.run(client, calls[begun : begun + PIPELINE_LENGTH]):
+            its_token, offsets = _decoder.decode(answer[0]) if answer else ("", {})
+            starts_ms = map(int, answer[1::2])
+            tiles = {start_ms: unpack_tile(group, start_ms, tile) for start_ms, tile in zip(starts_ms, answer[2::2], strict=True)}
+            found.append(OpenTiles(offsets, tiles) if its_token == token else None)
+    return found
 
 
 def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int | None, batch_id: int) -> bool:

@@ -39,7 +39,8 @@ from features.declaration import (
     variance,
 )  # fmt: skip
 from features.merge import merge
-from features.packed import BatchValue, TileValue, decode_batch, decode_tile, encode
+from features.packed import BatchValue, TileValue, decode_batch
+from features.speed_value import pack_tile, unpack_tile
 from features.tiles import fold_ranges
 from features.windows import BUFFER_MS, DAY_MS, HOUR_MS, MINUTE_MS
 from infra.settings import Settings
@@ -49,11 +50,11 @@ from monitoring.served import TABLE as SERVED
 from orchestration.proof import agree, brute_force
 from serving.answer import feature_rows, served_features
 from serving.served_log import served_record
-from speed.fold import OpenTiles, contributions_of, decode_open, encode_open, fold
+from speed.fold import contributions_of, fold
 from speed.stream import by_entity, contributions, input_names
 from store.clients import store
 from store.keys import meta_key
-from store.protocol import Parts
+from store.protocol import OpenTiles, Parts
 from tests.declarations import user_events
 
 if TYPE_CHECKING:
@@ -125,17 +126,15 @@ def speed_tiles(settings: Settings, group: FeatureGroup, events: DataFrame) -> d
     typed = events.withColumn("kafka_partition", F.lit(0)).withColumn("kafka_offset", F.monotonically_increasing_id())
     rows = by_entity([group], contributions([group], typed)).toArrow().sort_by("ts_ms")
     rows = rows.set_column(rows.schema.get_field_index("kafka_offset"), "kafka_offset", pa.array(range(len(rows))))
-    opened: dict[str, OpenTiles] = {}
-    found: dict[tuple[str, int], TileValue] = {}
+    opened: dict[int | str, OpenTiles] = {}
+    found: dict[int | str, dict[int, TileValue]] = {}
     for begun in range(0, len(rows), 700):
         new = contributions_of(group, rows.slice(begun, 700), input_names([group], group))
-        tiles, states = fold(group, new, [opened.get(one) for one in new.entities], settings.watermark_seconds * 1_000)
-        opened |= {entity: decode_open(encode_open(state)) for entity, state in states}
-        found |= {(entity, start_ms): decode_tile(encode(tile), group.fingerprint) for entity, start_ms, tile in tiles}
-    by_id: dict[str, list[TileValue]] = {}
-    for (entity, _), tile in found.items():
-        by_id.setdefault(entity, []).append(tile)
-    return by_id
+        tiles, offsets = fold(group, new, [opened.get(one) for one in new.entities])
+        for entity, start_ms, tile in tiles:
+            found.setdefault(entity, {})[start_ms] = unpack_tile(group, start_ms, pack_tile(group, start_ms, tile))
+        opened |= {entity: OpenTiles(folded, found[entity]) for entity, folded in offsets.items()}
+    return {str(entity): list(tiles.values()) for entity, tiles in found.items()}
 
 
 def differing(group: FeatureGroup, values: Mapping[str, Value], right: Mapping[str, Value]) -> list[tuple[str, Value, Value]]:

@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.packed import LOG_BOUND, TileValue, decode_log, encode
+from features.speed_value import pack_tile, unpack_tile
 from features.tiles import fold_tile_values, join_tile_values, runs
-from speed.fold import OpenTiles, contributions_of, decode_open, encode_open, fold
+from speed.fold import contributions_of, first_starts, fold
+from store.protocol import OpenTiles
 from tests.declarations import user_features
 from tests.pure import series_of
 
 TILE = 1_795_000_200_000
 TILE_MS = user_features.tile_ms
-WATERMARK_MS = 600_000
 INPUTS = [f"input_{index}" for index in range(len(user_features.inputs))]
 
 
@@ -32,19 +33,32 @@ def event(
 
 
 class Stream:
-    """Tiles and open tiles as a store keeps them."""
+    """Tiles and what is folded of each entity, as a store keeps them."""
 
     def __init__(self) -> None:
-        self.tiles: dict[tuple[int | str, int], bytes] = {}
-        self.open: dict[int | str, bytes] = {}
+        self.tiles: dict[int | str, dict[int, bytes]] = {}
+        self.folded: dict[int | str, dict[int, int]] = {}
 
-    def take(self, *events: dict[str, Any], torn: bool = False) -> None:
-        """A micro-batch; `torn` for one that ends before it has put the open tiles."""
+    def take(self, *events: dict[str, Any], torn_after: int | None = None) -> None:
+        """A micro-batch; one that is torn has put some entities and not the others."""
         new = contributions_of(user_features, pa.Table.from_pylist(list(events), SCHEMA), INPUTS)
-        tiles, opened = fold(user_features, new, [decode_open(self.open.get(one)) for one in new.entities], WATERMARK_MS)
-        self.tiles |= {(entity, start_ms): encode(value) for entity, start_ms, value in tiles}
-        if not torn:
-            self.open |= {entity: encode_open(value) for entity, value in opened}
+        tiles, folded = fold(
+            user_features, new, [self.open(one, start_ms) for one, start_ms in first_starts(user_features, new).items()]
+        )
+        for entity in list(folded)[:torn_after]:
+            self.folded[entity] = folded[entity]
+            its = {start_ms: pack_tile(user_features, start_ms, value) for one, start_ms, value in tiles if one == entity}
+            self.tiles.setdefault(entity, {}).update(its)
+
+    def open(self, entity: int | str, first_ms: int) -> OpenTiles | None:
+        if entity not in self.folded:
+            return None
+        return OpenTiles(
+            self.folded[entity], {start_ms: self.tile(entity, start_ms) for start_ms in self.tiles[entity] if start_ms >= first_ms}
+        )
+
+    def tile(self, entity: int | str, start_ms: int = TILE) -> TileValue:
+        return unpack_tile(user_features, start_ms, self.tiles[entity][start_ms])
 
 
 SCHEMA = pa.schema([
@@ -72,20 +86,18 @@ def test_tiles_are_the_same_however_the_stream_is_cut_and_wherever_a_micro_batch
     while events:
         size = rng.randrange(1, 60)
         micro_batch, events = events[:size], events[size:]
-        for torn in rng.sample((True, False, True), rng.randrange(3)):
-            cut.take(*rng.sample(micro_batch, len(micro_batch)), torn=torn)
+        for torn_after in rng.sample((1, None, 2), rng.randrange(3)):
+            cut.take(*rng.sample(micro_batch, len(micro_batch)), torn_after=torn_after)
         cut.take(*micro_batch)
     assert cut.tiles == whole.tiles
-    assert all(len(decode_open(value).tiles) <= (WATERMARK_MS + 300_000) // TILE_MS + 3 for value in cut.open.values())
 
 
 def test_a_hot_tile_joins_its_new_events_and_keeps_no_list_of_them() -> None:
     stream = Stream()
     for part in range(20):
         stream.take(*(event(part * 500 + n, TILE + part * 10 + n % 1_500, 1) for n in range(500)))
-    [tile] = decode_open(stream.open[1]).tiles.values()
-    assert tile.partials[:2] == [10_000, [0, 10_000]]
-    assert len(stream.open[1]) < 50_000
+    assert stream.tile(1).partials[:2] == [10_000, [0, 10_000]]
+    assert len(stream.tiles[1][TILE]) < 50_000
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.lists(st.integers(0, 30), min_size=1, max_size=40), st.randoms())
@@ -112,16 +124,11 @@ def test_the_log_has_each_instant_in_order_and_none_of_too_many() -> None:
     stream = Stream()
     stream.take(event(0, TILE + 9), event(1, TILE))
     stream.take(event(2, TILE))
-    [tile] = decode_open(stream.open[1]).tiles.values()
+    tile = stream.tile(1)
     assert [(ts_ms, partials[0]) for ts_ms, partials in decode_log(tile)] == [(TILE, 2), (TILE + 9, 1)]
     stream.take(*(event(3 + n, TILE + 10 + n) for n in range(LOG_BOUND - 2)))
-    [tile] = decode_open(stream.open[1]).tiles.values()
+    tile = stream.tile(1)
     assert len(decode_log(tile)) == LOG_BOUND
     stream.take(event(5_000, TILE + 5_000))
-    [tile] = decode_open(stream.open[1]).tiles.values()
+    tile = stream.tile(1)
     assert bytes(tile.log) == b"\xc0"
-
-
-def test_open_tiles_of_another_format_are_none() -> None:
-    assert decode_open(encode_open(OpenTiles(-1, 0, {}, {}))) is None
-    assert decode_open(None) is None

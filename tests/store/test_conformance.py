@@ -18,7 +18,7 @@ from infra.errors import NotReadyError
 from infra.settings import Settings
 from store.clients import store
 from store.keys import version_of
-from store.protocol import ALWAYS_MS, NEVER_MS, Mark, Parts, Tiles, View, published_version
+from store.protocol import ALWAYS_MS, NEVER_MS, Folded, Mark, Parts, Tiles, View, published_version
 from store.publishing import CHUNK
 from store.reading import LEFT, LOST, OTHER_VERSION, UNREADABLE, OnlineStore
 from store.server import RedisStore
@@ -356,16 +356,39 @@ def test_marks_that_are_missing_or_do_not_follow_tell_of_lost_tiles(online: Redi
     assert not list(client.scan_iter("braid/marks/t/*"))
 
 
-def test_open_tiles_are_of_a_stream_and_go_with_their_entity(online: RedisStore, servers: Servers) -> None:
-    online.set_tiles(user_features, Tiles("t"))
-    ids = list(range(2_500))
-    online.put_open_tiles("t", [(entity, str(entity).encode()) for entity in ids], TTL)
-    online.put_open_tiles("t", [(7, b"seven")], TTL)
-    assert online.open_tiles("t", [7, 8, 2_500]) == [b"seven", b"8", None]
-    assert online.open_tiles("u", [7]) == [None]
-    assert 0 < store(servers.settings).ttl("braid/open/t/7") <= TTL
-    online.drop(user_features, [7])
-    assert online.open_tiles("t", ids) == [None if entity == 7 else str(entity).encode() for entity in ids]
+def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(online: RedisStore, servers: Servers) -> None:
+    def put(entity: int, offset: int, *starts: int) -> None:
+        online.put_tiles(
+            user_features,
+            [(entity, start, tile(start, offset)) for start in starts],
+            TTL,
+            folded=Folded("t", {entity: {0: offset}}),
+        )
+
+    def opened(entity: int, first_ms: int = B, token: str = "t") -> tuple[dict[int, int], dict[int, int]] | None:
+        [found] = online.open_tiles(user_features, token, {entity: first_ms})
+        return found and (dict(found.offsets), {start: one.partials[0] for start, one in found.tiles.items()})
+
+    put(7, 3, B, B + TILE_MS)
+    put(7, 5, B + TILE_MS, B + 2 * TILE_MS)
+    put(8, 9, B)
+    assert opened(7) == ({0: 5}, {B: 3, B + TILE_MS: 5, B + 2 * TILE_MS: 5})
+    assert opened(7, B + 2 * TILE_MS) == ({0: 5}, {B + 2 * TILE_MS: 5})
+    assert opened(8, B + TILE_MS) == ({0: 9}, {})
+    assert opened(9) is None
+    assert opened(7, token="another") is None, "a stream that is read again folds anew"
+    online.put_tiles(user_features, [(10, B, tile(B))], TTL)
+    assert opened(10) is None
+    ids = dict.fromkeys((8, *range(100, 2600), 7), B)
+    found = online.open_tiles(user_features, "t", ids)
+    assert [one is not None for one in found] == [entity in (7, 8) for entity in ids]
+    store(servers.settings).delete(user_features.key(7))
+    assert opened(7) is None, "a lost tile would be begun anew by its next event, not joined to what is not there"
+    publish(online, B + HOUR, {8: 1})
+    assert opened(8) is None, "the view has all of its tiles"
+    put(8, 11, B + HOUR)
+    online.drop(user_features, [8])
+    assert opened(8) is None
 
 
 def test_progress_and_notes_are_kept_by_name(online: RedisStore) -> None:
