@@ -210,10 +210,10 @@ def publish(settings: Settings) -> tuple[float, float]:
         view = build_view(group, BATCH_END_MS, starts, fold_ranges(group, early, lo, hi), int(ts_ms[cut - 1]))
         fields = {batch_field(group.fingerprint): encode(view)}
         speed = [
-            (user, tile.first_ms // group.tile_ms * group.tile_ms, encode(tile))
+            (user, tile.first_ms // group.tile_ms * group.tile_ms, tile)
             for tile in fold_tile_values(group, late, *runs(late[0].ts_ms // group.tile_ms))
         ]
-        online.put_tiles(group, speed, settings.tile_ttl_seconds)
+        online.put_tiles(group, speed, settings.tiles_kept_seconds(group.buffer_ms))
         tiles += len(speed)
         pipeline = client.pipeline(transaction=False)
         pipeline.hset(group.key(user), mapping=fields)

@@ -27,7 +27,6 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from features.declaration import FeatureGroup
-from features.packed import encode
 from features.sources import EventSource
 from infra.settings import Settings
 from speed.fold import contributions_of, first_starts, fold
@@ -125,6 +124,5 @@ def fold_rows(store: Store, settings: Settings, target: Target, rows: pa.Table) 
     group, new = target.group, contributions_of(target.group, rows, target.inputs)
     tiles, offsets = fold(group, new, store.open_tiles(group, target.token, first_starts(group, new)))
     kept_seconds = settings.tiles_kept_seconds(group.buffer_ms)
-    packed = [(entity, start_ms, encode(value)) for entity, start_ms, value in tiles]
-    store.put_tiles(group, packed, kept_seconds, folded=Folded(target.token, offsets))
+    store.put_tiles(group, tiles, kept_seconds, folded=Folded(target.token, offsets))
     return len(tiles)

@@ -169,12 +169,12 @@ class Store(Protocol):
     def put_tiles(
         self,
         group: FeatureGroup,
-        tiles: Sequence[tuple[int | str, int, bytes]],
+        tiles: Sequence[tuple[int | str, int, TileValue]],
         ttl_seconds: int,
         mark: Mark | None = None,
         folded: Folded | None = None,
     ) -> None:
-        """Puts tiles (entity, start, packed value), in one step with which events are in those of the entity; after all tiles the mark."""
+        """Puts tiles (entity, start, value), in one step with which events are in those of the entity; after all tiles the mark."""
 
     def open_tiles(self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int]) -> list[OpenTiles | None]:
         """What the stream of tiles `token` has folded of entities, each with its tiles from a start on; None where it has folded nothing."""

@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import redis
 
 from features.declaration import FeatureGroup
+from features.packed import TileValue
 from infra.settings import Settings
 from store import publishing, tiles
 from store.clients import patient_store, reading_store, store
@@ -86,12 +87,12 @@ class RedisStore:
     def put_tiles(
         self,
         group: FeatureGroup,
-        packed: Sequence[tuple[int | str, int, bytes]],
+        values: Sequence[tuple[int | str, int, TileValue]],
         ttl_seconds: int,
         mark: Mark | None = None,
         folded: Folded | None = None,
     ) -> None:
-        tiles.put_tiles(self._client, self._buckets, group, packed, ttl_seconds, mark, folded)
+        tiles.put_tiles(self._client, self._buckets, group, values, ttl_seconds, mark, folded)
 
     @_told
     def open_tiles(self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int]) -> list[OpenTiles | None]:

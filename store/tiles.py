@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from features.declaration import FeatureGroup
-from features.packed import decode_tile
+from features.packed import TileValue
 from features.speed_value import SPEED_FORMAT, folded_field, pack_tile, speed_field, speed_head, unpack_tile
 from store.keys import Buckets, meta_key, tiles_field, version_of
 from store.protocol import Folded, Mark, OpenTiles, Tiles
@@ -144,17 +144,17 @@ def put_tiles(
     client: Any,
     buckets: Buckets,
     group: FeatureGroup,
-    tiles: Sequence[tuple[int | str, int, bytes]],
+    tiles: Sequence[tuple[int | str, int, TileValue]],
     ttl_seconds: int,
     mark: Mark | None,
     folded: Folded | None,
 ) -> None:
-    """Writes tiles (entity, start in ms, encoded `TileValue`), each entity's with which events are in them, and after all the mark."""
+    """Writes tiles (entity, start in ms, value), each entity's with which events are in them, and after all the mark."""
     # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
     hour = int(time.time()) // _HOUR_SECONDS
     fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour
     beside = folded_field(group.fingerprint)
-    entities: dict[int | str, dict[int, bytes]] = {}
+    entities: dict[int | str, dict[int, TileValue]] = {}
     for entity, start_ms, value in tiles:
         entities.setdefault(entity, {})[start_ms] = value
     calls = [
@@ -163,7 +163,7 @@ def put_tiles(
             *fixed,
             beside,
             _encoder.encode((folded.token, folded.offsets[entity])) if folded else b"",
-            *(part for start_ms, value in sorted(values.items()) for part in (start_ms, _packed(group, start_ms, value))),
+            *(part for start_ms, value in sorted(values.items()) for part in (start_ms, pack_tile(group, start_ms, value))),
         )
         for entity, values in entities.items()
     ]
@@ -218,7 +218,3 @@ def set_tiles(client: Any, buckets: Buckets, group: FeatureGroup, tiles: Tiles) 
     if before and (token := read_tiles(before).token) != tiles.token:
         for marks in buckets.mark_keys(token):
             client.delete(marks)
-
-
-def _packed(group: FeatureGroup, start_ms: int, value: bytes) -> bytes:
-    return pack_tile(group, start_ms, decode_tile(value, group.fingerprint))

@@ -85,7 +85,7 @@ def test_the_writer_may_run_the_scripts_of_tiles_and_views(guarded: Settings) ->
     online, start_ms = reached_store(guarded), 1_780_000_200_000
     partials = [feature.aggregation.lift(start_ms, 1) for feature in user_features.features]
     tile = TileValue(FORMAT, user_features.fingerprint, start_ms, start_ms, partials, encode_log([]))
-    online.put_tiles(user_features, [(2, start_ms, encode(tile))] * 2, 3_600)
+    online.put_tiles(user_features, [(2, start_ms, tile)] * 2, 3_600)
     [expiry_ms] = store(guarded).execute_command("HPTTL", user_features.key(2), "FIELDS", 1, speed_field(user_features.fingerprint))
     assert expiry_ms > 0
     view = online.begin_publication(user_features, View(start_ms, 1))

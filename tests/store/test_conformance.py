@@ -40,9 +40,9 @@ def value(end_ms: int, number: int, group: FeatureGroup = user_features) -> byte
     return encode(BatchValue(FORMAT, group.fingerprint, end_ms, end_ms - 1, [FeatureView(number, [], []) for _ in group.features]))
 
 
-def tile(start_ms: int, number: int = 1, group: FeatureGroup = user_features) -> bytes:
+def tile(start_ms: int, number: int = 1, group: FeatureGroup = user_features) -> TileValue:
     partials = [feature.aggregation.lift(start_ms, 1) for feature in group.features]
-    return encode(TileValue(FORMAT, group.fingerprint, start_ms, start_ms, [number, *partials[1:]], encode_log([])))
+    return TileValue(FORMAT, group.fingerprint, start_ms, start_ms, [number, *partials[1:]], encode_log([]))
 
 
 def publish(
@@ -116,7 +116,7 @@ def test_the_tiles_of_an_entity_are_one_value_whatever_the_order_of_their_writin
     assert {one.first_ms: one.partials[0] for one in parts(online, 1).tiles} == expected
     assert [one.first_ms for one in parts(online, 1).tiles] == sorted(expected)
     packed = store(servers.settings).hget(user_features.key(1), speed_field(user_features.fingerprint))
-    tiles = [decode_tile(tile(start, number), user_features.fingerprint) for start, number in expected.items()]
+    tiles = [decode_tile(encode(tile(start, number)), user_features.fingerprint) for start, number in expected.items()]
     assert without_expiry(packed, len(expected)) == speed_value(user_features, tiles)
     publish(online, B + 3 * TILE_MS, {1: 1})
     assert tiles_of(parts(online, 1)) == sorted(start for start in expected if start + TILE_MS > B + 3 * TILE_MS)
