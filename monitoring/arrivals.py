@@ -43,9 +43,9 @@ def arrivals_of(spark: SparkSession, settings: Settings, group: FeatureGroup, en
     newest = arrived.withColumn("within_ms", within).join(seconds, "second")
     newest = newest.select("arrival_ms", F.greatest("within_ms", "before_ms").alias("newest_ms"))
     inputs = [f"CAST({column.sql} AS {column.sql_type}) AS input_{index}" for index, column in enumerate(group.inputs)]
-    behind = f"coalesce(newest_ms - (ts_ms - pmod(ts_ms, {group.tile_ms}) + {group.tile_ms}), 0) AS behind_ms"
     of_entities = events.join(F.broadcast(entities), events[group.entity] == entities["entity"], "left_semi")
     rows = of_entities.join(newest, "arrival_ms", "left")
+    behind = "coalesce(newest_ms - ts_ms, 0) AS behind_ms"
     return rows.selectExpr(f"`{group.entity}` AS entity", "ts_ms", "arrival_ms", behind, "origin = 'stream' AS streamed", *inputs)
 
 

@@ -43,7 +43,7 @@ class Arrivals:
     Attributes:
         inputs: One series per input of the group.
         arrival_ms: When the event arrived.
-        behind_ms: The time of the newest event that had arrived on the stream before this event, minus the end of this event's tile.
+        behind_ms: The time of the newest event that had arrived on the stream before this event, minus the time of this event.
         streamed: Whether the event came from the stream; the other events were loaded from files, and only the batch layer has them.
     """
 

@@ -203,9 +203,9 @@ def test_an_event_that_arrives_after_the_answer_is_late_data(shop: Shop) -> None
 
 
 def test_what_the_watermark_has_passed_is_late_data_and_what_it_has_not_is_a_defect(shop: Shop) -> None:
-    # Another user's event, at whose arrival the watermark passes the first tile but not the second.
+    # Another user's event, at whose arrival the watermark passes the first event but not the second.
     ahead = Event(41, B + 40 * MINUTE_MS, B + 41 * MINUTE_MS)
-    late, in_time = B + 20 * MINUTE_MS, B + 35 * MINUTE_MS
+    late, in_time = B + 29 * MINUTE_MS, B + 31 * MINUTE_MS
     shop.append([ahead, Event(22, late, B + 42 * MINUTE_MS), Event(23, in_time, B + 42 * MINUTE_MS)])
     shop.serve(22, [])
     shop.serve(23, [])
