@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -58,7 +59,7 @@ def ingest_served(spark: SparkSession, settings: Settings) -> int:
     messages = spark.readStream.format("kafka").options(**options).load()
     lines = messages.select(F.explode(F.split(F.col("value").cast("string"), "\n")).alias("line"))
     records = lines.select(F.from_json("line", SCHEMA).alias("record")).select("record.*")
-    query = (
+    writer = (
         records.where("served_id IS NOT NULL")
         .observe("served", F.count(F.lit(1)).alias("records"))
         .coalesce(1)
@@ -66,11 +67,11 @@ def ingest_served(spark: SparkSession, settings: Settings) -> int:
         .trigger(availableNow=True)
         .option("checkpointLocation", settings.checkpoint(f"{TABLE}_{topic}"))
         .option("mergeSchema", "true")  # a table of before a column gets it
-        .start(path)
     )
     try:
+        query = writer.start(path)
         query.awaitTermination()
-    except StreamingQueryException as error:
+    except (StreamingQueryException, Py4JJavaError) as error:
         if "concurrent" not in str(error).lower():
             raise
         raise ServiceError("Another run is reading the served log now.", "Wait until that run has ended, or run again.") from None

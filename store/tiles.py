@@ -177,14 +177,14 @@ def open_tiles(client: Any, group: FeatureGroup, token: str, first_ms: Mapping[i
     """Of each entity what the stream has folded, with its tiles from a start on."""
     field, head, beside = speed_field(group.fingerprint), speed_head(group), folded_field(group.fingerprint)
     calls = [(group.key(entity), field, head, beside, start_ms) for entity, start_ms in first_ms.items()]
-    found: list[OpenTiles | None] = []
+    opened: list[OpenTiles | None] = []
     for begun in range(0, len(calls), PIPELINE_LENGTH):
         for answer in _OPEN.run(client, calls[begun : begun + PIPELINE_LENGTH]):
             its_token, offsets = _decoder.decode(answer[0]) if answer else ("", {})
             starts_ms = map(int, answer[1::2])
             tiles = {start_ms: unpack_tile(group, start_ms, tile) for start_ms, tile in zip(starts_ms, answer[2::2], strict=True)}
-            found.append(OpenTiles(offsets, tiles) if its_token == token else None)
-    return found
+            opened.append(OpenTiles(offsets, tiles) if its_token == token else None)
+    return opened
 
 
 def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int | None, batch_id: int) -> bool:

@@ -127,14 +127,14 @@ def speed_tiles(settings: Settings, group: FeatureGroup, events: DataFrame) -> d
     rows = by_entity([group], contributions([group], typed)).toArrow().sort_by("ts_ms")
     rows = rows.set_column(rows.schema.get_field_index("kafka_offset"), "kafka_offset", pa.array(range(len(rows))))
     opened: dict[int | str, OpenTiles] = {}
-    found: dict[int | str, dict[int, TileValue]] = {}
+    tiles_by_entity: dict[int | str, dict[int, TileValue]] = {}
     for begun in range(0, len(rows), 700):
         new = contributions_of(group, rows.slice(begun, 700), input_names([group], group))
-        tiles, offsets = fold(group, new, [opened.get(one) for one in new.entities])
+        tiles, offsets = fold(group, new, [opened.get(entity) for entity in new.entities])
         for entity, start_ms, tile in tiles:
-            found.setdefault(entity, {})[start_ms] = unpack_tile(group, start_ms, pack_tile(group, start_ms, tile))
-        opened |= {entity: OpenTiles(folded, found[entity]) for entity, folded in offsets.items()}
-    return {str(entity): list(tiles.values()) for entity, tiles in found.items()}
+            tiles_by_entity.setdefault(entity, {})[start_ms] = unpack_tile(group, start_ms, pack_tile(group, start_ms, tile))
+        opened |= {entity: OpenTiles(folded, tiles_by_entity[entity]) for entity, folded in offsets.items()}
+    return {str(entity): list(tiles.values()) for entity, tiles in tiles_by_entity.items()}
 
 
 def differing(group: FeatureGroup, values: Mapping[str, Value], right: Mapping[str, Value]) -> list[tuple[str, Value, Value]]:

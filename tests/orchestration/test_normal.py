@@ -38,12 +38,12 @@ DAY = date(2026, 5, 20)
 ROWS = 40
 
 
-def day_rows(day: date, rows: int = ROWS, **changed: Any) -> list[tuple[Any, ...]]:
+def day_rows(day: date, count: int = ROWS, **changed: Any) -> list[tuple[Any, ...]]:
     """Events of a day, in steps of a minute; `changed` gives kind, amount, or how late each arrived in the stream."""
     begin = datetime(day.year, day.month, day.day, 9, tzinfo=UTC)
     kind, amount, late = (changed.get(name) for name in ("kind", "amount", "late"))
     rows = []
-    for index in range(rows):
+    for index in range(count):
         at = begin + timedelta(minutes=index)
         if late and index % 3 == 0:
             at -= timedelta(hours=1)
@@ -69,7 +69,7 @@ def weeks(spark: SparkSession, settings: Settings, tmp_path_factory: pytest.Temp
     home: Path = tmp_path_factory.mktemp("usual")
     lake = settings.model_copy(update={"lake_uri": str(home / "lake"), "home": home})
     usual = [row for back in range(1, 29) for row in day_rows(DAY - timedelta(days=back))]
-    write(spark, lake, [*usual, *day_rows(DAY + timedelta(days=1), rows=1)])
+    write(spark, lake, [*usual, *day_rows(DAY + timedelta(days=1), count=1)])
     return lake
 
 
@@ -98,7 +98,7 @@ def test_a_bad_day_is_noticed_in_each_of_its_ways_and_what_the_declaration_block
     spark: SparkSession, weeks: Settings
 ) -> None:
     bad = day_rows(
-        DAY, rows=12, late=True, kind=lambda index: ("VIEW", "REFUND")[index % 2], amount=lambda index: None if index % 2 else -5.0
+        DAY, count=12, late=True, kind=lambda index: ("VIEW", "REFUND")[index % 2], amount=lambda index: None if index % 2 else -5.0
     )  # fmt: skip
     strict = replace(SOURCE, checks=replace(CHECKS, blocking=frozenset({"volume"})))
     verdict = verdict_on(spark, weeks, bad, {READ: 1_000, REFUSED: 100, DUPLICATES: 800}, strict)
