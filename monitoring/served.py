@@ -15,8 +15,9 @@
 
 from __future__ import annotations
 
+import threading
+
 from delta.tables import DeltaTable
-from py4j.protocol import Py4JJavaError
 from pyspark.errors import StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -33,6 +34,9 @@ SCHEMA = """
     degraded_features ARRAY<STRING>,
     experiment STRING, variant STRING, model STRING, model_version STRING, prediction DOUBLE, shadows MAP<STRING, DOUBLE>
 """
+
+#: Where two threads start one query at once, Spark refuses the second, and from then on every other one in this process.
+_ingesting = threading.Lock()
 
 
 def ingest_served(spark: SparkSession, settings: Settings) -> int:
@@ -69,9 +73,10 @@ def ingest_served(spark: SparkSession, settings: Settings) -> int:
         .option("mergeSchema", "true")  # a table of before a column gets it
     )
     try:
-        query = writer.start(path)
-        query.awaitTermination()
-    except (StreamingQueryException, Py4JJavaError) as error:
+        with _ingesting:
+            query = writer.start(path)
+            query.awaitTermination()
+    except StreamingQueryException as error:
         if "concurrent" not in str(error).lower():
             raise
         raise ServiceError("Another run is reading the served log now.", "Wait until that run has ended, or run again.") from None
