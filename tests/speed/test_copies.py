@@ -66,6 +66,6 @@ def test_the_first_to_arrive_counts_in_a_micro_batch_and_later_ones_fall_whateve
         return row["arrival_ms"], row["kafka_partition"], row["kafka_offset"]
 
     right = {event: min(place(row) for row in first if row["event"] == event) for event in range(EVENTS)}
-    found = spark.read.parquet(str(tmp_path / "events")).collect()
-    assert len(found) == EVENTS + 1
-    assert {row["event"]: place(row) for row in found} == right | {EVENTS: (TILE + 500_000, 0, 10_000 + EVENTS)}
+    events = spark.read.parquet(str(tmp_path / "events")).collect()
+    assert len(events) == EVENTS + 1
+    assert {row["event"]: place(row) for row in events} == right | {EVENTS: (TILE + 500_000, 0, 10_000 + EVENTS)}
