@@ -112,7 +112,7 @@ def open_stream(
 
     A stream whose token is not among `tokens` was written by a query that has no checkpoint any more, or by one of a former layout: another begins.
     """
-    known = store.tiles(group.name).get(version_of(group.fingerprint))
+    known = stored = store.tiles(group.name).get(version_of(group.fingerprint))
     if known and known.token not in tokens:
         known = replace(known, token=new_token(), whole=False)
     offsets: dict[int, int] = {}
@@ -124,6 +124,6 @@ def open_stream(
         judge(known, topic_id, offsets, held, now_ms, slack_ms),
         {p: partition_held.end for p, partition_held in held.items()},
     )
-    if stream.tiles != known:
+    if stream.tiles != stored:
         store.set_tiles(group, stream.tiles)
     return stream

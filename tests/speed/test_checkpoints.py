@@ -31,7 +31,10 @@ def test_tiles_of_a_former_layout_are_made_again_and_say_so_until_they_are_whole
     online.set_tiles(user_features, Tiles("former", 17, topic_id="t"))
 
     def opened(*tokens: str) -> Tiles:
-        return open_stream(online, user_features, "t", {}, {}, tokens, 0, 0).tiles
+        stream = open_stream(online, user_features, "t", {}, {}, tokens, 0, 0)
+        tiles = stream.tiles
+        assert stream.follow(online, {}, None) is None, "the store knows the stream"
+        return tiles
 
     assert opened("former") == Tiles("former", 17, topic_id="t")
     again = opened()
