@@ -27,7 +27,7 @@ import msgspec
 from features.aggregations import Aggregation, Mean, Partial, Sum
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
-from features.packed import FORMAT, BatchValue, TileValue, decode_log, encode_log
+from features.packed import FORMAT, BatchValue, TileValue, decode_log, encode_log, has_log
 
 #: Changes when anything above does, or the form of a partial.
 SPEED_FORMAT = 1
@@ -127,10 +127,7 @@ def pack_tile(group: FeatureGroup, start_ms: int, tile: TileValue) -> bytes:
         )  # fmt: skip
         return [instant_ms - start_ms, *own]
 
-    try:
-        entries = [entry(instant_ms, partials) for instant_ms, partials in decode_log(tile)]
-    except PackedValueError:
-        entries = None
+    entries = [entry(instant_ms, partials) for instant_ms, partials in decode_log(tile)] if has_log(tile) else None
     if entries and len(entries) <= FEW:
         return _encoder.encode(entries)
     return _encoder.encode([None, tile.first_ms - start_ms, entry(tile.last_ms, tile.partials), entries])

@@ -16,6 +16,7 @@ import bentoml
 from starlette.responses import Response
 
 from features.declaration import FeatureGroup
+from features.instants import now_ms
 from features.merge_many import ManyMerge
 from features.sources import ColumnType
 from infra.project import load_project
@@ -106,7 +107,7 @@ class Braid:
         if group is None:
             raise RefusalError(404, f"The group {request.group!r} is not declared.", f"Declared are: {', '.join(self._groups)}.")
         keys = _keys(group, request.ids)
-        q_ms = _now_ms() if request.at is None else request.at
+        q_ms = now_ms() if request.at is None else request.at
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, keys)
         group = reading.group
@@ -125,7 +126,7 @@ class Braid:
         if self._served.on:
             for key, served, row in zip(keys, found, rows, strict=True):
                 if self._served.wants(key):
-                    self._served.add(partial(served_record, group, key, served, row.provenance, q_ms, _now_ms()))
+                    self._served.add(partial(served_record, group, key, served, row.provenance, q_ms, now_ms()))
         response = json_response(FeaturesAnswer(rows))
         self._metrics.answered("features", group, found, q_ms, started)
         return response
@@ -141,7 +142,7 @@ class Braid:
         variant, model, exposed = self._models.of(user)
         if model is None:
             raise RefusalError(503, f"No champion can answer: {self._models.champion.fault}.", "Train one by `braid backfill`.")
-        q_ms = _now_ms() if request.at is None else request.at
+        q_ms = now_ms() if request.at is None else request.at
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, [user])
         group = reading.group
@@ -158,7 +159,7 @@ class Braid:
         answer = prediction(group, user, served, q_ms, model, variant.name)
         self._metrics.predicted(variant.name)
         if exposed or self._served.wants(user):
-            served_at_ms = _now_ms()
+            served_at_ms = now_ms()
             experiment = self._models.experiment.name if exposed and self._models.experiment else None
             shadows = self._models.shadows(variant) if exposed else []
 
@@ -211,7 +212,3 @@ def _keys(group: FeatureGroup, ids: list[int | str]) -> list[int | str]:
 
 def _tiles_kept_ms(group: FeatureGroup) -> int:
     return _settings.tiles_kept_seconds(group.buffer_ms) * 1_000
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -25,6 +25,7 @@ from tenacity import (
 )
 
 from features.declaration import FeatureGroup
+from features.instants import now_ms
 from features.project import Project
 from features.sources import EventSource
 from features.trial import check_expressions
@@ -143,12 +144,12 @@ def _open_streams(settings: Settings, store: Store, watch: TopicWatch, groups: M
     sources = {group.source.name: group.source for group in groups.values()}
     in_kafka = {name: held(settings, source.topic) for name, source in sources.items()}
     tokens = {name: set(recorded_tokens(store, source).values()) for name, source in sources.items()}
-    entries, now_ms, slack_ms = store.progress(), time.time_ns() // 1_000_000, settings.future_seconds * 1_000
+    entries, started_ms, slack_ms = store.progress(), now_ms(), settings.future_seconds * 1_000
     streams = {}
     for name, group in groups.items():
         source = group.source
         streams[name] = stream = open_stream(
-            store, group, watch.ids[source.topic], in_kafka[source.name], entries, tokens[source.name], now_ms, slack_ms
+            store, group, watch.ids[source.topic], in_kafka[source.name], entries, tokens[source.name], started_ms, slack_ms
         )
         if not stream.tiles.whole:
             say(f"{name} is read from the first message that Kafka holds: no checkpoint of this layout has its tiles.")

@@ -31,7 +31,7 @@ from infra.settings import Settings
 from speed.fold import contributions_of, fold
 from speed.progress import Board
 from speed.session import pool
-from speed.stream import by_entity, contributions, input_names, judged
+from speed.stream import ARRIVAL, PLACE, by_entity, contributions, input_names, judged
 from store.protocol import Store
 
 #: Rows that a task folds at once.
@@ -40,7 +40,6 @@ _NOTES = "offline"
 _LOOK_SECONDS = 0.25
 #: What a run reports, as the online query reported it when its watermark was that far.
 _REPORTED = ("offsets", "batch_id", "watermark_ms", "oldest_event_ms", "newest_event_ms")
-_PLACE = {"kafka_partition": "partition", "kafka_offset": "offset"}
 
 
 def table_of(group: FeatureGroup) -> str:
@@ -118,8 +117,8 @@ def write_closed(
     note = store.notes(_NOTES).get(source.name, {})
     position = note if note.get("topic") == topic else {"offsets": {}, "day": None}
     archive = spark.read.format("delta").load(settings.table(source.archive_table))
-    raw = archive.where(_from(position)).select(*_PLACE.values(), "arrival_ms", "arrival_day", "value")
-    typed = judged(settings, raw, source, {**_PLACE, "arrival_day": "arrival_day"}).where("_reason IS NULL").persist()
+    raw = archive.where(_from(position)).select(*PLACE.values(), "arrival_ms", "arrival_day", "value")
+    typed = judged(settings, raw, source, {**PLACE, "arrival_day": "arrival_day"}).where("_reason IS NULL").persist()
     try:
         begins_ms = {group.name: _begin_ms(spark, settings, group) for group in groups}
         ends_ms = {group.name: floor_ms(watermark_ms, group.tile_ms) for group in groups}
@@ -167,7 +166,7 @@ def _begin_ms(spark: SparkSession, settings: Settings, group: FeatureGroup) -> i
 
 
 def _append(settings: Settings, group: FeatureGroup, typed: DataFrame, count: int) -> None:
-    first = Window.partitionBy("event").orderBy("arrival_ms", "kafka_partition", "kafka_offset")
+    first = Window.partitionBy("event").orderBy(*ARRIVAL)
     events = contributions([group], typed).withColumn("_rank", F.row_number().over(first)).where("_rank = 1")
     parallelism = typed.sparkSession.sparkContext.defaultParallelism
     rows = by_entity([group], events).repartition(max(parallelism, -(-count // _ROWS_PER_TASK)), "entity")

@@ -27,6 +27,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from features.declaration import FeatureGroup
+from features.packed import TileValue
 from features.sources import EventSource
 from infra.settings import Settings
 from speed.fold import contributions_of, first_starts, fold
@@ -100,29 +101,27 @@ def online_writer(
 
 
 def write_tiles(settings: Settings, targets: Sequence[Target], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Folds the events of a task and writes their tiles, then the task's marks; runs in Spark's Python workers. Gives how many."""
+    """Folds the events of a task and writes their tiles, each group's with the task's mark behind them; runs in Spark's Python workers. Gives how many."""
     store, written = writing_store(settings), 0
     # All rows of an entity at once: what is folded of it once is passed over when it comes again.
     collected = [batch for batch in batches if batch.num_rows]
+    of_slot: dict[int, pa.Table] = {}
     if collected:
         rows = pa.Table.from_batches(collected)
         of_slot = {slot: rows.filter(pc.equal(rows.column("slot"), slot)) for slot in {target.slot for target in targets}}
-        for target in targets:
-            written += fold_rows(store, settings, target, of_slot[target.slot])
     task = TaskContext.get()
     assert task is not None
     batch_id = int(task.getLocalProperty("streaming.sql.batchId") or 0)
     for target in targets:
-        store.put_tiles(
-            target.group, [], settings.tiles_kept_seconds(target.group.buffer_ms), Mark(target.token, task.partitionId(), batch_id)
-        )
+        tiles, folded = fold_rows(store, target, of_slot[target.slot]) if of_slot else ([], None)
+        kept_seconds = settings.tiles_kept_seconds(target.group.buffer_ms)
+        store.put_tiles(target.group, tiles, kept_seconds, Mark(target.token, task.partitionId(), batch_id), folded)
+        written += len(tiles)
     yield pa.record_batch({"tiles": pa.array([written], pa.int64())})
 
 
-def fold_rows(store: Store, settings: Settings, target: Target, rows: pa.Table) -> int:
-    """Folds the rows of a group's entities into the tiles that the store has of them; gives how many tiles were put."""
+def fold_rows(store: Store, target: Target, rows: pa.Table) -> tuple[list[tuple[int | str, int, TileValue]], Folded]:
+    """The rows of a group's entities, folded into the tiles that the store has of them: what is to be put."""
     group, new = target.group, contributions_of(target.group, rows, target.inputs)
     tiles, offsets = fold(group, new, store.open_tiles(group, target.token, first_starts(group, new)))
-    kept_seconds = settings.tiles_kept_seconds(group.buffer_ms)
-    store.put_tiles(group, tiles, kept_seconds, folded=Folded(target.token, offsets))
-    return len(tiles)
+    return tiles, Folded(target.token, offsets)

@@ -22,6 +22,7 @@ from typing import Any
 
 from pyspark.sql.streaming.query import StreamingQuery
 
+from features.instants import now_ms
 from store.protocol import Store
 
 #: How old an entry may get while nothing happens.
@@ -75,15 +76,15 @@ class Board:
             last = query.lastProgress
             before = self._entries[name]
             entry = before if last is None else _entry(last, before)
-            now_ms = time.time_ns() // 1_000_000
-            caught_up_ms = before.get("caught_up_ms", now_ms) if entry.get("lag") else now_ms
-            entry = {**entry, "caught_up_ms": caught_up_ms, "lag_seconds": (now_ms - caught_up_ms) / 1_000}
+            looked_ms = now_ms()
+            caught_up_ms = before.get("caught_up_ms", looked_ms) if entry.get("lag") else looked_ms
+            entry = {**entry, "caught_up_ms": caught_up_ms, "lag_seconds": (looked_ms - caught_up_ms) / 1_000}
             entry |= self._details.get(name, {})
             changed |= entry["offsets"] != before["offsets"]
             self._entries[name] = entry
         if not changed:
             return
-        stamp = {"written_at_ms": time.time_ns() // 1_000_000, "pid": os.getpid()}
+        stamp = {"written_at_ms": now_ms(), "pid": os.getpid()}
         fields = dict(self._entries)
         for kind in ("online", "archive"):
             fields[kind] = summary(entry for name, entry in self._entries.items() if name.startswith(f"{kind}:"))

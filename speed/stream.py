@@ -20,7 +20,9 @@ from infra.settings import Settings
 #: 2011, the year of the first Kafka.
 _FIRST_ARRIVAL_MS = 1_293_840_000_000
 #: Where a message is in its topic.
-_PLACE = {"kafka_partition": "partition", "kafka_offset": "offset"}
+PLACE = {"kafka_partition": "partition", "kafka_offset": "offset"}
+#: The columns of `features.arrival.ARRIVAL_ORDER`.
+ARRIVAL = ("arrival_ms", *PLACE)
 
 
 def _arrival_ms_sql() -> str:
@@ -68,7 +70,7 @@ def judged(settings: Settings, frame: DataFrame, source: EventSource, keep: Mapp
 
 def judged_events(spark: SparkSession, settings: Settings, source: EventSource, at_most: int | None = None) -> DataFrame:
     """The events of a source that fit as a stream: typed columns, `ts_ms`, `arrival_ms`, `kafka_partition`, `kafka_offset`."""
-    return judged(settings, messages(spark, settings, source, at_most), source, _PLACE).where("_reason IS NULL")
+    return judged(settings, messages(spark, settings, source, at_most), source, PLACE).where("_reason IS NULL")
 
 
 def contributions(groups: Iterable[FeatureGroup], typed: DataFrame) -> DataFrame:
@@ -87,7 +89,7 @@ def contributions(groups: Iterable[FeatureGroup], typed: DataFrame) -> DataFrame
     ids = ", ".join(f"IF({condition}, CAST(`{name}` AS STRING), NULL)" for name, condition in _entities(groups).items())
     inputs = [f"CAST({sql} AS {kind}) AS {name}" for (sql, kind), name in _inputs(groups).items()]
     return typed.selectExpr(
-        f"xxhash64(`{source.event_id}`) AS event", f"`{source.time}`", "arrival_ms", "kafka_partition", "kafka_offset", "ts_ms",
+        f"xxhash64(`{source.event_id}`) AS event", f"`{source.time}`", *ARRIVAL, "ts_ms",
         f"array({ids}) AS entities", *inputs,
     )  # fmt: skip
 
@@ -100,16 +102,14 @@ def first_copies(settings: Settings, source: EventSource, events: DataFrame) -> 
     """
     watermarked = events.withWatermark(source.time, f"{settings.watermark_seconds} seconds")
     # Distributed as the operator asks for it, so that Spark puts no exchange between the order and the operator.
-    ordered = watermarked.repartition("event").sortWithinPartitions("arrival_ms", "kafka_partition", "kafka_offset")
+    ordered = watermarked.repartition("event").sortWithinPartitions(*ARRIVAL)
     return ordered.dropDuplicatesWithinWatermark(["event"])
 
 
 def by_entity(groups: Iterable[FeatureGroup], events: DataFrame) -> DataFrame:
     """Contributions by entity: a row per event and entity, those of one entity in one partition: slot (the place of its column in `slots`), entity, the other columns."""
     groups = list(groups)
-    rows = events.selectExpr(
-        "posexplode(entities) AS (slot, entity)", "ts_ms", "kafka_partition", "kafka_offset", *_inputs(groups).values()
-    )
+    rows = events.selectExpr("posexplode(entities) AS (slot, entity)", "ts_ms", *PLACE, *_inputs(groups).values())
     return rows.where("entity IS NOT NULL").repartition("slot", "entity")
 
 

@@ -18,12 +18,12 @@ publication, and `begun:{version}`, when its last publication began.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from features.declaration import FeatureGroup
 from features.declaration.versions import group_text
+from features.instants import now_ms
 from features.packed import FORMAT, batch_field
 from features.speed_value import folded_field, speed_field
 from infra.errors import NotReadyError
@@ -156,7 +156,7 @@ def begin(client: Any, group: FeatureGroup, view: View) -> View:
     served, end = client.hmget(meta_key(group.name), "fingerprint", f"end:{version}")
     if end and end > stamp(view.batch_end_ms, view.built_at_ms):
         raise _later(group, view, batch_end_of(end))
-    client.hset(meta_key(group.name), f"begun:{version}", time.time_ns() // 1_000_000)
+    client.hset(meta_key(group.name), f"begun:{version}", now_ms())
     return view._replace(served=served.decode() if served else None)
 
 
@@ -188,14 +188,14 @@ def end(client: Any, buckets: Buckets, group: FeatureGroup, view: View, entities
     removed = _sweep(client, buckets, group, max(mark, there or b""))
     fields = {
         "batch_end_ms": view.batch_end_ms, "fingerprint": group.fingerprint, "declaration": group_text(group), "format": FORMAT,
-        "published_at_ms": time.time_ns() // 1_000_000, "newest_event_ms": "" if newest_event_ms is None else newest_event_ms, "entities": entities,
+        "published_at_ms": now_ms(), "newest_event_ms": "" if newest_event_ms is None else newest_event_ms, "entities": entities,
     }  # fmt: skip
     served = view.served or group.fingerprint
     pairs = [part for pair in fields.items() for part in pair]
     [moved] = _MOVE.run(client, [(meta_key(group.name), served, group.fingerprint, f"end:{version}", mark, *pairs)])
     if moved is None:
         # What was written is in nobody's way, and goes when it is old.
-        client.hset(meta_key(group.name), f"begun:{version}", time.time_ns() // 1_000_000)
+        client.hset(meta_key(group.name), f"begun:{version}", now_ms())
         raise NotReadyError(
             f"While this view of {group.name} was published, another version of the group was.",
             "To go back to this version, run `braid backfill` again.",
@@ -285,7 +285,7 @@ def _remove_dead_versions(client: Any, buckets: Buckets, group: FeatureGroup) ->
     """
     before = client.hget(meta_key(group.name), "before")
     alive = {version_of(group.fingerprint), before.decode() if before else ""}
-    long_ago_ms = time.time_ns() // 1_000_000 - _ABANDONED_MS
+    long_ago_ms = now_ms() - _ABANDONED_MS
     for version, begun_ms in _versions(client, group.name).items():
         if version in alive or (begun_ms is not None and begun_ms > long_ago_ms):
             continue

@@ -11,7 +11,6 @@ has committed, or does not follow upon the one before, and the stream is read ag
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,8 +18,10 @@ from typing import Any
 import msgspec
 
 from features.declaration import FeatureGroup
+from features.instants import now_ms
 from features.packed import TileValue
 from features.speed_value import SPEED_FORMAT, folded_field, pack_tile, speed_field, speed_head, unpack_tile
+from features.windows import HOUR_MS
 from store.keys import Buckets, meta_key, tiles_field, version_of
 from store.protocol import Folded, Mark, OpenTiles, Tiles
 from store.scripts import Script
@@ -29,7 +30,6 @@ from store.scripts import Script
 PIPELINE_LENGTH = 1_000
 #: A speed value that would be longer loses its oldest tiles, and says so.
 LONGEST_VALUE = 4 * 1_024 * 1_024
-_HOUR_SECONDS = 3_600
 #: The index of a speed value, as `features.speed_value` describes it. `start` of the tile at `place`, counted from 0; `write` gives a field its
 #: value and its expiry, where the server knows one for fields (Valkey 9, Redis 7.4).
 SPEED_LUA = """
@@ -151,7 +151,7 @@ def put_tiles(
 ) -> None:
     """Writes tiles (entity, start in ms, value), each entity's with which events are in them, and after all the mark."""
     # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
-    hour = int(time.time()) // _HOUR_SECONDS
+    hour = now_ms() // HOUR_MS
     fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour
     beside = folded_field(group.fingerprint)
     entities: dict[int | str, dict[int, TileValue]] = {}

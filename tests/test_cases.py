@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 
 from features.aggregations import Value
-from features.arrival import ARRIVAL_ORDER, first_arrivals
 from features.merge import merge
 from tests.case_files import ENGINES, Case, Cells, load_cases
 from tests.oracle import oracle
@@ -19,22 +17,23 @@ CASES = load_cases()
 Engine = Callable[[Case, Cells], tuple[dict[str, Value], set[str]]]
 
 
-def by_the_oracle(case: Case, cells: Cells) -> tuple[dict[str, Value], set[str]]:
+def counting(case: Case) -> list[Event]:
+    """The events of a case that count: of the copies of an event the first to arrive."""
     latest_first = sorted(
         case.events, key=lambda event: [event[name] for name in ("arrival_ms", "partition", "offset")], reverse=True
     )
-    counting = list({event["event_id"]: event for event in latest_first}.values())
-    return oracle(case.group, counting, cells.entity, cells.q_ms), set(cells.degraded)
+    return list({event["event_id"]: event for event in latest_first}.values())
+
+
+def by_the_oracle(case: Case, cells: Cells) -> tuple[dict[str, Value], set[str]]:
+    return oracle(case.group, counting(case), cells.entity, cells.q_ms), set(cells.degraded)
 
 
 def by_the_pure_code(case: Case, cells: Cells) -> tuple[dict[str, Value], set[str]]:
     """View of the events before batch_end and tiles of those that were not late, merged; and the training set's fold."""
     group = case.group
-    _, identity = np.unique([event["event_id"] for event in case.events], return_inverse=True)
-    arrival = [np.array([event[name] for event in case.events]) for name in ARRIVAL_ORDER]
-    counting = [case.events[index] for index in first_arrivals([identity], arrival)]
     mine: list[Event] = sorted(
-        (event for event in counting if event[group.entity] == cells.entity), key=lambda event: event["ts_ms"]
+        (event for event in counting(case) if event[group.entity] == cells.entity), key=lambda event: event["ts_ms"]
     )
     view = view_of(group, mine, case.batch_end_ms) if any(event["ts_ms"] < case.batch_end_ms for event in mine) else None
     tiles = tiles_of(group, [event for event in mine if not event["late"]])
