@@ -58,13 +58,19 @@ def async_store(settings: Settings) -> Any:
 
 
 def _client(url: str, cluster: bool) -> Any:
-    kind = redis.RedisCluster if cluster else redis.Redis
-    return kind.from_url(url)
+    return _cluster(url) if cluster else redis.Redis.from_url(url)
 
 
 @cache
 def _patient_client(url: str, cluster: bool, _pid: int) -> Any:
     options = {"retry": Retry(ExponentialBackoff(cap=2, base=0.1), _RETRIES)}
     if cluster:
-        return redis.RedisCluster.from_url(url, **options)
+        return _cluster(url, **options)
     return redis.Redis.from_url(url, retry_on_error=[redis.ConnectionError, redis.TimeoutError], **options)
+
+
+def _cluster(url: str, **options: Any) -> Any:
+    client = redis.RedisCluster.from_url(url, **options)
+    # Where a script's key stands: the third word. A pipeline would ask the default server for it, once per call, and go on asking when it is dead.
+    client.commands_parser.commands["evalsha"].update(flags=[], first_key_pos=3, last_key_pos=3, step_count=1)
+    return client

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import redis
 
-from store.clients import store
+from store.clients import patient_store, store
 from store.errors import StoreError
 from store.protocol import Mark, Tiles, View
 from store.reading import OnlineStore
@@ -60,9 +60,9 @@ def test_writes_and_reads_go_on_when_a_primary_is_killed_and_nothing_is_lost_in_
         thread.start()
     try:
         eventually(lambda: written[0] >= 5, every=0.05)
-        victim = next(
-            port for port in cluster_servers.processes if redis.Redis(port=port).info("replication")["role"] == "master"
-        )  # fmt: skip
+        # The primary that the writer's client asks when it has a question of no key: its loss is the hardest.
+        victim = patient_store(settings).get_default_node().port
+        assert redis.Redis(port=victim).info("replication")["role"] == "master"
         cluster_servers.kill(victim)
         before = written[0]
         # A publication meanwhile ends well, or says why it does not and is run again.
@@ -98,3 +98,16 @@ def test_writes_and_reads_go_on_when_a_primary_is_killed_and_nothing_is_lost_in_
     assert collapsed(parts(online, 1)) == (B, 1)
     cluster_servers.restart(victim)
     wait_for_cluster(list(cluster_servers.processes))
+
+
+def test_a_writer_needs_no_server_but_those_of_the_keys(cluster_servers: Servers) -> None:
+    """A client that asks another server first, where a script's key stands, fails with it, for as long as it is dead."""
+    settings = cluster_servers.settings
+    store(settings).flushall()
+    for port in cluster_servers.processes:
+        redis.Redis(port=port).config_resetstat()
+    online = RedisStore(settings)
+    publish(online, B, dict.fromkeys(range(USERS), 1))
+    online.put_tiles(user_features, [(user, B, tile(B)) for user in range(USERS)], TTL)
+    for port in cluster_servers.processes:
+        assert "cmdstat_command|getkeys" not in redis.Redis(port=port).info("commandstats"), port
