@@ -119,13 +119,14 @@ def conditions(spark: SparkSession, settings: Settings, project: Project, entity
     if names:
         matching[SERVED_TOPIC] = f"`group` IN ({listed}) AND entity = {_literal(str(entity.id))}"
         keyed = re.compile(rf"(tiles|history)_{any_name}_{_VERSION}|view_{any_name}|{any_name}_realtime")
-        trained = {
-            table
-            for model in project.models
-            if model.group.name in names
-            for table in (model.training_table, model.logged_training_table)
-        }
-        matching |= {name: f"entity = {entity.sql}" for name in present if name in trained or keyed.fullmatch(name)}
+        matching |= {name: f"entity = {entity.sql}" for name in present if keyed.fullmatch(name)}
+        for model in project.models:
+            first, *others = model.vector.inputs
+            columns = ["entity"] if first.group.name in names else []
+            columns += [entry.key for entry in others if entry.group.name in names]
+            if columns:
+                condition = " OR ".join(f"`{column}` = {entity.sql}" for column in dict.fromkeys(columns))
+                matching |= dict.fromkeys({model.training_table, model.logged_training_table} & set(present), condition)
     return {name: condition for name, condition in matching.items() if name in present}
 
 

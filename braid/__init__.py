@@ -3,6 +3,8 @@
 from braid import Column, EventSource, FeatureGroup, Project, count, total
 """
 
+from features.expressions import expression
+
 from features.checks import GroupChecks, SourceChecks
 from features.declaration import (
     Feature,
@@ -22,11 +24,13 @@ from features.declaration import (
     variance,
 )
 from features.errors import BraidError, DeclarationError
-from features.project import Model, Outcome, Project
+from features.model import Model, Outcome
+from features.project import Project
 from features.sources import Column, ColumnType, EventSource
+from features.vector import RequestColumn
 
 __all__ = [
     "BraidError", "Column", "ColumnType", "DeclarationError", "EventSource", "Feature", "FeatureGroup", "GroupChecks", "Model", "Outcome", "Project",
-    "SourceChecks", "approx_distinct", "count", "distinct", "last", "last_k", "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total",
+    "RequestColumn", "SourceChecks", "approx_distinct", "count", "distinct", "expression", "last", "last_k", "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total",
     "variance",
 ]  # fmt: skip

@@ -13,88 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from features.declaration import FeatureGroup
-from features.declaration.feature import count
 from features.errors import DeclarationError
+from features.model import Model
+from features.names import check_name, twin_of
 from features.sources import EventSource
-from features.windows import parse_duration
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 #: Names of tables and topics that braid itself uses.
 _RESERVED_TABLES = re.compile(r"(raw|tiles|view|history|training_set)_.*|.*_realtime|quarantine|served_features|_.*")
 _RESERVED_TOPICS = re.compile(r"served_features|.*\.dlq|__.*")
-
-#: Fields of the requests and responses of `/predict`; the field of the entity needs another name.
-_RESERVED_ENTITIES = {"context", "at", "use_case", "prediction", "features_used", "model", "provenance"}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a model predicts: whether an event that meets a condition follows within some time.
-
-    Args:
-        where: A SQL condition on the events of the group's source.
-        within: A duration such as "7d". An event counts if it lies within this duration after the time of the request.
-    """
-
-    where: str
-    within: str = "7d"
-
-    @property
-    def within_ms(self) -> int:
-        """`within` in milliseconds."""
-        return parse_duration(self.within)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model: the group whose features it gets, and the outcome whose probability it predicts.
-
-    Args:
-        name: The registered name in MLflow.
-        group: The group whose features are the input of the model.
-        outcome: The outcome, which is the label in training.
-
-    Raises:
-        DeclarationError: The name is invalid or the group's entity is a field of the API; or the duration or the condition of the
-            outcome is invalid.
-    """
-
-    name: str
-    group: FeatureGroup
-    outcome: Outcome
-
-    def __post_init__(self) -> None:
-        _check_name("model", self.name)
-        if self.group.entity in _RESERVED_ENTITIES:
-            raise DeclarationError(
-                f"The model {self.name} is about {self.group.entity!r}, which is a field of the API already.",
-                "Rename the column of the entity.",
-            )
-        _ = self.horizon_ms, self.outcome_group
-
-    @property
-    def horizon_ms(self) -> int:
-        """The time after a request at which its outcome is known, in milliseconds."""
-        return self.outcome.within_ms
-
-    @property
-    def training_table(self) -> str:
-        """The name of the Delta table with the training set."""
-        return f"training_set_{self.name}"
-
-    @property
-    def logged_training_table(self) -> str:
-        """The name of the Delta table with the training set of served features."""
-        return f"training_set_{self.name}_logged"
-
-    @property
-    def outcome_group(self) -> FeatureGroup:
-        """A group with the single feature `outcome_events`: how many events of the entity have met the outcome's condition.
-
-        The label is 1 if this number is larger at the horizon than at the time of the request.
-        """
-        events = count("outcome_events", where=self.outcome.where)
-        return FeatureGroup("outcome_of", self.group.entity, self.group.source, (events,))
 
 
 @dataclass(frozen=True)
@@ -104,7 +30,7 @@ class Project:
     Args:
         sources: At least one source. Each source has its own topic and its own table.
         groups: At least one feature group. Each group belongs to one of the sources.
-        models: The models. Each model uses one of the groups. The first model is the default model, which `/predict` uses.
+        models: The models. Each model uses groups of the project. The first model is the default model, which `/predict` uses.
 
     Raises:
         DeclarationError: A name, topic or table is invalid, reserved or used twice; or a group or a model uses a source or a group
@@ -125,8 +51,8 @@ class Project:
         _refuse_twins("table", (source.table for source in self.sources))
         _refuse_twins("group or model", [*(group.name for group in self.groups), *(model.name for model in self.models)])
         for source in self.sources:
-            _check_name("source", source.name)
-            _check_name("table", source.table)
+            check_name("source", source.name)
+            check_name("table", source.table)
             for what, name, reserved in (("table", source.table, _RESERVED_TABLES), ("topic", source.topic, _RESERVED_TOPICS)):
                 if reserved.fullmatch(name):
                     raise DeclarationError(
@@ -140,10 +66,16 @@ class Project:
                     "Add the source to the project's sources.",
                 )
         for model in self.models:
-            if model.group not in self.groups:
+            for group in model.groups:
+                if group not in self.groups:
+                    raise DeclarationError(
+                        f"The model {model.name} uses the group {group.name}, which is not in the project.",
+                        "Add the group to the project's groups.",
+                    )
+            if model.outcome.source is not None and model.outcome.source not in self.sources:
                 raise DeclarationError(
-                    f"The model {model.name} uses the group {model.group.name}, which is not in the project.",
-                    "Add the group to the project's groups.",
+                    f"The outcome of {model.name} is in the source {model.outcome.source.name}, which is not in the project.",
+                    "Add the source to the project's sources.",
                 )
 
     @property
@@ -176,6 +108,12 @@ class Project:
             raise DeclarationError("The project declares no model.", "Add a Model to its definitions.")
         return self.default_model
 
+    @property
+    def batch_sources(self) -> tuple[EventSource, ...]:
+        """The sources that the batch brings into the lake: those of a group, and those of a model's outcome."""
+        outcomes = [model.outcome.source for model in self.models]
+        return tuple(source for source in self.sources if self.groups_of(source) or source in outcomes)
+
     def groups_of(self, source: EventSource) -> tuple[FeatureGroup, ...]:
         """The groups that read a source."""
         return tuple(group for group in self.groups if group.source == source)
@@ -190,16 +128,5 @@ def _named(what: str, declared: Sequence[Any], name: str) -> Any:
 
 
 def _refuse_twins(what: str, names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DeclarationError(f"The project has two declarations with the {what} {name!r}.", "Rename one of them.")
-        seen.add(name)
-
-
-def _check_name(what: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise DeclarationError(
-            f"The name {name!r} of a {what} cannot be used.",
-            "Begin with a lower-case letter; use lower-case letters, digits and underscores, at most 64.",
-        )
+    if (twin := twin_of(names)) is not None:
+        raise DeclarationError(f"The project has two declarations with the {what} {twin!r}.", "Rename one of them.")

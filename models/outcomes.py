@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.point_in_time import point_in_time
-from features.project import Model
+from features.model import Model
 from infra.settings import Settings
 
 

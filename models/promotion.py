@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from features.declaration import FeatureGroup
-from features.project import Model
+from features.model import Model
+from features.vector import FeatureVector
 from features.windows import DAY_MS
 from infra.settings import Settings
 from models.ranking import Difference, Ranking, auc_difference
@@ -30,9 +30,10 @@ from models.registry import (
     load_booster,
     registered_text,
     text_digest,
+    trained_fingerprint,
     version_by_alias,
 )  # fmt: skip
-from models.training import MIN_ROWS, Evaluation, evaluate, matrix
+from models.training import MIN_ROWS, Evaluation, evaluate
 
 #: How much smaller the AUC of a candidate may be, because the candidate knows newer data.
 TOLERANCE_AUC = 0.002
@@ -112,7 +113,7 @@ def promote(
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client, name, group = MlflowClient(settings.mlflow_tracking_uri), model.name, model.group
+    client, name, vector = MlflowClient(settings.mlflow_tracking_uri), model.name, model.vector
     present = version_by_alias(settings, name, CHAMPION)
     version = present.version if present else ""
     proven = defects == 0
@@ -150,16 +151,16 @@ def promote(
         booster = booster_of(text)
     except ValueError as error:
         return refuse(f"The candidate cannot be loaded: {error}.")
-    if tuple(booster.feature_name()) != group.model_names:
+    if tuple(booster.feature_name()) != vector.names:
         return refuse("The features of the candidate are not the declared features.")
-    figures: dict[str, Any] = {"predict_ms": _predict_ms(booster, group)}
+    figures: dict[str, Any] = {"predict_ms": _predict_ms(booster, vector)}
     if figures["predict_ms"] > MAX_PREDICT_MS:
         return refuse(
             f"The candidate takes {figures['predict_ms']:.1f} ms for one prediction; {MAX_PREDICT_MS:g} are allowed.", **figures
         )
     if present is None:
         return crown("There was no champion.", **figures)
-    if present.tags.get("group_fingerprint") != group.fingerprint:
+    if trained_fingerprint(present.tags) != vector.fingerprint:
         return crown(
             f"The champion, version {version}, was trained on another version of the declaration and cannot be compared.", **figures
         )
@@ -168,14 +169,14 @@ def promote(
     except (ValueError, OSError, MlflowException) as error:
         return crown(f"The champion, version {version}, cannot be loaded and compared: {error}", **figures)
     later = rows[rows["split"] == "evaluation"]
-    labels, x = later["label"].to_numpy(), matrix(group, later)
+    labels, x = later["label"].to_numpy(), vector.matrix(later)
     if len(labels) < MIN_ROWS or len(set(labels)) < 2:
         return refuse(
             f"The candidate cannot be compared on {len(labels)} later rows; {MIN_ROWS} rows of both labels are needed.", **figures
         )
     candidate_scores, champion_scores = (np.asarray(model_booster.predict(x)) for model_booster in (booster, present_booster))
     candidate, champion = evaluate(labels, candidate_scores), evaluate(labels, champion_scores)
-    slices = tuple(_slices(group, later, labels, candidate_scores, champion_scores))
+    slices = tuple(_slices(vector, later, labels, candidate_scores, champion_scores))
     figures |= {"candidate": candidate, "champion": champion, "slices": slices}
     compared = (
         f"AUC {candidate.auc:.4f} against {champion.auc:.4f} and log loss {candidate.log_loss:.4f} against {champion.log_loss:.4f} "
@@ -191,13 +192,13 @@ def promote(
 
 
 def _slices(
-    group: FeatureGroup, later: pd.DataFrame, labels: npt.NDArray[Any], candidate: npt.NDArray[Any], champion: npt.NDArray[Any]
+    vector: FeatureVector, later: pd.DataFrame, labels: npt.NDArray[Any], candidate: npt.NDArray[Any], champion: npt.NDArray[Any]
 ) -> Iterator[Slice]:
     """The slices with enough rows: weekdays and weekends, the lower and upper half of each feature, and its missing values."""
     entities = later["entity"].to_numpy()
     weekday = ((later["q_ms"] // DAY_MS + 3) % _WEEK_DAYS).to_numpy()  # 1970 began on a Thursday
     masks = {"it is a weekday": weekday < 5, "it is a weekend": weekday >= 5}
-    for name in group.model_names:
+    for name in vector.column_names:
         values = later[name].astype("float64")
         middle = values.median()
         masks |= {
@@ -212,8 +213,8 @@ def _slices(
             yield Slice(name, int(mask.sum()), new.auc(), old.auc(), difference)
 
 
-def _predict_ms(booster: Any, group: FeatureGroup) -> float:
-    row, seconds = np.array([group.model_input({})]), []
+def _predict_ms(booster: Any, vector: FeatureVector) -> float:
+    row, seconds = np.array([vector.empty()]), []
     for _ in range(200):
         started = time.perf_counter()
         booster.predict(row, num_threads=1)

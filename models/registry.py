@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,11 @@ def tracking(settings: Settings) -> Iterator[None]:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         if before is not None:
             os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def trained_fingerprint(tags: Mapping[str, str]) -> str | None:
+    """The fingerprint of the input that a version was trained on, from its tags. A version without the newer tag has one group as input."""
+    return tags.get("fingerprint") or tags.get("group_fingerprint")
 
 
 class RegisteredVersion(NamedTuple):

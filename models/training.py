@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from features.declaration import FeatureGroup
-from features.declaration.versions import group_text
-from features.project import Model
+from features.model import Model
+from features.vector import FeatureVector, vector_text
 from infra.settings import Settings
 from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, text_digest, tracking
 
@@ -36,8 +35,6 @@ _PARAMETERS = {
 _ROUNDS = 400
 #: The smallest number of rows that a split needs for training or for evaluation.
 MIN_ROWS = 200
-
-Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def train_models(
 ) -> TrainingReport:
     """Trains the candidate and its batch-only twin on one training set.
 
-    The fingerprint of the model's group and the three versions below become tags of the registered versions.
+    The declaration of the model's input and the three versions below become tags of the registered versions.
 
     Args:
         settings: The settings that name the MLflow server.
@@ -91,7 +88,7 @@ def train_models(
         code_version: The commit of the code, or None where the code has no repository.
         view_version: The current Delta version of the group's batch view; drift is measured against this version.
     """
-    group = model.group
+    vector = model.vector
     counts = {split: rows.loc[rows["split"] == split, "label"] for split in ("train", "evaluation")}
     for split, labels in counts.items():
         if len(labels) < MIN_ROWS or labels.nunique() < 2:
@@ -99,26 +96,19 @@ def train_models(
                 f"The {split} part has {len(labels)} rows of {labels.nunique()} classes; {MIN_ROWS} rows of both classes are needed."
             )
     tags = {
-        "group": group.name,
-        "group_fingerprint": group.fingerprint,
-        "declaration": group_text(group),
+        "group": model.group.name,
+        "group_fingerprint": model.group.fingerprint,
+        "fingerprint": vector.fingerprint,
+        "declaration": vector_text(vector),
         "training_set_version": str(delta_version),
     }
     if code_version:
         tags["code_version"] = code_version
     if view_version is not None:
         tags["view_version"] = str(view_version)
-    candidate = _train(settings, group, rows, "", model.name, tags)
-    twin = _train(settings, group, rows, "batch_", batch_only_name(model.name), tags)
+    candidate = _train(settings, vector, rows, "", model.name, tags)
+    twin = _train(settings, vector, rows, "batch_", batch_only_name(model.name), tags)
     return TrainingReport("", candidate[0], twin[0], candidate[1], twin[1], candidate[2])
-
-
-def matrix(group: FeatureGroup, rows: pd.DataFrame, prefix: str = "") -> Matrix:
-    """The model input of all rows, as `FeatureGroup.model_input` gives it for one row. Shape (rows, features)."""
-    columns = [
-        rows[f"{prefix}{feature.name}"].astype("float64").fillna(feature.default).to_numpy() for feature in group.model_features
-    ]
-    return np.column_stack(columns)
 
 
 def evaluate(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> Evaluation:
@@ -134,7 +124,7 @@ def evaluate(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> Evaluation:
 
 
 def _train(
-    settings: Settings, group: FeatureGroup, rows: pd.DataFrame, prefix: str, name: str, tags: dict[str, str]
+    settings: Settings, vector: FeatureVector, rows: pd.DataFrame, prefix: str, name: str, tags: dict[str, str]
 ) -> tuple[str, Evaluation, dict[str, bytes]]:
     import lightgbm
     import mlflow
@@ -143,14 +133,14 @@ def _train(
 
     train = rows[rows["split"] == "train"].sort_values(["q_ms", "entity"])
     later = rows[rows["split"] == "evaluation"].sort_values(["q_ms", "entity"])
-    x, y = matrix(group, train, prefix), train["label"].to_numpy()
+    x, y = vector.matrix(train, prefix), train["label"].to_numpy()
     # Early stopping uses the last tenth of the training period, so the evaluation period stays unseen.
     cut = int(len(x) * 0.9)
-    names = list(group.model_names)
+    names = list(vector.names)
     fit = lightgbm.Dataset(x[:cut], y[:cut], feature_name=names)
     watch = lightgbm.Dataset(x[cut:], y[cut:], reference=fit)
     booster = lightgbm.train(_PARAMETERS, fit, _ROUNDS, valid_sets=[watch], callbacks=[lightgbm.early_stopping(30, verbose=False)])
-    x_later, y_later = matrix(group, later, prefix), later["label"].to_numpy()
+    x_later, y_later = vector.matrix(later, prefix), later["label"].to_numpy()
     scores = np.asarray(booster.predict(x_later, num_threads=2))
     evaluation = evaluate(y_later, scores)
     plots = _plots(y_later, scores, booster, names)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.events import require_events
 from batch.point_in_time import point_in_time
 from batch.tables import table_state
-from features.declaration import FeatureGroup
-from features.project import Model
+from features.declaration import FeatureGroup, ModelInput
+from features.model import Model
+from features.predicates import canonical_predicate
+from features.sources import ColumnType
 from features.windows import DAY_MS, MINUTE_MS
 from infra.settings import Settings
 
 #: The share of the period of all label points, at its end, whose rows are for evaluation.
 EVALUATION_SHARE = 0.2
+#: Columns of label points on their way: the value that an outcome shares with its label point, and the entity of the first group.
+LABEL_JOIN, _SUBJECT = "_label_join", "_subject"
 
 
 @dataclass(frozen=True)
@@ -36,35 +40,26 @@ class TrainingSetReport:
 def build_training_set(spark: SparkSession, settings: Settings, model: Model, batch_end_ms: int) -> TrainingSetReport:
     """Writes the training set of a model from the events before `batch_end_ms`.
 
-    An entity has two kinds of label points. The first kind is one point a week, at a pseudo-random instant of that week. The second
-    kind is 10 minutes after one in fifty of the entity's events, because most requests come shortly after an event. Label points
-    begin 30 days after the entity's first event, and end one horizon before `batch_end_ms`.
+    Where the outcome names the events that are label points (`Outcome.at`), each such event is a label point, at its own time. Else an
+    entity has two kinds of label points. The first kind is one point a week, at a pseudo-random instant of that week. The second kind is
+    10 minutes after one in fifty of the entity's events, because most requests come shortly after an event. These label points begin 30
+    days after the entity's first event. All label points end one horizon before `batch_end_ms`, because a later outcome is not known yet.
 
     The rows are split by time. Between the two parts a gap of one horizon is left out, so that the outcome of a training row lies
     before the evaluation period. Each row has the features at q, and under `batch_{feature}` the features at the last midnight before
     q, which are those that batch alone would have served.
 
     Raises:
-        NoEventsError: There are no events.
+        NoEventsError: There are no events of a source.
     """
-    group, horizon_ms = model.group, model.horizon_ms
-    path = settings.table(group.source.table)
-    require_events(spark, settings, group.source)
-    events = spark.read.format("delta").load(path).where(F.col("ts_ms") < batch_end_ms)
-    points = _label_points(events, group, batch_end_ms - horizon_ms).persist()
-    instants_ms = {"batch_ms": F.expr(f"q_ms - pmod(q_ms, {DAY_MS})"), "horizon_ms": F.col("q_ms") + horizon_ms}
-    labels = with_split(points, horizon_ms).withColumns(instants_ms)
-    # The outcome is counted as one more feature, at q and at q + horizon, so that one pass over the events gives features and label.
-    [outcome] = model.outcome_group.features
-    both = FeatureGroup(group.name, group.entity, group.source, (*group.features, outcome))
-    instants = {"": "q_ms", "batch_": "batch_ms", "within_": "horizon_ms"}
-    only = {"batch_": group.feature_names, "within_": (outcome.name,)}
-    counted = point_in_time(spark, settings, both, labels, instants, only)
-    label = F.expr(f"CAST(within_{outcome.name} > {outcome.name} AS INT)").alias("label")
-    values = [f"{prefix}{name}" for prefix in ("", "batch_") for name in group.feature_names]
-    rows = counted.select("entity", "q_ms", label, "split", *values)
+    for source in model.sources:
+        require_events(spark, settings, source)
+    points = label_points(spark, settings, model, batch_end_ms - model.horizon_ms).persist()
+    rows = with_features(spark, settings, model, with_split(points, model.horizon_ms))
     target = settings.table(model.training_table)
-    rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(target)
+    rows.select(*_in_order(model, rows.columns)).write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(
+        target
+    )
     points.unpersist()
     state = table_state(spark, target)
     assert state is not None
@@ -93,8 +88,96 @@ def with_split(labels: DataFrame, horizon_ms: int) -> DataFrame:
     return labels.withColumn("split", split).where("split IS NOT NULL")
 
 
-def _label_points(events: DataFrame, group: FeatureGroup, end_ms: int) -> DataFrame:
-    """The distinct label points before `end_ms`. Columns: `entity`, `q_ms`."""
+def with_features(spark: SparkSession, settings: Settings, model: Model, labels: DataFrame) -> DataFrame:
+    """Adds `label` and the features of all inputs to label points.
+
+    Args:
+        spark: The session.
+        settings: The settings that name the lake.
+        model: The declaration.
+        labels: What `label_points` gives; other columns are passed through.
+
+    Returns:
+        The label points with each feature at q, and under `batch_{feature}` at the last midnight before q.
+    """
+    # The event that is a label point is no outcome of itself.
+    own_event_ms = 0 if model.outcome.at is None else 1
+    labels = labels.withColumns(
+        {
+            "batch_ms": F.expr(f"q_ms - pmod(q_ms, {DAY_MS})"),
+            "after_ms": F.col("q_ms") + own_event_ms,
+            "horizon_ms": F.col("q_ms") + model.horizon_ms,
+        }
+    )
+    outcome_group = model.outcome_group
+    [outcome] = outcome_group.features
+    label = F.expr(f"CAST(_within_{outcome.name} > _at_{outcome.name} AS INT)").alias("label")
+    outcome_instants = {"_at_": "after_ms", "_within_": "horizon_ms"}
+    first, *others = model.vector.inputs
+    if LABEL_JOIN in labels.columns or outcome_group.source != first.group.source:
+        key = LABEL_JOIN if LABEL_JOIN in labels.columns else "entity"
+        rows = _with_group(spark, settings, outcome_group, labels, key, outcome_instants)
+        rows = _with_group(spark, settings, first.group, rows, "entity", _instants(first))
+    else:
+        # The outcome is counted as one more feature of the first group, so that one pass over its events gives features and label.
+        both = FeatureGroup(first.group.name, first.group.entity, first.group.source, (*first.group.features, outcome))
+        only = dict.fromkeys(_instants(first), first.group.feature_names) | dict.fromkeys(outcome_instants, (outcome.name,))
+        rows = point_in_time(spark, settings, both, labels, _instants(first) | outcome_instants, only)
+    for entry in others:
+        rows = _with_group(spark, settings, entry.group, rows, entry.key, _instants(entry))
+    own = ("batch_ms", "after_ms", "horizon_ms", LABEL_JOIN, *(f"{prefix}{outcome.name}" for prefix in outcome_instants))
+    return rows.withColumn("label", label).drop(*own)
+
+
+def _instants(entry: ModelInput) -> dict[str, str]:
+    return {entry.prefix: "q_ms", f"batch_{entry.prefix}": "batch_ms"}
+
+
+def _with_group(
+    spark: SparkSession, settings: Settings, group: FeatureGroup, rows: DataFrame, key: str, instants: dict[str, str]
+) -> DataFrame:
+    """Adds the features of the entity whose id is in the column `key`; they are null where the id is null."""
+    if key == "entity":
+        return point_in_time(spark, settings, group, rows, instants)
+    own = rows.withColumnRenamed("entity", _SUBJECT).withColumn("entity", F.col(key))
+    known = point_in_time(spark, settings, group, own.where("entity IS NOT NULL"), instants)
+    all_rows = known.unionByName(own.where("entity IS NULL"), allowMissingColumns=True)
+    return all_rows.drop("entity").withColumnRenamed(_SUBJECT, "entity")
+
+
+def _in_order(model: Model, columns: list[str]) -> list[str]:
+    """The columns of the table: the label point, the label, the features at q, the features of batch alone."""
+    vector = model.vector
+    features = [f"{prefix}{name}" for prefix in ("", "batch_") for entry in vector.inputs for name in entry.feature_names]
+    head = ["entity", "q_ms", "label", "split"]
+    return [*head, *(name for name in columns if name not in {*head, *features}), *features]
+
+
+def label_points(spark: SparkSession, settings: Settings, model: Model, end_ms: int) -> DataFrame:
+    """The label points of a model before `end_ms`.
+
+    Returns:
+        Columns `entity`, `q_ms`; where the outcome names the events that are label points, also the keys of the other inputs, the request
+        columns (a time as BIGINT, in milliseconds), and the value of the outcome's `join` as `LABEL_JOIN`.
+    """
+    group, outcome = model.group, model.outcome
+    events = spark.read.format("delta").load(settings.table(group.source.table)).where(F.col("ts_ms") < end_ms)
+    if outcome.at is None:
+        return _pseudo_random_points(events, group, end_ms).distinct()
+    columns: dict[str, Column] = {"entity": F.col(f"`{group.entity}`"), "q_ms": F.col("ts_ms")}
+    columns |= {entry.key: F.col(f"`{entry.key}`") for entry in model.vector.inputs[1:] if entry.key != group.entity}
+    for column in model.request:
+        value = F.col(f"`{column.name}`")
+        columns[column.name] = F.unix_millis(value) if column.type is ColumnType.TIMESTAMP else value
+    if outcome.join:
+        columns[LABEL_JOIN] = F.col(f"`{outcome.join}`")
+    joined = f"`{outcome.join}` IS NOT NULL" if outcome.join else "TRUE"
+    where = f"{group.has_entity_sql} AND {joined} AND ({canonical_predicate(outcome.at, group.source, model.name)})"
+    return events.where(where).select(*(value.alias(name) for name, value in columns.items()))
+
+
+def _pseudo_random_points(events: DataFrame, group: FeatureGroup, end_ms: int) -> DataFrame:
+    """The label points of an outcome that names no events. Columns: `entity`, `q_ms`."""
     entity = f"`{group.entity}`"
     spans = (
         events.where(group.has_entity_sql)
@@ -108,4 +191,4 @@ def _label_points(events: DataFrame, group: FeatureGroup, end_ms: int) -> DataFr
         F.expr(entity).alias("entity"), (F.col("ts_ms") + 10 * MINUTE_MS).alias("q_ms")
     )
     soon = soon.join(spans, "entity").where("q_ms >= start_ms").select("entity", "q_ms")
-    return grid.unionByName(soon).where(F.col("q_ms") < end_ms).distinct()
+    return grid.unionByName(soon).where(F.col("q_ms") < end_ms)

@@ -16,11 +16,11 @@ from pyspark.sql import functions as F
 
 from batch.view import view_table
 from features.declaration import FeatureGroup
-from features.project import Model
+from features.model import Model
 from infra.settings import Settings
 from models.outcomes import with_outcome
 from models.ranking import Ranking
-from models.registry import CHAMPION, version_by_alias
+from models.registry import CHAMPION, trained_fingerprint, version_by_alias
 from monitoring.served import served_of
 
 #: The largest and the smallest number of entities per view in a comparison; with fewer entities the distance is mostly chance.
@@ -56,7 +56,7 @@ def feature_drift(spark: SparkSession, settings: Settings, model: Model) -> dict
     group = model.group
     champion = version_by_alias(settings, model.name, CHAMPION)
     version = champion.tags.get("view_version") if champion else None
-    if champion is None or version is None or champion.tags.get("group_fingerprint") != group.fingerprint:
+    if champion is None or version is None or trained_fingerprint(champion.tags) != model.vector.fingerprint:
         return None
     path = settings.table(view_table(group))
 
@@ -99,6 +99,8 @@ def live_quality(spark: SparkSession, settings: Settings, model: Model, known_un
         & (F.size("degraded") == 0)
     )
     evaluated = float(champion.tags["auc"]) if "auc" in champion.tags else None
+    if not model.outcome_of_entity:  # the served log has not the column that joins an outcome
+        return LiveQuality(champion.version, served.count(), None, evaluated)
     if served.isEmpty():  # without this line, `with_outcome` would fail where no events table exists yet
         return LiveQuality(champion.version, 0, None, evaluated)
     answers: pd.DataFrame = with_outcome(spark, settings, model, served.select("entity", "q_ms", "prediction")).toPandas()

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from features.instants import rfc3339
-from features.project import Model
+from features.model import Model
 from features.windows import HOUR_MS
 from infra.errors import NotReadyError
 from infra.policies import Experiment, VariantName

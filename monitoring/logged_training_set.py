@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from batch.point_in_time import point_in_time
 from batch.tables import table_state
-from features.project import Model
+from features.model import Model
 from infra.settings import Settings
 from models.outcomes import with_outcome
 from models.training_set import with_split

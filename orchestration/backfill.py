@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from batch.load import remember_first_day
 from features.instants import now_ms, parse_rfc3339, utc_day
-from features.project import Model, Project
+from features.model import Model
+from features.project import Project
 from features.sources import EventSource
 from infra.errors import NoEventsError
 from infra.settings import Settings
@@ -117,10 +118,10 @@ def backfill(
         trained = {
             model.name: _train(deployment, model, instance, seconds, on_asset)
             for model in models
-            if model.group.source not in empty
+            if not set(model.sources) & set(empty)
         }
     return BackfillReport(
-        batch_end_ms=min(parse_rfc3339(figures["batch_end"]) for figures in online.values()),
+        batch_end_ms=min((parse_rfc3339(figures["batch_end"]) for figures in online.values()), default=to_ms or current_ms),
         entities={name: figures["dagster/row_count"] for name, figures in online.items()},
         first_day=min(begun), last_day=last, seconds=seconds, without_events=tuple(source.name for source in empty), models=trained,
     )  # fmt: skip
@@ -137,8 +138,8 @@ def backfill_steps(project: Project, settings: Settings, train: bool, sources: t
 
 def _chosen(project: Project, train: bool, sources: tuple[EventSource, ...] | None) -> tuple[list[EventSource], list[Model]]:
     """The sources and the models of a backfill."""
-    chosen = [source for source in sources or project.sources if project.groups_of(source)]
-    return chosen, [model for model in project.models if train and model.group.source in chosen]
+    chosen = [source for source in sources or project.sources if source in project.batch_sources]
+    return chosen, [model for model in project.models if train and set(model.sources) & set(chosen)]
 
 
 def train(

@@ -10,8 +10,8 @@ import sqlglot
 from sqlglot import exp
 
 from features.declaration import FeatureGroup, columns_read
-from features.project import Model
-from features.sources import EventSource
+from features.model import Model
+from features.sources import ColumnType, EventSource
 
 Columns = tuple[tuple[str, str, str], ...]
 
@@ -106,14 +106,20 @@ def view_columns(group: FeatureGroup) -> Columns:
 
 def training_columns(model: Model) -> Columns:
     """The columns of a model's training set."""
-    group = model.group
-    values = _value_columns(group)
+    group, vector = model.group, model.vector
+    values = tuple(
+        (f"{entry.prefix}{name}", kind, text) for entry in vector.inputs for name, kind, text in _value_columns(entry.group)
+    )
+    told = [(entry.key, entry.group.entity_type.value, f"the entity of {entry.group.name}") for entry in vector.inputs[1:]]
+    kinds = {ColumnType.TIMESTAMP: "BIGINT"}
+    told += [(column.name, kinds.get(column.type, column.type.value), "what a request tells") for column in model.request]
     batch = [(f"batch_{name}", kind, f"as of the midnight before q: {text}") for name, kind, text in values]
     return (
         ("entity", group.entity_type.value, group.entity),
         ("q_ms", "BIGINT", "the instant of the label"),
-        ("label", "INT", f"1: {model.outcome.where} within {model.outcome.within}"),
+        ("label", "INT", f"1: {model.outcome.text} within {model.outcome.within}"),
         ("split", "STRING", "train or evaluation"),
+        *told,
         *values,
         *batch,
     )

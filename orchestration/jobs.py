@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from features.project import Model
+from features.model import Model
 from features.sources import EventSource
 from orchestration.deployment import Deployment
 from orchestration.names import (
@@ -91,12 +91,12 @@ def housekeeping_job() -> Any:
 def jobs_of(deployment: Deployment) -> list[Any]:
     """All jobs."""
     project = deployment.project
-    of_sources = [features_job_of(deployment, source) for source in project.sources if project.groups_of(source)]
+    of_sources = [features_job_of(deployment, source) for source in project.batch_sources]
     return [
         *of_sources,
         publish_job_of(deployment),
         *map(training_job_of, project.models),
-        *map(logged_training_job_of, project.models),
+        *(logged_training_job_of(model) for model in project.models if model.learns_from_served),
         quality_job_of(deployment),
         housekeeping_job(),
     ]

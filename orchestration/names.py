@@ -3,7 +3,7 @@
 import dagster as dg
 
 from features.declaration import FeatureGroup
-from features.project import Model
+from features.model import Model
 from features.sources import EventSource
 
 

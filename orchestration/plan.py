@@ -11,7 +11,9 @@ from features.declaration import FeatureGroup
 from features.declaration.versions import Change, change, group_of_text, same_meaning
 from features.errors import DeclarationError
 from features.instants import now_ms, rfc3339, utc_day
-from features.project import Model, Project
+from features.model import Model
+from features.project import Project
+from features.vector import vector_of_text
 from infra.settings import Settings
 from models.registry import CHAMPION, version_by_alias
 from orchestration.first_day import first_day
@@ -87,7 +89,7 @@ def plan(project: Project, settings: Settings) -> list[GroupPlan]:
 
 def _not_known(project: Project, settings: Settings, group: FeatureGroup) -> tuple[str, ...]:
     """The features of the champions on the group that the declared version lacks, or declares with another meaning."""
-    models = [model for model in project.models if model.group == group] if runs(settings, "mlflow") else []
+    models = [model for model in project.models if group in model.groups] if runs(settings, "mlflow") else []
     return tuple(dict.fromkeys(name for model in models for name in _not_known_to(settings, model, group)))
 
 
@@ -96,8 +98,8 @@ def _not_known_to(settings: Settings, model: Model, group: FeatureGroup) -> tupl
     if champion is None:
         return ()
     try:
-        trained = group_of_text(champion.tags.get("declaration", ""), group.source)
+        trained = vector_of_text(champion.tags.get("declaration", ""), model.sources)
     except DeclarationError:
         return ()
-    known = same_meaning(group, trained)
-    return tuple(name for name in trained.model_names if name not in known)
+    versions = [entry.group for entry in trained.inputs if entry.group.name == group.name]
+    return tuple(name for version in versions for name in version.model_names if name not in same_meaning(group, version))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from features.declaration import FeatureGroup
+from features.declaration import FeatureGroup, ModelInput
 from features.instants import rfc3339
 from features.merge import Merged
 from features.merge_many import ManyMerge
@@ -133,20 +133,72 @@ def feature_rows(group: FeatureGroup, ids: Sequence[int | str], served: Sequence
     ]
 
 
-def prediction(group: FeatureGroup, entity_id: int | str, served: Served, q_ms: int, model: LoadedModel, variant: str) -> Any:
-    """The answer of a model about one entity (`serving.encoding.predict_answer`), on the features of the version `group`.
+class ServedInput(NamedTuple):
+    """One input of a model in an answer.
+
+    Attributes:
+        entry: The declared input, with the version of its group that is served.
+        entity_id: The id of the entity that was asked about.
+        served: The entity's features.
+    """
+
+    entry: ModelInput
+    entity_id: int | str
+    served: Served
+
+
+def prediction(inputs: Sequence[ServedInput], request: Mapping[str, Any], q_ms: int, model: LoadedModel, variant: str) -> Any:
+    """The answer of a model (`serving.encoding.predict_answer`).
+
+    Args:
+        inputs: The inputs, in the order of the declaration.
+        request: The columns of the request.
+        q_ms: The time that the request asks about.
+        model: The model.
+        variant: The name of the model's variant.
 
     Raises:
         ValueError: The model's answer is no probability.
     """
-    values, fault = model.input_of(group, served.merged.values)
-    probability = model.predict(values)
+    values, fault = model.input_of(
+        [entry for entry, _, _ in inputs], [served.merged.values for _, _, served in inputs], request, q_ms
+    )
+    [probability] = model.predict([values])
     if not 0 <= probability <= 1:
         raise ValueError(f"The prediction of version {model.version} of {model.name} is no probability.")
-    return predict_answer(group.entity)(
-        entity_id,
-        probability,
-        dict(zip(model.group.model_names, values, strict=True)),
-        ModelInfo(model.name, model.version, variant),
-        Provenances(group.feature_names, q_ms).of(served, fault),
+    provenances = [Provenances(entry.group.feature_names, q_ms).of(served, fault) for entry, _, served in inputs]
+    keys = {entry.key: entity_id for entry, entity_id, _ in inputs}
+    used = dict(zip(model.vector.names, values, strict=True))
+    info = ModelInfo(model.name, model.version, variant)
+    if len(inputs) == 1:
+        return predict_answer(tuple(keys))(*keys.values(), probability, used, info, provenances[0])
+    entries = [entry for entry, _, _ in inputs]
+    by_input = {entry.name: its for entry, its in zip(entries, provenances, strict=True)}
+    whole = combined(list(zip(entries, provenances, strict=True)))
+    return predict_answer(tuple(keys), True)(*keys.values(), probability, used, info, whole, by_input)
+
+
+def combined(provenances: Sequence[tuple[ModelInput, Provenance]]) -> Provenance:
+    """The provenance of an answer from several: the earliest batch_end, the newest event, and what is wrong with any of them.
+
+    The features have the names that the model has for them.
+    """
+    each = [its for _, its in provenances]
+    ends = [its.batch_end for its in each if its.batch_end is not None]
+    newest = [its.newest_event for its in each if its.newest_event is not None]
+    reasons = dict.fromkeys(reason for its in each for reason in its.degraded_reasons)
+
+    def named(lists: Iterable[tuple[ModelInput, Sequence[str]]]) -> list[str]:
+        return list(dict.fromkeys(f"{entry.prefix}{name}" for entry, names in lists for name in names))
+
+    return Provenance(
+        as_of=each[0].as_of if each else "",
+        # RFC 3339 of one form sorts as time does.
+        batch_end=min(ends, default=None) if len(ends) == len(each) else None,
+        newest_event=max(newest, default=None),
+        tiles_merged=sum(its.tiles_merged for its in each),
+        degraded=bool(reasons),
+        degraded_reasons=list(reasons),
+        degraded_features=named((entry, its.degraded_features) for entry, its in provenances),
+        missing=named((entry, its.missing) for entry, its in provenances),
     )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
 from features.declaration import MAX_ENTITY_LENGTH
 from features.instants import rfc3339 as rfc3339  # noqa: PLC0414  # other rooms import it from here
+from features.model import Model
+from features.sources import ColumnType
 
 #: Entities in one request; more are asked in several.
 MAX_IDS = 1_000
 MAX_BODY_BYTES = 64 * 1_024
+#: Characters of a text in `context`.
+MAX_TEXT_LENGTH = 4_096
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 253_402_300_799_999
@@ -66,9 +70,10 @@ _Body = TypeVar("_Body", bound=_Message)
 
 
 class PredictRequest(_Message):
-    """Asks for a prediction about an entity, whose id stands in a field of the entity's name.
+    """Asks a model for a prediction about an entity, whose id stands in a field of the entity's name.
 
-    `context` is what the caller knows of the moment; it is echoed to no one and not stored.
+    `context` is what the caller knows of the moment: the request columns of the model. A model without request columns takes any
+    values and uses none of them. Nothing of `context` is stored.
     """
 
     context: dict[str, str | float | int | bool | None] = Field(default_factory=dict, max_length=64)
@@ -143,15 +148,87 @@ class UnansweredRequest(PredictRequest):
     model_config = ConfigDict(extra="allow")
 
 
-def predict_contract(entity: str | None) -> tuple[type[PredictRequest], type[PredictResponse]]:
-    """The request and the response of `/predict` for a model about entities of that name, such as `user_id`; None without a model."""
-    if entity is None:
-        return UnansweredRequest, PredictResponse
+#: The values of request columns, as a column of an event has them: a decimal has six places.
+_REQUEST_TYPES: dict[ColumnType, Any] = {
+    ColumnType.STRING: Annotated[str, Field(strict=True, max_length=MAX_TEXT_LENGTH)],
+    ColumnType.INT64: Int64,
+    ColumnType.DECIMAL: Annotated[
+        float, Field(strict=True, allow_inf_nan=False, gt=-1e12, lt=1e12), AfterValidator(lambda value: round(value, 6))
+    ],
+    ColumnType.TIMESTAMP: Instant,
+}
 
-    def with_entity(message: type[_Body], kind: Any) -> type[_Body]:
+
+def predict_contract(model: Model | None) -> tuple[type[PredictRequest], type[PredictResponse]]:
+    """The request and the response of a model's endpoint, with a field for each key, such as `user_id`; None without a model.
+
+    `context` has the declared request columns; without any it takes what the caller likes.
+    """
+    if model is None:
+        return UnansweredRequest, PredictResponse
+    vector = model.vector
+
+    def with_keys(message: type[_Body], kind: Any) -> type[_Body]:
         # The fields of the last base come first, on the page of the API and in answers.
-        identified = create_model("Identified", __base__=_Message, **{entity: (kind, ...)})  # type: ignore[call-overload]
+        keys: dict[str, Any] = dict.fromkeys(vector.keys, (kind, ...))
+        identified = create_model("Identified", __base__=_Message, **keys)
         bases: Any = (message, identified)
         return create_model(message.__name__, __base__=bases, __doc__=message.__doc__)
 
-    return with_entity(PredictRequest, EntityId), with_entity(PredictResponse, int | str)
+    request, response = with_keys(PredictRequest, EntityId), with_keys(PredictResponse, int | str)
+    if vector.request:
+        required = any(column.required for column in vector.request)
+        context = _context_of(model)
+        field: Any = (context, ... if required else Field(default_factory=context))
+        request = create_model(PredictRequest.__name__, __base__=request, __doc__=PredictRequest.__doc__, context=field)
+    if len(vector.inputs) > 1:
+        inputs: Any = (dict[str, Provenance], ...)
+        response = create_model(PredictResponse.__name__, __base__=response, __doc__=PredictResponse.__doc__, inputs=inputs)
+    return cast("tuple[type[PredictRequest], type[PredictResponse]]", (request, response))
+
+
+class ScoreRequest(_Message):
+    """Asks a model for predictions about many candidates, such as items that may be shown to a user.
+
+    A key or a request column that is the same for all candidates stands in the request and in its `context`; what differs stands in each
+    candidate.
+    """
+
+    at: Instant | None = Field(None, description="The time that is asked about; default now.")
+    use_case: UseCaseName | None = None
+
+
+class CandidateScore(_Message):
+    """The prediction for a candidate, and whether any value behind it may not be exact."""
+
+    prediction: float = Field(ge=0, le=1)
+    degraded: bool
+
+
+class ScoreResponse(_Message):
+    """The predictions, in the order of the candidates, and where the features come from."""
+
+    candidates: list[CandidateScore]
+    model: ModelInfo
+    provenance: Provenance
+
+
+def score_contract(model: Model) -> tuple[type[ScoreRequest], type[ScoreResponse]]:
+    """The request and the response of a model's endpoint for many candidates."""
+    keys: dict[str, Any] = dict.fromkeys(model.vector.keys, (EntityId | None, None))
+    columns: dict[str, Any] = {column.name: (_REQUEST_TYPES[column.type] | None, None) for column in model.request}
+    candidate: Any = create_model("Candidate", __base__=_Message, **keys, **columns)
+    fields: dict[str, Any] = {**keys, "candidates": (list[candidate], Field(min_length=1, max_length=MAX_IDS))}
+    if columns:
+        context = create_model("CommonContext", __base__=_Message, **columns)
+        fields["context"] = (context, Field(default_factory=context))
+    request = create_model("ScoreRequest", __base__=ScoreRequest, __doc__=ScoreRequest.__doc__, **fields)
+    return request, ScoreResponse
+
+
+def _context_of(model: Model) -> Any:
+    columns: dict[str, Any] = {
+        column.name: (_REQUEST_TYPES[column.type], ...) if column.required else (_REQUEST_TYPES[column.type] | None, None)
+        for column in model.request
+    }
+    return create_model("Context", __base__=_Message, **columns)

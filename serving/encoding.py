@@ -53,11 +53,28 @@ class ModelInfo(msgspec.Struct, frozen=True, gc=False):
     variant: str
 
 
+class CandidateScore(msgspec.Struct, frozen=True, gc=False):
+    """`serving.contract.CandidateScore`."""
+
+    prediction: float
+    degraded: bool
+
+
+class ScoreAnswer(msgspec.Struct, frozen=True, gc=False):
+    """`serving.contract.ScoreResponse`."""
+
+    candidates: Sequence[CandidateScore]
+    model: ModelInfo
+    provenance: Provenance
+
+
 @cache
-def predict_answer(entity: str) -> Any:
-    """The struct of `serving.contract.PredictResponse` for a model about entities of that name."""
+def predict_answer(keys: tuple[str, ...], several: bool = False) -> Any:
+    """The struct of `serving.contract.PredictResponse` for a model with these keys; `several` for one of several inputs."""
     fields = [
-        (entity, int | str), ("prediction", float), ("features_used", Mapping[str, float]), ("model", ModelInfo), ("provenance", Provenance),
+        *((key, int | str) for key in keys),
+        ("prediction", float), ("features_used", Mapping[str, float]), ("model", ModelInfo), ("provenance", Provenance),
+        *([("inputs", Mapping[str, Provenance])] if several else []),
     ]  # fmt: skip
     return msgspec.defstruct("PredictAnswer", fields, frozen=True, gc=False)
 

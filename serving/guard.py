@@ -146,6 +146,10 @@ def _check(kind: type[BaseModel] | None, body: bytes) -> None:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part)[:64] for part in first["loc"][:2])
         reason = first["msg"].removeprefix("Value error, ")
+        # A column of the request that is missing, unknown or wrong is about the caller's data, and not about the form of a request.
+        status = 422 if first["loc"][:1] == ("context",) and len(first["loc"]) > 1 else 400
         raise RefusalError(
-            400, f"The request does not pass validation{f' at {where}' if where else ''}: {reason}.", "The page of the API is at /."
+            status,
+            f"The request does not pass validation{f' at {where}' if where else ''}: {reason}.",
+            "The page of the API is at /.",
         ) from None

@@ -42,8 +42,12 @@ class Metrics:
         self._variants = Counter("braid_predictions", "Predictions by the variant that answered.", ["variant"])
         self._lost = Counter("braid_served_log_lost", "Records of the served log that did not reach Kafka.")
 
-    def answered(self, endpoint: str, group: FeatureGroup, rows: Sequence[Served], q_ms: int, started: float) -> None:
+    def answered(self, endpoint: str, started: float) -> None:
         """Counts one answer; `started` is the value of `time.perf_counter` when the request arrived."""
+        self._seconds.labels(endpoint).observe(time.perf_counter() - started)
+
+    def counted(self, group: FeatureGroup, rows: Sequence[Served], q_ms: int) -> None:
+        """Counts the entities of one group in an answer."""
         states = Tally(
             "degraded" if merged.degraded or parts.faults else "exact" if parts.known else "unknown" for parts, merged, _ in rows
         )
@@ -52,7 +56,6 @@ class Metrics:
         newest_ms = max((merged.newest_event_ms for _, merged, _ in rows if merged.newest_event_ms is not None), default=None)
         if newest_ms is not None:
             self._age.labels(group.name).set((q_ms - newest_ms) / 1_000)
-        self._seconds.labels(endpoint).observe(time.perf_counter() - started)
 
     def newest_event(self, group: str, newest_ms: int) -> None:
         """Sets the time of a group's newest event; a Prometheus rule subtracts it from `time()` to get the age."""

@@ -15,16 +15,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from features.aggregations import Value
-from features.declaration import FeatureGroup
-from features.declaration.versions import group_of_text, same_meaning
+from features.declaration import ModelInput
+from features.declaration.versions import same_meaning
 from features.errors import DeclarationError
+from features.model import Model
+from features.vector import FeatureVector, vector_of_text
 from infra.settings import Settings
-from models.registry import load_booster, version_by_alias
+from models.registry import load_booster, trained_fingerprint, version_by_alias
 
 _log = logging.getLogger("serving")
 #: The number of polls after which a refused version is tried again, because its files may have been unreachable for a moment.
@@ -39,37 +41,63 @@ class LoadedModel:
         name: The registered name.
         version: The registered version.
         booster: The `lightgbm.Booster`.
-        group: The declaration that the model was trained on.
+        vector: The declaration of the input that the model was trained on.
         fault: Why every answer of the model is degraded; empty for a model without such a fault.
     """
 
     name: str
     version: str
     booster: Any
-    group: FeatureGroup
+    vector: FeatureVector
     fault: str = ""
-    _known: dict[str, tuple[dict[str, int], str]] = field(default_factory=dict, compare=False, repr=False)
+    _known: dict[tuple[str, ...], _Known] = field(default_factory=dict, compare=False, repr=False)
 
-    def predict(self, values: list[float]) -> float:
-        """The probability of label 1, given the values of `group.model_names`."""
-        return float(self.booster.predict(np.array([values]), num_threads=1)[0])
+    def predict(self, inputs: Sequence[Sequence[float]]) -> list[float]:
+        """The probabilities of label 1, one for each input; an input is the values of `vector.names`."""
+        return [float(score) for score in self.booster.predict(np.array(inputs), num_threads=1)]
 
-    def input_of(self, served: FeatureGroup, values: Sequence[Value]) -> tuple[list[float], str]:
+    def input_of(
+        self, inputs: Sequence[ModelInput], values: Sequence[Sequence[Value]], request: Mapping[str, Any], q_ms: int
+    ) -> tuple[list[float], str]:
         """The input of the model, and the reason why the input is degraded; the reason is empty for an exact input.
 
         Args:
-            served: The version of the group that the values belong to.
-            values: One value per feature of `served`.
+            inputs: The declared inputs, each with the version of its group that is served.
+            values: For each of `inputs`, one value per feature of its group.
+            request: The columns of the request.
+            q_ms: The time that the request asks about.
         """
-        indices, fault = self._known.get(served.fingerprint) or self._known.setdefault(served.fingerprint, self._known_of(served))
-        features = {name: values[index] for name, index in indices.items()}
-        return self.group.model_input(features), self.fault or fault
+        served = tuple(entry.group.fingerprint for entry in inputs)
+        known = self._known.get(served) or self._known.setdefault(served, self._known_of(inputs))
+        features = [
+            {name: values[place][index] for name, index in indices.items()} if place is not None else {}
+            for place, indices in known.places
+        ]
+        return self.vector.of(features, request, q_ms), self.fault or known.fault
 
-    def _known_of(self, served: FeatureGroup) -> tuple[dict[str, int], str]:
-        known = same_meaning(served, self.group)
-        missing = [name for name in self.group.model_names if name not in known]
-        fault = f"the model was trained on another version of {', '.join(missing)}" if missing else ""
-        return {name: known[name] for name in self.group.model_names if name in known}, fault
+    def _known_of(self, inputs: Sequence[ModelInput]) -> _Known:
+        places: list[tuple[int | None, dict[str, int]]] = []
+        missing: list[str] = []
+        by_key = {(entry.group.name, entry.key): place for place, entry in enumerate(inputs)}
+        for trained in self.vector.inputs:
+            place = by_key.get((trained.group.name, trained.key))
+            known = {} if place is None else same_meaning(inputs[place].group, trained.group)
+            names = trained.group.model_names
+            missing += [f"{trained.prefix}{name}" for name in names if name not in known]
+            places.append((place, {name: known[name] for name in names if name in known}))
+        return _Known(tuple(places), f"the model was trained on another version of {', '.join(missing)}" if missing else "")
+
+
+class _Known(NamedTuple):
+    """What the served features have of those that the model was trained on.
+
+    Attributes:
+        places: For each trained input, the place of the same input among those served, and feature → its index there.
+        fault: The reason why the input is degraded; empty where every feature is there.
+    """
+
+    places: tuple[tuple[int | None, dict[str, int]], ...]
+    fault: str
 
 
 class FollowedModel:
@@ -77,7 +105,7 @@ class FollowedModel:
 
     Args:
         settings: The settings that name the registry.
-        group: The declared group whose features the model gets.
+        declared: The declaration of the model.
         name: The registered name.
         alias: The alias, such as "champion".
         on_change: Called in that thread with each model that begins to answer.
@@ -91,7 +119,7 @@ class FollowedModel:
     def __init__(
         self,
         settings: Settings,
-        group: FeatureGroup,
+        declared: Model,
         name: str,
         alias: str,
         on_change: Callable[[LoadedModel], None] = lambda model: None,
@@ -99,7 +127,7 @@ class FollowedModel:
         self.current: LoadedModel | None = None
         self.fault = "the registry has not answered yet"
         self.looked = False
-        self._settings, self._group, self._name, self._alias, self._on_change = settings, group, name, alias, on_change
+        self._settings, self._declared, self._name, self._alias, self._on_change = settings, declared, name, alias, on_change
         self._stop = threading.Event()
         self._refused: tuple[str, float] = ("", 0.0)
         self._thread = threading.Thread(target=self._follow, name=f"{name}@{alias}", daemon=True)
@@ -139,7 +167,7 @@ class FollowedModel:
         if self._refused[0] == version and time.monotonic() < self._refused[1]:
             return
         try:
-            model = load_model(self._settings, self._group, name, version, registered.tags)
+            model = load_model(self._settings, self._declared, name, version, registered.tags)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with the new model, the current model must continue to answer
             fault = f"version {version} of {name} cannot be used: {error}"
             if fault != self.fault:
@@ -153,28 +181,31 @@ class FollowedModel:
         self._on_change(model)
 
 
-def load_model(settings: Settings, declared: FeatureGroup, name: str, version: str, tags: Mapping[str, str]) -> LoadedModel:
+def load_model(settings: Settings, declared: Model, name: str, version: str, tags: Mapping[str, str]) -> LoadedModel:
     """Loads a version of a registered model.
 
     Args:
         settings: The settings that name the registry.
-        declared: The current declaration of the group. A version without the tags below counts as trained on it.
+        declared: The current declaration. A version without the tags below counts as trained on it.
         name: The registered name.
         version: The registered version.
-        tags: The version's tags; `declaration` and `group_fingerprint` are read.
+        tags: The version's tags; those of the declaration and its fingerprint are read.
 
     Raises:
         ValueError: As `load_booster`; or the model's features have other names than the declared features.
     """
-    booster, group, fault = load_booster(settings, name, version), declared, ""
-    if tags.get("group_fingerprint", declared.fingerprint) != declared.fingerprint:
+    booster, vector, fault = load_booster(settings, name, version), declared.vector, ""
+    if (trained_fingerprint(tags) or vector.fingerprint) != vector.fingerprint:
         try:
-            group = group_of_text(tags.get("declaration", ""), declared.source)
+            vector = vector_of_text(tags.get("declaration", ""), declared.sources)
         except DeclarationError:
             fault = "the model was trained on another version of the declaration"
-    if tuple(booster.feature_name()) != group.model_names:
+        types = {column.name: column.type for column in declared.request}
+        if other := [column.name for column in vector.request if types.get(column.name) is not column.type]:
+            fault = f"the model was trained with other request columns: {', '.join(other)}"
+    if tuple(booster.feature_name()) != vector.names:
         raise ValueError("the model was trained on other features than are declared")
-    model = LoadedModel(name, version, booster, group, fault)
-    if not 0 <= model.predict(group.model_input({})) <= 1:
+    model = LoadedModel(name, version, booster, vector, fault)
+    if not 0 <= model.predict([vector.empty()])[0] <= 1:
         raise ValueError("the model gives no probabilities")
     return model

@@ -1,47 +1,77 @@
-"""The BentoML service: `POST /predict`, `POST /features`, probes, `/metrics`, and the page of the API at `/`.
+"""The BentoML service: the features and the predictions of a project over HTTP.
 
-The entry point of a process: the settings and the project are those of its environment, and the contract of `/predict` follows from them.
+`POST /features`, `POST /models/{name}/predict` and `POST /models/{name}/score` for each model, `POST /predict` for the default model,
+probes, `/metrics`, and the page of the API at `/`.
+
+The entry point of a process: the settings and the project are those of its environment, and the contracts of the models follow from them.
 """
 
 from __future__ import annotations
 
 import gc
-import re
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 from starlette.responses import Response
 
-from features.declaration import FeatureGroup
 from features.instants import now_ms
 from features.merge_many import ManyMerge
-from features.sources import ColumnType
+from features.model import Model
 from infra.project import load_project
 from infra.settings import Settings
-from serving.answer import feature_rows, prediction, served_features
-from serving.contract import FeaturesRequest, FeaturesResponse, predict_contract
+from serving.answer import feature_rows, served_features
+from serving.contract import FeaturesRequest, FeaturesResponse, predict_contract, score_contract
 from serving.encoding import FeaturesAnswer, json_response
 from serving.errors import RefusalError
 from serving.freshness import Freshness
 from serving.guard import Door, Readiness
 from serving.metrics import Metrics
 from serving.model import LoadedModel
-from serving.served_log import Record, ServedLog, served_record
+from serving.predicting import Predictor, keys_of, tiles_kept_ms
+from serving.served_log import ServedLog, served_record
 from serving.variants import Models, Variant
 from store.reading import OnlineStore
 
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
-
 _settings = Settings.load()
 _project = load_project(_settings)
-_model = _project.default_model
+_contracts = {model.name: (*predict_contract(model), *score_contract(model)) for model in _project.models}
 if TYPE_CHECKING:
     from serving.contract import PredictRequest, PredictResponse
 else:
-    PredictRequest, PredictResponse = predict_contract(_model.group.entity if _model else None)
+    PredictRequest, PredictResponse = (_contracts[_project.models[0].name] if _project.models else predict_contract(None))[:2]
+
+
+class _ModelEndpoints:
+    """Two API methods for each model of the project: a prediction, and the scores of many candidates."""
+
+    async def _answer(self, declared: Model | None, request: Any, many: bool = False) -> Response:
+        raise NotImplementedError
+
+
+def _endpoint(declared: Model, many: bool) -> Any:
+    async def answer(self: _ModelEndpoints, request: Any, /) -> Any:
+        try:
+            return await self._answer(declared, request, many)
+        except RefusalError as refusal:
+            return refusal.response()
+
+    request_type, response_type = _contracts[declared.name][2:] if many else _contracts[declared.name][:2]
+    answer.__annotations__ = {"request": request_type, "return": response_type}
+    answer.__name__ = f"{'score' if many else 'predict'}_{declared.name}"
+    answer.__doc__ = (
+        f"The predictions of the model {declared.name} for many candidates, on the features of one moment."
+        if many
+        else f"A prediction of the model {declared.name}, on the features of this moment."
+    )
+    return bentoml.api(answer, route=f"/models/{declared.name}/{'score' if many else 'predict'}")
+
+
+for _declared in _project.models:
+    for _many in (False, True):
+        setattr(_ModelEndpoints, f"{'score' if _many else 'predict'}_{_declared.name}", _endpoint(_declared, _many))
 
 
 @bentoml.service(
@@ -51,7 +81,7 @@ else:
     traffic={"timeout": 10, "max_concurrency": 256},
     logging={"access": {"enabled": False}},
 )
-class Braid:
+class Braid(_ModelEndpoints):
     """Answers from the online store and the registry's champion. Holds no state of its own but decoded values."""
 
     def __init__(self) -> None:
@@ -63,16 +93,27 @@ class Braid:
         self._store = OnlineStore(settings)
         self._served = ServedLog(settings, self._metrics.lost)
         self._freshness = Freshness(settings, _project.groups, self._metrics.newest_event)
-        self._models = Models(settings, _model, self._exchanged) if _model else None
+        self._models = {
+            model.name: Models(
+                settings, model, partial(self._exchanged, model), settings.experiment if model == _project.default_model else None
+            )
+            for model in _project.models
+        }
+        self._predictors = {
+            model.name: Predictor(
+                settings, model, self._models[model.name], self._store, self._freshness, self._served, self._metrics
+            )
+            for model in _project.models
+        }
         self._freshness.start()
-        if self._models:
-            self._models.start()
+        for models in self._models.values():
+            models.start()
 
     @bentoml.on_shutdown
     async def close(self) -> None:
         """Ends the threads and the connections to the store; sends what the served log still holds."""
-        if self._models:
-            self._models.stop()
+        for models in self._models.values():
+            models.stop()
         self._freshness.stop()
         self._served.close()
         await self._store.close()
@@ -87,31 +128,31 @@ class Braid:
 
     @bentoml.api(route="/predict")
     async def predict(self, request: PredictRequest, /) -> PredictResponse:
-        """A prediction about an entity, on the features of this moment, by the champion or by the entity's variant in a running experiment."""
+        """A prediction of the default model, by the champion or by the entity's variant in a running experiment."""
         try:
-            return await self._predict(request)  # type: ignore[return-value]
+            return await self._answer(_project.default_model, request)  # type: ignore[return-value]
         except RefusalError as refusal:
             return refusal.response()  # type: ignore[return-value]
 
     async def readiness(self) -> tuple[bool, list[str]]:
         """Whether to send requests, and what keeps this service from answering everything; empty where nothing does."""
-        champion = self._models.champion if self._models else None
-        found = [champion.fault] if champion and champion.fault else []
-        looked = self._freshness.looked and (champion is None or champion.looked)
+        champions = [models.champion for models in self._models.values()]
+        faults = [champion.fault for champion in champions if champion.fault]
+        looked = self._freshness.looked and all(champion.looked for champion in champions)
         fault = await self._store.fault()
-        return looked, [*found, fault] if fault else found
+        return looked, [*faults, fault] if fault else faults
 
     async def _features(self, request: FeaturesRequest) -> Response:
         started = time.perf_counter()
         group = self._groups.get(request.group)
         if group is None:
             raise RefusalError(404, f"The group {request.group!r} is not declared.", f"Declared are: {', '.join(self._groups)}.")
-        keys = _keys(group, request.ids)
+        keys = keys_of(group, request.ids)
         q_ms = now_ms() if request.at is None else request.at
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, keys)
         group = reading.group
-        since_ms = max(q_ms - _tiles_kept_ms(group), reading.complete_since_ms)
+        since_ms = max(q_ms - tiles_kept_ms(_settings, group), reading.complete_since_ms)
         serve = partial(
             served_features,
             group,
@@ -128,59 +169,20 @@ class Braid:
                 if self._served.wants(key):
                     self._served.add(partial(served_record, group, key, served, row.provenance, q_ms, now_ms()))
         response = json_response(FeaturesAnswer(rows))
-        self._metrics.answered("features", group, found, q_ms, started)
+        self._metrics.counted(group, found, q_ms)
+        self._metrics.answered("features", started)
         return response
 
-    async def _predict(self, request: PredictRequest) -> Response:
-        started = time.perf_counter()
-        if _model is None or self._models is None:
+    async def _answer(self, declared: Model | None, request: Any, many: bool = False) -> Response:
+        if declared is None:
             raise RefusalError(
                 404, "The project declares no model.", "Add a Model to its definitions; /features answers without one."
             )
-        group = _model.group
-        [user] = _keys(group, [getattr(request, group.entity)])
-        variant, model, exposed = self._models.of(user)
-        if model is None:
-            raise RefusalError(503, f"No champion can answer: {self._models.champion.fault}.", "Train one by `braid backfill`.")
-        q_ms = now_ms() if request.at is None else request.at
-        stale = self._freshness.stale(request.use_case, group.name, q_ms)
-        reading = await self._store.read(group, [user])
-        group = reading.group
-        serve = partial(
-            served_features,
-            group,
-            reading.parts[0],
-            q_ms,
-            reading.batch_end_ms,
-            stale,
-            complete_since_ms=max(q_ms - _tiles_kept_ms(group), reading.complete_since_ms),
-        )
-        served = serve(batch_only=variant.batch_only)
-        answer = prediction(group, user, served, q_ms, model, variant.name)
-        self._metrics.predicted(variant.name)
-        if exposed or self._served.wants(user):
-            served_at_ms = now_ms()
-            experiment = self._models.experiment.name if exposed and self._models.experiment else None
-            shadows = self._models.shadows(variant) if exposed else []
+        predictor = self._predictors[declared.name]
+        return await (predictor.score(request) if many else predictor.predict(request))
 
-            def record() -> Record:  # by the log's thread: an answer does not wait for shadows
-                exposure = {
-                    "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
-                    "prediction": answer.prediction,
-                    "shadows": {
-                        one.name: prediction(group, user, serve(batch_only=one.batch_only), q_ms, its, one.name).prediction
-                        for one, its in shadows
-                    },
-                }  # fmt: skip
-                return served_record(group, user, served, answer.provenance, q_ms, served_at_ms, exposure)
-
-            self._served.add(record)
-        response = json_response(answer)
-        self._metrics.answered("predict", group, [served], q_ms, started)
-        return response
-
-    def _exchanged(self, variant: Variant, model: LoadedModel) -> None:
-        if variant.name == "champion":
+    def _exchanged(self, declared: Model, variant: Variant, model: LoadedModel) -> None:
+        if variant.name == "champion" and declared == _project.default_model:
             self._metrics.champion(model.version)
         # MLflow and its like are a million objects that stay: a full collection would look at each of them, during some request.
         gc.collect()
@@ -191,24 +193,12 @@ class Braid:
 
 Braid.add_asgi_middleware(Readiness, drain_seconds=_settings.drain_seconds)  # type: ignore[attr-defined]
 Braid.add_asgi_middleware(  # type: ignore[attr-defined]
-    Door, key=_settings.api_key, requests={"/predict": PredictRequest, "/features": FeaturesRequest}
+    Door,
+    key=_settings.api_key,
+    requests={
+        "/predict": PredictRequest,
+        "/features": FeaturesRequest,
+        **{f"/models/{name}/predict": predict for name, (predict, *_) in _contracts.items()},
+        **{f"/models/{name}/score": score for name, (_, _, score, _) in _contracts.items()},
+    },
 )
-
-
-def _keys(group: FeatureGroup, ids: list[int | str]) -> list[int | str]:
-    """The ids as the group's keys have them. Digits pass for an integer: JSON numbers beyond 2^53 do not survive every client."""
-    if group.entity_type is ColumnType.STRING:
-        wrong = next((position for position, one in enumerate(ids) if not isinstance(one, str)), None)
-        name, keys = "a text", ids
-    else:
-        wrong = next((position for position, one in enumerate(ids) if not (isinstance(one, int) or _INTEGER.fullmatch(one))), None)
-        name, keys = "an integer", [one if isinstance(one, int) or wrong is not None else int(one) for one in ids]
-    if wrong is not None:
-        raise RefusalError(
-            422, f"The id at position {wrong} is not {name}.", f"The entity of {group.name} is {group.entity}, {name}."
-        )
-    return keys
-
-
-def _tiles_kept_ms(group: FeatureGroup) -> int:
-    return _settings.tiles_kept_seconds(group.buffer_ms) * 1_000

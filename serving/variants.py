@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from features.project import Model
+from features.model import Model
 from infra.policies import Experiment, VariantName
 from infra.settings import Settings
 from models.registry import CHALLENGER, CHAMPION, batch_only_name
@@ -66,17 +66,24 @@ class Models:
     """The models of the champion and of the experiment's variants; a thread per variant follows the alias in the registry.
 
     Args:
-        settings: The settings that name the registry and the experiment.
+        settings: The settings that name the registry.
         model: The declaration of the model.
         on_change: Called with a variant and its model each time when a model begins to answer.
+        experiment: The running experiment, if it is about this model.
     """
 
-    def __init__(self, settings: Settings, model: Model, on_change: Callable[[Variant, LoadedModel], None]) -> None:
-        self.experiment = settings.experiment
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        on_change: Callable[[Variant, LoadedModel], None],
+        experiment: Experiment | None = None,
+    ) -> None:
+        self.experiment = experiment
         known = known_variants(model)
         self._variants = {name: known[name] for name in ("champion", *(self.experiment.shares if self.experiment else ()))}
         self._models = {
-            variant.name: FollowedModel(settings, model.group, variant.model, variant.alias, partial(on_change, variant))
+            variant.name: FollowedModel(settings, model, variant.model, variant.alias, partial(on_change, variant))
             for variant in self._variants.values()
         }
 

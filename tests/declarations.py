@@ -68,7 +68,7 @@ item_features = FeatureGroup(
     ),
 )
 
-repurchase = Model(name="repurchase", group=user_features, outcome=Outcome(where="event_type = 'PURCHASE'", within="7d"))
+repurchase = Model(name="repurchase", inputs=(user_features,), outcome=Outcome(where="event_type = 'PURCHASE'", within="7d"))
 
 project = Project(sources=(user_events,), groups=(user_features, item_features), models=(repurchase,))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,6 +115,10 @@ class FeatureGroup:
             return f"`{self.entity}` IS NOT NULL"
         return f"coalesce(length(`{self.entity}`), 0) BETWEEN 1 AND {MAX_ENTITY_LENGTH}"
 
+    def on(self, key: str, prefix: str = "") -> ModelInput:
+        """This group as the input of a model. Arguments as `ModelInput`."""
+        return ModelInput(self, key, prefix)
+
     def scale_of(self, index: int) -> int:
         """The units per 1 of the input of the feature at `index`."""
         return self.inputs[self.input_of[index]].scale
@@ -130,7 +135,7 @@ class FeatureGroup:
         """The key of an entity in the online store. A group's name has no colon, so no two entities share a key."""
         return f"{self.name}:{entity_id}"
 
-    def model_input(self, values: dict[str, Value]) -> list[float]:
+    def model_input(self, values: Mapping[str, Value]) -> list[float]:
         """The input of a model, in the order of `model_names`: the declared default where there is no value."""
         return [float(feature.default if (v := values.get(feature.name)) is None else v) for feature in self.model_features]  # type: ignore[arg-type]
 
@@ -188,3 +193,28 @@ class FeatureGroup:
         ]
         text = json.dumps([self.name, self.subject, self.tile_ms, self.buffer_ms, parts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """A group whose features a model gets, made by `FeatureGroup.on`.
+
+    Args:
+        group: The group.
+        key: The field of the request, and the column of the label, that holds the id of the group's entity.
+        prefix: What the names of the features begin with in the model, such as "terminal_"; it tells two inputs apart.
+    """
+
+    group: FeatureGroup
+    key: str
+    prefix: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of this input in answers: the name of the group, after the prefix."""
+        return f"{self.prefix}{self.group.name}"
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the group's features in the model, also of those that are lists."""
+        return tuple(f"{self.prefix}{name}" for name in self.group.feature_names)

@@ -6,9 +6,11 @@ import dagster as dg
 import pandas as pd
 from dagster_pyspark import LazyPySparkResource
 
+from batch.tables import table_state
 from batch.view import default_batch_end_ms, view_table
 from features.instants import now_ms
-from features.project import Model
+from features.model import Model
+from infra.errors import NotReadyError
 from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
@@ -45,17 +47,25 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
     settings, group = deployment.settings, model.group
 
     @dg.asset(
-        key=training_set_key(model), deps=[view_key(group)], group_name="models", kinds={"spark", "delta"}, owners=OWNERS,
+        key=training_set_key(model), deps=_training_deps(model), group_name="models", kinds={"spark", "delta"}, owners=OWNERS,
         metadata=schema(*training_columns(model)),
-        description=f"Labels (does an event with {model.outcome.where} follow within {model.outcome.within}?) and the features at the time of each "
-        "label, from earlier events only.",
+        description=f"Labels (does {model.outcome.text} follow within {model.outcome.within}?) and the features at the time of each label, from "
+        "earlier events only.",
     )  # fmt: skip
     def training_set(spark: LazyPySparkResource) -> dg.MaterializeResult:
         session = spark.spark_session
-        view = session.read.format("delta").load(settings.table(view_table(group))).select("batch_end_ms").first()
-        if view is None:
-            return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": "The view has no entity."})
-        report = build_training_set(session, settings, model, view["batch_end_ms"])
+        views = [table_state(session, settings.table(view_table(each))) for each in model.groups]
+        rows = [view and view.read(session).select("batch_end_ms").first() for view in views]
+        ends_ms = [row["batch_end_ms"] for row in rows if row]
+        if len(ends_ms) < len(views):
+            names = ", ".join(each.name for each, row in zip(model.groups, rows, strict=True) if not row)
+            return dg.MaterializeResult(
+                metadata={"dagster/row_count": 0, "reason": f"There is no view of {names}, or it has no entity."}
+            )
+        if model.outcome.source:
+            # An outcome is known as far as the events of its source are.
+            ends_ms.append(default_batch_end_ms(session, settings, model.outcome.source, now_ms()))
+        report = build_training_set(session, settings, model, min(ends_ms))
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.rows, "positives": report.positives, "train": report.train, "evaluation": report.evaluation,
@@ -64,6 +74,11 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
         )  # fmt: skip
 
     return training_set
+
+
+def _training_deps(model: Model) -> list[dg.AssetKey]:
+    outcome = [events_key(model.outcome.source)] if model.outcome.source else []
+    return [*map(view_key, model.groups), *outcome]
 
 
 def logged_training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
@@ -99,6 +114,11 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
         description="A LightGBM classifier on merged features, registered as challenger, and its twin on batch features.",
     )  # fmt: skip
     def candidate(context: dg.AssetExecutionContext, config: TrainingRows, spark: LazyPySparkResource) -> dg.MaterializeResult:
+        if config.served and not model.learns_from_served:
+            raise NotReadyError(
+                f"The served log does not hold all that {model.name} is trained on: request columns, several inputs or a joined outcome.",
+                "Train without --served.",
+            )
         built = latest_metadata(context.instance, logged_training_set_key(model) if config.served else training_set_key(model))
         table = model.logged_training_table if config.served else model.training_table
         if "delta_version" not in built:
@@ -113,7 +133,7 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
         return dg.MaterializeResult(
             metadata={
                 "trained": True, "version": report.candidate_version, TWIN: report.twin_version, "training set version": version, TRAINED_ON: table,
-                "declaration": group.fingerprint, "code": _code_version(settings) or "not in git",
+                "declaration": model.vector.fingerprint, "code": _code_version(settings) or "not in git",
                 "auc_merged": report.merged.auc, "auc_batch_only": report.batch_only.auc, "log_loss": report.merged.log_loss,
                 "brier": report.merged.brier, "average_precision": report.merged.average_precision,
                 **{title: png(image) for title, image in (report.plots or {}).items()},
@@ -173,5 +193,10 @@ def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
     return [
         make(deployment, model)
         for model in deployment.project.models
-        for make in (training_set_asset, logged_training_set_asset, candidate_asset, champion_asset)
+        for make in (
+            training_set_asset,
+            *([logged_training_set_asset] if model.learns_from_served else []),
+            candidate_asset,
+            champion_asset,
+        )
     ]

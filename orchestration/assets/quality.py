@@ -6,7 +6,7 @@ from dagster_pyspark import LazyPySparkResource
 from batch.view import default_batch_end_ms
 from features.declaration import FeatureGroup
 from features.instants import now_ms
-from features.project import Model
+from features.model import Model
 from features.sources import EventSource
 from infra.errors import NotReadyError
 from infra.settings import Settings

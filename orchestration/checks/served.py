@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from features.declaration import FeatureGroup
-from features.project import Model
+from features.model import Model
 from monitoring.experiment import SRM_ALPHA
 from orchestration.assets.models import ANSWERS, DEFECTS
 from orchestration.deployment import Deployment

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from features.instants import now_ms, utc_day
-from features.project import Model
+from features.model import Model
 from features.sources import EventSource
 from infra.settings import Settings
 from orchestration.asking import ASKED_FOR, ask, latest_asked

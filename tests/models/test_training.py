@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from features.declaration import FeatureGroup, last_k
-from features.project import Model
+from features.model import Model
 from infra.settings import Settings
 from models import promotion
 from models.promotion import PROVEN_TAG, UNPROVEN, promote
@@ -29,7 +29,7 @@ from models.registry import (
     tracking,
     version_by_alias,
 )  # fmt: skip
-from models.training import MIN_ROWS, matrix, train_models
+from models.training import MIN_ROWS, train_models
 from serving.model import load_model
 from tests.declarations import repurchase, user_features
 
@@ -84,7 +84,9 @@ def register(settings: Settings, booster: lightgbm.Booster, group: FeatureGroup 
 
 
 def booster_of(rows: pd.DataFrame, rounds: int = 30, **parameters: object) -> lightgbm.Booster:
-    data = lightgbm.Dataset(matrix(user_features, rows), rows["label"].to_numpy(), feature_name=list(user_features.feature_names))
+    data = lightgbm.Dataset(
+        repurchase.vector.matrix(rows), rows["label"].to_numpy(), feature_name=list(user_features.feature_names)
+    )
     return lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 1, **parameters}, data, rounds)
 
 
@@ -115,14 +117,14 @@ def test_a_matrix_has_the_defaults_that_serving_fills_in() -> None:
     rows = training_rows().head(30)
     names = user_features.feature_names
     values = rows[list(names)].astype(object).where(rows[list(names)].notna(), None)
-    assert matrix(user_features, rows).tolist() == [
+    assert repurchase.vector.matrix(rows).tolist() == [
         user_features.model_input(values_of_row) for values_of_row in values.to_dict("records")
     ]
 
 
 def test_a_list_is_in_the_training_set_and_in_no_model(registry: Settings) -> None:
     group = replace(user_features, features=(last_k("items", of="item_id", k=3), *user_features.features))
-    settings, listed = registry, Model("listed", group, repurchase.outcome)
+    settings, listed = registry, Model("listed", (group,), repurchase.outcome)
     client = MlflowClient(settings.mlflow_tracking_uri)
     for name in ("listed", batch_only_name("listed")):
         client.create_experiment(name, artifact_location=str(settings.home / "artifacts"))
@@ -135,8 +137,8 @@ def test_a_list_is_in_the_training_set_and_in_no_model(registry: Settings) -> No
     again = train_models(settings, listed, rows, 0, None).candidate_version
     assert promote(settings, listed, str(again), rows).slices, "the slices of promotion leave it out"
     # Serving asks it for what it was trained on.
-    model = load_model(settings, group, "listed", version, {"group_fingerprint": group.fingerprint})
-    assert 0 <= model.predict(group.model_input({"items": ["a"], "purchase_count_7d": 3})) <= 1
+    model = load_model(settings, listed, "listed", version, {"group_fingerprint": group.fingerprint})
+    assert 0 <= model.predict([group.model_input({"items": ["a"], "purchase_count_7d": 3})])[0] <= 1
 
 
 def test_training_twice_gives_the_same_trees(trained: tuple[Settings, str]) -> None:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from serving import contract, encoding
+from tests.declarations import repurchase
 
 PROVENANCE = encoding.Provenance(
     "2026-01-01T00:00:00.000Z", None, "2026-01-01T00:00:00.000Z", 2, True, ["a reason"], ("spend",), ("spend",)
@@ -15,8 +16,8 @@ FEATURES = {"spend": 1.5, "count": 2, "items": ["a", 1], "nothing": None}
 ANSWERS = {
     "features": (encoding.FeaturesAnswer([encoding.FeatureRow("é", FEATURES, PROVENANCE)]), contract.FeaturesResponse),
     "predict": (
-        encoding.predict_answer("user_id")(7, 0.5, {"spend": 1.5}, MODEL, PROVENANCE),
-        contract.predict_contract("user_id")[1],
+        encoding.predict_answer(("user_id",))(7, 0.5, {"spend": 1.5}, MODEL, PROVENANCE),
+        contract.predict_contract(repurchase)[1],
     ),
 }
 

@@ -265,7 +265,7 @@ def test_a_model_that_cannot_be_right_is_refused_and_the_old_one_stays(
     serving: Settings, model: Callable[[], lightgbm.Booster], spoil: Callable[[str], str] | None, why: str
 ) -> None:
     good = register(serving, booster())
-    champion = FollowedModel(serving, user_features, repurchase.name, CHAMPION)
+    champion = FollowedModel(serving, repurchase, repurchase.name, CHAMPION)
     champion.refresh()
     register(serving, model(), spoil)
     champion.refresh()
@@ -275,7 +275,7 @@ def test_a_model_that_cannot_be_right_is_refused_and_the_old_one_stays(
 
 
 def test_one_flipped_byte_keeps_a_model_out_until_it_is_whole_again(serving: Settings) -> None:
-    champion = FollowedModel(serving.model_copy(update={"alias_poll_seconds": 0.01}), user_features, repurchase.name, CHAMPION)
+    champion = FollowedModel(serving.model_copy(update={"alias_poll_seconds": 0.01}), repurchase, repurchase.name, CHAMPION)
     good = register(serving, booster())
     champion.refresh()
     model = booster(names=NAMES)
@@ -300,7 +300,7 @@ def test_one_flipped_byte_keeps_a_model_out_until_it_is_whole_again(serving: Set
 def test_a_model_of_another_declaration_says_so_in_its_answers(serving: Settings) -> None:
     version = register(serving, booster())
     MlflowClient(serving.mlflow_tracking_uri).set_model_version_tag(repurchase.name, version, "group_fingerprint", "0" * 16)
-    champion = FollowedModel(serving, user_features, repurchase.name, CHAMPION)
+    champion = FollowedModel(serving, repurchase, repurchase.name, CHAMPION)
     champion.refresh()
     assert champion.current is not None
     assert "another version" in champion.current.fault
@@ -309,9 +309,9 @@ def test_a_model_of_another_declaration_says_so_in_its_answers(serving: Settings
 def test_a_registry_that_is_gone_takes_no_model_with_it(serving: Settings) -> None:
     register(serving, booster())
     champion = FollowedModel(
-        serving.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"}), user_features, repurchase.name, CHAMPION
+        serving.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"}), repurchase, repurchase.name, CHAMPION
     )
-    there = FollowedModel(serving, user_features, repurchase.name, CHAMPION)
+    there = FollowedModel(serving, repurchase, repurchase.name, CHAMPION)
     there.refresh()
     champion.current = there.current
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"

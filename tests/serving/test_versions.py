@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from features.merge import merge
 from features.packed import FORMAT, TileValue, batch_field, encode
 from features.speed_value import speed_field
 from features.tiles import fold_tile_values
+from features.vector import FeatureVector
 from features.view import build_view
 from features.windows import HOUR_MS
 from infra.settings import Settings
-from serving.answer import prediction, served_features
+from serving.answer import Served, ServedInput, prediction, served_features
 from serving.model import LoadedModel
 from store.clients import store
 from store.keys import meta_key
@@ -139,6 +141,10 @@ class Booster:
         return [0.5]
 
 
+def predicted(served: FeatureGroup, features: Served, model: LoadedModel) -> Any:
+    return prediction([ServedInput(served.on("user_id"), USER, features)], {}, BATCH_END + 2, model, "champion")
+
+
 @pytest.mark.parametrize(("trained", "served"), [(OLD, NEW), (NEW, OLD)], ids=["older model", "newer model"])
 def test_a_model_is_given_its_features_by_name_and_defaults_for_what_means_something_else(
     published: Settings, trained: FeatureGroup, served: FeatureGroup
@@ -147,7 +153,7 @@ def test_a_model_is_given_its_features_by_name_and_defaults_for_what_means_somet
     say(published, served)
     reading, booster = read(published, served), Booster()
     found = served_features(reading.group, reading.parts[0], BATCH_END + 2, reading.batch_end_ms)
-    answer = prediction(served, USER, found, BATCH_END + 2, LoadedModel("m", "1", booster, trained), "champion")
+    answer = predicted(served, found, LoadedModel("m", "1", booster, FeatureVector((trained.on("user_id"),))))
     right = dict(zip(served.feature_names, found.merged.values, strict=True))
     assert list(answer.features_used) == list(trained.model_names)
     assert list(answer.features_used.values()) == booster.given
@@ -164,6 +170,6 @@ def test_a_model_whose_features_all_mean_the_same_is_exact(published: Settings) 
     say(published, more)
     reading = read(published, more)
     found = served_features(reading.group, reading.parts[0], BATCH_END + 2, reading.batch_end_ms)
-    answer = prediction(more, USER, found, BATCH_END + 2, LoadedModel("m", "1", Booster(), OLD), "champion")
+    answer = predicted(more, found, LoadedModel("m", "1", Booster(), FeatureVector((OLD.on("user_id"),))))
     assert answer.provenance.degraded is False
     assert answer.features_used["purchase_count_7d"] == 2

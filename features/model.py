@@ -1,0 +1,175 @@
+"""The third declaration: a model, which gets features of one or several groups and what the request knows, and predicts an outcome.
+
+fraud = Model(
+    name="fraud",
+    inputs=(cards, terminals.on("terminal_id", prefix="terminal_")),
+    request=(RequestColumn("amount", ColumnType.DECIMAL, required=True),),
+    derived=(expression("amount_to_mean", "amount / avg_amount_30d"),),
+    outcome=Outcome(source=chargebacks, join="transaction_id", at="event_type = 'PAYMENT'", within="7d"),
+)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from features.declaration import FeatureGroup, ModelInput
+from features.declaration.feature import count
+from features.errors import DeclarationError
+from features.expressions import Expression
+from features.names import check_name
+from features.predicates import canonical_predicate
+from features.sources import EventSource
+from features.vector import FeatureVector, RequestColumn
+from features.windows import parse_duration
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model predicts: whether an event that meets a condition follows within some time.
+
+    Args:
+        where: A SQL condition on the events of the outcome's source; without a condition every event counts. It is needed without `join`.
+        within: A duration such as "7d". An event counts if it lies within this duration after the time of the request.
+        at: A SQL condition on the events of the first group's source. Each event that meets it is a label point: the model is asked at
+            its time, before the event itself counts, and the event's columns are the keys and the request columns. Without the condition
+            an entity has one label point a week, and some shortly after its events.
+        source: The source of the outcome's events; default: the source of the first group.
+        join: The column, of both sources, whose value an outcome shares with its label point, such as "transaction_id". Without it they
+            share the entity of the first group.
+    """
+
+    where: str | None = None
+    within: str = "7d"
+    at: str | None = None
+    source: EventSource | None = None
+    join: str | None = None
+
+    @property
+    def within_ms(self) -> int:
+        """`within` in milliseconds."""
+        return parse_duration(self.within)
+
+    @property
+    def text(self) -> str:
+        """The condition in words, for descriptions."""
+        events = f"an event of {self.source.name}" if self.source else "an event"
+        return f"{events} with {self.where}" if self.where else events
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model: the groups whose features it gets, what it gets from the request, and the outcome whose probability it predicts.
+
+    Args:
+        name: The registered name in MLflow.
+        inputs: The groups, each alone or with its key by `group.on(key)`. The model is about the entity of the first.
+        outcome: The outcome, which is the label in training.
+        request: The columns of the request's `context`.
+        derived: Features made by `expression` from the features and the request columns.
+
+    Attributes:
+        vector: The model's input, made of `inputs`, `request` and `derived`.
+
+    Raises:
+        DeclarationError: A name is invalid or used twice, an expression does not fit, or the outcome is invalid.
+    """
+
+    name: str
+    inputs: tuple[FeatureGroup | ModelInput, ...]
+    outcome: Outcome
+    request: tuple[RequestColumn, ...] = ()
+    derived: tuple[Expression, ...] = ()
+    vector: FeatureVector = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_name("model", self.name)
+        given: Any = self.inputs
+        given = (given,) if isinstance(given, FeatureGroup | ModelInput) else tuple(given)
+        inputs = tuple(entry.on(entry.entity) if isinstance(entry, FeatureGroup) else entry for entry in given)
+        object.__setattr__(self, "inputs", inputs)
+        for attribute in ("request", "derived"):
+            object.__setattr__(self, attribute, tuple(getattr(self, attribute)))
+        try:
+            object.__setattr__(self, "vector", FeatureVector(inputs, self.request, self.derived))
+            self._check_outcome()
+        except DeclarationError as error:
+            raise DeclarationError(f"The model {self.name} cannot be used: {error.cause}", error.cure) from None
+
+    @property
+    def group(self) -> FeatureGroup:
+        """The group of the entity that the model is about: the first input's."""
+        return self.vector.inputs[0].group
+
+    @property
+    def groups(self) -> tuple[FeatureGroup, ...]:
+        """The groups of all inputs, each once."""
+        return tuple({entry.group.name: entry.group for entry in self.vector.inputs}.values())
+
+    @property
+    def sources(self) -> tuple[EventSource, ...]:
+        """The sources that the training set reads: those of the inputs, and that of the outcome."""
+        outcome = [self.outcome.source] if self.outcome.source else []
+        return tuple({source.name: source for source in [*(group.source for group in self.groups), *outcome]}.values())
+
+    @property
+    def outcome_of_entity(self) -> bool:
+        """Whether an entity and a time are enough to know the outcome. An outcome that is joined by another column needs that column, too."""
+        return self.outcome.join is None
+
+    @property
+    def learns_from_served(self) -> bool:
+        """Whether the served log holds all that a training set needs: it has no request columns, and one entity in each record."""
+        return self.vector.is_plain and self.outcome_of_entity
+
+    @property
+    def horizon_ms(self) -> int:
+        """The time after a request at which its outcome is known, in milliseconds."""
+        return self.outcome.within_ms
+
+    @property
+    def training_table(self) -> str:
+        """The name of the Delta table with the training set."""
+        return f"training_set_{self.name}"
+
+    @property
+    def logged_training_table(self) -> str:
+        """The name of the Delta table with the training set of served features."""
+        return f"training_set_{self.name}_logged"
+
+    @property
+    def outcome_group(self) -> FeatureGroup:
+        """A group with the single feature `outcome_events`: how many events of the label's subject have met the outcome's condition.
+
+        The label is 1 if this number is larger at the horizon than at the time of the request.
+        """
+        events = count("outcome_events", where=self.outcome.where)
+        source = self.outcome.source or self.group.source
+        return FeatureGroup("outcome_of", self.outcome.join or self.group.entity, source, (events,))
+
+    def _check_outcome(self) -> None:
+        outcome, source = self.outcome, self.group.source
+        _ = self.horizon_ms, self.outcome_group
+        if outcome.at is not None:
+            canonical_predicate(outcome.at, source, f"outcome of {self.name}")
+        if outcome.where is None and outcome.join is None:
+            raise DeclarationError(
+                f"The outcome of {self.name} has no condition.", "Give one by `where`, or join events by `join`."
+            )
+        needed = [*(entry.key for entry in self.vector.inputs), *(column.name for column in self.request)]
+        needed = [name for name in needed if name != self.group.entity]
+        if outcome.at is None and (outcome.join is not None or needed):
+            raise DeclarationError(
+                f"The label points of {self.name} need {', '.join([*needed, *([outcome.join] if outcome.join else [])])}, which no event tells.",
+                "Name the events that are label points by `Outcome(at=...)`.",
+            )
+        for name in [*needed, *([outcome.join] if outcome.join else [])]:
+            column = source.column(name)
+            kind = self.vector.keys.get(name) or next((entry.type for entry in self.request if entry.name == name), None)
+            if column is None or (kind is not None and column.type is not kind):
+                raise DeclarationError(
+                    f"The model {self.name} needs {name!r}{f', {kind.name.lower()},' if kind else ''} at its label points, "
+                    f"and {source.name} has no such column.",
+                    "Add the column to the source, or correct the declaration.",
+                )

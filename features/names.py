@@ -1,0 +1,29 @@
+"""The names of sources, tables, models and their columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from features.errors import DeclarationError
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+def check_name(what: str, name: str) -> None:
+    """Raises a DeclarationError where `name` cannot be the name of a `what`."""
+    if not NAME.fullmatch(name):
+        raise DeclarationError(
+            f"The name {name!r} of a {what} cannot be used.",
+            "Begin with a lower-case letter; use lower-case letters, digits and underscores, at most 64.",
+        )
+
+
+def twin_of(names: Iterable[str]) -> str | None:
+    """The first name that is there twice; None where all are different."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

@@ -1,0 +1,223 @@
+"""The predictions of one model: from a request to the features of all its inputs, the model's answer, and the records of the served log."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from starlette.responses import Response
+
+from features.declaration import FeatureGroup, ModelInput
+from features.instants import now_ms
+from features.merge_many import ManyMerge
+from features.model import Model
+from features.sources import ColumnType
+from infra.settings import Settings
+from serving.answer import Provenances, Served, ServedInput, Stale, combined, prediction, served_features
+from serving.contract import PredictRequest
+from serving.encoding import CandidateScore, ModelInfo, ScoreAnswer, json_response
+from serving.errors import RefusalError
+from serving.freshness import Freshness
+from serving.metrics import Metrics
+from serving.model import LoadedModel
+from serving.served_log import ServedLog, served_record
+from serving.variants import Models, Variant
+from store.protocol import Reading
+from store.reading import OnlineStore
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+
+def keys_of(group: FeatureGroup, ids: Sequence[int | str]) -> list[int | str]:
+    """The ids as the group's keys have them. Digits pass for an integer: JSON numbers beyond 2^53 do not survive every client.
+
+    Raises:
+        RefusalError: An id is not of the group's type.
+    """
+    if group.entity_type is ColumnType.STRING:
+        wrong = next((position for position, one in enumerate(ids) if not isinstance(one, str)), None)
+        name, keys = "a text", list(ids)
+    else:
+        wrong = next((position for position, one in enumerate(ids) if not (isinstance(one, int) or _INTEGER.fullmatch(one))), None)
+        name, keys = "an integer", [one if isinstance(one, int) or wrong is not None else int(one) for one in ids]
+    if wrong is not None:
+        raise RefusalError(
+            422, f"The id at position {wrong} is not {name}.", f"The entity of {group.name} is {group.entity}, {name}."
+        )
+    return keys
+
+
+def tiles_kept_ms(settings: Settings, group: FeatureGroup) -> int:
+    """How long the online store keeps the speed tiles of a group."""
+    return settings.tiles_kept_seconds(group.buffer_ms) * 1_000
+
+
+class Predictor:
+    """Answers for one model.
+
+    Args:
+        settings: The settings.
+        declared: The declaration of the model.
+        models: The champion and the variants.
+        store: The online store.
+        freshness: The ages of the groups.
+        served_log: Takes a record of each answer that is logged.
+        metrics: The metrics of this process.
+    """
+
+    def __init__(
+        self, settings: Settings, declared: Model, models: Models, store: OnlineStore, freshness: Freshness, served_log: ServedLog, metrics: Metrics
+    ) -> None:  # fmt: skip
+        self._settings, self._declared, self._models, self._store = settings, declared, models, store
+        self._freshness, self._served_log, self._metrics = freshness, served_log, metrics
+        self._inputs = declared.vector.inputs
+
+    async def predict(self, request: PredictRequest) -> Response:
+        """One prediction, by the champion or by the variant that the subject has in a running experiment."""
+        started = time.perf_counter()
+        ids = [keys_of(entry.group, [getattr(request, entry.key)])[0] for entry in self._inputs]
+        variant, model, exposed = self._chosen(ids[0])
+        context: Any = vars(request.context) if self._declared.request else {}
+        q_ms = now_ms() if request.at is None else request.at
+        stale = self._stale(request.use_case, q_ms)
+        readings = await self._store.read_all([(entry.group, [key]) for entry, key in zip(self._inputs, ids, strict=True)])
+        inputs = [replace(entry, group=reading.group) for entry, reading in zip(self._inputs, readings, strict=True)]
+
+        def served(batch_only: bool) -> list[ServedInput]:
+            return [
+                ServedInput(entry, entity_id, self._serve(reading, old, q_ms, batch_only)(reading.parts[0]))
+                for entry, entity_id, reading, old in zip(inputs, ids, readings, stale, strict=True)
+            ]
+
+        answered = served(variant.batch_only)
+        answer = prediction(answered, context, q_ms, model, variant.name)
+        self._metrics.predicted(variant.name)
+        if exposed or self._served_log.wants(ids[0]):
+            served_at_ms = now_ms()
+            experiment = self._models.experiment.name if exposed and self._models.experiment else None
+            shadows = self._models.shadows(variant) if exposed else []
+            provenances = [answer.provenance] if len(inputs) == 1 else list(answer.inputs.values())
+
+            def exposure() -> dict[str, Any]:
+                return {
+                    "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
+                    "prediction": answer.prediction,
+                    "shadows": {
+                        other.name: prediction(served(other.batch_only), context, q_ms, its, other.name).prediction for other, its in shadows
+                    },
+                }  # fmt: skip
+
+            def record(place: int) -> dict[str, Any]:
+                entry, entity_id, its = answered[place]
+                # The prediction stands in the record of the first input, whose entity the model is about.
+                told = exposure() if place == 0 else None
+                return served_record(entry.group, entity_id, its, provenances[place], q_ms, served_at_ms, told)
+
+            for place in range(len(inputs)):  # by the log's thread: an answer does not wait for shadows
+                self._served_log.add(partial(record, place))
+        response = json_response(answer)
+        for entry, _, its in answered:
+            self._metrics.counted(entry.group, [its], q_ms)
+        self._metrics.answered("predict", started)
+        return response
+
+    async def score(self, request: Any) -> Response:
+        """The predictions for many candidates by the champion, on the features of one moment. Each entity is read and merged once."""
+        started = time.perf_counter()
+        model = self._models.champion.current
+        if model is None:
+            raise self._no_champion()
+        keys = list(self._declared.vector.keys)
+        candidates = [_told(request, keys) | _told(candidate, keys) for candidate in request.candidates]
+        ids = [self._ids_of(entry, candidates) for entry in self._inputs]
+        q_ms = now_ms() if request.at is None else request.at
+        stale = self._stale(request.use_case, q_ms)
+        different = [list(dict.fromkeys(its)) for its in ids]
+        readings = await self._store.read_all([(entry.group, its) for entry, its in zip(self._inputs, different, strict=True)])
+        inputs = [replace(entry, group=reading.group) for entry, reading in zip(self._inputs, readings, strict=True)]
+        served: list[dict[int | str, Served]] = []
+        for reading, old, entities in zip(readings, stale, different, strict=True):
+            serve = self._serve(reading, old, q_ms, False)
+            served.append({entity_id: serve(parts) for entity_id, parts in zip(entities, reading.parts, strict=True)})
+        contexts = self._contexts(request)
+        vectors, fault = [], ""
+        for place, context in enumerate(contexts):
+            values = [known[of_input[place]].merged.values for known, of_input in zip(served, ids, strict=True)]
+            vector, fault = model.input_of(inputs, values, context, q_ms)
+            vectors.append(vector)
+        scores = model.predict(vectors) if vectors else []
+        provenances = []
+        for entry, known in zip(inputs, served, strict=True):
+            shared = Provenances(entry.group.feature_names, q_ms)
+            provenances.append({entity_id: shared.of(features, fault) for entity_id, features in known.items()})
+        rows = [
+            CandidateScore(score, any(its[of_input[place]].degraded for its, of_input in zip(provenances, ids, strict=True)))
+            for place, score in enumerate(scores)
+        ]
+        everything = [(entry, provenance) for entry, its in zip(inputs, provenances, strict=True) for provenance in its.values()]
+        info = ModelInfo(model.name, model.version, "champion")
+        response = json_response(ScoreAnswer(rows, info, combined(everything)))
+        for entry, known in zip(inputs, served, strict=True):
+            self._metrics.counted(entry.group, list(known.values()), q_ms)
+        self._metrics.answered("score", started)
+        return response
+
+    def _chosen(self, subject: int | str) -> tuple[Variant, LoadedModel, bool]:
+        variant, model, exposed = self._models.of(subject)
+        if model is None:
+            raise self._no_champion()
+        return variant, model, exposed
+
+    def _no_champion(self) -> RefusalError:
+        return RefusalError(503, f"No champion can answer: {self._models.champion.fault}.", "Train one by `braid backfill`.")
+
+    def _stale(self, use_case: str | None, q_ms: int) -> list[Stale | None]:
+        return [self._freshness.stale(use_case, entry.group.name, q_ms) for entry in self._inputs]
+
+    def _serve(self, reading: Reading, stale: Stale | None, q_ms: int, batch_only: bool) -> Any:
+        """The function from the parts of an entity to its features."""
+        since_ms = max(q_ms - tiles_kept_ms(self._settings, reading.group), reading.complete_since_ms)
+        at_q = ManyMerge(reading.group, q_ms, reading.batch_end_ms, since_ms) if len(reading.parts) > 1 else None
+        return partial(
+            served_features,
+            reading.group,
+            q_ms=q_ms,
+            batch_end_ms=reading.batch_end_ms,
+            stale=stale,
+            batch_only=batch_only,
+            complete_since_ms=since_ms,
+            at_q=at_q,
+        )
+
+    def _contexts(self, request: Any) -> list[dict[str, Any]]:
+        """The request columns of each candidate: its own values, and those of the whole request for the rest."""
+        names = [column.name for column in self._declared.request]
+        common = _told(request.context, names) if names else {}
+        contexts = [common | _told(candidate, names) for candidate in request.candidates]
+        for place, context in enumerate(contexts):
+            lacks = next((column.name for column in self._declared.request if column.required and column.name not in context), None)
+            if lacks is not None:
+                raise RefusalError(
+                    422,
+                    f"The candidate at position {place} has no {lacks}.",
+                    "Give it to the candidate or to the context of the request.",
+                )
+        return contexts
+
+    @staticmethod
+    def _ids_of(entry: ModelInput, candidates: Sequence[Mapping[str, Any]]) -> list[int | str]:
+        lacks = next((place for place, candidate in enumerate(candidates) if candidate.get(entry.key) is None), None)
+        if lacks is not None:
+            raise RefusalError(
+                422, f"The candidate at position {lacks} has no {entry.key}.", "Give it to the candidate or to the whole request."
+            )
+        return keys_of(entry.group, [candidate[entry.key] for candidate in candidates])
+
+
+def _told(message: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The values of a message's fields that are there."""
+    return {name: value for name in names if (value := getattr(message, name)) is not None}

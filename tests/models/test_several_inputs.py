@@ -1,0 +1,255 @@
+"""A model over two groups with request columns and derived features: from events to its training set and to predictions over HTTP.
+
+On real Spark, Delta, Valkey, MLflow and BentoML. The oracle of the training set is Python over the list of payments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+
+from batch.load import load_events
+from batch.publish import publish_view
+from batch.tiles import build_tiles, stale_days
+from batch.view import build_view
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
+from infra.embedded import services
+from infra.settings import Settings
+from models.promotion import promote
+from models.training import train_models
+from models.training_set import build_training_set
+from tests.payments import cards, chargebacks, fraud, payments, terminals
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+START = int(datetime(2026, 5, 18, tzinfo=UTC).timestamp() * 1_000)
+#: The instant of the last payments. Views end there, so what is served then is batch alone, and the training set has the same instant.
+LAST = START + 6 * DAY_MS + 13 * HOUR_MS + 7 * MINUTE_MS
+HORIZON_MS = 2 * HOUR_MS
+
+
+def text(instant_ms: int) -> str:
+    return datetime.fromtimestamp(instant_ms / 1_000, UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class Built:
+    """The events, and what was built from them."""
+
+    settings: Settings
+    payments: pd.DataFrame
+    chargebacks: pd.DataFrame
+    rows: pd.DataFrame
+
+
+def events() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Payments, the last forty of them at one instant by different cards; and charge-backs, some of which come too late or are no fraud."""
+    source = np.random.default_rng(5)
+    n = 2_400
+    at = np.sort(source.integers(START, LAST, n - 40))
+    frame = pd.DataFrame(
+        {
+            "payment_id": [f"p{index}" for index in range(n)],
+            "card_id": np.concatenate([source.integers(0, 60, n - 40), np.arange(40)]),
+            "terminal_id": [f"t{index}" if index % 9 else None for index in source.integers(0, 30, n)],
+            "amount": np.round(source.gamma(2, 20, n), 2),
+            "channel": source.choice(["chip", "web", None], n),
+            "at_ms": np.concatenate([at, np.full(40, LAST)]),
+        }
+    )
+    frame.loc[source.random(n) < 0.05, "amount"] = 0  # no label points
+    told = frame[source.random(n) < 0.3].copy()
+    told["told_ms"] = told["at_ms"] + source.integers(0, 2 * HORIZON_MS, len(told))
+    told["reason"] = source.choice(["fraud", "fraud", "other"], len(told))
+    return frame, told
+
+
+def load(spark: SparkSession, settings: Settings, folder: Path, paid: pd.DataFrame, told: pd.DataFrame) -> None:
+    def write(name: str, rows: list[dict[str, Any]]) -> Path:
+        path = folder / name
+        path.write_text("\n".join(json.dumps({key: value for key, value in row.items() if value is not None}) for row in rows))
+        return path
+
+    rows = [{**row, "paid_at": text(row.pop("at_ms"))} for row in paid.to_dict("records")]
+    assert load_events(spark, settings, payments, write("payments.jsonl", rows)).loaded == len(rows)
+    rows = [
+        {"chargeback_id": f"c-{row['payment_id']}", "payment_id": row["payment_id"], "reason": row["reason"], "told_at": text(row["told_ms"])}
+        for row in told.to_dict("records")
+    ]  # fmt: skip
+    assert load_events(spark, settings, chargebacks, write("chargebacks.jsonl", rows)).loaded == len(rows)
+
+
+@pytest.fixture(scope="module")
+def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Built]:
+    home = tmp_path_factory.mktemp("several")
+    settings = Settings.load(home, f"{Path(__file__).parents[1] / 'payments.py'}:project")
+    paid, told = events()
+    load(spark, settings, home, paid, told)
+    build_training_set(spark, settings, fraud, LAST + HORIZON_MS + 1)
+    rows = spark.read.format("delta").load(settings.table(fraud.training_table)).toPandas()
+    try:
+        services.up(settings, {}, only={"valkey", "mlflow", "serving"})
+        for group in (cards, terminals):
+            build_tiles(spark, settings, group, stale_days(spark, settings, group))
+            build_view(spark, settings, group, LAST)
+            publish_view(spark, settings, group)
+        report = train_models(settings, fraud, rows, 0, None)
+        assert report.candidate_version is not None, report.reason
+        assert promote(settings, fraud, report.candidate_version, rows).promoted
+        yield Built(settings, paid, told, rows)
+    finally:
+        services.down(settings)
+
+
+def expected(paid: pd.DataFrame, told: pd.DataFrame, payment: Any, q_ms: int) -> dict[str, Any]:
+    """The features and the label of a payment, from the list of all events."""
+
+    def hopped(group: Any, index: int, column: str) -> pd.DataFrame:
+        start_ms = int(group.features[index].window.start_ms(q_ms))
+        own = paid[paid[column] == payment[column]]
+        return own[(own["at_ms"] >= start_ms) & (own["at_ms"] < q_ms)]
+
+    outcomes = told[(told["payment_id"] == payment["payment_id"]) & (told["reason"] == "fraud")]
+    amounts = hopped(cards, 1, "card_id")["amount"]
+    known = payment["terminal_id"] is not None
+    return {
+        "label": int(((outcomes["told_ms"] > q_ms) & (outcomes["told_ms"] < q_ms + HORIZON_MS)).any()),
+        "payments_1h": len(hopped(cards, 0, "card_id")),
+        "mean_amount_1d": amounts.mean() if len(amounts) else None,
+        "terminal_payments_1h": len(hopped(terminals, 0, "terminal_id")) if known else None,
+        "terminal_payments_1d": len(hopped(terminals, 1, "terminal_id")) if known else None,
+    }
+
+
+def test_each_payment_is_a_label_point_with_the_features_of_card_and_terminal_and_its_own_outcome(built: Built) -> None:
+    rows, paid = built.rows, built.payments
+    points = paid[paid["amount"] > 0]
+    first, last = rows["q_ms"].min(), rows["q_ms"].max()
+    boundary_ms = int(last - (last - first) * 0.2)
+    gap = (points["at_ms"] < boundary_ms) & (points["at_ms"] >= boundary_ms - HORIZON_MS)
+    assert len(rows) == len(points) - gap.sum()
+    assert (rows["q_ms"] == LAST).sum() > 30
+    kept = points[~gap]
+    joined = rows.merge(kept, left_on=["entity", "q_ms"], right_on=["card_id", "at_ms"], suffixes=("", "_paid"), validate="1:1")
+    assert len(joined) == len(rows)
+    sample = joined.sample(250, random_state=1)
+    assert sample["label"].nunique() == 2
+    for row in sample.to_dict("records"):
+        payment = {name: row[name] for name in ("payment_id", "card_id")} | {"terminal_id": row["terminal_id_paid"]}
+        for name, value in expected(paid, built.chargebacks, payment, row["q_ms"]).items():
+            if value is None:
+                assert pd.isna(row[name]), (name, row)
+            else:
+                assert row[name] == pytest.approx(value, rel=1e-12), (name, row)
+        midnight = expected(paid, built.chargebacks, payment, row["q_ms"] // DAY_MS * DAY_MS)
+        assert row["batch_payments_1h"] == midnight["payments_1h"]
+
+
+def test_events_after_a_label_point_move_no_feature_of_it(
+    built: Built, spark: SparkSession, lake: Settings, tmp_path: Path
+) -> None:
+    middle = START + 3 * DAY_MS
+    paid, told = (frame.copy() for frame in (built.payments, built.chargebacks))
+    after = paid["at_ms"] > middle
+    paid.loc[after, "amount"] = paid.loc[after, "amount"] * 7 + 1
+    more = paid[after].assign(payment_id=lambda frame: "x" + frame["payment_id"])
+    load(spark, lake, tmp_path, pd.concat([paid, more]), told[told["told_ms"] <= middle])
+    build_training_set(spark, lake, fraud, LAST + HORIZON_MS + 1)
+    changed = spark.read.format("delta").load(lake.table(fraud.training_table)).toPandas()
+    features = [name for name in built.rows.columns if name not in ("label", "split", "amounts", "batch_amounts")]
+    before, now = (
+        frame[frame["q_ms"] <= middle][features].sort_values(["q_ms", "entity"]).reset_index(drop=True)
+        for frame in (built.rows, changed)
+    )
+    assert len(before) > 500
+    pd.testing.assert_frame_equal(before, now)
+
+
+def ask(built: Built, path: str, **body: Any) -> httpx.Response:
+    return httpx.post(f"{built.settings.serving_url}{path}", json={"at": LAST, **body}, timeout=20)
+
+
+def request_of(row: dict[str, Any]) -> dict[str, Any]:
+    context = {"amount": float(row["amount"])} | ({"channel": row["channel"]} if row["channel"] else {})
+    return {"card_id": row["entity"], "terminal_id": row["terminal_id"], "context": context}
+
+
+def asked(built: Built) -> pd.DataFrame:
+    rows = built.rows[(built.rows["q_ms"] == LAST) & built.rows["terminal_id"].notna()]
+    eventually(lambda: ask(built, "/predict", **request_of(rows.to_dict("records")[0])).is_success)
+    return rows
+
+
+def test_a_prediction_is_made_on_the_numbers_of_the_training_set(built: Built) -> None:
+    rows = asked(built)
+    matrix = fraud.vector.matrix(rows)
+    for row, numbers in zip(rows.to_dict("records"), matrix.tolist(), strict=True):
+        answer = ask(built, "/models/fraud/predict", **request_of(row)).json()
+        assert (answer["card_id"], answer["terminal_id"]) == (row["entity"], row["terminal_id"])
+        assert answer["features_used"] == dict(zip(fraud.vector.names, numbers, strict=True))
+        assert answer["provenance"]["degraded"] is False
+        assert set(answer["inputs"]) == {"cards", "terminal_terminals"}
+        assert answer["inputs"]["cards"]["batch_end"] == answer["provenance"]["batch_end"]
+        assert answer == ask(built, "/predict", **request_of(row)).json(), "the model is the project's default"
+
+
+def test_many_candidates_get_the_predictions_that_each_gets_alone(built: Built) -> None:
+    rows = asked(built).to_dict("records")
+    alone = [ask(built, "/predict", **request_of(row)).json()["prediction"] for row in rows]
+    requests = [request_of(row) for row in rows]
+    candidates = [{"card_id": one["card_id"], "terminal_id": one["terminal_id"], **one["context"]} for one in requests]
+    answer = ask(built, "/models/fraud/score", candidates=candidates)
+    assert answer.is_success, answer.text
+    assert [candidate["prediction"] for candidate in answer.json()["candidates"]] == alone
+    assert len(set(alone)) > 1
+    # One card at many terminals: what they share is said once.
+    card, amount = rows[0]["entity"], 12.5
+    shared = ask(
+        built,
+        "/models/fraud/score",
+        card_id=card,
+        context={"amount": amount},
+        candidates=[{"terminal_id": f"t{n}"} for n in range(1, 6)],
+    ).json()
+    single = ask(built, "/predict", card_id=card, terminal_id="t3", context={"amount": amount}).json()
+    assert shared["candidates"][2]["prediction"] == single["prediction"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("predict", {"context": {}}, 422, "context.amount: Field required"),
+        ("predict", {"context": {"amount": "much"}}, 422, "context.amount"),
+        ("predict", {"context": {"amount": 1, "colour": "red"}}, 422, "context.colour"),
+        ("predict", {"context": {"amount": 1}, "terminal_id": None}, 400, "terminal_id"),
+        ("predict", {"context": {"amount": 1}, "card_id": "x"}, 422, "is not an integer"),
+        ("score", {"candidates": []}, 400, "candidates"),
+        ("score", {"candidates": [{"terminal_id": "t1", "amount": 1}]}, 422, "position 0 has no card_id"),
+        ("score", {"card_id": 1, "candidates": [{"terminal_id": "t1", "amount": 1}, {"terminal_id": "t2"}]}, 422, "position 1 has no amount"),
+        ("score", {"card_id": 1, "candidates": [{"terminal_id": "t1", "amount": 1, "colour": "red"}]}, 400, "candidates.0"),
+    ],
+)  # fmt: skip
+def test_a_request_that_does_not_fit_is_refused_with_a_sentence(
+    built: Built, path: str, body: dict[str, Any], status: int, says: str
+) -> None:
+    whole = {"card_id": 1, "terminal_id": "t1"} if path == "predict" else {}
+    answer = ask(built, f"/models/fraud/{path}", **{**whole, **body})
+    assert answer.status_code == status, answer.text
+    assert says in answer.json()["error"]
+
+
+def test_the_page_of_the_api_has_the_schema_of_the_model(built: Built) -> None:
+    described = httpx.get(f"{built.settings.serving_url}/docs.json").json()
+    assert {"/predict", "/features", "/models/fraud/predict", "/models/fraud/score"} <= set(described["paths"])
+    assert "amount" in json.dumps(described["components"]["schemas"])
