@@ -127,6 +127,10 @@ def conditions(spark: SparkSession, settings: Settings, project: Project, entity
             if columns:
                 condition = " OR ".join(f"`{column}` = {entity.sql}" for column in dict.fromkeys(columns))
                 matching |= dict.fromkeys({model.training_table, model.logged_training_table} & set(present), condition)
+            if model.labels and model.labels.table in present:
+                keys = [entry.key for entry in model.vector.inputs if entry.group.name in names]
+                if keys:
+                    matching[model.labels.table] = " OR ".join(f"`{key}` = {entity.sql}" for key in dict.fromkeys(keys))
     return {name: condition for name, condition in matching.items() if name in present}
 
 

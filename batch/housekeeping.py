@@ -26,7 +26,7 @@ CHECKPOINTS = "_checkpoints"
 _ARCHIVE_HOURS = 30 * 24
 _TABLE = re.compile(r"(?:tiles|history)_(?P<group>\w+)_(?P<fingerprint>[0-9a-f]{16})")
 #: Braid's tables besides those of the sources. Other tables in the same lake belong to its owner and stay.
-_OWN = re.compile(r"(raw|tiles|history|view|training_set)_\w+|\w+_realtime|quarantine|served_features")
+_OWN = re.compile(r"(raw|tiles|history|view|training_set|labels)_\w+|\w+_realtime|quarantine|served_features")
 #: Checkpoints of online queries, which end with their names; and those of a former layout, of a version of a group, which nobody reads.
 _CHECKPOINT = re.compile(r"online_\w+?_(?P<name>[0-9a-f]{12})|(?:online|offline)_\w+?_[0-9a-f]{16}_[\w-]+")
 

@@ -3,8 +3,6 @@
 from braid import Column, EventSource, FeatureGroup, Project, count, total
 """
 
-from features.expressions import expression
-
 from features.checks import GroupChecks, SourceChecks
 from features.declaration import (
     Feature,
@@ -24,13 +22,14 @@ from features.declaration import (
     variance,
 )
 from features.errors import BraidError, DeclarationError
-from features.model import Model, Outcome
+from features.expressions import expression
+from features.model import Labels, Model, Outcome
 from features.project import Project
 from features.sources import Column, ColumnType, EventSource
 from features.vector import RequestColumn
 
 __all__ = [
-    "BraidError", "Column", "ColumnType", "DeclarationError", "EventSource", "Feature", "FeatureGroup", "GroupChecks", "Model", "Outcome", "Project",
+    "BraidError", "Column", "ColumnType", "DeclarationError", "EventSource", "Feature", "FeatureGroup", "GroupChecks", "Labels", "Model", "Outcome", "Project",
     "RequestColumn", "SourceChecks", "approx_distinct", "count", "distinct", "expression", "last", "last_k", "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total",
     "variance",
 ]  # fmt: skip

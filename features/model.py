@@ -20,7 +20,7 @@ from features.errors import DeclarationError
 from features.expressions import Expression
 from features.names import check_name
 from features.predicates import canonical_predicate
-from features.sources import EventSource
+from features.sources import Column, ColumnType, EventSource
 from features.vector import FeatureVector, RequestColumn
 from features.windows import parse_duration
 
@@ -59,13 +59,31 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Labels of the owner's own, instead of an outcome in the events: `braid training-set --labels FILE` loads them.
+
+    A row has the keys of the inputs, the request columns, `time` (when the model is asked) and `label` (0 or 1).
+
+    Args:
+        within: How long after its time a label is known, such as "1d". So much time is left out between training and evaluation rows.
+    """
+
+    within: str = "1d"
+
+    @property
+    def within_ms(self) -> int:
+        """`within` in milliseconds."""
+        return parse_duration(self.within)
+
+
+@dataclass(frozen=True)
 class Model:
     """A model: the groups whose features it gets, what it gets from the request, and the outcome whose probability it predicts.
 
     Args:
         name: The registered name in MLflow.
         inputs: The groups, each alone or with its key by `group.on(key)`. The model is about the entity of the first.
-        outcome: The outcome, which is the label in training.
+        outcome: The outcome, which is the label in training; or the labels of the owner's own.
         request: The columns of the request's `context`.
         derived: Features made by `expression` from the features and the request columns.
 
@@ -78,16 +96,16 @@ class Model:
 
     name: str
     inputs: tuple[FeatureGroup | ModelInput, ...]
-    outcome: Outcome
+    outcome: Outcome | Labels
     request: tuple[RequestColumn, ...] = ()
     derived: tuple[Expression, ...] = ()
     vector: FeatureVector = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_name("model", self.name)
-        given: Any = self.inputs
-        given = (given,) if isinstance(given, FeatureGroup | ModelInput) else tuple(given)
-        inputs = tuple(entry.on(entry.entity) if isinstance(entry, FeatureGroup) else entry for entry in given)
+        declared: Any = self.inputs
+        declared = (declared,) if isinstance(declared, FeatureGroup | ModelInput) else declared
+        inputs = tuple(entry.on(entry.entity) if isinstance(entry, FeatureGroup) else entry for entry in declared)
         object.__setattr__(self, "inputs", inputs)
         for attribute in ("request", "derived"):
             object.__setattr__(self, attribute, tuple(getattr(self, attribute)))
@@ -110,13 +128,46 @@ class Model:
     @property
     def sources(self) -> tuple[EventSource, ...]:
         """The sources that the training set reads: those of the inputs, and that of the outcome."""
-        outcome = [self.outcome.source] if self.outcome.source else []
-        return tuple({source.name: source for source in [*(group.source for group in self.groups), *outcome]}.values())
+        sources = [*(group.source for group in self.groups), *([self.outcome_source] if self.outcome_source else [])]
+        return tuple({source.name: source for source in sources}.values())
+
+    @property
+    def outcome_source(self) -> EventSource | None:
+        """The source of the outcome's events, where it is another than that of the first group."""
+        return self.outcome.source if isinstance(self.outcome, Outcome) else None
+
+    @property
+    def labels(self) -> EventSource | None:
+        """The contract of the rows of the owner's own labels; None for a model with an outcome. Their table is `labels_{model}`."""
+        if not isinstance(self.outcome, Labels):
+            return None
+        keys = [Column(key, kind, required=True) for key, kind in self.vector.keys.items()]
+        values = [Column(column.name, column.type, column.required) for column in self.request]
+        name = f"labels_{self.name}"
+        return EventSource(
+            name=name, topic=name, table=name, event_id="label_id", time="time", key=keys[0].name,
+            columns=(
+                Column("label_id", required=True), *keys, Column("time", ColumnType.TIMESTAMP, required=True),
+                Column("label", ColumnType.INT64, required=True), *values,
+            ),
+        )  # fmt: skip
+
+    @property
+    def label_text(self) -> str:
+        """What the label says, in words."""
+        if isinstance(self.outcome, Labels):
+            return "the label of the loaded file"
+        return f"{self.outcome.text} follows within {self.outcome.within}"
+
+    @property
+    def points_are_events(self) -> bool:
+        """Whether label points are events or rows of a file, so that an entity may have two at one instant."""
+        return isinstance(self.outcome, Labels) or self.outcome.at is not None
 
     @property
     def outcome_of_entity(self) -> bool:
         """Whether an entity and a time are enough to know the outcome. An outcome that is joined by another column needs that column, too."""
-        return self.outcome.join is None
+        return isinstance(self.outcome, Outcome) and self.outcome.join is None
 
     @property
     def learns_from_served(self) -> bool:
@@ -144,21 +195,25 @@ class Model:
 
         The label is 1 if this number is larger at the horizon than at the time of the request.
         """
+        assert isinstance(self.outcome, Outcome)
         events = count("outcome_events", where=self.outcome.where)
         source = self.outcome.source or self.group.source
         return FeatureGroup("outcome_of", self.outcome.join or self.group.entity, source, (events,))
 
     def _check_outcome(self) -> None:
         outcome, source = self.outcome, self.group.source
-        _ = self.horizon_ms, self.outcome_group
+        _ = self.horizon_ms
+        if isinstance(outcome, Labels):
+            _ = self.labels
+            return
+        _ = self.outcome_group
         if outcome.at is not None:
             canonical_predicate(outcome.at, source, f"outcome of {self.name}")
         if outcome.where is None and outcome.join is None:
             raise DeclarationError(
                 f"The outcome of {self.name} has no condition.", "Give one by `where`, or join events by `join`."
             )
-        needed = [*(entry.key for entry in self.vector.inputs), *(column.name for column in self.request)]
-        needed = [name for name in needed if name != self.group.entity]
+        needed = [*(entry.key for entry in self.vector.inputs[1:]), *(column.name for column in self.request)]
         if outcome.at is None and (outcome.join is not None or needed):
             raise DeclarationError(
                 f"The label points of {self.name} need {', '.join([*needed, *([outcome.join] if outcome.join else [])])}, which no event tells.",

@@ -19,7 +19,7 @@ from features.names import check_name, twin_of
 from features.sources import EventSource
 
 #: Names of tables and topics that braid itself uses.
-_RESERVED_TABLES = re.compile(r"(raw|tiles|view|history|training_set)_.*|.*_realtime|quarantine|served_features|_.*")
+_RESERVED_TABLES = re.compile(r"(raw|tiles|view|history|training_set|labels)_.*|.*_realtime|quarantine|served_features|_.*")
 _RESERVED_TOPICS = re.compile(r"served_features|.*\.dlq|__.*")
 
 
@@ -72,9 +72,9 @@ class Project:
                         f"The model {model.name} uses the group {group.name}, which is not in the project.",
                         "Add the group to the project's groups.",
                     )
-            if model.outcome.source is not None and model.outcome.source not in self.sources:
+            if model.outcome_source is not None and model.outcome_source not in self.sources:
                 raise DeclarationError(
-                    f"The outcome of {model.name} is in the source {model.outcome.source.name}, which is not in the project.",
+                    f"The outcome of {model.name} is in the source {model.outcome_source.name}, which is not in the project.",
                     "Add the source to the project's sources.",
                 )
 
@@ -111,7 +111,7 @@ class Project:
     @property
     def batch_sources(self) -> tuple[EventSource, ...]:
         """The sources that the batch brings into the lake: those of a group, and those of a model's outcome."""
-        outcomes = [model.outcome.source for model in self.models]
+        outcomes = [model.outcome_source for model in self.models]
         return tuple(source for source in self.sources if self.groups_of(source) or source in outcomes)
 
     def groups_of(self, source: EventSource) -> tuple[FeatureGroup, ...]:

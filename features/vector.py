@@ -30,7 +30,7 @@ _RESERVED_FIELDS = {
     "context", "at", "use_case", "candidates", "prediction", "predictions", "features_used", "model", "provenance", "inputs",
 }  # fmt: skip
 #: Columns of a training set that braid adds.
-_RESERVED_COLUMNS = {"entity", "q_ms", "label", "split", "batch_ms", "horizon_ms", REQUEST_TIME}
+_RESERVED_COLUMNS = {"entity", "q_ms", "label", "split", "batch_ms", "after_ms", "horizon_ms", "label_id", "time", REQUEST_TIME}
 _KINDS = {
     ColumnType.STRING: ValueKind.TEXT, ColumnType.INT64: ValueKind.NUMBER, ColumnType.DECIMAL: ValueKind.NUMBER, ColumnType.TIMESTAMP: ValueKind.TIME,
 }  # fmt: skip

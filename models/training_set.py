@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.events import require_events
 from batch.point_in_time import point_in_time
 from batch.tables import table_state
+from batch.view import default_batch_end_ms, view_table
 from features.declaration import FeatureGroup, ModelInput
-from features.model import Model
+from features.instants import now_ms
+from features.model import Model, Outcome
 from features.predicates import canonical_predicate
 from features.sources import ColumnType
 from features.windows import DAY_MS, MINUTE_MS
+from infra.errors import NotReadyError
 from infra.settings import Settings
 
 #: The share of the period of all label points, at its end, whose rows are for evaluation.
@@ -43,18 +46,20 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
     Where the outcome names the events that are label points (`Outcome.at`), each such event is a label point, at its own time. Else an
     entity has two kinds of label points. The first kind is one point a week, at a pseudo-random instant of that week. The second kind is
     10 minutes after one in fifty of the entity's events, because most requests come shortly after an event. These label points begin 30
-    days after the entity's first event. All label points end one horizon before `batch_end_ms`, because a later outcome is not known yet.
+    days after the entity's first event. The owner's own labels are label points as they are. All label points end one horizon before `batch_end_ms`, because a later outcome is not known yet.
 
     The rows are split by time. Between the two parts a gap of one horizon is left out, so that the outcome of a training row lies
     before the evaluation period. Each row has the features at q, and under `batch_{feature}` the features at the last midnight before
     q, which are those that batch alone would have served.
 
     Raises:
-        NoEventsError: There are no events of a source.
+        NoEventsError: There are no events of a source, or no labels.
     """
-    for source in model.sources:
+    for source in [*model.sources, *([model.labels] if model.labels else [])]:
         require_events(spark, settings, source)
-    points = label_points(spark, settings, model, batch_end_ms - model.horizon_ms).persist()
+    # A label that is there is known; an outcome is known one horizon later.
+    end_ms = batch_end_ms if model.labels else batch_end_ms - model.horizon_ms
+    points = label_points(spark, settings, model, end_ms).persist()
     rows = with_features(spark, settings, model, with_split(points, model.horizon_ms))
     target = settings.table(model.training_table)
     rows.select(*_in_order(model, rows.columns)).write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(
@@ -75,6 +80,30 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
         evaluation=counts.get("evaluation", (0, 0))[0],
         delta_version=state.version,
     )
+
+
+def training_end_ms(spark: SparkSession, settings: Settings, model: Model) -> int:
+    """The time up to which the lake has all that the training set of a model reads.
+
+    It is the earliest batch_end of the views; for an outcome of another source, at most the time before which that source is complete.
+
+    Raises:
+        NotReadyError: A view is missing, or has no entity; or no labels were loaded.
+    """
+    ends_ms = []
+    for group in model.groups:
+        state = table_state(spark, settings.table(view_table(group)))
+        row = state and state.read(spark).select("batch_end_ms").first()
+        if not row:
+            raise NotReadyError(f"There is no view of {group.name}, or it has no entity.", "Run `braid backfill`.")
+        ends_ms.append(row["batch_end_ms"])
+    if model.outcome_source:
+        ends_ms.append(default_batch_end_ms(spark, settings, model.outcome_source, now_ms()))
+    if model.labels and table_state(spark, settings.table(model.labels.table)) is None:
+        raise NotReadyError(
+            f"No labels of {model.name} were loaded.", f"Run `braid training-set --model {model.name} --labels FILE`."
+        )
+    return min(ends_ms)
 
 
 def with_split(labels: DataFrame, horizon_ms: int) -> DataFrame:
@@ -100,20 +129,26 @@ def with_features(spark: SparkSession, settings: Settings, model: Model, labels:
     Returns:
         The label points with each feature at q, and under `batch_{feature}` at the last midnight before q.
     """
-    # The event that is a label point is no outcome of itself.
-    own_event_ms = 0 if model.outcome.at is None else 1
-    labels = labels.withColumns(
-        {
-            "batch_ms": F.expr(f"q_ms - pmod(q_ms, {DAY_MS})"),
-            "after_ms": F.col("q_ms") + own_event_ms,
-            "horizon_ms": F.col("q_ms") + model.horizon_ms,
-        }
-    )
-    outcome_group = model.outcome_group
+    first, *others = model.vector.inputs
+    labels = labels.withColumn("batch_ms", F.expr(f"q_ms - pmod(q_ms, {DAY_MS})"))
+    if model.labels is None:
+        rows = _with_outcome(spark, settings, model, labels)
+    else:
+        rows = _with_group(spark, settings, first.group, labels, "entity", _instants(first))
+    for entry in others:
+        rows = _with_group(spark, settings, entry.group, rows, entry.key, _instants(entry))
+    return rows.drop("batch_ms")
+
+
+def _with_outcome(spark: SparkSession, settings: Settings, model: Model, labels: DataFrame) -> DataFrame:
+    """Adds `label`, and the features of the first input."""
+    outcome_group, [first, *_] = model.outcome_group, model.vector.inputs
     [outcome] = outcome_group.features
     label = F.expr(f"CAST(_within_{outcome.name} > _at_{outcome.name} AS INT)").alias("label")
     outcome_instants = {"_at_": "after_ms", "_within_": "horizon_ms"}
-    first, *others = model.vector.inputs
+    # The event that is a label point is no outcome of itself.
+    own_event_ms = 1 if model.points_are_events else 0
+    labels = labels.withColumns({"after_ms": F.col("q_ms") + own_event_ms, "horizon_ms": F.col("q_ms") + model.horizon_ms})
     if LABEL_JOIN in labels.columns or outcome_group.source != first.group.source:
         key = LABEL_JOIN if LABEL_JOIN in labels.columns else "entity"
         rows = _with_group(spark, settings, outcome_group, labels, key, outcome_instants)
@@ -123,9 +158,7 @@ def with_features(spark: SparkSession, settings: Settings, model: Model, labels:
         both = FeatureGroup(first.group.name, first.group.entity, first.group.source, (*first.group.features, outcome))
         only = dict.fromkeys(_instants(first), first.group.feature_names) | dict.fromkeys(outcome_instants, (outcome.name,))
         rows = point_in_time(spark, settings, both, labels, _instants(first) | outcome_instants, only)
-    for entry in others:
-        rows = _with_group(spark, settings, entry.group, rows, entry.key, _instants(entry))
-    own = ("batch_ms", "after_ms", "horizon_ms", LABEL_JOIN, *(f"{prefix}{outcome.name}" for prefix in outcome_instants))
+    own = ("after_ms", "horizon_ms", LABEL_JOIN, *(f"{prefix}{outcome.name}" for prefix in outcome_instants))
     return rows.withColumn("label", label).drop(*own)
 
 
@@ -161,14 +194,21 @@ def label_points(spark: SparkSession, settings: Settings, model: Model, end_ms: 
         columns (a time as BIGINT, in milliseconds), and the value of the outcome's `join` as `LABEL_JOIN`.
     """
     group, outcome = model.group, model.outcome
+    first, *others = model.vector.inputs
+    keys = {entry.key: F.col(f"`{entry.key}`") for entry in others}
+    values = {
+        column.name: F.unix_millis(f"`{column.name}`") if column.type is ColumnType.TIMESTAMP else F.col(f"`{column.name}`")
+        for column in model.request
+    }
+    if model.labels is not None:
+        rows = spark.read.format("delta").load(settings.table(model.labels.table)).where(F.col("ts_ms") < end_ms)
+        columns = {"entity": F.col(f"`{first.key}`"), "q_ms": F.col("ts_ms"), "label": F.col("label").cast("int"), **keys, **values}
+        return rows.select(*(column.alias(name) for name, column in columns.items()))
+    assert isinstance(outcome, Outcome)
     events = spark.read.format("delta").load(settings.table(group.source.table)).where(F.col("ts_ms") < end_ms)
     if outcome.at is None:
         return _pseudo_random_points(events, group, end_ms).distinct()
-    columns: dict[str, Column] = {"entity": F.col(f"`{group.entity}`"), "q_ms": F.col("ts_ms")}
-    columns |= {entry.key: F.col(f"`{entry.key}`") for entry in model.vector.inputs[1:] if entry.key != group.entity}
-    for column in model.request:
-        value = F.col(f"`{column.name}`")
-        columns[column.name] = F.unix_millis(value) if column.type is ColumnType.TIMESTAMP else value
+    columns = {"entity": F.col(f"`{group.entity}`"), "q_ms": F.col("ts_ms"), **keys, **values}
     if outcome.join:
         columns[LABEL_JOIN] = F.col(f"`{outcome.join}`")
     joined = f"`{outcome.join}` IS NOT NULL" if outcome.join else "TRUE"

@@ -110,16 +110,16 @@ def training_columns(model: Model) -> Columns:
     values = tuple(
         (f"{entry.prefix}{name}", kind, text) for entry in vector.inputs for name, kind, text in _value_columns(entry.group)
     )
-    told = [(entry.key, entry.group.entity_type.value, f"the entity of {entry.group.name}") for entry in vector.inputs[1:]]
+    points = [(entry.key, entry.group.entity_type.value, f"the entity of {entry.group.name}") for entry in vector.inputs[1:]]
     kinds = {ColumnType.TIMESTAMP: "BIGINT"}
-    told += [(column.name, kinds.get(column.type, column.type.value), "what a request tells") for column in model.request]
+    points += [(column.name, kinds.get(column.type, column.type.value), "what a request tells") for column in model.request]
     batch = [(f"batch_{name}", kind, f"as of the midnight before q: {text}") for name, kind, text in values]
     return (
         ("entity", group.entity_type.value, group.entity),
         ("q_ms", "BIGINT", "the instant of the label"),
-        ("label", "INT", f"1: {model.outcome.text} within {model.outcome.within}"),
+        ("label", "INT", f"1: {model.label_text}"),
         ("split", "STRING", "train or evaluation"),
-        *told,
+        *points,
         *values,
         *batch,
     )

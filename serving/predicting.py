@@ -39,11 +39,21 @@ def keys_of(group: FeatureGroup, ids: Sequence[int | str]) -> list[int | str]:
         RefusalError: An id is not of the group's type.
     """
     if group.entity_type is ColumnType.STRING:
-        wrong = next((position for position, one in enumerate(ids) if not isinstance(one, str)), None)
+        wrong = next((position for position, entity_id in enumerate(ids) if not isinstance(entity_id, str)), None)
         name, keys = "a text", list(ids)
     else:
-        wrong = next((position for position, one in enumerate(ids) if not (isinstance(one, int) or _INTEGER.fullmatch(one))), None)
-        name, keys = "an integer", [one if isinstance(one, int) or wrong is not None else int(one) for one in ids]
+        wrong = next(
+            (
+                position
+                for position, entity_id in enumerate(ids)
+                if not (isinstance(entity_id, int) or _INTEGER.fullmatch(entity_id))
+            ),
+            None,
+        )
+        name, keys = (
+            "an integer",
+            [entity_id if isinstance(entity_id, int) or wrong is not None else int(entity_id) for entity_id in ids],
+        )
     if wrong is not None:
         raise RefusalError(
             422, f"The id at position {wrong} is not {name}.", f"The entity of {group.name} is {group.entity}, {name}."
@@ -114,8 +124,8 @@ class Predictor:
             def record(place: int) -> dict[str, Any]:
                 entry, entity_id, its = answered[place]
                 # The prediction stands in the record of the first input, whose entity the model is about.
-                told = exposure() if place == 0 else None
-                return served_record(entry.group, entity_id, its, provenances[place], q_ms, served_at_ms, told)
+                shown = exposure() if place == 0 else None
+                return served_record(entry.group, entity_id, its, provenances[place], q_ms, served_at_ms, shown)
 
             for place in range(len(inputs)):  # by the log's thread: an answer does not wait for shadows
                 self._served_log.add(partial(record, place))

@@ -7,6 +7,7 @@ from braid import (
     ColumnType,
     EventSource,
     FeatureGroup,
+    Labels,
     Model,
     Outcome,
     Project,
@@ -49,5 +50,12 @@ fraud = Model(
         expression("hour", "hour_of_day(request_time)"),
     ),
     outcome=Outcome(where="reason = 'fraud'", source=chargebacks, join="payment_id", at="amount > 0", within="2h"),
+)  #: The labels are the owner's own; two terminals are in one vector, by two keys.
+relay = Model(
+    name="relay",
+    inputs=(terminals, terminals.on("other_terminal_id", prefix="other_")),
+    request=(RequestColumn("minutes", ColumnType.INT64),),
+    outcome=Labels(within="1h"),
 )
-project = Project(sources=(payments, chargebacks), groups=(cards, terminals), models=(fraud,))
+
+project = Project(sources=(payments, chargebacks), groups=(cards, terminals), models=(fraud, relay))

@@ -6,15 +6,14 @@ import dagster as dg
 import pandas as pd
 from dagster_pyspark import LazyPySparkResource
 
-from batch.tables import table_state
-from batch.view import default_batch_end_ms, view_table
+from batch.view import default_batch_end_ms
 from features.instants import now_ms
 from features.model import Model
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
-from models.training_set import build_training_set
+from models.training_set import build_training_set, training_end_ms
 from monitoring.drift import view_version
 from monitoring.logged_training_set import write_logged_training_set
 from orchestration.columns import feature_lineage, schema, training_columns
@@ -49,23 +48,16 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
     @dg.asset(
         key=training_set_key(model), deps=_training_deps(model), group_name="models", kinds={"spark", "delta"}, owners=OWNERS,
         metadata=schema(*training_columns(model)),
-        description=f"Labels (does {model.outcome.text} follow within {model.outcome.within}?) and the features at the time of each label, from "
+        description=f"Labels (1: {model.label_text}) and the features at the time of each label, from "
         "earlier events only.",
     )  # fmt: skip
     def training_set(spark: LazyPySparkResource) -> dg.MaterializeResult:
         session = spark.spark_session
-        views = [table_state(session, settings.table(view_table(each))) for each in model.groups]
-        rows = [view and view.read(session).select("batch_end_ms").first() for view in views]
-        ends_ms = [row["batch_end_ms"] for row in rows if row]
-        if len(ends_ms) < len(views):
-            names = ", ".join(each.name for each, row in zip(model.groups, rows, strict=True) if not row)
-            return dg.MaterializeResult(
-                metadata={"dagster/row_count": 0, "reason": f"There is no view of {names}, or it has no entity."}
-            )
-        if model.outcome.source:
-            # An outcome is known as far as the events of its source are.
-            ends_ms.append(default_batch_end_ms(session, settings, model.outcome.source, now_ms()))
-        report = build_training_set(session, settings, model, min(ends_ms))
+        try:
+            end_ms = training_end_ms(session, settings, model)
+        except NotReadyError as error:
+            return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": error.cause})
+        report = build_training_set(session, settings, model, end_ms)
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.rows, "positives": report.positives, "train": report.train, "evaluation": report.evaluation,
@@ -77,7 +69,7 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
 
 
 def _training_deps(model: Model) -> list[dg.AssetKey]:
-    outcome = [events_key(model.outcome.source)] if model.outcome.source else []
+    outcome = [events_key(model.outcome_source)] if model.outcome_source else []
     return [*map(view_key, model.groups), *outcome]
 
 

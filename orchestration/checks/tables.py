@@ -140,7 +140,7 @@ def labels_quality(deployment: Deployment, model: Model) -> Any:
             settings, frame, key.to_user_string(),
             [
                 # Two events of an entity at one millisecond are two label points.
-                *([_none_twice("entity", "q_ms")] if model.outcome.at is None else []),
+                *([_none_twice("entity", "q_ms")] if not model.points_are_events else []),
                 gxe.ExpectColumnValuesToNotBeNull(column="entity"),
                 gxe.ExpectColumnValuesToBeInSet(column="label", value_set=[0, 1]),
                 gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "evaluation"]),

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from infra.errors import InputError, ServiceError
-from orchestration.cli.console import HomeOption, JsonOption, deployment_of, instant_ms, note, print_json
+from orchestration.cli.console import HomeOption, JsonOption, deployment_of, instant_ms, mapping_of, note, print_json
+from orchestration.cli.models import ModelOption
 
 #: The exit status of a comparison without any answer to compare.
 _NO_EVIDENCE = 3
@@ -44,23 +45,39 @@ def features(
 def predict(
     context: typer.Context,
     entity: Annotated[str, typer.Argument(help="Id of the entity.", show_default=False)],
-    request_context: Annotated[str, typer.Option("--context", help="JSON object of values from the caller.")] = "{}",
+    request_context: Annotated[
+        str, typer.Option("--context", help="JSON object of values from the caller: the request columns.")
+    ] = "{}",
+    keys: Annotated[
+        list[str] | None, typer.Option("--key", help="Id of another input, such as terminal_id=t9. Repeatable.", show_default=False)
+    ] = None,
+    model: ModelOption = None,
     at: AtOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Get the prediction of the project's default model for an entity."""
+    """Get the prediction of a model for an entity."""
     from rich import print as show
 
     project, settings = deployment_of(context, home)
-    group = project.model(None).group
+    declared = project.model(model)
+    first, *others = declared.vector.inputs
+    more = mapping_of(keys, "--key terminal_id=t9")
+    if set(more) != {entry.key for entry in others} - {first.key}:
+        needed = ", ".join(f"--key {entry.key}=ID" for entry in others) or "none"
+        raise InputError(
+            f"The model {declared.name} needs the keys of its inputs.", f"Besides the id of {first.key}, give: {needed}."
+        )
+    ids = {first.key: _id(first.group, entity)} | {
+        entry.key: _id(entry.group, more[entry.key]) for entry in others if entry.key in more
+    }
     try:
-        body: dict[str, Any] = {group.entity: _id(group, entity), "context": json.loads(request_context)}
+        body: dict[str, Any] = {**ids, "context": json.loads(request_context)}
     except ValueError:
         raise InputError(f"The context {request_context!r} is not JSON.", 'Write --context \'{"page": "home"}\'.') from None
     if at is not None:
         body["at"] = instant_ms(at)
-    answer = _post(settings, "/predict", body)
+    answer = _post(settings, f"/models/{declared.name}/predict", body)
     print_json(answer) if as_json else show(answer)
 
 

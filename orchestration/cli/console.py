@@ -114,8 +114,8 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def mapping_of(options: list[str] | None) -> dict[str, str]:
-    """The values of `--map`, such as a=b, as a dictionary.
+def mapping_of(options: list[str] | None, example: str = "--map user_id=CustomerID") -> dict[str, str]:
+    """The values of `--map` or another option, such as a=b, as a dictionary.
 
     Raises:
         InputError: A value has no '='.
@@ -124,7 +124,7 @@ def mapping_of(options: list[str] | None) -> dict[str, str]:
     for option in options or []:
         name, separator, column = option.partition("=")
         if not separator or not name or not column:
-            raise InputError(f"The mapping {option!r} cannot be read.", "Write --map user_id=CustomerID.")
+            raise InputError(f"The mapping {option!r} cannot be read.", f"Write {example}.")
         mapping[name.strip()] = column.strip()
     return mapping
 

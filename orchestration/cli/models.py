@@ -1,16 +1,27 @@
-"""`braid models`, `train` and `promote`: the versions of a model with their origin, and the choice of the champion."""
+"""`braid models`, `training-set`, `train` and `promote`: labels, versions with their origin, and the choice of the champion."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from infra.errors import InputError, ServiceError
 from infra.settings import Settings
-from orchestration.cli.console import HomeOption, JsonOption, deployment_of, note, print_json
+from orchestration.cli.console import (
+    HomeOption,
+    JsonOption,
+    MapOption,
+    ZoneOption,
+    deployment_of,
+    mapping_of,
+    note,
+    print_json,
+)
+from orchestration.cli.data import TimeFormatOption
 
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model of the project. Default: the first.", show_default=False)]
 
@@ -76,6 +87,42 @@ def train(
             f"{chosen.name}: {report.reason}"
             + (f" Champion: version {report.champion_version}." if report.champion_version else "")
         )
+
+
+def training_set(
+    context: typer.Context,
+    labels: Annotated[Path | None, typer.Option("--labels", help="File of the model's own labels to load first: CSV, JSON (also .gz) or Parquet.", show_default=False)] = None,
+    model: ModelOption = None, mapping: MapOption = None, time_zone: ZoneOption = None, time_format: TimeFormatOption = None,
+    as_json: JsonOption = False, home: HomeOption = None,
+) -> None:  # fmt: skip
+    """Build the training set of a model: its labels, with the features of all inputs as of the time of each label."""
+    from batch.files import ReadOptions
+    from batch.load import load_events
+    from infra.spark import spark_session
+    from models.training_set import build_training_set, training_end_ms
+    from orchestration.quiet import quiet
+
+    (project, settings), columns = deployment_of(context, home), mapping_of(mapping)
+    declared = project.model(model)
+    if labels is not None and declared.labels is None:
+        raise InputError(f"The model {declared.name} takes its labels from events.", "Declare it with outcome=Labels().")
+    with quiet(settings.home / "logs" / "training-set.log"):
+        spark = spark_session(settings, "braid training set", settings.batch_memory)
+        loaded = None
+        if labels is not None and declared.labels is not None:
+            loaded = load_events(spark, settings, declared.labels, labels, columns, ReadOptions(time_zone, time_format))
+        report = build_training_set(spark, settings, declared, training_end_ms(spark, settings, declared))
+    if as_json:
+        print_json({"model": declared.name, "table": declared.training_table, "loaded": loaded, **vars(report)})
+        return
+    if loaded is not None:
+        note(f"{loaded.loaded:,} labels loaded, {loaded.duplicates:,} duplicates, {loaded.quarantined:,} in quarantine.")
+        for reason, count in loaded.reasons.items():
+            note(f"  {count:,} × {reason}")
+    note(
+        f"{declared.training_table}: {report.rows:,} rows, {report.positives:,} with label 1; {report.train:,} for training, "
+        f"{report.evaluation:,} for evaluation."
+    )
 
 
 def promote(

@@ -6,6 +6,9 @@ On real Spark, Delta, Valkey, MLflow and BentoML. The oracle of the training set
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +30,7 @@ from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
 from models.training_set import build_training_set
-from tests.payments import cards, chargebacks, fraud, payments, terminals
+from tests.payments import cards, chargebacks, fraud, payments, relay, terminals
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class Built:
     """The events, and what was built from them."""
 
     settings: Settings
+    spark: SparkSession
     payments: pd.DataFrame
     chargebacks: pd.DataFrame
     rows: pd.DataFrame
@@ -69,13 +73,13 @@ def events() -> tuple[pd.DataFrame, pd.DataFrame]:
         }
     )
     frame.loc[source.random(n) < 0.05, "amount"] = 0  # no label points
-    told = frame[source.random(n) < 0.3].copy()
-    told["told_ms"] = told["at_ms"] + source.integers(0, 2 * HORIZON_MS, len(told))
-    told["reason"] = source.choice(["fraud", "fraud", "other"], len(told))
-    return frame, told
+    returned = frame[source.random(n) < 0.3].copy()
+    returned["told_ms"] = returned["at_ms"] + source.integers(0, 2 * HORIZON_MS, len(returned))
+    returned["reason"] = source.choice(["fraud", "fraud", "other"], len(returned))
+    return frame, returned
 
 
-def load(spark: SparkSession, settings: Settings, folder: Path, paid: pd.DataFrame, told: pd.DataFrame) -> None:
+def load(spark: SparkSession, settings: Settings, folder: Path, paid: pd.DataFrame, returned: pd.DataFrame) -> None:
     def write(name: str, rows: list[dict[str, Any]]) -> Path:
         path = folder / name
         path.write_text("\n".join(json.dumps({key: value for key, value in row.items() if value is not None}) for row in rows))
@@ -85,7 +89,7 @@ def load(spark: SparkSession, settings: Settings, folder: Path, paid: pd.DataFra
     assert load_events(spark, settings, payments, write("payments.jsonl", rows)).loaded == len(rows)
     rows = [
         {"chargeback_id": f"c-{row['payment_id']}", "payment_id": row["payment_id"], "reason": row["reason"], "told_at": text(row["told_ms"])}
-        for row in told.to_dict("records")
+        for row in returned.to_dict("records")
     ]  # fmt: skip
     assert load_events(spark, settings, chargebacks, write("chargebacks.jsonl", rows)).loaded == len(rows)
 
@@ -94,8 +98,8 @@ def load(spark: SparkSession, settings: Settings, folder: Path, paid: pd.DataFra
 def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Built]:
     home = tmp_path_factory.mktemp("several")
     settings = Settings.load(home, f"{Path(__file__).parents[1] / 'payments.py'}:project")
-    paid, told = events()
-    load(spark, settings, home, paid, told)
+    paid, returned = events()
+    load(spark, settings, home, paid, returned)
     build_training_set(spark, settings, fraud, LAST + HORIZON_MS + 1)
     rows = spark.read.format("delta").load(settings.table(fraud.training_table)).toPandas()
     try:
@@ -107,12 +111,12 @@ def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, _port_c
         report = train_models(settings, fraud, rows, 0, None)
         assert report.candidate_version is not None, report.reason
         assert promote(settings, fraud, report.candidate_version, rows).promoted
-        yield Built(settings, paid, told, rows)
+        yield Built(settings, spark, paid, returned, rows)
     finally:
         services.down(settings)
 
 
-def expected(paid: pd.DataFrame, told: pd.DataFrame, payment: Any, q_ms: int) -> dict[str, Any]:
+def expected(paid: pd.DataFrame, returned: pd.DataFrame, payment: Any, q_ms: int) -> dict[str, Any]:
     """The features and the label of a payment, from the list of all events."""
 
     def hopped(group: Any, index: int, column: str) -> pd.DataFrame:
@@ -120,7 +124,7 @@ def expected(paid: pd.DataFrame, told: pd.DataFrame, payment: Any, q_ms: int) ->
         own = paid[paid[column] == payment[column]]
         return own[(own["at_ms"] >= start_ms) & (own["at_ms"] < q_ms)]
 
-    outcomes = told[(told["payment_id"] == payment["payment_id"]) & (told["reason"] == "fraud")]
+    outcomes = returned[(returned["payment_id"] == payment["payment_id"]) & (returned["reason"] == "fraud")]
     amounts = hopped(cards, 1, "card_id")["amount"]
     known = payment["terminal_id"] is not None
     return {
@@ -140,8 +144,8 @@ def test_each_payment_is_a_label_point_with_the_features_of_card_and_terminal_an
     gap = (points["at_ms"] < boundary_ms) & (points["at_ms"] >= boundary_ms - HORIZON_MS)
     assert len(rows) == len(points) - gap.sum()
     assert (rows["q_ms"] == LAST).sum() > 30
-    kept = points[~gap]
-    joined = rows.merge(kept, left_on=["entity", "q_ms"], right_on=["card_id", "at_ms"], suffixes=("", "_paid"), validate="1:1")
+    chosen = points[~gap]
+    joined = rows.merge(chosen, left_on=["entity", "q_ms"], right_on=["card_id", "at_ms"], suffixes=("", "_paid"), validate="1:1")
     assert len(joined) == len(rows)
     sample = joined.sample(250, random_state=1)
     assert sample["label"].nunique() == 2
@@ -160,11 +164,11 @@ def test_events_after_a_label_point_move_no_feature_of_it(
     built: Built, spark: SparkSession, lake: Settings, tmp_path: Path
 ) -> None:
     middle = START + 3 * DAY_MS
-    paid, told = (frame.copy() for frame in (built.payments, built.chargebacks))
+    paid, returned = (frame.copy() for frame in (built.payments, built.chargebacks))
     after = paid["at_ms"] > middle
     paid.loc[after, "amount"] = paid.loc[after, "amount"] * 7 + 1
     more = paid[after].assign(payment_id=lambda frame: "x" + frame["payment_id"])
-    load(spark, lake, tmp_path, pd.concat([paid, more]), told[told["told_ms"] <= middle])
+    load(spark, lake, tmp_path, pd.concat([paid, more]), returned[returned["told_ms"] <= middle])
     build_training_set(spark, lake, fraud, LAST + HORIZON_MS + 1)
     changed = spark.read.format("delta").load(lake.table(fraud.training_table)).toPandas()
     features = [name for name in built.rows.columns if name not in ("label", "split", "amounts", "batch_amounts")]
@@ -174,6 +178,34 @@ def test_events_after_a_label_point_move_no_feature_of_it(
     )
     assert len(before) > 500
     pd.testing.assert_frame_equal(before, now)
+
+
+def test_labels_of_the_owner_get_the_features_of_their_time(built: Built) -> None:
+    paid = built.payments
+    labels = [
+        {"label_id": f"l{n}", "terminal_id": f"t{n % 30}", "other_terminal_id": f"t{(n * 7) % 30}", "minutes": n, "label": n % 2, "time": text(START + DAY_MS + n * HOUR_MS + 1)}
+        for n in range(80)
+    ]  # fmt: skip
+    labels.append({**labels[0], "label_id": "lx", "label": None})
+    path = built.settings.home / "labels.jsonl"
+    path.write_text("\n".join(map(json.dumps, labels)))
+    command = [
+        sys.executable, "-m", "orchestration.cli", "--home", str(built.settings.home), "training-set", "--model", "relay", "--labels", str(path), "--json",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "BRAID_PROJECT": built.settings.project}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert (report["loaded"]["loaded"], report["loaded"]["quarantined"]) == (80, 1)
+    assert report["rows"] == report["train"] + report["evaluation"] > 70
+    rows = built.spark.read.format("delta").load(built.settings.table(relay.training_table)).toPandas()
+    assert set(relay.vector.names) <= set(rows.columns)
+    for row in rows.to_dict("records"):
+        assert row["label"] == row["minutes"] % 2
+        for key, prefix in (("entity", ""), ("other_terminal_id", "other_")):
+            start_ms = int(terminals.features[0].window.start_ms(row["q_ms"]))
+            within = (paid["terminal_id"] == row[key]) & (paid["at_ms"] >= start_ms) & (paid["at_ms"] < row["q_ms"])
+            assert row[f"{prefix}payments_1h"] == within.sum(), row
 
 
 def ask(built: Built, path: str, **body: Any) -> httpx.Response:
@@ -208,7 +240,9 @@ def test_many_candidates_get_the_predictions_that_each_gets_alone(built: Built) 
     rows = asked(built).to_dict("records")
     alone = [ask(built, "/predict", **request_of(row)).json()["prediction"] for row in rows]
     requests = [request_of(row) for row in rows]
-    candidates = [{"card_id": one["card_id"], "terminal_id": one["terminal_id"], **one["context"]} for one in requests]
+    candidates = [
+        {"card_id": request["card_id"], "terminal_id": request["terminal_id"], **request["context"]} for request in requests
+    ]
     answer = ask(built, "/models/fraud/score", candidates=candidates)
     assert answer.is_success, answer.text
     assert [candidate["prediction"] for candidate in answer.json()["candidates"]] == alone
@@ -253,3 +287,11 @@ def test_the_page_of_the_api_has_the_schema_of_the_model(built: Built) -> None:
     described = httpx.get(f"{built.settings.serving_url}/docs.json").json()
     assert {"/predict", "/features", "/models/fraud/predict", "/models/fraud/score"} <= set(described["paths"])
     assert "amount" in json.dumps(described["components"]["schemas"])
+
+
+def test_each_model_has_its_own_endpoint_and_its_own_champion(built: Built) -> None:
+    asked(built)
+    answer = ask(built, "/models/relay/predict", terminal_id="t1", other_terminal_id="t2", context={"minutes": 3})
+    assert answer.status_code == 503
+    assert "no champion of relay" in answer.json()["error"]
+    assert ask(built, "/models/nothing/predict").status_code == 404
