@@ -17,7 +17,7 @@ import pandas as pd
 
 from features.aggregations import Value
 from features.declaration import ModelInput
-from features.declaration.versions import group_of_text, group_text
+from features.declaration.versions import Change, group_of_text, group_text
 from features.errors import DeclarationError
 from features.expressions import Compiled, Expression, ValueKind, compiled
 from features.names import NAME, twin_of
@@ -188,6 +188,26 @@ class FeatureVector:
             for expression, kernel in zip(self.derived, self._compiled, strict=True):
                 columns.append(np.nan_to_num(kernel.of_columns(known, len(rows)), nan=expression.default))
         return np.column_stack(columns)
+
+    def change_since(self, older: FeatureVector) -> Change:
+        """The difference of this declaration to an older one: names of inputs, and how what has the same name is made."""
+        was, now = older._parts(), self._parts()
+        return Change(
+            tuple(name for name in now if name not in was),
+            tuple(name for name in was if name not in now),
+            tuple((name, f"{was[name]} → {how}") for name, how in now.items() if name in was and was[name] != how),
+        )
+
+    def _parts(self) -> dict[str, str]:
+        """Name → how its value is made."""
+        features = {
+            f"{entry.prefix}{feature.name}": f"{json.dumps(entry.group.meaning(index), default=str)} by {entry.key}"
+            for entry in self.inputs
+            for index, feature in enumerate(entry.group.features)
+        }
+        request = {column.name: f"{column.type.name} of the request, default {column.default}" for column in self.request}
+        derived = {e.name: f"{kernel.canonical}, default {e.default:g}" for e, kernel in zip(self.derived, self._compiled, strict=True)}
+        return features | request | derived
 
     def _check_names(self) -> None:
         keys: dict[str, ModelInput] = {}

@@ -1,6 +1,6 @@
 """The plan of a backfill after a change of the declaration: what changes, what the backfill costs, and what is served until then.
 
-Compares the declarations of the project with the versions that are published in the online store.
+Compares the groups of the project with the versions that are published in the online store, and its models with their champions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from features.model import Model
 from features.project import Project
 from features.vector import vector_of_text
 from infra.settings import Settings
-from models.registry import CHAMPION, version_by_alias
+from models.registry import CHAMPION, trained_fingerprint, version_by_alias
 from orchestration.first_day import first_day
 from orchestration.running import runs
 from store.server import reached_store
@@ -84,6 +84,51 @@ def plan(project: Project, settings: Settings) -> list[GroupPlan]:
                 not_known_to_model=() if settled else _not_known(project, settings, group),
             )
         )
+    return plans
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """The plan of one model.
+
+    Attributes:
+        model: The name of the model.
+        declared: The fingerprint of the declared input.
+        champion: The version that answers; None without a champion.
+        trained: The fingerprint of the input that the champion was trained on; None without a champion.
+        change: The difference between both; None if this braid cannot read what the champion was trained on.
+    """
+
+    model: str
+    declared: str
+    champion: str | None
+    trained: str | None
+    change: Change | None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the champion was trained on the declared input."""
+        return self.trained == self.declared
+
+
+def model_plans(project: Project, settings: Settings) -> list[ModelPlan]:
+    """The plan of each model of the project; empty where MLflow does not run.
+
+    Raises:
+        MlflowException: The registry answers with an error.
+    """
+    plans = []
+    for model in project.models if runs(settings, "mlflow") else ():
+        vector, champion = model.vector, version_by_alias(settings, model.name, CHAMPION)
+        if champion is None:
+            plans.append(ModelPlan(model.name, vector.fingerprint, None, None, Change(vector.names, (), ())))
+            continue
+        try:
+            change_of_input = vector.change_since(vector_of_text(champion.tags.get("declaration", ""), model.sources))
+        except DeclarationError:
+            change_of_input = None
+        trained = trained_fingerprint(champion.tags)
+        plans.append(ModelPlan(model.name, vector.fingerprint, champion.version, trained, change_of_input))
     return plans
 
 

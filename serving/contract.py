@@ -173,17 +173,17 @@ def predict_contract(model: Model | None) -> tuple[type[PredictRequest], type[Pr
         keys: dict[str, Any] = dict.fromkeys(vector.keys, (kind, ...))
         identified = create_model("Identified", __base__=_Message, **keys)
         bases: Any = (message, identified)
-        return create_model(message.__name__, __base__=bases, __doc__=message.__doc__)
+        return create_model(_name(model, message), __base__=bases, __doc__=message.__doc__)
 
     request, response = with_keys(PredictRequest, EntityId), with_keys(PredictResponse, int | str)
     if vector.request:
         required = any(column.required for column in vector.request)
         context = _context_of(model)
         field: Any = (context, ... if required else Field(default_factory=context))
-        request = create_model(PredictRequest.__name__, __base__=request, __doc__=PredictRequest.__doc__, context=field)
+        request = create_model(_name(model, PredictRequest), __base__=request, __doc__=PredictRequest.__doc__, context=field)
     if len(vector.inputs) > 1:
         inputs: Any = (dict[str, Provenance], ...)
-        response = create_model(PredictResponse.__name__, __base__=response, __doc__=PredictResponse.__doc__, inputs=inputs)
+        response = create_model(_name(model, PredictResponse), __base__=response, __doc__=PredictResponse.__doc__, inputs=inputs)
     return cast("tuple[type[PredictRequest], type[PredictResponse]]", (request, response))
 
 
@@ -217,13 +217,18 @@ def score_contract(model: Model) -> tuple[type[ScoreRequest], type[ScoreResponse
     """The request and the response of a model's endpoint for many candidates."""
     keys: dict[str, Any] = dict.fromkeys(model.vector.keys, (EntityId | None, None))
     columns: dict[str, Any] = {column.name: (_REQUEST_TYPES[column.type] | None, None) for column in model.request}
-    candidate: Any = create_model("Candidate", __base__=_Message, **keys, **columns)
+    candidate: Any = create_model(_name(model, "Candidate"), __base__=_Message, **keys, **columns)
     fields: dict[str, Any] = {**keys, "candidates": (list[candidate], Field(min_length=1, max_length=MAX_IDS))}
     if columns:
-        context = create_model("CommonContext", __base__=_Message, **columns)
+        context = create_model(_name(model, "CommonContext"), __base__=_Message, **columns)
         fields["context"] = (context, Field(default_factory=context))
-    request = create_model("ScoreRequest", __base__=ScoreRequest, __doc__=ScoreRequest.__doc__, **fields)
+    request = create_model(_name(model, ScoreRequest), __base__=ScoreRequest, __doc__=ScoreRequest.__doc__, **fields)
     return request, ScoreResponse
+
+
+def _name(model: Model, message: type[BaseModel] | str) -> str:
+    """The name of a message of one model; the page of the API shows messages of one name as one."""
+    return f"{model.name.title().replace('_', '')}{message if isinstance(message, str) else message.__name__}"
 
 
 def _context_of(model: Model) -> Any:
@@ -231,4 +236,4 @@ def _context_of(model: Model) -> Any:
         column.name: (_REQUEST_TYPES[column.type], ...) if column.required else (_REQUEST_TYPES[column.type] | None, None)
         for column in model.request
     }
-    return create_model("Context", __base__=_Message, **columns)
+    return create_model(_name(model, "Context"), __base__=_Message, **columns)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestration.cli.console import HomeOption, JsonOption, deployment_of, note, print_json, settings_of
+
+if TYPE_CHECKING:
+    from features.declaration.versions import Change
 
 MARK = {True: "[green]✓[/green]", False: "[red]✗[/red]"}
 
@@ -75,22 +78,17 @@ def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
     """Show how the declarations differ from the served versions, and what a backfill would recompute."""
     from dataclasses import asdict as fields
 
+    from orchestration.plan import model_plans
     from orchestration.plan import plan as planned
 
-    plans = planned(*deployment_of(context, home))
+    project, settings = deployment_of(context, home)
+    plans, of_models = planned(project, settings), model_plans(project, settings)
     if as_json:
-        print_json(
-            {
-                "groups": [
-                    {
-                        **fields(group_plan),
-                        "change": group_plan.change._asdict() if group_plan.change else None,
-                        "settled": group_plan.settled,
-                    }
-                    for group_plan in plans
-                ]
-            }
+        groups, models = (
+            [{**fields(each), "change": each.change._asdict() if each.change else None, "settled": each.settled} for each in both]
+            for both in (plans, of_models)
         )
+        print_json({"groups": groups, "models": models})
         return
     for group_plan in plans:
         if group_plan.settled:
@@ -100,9 +98,7 @@ def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
         if group_plan.change is None:
             note("  This braid cannot read the served version: answers are degraded until the backfill.")
         else:
-            lines = [f"+ {name}" for name in group_plan.change.added] + [f"- {name}" for name in group_plan.change.removed]
-            for line in [*lines, *(f"~ {name}: {how}" for name, how in group_plan.change.altered)]:
-                note(f"  {line}")
+            _note_change(group_plan.change)
         note("  `braid up --detach` restarts the stream, which makes the new tiles; `braid backfill` then "
              f"folds {group_plan.days} days, builds the view of {group_plan.entities or 'all'} entities, publishes it and trains.")  # fmt: skip
         if group_plan.served and group_plan.change is not None:
@@ -111,6 +107,22 @@ def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
             note(
                 f"  From then on, until there is a new champion, the model gets defaults for {', '.join(group_plan.not_known_to_model)}."
             )
+    for model_plan in of_models:
+        if model_plan.settled:
+            note(f"{model_plan.model}: version {model_plan.champion} was trained on the declared input; nothing to do.")
+            continue
+        note(f"{model_plan.model}: {model_plan.trained or 'no champion'} → {model_plan.declared}")
+        if model_plan.change:
+            _note_change(model_plan.change)
+        if model_plan.champion:
+            note(f"  Until a new champion, version {model_plan.champion} answers, on what it was trained on; `braid train` trains a candidate.")
+
+
+def _note_change(change: Change) -> None:
+    for line in [*(f"+ {name}" for name in change.added), *(f"- {name}" for name in change.removed)]:
+        note(f"  {line}")
+    for name, how in change.altered:
+        note(f"  ~ {name}: {how}")
 
 
 def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption = None) -> None:
