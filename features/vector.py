@@ -206,7 +206,9 @@ class FeatureVector:
             for index, feature in enumerate(entry.group.features)
         }
         request = {column.name: f"{column.type.name} of the request, default {column.default}" for column in self.request}
-        derived = {e.name: f"{kernel.canonical}, default {e.default:g}" for e, kernel in zip(self.derived, self._compiled, strict=True)}
+        derived = {
+            e.name: f"{kernel.canonical}, default {e.default:g}" for e, kernel in zip(self.derived, self._compiled, strict=True)
+        }
         return features | request | derived
 
     def _check_names(self) -> None:

@@ -115,7 +115,9 @@ def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
         if model_plan.change:
             _note_change(model_plan.change)
         if model_plan.champion:
-            note(f"  Until a new champion, version {model_plan.champion} answers, on what it was trained on; `braid train` trains a candidate.")
+            note(
+                f"  Until a new champion, version {model_plan.champion} answers, on what it was trained on; `braid train` trains a candidate."
+            )
 
 
 def _note_change(change: Change) -> None:
