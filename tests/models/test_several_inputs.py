@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +19,24 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+from kafka import KafkaConsumer
 
 from batch.load import load_events
 from batch.publish import publish_view
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view
+from features.declaration.versions import Change
+from features.expressions import expression
+from features.vector import RequestColumn
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.embedded import services
+from infra.kafka import SERVED_TOPIC
 from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
 from models.training_set import build_training_set
-from tests.payments import cards, chargebacks, fraud, payments, relay, terminals
+from orchestration.plan import model_plans
+from tests.payments import cards, chargebacks, fraud, payments, project, relay, terminals
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -97,13 +103,13 @@ def load(spark: SparkSession, settings: Settings, folder: Path, paid: pd.DataFra
 @pytest.fixture(scope="module")
 def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Built]:
     home = tmp_path_factory.mktemp("several")
-    settings = Settings.load(home, f"{Path(__file__).parents[1] / 'payments.py'}:project")
+    settings = Settings.load(home, f"{Path(__file__).parents[1] / 'payments.py'}:project").model_copy(update={"served_share": 1.0})
     paid, returned = events()
     load(spark, settings, home, paid, returned)
     build_training_set(spark, settings, fraud, LAST + HORIZON_MS + 1)
     rows = spark.read.format("delta").load(settings.table(fraud.training_table)).toPandas()
     try:
-        services.up(settings, {}, only={"valkey", "mlflow", "serving"})
+        services.up(settings, {SERVED_TOPIC: 1}, only={"kafka", "valkey", "mlflow", "serving"})
         for group in (cards, terminals):
             build_tiles(spark, settings, group, stale_days(spark, settings, group))
             build_view(spark, settings, group, LAST)
@@ -234,6 +240,43 @@ def test_a_prediction_is_made_on_the_numbers_of_the_training_set(built: Built) -
         assert set(answer["inputs"]) == {"cards", "terminal_terminals"}
         assert answer["inputs"]["cards"]["batch_end"] == answer["provenance"]["batch_end"]
         assert answer == ask(built, "/predict", **request_of(row)).json(), "the model is the project's default"
+
+
+def test_each_input_of_an_answer_is_logged_with_its_own_features(built: Built) -> None:
+    row = asked(built).to_dict("records")[3]
+    answer = ask(built, "/predict", **request_of(row)).json()
+    consumer = KafkaConsumer(SERVED_TOPIC, bootstrap_servers=built.settings.kafka_bootstrap, auto_offset_reset="earliest")
+    records: list[dict[str, Any]] = []
+
+    def logged() -> dict[str, dict[str, Any]]:
+        for messages in consumer.poll(500).values():
+            records.extend(json.loads(line) for message in messages for line in message.value.splitlines())
+        mine = {"cards": str(row["entity"]), "terminals": row["terminal_id"]}
+        groups = {record["group"]: record for record in records if mine[record["group"]] == record["entity"]}
+        return groups if len(groups) == 2 else {}
+
+    groups = eventually(logged)
+    consumer.close()
+    assert groups["cards"]["prediction"] == answer["prediction"]
+    assert groups["cards"]["features"]["payments_1h"] == answer["features_used"]["payments_1h"]
+    assert groups["terminals"]["features"]["payments_1d"] == answer["features_used"]["terminal_payments_1d"]
+    assert "prediction" not in groups["terminals"]
+
+
+def test_a_changed_input_is_in_the_plan(built: Built) -> None:
+    derived = (
+        expression("amount_to_mean", "amount / mean_amount_1d + 1"),
+        expression("night", "if(hour_of_day(request_time) < 6, 1, 0)"),
+    )
+    changed = replace(fraud, request=(fraud.request[0], RequestColumn("channel", default="web")), derived=derived)
+    settled, other = model_plans(project, built.settings)
+    assert (settled.settled, settled.champion, settled.change) == (True, "1", Change((), (), ()))
+    assert (other.champion, other.settled) == (None, False)
+    [plan] = model_plans(replace(project, models=(changed,)), built.settings)
+    assert not plan.settled
+    assert plan.change is not None
+    assert (plan.change.added, plan.change.removed) == (("night",), ("channel_bucket", "hour"))
+    assert [name for name, _ in plan.change.altered] == ["channel", "amount_to_mean"]
 
 
 def test_many_candidates_get_the_predictions_that_each_gets_alone(built: Built) -> None:
