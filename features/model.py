@@ -12,6 +12,7 @@ fraud = Model(
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from features.declaration import FeatureGroup, ModelInput
@@ -58,6 +59,16 @@ class Outcome:
         return f"{events} with {self.where}" if self.where else events
 
 
+class WhenLate(StrEnum):
+    """What a model answers when the online store has not answered within the budget.
+
+    DEFAULTS predicts on the declared defaults, and REFUSE answers with the status 503.
+    """
+
+    DEFAULTS = "defaults"
+    REFUSE = "refuse"
+
+
 @dataclass(frozen=True)
 class Labels:
     """Labels of the owner's own, instead of an outcome in the events: `braid training-set --labels FILE` loads them.
@@ -86,6 +97,9 @@ class Model:
         outcome: The outcome, which is the label in training; or the labels of the owner's own.
         request: The columns of the request's `context`.
         derived: Features made by `expression` from the features and the request columns.
+        budget_ms: How long an answer may take, in milliseconds. None: as long as the online store's timeout allows.
+        when_late: The answer when the online store has not answered within the budget: on the declared defaults, a refusal, or this
+            number as the prediction. An answer that is late is marked as degraded.
 
     Attributes:
         vector: The model's input, made of `inputs`, `request` and `derived`.
@@ -99,10 +113,16 @@ class Model:
     outcome: Outcome | Labels
     request: tuple[RequestColumn, ...] = ()
     derived: tuple[Expression, ...] = ()
+    budget_ms: float | None = None
+    when_late: WhenLate | float = WhenLate.DEFAULTS
     vector: FeatureVector = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_name("model", self.name)
+        if self.budget_ms is not None and not self.budget_ms > 0:
+            raise DeclarationError(f"The budget of {self.name} is {self.budget_ms:g} ms.", "Give it some milliseconds, such as 50.")
+        if not isinstance(self.when_late, WhenLate) and not 0 <= self.when_late <= 1:
+            raise DeclarationError(f"The prediction of {self.name} when it is late is {self.when_late}.", "Give a probability.")
         declared: Any = self.inputs
         declared = (declared,) if isinstance(declared, FeatureGroup | ModelInput) else declared
         inputs = tuple(entry.on(entry.entity) if isinstance(entry, FeatureGroup) else entry for entry in declared)

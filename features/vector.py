@@ -201,7 +201,7 @@ class FeatureVector:
     def _parts(self) -> dict[str, str]:
         """Name → how its value is made."""
         features = {
-            f"{entry.prefix}{feature.name}": f"{json.dumps(entry.group.meaning(index), default=str)} by {entry.key}"
+            f"{entry.prefix}{feature.name}": f"{feature.aggregation.kind} of {entry.group.name} by {entry.key} ({_digest(entry.group.meaning(index))[:6]})"
             for entry in self.inputs
             for index, feature in enumerate(entry.group.features)
         }
@@ -232,7 +232,7 @@ class FeatureVector:
                     "Give one of them another key by `group.on(...)`.",
                 )
         columns = [
-            *(name for entry in self.inputs for name in entry.feature_names),
+            *(f"{batch}{name}" for batch in ("", "batch_") for entry in self.inputs for name in entry.feature_names),
             *(column.name for column in self.request),
             *(expression.name for expression in self.derived),
         ]
@@ -252,7 +252,11 @@ class FeatureVector:
         inputs = [[entry.key, entry.prefix, entry.group.fingerprint] for entry in self.inputs]
         request = [[column.name, column.type.value, column.default] for column in self.request]
         derived = [[e.name, kernel.canonical, e.default] for e, kernel in zip(self.derived, self._compiled, strict=True)]
-        return hashlib.sha256(json.dumps([inputs, request, derived]).encode()).hexdigest()[:16]
+        return _digest([inputs, request, derived])[:16]
+
+
+def _digest(parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def vector_text(vector: FeatureVector) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from features.declaration import FeatureGroup, ModelInput
 from features.instants import now_ms
 from features.merge_many import ManyMerge
-from features.model import Model
+from features.model import Model, WhenLate
 from features.sources import ColumnType
 from infra.settings import Settings
 from serving.answer import Provenances, Served, ServedInput, Stale, combined, prediction, served_features
@@ -26,8 +27,8 @@ from serving.metrics import Metrics
 from serving.model import LoadedModel
 from serving.served_log import ServedLog, served_record
 from serving.variants import Models, Variant
-from store.protocol import Reading
-from store.reading import OnlineStore
+from store.protocol import Parts, Reading
+from store.reading import OnlineStore, Wanted
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
@@ -85,6 +86,7 @@ class Predictor:
         self._settings, self._declared, self._models, self._store = settings, declared, models, store
         self._freshness, self._served_log, self._metrics = freshness, served_log, metrics
         self._inputs = declared.vector.inputs
+        self._late: set[asyncio.Task[list[Reading]]] = set()
 
     async def predict(self, request: PredictRequest) -> Response:
         """One prediction, by the champion or by the variant that the subject has in a running experiment."""
@@ -94,7 +96,8 @@ class Predictor:
         context: Any = vars(request.context) if self._declared.request else {}
         q_ms = now_ms() if request.at is None else request.at
         stale = self._stale(request.use_case, q_ms)
-        readings = await self._store.read_all([(entry.group, [key]) for entry, key in zip(self._inputs, ids, strict=True)])
+        wanted = [(entry.group, [key]) for entry, key in zip(self._inputs, ids, strict=True)]
+        readings, score = await self._read(wanted, started)
         inputs = [replace(entry, group=reading.group) for entry, reading in zip(self._inputs, readings, strict=True)]
 
         def served(batch_only: bool) -> list[ServedInput]:
@@ -104,7 +107,7 @@ class Predictor:
             ]
 
         answered = served(variant.batch_only)
-        answer = prediction(answered, context, q_ms, model, variant.name)
+        answer = prediction(answered, context, q_ms, model, variant.name, score)
         self._metrics.predicted(variant.name)
         if exposed or self._served_log.wants(ids[0]):
             served_at_ms = now_ms()
@@ -132,7 +135,7 @@ class Predictor:
         response = json_response(answer)
         for entry, _, its in answered:
             self._metrics.counted(entry.group, [its], q_ms)
-        self._metrics.answered("predict", started)
+        self._metrics.answered("predict", started, self._declared)
         return response
 
     async def score(self, request: Any) -> Response:
@@ -147,7 +150,9 @@ class Predictor:
         q_ms = now_ms() if request.at is None else request.at
         stale = self._stale(request.use_case, q_ms)
         different = [list(dict.fromkeys(its)) for its in ids]
-        readings = await self._store.read_all([(entry.group, its) for entry, its in zip(self._inputs, different, strict=True)])
+        readings, late_score = await self._read(
+            [(entry.group, its) for entry, its in zip(self._inputs, different, strict=True)], started
+        )
         inputs = [replace(entry, group=reading.group) for entry, reading in zip(self._inputs, readings, strict=True)]
         served: list[dict[int | str, Served]] = []
         for reading, old, entities in zip(readings, stale, different, strict=True):
@@ -159,7 +164,7 @@ class Predictor:
             values = [known[of_input[place]].merged.values for known, of_input in zip(served, ids, strict=True)]
             vector, fault = model.input_of(inputs, values, context, q_ms)
             vectors.append(vector)
-        scores = model.predict(vectors) if vectors else []
+        scores = model.predict(vectors) if late_score is None else [late_score] * len(vectors)
         provenances = []
         for entry, known in zip(inputs, served, strict=True):
             shared = Provenances(entry.group.feature_names, q_ms)
@@ -173,8 +178,29 @@ class Predictor:
         response = json_response(ScoreAnswer(rows, info, combined(everything)))
         for entry, known in zip(inputs, served, strict=True):
             self._metrics.counted(entry.group, list(known.values()), q_ms)
-        self._metrics.answered("score", started)
+        self._metrics.answered("score", started, self._declared)
         return response
+
+    async def _read(self, wanted: Wanted, started: float) -> tuple[list[Reading], float | None]:
+        """What the store has, or empty parts when it has not answered within the budget; and the prediction that is declared for then."""
+        budget_ms, when_late = self._declared.budget_ms, self._declared.when_late
+        if budget_ms is None:
+            return await self._store.read_all(wanted), None
+        # A round trip is shared with other requests, so it goes on when this one gives up.
+        reading = asyncio.create_task(self._store.read_all(wanted))
+        await asyncio.wait({reading}, timeout=max(0.0, budget_ms / 1_000 - (time.perf_counter() - started)))
+        if reading.done():
+            return reading.result(), None
+        self._late.add(reading)
+        reading.add_done_callback(self._late.discard)
+        self._metrics.late(self._declared.name)
+        fault = f"the online store has not answered within the budget of {budget_ms:g} ms"
+        if when_late is WhenLate.REFUSE:
+            raise RefusalError(
+                503, f"{fault[0].upper()}{fault[1:]}.", f"The model {self._declared.name} gives no answer then; ask again."
+            )
+        readings = [Reading([Parts(faults=(fault,))] * len(ids), None, group) for group, ids in wanted]
+        return readings, None if isinstance(when_late, WhenLate) else when_late
 
     def _chosen(self, subject: int | str) -> tuple[Variant, LoadedModel, bool]:
         variant, model, exposed = self._models.of(subject)
