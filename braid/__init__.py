@@ -23,13 +23,13 @@ from features.declaration import (
 )
 from features.errors import BraidError, DeclarationError
 from features.expressions import expression
-from features.model import Labels, Model, Outcome
+from features.model import Labels, Model, Outcome, WhenLate
 from features.project import Project
 from features.sources import Column, ColumnType, EventSource
 from features.vector import RequestColumn
 
 __all__ = [
-    "BraidError", "Column", "ColumnType", "DeclarationError", "EventSource", "Feature", "FeatureGroup", "GroupChecks", "Labels", "Model", "Outcome", "Project",
-    "RequestColumn", "SourceChecks", "approx_distinct", "count", "distinct", "expression", "last", "last_k", "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total",
-    "variance",
+    "BraidError", "Column", "ColumnType", "DeclarationError", "EventSource", "Feature", "FeatureGroup", "GroupChecks", "Labels",
+    "Model", "Outcome", "Project", "RequestColumn", "SourceChecks", "WhenLate", "approx_distinct", "count", "distinct",
+    "expression", "last", "last_k", "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total", "variance",
 ]  # fmt: skip

@@ -147,7 +147,14 @@ class ServedInput(NamedTuple):
     served: Served
 
 
-def prediction(inputs: Sequence[ServedInput], request: Mapping[str, Any], q_ms: int, model: LoadedModel, variant: str) -> Any:
+def prediction(
+    inputs: Sequence[ServedInput],
+    request: Mapping[str, Any],
+    q_ms: int,
+    model: LoadedModel,
+    variant: str,
+    score: float | None = None,
+) -> Any:
     """The answer of a model (`serving.encoding.predict_answer`).
 
     Args:
@@ -156,6 +163,7 @@ def prediction(inputs: Sequence[ServedInput], request: Mapping[str, Any], q_ms: 
         q_ms: The time that the request asks about.
         model: The model.
         variant: The name of the model's variant.
+        score: The prediction that is declared for an answer that is late, instead of the model's.
 
     Raises:
         ValueError: The model's answer is no probability.
@@ -163,7 +171,7 @@ def prediction(inputs: Sequence[ServedInput], request: Mapping[str, Any], q_ms: 
     values, fault = model.input_of(
         [entry for entry, _, _ in inputs], [served.merged.values for _, _, served in inputs], request, q_ms
     )
-    [probability] = model.predict([values])
+    [probability] = model.predict([values]) if score is None else [score]
     if not 0 <= probability <= 1:
         raise ValueError(f"The prediction of version {model.version} of {model.name} is no probability.")
     provenances = [Provenances(entry.group.feature_names, q_ms).of(served, fault) for entry, _, served in inputs]

@@ -7,9 +7,11 @@ from collections import Counter as Tally
 from collections.abc import Sequence
 
 from features.declaration import FeatureGroup
+from features.model import Model
 from serving.answer import Served
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 5)
 
 
 class Metrics:
@@ -39,12 +41,25 @@ class Metrics:
             ["group"],
             multiprocess_mode="mostrecent",
         )
+        self._budget = Histogram(
+            "braid_budget_used", "Share of the model's budget that an answer took.", ["model"], buckets=_SHARES
+        )
+        self._late = Counter(
+            "braid_late_answers", "Answers without features, because the online store was too late for the budget.", ["model"]
+        )
         self._variants = Counter("braid_predictions", "Predictions by the variant that answered.", ["variant"])
         self._lost = Counter("braid_served_log_lost", "Records of the served log that did not reach Kafka.")
 
-    def answered(self, endpoint: str, started: float) -> None:
-        """Counts one answer; `started` is the value of `time.perf_counter` when the request arrived."""
-        self._seconds.labels(endpoint).observe(time.perf_counter() - started)
+    def answered(self, endpoint: str, started: float, model: Model | None = None) -> None:
+        """Counts one answer, of a model if it is given; `started` is the value of `time.perf_counter` when the request arrived."""
+        seconds = time.perf_counter() - started
+        self._seconds.labels(endpoint).observe(seconds)
+        if model is not None and model.budget_ms is not None:
+            self._budget.labels(model.name).observe(seconds * 1_000 / model.budget_ms)
+
+    def late(self, model: str) -> None:
+        """Counts an answer of a model that the online store was too late for."""
+        self._late.labels(model).inc()
 
     def counted(self, group: FeatureGroup, rows: Sequence[Served], q_ms: int) -> None:
         """Counts the entities of one group in an answer."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -301,6 +302,25 @@ def test_many_candidates_get_the_predictions_that_each_gets_alone(built: Built) 
     ).json()
     single = ask(built, "/predict", card_id=card, terminal_id="t3", context={"amount": amount}).json()
     assert shared["candidates"][2]["prediction"] == single["prediction"]
+
+
+def test_a_store_that_is_late_costs_the_budget_and_gives_the_declared_prediction(built: Built) -> None:
+    row = asked(built).to_dict("records")[0]
+    [valkey] = [service.pid for service in services.status(built.settings) if service.name == "valkey"]
+    os.kill(valkey, signal.SIGSTOP)
+    try:
+        answers = [ask(built, "/predict", **request_of(row)).json() for _ in range(3)]
+        scores = ask(built, "/models/fraud/score", candidates=[{"card_id": 1, "terminal_id": "t1", "amount": 1}] * 2).json()
+    finally:
+        os.kill(valkey, signal.SIGCONT)
+    for answer in answers:
+        assert answer["prediction"] == 0.25
+        assert answer["provenance"]["degraded_reasons"] == ["the online store has not answered within the budget of 150 ms"]
+    assert scores["candidates"] == [{"prediction": 0.25, "degraded": True}] * 2
+    metrics = httpx.get(f"{built.settings.serving_url}/metrics").text
+    assert 'braid_late_answers_total{model="fraud"} 4.0' in metrics
+    assert 'braid_budget_used_count{model="fraud"}' in metrics
+    eventually(lambda: ask(built, "/predict", **request_of(row)).json()["provenance"]["degraded"] is False)
 
 
 @pytest.mark.parametrize(
