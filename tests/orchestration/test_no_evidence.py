@@ -1,4 +1,4 @@
-"""Where nothing served was checked, the check of consistency says so: neither passed nor a defect."""
+"""Where there is nothing to check, a check says so: neither passed nor a defect."""
 
 from typing import Any
 
@@ -8,8 +8,10 @@ import pytest
 from infra.settings import Settings
 from orchestration.assets.models import ANSWERS, DEFECTS
 from orchestration.checks.served import no_defects
-from orchestration.names import consistency_key
-from tests.declarations import user_features
+from orchestration.checks.tables import labels_quality
+from orchestration.deployment import Deployment
+from orchestration.names import consistency_key, training_set_key
+from tests.declarations import project, repurchase, user_features
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,20 @@ def test_a_check_of_nothing_is_no_pass(
         [result] = job.execute_in_process(instance=instance).get_asset_check_evaluations()
     assert (result.passed, result.severity) == (passed, severity)
     assert ("No evidence" in str(result.metadata.get("reason"))) is (severity is dg.AssetCheckSeverity.WARN)
+
+
+def test_a_training_set_without_rows_blocks_no_other_model(settings: Settings) -> None:
+    key = training_set_key(repurchase)
+    with dg.instance_for_test() as instance:
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata={"reason": "No labels were loaded."}))
+        deployment = Deployment(project, settings)
+        check = labels_quality(deployment, repurchase)
+        job = dg.Definitions(
+            asset_checks=[check], jobs=[dg.define_asset_job("checks", dg.AssetSelection.checks(check))], executor=dg.in_process_executor,
+            resources={"spark": deployment.spark_resource},
+        ).resolve_job_def("checks")  # fmt: skip
+        results = job.execute_in_process(instance=instance).get_asset_check_evaluations()
+    assert {result.check_name: (result.passed, result.severity) for result in results} == dict.fromkeys(
+        ("labels_whole", "labels_plausible"), (False, dg.AssetCheckSeverity.WARN)
+    )
+    assert "No labels were loaded" in str(results[0].metadata["reason"])
