@@ -50,7 +50,7 @@ fraud = Model(
         expression("hour", "hour_of_day(request_time)"),
     ),
     outcome=Outcome(where="reason = 'fraud'", source=chargebacks, join="payment_id", at="amount > 0", within="2h"),
-    budget_ms=150,
+    budget_ms=1_500,
     when_late=0.25,
 )  #: The labels are the owner's own; two terminals are in one vector, by two keys.
 relay = Model(
