@@ -104,7 +104,9 @@ def load(spark: SparkSession, settings: Settings, folder: Path, paid: pd.DataFra
 @pytest.fixture(scope="module")
 def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Built]:
     home = tmp_path_factory.mktemp("several")
-    settings = Settings.load(home, f"{Path(__file__).parents[1] / 'payments.py'}:project").model_copy(update={"served_share": 1.0, "store_timeout_seconds": 5})
+    settings = Settings.load(home, f"{Path(__file__).parents[1] / 'payments.py'}:project").model_copy(
+        update={"served_share": 1.0, "store_timeout_seconds": 5}
+    )
     paid, returned = events()
     load(spark, settings, home, paid, returned)
     build_training_set(spark, settings, fraud, LAST + HORIZON_MS + 1)

@@ -1,0 +1,1 @@
+"""A card issuer: features of cards and terminals, for a model of whether a transaction is fraud."""
