@@ -43,6 +43,8 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+#: The first test pays for the events, the training set and the services.
+pytestmark = pytest.mark.timeout(1_800)
 START = int(datetime(2026, 5, 18, tzinfo=UTC).timestamp() * 1_000)
 #: The instant of the last payments. Views end there, so what is served then is batch alone, and the training set has the same instant.
 LAST = START + 6 * DAY_MS + 13 * HOUR_MS + 7 * MINUTE_MS
