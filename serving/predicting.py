@@ -146,7 +146,7 @@ class Predictor:
             raise self._no_champion()
         keys = list(self._declared.vector.keys)
         candidates = [_told(request, keys) | _told(candidate, keys) for candidate in request.candidates]
-        ids = [self._ids_of(entry, candidates) for entry in self._inputs]
+        ids, contexts = [self._ids_of(entry, candidates) for entry in self._inputs], self._contexts(request)
         q_ms = now_ms() if request.at is None else request.at
         stale = self._stale(request.use_case, q_ms)
         different = [list(dict.fromkeys(its)) for its in ids]
@@ -158,7 +158,6 @@ class Predictor:
         for reading, old, entities in zip(readings, stale, different, strict=True):
             serve = self._serve(reading, old, q_ms, False)
             served.append({entity_id: serve(parts) for entity_id, parts in zip(entities, reading.parts, strict=True)})
-        contexts = self._contexts(request)
         vectors, fault = [], ""
         for place, context in enumerate(contexts):
             values = [known[of_input[place]].merged.values for known, of_input in zip(served, ids, strict=True)]
