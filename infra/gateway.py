@@ -41,6 +41,8 @@ MAX_AGE_SECONDS = 12 * 3_600.0
 _START_SECONDS = 20.0
 #: The time that Spark may take to stop at the end of a process.
 _STOP_SECONDS = 30.0
+#: The share of the heap that may be in use after a run. Spark's static caches grow by some megabytes per run.
+_KEPT_SHARE = 0.25
 _POLL_SECONDS = 0.05
 #: Environment variables that change what a JVM and its Python workers do, besides those of the settings.
 _SHAPING = ("AWS_", "AZURE_", "GOOGLE_", "HADOOP_", "JAVA_", "JDK_", "LC_", "LD_", "PYSPARK_", "PYTHON", "SPARK_")
@@ -146,15 +148,15 @@ class Lease:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             line, mark = read(descriptor)
             jvm = Jvm(**json.loads(line))
-            replaced = os.fstat(descriptor).st_ino != jvm_path(home).stat().st_ino
-            if mark or replaced or jvm.old or jvm.identity != wanted:
-                raise ValueError
-            os.kill(jvm.pid, 0)
-            os.pwrite(descriptor, f"in use by process {os.getpid()}\n".encode(), len(line))
+            current = os.fstat(descriptor).st_ino == jvm_path(home).stat().st_ino
+            if current and not mark and not jvm.old and jvm.identity == wanted:
+                os.kill(jvm.pid, 0)
+                os.pwrite(descriptor, f"in use by process {os.getpid()}\n".encode(), len(line))
+                return cls(descriptor, jvm, len(line))
         except (OSError, ValueError, TypeError):
-            os.close(descriptor)
-            return None
-        return cls(descriptor, jvm, len(line))
+            pass  # another process has the lock, the file is not whole, or the JVM has ended
+        os.close(descriptor)
+        return None
 
     def give_back(self) -> None:
         """Ends the use of a JVM in which Spark has been stopped."""
@@ -270,13 +272,23 @@ def _return_at_exit(lease: Lease, session: SparkSession) -> None:
 
 
 def _stopped(jvm: Jvm, session: SparkSession) -> bool:
-    """Stops Spark, and empties the caches of the JVM that hold parts of the session. Returns whether the next process finds no trace of it."""
+    """Stops Spark, and lets go what the JVM holds for this process. Returns whether the JVM is fit for the next process.
+
+    Py4J holds each Java object that it has given to a process until the process releases it; a process that ends releases none.
+    """
+    from py4j.java_gateway import JavaObject
     from pyspark import SparkContext
 
     os.kill(jvm.pid, 0)  # raises an error if the JVM has ended; Py4J would log several
     java, context = session._jvm, SparkContext._active_spark_context  # noqa: SLF001 - pyspark has no other access to its JVM
+    objects = JavaObject("GATEWAY_SERVER", SparkContext._gateway._gateway_client).getGateway().getBindings()  # noqa: SLF001
     session.stop()
     if context is not None:
         context.stop()  # the process may have replaced the session
     java.org.apache.spark.sql.delta.DeltaLog.clearCache()
-    return bool(java.org.apache.spark.SparkContext.getActive().isEmpty())
+    contexts = getattr(getattr(java, "org.apache.spark.SparkContext$"), "MODULE$")
+    stopped = bool(contexts.getActive().isEmpty())  # pyspark makes a warning of an error in `stop`
+    objects.keySet().removeIf(java.java.util.regex.Pattern.compile(r"o\d+").asMatchPredicate())
+    java.java.lang.System.gc()
+    heap = java.java.lang.management.ManagementFactory.getMemoryMXBean().getHeapMemoryUsage()
+    return stopped and heap.getUsed() < _KEPT_SHARE * heap.getMax()

@@ -104,7 +104,7 @@ def _end_of_use(home: Path, jvm: Jvm, process: subprocess.Popen[bytes], idle_sec
 def _reason(descriptor: int, jvm: Jvm, idle_seconds: float) -> str | None:
     """The reason why an unlocked JVM must end."""
     if read(descriptor)[1]:
-        return "a run died in it"
+        return "its last run died, or found it unfit for another run"
     if jvm.old:
         return "it is old"
     return "no run has used it for some time" if time.time() - os.fstat(descriptor).st_mtime > idle_seconds else None

@@ -21,6 +21,7 @@ from infra.embedded.programs import child_environment
 from infra.settings import Settings
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.timeout(1_200)  # several JVMs start
 ROOT = Path(__file__).parents[2]
 #: A run: takes its orders from the arguments, and prints one line of JSON.
 RUN = """
@@ -73,7 +74,7 @@ if orders.get("stay"):
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """A home with a supervisor, and so with a holder, but without services."""
     settings = Settings.load(tmp_path / "a home").model_copy(
-        update={"batch_memory": "1g", "spark_master": "local[1]", "warm_jvm_seconds": 120}
+        update={"batch_memory": "1g", "spark_master": "local[1]", "warm_jvm_seconds": 1_800}
     )
     services.up(settings, {}, only=set())
     eventually(lambda: gateway.held(settings.home))
@@ -123,3 +124,102 @@ def test_runs_take_the_jvm_in_turn_and_each_finds_it_as_new(home: Settings) -> N
     assert (worker["BRAID_PROJECT"], worker["BRAID_HOME"]) == (home.project, str(home.home))
     assert worker["folder"] == str(home.home / "run")
     assert gateway.jvm_path(home.home).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_run_that_finds_the_jvm_in_use_or_of_other_settings_starts_its_own(home: Settings) -> None:
+    first = started(home, write=10, stay=True)
+    assert first.stdout is not None
+    used = json.loads(first.stdout.readline())["pid"]
+    own = run(home)
+    assert own["pid"] != used
+    first.communicate("")
+    other = run(home.model_copy(update={"batch_memory": "900m"}))
+    assert other["pid"] != used
+    again = run(home, write=20)
+    assert (again["pid"], again["rows"]) == (used, 20)
+
+
+def test_a_jvm_in_which_a_run_was_killed_ends_with_its_jobs_and_the_next_run_is_right(home: Settings) -> None:
+    killed = started(home, write=10, job=True)
+    assert killed.stdout is not None
+    used = json.loads(killed.stdout.readline())["pid"]
+    working = home.home / "working"
+    worker = int(eventually(lambda: working.exists() and working.read_text()))
+    killed.kill()
+    killed.wait()
+    began = time.monotonic()
+    eventually(ended(used), 30)
+    eventually(ended(worker), 30)
+    assert time.monotonic() - began < 20
+    eventually(lambda: gateway.held(home.home))
+    third = run(home, write=30)
+    assert third["pid"] != used
+    assert third["rows"] == 30
+    assert run(home)["pid"] == third["pid"], "the next JVM is warm again"
+
+
+def test_a_run_that_is_interrupted_gives_the_jvm_back_at_once(home: Settings) -> None:
+    interrupted = started(home, write=10, job=True)
+    assert interrupted.stdout is not None
+    used = json.loads(interrupted.stdout.readline())["pid"]
+    eventually((home.home / "working").exists)
+    interrupted.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    interrupted.wait(60)
+    assert time.monotonic() - began < 30, "it does not wait for its job"
+    after = run(home)
+    assert (after["pid"], after["rows"]) == (used, 10)
+
+
+def test_the_jvm_ends_with_its_holder(home: Settings) -> None:
+    used = run(home, write=10)["pid"]
+    first = holder(home)
+    first.kill()
+    eventually(ended(used), 30)
+    eventually(lambda: [pid for pid in services.process_ids(home) if pid != first.pid] and gateway.held(home.home), 60)
+    assert not gateway.jvm_path(home.home).exists()
+    second = run(home)
+    assert second["pid"] != used
+    services.down(home)
+    assert ended(second["pid"])()
+    assert run(home, write=20)["rows"] == 20, "without a holder a run starts its own"
+
+
+def test_an_unused_jvm_ends_and_frees_its_memory(tmp_path: Path) -> None:
+    settings = Settings.load(tmp_path / "idle").model_copy(
+        update={"batch_memory": "1g", "spark_master": "local[1]", "warm_jvm_seconds": 3}
+    )
+    try:
+        services.up(settings, {}, only=set())
+        eventually(lambda: gateway.held(settings.home))
+        used = run(settings, write=10)["pid"]
+        eventually(ended(used), 60)
+        eventually(lambda: gateway.held(settings.home) and holder(settings).memory_info().rss < 40 * 2**20, 60)
+    finally:
+        services.down(settings)
+
+
+def test_an_old_jvm_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "spark").mkdir()
+    young = gateway.Jvm("the same", os.getpid(), 1, "secret", time.time())
+    gateway.publish(tmp_path, young)
+    lease = gateway.Lease.take(tmp_path, "the same")
+    assert lease is not None
+    assert gateway.Lease.take(tmp_path, "the same") is None, "it is in use"
+    lease.abandon()
+    assert gateway.Lease.take(tmp_path, "the same") is None, "it is marked"
+    gateway.publish(tmp_path, gateway.Jvm("the same", os.getpid(), 1, "secret", time.time() - gateway.MAX_AGE_SECONDS - 1))
+    assert gateway.Lease.take(tmp_path, "the same") is None
+    gateway.publish(tmp_path, young)
+    assert gateway.Lease.take(tmp_path, "another") is None
+
+
+def test_what_shapes_a_jvm_is_in_its_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = {"spark.master": "local[1]", "spark.app.name": "a", "spark.sql.shuffle.partitions": "4"}
+    same = gateway.identity(properties)
+    assert gateway.identity({**properties, "spark.app.name": "b", "spark.sql.shuffle.partitions": "8"}) == same
+    assert gateway.identity({**properties, "spark.master": "local[2]"}) != same
+    for name in ("AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "BRAID_PROJECT", "SPARK_LOCAL_DIRS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "another")
+            assert gateway.identity(properties) != same, name
