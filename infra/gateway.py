@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -280,8 +280,10 @@ def _stopped(jvm: Jvm, session: SparkSession) -> bool:
     from pyspark import SparkContext
 
     os.kill(jvm.pid, 0)  # raises an error if the JVM has ended; Py4J would log several
-    java, context = session._jvm, SparkContext._active_spark_context  # noqa: SLF001 - pyspark has no other access to its JVM
-    objects = JavaObject("GATEWAY_SERVER", SparkContext._gateway._gateway_client).getGateway().getBindings()  # noqa: SLF001
+    java: Any = session._jvm  # noqa: SLF001 - pyspark has no other access to its JVM
+    gateway: Any = SparkContext._gateway  # noqa: SLF001
+    context = SparkContext._active_spark_context  # noqa: SLF001
+    objects = JavaObject("GATEWAY_SERVER", gateway._gateway_client).getGateway().getBindings()  # noqa: SLF001
     session.stop()
     if context is not None:
         context.stop()  # the process may have replaced the session

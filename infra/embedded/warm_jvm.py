@@ -75,7 +75,7 @@ def _launched(properties: dict[str, str], wanted: str) -> tuple[Any, Jvm]:
     from pyspark.java_gateway import launch_gateway
 
     configuration = SparkConf(loadDefaults=False).setAll(list(properties.items()))
-    gateway: Any = launch_gateway(configuration)
+    gateway: Any = launch_gateway(configuration)  # type: ignore[no-untyped-call]
     parameters = gateway.gateway_parameters
     return gateway, Jvm(wanted, gateway.proc.pid, parameters.port, parameters.auth_token, time.time())
 

@@ -58,13 +58,13 @@ def of_worker(batches):
 answer["worker"] = json.loads(spark.range(1).mapInArrow(of_worker, "environment string").first()[0])
 spark.conf.set("spark.braid.left", "something")
 spark.range(3).createOrReplaceTempView("left_behind")
+print(json.dumps(answer), flush=True)
 if orders.get("job"):
     def wait(batches):
         Path(settings.home / "working").write_text(str(os.getpid()))
         time.sleep(600)
         yield from batches
     spark.range(1).mapInArrow(wait, "id bigint").collect()
-print(json.dumps(answer), flush=True)
 if orders.get("stay"):
     sys.stdin.read()
 """
