@@ -4,11 +4,13 @@ import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 
 from features.project import Project
+from infra.gateway import batch_session
 from infra.settings import Settings
 from infra.spark import spark_properties
 from orchestration.first_day import first_day
@@ -45,7 +47,18 @@ class Deployment:
     @property
     def spark_resource(self) -> LazyPySparkResource:
         """Spark, which starts when an asset first uses it."""
-        return LazyPySparkResource(spark_config=spark_properties(self.settings, "braid batch", self.settings.batch_memory))
+        properties = spark_properties(self.settings, "braid batch", self.settings.batch_memory)
+        return BatchSpark(spark_config=properties, home=str(self.settings.home))
+
+
+class BatchSpark(LazyPySparkResource):
+    """Spark of a run, on the warm JVM of the home if the run may use it."""
+
+    home: str
+
+    def _init_session(self) -> None:
+        if self._spark_session is None:
+            self._spark_session = batch_session(Path(self.home), self.spark_config)
 
 
 class BatchEnd(dg.ConfigurableResource):

@@ -28,6 +28,7 @@ class Program:
         after: The services that must be healthy before the program starts.
         prepare: Writes the files that the program needs in the home, before it starts.
         stop_seconds: The time to end before the program is killed, in seconds.
+        helper: Whether the supervisor starts the program by itself. It is no service: nothing waits for it, and `braid status` does not show it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Program:
     after: tuple[str, ...] = ()
     prepare: Callable[[Settings], None] | None = None
     stop_seconds: int = 15
+    helper: bool = False
 
 
 def programs(settings: Settings) -> list[Program]:
@@ -58,6 +60,7 @@ def programs(settings: Settings) -> list[Program]:
         Program("dagster", _dagster_command, (ports.dagster,), after=("dagster-code",), prepare=prepare_dagster),
         Program("dagster-daemon", _daemon_command, after=("dagster",), prepare=prepare_dagster),
         Program("data-docs", _data_docs_command, (ports.data_docs,), prepare=_prepare_data_docs),
+        *([Program("warm-jvm", _warm_jvm_command, helper=True)] if settings.warm_jvm_seconds else []),
     ]
 
 
@@ -130,6 +133,10 @@ def _daemon_command(settings: Settings) -> list[str]:
 def _data_docs_command(settings: Settings) -> list[str]:
     where = ["--bind", "127.0.0.1", "--directory", str(settings.data_docs)]
     return [sys.executable, "-m", "http.server", *where, str(settings.ports.data_docs)]
+
+
+def _warm_jvm_command(settings: Settings) -> list[str]:
+    return [sys.executable, "-m", "infra.embedded.warm_jvm", str(settings.home), str(settings.warm_jvm_seconds)]
 
 
 def _prepare_data_docs(settings: Settings) -> None:

@@ -73,7 +73,7 @@ class Supervisor:
         return True
 
     def launch(self, programs: list[Program]) -> bool:
-        """Starts supervisord if it does not run. Starts no program.
+        """Starts supervisord if it does not run, with the helpers among the programs. Starts no service.
 
         Returns:
             Whether this call started supervisord.
@@ -242,7 +242,7 @@ class Supervisor:
                 "command": shlex.join(program.command(self._settings)),
                 # A folder without Python packages: Python searches the working folder first, where a package could hide one of braid's.
                 "directory": self._fingerprint.parent,
-                "autostart": "false",
+                "autostart": str(program.helper).lower(),
                 "autorestart": "true",
                 "startsecs": 1,
                 "startretries": 30,

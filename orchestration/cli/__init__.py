@@ -11,6 +11,7 @@ import sys
 
 import typer
 
+from infra import gateway
 from orchestration.cli import answers, data, forget, jobs, models, services
 from orchestration.cli.console import Context, HomeOption, ProjectOption, errors_as_sentences
 from orchestration.cli.init import init
@@ -35,4 +36,5 @@ for command in (
 
 def main() -> None:
     """Runs the command line."""
+    gateway.allow()
     sys.exit(app())
