@@ -21,7 +21,7 @@ from infra.embedded.programs import child_environment
 from infra.settings import Settings
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.timeout(1_200)  # several JVMs start
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1_200)]  # several JVMs start
 ROOT = Path(__file__).parents[2]
 #: A run: takes its orders from the arguments, and prints one line of JSON.
 RUN = """
