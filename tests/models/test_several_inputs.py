@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -322,7 +323,8 @@ def test_a_store_that_is_late_costs_the_budget_and_gives_the_declared_prediction
         assert "the online store has not answered within the budget of 1500 ms" in answer["provenance"]["degraded_reasons"]
     assert scores["candidates"] == [{"prediction": 0.25, "degraded": True}] * 2
     metrics = httpx.get(f"{built.settings.serving_url}/metrics").text
-    assert 'braid_late_answers_total{model="fraud"} 3.0' in metrics
+    [late] = re.findall(r'^braid_late_answers_total{model="fraud"} (\S+)$', metrics, re.MULTILINE)
+    assert float(late) >= 3
     assert 'braid_budget_used_count{model="fraud"}' in metrics
     eventually(lambda: ask(built, "/predict", **request_of(row)).json()["provenance"]["degraded"] is False)
 
