@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import struct
-import timeit
 from pathlib import Path
 from typing import Any
 
@@ -550,24 +549,9 @@ def test_a_default_that_is_not_finite_is_refused(default: float) -> None:
         expression("risk", "a", default)
 
 
-# The page, and the time.
+# The page.
 
 
 def test_the_page_on_expressions_lists_every_function() -> None:
     page = (ROOT / "docs" / "expressions.md").read_text()
     assert set(re.findall(r"`(\w+)\(\)`", page)) == set(FUNCTIONS)
-
-
-def test_a_row_takes_microseconds_and_a_column_no_python_per_row() -> None:
-    program = compiled_sql(
-        "CASE WHEN a > 100 AND b > 0 THEN a / b WHEN s IN ('DE', 'FR') THEN round(a) ELSE coalesce(c, least(a, b)) * seconds_between(t, request_time) END"
-    )
-    row = {"a": 120.5, "b": 3, "c": None, "s": "DE", "t": MONDAY_MS, "request_time": MONDAY_MS + 5}
-    seconds_of_a_row = min(timeit.repeat(lambda: program.of_row(row), number=1_000, repeat=7)) / 1_000
-    assert seconds_of_a_row < 30e-6
-    columns = {name: np.full(100_000, np.nan if value is None else value) for name, value in row.items() if name != "s"}
-    arithmetic = compiled_sql(
-        "CASE WHEN a > 100 AND b > 0 THEN a / b ELSE coalesce(c, least(a, b)) * seconds_between(t, request_time) END"
-    )
-    seconds_of_columns = min(timeit.repeat(lambda: arithmetic.of_columns(columns, 100_000), number=1, repeat=5))
-    assert seconds_of_columns < 0.2
