@@ -4,6 +4,7 @@ guard        refuses requests without a key, of another type, too large, or outs
 contract     the fields of requests and answers
 encoding     an answer → its bytes
 service      the endpoints, as a BentoML service
+predicting   one request to a model → its answer, within the budget
 answer       what the store gave → the answer
 freshness    whether features are too old for a use case
 model        the champion of the registry, loaded and followed
