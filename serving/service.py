@@ -128,7 +128,7 @@ class Braid(_ModelEndpoints):
 
     @bentoml.api(route="/predict")
     async def predict(self, request: PredictRequest, /) -> PredictResponse:
-        """A prediction of the default model, by the champion or by the entity's variant in a running experiment."""
+        """A prediction about an entity, on the features of this moment, by the default model or the entity's variant in an experiment."""
         try:
             return await self._answer(_project.default_model, request)  # type: ignore[return-value]
         except RefusalError as refusal:
