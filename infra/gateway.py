@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: The age from which a JVM gets no more runs.
 MAX_AGE_SECONDS = 12 * 3_600.0
 #: The time that a run waits for the holder to start a JVM. The run would need most of it for a JVM of its own.
-_START_SECONDS = 20.0
+_START_SECONDS = 45.0
 #: The time that Spark may take to stop at the end of a process.
 _STOP_SECONDS = 30.0
 #: The share of the heap that may be in use after a run. Spark's static caches grow by some megabytes per run.
