@@ -121,17 +121,19 @@ def conditions(spark: SparkSession, settings: Settings, project: Project, entity
         keyed = re.compile(rf"(tiles|history)_{any_name}_{_VERSION}|view_{any_name}|{any_name}_realtime")
         matching |= {name: f"entity = {entity.sql}" for name in present if keyed.fullmatch(name)}
         for model in project.models:
-            first, *others = model.vector.inputs
-            columns = ["entity"] if first.group.name in names else []
-            columns += [entry.key for entry in others if entry.group.name in names]
-            if columns:
-                condition = " OR ".join(f"`{column}` = {entity.sql}" for column in dict.fromkeys(columns))
-                matching |= dict.fromkeys({model.training_table, model.logged_training_table} & set(present), condition)
-            if model.labels and model.labels.table in present:
-                keys = [entry.key for entry in model.vector.inputs if entry.group.name in names]
-                if keys:
-                    matching[model.labels.table] = " OR ".join(f"`{key}` = {entity.sql}" for key in dict.fromkeys(keys))
+            keys = [entry.key for entry in model.vector.inputs if entry.group.name in names]
+            # In a training set the id of the first input is the column `entity`.
+            columns = [entry.key for entry in model.vector.inputs[1:] if entry.group.name in names]
+            columns += ["entity"] if model.group.name in names else []
+            matching |= (
+                dict.fromkeys((model.training_table, model.logged_training_table), _any_is(columns, entity)) if columns else {}
+            )
+            matching |= {model.labels.table: _any_is(keys, entity)} if model.labels and keys else {}
     return {name: condition for name, condition in matching.items() if name in present}
+
+
+def _any_is(columns: Iterable[str], entity: Entity) -> str:
+    return " OR ".join(f"`{column}` = {entity.sql}" for column in dict.fromkeys(columns))
 
 
 def erase_rows(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> tuple[dict[str, int], list[date]]:

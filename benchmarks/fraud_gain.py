@@ -5,7 +5,7 @@
 The data are the simulated purchases of `examples.fraud.transactions`. Each purchase is a label point: its features are computed by
 hand-written SQL in DuckDB from strictly earlier events, once as of the purchase (merged) and once as of the last midnight (batch only),
 as in braid's training sets. Both models also get the columns of the request (amount, hour) and the amount relative to the card's mean.
-Both are trained with the parameters of braid's own training. Scenarios 1 to 3 last days or are seen in the request, so fresh features
+Their input is that of the declared model, and both are trained as braid trains. Scenarios 1 to 3 last days or are seen in the request, so fresh features
 hardly help; 4 and 5 last minutes or hours.
 
 The first 14 days only fill the windows. Training ends 7 days before the evaluation, because a fraud is known up to 7 days later; the
@@ -35,21 +35,14 @@ import pandas as pd
 import typer
 
 from benchmarks.training_set import range_join_sql
-from examples.fraud.definitions import cards, project, terminal_chargebacks, terminals
+from examples.fraud.definitions import fraud, project
 from examples.fraud.transactions import DELAY_DAYS, Report, generate
 from features.declaration import FeatureGroup
-from features.windows import DAY_MS, HOUR_MS
+from features.windows import DAY_MS
+from models.training import fitted
 
-#: The parameters of `models.training`.
-PARAMETERS = {
-    "objective": "binary", "learning_rate": 0.05, "num_leaves": 31, "min_data_in_leaf": 50, "deterministic": True, "force_row_wise": True,
-    "seed": 7, "num_threads": 2, "verbosity": -1,
-}  # fmt: skip
-ROUNDS, PATIENCE = 400, 30
 #: The days at the beginning that only fill the windows, and the share of the time, at its end, that is for evaluation.
 WARM_UP_DAYS, EVALUATION_SHARE = 14, 0.25
-#: The groups with the prefix of their features in the model.
-INPUTS = ((cards, ""), (terminals, "terminal_"), (terminal_chargebacks, "terminal_"))
 BATCH, MERGED = "batch only", "merged"
 SCENARIOS = {0: "all", 1: "large amount", 2: "compromised terminal", 3: "stolen card", 4: "card testing", 5: "attacked terminal"}
 AVERAGE_PRECISION, RECALL, CARD_PRECISION = "average precision", "recall at 1 % FPR", "card precision@100"
@@ -125,8 +118,8 @@ def compare(report: Report, days: int, seed: int, replicates: int) -> dict[str, 
     models: dict[str, Any] = {}
     evaluations = {}
     for name, prefix in ((BATCH, "batch_"), (MERGED, "")):
-        booster = _trained(matrix(train, prefix), train["scenario"].to_numpy() > 0)
-        scores = np.asarray(booster.predict(matrix(later, prefix), num_threads=2))
+        booster = fitted(fraud.vector.matrix(train, prefix), train["scenario"].to_numpy() > 0, list(fraud.vector.names))
+        scores = np.asarray(booster.predict(fraud.vector.matrix(later, prefix), num_threads=2))
         evaluations[name] = Evaluation.of(later, scores)
         gains = dict(zip(booster.feature_name(), booster.feature_importance("gain"), strict=True))
         models[name] = {"rounds": booster.best_iteration, "gain": sorted(gains, key=lambda column: -gains[column])[:6]}
@@ -149,7 +142,7 @@ def compare(report: Report, days: int, seed: int, replicates: int) -> dict[str, 
 def label_points(report: Report) -> pd.DataFrame:
     """Each purchase with its features at its own time, and under `batch_` those at the last midnight before it.
 
-    Columns: `q_ms`, `card_id`, `terminal_id`, `amount`, `scenario`, and the features with the prefixes of `INPUTS`.
+    Columns: `q_ms`, `card_id`, `terminal_id`, `amount`, `scenario`, and the features by their names in the model.
     """
     with duckdb.connect(config={"threads": 2}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -164,7 +157,8 @@ def label_points(report: Report) -> pd.DataFrame:
             f"q_ms - q_ms % {DAY_MS} AS midnight_ms FROM read_csv('{report.labels}')"
         )
         selected, joins = ["points.* EXCLUDE (midnight_ms)"], []
-        for group, prefix in INPUTS:
+        for entry in fraud.vector.inputs:
+            group, prefix = entry.group, entry.prefix
             for kind, instant in (("", "q_ms"), ("batch_", "midnight_ms")):
                 table = f"{kind}{group.name}"
                 _features(connection, group, instant, table)
@@ -178,32 +172,6 @@ def _features(connection: duckdb.DuckDBPyConnection, group: FeatureGroup, instan
     connection.execute(f"CREATE OR REPLACE VIEW e AS SELECT * FROM {group.source.table}")
     connection.execute(f"CREATE OR REPLACE VIEW l AS SELECT DISTINCT {group.entity} AS entity, {instant} AS q_ms FROM points")
     connection.execute(f"CREATE TABLE {table} AS {range_join_sql(group, '//')}")
-
-
-def matrix(rows: pd.DataFrame, prefix: str) -> pd.DataFrame:
-    """The input of a model: the features with a prefix, the declared default where there is no value; the request; what is derived from both."""
-    columns = {
-        f"{group_prefix}{feature.name}": rows[f"{prefix}{group_prefix}{feature.name}"].astype("float64").fillna(feature.default)
-        for group, group_prefix in INPUTS
-        for feature in group.model_features
-    }
-    mean = columns["mean_amount_30d"]
-    return pd.DataFrame({
-        **columns,
-        "amount": rows["amount"],
-        "hour": rows["q_ms"] % DAY_MS // HOUR_MS,
-        "amount_to_mean": (rows["amount"] / mean.where(mean > 0)).fillna(0.0),
-    })  # fmt: skip
-
-
-def _trained(inputs: pd.DataFrame, labels: npt.NDArray[Any]) -> Any:
-    import lightgbm
-
-    # As in models.training: the last tenth of the training period stops the training.
-    cut = int(len(inputs) * 0.9)
-    fit = lightgbm.Dataset(inputs[:cut], labels[:cut])
-    watch = lightgbm.Dataset(inputs[cut:], labels[cut:], reference=fit)
-    return lightgbm.train(PARAMETERS, fit, ROUNDS, valid_sets=[watch], callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)])
 
 
 def differences(evaluations: dict[str, Evaluation], days: int, seed: int, replicates: int) -> list[dict[str, Any]]:

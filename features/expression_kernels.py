@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from features.windows import DAY_MS, HOUR_MS
+
 #: A number or a time is a float, a text is a str, a condition is a bool; None is null.
 Value = float | str | bool | None
 Array = npt.NDArray[Any]
@@ -272,11 +274,11 @@ LENGTH = _total_function(lambda text: float(len(text)), float)
 CONCAT = _total_function(lambda *texts: "".join(texts), object)
 #: The hour of a time in UTC, 0 to 23.
 HOUR_OF_DAY = _arithmetic(
-    lambda ms: float(int(ms) // 3_600_000 % 24), lambda ms: (ms.astype(np.int64) // 3_600_000 % 24).astype(np.float64)
+    lambda ms: float(int(ms) // HOUR_MS % 24), lambda ms: (ms.astype(np.int64) // HOUR_MS % 24).astype(np.float64)
 )
 #: The day of the week of a time in UTC, 1 (Monday) to 7. 1970-01-01 was a Thursday.
 DAY_OF_WEEK = _arithmetic(
-    lambda ms: float((int(ms) // 86_400_000 + 3) % 7 + 1),
-    lambda ms: ((ms.astype(np.int64) // 86_400_000 + 3) % 7 + 1).astype(np.float64),
+    lambda ms: float((int(ms) // DAY_MS + 3) % 7 + 1),
+    lambda ms: ((ms.astype(np.int64) // DAY_MS + 3) % 7 + 1).astype(np.float64),
 )
 SECONDS_BETWEEN = _arithmetic(lambda start, end: (end - start) / 1000.0, lambda start, end: (end - start) / 1000.0)

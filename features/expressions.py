@@ -17,7 +17,6 @@ docs/expressions.md lists the operators and functions. Everything else is refuse
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,10 +30,9 @@ from features import expression_kernels as kernels
 from features.errors import DeclarationError
 from features.expression_compiler import Compiler, phrase
 from features.expression_program import CONDITION, NUMBER, Call, Reading, Step, ValueKind, evaluate_columns, row_function
+from features.names import FEATURE_NAME
 
 __all__ = ["Compiled", "Expression", "ValueKind", "compiled", "expression"]
-
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Expression:
     default: float = 0.0
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not FEATURE_NAME.fullmatch(self.name):
             raise DeclarationError(
                 f"The name {self.name!r} cannot be used.", "Use lower-case letters, digits and underscores, a letter first."
             )

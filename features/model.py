@@ -234,12 +234,13 @@ class Model:
                 f"The outcome of {self.name} has no condition.", "Give one by `where`, or join events by `join`."
             )
         needed = [*(entry.key for entry in self.vector.inputs[1:]), *(column.name for column in self.request)]
-        if outcome.at is None and (outcome.join is not None or needed):
+        needed += [outcome.join] if outcome.join is not None else []
+        if outcome.at is None and needed:
             raise DeclarationError(
-                f"The label points of {self.name} need {', '.join([*needed, *([outcome.join] if outcome.join else [])])}, which no event tells.",
+                f"The label points of {self.name} need {', '.join(needed)}, which no event tells.",
                 "Name the events that are label points by `Outcome(at=...)`.",
             )
-        for name in [*needed, *([outcome.join] if outcome.join else [])]:
+        for name in needed:
             column = source.column(name)
             kind = self.vector.keys.get(name) or next((entry.type for entry in self.request if entry.name == name), None)
             if column is None or (kind is not None and column.type is not kind):

@@ -1,4 +1,4 @@
-"""The names of sources, tables, models and their columns."""
+"""The names of sources, tables, groups, features, models and their columns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from features.errors import DeclarationError
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+#: The name of a group, a feature or a derived feature.
+FEATURE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def check_name(what: str, name: str) -> None:

@@ -91,23 +91,21 @@ def batch_session(home: Path, properties: Mapping[str, str]) -> SparkSession:
         properties: The result of `infra.spark.spark_properties`.
     """
     from pyspark import SparkContext
-    from pyspark.sql import SparkSession
 
-    builder = SparkSession.builder
-    for key, value in properties.items():
-        builder = builder.config(key, value)
+    from infra.spark import session_of
+
     fresh = SparkContext._gateway is None  # noqa: SLF001 - the only trace of the JVM that this process already uses
     lease = borrow(home, identity(properties)) if _allowed and fresh else None
     if lease is None:
-        return builder.getOrCreate()
+        return session_of(properties)
     try:
         with _gateway_of(lease.jvm):
-            session = builder.getOrCreate()
+            session = session_of(properties)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the warm JVM, a new one does not have it
         _log.warning("The warm JVM %d cannot be used (%s); this run starts a JVM of its own.", lease.jvm.pid, error)
         lease.abandon()
         SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None  # noqa: SLF001
-        return builder.getOrCreate()
+        return session_of(properties)
     _log.info("The run uses the warm JVM %d.", lease.jvm.pid)
     _return_at_exit(lease, session)
     return session

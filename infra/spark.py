@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 
 from pyspark.sql import SparkSession
 
@@ -14,8 +15,13 @@ from infra.settings import Settings
 
 def spark_session(settings: Settings, name: str, memory: str, extra: dict[str, str] | None = None) -> SparkSession:
     """The Spark session of this process on `settings.spark_master`; created at the first call. Arguments as `spark_properties`."""
+    return session_of(spark_properties(settings, name, memory, extra))
+
+
+def session_of(properties: Mapping[str, str]) -> SparkSession:
+    """The Spark session of this process; created with these properties at the first call."""
     builder = SparkSession.builder
-    for key, value in spark_properties(settings, name, memory, extra).items():
+    for key, value in properties.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.model import Model
-from features.vector import FeatureVector, vector_text
+from features.vector import FeatureVector, Matrix, vector_text
 from infra.settings import Settings
 from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, text_digest, tracking
 
@@ -123,23 +123,27 @@ def evaluate(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> Evaluation:
     )
 
 
+def fitted(inputs: Matrix, labels: npt.NDArray[Any], names: list[str]) -> Any:
+    """The `lightgbm.Booster` of a training period, whose rows are in the order of time. Its last tenth stops the training."""
+    import lightgbm
+
+    cut = int(len(inputs) * 0.9)
+    fit = lightgbm.Dataset(inputs[:cut], labels[:cut], feature_name=names)
+    watch = lightgbm.Dataset(inputs[cut:], labels[cut:], reference=fit)
+    return lightgbm.train(_PARAMETERS, fit, _ROUNDS, valid_sets=[watch], callbacks=[lightgbm.early_stopping(30, verbose=False)])
+
+
 def _train(
     settings: Settings, vector: FeatureVector, rows: pd.DataFrame, prefix: str, name: str, tags: dict[str, str]
 ) -> tuple[str, Evaluation, dict[str, bytes]]:
-    import lightgbm
     import mlflow
     from mlflow import MlflowClient
     from mlflow.models import infer_signature
 
     train = rows[rows["split"] == "train"].sort_values(["q_ms", "entity"])
     later = rows[rows["split"] == "evaluation"].sort_values(["q_ms", "entity"])
-    x, y = vector.matrix(train, prefix), train["label"].to_numpy()
-    # Early stopping uses the last tenth of the training period, so the evaluation period stays unseen.
-    cut = int(len(x) * 0.9)
     names = list(vector.names)
-    fit = lightgbm.Dataset(x[:cut], y[:cut], feature_name=names)
-    watch = lightgbm.Dataset(x[cut:], y[cut:], reference=fit)
-    booster = lightgbm.train(_PARAMETERS, fit, _ROUNDS, valid_sets=[watch], callbacks=[lightgbm.early_stopping(30, verbose=False)])
+    booster = fitted(vector.matrix(train, prefix), train["label"].to_numpy(), names)
     x_later, y_later = vector.matrix(later, prefix), later["label"].to_numpy()
     scores = np.asarray(booster.predict(x_later, num_threads=2))
     evaluation = evaluate(y_later, scores)

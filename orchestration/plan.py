@@ -13,9 +13,9 @@ from features.errors import DeclarationError
 from features.instants import now_ms, rfc3339, utc_day
 from features.model import Model
 from features.project import Project
-from features.vector import vector_of_text
+from features.vector import FeatureVector, vector_of_text
 from infra.settings import Settings
-from models.registry import CHAMPION, trained_fingerprint, version_by_alias
+from models.registry import CHAMPION, RegisteredVersion, trained_fingerprint, version_by_alias
 from orchestration.first_day import first_day
 from orchestration.running import runs
 from store.server import reached_store
@@ -123,12 +123,9 @@ def model_plans(project: Project, settings: Settings) -> list[ModelPlan]:
         if champion is None:
             plans.append(ModelPlan(model.name, vector.fingerprint, None, None, Change(vector.names, (), ())))
             continue
-        try:
-            change_of_input = vector.change_since(vector_of_text(champion.tags.get("declaration", ""), model.sources))
-        except DeclarationError:
-            change_of_input = None
-        trained = trained_fingerprint(champion.tags)
-        plans.append(ModelPlan(model.name, vector.fingerprint, champion.version, trained, change_of_input))
+        trained_on = _trained_on(model, champion)
+        difference = vector.change_since(trained_on) if trained_on else None
+        plans.append(ModelPlan(model.name, vector.fingerprint, champion.version, trained_fingerprint(champion.tags), difference))
     return plans
 
 
@@ -140,11 +137,16 @@ def _not_known(project: Project, settings: Settings, group: FeatureGroup) -> tup
 
 def _not_known_to(settings: Settings, model: Model, group: FeatureGroup) -> tuple[str, ...]:
     champion = version_by_alias(settings, model.name, CHAMPION)
-    if champion is None:
-        return ()
-    try:
-        trained = vector_of_text(champion.tags.get("declaration", ""), model.sources)
-    except DeclarationError:
+    trained = _trained_on(model, champion) if champion else None
+    if trained is None:
         return ()
     versions = [entry.group for entry in trained.inputs if entry.group.name == group.name]
     return tuple(name for version in versions for name in version.model_names if name not in same_meaning(group, version))
+
+
+def _trained_on(model: Model, version: RegisteredVersion) -> FeatureVector | None:
+    """The input that a version was trained on; None if this braid cannot read it."""
+    try:
+        return vector_of_text(version.tags.get("declaration", ""), model.sources)
+    except DeclarationError:
+        return None

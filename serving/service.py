@@ -37,41 +37,44 @@ from store.reading import OnlineStore
 
 _settings = Settings.load()
 _project = load_project(_settings)
-_contracts = {model.name: (*predict_contract(model), *score_contract(model)) for model in _project.models}
+#: (model, action) → the contract of its endpoint; an action is a method of `Predictor`.
+_contracts: dict[tuple[str, str], tuple[Any, Any]] = {}
+for _declared in _project.models:
+    _contracts[_declared.name, "predict"], _contracts[_declared.name, "score"] = (
+        predict_contract(_declared),
+        score_contract(_declared),
+    )
+_default = _project.default_model
 if TYPE_CHECKING:
     from serving.contract import PredictRequest, PredictResponse
 else:
-    PredictRequest, PredictResponse = (_contracts[_project.models[0].name] if _project.models else predict_contract(None))[:2]
+    PredictRequest, PredictResponse = _contracts[_default.name, "predict"] if _default else predict_contract(None)
 
 
 class _ModelEndpoints:
-    """Two API methods for each model of the project: a prediction, and the scores of many candidates."""
+    """An API method for each model of the project and each action: a prediction, and the scores of many candidates."""
 
-    async def _answer(self, declared: Model | None, request: Any, many: bool = False) -> Response:
-        raise NotImplementedError
+    _predictors: dict[str, Predictor]
 
 
-def _endpoint(declared: Model, many: bool) -> Any:
+def _endpoint(name: str, action: str) -> Any:
     async def answer(self: _ModelEndpoints, request: Any, /) -> Any:
         try:
-            return await self._answer(declared, request, many)
+            return await getattr(self._predictors[name], action)(request)
         except RefusalError as refusal:
             return refusal.response()
 
-    request_type, response_type = _contracts[declared.name][2:] if many else _contracts[declared.name][:2]
-    answer.__annotations__ = {"request": request_type, "return": response_type}
-    answer.__name__ = f"{'score' if many else 'predict'}_{declared.name}"
-    answer.__doc__ = (
-        f"The predictions of the model {declared.name} for many candidates, on the features of one moment."
-        if many
-        else f"A prediction of the model {declared.name}, on the features of this moment."
-    )
-    return bentoml.api(answer, route=f"/models/{declared.name}/{'score' if many else 'predict'}")
+    answer.__annotations__ = dict(zip(("request", "return"), _contracts[name, action], strict=True))
+    answer.__name__ = f"{action}_{name}"
+    answer.__doc__ = {
+        "predict": f"A prediction of the model {name}, on the features of this moment.",
+        "score": f"The predictions of the model {name} for many candidates, on the features of one moment.",
+    }[action]
+    return bentoml.api(answer, route=f"/models/{name}/{action}")
 
 
-for _declared in _project.models:
-    for _many in (False, True):
-        setattr(_ModelEndpoints, f"{'score' if _many else 'predict'}_{_declared.name}", _endpoint(_declared, _many))
+for _name, _action in _contracts:
+    setattr(_ModelEndpoints, f"{_action}_{_name}", _endpoint(_name, _action))
 
 
 @bentoml.service(
@@ -94,9 +97,7 @@ class Braid(_ModelEndpoints):
         self._served = ServedLog(settings, self._metrics.lost)
         self._freshness = Freshness(settings, _project.groups, self._metrics.newest_event)
         self._models = {
-            model.name: Models(
-                settings, model, partial(self._exchanged, model), settings.experiment if model == _project.default_model else None
-            )
+            model.name: Models(settings, model, partial(self._exchanged, model), settings.experiment if model == _default else None)
             for model in _project.models
         }
         self._predictors = {
@@ -130,7 +131,7 @@ class Braid(_ModelEndpoints):
     async def predict(self, request: PredictRequest, /) -> PredictResponse:
         """A prediction about an entity, on the features of this moment, by the default model or the entity's variant in an experiment."""
         try:
-            return await self._answer(_project.default_model, request)  # type: ignore[return-value]
+            return await self._default_predictor().predict(request)  # type: ignore[return-value]
         except RefusalError as refusal:
             return refusal.response()  # type: ignore[return-value]
 
@@ -173,16 +174,15 @@ class Braid(_ModelEndpoints):
         self._metrics.answered("features", started)
         return response
 
-    async def _answer(self, declared: Model | None, request: Any, many: bool = False) -> Response:
-        if declared is None:
+    def _default_predictor(self) -> Predictor:
+        if _default is None:
             raise RefusalError(
                 404, "The project declares no model.", "Add a Model to its definitions; /features answers without one."
             )
-        predictor = self._predictors[declared.name]
-        return await (predictor.score(request) if many else predictor.predict(request))
+        return self._predictors[_default.name]
 
     def _exchanged(self, declared: Model, variant: Variant, model: LoadedModel) -> None:
-        if variant.name == "champion" and declared == _project.default_model:
+        if variant.name == "champion" and declared == _default:
             self._metrics.champion(model.version)
         # MLflow and its like are a million objects that stay: a full collection would look at each of them, during some request.
         gc.collect()
@@ -198,7 +198,6 @@ Braid.add_asgi_middleware(  # type: ignore[attr-defined]
     requests={
         "/predict": PredictRequest,
         "/features": FeaturesRequest,
-        **{f"/models/{name}/predict": predict for name, (predict, *_) in _contracts.items()},
-        **{f"/models/{name}/score": score for name, (_, _, score, _) in _contracts.items()},
+        **{f"/models/{name}/{action}": request for (name, action), (request, _) in _contracts.items()},
     },
 )

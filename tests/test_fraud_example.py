@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fraud_gain import INPUTS, label_points
+from benchmarks.fraud_gain import label_points
 from braid.testing import features_at
-from examples.fraud.definitions import chargebacks, project, transactions
+from examples.fraud.definitions import chargebacks, fraud, project, transactions
 from examples.fraud.transactions import DELAY_DAYS, END_MS, Report, generate
 from features.instants import parse_rfc3339, rfc3339
 from features.windows import DAY_MS
@@ -136,7 +136,7 @@ def test_the_features_of_the_benchmark_are_those_of_the_declaration(report: Repo
     chosen = [point for kind in (0, 2, 4, 5) for point in later[later["scenario"] == kind][::7][:2].itertuples()]
     values_compared = 0
     for point in chosen:
-        for group, prefix in INPUTS:
+        for group, prefix in ((entry.group, entry.prefix) for entry in fraud.vector.inputs):
             entity = getattr(point, group.entity)
             mine = [event for event in events[group.source] if event[group.entity] == str(entity)]
             for kind, at_ms in (("", point.q_ms), ("batch_", point.q_ms - point.q_ms % DAY_MS)):

@@ -19,37 +19,18 @@ from braid import (
     total,
 )
 
-transactions = EventSource(
-    name="transactions",
-    topic="transactions",
-    table="transactions",
-    key="card_id",
-    columns=(
-        Column("event_id", required=True),
-        Column("event_type", required=True),
-        Column("transaction_id", required=True),
-        Column("card_id", ColumnType.INT64, required=True),
-        Column("terminal_id", required=True),
-        Column("amount", ColumnType.DECIMAL, required=True),
-        Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
-    ),
+#: A purchase, and a chargeback with the values of its purchase.
+COLUMNS = (
+    Column("event_id", required=True),
+    Column("event_type", required=True),
+    Column("transaction_id", required=True),
+    Column("card_id", ColumnType.INT64, required=True),
+    Column("terminal_id", required=True),
+    Column("amount", ColumnType.DECIMAL, required=True),
+    Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
 )
-
-chargebacks = EventSource(
-    name="chargebacks",
-    topic="chargebacks",
-    table="chargebacks",
-    key="transaction_id",
-    columns=(
-        Column("event_id", required=True),
-        Column("event_type", required=True),
-        Column("transaction_id", required=True),
-        Column("card_id", ColumnType.INT64, required=True),
-        Column("terminal_id", required=True),
-        Column("amount", ColumnType.DECIMAL, required=True),
-        Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
-    ),
-)
+transactions = EventSource(name="transactions", topic="transactions", table="transactions", key="card_id", columns=COLUMNS)
+chargebacks = EventSource(name="chargebacks", topic="chargebacks", table="chargebacks", key="transaction_id", columns=COLUMNS)
 
 cards = FeatureGroup(
     name="cards",
@@ -108,8 +89,8 @@ fraud = Model(
     ),
     request=(RequestColumn("amount", ColumnType.DECIMAL, required=True),),
     derived=(
-        expression("amount_to_mean", "amount / mean_amount_30d"),
         expression("hour", "hour_of_day(request_time)"),
+        expression("amount_to_mean", "amount / mean_amount_30d"),
     ),
     outcome=Outcome(source=chargebacks, join="transaction_id", at="event_type = 'PURCHASE'", within="7d"),
     budget_ms=50,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +17,13 @@ from features.checks import GroupChecks
 from features.declaration.feature import Feature
 from features.declaration.inputs import Input, columns_read, input_of
 from features.errors import DeclarationError
+from features.names import FEATURE_NAME, twin_of
 from features.sources import ColumnType, EventSource
 from features.windows import BUFFER_MS, DAY_MS, MINUTE_MS, Window, duration_text, parse_duration
 
 #: The longest id of an entity, in characters, because the id is part of a key.
 MAX_ENTITY_LENGTH = 256
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
 #: Prefixes of keys under which the online store keeps its own data.
 _RESERVED_GROUPS = {"braid", "speed", "alerts"}
 #: Columns of the tables of a group that braid adds.
@@ -142,16 +141,13 @@ class FeatureGroup:
     def _check_names(self) -> None:
         if not self.features:
             raise DeclarationError(f"The group {self.name} has no features.", "Declare at least one.")
-        seen: set[str] = set()
         for name, reserved in ((self.name, _RESERVED_GROUPS), *((name, _RESERVED) for name in self.feature_names)):
-            if not _NAME.fullmatch(name) or name in reserved:
+            if not FEATURE_NAME.fullmatch(name) or name in reserved:
                 raise DeclarationError(
                     f"The name {name!r} cannot be used.", "Use lower-case letters, digits and underscores, and no reserved name."
                 )
-        for name in self.feature_names:
-            if name in seen:
-                raise DeclarationError(f"The group {self.name} has two features named {name!r}.", "Rename one of them.")
-            seen.add(name)
+        if (twin := twin_of(self.feature_names)) is not None:
+            raise DeclarationError(f"The group {self.name} has two features named {twin!r}.", "Rename one of them.")
         column = self.source.column(self.entity)
         if column is None or column.type not in (ColumnType.INT64, ColumnType.STRING):
             known = ", ".join(known.name for known in self.source.columns)
