@@ -44,7 +44,7 @@ _STOP_SECONDS = 30.0
 #: The share of the heap that may be in use after a run. Spark's static caches grow by some megabytes per run.
 _KEPT_SHARE = 0.25
 _POLL_SECONDS = 0.05
-#: Environment variables that change what a JVM and its Python workers do, besides those of the settings.
+#: Environment variables that change what a JVM and its Python workers do.
 _SHAPING = ("AWS_", "AZURE_", "GOOGLE_", "HADOOP_", "JAVA_", "JDK_", "LC_", "LD_", "PYSPARK_", "PYTHON", "SPARK_")
 #: Variables with such a prefix that change nothing, or that Spark itself sets in a process that uses it.
 _SHAPELESS = {"PYTHONUNBUFFERED", "SPARK_AUTH_SOCKET_TIMEOUT", "SPARK_BUFFER_SIZE"}
@@ -112,18 +112,11 @@ def batch_session(home: Path, properties: Mapping[str, str]) -> SparkSession:
 
 
 def identity(properties: Mapping[str, str]) -> str:
-    """A fingerprint of all that shapes a JVM: the properties, the settings, and the environment of Java, Python and the lake's storage.
+    """A fingerprint of all that shapes a JVM: the properties, and the environment of Java, Python and the lake's storage.
 
-    The properties of a session are left out, because each process makes a session of its own.
+    The properties of a session are left out, because each process makes a session of its own. Settings shape a JVM by the properties alone.
     """
-    from infra.settings import Settings
-
-    settings = {field.alias for field in Settings.model_fields.values()}
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if (name in settings or name.startswith(_SHAPING)) and name not in _SHAPELESS
-    }
+    environment = {name: value for name, value in os.environ.items() if name.startswith(_SHAPING) and name not in _SHAPELESS}
     shaping = {key: value for key, value in properties.items() if not key.startswith(_OF_A_SESSION)}
     return hashlib.sha256(json.dumps([shaping, environment], sort_keys=True).encode()).hexdigest()
 

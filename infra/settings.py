@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         description="Heap of the Spark driver of the speed layer, in Spark's form, such as `1g` for 1 GiB.",
     )
     warm_jvm_seconds: int = Field(
-        0,
+        600,
         alias="BRAID_WARM_JVM_SECONDS",
         ge=0,
         description="Seconds that the Spark JVM of Dagster's runs is kept for the next run, with its memory, such as 600. 0: each run starts its own.",

@@ -80,6 +80,8 @@ def _port_claims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("BRAID_PORT_CLAIMS", str(claims))
         for offset, name in enumerate(ports.PREFERRED):
             patch.setitem(ports.PREFERRED, name, first + offset)
+        # The same for the services and for the commands that a test runs, which then share the warm JVM.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         # By its path: a library may have a package of the name `tests`.
         patch.setenv("BRAID_PROJECT", f"{Path(__file__).with_name('declarations.py')}:project")
         yield

@@ -21,7 +21,7 @@ from infra.embedded.programs import child_environment
 from infra.settings import Settings
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1_200)]  # several JVMs start
+pytestmark = pytest.mark.timeout(1_200)  # several JVMs start
 ROOT = Path(__file__).parents[2]
 #: A run: takes its orders from the arguments, and prints one line of JSON.
 RUN = """
@@ -126,6 +126,7 @@ def test_runs_take_the_jvm_in_turn_and_each_finds_it_as_new(home: Settings) -> N
     assert gateway.jvm_path(home.home).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.long
 def test_a_run_that_finds_the_jvm_in_use_or_of_other_settings_starts_its_own(home: Settings) -> None:
     first = started(home, write=10, stay=True)
     assert first.stdout is not None
@@ -158,6 +159,7 @@ def test_a_jvm_in_which_a_run_was_killed_ends_with_its_jobs_and_the_next_run_is_
     assert run(home)["pid"] == third["pid"], "the next JVM is warm again"
 
 
+@pytest.mark.long
 def test_a_run_that_is_interrupted_gives_the_jvm_back_at_once(home: Settings) -> None:
     interrupted = started(home, write=10, job=True)
     assert interrupted.stdout is not None
@@ -171,6 +173,7 @@ def test_a_run_that_is_interrupted_gives_the_jvm_back_at_once(home: Settings) ->
     assert (after["pid"], after["rows"]) == (used, 10)
 
 
+@pytest.mark.long
 def test_the_jvm_ends_with_its_holder(home: Settings) -> None:
     used = run(home, write=10)["pid"]
     first = holder(home)
@@ -185,6 +188,7 @@ def test_the_jvm_ends_with_its_holder(home: Settings) -> None:
     assert run(home, write=20)["rows"] == 20, "without a holder a run starts its own"
 
 
+@pytest.mark.long
 def test_an_unused_jvm_ends_and_frees_its_memory(tmp_path: Path) -> None:
     settings = Settings.load(tmp_path / "idle").model_copy(
         update={"batch_memory": "1g", "spark_master": "local[1]", "warm_jvm_seconds": 3}
@@ -219,7 +223,9 @@ def test_what_shapes_a_jvm_is_in_its_identity(monkeypatch: pytest.MonkeyPatch) -
     same = gateway.identity(properties)
     assert gateway.identity({**properties, "spark.app.name": "b", "spark.sql.shuffle.partitions": "8"}) == same
     assert gateway.identity({**properties, "spark.master": "local[2]"}) != same
-    for name in ("AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "BRAID_PROJECT", "SPARK_LOCAL_DIRS"):
+    for name in ("AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "SPARK_LOCAL_DIRS"):
         with monkeypatch.context() as patch:
             patch.setenv(name, "another")
             assert gateway.identity(properties) != same, name
+    monkeypatch.setenv("BRAID_BATCH_EVERY", "hour")
+    assert gateway.identity(properties) == same, "a command of the shell has fewer variables than a service"
