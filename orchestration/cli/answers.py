@@ -161,9 +161,9 @@ def _values(group: Any, text: str) -> tuple[int | str, ...]:
     try:
         values: tuple[int | str, ...] = group.values_of(text)
     except ValueError:
+        wrong = f"does not have the form {'/'.join(group.entity_names)}" if group.is_composite else "is not an integer"
         kinds = ", ".join(f"{column.name} ({column.type.name.lower()})" for column in group.entity_columns)
-        separated = ", with a slash between the values" if group.is_composite else ""
-        raise InputError(f"The id {text!r} cannot be read.", f"The entity of {group.name} is {kinds}{separated}.") from None
+        raise InputError(f"The id {text!r} {wrong}.", f"The entity of {group.name} is {kinds}.") from None
     return values
 
 
