@@ -68,7 +68,8 @@ def id_sql(names: Sequence[str]) -> str:
     if len(names) == 1:
         return f"`{names[0]}`"
     parts = [f"replace(replace(CAST(`{name}` AS STRING), '~', '~0'), '{SEPARATOR}', '~1')" for name in names]
-    return f" || '{SEPARATOR}' || ".join(parts)
+    joined = f" || '{SEPARATOR}' || ".join(parts)
+    return f"({joined})"
 
 
 def has_value_sql(column: Column) -> str:
