@@ -4,7 +4,7 @@ Reads and writes all Delta tables of a project, of every version of a declaratio
 so that a later reading of the archive brings no event back. The files go last, after the tiles of other entities have been folded again.
 `count_rows` is the proof: it counts the rows of the entity in the current version of each table.
 
-A row belongs to the entity if the entity's column has its id. A message that does not fit the contract (in the archive, the quarantine
+A row belongs to the entity if the entity's column has its id, or if the id of several columns in it has the entity's id as a part. A message that does not fit the contract (in the archive, the quarantine
 and the dead letters) belongs to the entity if its JSON has the id in that column; if that value cannot be read, also if its text
 contains the id as a word.
 """
@@ -23,7 +23,8 @@ from batch.events import ingest_archive
 from batch.housekeeping import delete_folder, delta_tables
 from batch.load import QUARANTINE
 from batch.tables import retry_conflicts, table_state
-from features.declaration import FeatureGroup
+from features.declaration import FeatureGroup, ModelInput
+from features.declaration.entity import escaped, part_sql
 from features.project import Project
 from features.sources import Column, ColumnType, EventSource
 from infra.errors import InputError, NotReadyError
@@ -36,7 +37,10 @@ _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 @dataclass(frozen=True)
 class Entity:
-    """An entity: the column of a source that identifies it, and its id, of that column's type."""
+    """An entity: the column of a source that identifies it, and its id, of that column's type.
+
+    Where several columns identify the entities of a group, all of those with this id in this column are erased.
+    """
 
     column: str
     id: int | str
@@ -63,7 +67,7 @@ def entity_of(project: Project, text: str) -> Entity:
         if (column := source.column(name)) and column.type in (ColumnType.INT64, ColumnType.STRING)
     ]
     if not columns or not value:
-        known = ", ".join(sorted({group.entity for group in project.groups}))
+        known = ", ".join(sorted({name for group in project.groups for name in group.entity_names}))
         raise InputError(f"The entity {text!r} cannot be read.", f"Write COLUMN=ID; the entities of the groups are: {known}.")
     if columns[0].type is ColumnType.STRING:
         return Entity(name, value)
@@ -79,8 +83,15 @@ def sources_of(project: Project, entity: Entity) -> tuple[EventSource, ...]:
 
 
 def groups_of(project: Project, entity: Entity) -> tuple[FeatureGroup, ...]:
-    """The groups of the entity's column."""
-    return tuple(group for group in project.groups if group.entity == entity.column)
+    """The groups whose entities the entity's column identifies, alone or with others."""
+    return tuple(group for group in project.groups if entity.column in group.entity_names)
+
+
+def is_of(group: FeatureGroup, entity: Entity) -> str:
+    """A SQL condition that is true for the rows of the entity, by the id in the column `entity`."""
+    if not group.is_composite:
+        return f"entity = {entity.sql}"
+    return f"{part_sql('entity', group.entity_names.index(entity.column))} = {_literal(escaped(entity.id))}"
 
 
 def names_entity(source: EventSource, entity: Entity, text: str, key: str = "NULL") -> str:
@@ -113,27 +124,39 @@ def conditions(spark: SparkSession, settings: Settings, project: Project, entity
         matching[source.archive_table] = names_entity(source, entity, "CAST(value AS STRING)", "CAST(key AS STRING)")
         matching[source.table] = f"`{entity.column}` = {entity.sql}"
         matching[QUARANTINE] = " OR ".join(filter(None, (matching.get(QUARANTINE), names_entity(source, entity, "content"))))
-    names = [group.name for group in groups_of(project, entity)]
-    listed, any_name = ", ".join(map(_literal, names)), f"({'|'.join(names)})"
+    groups = {group.name: group for group in groups_of(project, entity)}
     present = delta_tables(spark, settings, project)
-    if names:
-        matching[SERVED_TOPIC] = f"`group` IN ({listed}) AND entity = {_literal(str(entity.id))}"
-        keyed = re.compile(rf"(tiles|history)_{any_name}_{_VERSION}|view_{any_name}|{any_name}_realtime")
-        matching |= {name: f"entity = {entity.sql}" for name in present if keyed.fullmatch(name)}
+    if groups:
+        served = {name: _served_id_is(group, entity) for name, group in groups.items()}
+        matching[SERVED_TOPIC] = " OR ".join(f"(`group` = {_literal(name)} AND {condition})" for name, condition in served.items())
+        keyed = re.compile(
+            rf"(?:tiles|history)_(?P<tiles>{'|'.join(groups)})_{_VERSION}|view_(?P<view>{'|'.join(groups)})|(?P<realtime>{'|'.join(groups)})_realtime"
+        )
+        matching |= {
+            name: is_of(groups[str(match[match.lastgroup or 0])], entity) for name in present if (match := keyed.fullmatch(name))
+        }
         for model in project.models:
-            keys = [entry.key for entry in model.vector.inputs if entry.group.name in names]
+            keys = [_key(entry, entity) for entry in model.vector.inputs if entry.group.name in groups]
             # In a training set the id of the first input is the column `entity`.
-            columns = [entry.key for entry in model.vector.inputs[1:] if entry.group.name in names]
-            columns += ["entity"] if model.group.name in names else []
-            matching |= (
-                dict.fromkeys((model.training_table, model.logged_training_table), _any_is(columns, entity)) if columns else {}
-            )
-            matching |= {model.labels.table: _any_is(keys, entity)} if model.labels and keys else {}
+            others = [_key(entry, entity) for entry in model.vector.inputs[1:] if entry.group.name in groups]
+            rows = [*_any_is(others, entity), *([is_of(model.group, entity)] if model.group.name in groups else [])]
+            matching |= dict.fromkeys((model.training_table, model.logged_training_table), " OR ".join(rows)) if rows else {}
+            matching |= {model.labels.table: " OR ".join(_any_is(keys, entity))} if model.labels and keys else {}
     return {name: condition for name, condition in matching.items() if name in present}
 
 
-def _any_is(columns: Iterable[str], entity: Entity) -> str:
-    return " OR ".join(f"`{column}` = {entity.sql}" for column in dict.fromkeys(columns))
+def _served_id_is(group: FeatureGroup, entity: Entity) -> str:
+    """As `is_of`, for ids that are all texts."""
+    return is_of(group, entity) if group.is_composite else f"entity = {_literal(str(entity.id))}"
+
+
+def _key(entry: ModelInput, entity: Entity) -> str:
+    """The key of a model's input that has the value of the entity's column."""
+    return entry.keys[entry.group.entity_names.index(entity.column)]
+
+
+def _any_is(columns: Iterable[str], entity: Entity) -> list[str]:
+    return [f"`{column}` = {entity.sql}" for column in dict.fromkeys(columns)]
 
 
 def erase_rows(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> tuple[dict[str, int], list[date]]:
@@ -168,7 +191,7 @@ def forget_days(spark: SparkSession, settings: Settings, project: Project, entit
     declared = {f"{kind}_{group.name}_{group.fingerprint}" for group in project.groups for kind in ("tiles", "history")}
     dates = ", ".join(f"DATE'{day}'" for day in days)
     groups = [group for source in sources_of(project, entity) for group in project.groups_of(source)]
-    others = "|".join(group.name for group in groups if group.entity != entity.column)
+    others = "|".join(group.name for group in groups if entity.column not in group.entity_names)
     for name in delta_tables(spark, settings, project) if dates and others else ():
         if name not in declared and re.fullmatch(rf"(tiles|history)_({others})_{_VERSION}", name):
             _delete(spark, settings, name, f"day IN ({dates})" if name.startswith("tiles_") else "true")

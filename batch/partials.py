@@ -25,7 +25,7 @@ def with_inputs(events: DataFrame, group: FeatureGroup) -> DataFrame:
     inputs = [
         f"CAST({contribution.sql} AS {contribution.sql_type}) AS input_{index}" for index, contribution in enumerate(group.inputs)
     ]
-    return events.where(group.has_entity_sql).selectExpr(f"`{group.entity}` AS entity", "ts_ms", *inputs)
+    return events.where(group.has_entity_sql).selectExpr(f"{group.entity_sql} AS entity", "ts_ms", *inputs)
 
 
 def by_entity(rows: DataFrame, count: int, *order: str) -> DataFrame:

@@ -22,13 +22,15 @@ _CASTS = {ColumnType.INT64: "BIGINT", ColumnType.TIMESTAMP: "TIMESTAMPTZ", Colum
 _XXHASH64 = "CREATE MACRO xxhash64(x) AS (hash(x)::HUGEINT - 9223372036854775808)::BIGINT"
 
 
-def features_at(group: FeatureGroup, events: Iterable[Mapping[str, Any]], entity: int | str, at: str) -> dict[str, Value]:
+def features_at(
+    group: FeatureGroup, events: Iterable[Mapping[str, Any]], entity: int | str | tuple[int | str, ...], at: str
+) -> dict[str, Value]:
     """The features of an entity at an instant, folded by the algebra that batch, speed and the training set share.
 
     Args:
         group: The declaration.
         events: Each event as in a file of JSON lines: the source's columns by name. Of the copies of an event the first counts.
-        entity: The id of the entity.
+        entity: The id of the entity; a tuple of values where several columns identify it.
         at: The instant, RFC 3339 with an offset.
 
     Returns:
@@ -49,14 +51,17 @@ def features_at(group: FeatureGroup, events: Iterable[Mapping[str, Any]], entity
     typed = ", ".join(
         f'unnest(${column.name}::VARCHAR[])::{_CASTS.get(column.type, column.type)} AS "{column.name}"' for column in source.columns
     )
-    inputs = ", ".join(sqlglot.transpile(used.sql, read="spark", write="duckdb")[0] for used in group.inputs)
+    id_sql, *inputs = (
+        sqlglot.transpile(sql, read="spark", write="duckdb")[0] for sql in (group.entity_sql, *(used.sql for used in group.inputs))
+    )
+    entity_id = entity if isinstance(entity, int | str) else group.id_of(entity)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(_XXHASH64)
         connection.execute(f"CREATE TABLE events AS SELECT {typed}", texts)
         rows = connection.execute(
-            f'SELECT epoch_ms("{source.time}") AS ts_ms, {inputs} FROM events WHERE "{group.entity}" = $1 AND ts_ms < $2 ORDER BY ts_ms',
-            [entity, at_ms],
+            f'SELECT epoch_ms("{source.time}") AS ts_ms, {", ".join(inputs)} FROM events WHERE {id_sql} = $1 AND ts_ms < $2 ORDER BY ts_ms',
+            [entity_id, at_ms],
         ).fetchall()
     values_by_name: dict[str, Value] = {}
     for index, feature in enumerate(group.features):

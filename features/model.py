@@ -93,7 +93,7 @@ class Model:
 
     Args:
         name: The registered name in MLflow.
-        inputs: The groups, each alone or with its key by `group.on(key)`. The model is about the entity of the first.
+        inputs: The groups, each alone or with its keys by `group.on(key, ...)`. The model is about the entity of the first.
         outcome: The outcome, which is the label in training; or the labels of the owner's own.
         request: The columns of the request's `context`.
         derived: Features made by `expression` from the features and the request columns.
@@ -125,7 +125,7 @@ class Model:
             raise DeclarationError(f"The prediction of {self.name} when it is late is {self.when_late}.", "Give a probability.")
         declared: Any = self.inputs
         declared = (declared,) if isinstance(declared, FeatureGroup | ModelInput) else declared
-        inputs = tuple(entry.on(entry.entity) if isinstance(entry, FeatureGroup) else entry for entry in declared)
+        inputs = tuple(entry.on() if isinstance(entry, FeatureGroup) else entry for entry in declared)
         object.__setattr__(self, "inputs", inputs)
         for attribute in ("request", "derived"):
             object.__setattr__(self, attribute, tuple(getattr(self, attribute)))
@@ -233,7 +233,8 @@ class Model:
             raise DeclarationError(
                 f"The outcome of {self.name} has no condition.", "Give one by `where`, or join events by `join`."
             )
-        needed = [*(entry.key for entry in self.vector.inputs[1:]), *(column.name for column in self.request)]
+        keys = dict.fromkeys(key for entry in self.vector.inputs[1:] for key in entry.keys)
+        needed = [*keys, *(column.name for column in self.request)]
         needed += [outcome.join] if outcome.join is not None else []
         if outcome.at is None and needed:
             raise DeclarationError(

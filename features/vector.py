@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.aggregations import Value
-from features.declaration import ModelInput
+from features.declaration import FeatureGroup, ModelInput
 from features.declaration.versions import Change, group_of_text, group_text
 from features.errors import DeclarationError
 from features.expressions import Compiled, Expression, ValueKind, compiled
@@ -128,8 +128,8 @@ class FeatureVector:
 
     @property
     def keys(self) -> dict[str, ColumnType]:
-        """The fields of a request that hold ids of entities, with the types of the ids, in the order of the inputs."""
-        return {entry.key: entry.group.entity_type for entry in self.inputs}
+        """The fields of a request that identify entities, with the types of their values, in the order of the inputs."""
+        return {key: kind for entry in self.inputs for key, kind in entry.key_types.items()}
 
     def of(self, values: Sequence[Mapping[str, Value]], request: Mapping[str, Any], q_ms: int) -> list[float]:
         """The model's input for one request, in the order of `names`.
@@ -201,7 +201,7 @@ class FeatureVector:
     def _parts(self) -> dict[str, str]:
         """Name → how its value is made."""
         features = {
-            f"{entry.prefix}{feature.name}": f"{feature.aggregation.kind} of {entry.group.name} by {entry.key} ({_digest(entry.group.meaning(index))[:6]})"
+            f"{entry.prefix}{feature.name}": f"{feature.aggregation.kind} of {entry.group.name} by {', '.join(entry.keys)} ({_digest(entry.group.meaning(index))[:6]})"
             for entry in self.inputs
             for index, feature in enumerate(entry.group.features)
         }
@@ -212,25 +212,30 @@ class FeatureVector:
         return features | request | derived
 
     def _check_names(self) -> None:
-        keys: dict[str, ModelInput] = {}
+        keys: dict[str, tuple[ModelInput, ColumnType]] = {}
         reserved = _RESERVED_FIELDS if self.is_plain else _RESERVED_FIELDS | _RESERVED_COLUMNS
         for entry in self.inputs:
-            if not NAME.fullmatch(entry.key) or entry.key in reserved:
-                raise DeclarationError(
-                    f"The key {entry.key!r} of {entry.group.name} is a field of the API or of the training set already, or is no name.",
-                    "Rename the column of the entity, or name another field by `group.on(...)`.",
-                )
             if entry.prefix and not NAME.fullmatch(entry.prefix):
                 raise DeclarationError(
                     f"The prefix {entry.prefix!r} of {entry.group.name} cannot be used.",
                     "Use lower-case letters, digits and underscores.",
                 )
-            twin = keys.setdefault(entry.key, entry)
-            if twin.group.entity_type is not entry.group.entity_type:
+            if (twin_key := twin_of(entry.keys)) is not None:
                 raise DeclarationError(
-                    f"The key {entry.key!r} has two types: that of {twin.group.name} and that of {entry.group.name}.",
-                    "Give one of them another key by `group.on(...)`.",
+                    f"The input {entry.name} has the key {twin_key!r} twice.", "Give each column a key of its own."
                 )
+            for key, kind in entry.key_types.items():
+                if not NAME.fullmatch(key) or key in reserved:
+                    raise DeclarationError(
+                        f"The key {key!r} of {entry.group.name} is a field of the API or of the training set already, or is no name.",
+                        "Rename the column of the entity, or name another field by `group.on(...)`.",
+                    )
+                twin, its_kind = keys.setdefault(key, (entry, kind))
+                if its_kind is not kind:
+                    raise DeclarationError(
+                        f"The key {key!r} has two types: that of {twin.group.name} and that of {entry.group.name}.",
+                        "Give one of them another key by `group.on(...)`.",
+                    )
         columns = [
             *(f"{batch}{name}" for batch in ("", "batch_") for entry in self.inputs for name in entry.feature_names),
             *(column.name for column in self.request),
@@ -288,10 +293,9 @@ def vector_of_text(text: str, sources: Sequence[EventSource]) -> FeatureVector:
     try:
         stored = json.loads(text)
         if "inputs" not in stored:
-            group = group_of_text(text, known[stored["source"]])
-            return FeatureVector((group.on(group.entity),))
+            return FeatureVector((_group_of(text, known).on(),))
         inputs = tuple(
-            ModelInput(group_of_text(entry["group"], known[json.loads(entry["group"])["source"]]), entry["key"], entry["prefix"])
+            _group_of(entry["group"], known).on(*([key] if isinstance(key := entry["key"], str) else key), prefix=entry["prefix"])
             for entry in stored["inputs"]
         )
         request = tuple(RequestColumn(**{**column, "type": ColumnType(column["type"])}) for column in stored["request"])
@@ -301,3 +305,7 @@ def vector_of_text(text: str, sources: Sequence[EventSource]) -> FeatureVector:
     if vector.fingerprint != stored.get("fingerprint"):
         raise DeclarationError("The stored input of the model has another meaning today.", "Train the model again.")
     return vector
+
+
+def _group_of(text: str, sources: Mapping[str, EventSource]) -> FeatureGroup:
+    return group_of_text(text, sources[json.loads(text)["source"]])

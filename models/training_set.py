@@ -134,9 +134,9 @@ def with_features(spark: SparkSession, settings: Settings, model: Model, labels:
     if model.labels is None:
         rows = _with_outcome(spark, settings, model, labels)
     else:
-        rows = _with_group(spark, settings, first.group, labels, "entity", _instants(first))
+        rows = point_in_time(spark, settings, first.group, labels, _instants(first))
     for entry in others:
-        rows = _with_group(spark, settings, entry.group, rows, entry.key, _instants(entry))
+        rows = _with_group(spark, settings, entry.group, rows, _instants(entry), entry.id_sql)
     return rows.drop("batch_ms")
 
 
@@ -151,8 +151,8 @@ def _with_outcome(spark: SparkSession, settings: Settings, model: Model, labels:
     labels = labels.withColumns({"after_ms": F.col("q_ms") + own_event_ms, "horizon_ms": F.col("q_ms") + model.horizon_ms})
     if LABEL_JOIN in labels.columns or outcome_group.source != first.group.source:
         key = LABEL_JOIN if LABEL_JOIN in labels.columns else "entity"
-        rows = _with_group(spark, settings, outcome_group, labels, key, outcome_instants)
-        rows = _with_group(spark, settings, first.group, rows, "entity", _instants(first))
+        rows = _with_group(spark, settings, outcome_group, labels, outcome_instants, key)
+        rows = point_in_time(spark, settings, first.group, rows, _instants(first))
     else:
         # The outcome is counted as one more feature of the first group, so that one pass over its events gives features and label.
         both = FeatureGroup(first.group.name, first.group.entity, first.group.source, (*first.group.features, outcome))
@@ -167,12 +167,10 @@ def _instants(entry: ModelInput) -> dict[str, str]:
 
 
 def _with_group(
-    spark: SparkSession, settings: Settings, group: FeatureGroup, rows: DataFrame, key: str, instants: dict[str, str]
+    spark: SparkSession, settings: Settings, group: FeatureGroup, rows: DataFrame, instants: dict[str, str], id_sql: str
 ) -> DataFrame:
-    """Adds the features of the entity whose id is in the column `key`; they are null where the id is null."""
-    if key == "entity":
-        return point_in_time(spark, settings, group, rows, instants)
-    own = rows.withColumnRenamed("entity", _SUBJECT).withColumn("entity", F.col(key))
+    """Adds the features of the entity whose id is the expression `id_sql` over the columns; they are null where the id is null."""
+    own = rows.withColumn(_SUBJECT, F.col("entity")).withColumn("entity", F.expr(id_sql))
     known = point_in_time(spark, settings, group, own.where("entity IS NOT NULL"), instants)
     all_rows = known.unionByName(own.where("entity IS NULL"), allowMissingColumns=True)
     return all_rows.drop("entity").withColumnRenamed(_SUBJECT, "entity")
@@ -195,20 +193,20 @@ def label_points(spark: SparkSession, settings: Settings, model: Model, end_ms: 
     """
     group, outcome = model.group, model.outcome
     first, *others = model.vector.inputs
-    keys = {entry.key: F.col(f"`{entry.key}`") for entry in others}
+    keys = {key: F.col(f"`{key}`") for entry in others for key in entry.keys}
     values = {
         column.name: F.unix_millis(f"`{column.name}`") if column.type is ColumnType.TIMESTAMP else F.col(f"`{column.name}`")
         for column in model.request
     }
     if model.labels is not None:
         rows = spark.read.format("delta").load(settings.table(model.labels.table)).where(F.col("ts_ms") < end_ms)
-        columns = {"entity": F.col(f"`{first.key}`"), "q_ms": F.col("ts_ms"), "label": F.col("label").cast("int"), **keys, **values}
+        columns = {"entity": F.expr(first.id_sql), "q_ms": F.col("ts_ms"), "label": F.col("label").cast("int"), **keys, **values}
         return rows.select(*(column.alias(name) for name, column in columns.items()))
     assert isinstance(outcome, Outcome)
     events = spark.read.format("delta").load(settings.table(group.source.table)).where(F.col("ts_ms") < end_ms)
     if outcome.at is None:
         return _pseudo_random_points(events, group, end_ms).distinct()
-    columns = {"entity": F.col(f"`{group.entity}`"), "q_ms": F.col("ts_ms"), **keys, **values}
+    columns = {"entity": F.expr(group.entity_sql), "q_ms": F.col("ts_ms"), **keys, **values}
     if outcome.join:
         columns[LABEL_JOIN] = F.col(f"`{outcome.join}`")
     joined = f"`{outcome.join}` IS NOT NULL" if outcome.join else "TRUE"
@@ -218,7 +216,7 @@ def label_points(spark: SparkSession, settings: Settings, model: Model, end_ms: 
 
 def _pseudo_random_points(events: DataFrame, group: FeatureGroup, end_ms: int) -> DataFrame:
     """The label points of an outcome that names no events. Columns: `entity`, `q_ms`."""
-    entity = f"`{group.entity}`"
+    entity = group.entity_sql
     spans = (
         events.where(group.has_entity_sql)
         .groupBy(F.expr(entity).alias("entity"))

@@ -43,10 +43,11 @@ def arrivals_of(spark: SparkSession, settings: Settings, group: FeatureGroup, en
     newest = arrived.withColumn("within_ms", within).join(seconds, "second")
     newest = newest.select("arrival_ms", F.greatest("within_ms", "before_ms").alias("newest_ms"))
     inputs = [f"CAST({column.sql} AS {column.sql_type}) AS input_{index}" for index, column in enumerate(group.inputs)]
-    of_entities = events.join(F.broadcast(entities), events[group.entity] == entities["entity"], "left_semi")
+    wanted = F.broadcast(entities.select(F.col("entity").alias("_entity")))
+    of_entities = events.join(wanted, F.expr(f"{group.entity_sql} = _entity"), "left_semi")
     rows = of_entities.join(newest, "arrival_ms", "left")
     behind = "coalesce(newest_ms - ts_ms, 0) AS behind_ms"
-    return rows.selectExpr(f"`{group.entity}` AS entity", "ts_ms", "arrival_ms", behind, "origin = 'stream' AS streamed", *inputs)
+    return rows.selectExpr(f"{group.entity_sql} AS entity", "ts_ms", "arrival_ms", behind, "origin = 'stream' AS streamed", *inputs)
 
 
 def views_made(spark: SparkSession, settings: Settings, group: FeatureGroup, since_end_ms: int) -> dict[int, list[int]]:

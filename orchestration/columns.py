@@ -85,7 +85,7 @@ def closed_tile_columns(group: FeatureGroup) -> Columns:
 
 def _tile_columns(group: FeatureGroup) -> Columns:
     return (
-        ("entity", group.entity_type.value, group.entity),
+        ("entity", group.entity_type.value, group.entity_text),
         ("tile_start_ms", "BIGINT", f"tiles are {group.tile_ms} ms long"),
         ("first_ms", "BIGINT", "earliest event"),
         ("last_ms", "BIGINT", "latest event"),
@@ -95,7 +95,7 @@ def _tile_columns(group: FeatureGroup) -> Columns:
 def view_columns(group: FeatureGroup) -> Columns:
     """The columns of the group's batch view."""
     return (
-        ("entity", group.entity_type.value, group.entity),
+        ("entity", group.entity_type.value, group.entity_text),
         ("batch_end_ms", "BIGINT", "the view has all events before this instant"),
         ("fingerprint", "STRING", "version of the declaration"),
         ("newest_event_ms", "BIGINT", "the entity's latest event"),
@@ -110,12 +110,13 @@ def training_columns(model: Model) -> Columns:
     values = tuple(
         (f"{entry.prefix}{name}", kind, text) for entry in vector.inputs for name, kind, text in _value_columns(entry.group)
     )
-    points = [(entry.key, entry.group.entity_type.value, f"the entity of {entry.group.name}") for entry in vector.inputs[1:]]
+    keys = {key: (kind, entry.group.name) for entry in reversed(vector.inputs[1:]) for key, kind in entry.key_types.items()}
+    points = [(key, kind.value, f"of the entity of {name}") for key, (kind, name) in keys.items()]
     kinds = {ColumnType.TIMESTAMP: "BIGINT"}
     points += [(column.name, kinds.get(column.type, column.type.value), "what a request tells") for column in model.request]
     batch = [(f"batch_{name}", kind, f"as of the midnight before q: {text}") for name, kind, text in values]
     return (
-        ("entity", group.entity_type.value, group.entity),
+        ("entity", group.entity_type.value, group.entity_text),
         ("q_ms", "BIGINT", "the instant of the label"),
         ("label", "INT", f"1: {model.label_text}"),
         ("split", "STRING", "train or evaluation"),
@@ -131,9 +132,9 @@ def _value_columns(group: FeatureGroup) -> Columns:
 
 def feature_lineage(group: FeatureGroup, events: dg.AssetKey) -> Mapping[str, Any]:
     """Lineage metadata: each feature depends on the event columns that its declaration reads."""
-    time, entity = group.source.time, group.entity
-    deps = {feature.name: [*columns_read(feature), time, entity] for feature in group.features}
-    return _lineage({"entity": [entity], **deps}, events)
+    time, entity = group.source.time, group.entity_names
+    deps = {feature.name: [*columns_read(feature), time, *entity] for feature in group.features}
+    return _lineage({"entity": list(entity), **deps}, events)
 
 
 def same_columns(names: tuple[str, ...], upstream: dg.AssetKey, prefix: str = "") -> Mapping[str, Any]:

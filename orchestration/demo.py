@@ -301,7 +301,7 @@ class Demo:
         for proof in summary["proofs"]:
             table.add_row(
                 "proof",
-                f"[{colour}]{proof['cells']:,} cells of {proof['entities']} {self._project.group(proof['group']).entity}s as of {proof['as_of']}: {proof['different']} differ from brute force[/{colour}]",
+                f"[{colour}]{proof['cells']:,} cells of {proof['entities']} {self._project.group(proof['group']).entity_text}s as of {proof['as_of']}: {proof['different']} differ from brute force[/{colour}]",
             )
         table.add_row(
             "model",

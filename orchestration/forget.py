@@ -34,6 +34,7 @@ from monitoring.served import ingest_served
 from orchestration.backfill import backfill
 from orchestration.execution import OnAsset, use_deployment
 from orchestration.running import require, runs
+from store.protocol import Store
 from store.server import reached_store
 
 
@@ -84,7 +85,7 @@ def forget(
     _refuse_runs()
     spark, kafka = spark_session(settings, "braid forget", settings.batch_memory), runs(settings, "kafka")
     sources = [source for source in project.sources if any(source.column(entity.column) for entity in entities)]
-    store, stored = reached_store(settings), _stored(project, entities)
+    store = reached_store(settings)
     erased: dict[str, int] = {}
     days = set()
     if kafka:
@@ -98,7 +99,7 @@ def forget(
         days.update(touched)
     for source in sources if kafka else ():
         _add(erased, {f"topic {source.dlq_topic}": _erase_dead_letters(spark, settings, source, entities)})
-    _add(erased, {f"store {group.name}": store.drop(group, ids) for group, ids in stored})
+    _add(erased, {f"store {group.name}": store.drop(group, ids) for group, ids in _stored(store, project, entities)})
     folded = False
     for source in sources if fold and days else ():
         ends_ms = [view.batch_end_ms for group in project.groups_of(source) if (view := store.published(group.name))]
@@ -111,7 +112,9 @@ def forget(
         _add(remaining, {f"table {name}": count for name, count in count_rows(spark, settings, project, entity).items()})
     for source in sources if kafka else ():
         _add(remaining, {f"topic {source.dlq_topic}": _count_messages(spark, settings, source.dlq_topic, source, entities)})
-    _add(remaining, {f"store {group.name}": store.holds(group, ids) for group, ids in stored})
+    # Entities of several columns are searched again: the stream may have written one that was not there before.
+    for group, ids in _stored(store, project, entities):
+        _add(remaining, {f"store {group.name}": len(ids) if group.is_composite else store.holds(group, ids)})
     unproven = [f"Files of older versions of the table {name} could not be deleted." for name in undeleted]
     unproven += _unproven(spark, settings, project, entities, kafka)
     return ForgetReport(tuple(map(str, entities)), erased, remaining, len(days), folded, tuple(unproven))
@@ -171,10 +174,17 @@ def _names_one(source: EventSource, entities: tuple[Entity, ...]) -> str:
     )
 
 
-def _stored(project: Project, entities: tuple[Entity, ...]) -> list[tuple[FeatureGroup, list[int | str]]]:
-    """The groups of the entities, each with the ids of its entities."""
-    ids = {group.name: [entity.id for entity in entities if group in groups_of(project, entity)] for group in project.groups}
-    return [(group, ids[group.name]) for group in project.groups if ids[group.name]]
+def _stored(store: Store, project: Project, entities: tuple[Entity, ...]) -> list[tuple[FeatureGroup, list[int | str]]]:
+    """The groups of the entities, each with their ids: those that the store has, where several columns identify an entity; else all."""
+    stored = []
+    for group in project.groups:
+        mine = [entity for entity in entities if group in groups_of(project, entity)]
+        ids: list[int | str] = [entity.id for entity in mine]
+        if group.is_composite:
+            ids = list(dict.fromkeys(known for entity in mine for known in store.ids_of_part(group, entity.column, entity.id)))
+        if mine:
+            stored.append((group, ids))
+    return stored
 
 
 def _unproven(

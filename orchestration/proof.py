@@ -85,14 +85,14 @@ def prove(settings: Settings, group: FeatureGroup, events: Sequence[Path], ids: 
     expected = brute_force(group, events, ids, q_ms)
     report = ProofReport(group.name, q_ms)
     for start in range(0, len(ids), CHUNK):
-        for row in _ask(settings, group, ids[start : start + CHUNK], q_ms):
+        for entity_id, row in zip(chunk := ids[start : start + CHUNK], _ask(settings, group, chunk, q_ms), strict=True):
             report.entities += 1
             report.degraded += row["provenance"]["degraded"]
             for feature in group.features:
-                served, right = row["features"][feature.name], expected[row["id"]][feature.name]
+                served, right = row["features"][feature.name], expected[entity_id][feature.name]
                 report.cells_compared += 1
                 if not agree(feature, served, right):
-                    report.differences.append(Difference(row["id"], feature.name, served, right))
+                    report.differences.append(Difference(entity_id, feature.name, served, right))
     return report
 
 
@@ -100,14 +100,16 @@ def sample_ids(group: FeatureGroup, events: Sequence[Path], size: int) -> list[A
     """A pseudo-random sample of the entities in the events; the same sample in every run."""
     files = [str(path) for path in events]
     has_entity = _duckdb_sql(group.has_entity_sql)
-    query = f'SELECT DISTINCT "{group.entity}" AS id FROM read_parquet($1) WHERE {has_entity} ORDER BY hash(id) LIMIT $2'
+    query = (
+        f"SELECT DISTINCT {_duckdb_sql(group.entity_sql)} AS id FROM read_parquet($1) WHERE {has_entity} ORDER BY hash(id) LIMIT $2"
+    )
     with duckdb.connect() as connection:
         return [entity_id for (entity_id,) in connection.execute(query, [files, size]).fetchall()]
 
 
 def brute_force(group: FeatureGroup, events: Sequence[Path], ids: Sequence[int | str], q_ms: int) -> dict[Any, dict[str, Any]]:
     """Entity id → feature → value at `q_ms`, computed by a scan of all events for each feature."""
-    source = group.source
+    source, entity = group.source, _duckdb_sql(group.entity_sql)
     selected = ", ".join(f'{_feature_sql(source, feature, q_ms)} AS "{feature.name}"' for feature in group.features)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'").fetchall()
@@ -116,11 +118,13 @@ def brute_force(group: FeatureGroup, events: Sequence[Path], ids: Sequence[int |
         used = [column for column in source.columns if column.name in present and column.name != source.event_id]
         columns = ", ".join(f'arg_min({_typed(column.name, column.type.name)}, t) AS "{column.name}"' for column in used)
         connection.execute("CREATE TABLE wanted AS SELECT unnest($1) AS id", [list(ids)]).fetchall()
-        read = f'SELECT *, epoch_ms("{source.time}"::TIMESTAMPTZ) AS t FROM read_parquet($1) WHERE "{group.entity}" IN (SELECT id FROM wanted)'
+        read = (
+            f'SELECT *, epoch_ms("{source.time}"::TIMESTAMPTZ) AS t FROM read_parquet($1) WHERE {entity} IN (SELECT id FROM wanted)'
+        )
         # Of several events with the same id the earliest counts.
         once = f'SELECT "{source.event_id}", min(t) AS t, {columns} FROM ({read}) GROUP BY "{source.event_id}"'
         connection.execute(f"CREATE TABLE e AS SELECT * FROM ({once}) WHERE t < {q_ms}", [files]).fetchall()
-        cursor = connection.execute(f'SELECT id, {selected} FROM wanted LEFT JOIN e ON e."{group.entity}" = id GROUP BY id')
+        cursor = connection.execute(f"SELECT id, {selected} FROM wanted LEFT JOIN e ON {entity} = id GROUP BY id")
         return {entity_id: dict(zip(group.feature_names, values, strict=True)) for entity_id, *values in cursor.fetchall()}
 
 
@@ -179,7 +183,7 @@ def _ask(settings: Settings, group: FeatureGroup, ids: Sequence[int | str], q_ms
     try:
         answer = httpx.post(
             f"{settings.serving_url}/features",
-            json={"group": group.name, "ids": list(ids), "at": q_ms},
+            json={"group": group.name, "ids": [group.request_id(entity_id) for entity_id in ids], "at": q_ms},
             timeout=30,
             headers=settings.serving_headers,
         )

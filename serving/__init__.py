@@ -2,6 +2,7 @@
 
 guard        refuses requests without a key, of another type, too large, or outside the contract
 contract     the fields of requests and answers
+ids          the ids of a request → those of the store
 encoding     an answer → its bytes
 service      the endpoints, as a BentoML service
 predicting   one request to a model → its answer, within the budget

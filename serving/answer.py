@@ -13,6 +13,7 @@ from features.merge_many import ManyMerge
 from infra.policies import WhenStale
 from serving.encoding import FeatureRow, ModelInfo, Provenance, predict_answer
 from serving.errors import RefusalError
+from serving.ids import RequestId
 from serving.model import LoadedModel
 from store.protocol import Parts
 
@@ -123,8 +124,8 @@ class Provenances:
         )
 
 
-def feature_rows(group: FeatureGroup, ids: Sequence[int | str], served: Sequence[Served], q_ms: int) -> list[FeatureRow]:
-    """The rows of entities."""
+def feature_rows(group: FeatureGroup, ids: Sequence[RequestId], served: Sequence[Served], q_ms: int) -> list[FeatureRow]:
+    """The rows of entities, with the ids as the request has them."""
     names = group.feature_names
     provenances = Provenances(names, q_ms)
     return [
@@ -175,7 +176,11 @@ def prediction(
     if not 0 <= probability <= 1:
         raise ValueError(f"The prediction of version {model.version} of {model.name} is no probability.")
     provenances = [Provenances(entry.group.feature_names, q_ms).of(served, fault) for entry, _, served in inputs]
-    keys = {entry.key: entity_id for entry, entity_id, _ in inputs}
+    keys = {
+        key: value
+        for entry, entity_id, _ in inputs
+        for key, value in zip(entry.keys, entry.group.values_of(entity_id), strict=True)
+    }
     used = dict(zip(model.vector.names, values, strict=True))
     info = ModelInfo(model.name, model.version, variant)
     if len(inputs) == 1:

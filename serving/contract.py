@@ -49,6 +49,8 @@ Instant = Annotated[
 ]
 Int64 = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)]
 EntityId = Int64 | Annotated[str, Field(min_length=1, max_length=MAX_ENTITY_LENGTH)]
+#: The id of an entity of several columns, by their names.
+CompositeId = dict[str, EntityId]
 
 
 UseCaseName = Annotated[
@@ -82,10 +84,13 @@ class PredictRequest(_Message):
 
 
 class FeaturesRequest(_Message):
-    """Asks for the features of entities, at one time."""
+    """Asks for the features of entities, at one time.
+
+    The id of an entity of several columns is an object with a value for each column, such as `{"card_id": 17, "terminal_id": "t9"}`.
+    """
 
     group: str = Field(min_length=1, max_length=128)
-    ids: list[EntityId] = Field(max_length=MAX_IDS)
+    ids: list[EntityId | CompositeId] = Field(max_length=MAX_IDS)
     at: Instant | None = Field(None, description="The time that is asked about; default now. Not before batch_end.")
     use_case: UseCaseName | None = None
 
@@ -111,7 +116,7 @@ class Provenance(_Message):
 class FeatureRow(_Message):
     """One entity's features, null where there is no value. A list is the value of `last_k` and `top_k`."""
 
-    id: int | str
+    id: int | str | dict[str, int | str]
     features: dict[str, float | int | list[float | int | str] | None]
     provenance: Provenance
 

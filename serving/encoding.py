@@ -34,7 +34,7 @@ class Provenance(msgspec.Struct, frozen=True, gc=False):
 class FeatureRow(msgspec.Struct, frozen=True, gc=False):
     """`serving.contract.FeatureRow`."""
 
-    id: int | str
+    id: int | str | Mapping[str, int | str]
     features: Mapping[str, Value]
     provenance: Provenance
 

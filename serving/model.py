@@ -78,9 +78,9 @@ class LoadedModel:
     def _known_of(self, inputs: Sequence[ModelInput]) -> _Known:
         places: list[tuple[int | None, dict[str, int]]] = []
         missing: list[str] = []
-        by_key = {(entry.group.name, entry.key): place for place, entry in enumerate(inputs)}
+        by_key = {(entry.group.name, entry.keys): place for place, entry in enumerate(inputs)}
         for trained in self.vector.inputs:
-            place = by_key.get((trained.group.name, trained.key))
+            place = by_key.get((trained.group.name, trained.keys))
             known = {} if place is None else same_meaning(inputs[place].group, trained.group)
             names = trained.group.model_names
             missing += [f"{trained.prefix}{name}" for name in names if name not in known]

@@ -3,63 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 
-from features.declaration import FeatureGroup, ModelInput
+from features.declaration import FeatureGroup
 from features.instants import now_ms
 from features.merge_many import ManyMerge
 from features.model import Model, WhenLate
-from features.sources import ColumnType
 from infra.settings import Settings
 from serving.answer import Provenances, Served, ServedInput, Stale, combined, prediction, served_features
 from serving.contract import PredictRequest
 from serving.encoding import CandidateScore, ModelInfo, ScoreAnswer, json_response
 from serving.errors import RefusalError
 from serving.freshness import Freshness
+from serving.ids import key_of
 from serving.metrics import Metrics
 from serving.model import LoadedModel
 from serving.served_log import ServedLog, served_record
 from serving.variants import Models, Variant
 from store.protocol import Parts, Reading
 from store.reading import OnlineStore, Wanted
-
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
-
-
-def keys_of(group: FeatureGroup, ids: Sequence[int | str]) -> list[int | str]:
-    """The ids as the group's keys have them. Digits pass for an integer: JSON numbers beyond 2^53 do not survive every client.
-
-    Raises:
-        RefusalError: An id is not of the group's type.
-    """
-    if group.entity_type is ColumnType.STRING:
-        wrong = next((position for position, entity_id in enumerate(ids) if not isinstance(entity_id, str)), None)
-        name, keys = "a text", list(ids)
-    else:
-        wrong = next(
-            (
-                position
-                for position, entity_id in enumerate(ids)
-                if not (isinstance(entity_id, int) or _INTEGER.fullmatch(entity_id))
-            ),
-            None,
-        )
-        name, keys = (
-            "an integer",
-            [entity_id if isinstance(entity_id, int) or wrong is not None else int(entity_id) for entity_id in ids],
-        )
-    if wrong is not None:
-        raise RefusalError(
-            422, f"The id at position {wrong} is not {name}.", f"The entity of {group.name} is {group.entity}, {name}."
-        )
-    return keys
 
 
 def tiles_kept_ms(settings: Settings, group: FeatureGroup) -> int:
@@ -91,7 +59,7 @@ class Predictor:
     async def predict(self, request: PredictRequest) -> Response:
         """One prediction, by the champion or by the variant that the subject has in a running experiment."""
         started = time.perf_counter()
-        ids = [keys_of(entry.group, [getattr(request, entry.key)])[0] for entry in self._inputs]
+        ids = [key_of(entry, [vars(request)])[0] for entry in self._inputs]
         variant, model, exposed = self._chosen(ids[0])
         context: Any = vars(request.context) if self._declared.request else {}
         q_ms = now_ms() if request.at is None else request.at
@@ -146,7 +114,7 @@ class Predictor:
             raise self._no_champion()
         keys = list(self._declared.vector.keys)
         candidates = [_told(request, keys) | _told(candidate, keys) for candidate in request.candidates]
-        ids, contexts = [self._ids_of(entry, candidates) for entry in self._inputs], self._contexts(request)
+        ids, contexts = [key_of(entry, candidates) for entry in self._inputs], self._contexts(request)
         q_ms = now_ms() if request.at is None else request.at
         stale = self._stale(request.use_case, q_ms)
         different = [list(dict.fromkeys(its)) for its in ids]
@@ -242,15 +210,6 @@ class Predictor:
                     "Give it to the candidate or to the context of the request.",
                 )
         return contexts
-
-    @staticmethod
-    def _ids_of(entry: ModelInput, candidates: Sequence[Mapping[str, Any]]) -> list[int | str]:
-        lacks = next((place for place, candidate in enumerate(candidates) if candidate.get(entry.key) is None), None)
-        if lacks is not None:
-            raise RefusalError(
-                422, f"The candidate at position {lacks} has no {entry.key}.", "Give it to the candidate or to the whole request."
-            )
-        return keys_of(entry.group, [candidate[entry.key] for candidate in candidates])
 
 
 def _told(message: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -28,9 +28,10 @@ from serving.encoding import FeaturesAnswer, json_response
 from serving.errors import RefusalError
 from serving.freshness import Freshness
 from serving.guard import Door, Readiness
+from serving.ids import keys_of
 from serving.metrics import Metrics
 from serving.model import LoadedModel
-from serving.predicting import Predictor, keys_of, tiles_kept_ms
+from serving.predicting import Predictor, tiles_kept_ms
 from serving.served_log import ServedLog, served_record
 from serving.variants import Models, Variant
 from store.reading import OnlineStore

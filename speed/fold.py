@@ -53,7 +53,7 @@ class Contributions:
 
 
 def contributions_of(group: FeatureGroup, rows: pa.Table, inputs: Sequence[str]) -> Contributions:
-    """The columns of `speed.stream.by_entity` of one entity column as arrays; `inputs` names those of the group's inputs."""
+    """The columns of `speed.stream.by_entity` of the entities of one group as arrays; `inputs` names those of the group's inputs."""
     keys = rows.column("entity").combine_chunks().dictionary_encode()
     ids = keys.dictionary.to_pylist()
     entity, ts_ms, partition, offset = (

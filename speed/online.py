@@ -46,7 +46,7 @@ class Target:
     Attributes:
         group: The version.
         token: The name of its stream of tiles.
-        slot: The place of its entity column in the rows.
+        slot: The place of its entity in the rows.
         inputs: The columns of its inputs.
     """
 
@@ -94,7 +94,7 @@ def online_writer(
     """The query of groups of one source, to be started; `at_most` as in `speed.stream.messages`."""
     groups = [group for group, _ in streams]
     source, places = groups[0].source, slots(groups)
-    targets = [Target(group, token, places[group.entity], tuple(input_names(groups, group))) for group, token in streams]
+    targets = [Target(group, token, places[group.entity_sql], tuple(input_names(groups, group))) for group, token in streams]
     events = first_copies(settings, source, contributions(groups, judged_events(spark, settings, source, at_most)))
     write = partial(write_tiles, settings, targets)
     return by_entity(groups, events).mapInArrow(write, "tiles BIGINT").writeStream.outputMode("append").format("noop")

@@ -82,11 +82,11 @@ def contributions(groups: Iterable[FeatureGroup], typed: DataFrame) -> DataFrame
 
     Returns:
         event: a hash of the event id; the source's time column (timestamp); the order of arrival (`features.arrival`); ts_ms; entities: per different
-        entity column of the groups the id of the entity as a text, or NULL; input_0 … input_k: the different inputs of all groups.
+        entity of the groups the id of the entity as a text, or NULL; input_0 … input_k: the different inputs of all groups.
     """
     groups = list(groups)
     source = groups[0].source
-    ids = ", ".join(f"IF({condition}, CAST(`{name}` AS STRING), NULL)" for name, condition in _entities(groups).items())
+    ids = ", ".join(f"IF({condition}, CAST({entity_id} AS STRING), NULL)" for entity_id, condition in _entities(groups).items())
     inputs = [f"CAST({sql} AS {kind}) AS {name}" for (sql, kind), name in _inputs(groups).items()]
     return typed.selectExpr(
         f"xxhash64(`{source.event_id}`) AS event", f"`{source.time}`", *ARRIVAL, "ts_ms",
@@ -107,15 +107,15 @@ def first_copies(settings: Settings, source: EventSource, events: DataFrame) -> 
 
 
 def by_entity(groups: Iterable[FeatureGroup], events: DataFrame) -> DataFrame:
-    """Contributions by entity: a row per event and entity, those of one entity in one partition: slot (the place of its column in `slots`), entity, the other columns."""
+    """Contributions by entity: a row per event and entity, those of one entity in one partition: slot (its place in `slots`), entity, the other columns."""
     groups = list(groups)
     rows = events.selectExpr("posexplode(entities) AS (slot, entity)", "ts_ms", *PLACE, *_inputs(groups).values())
     return rows.where("entity IS NOT NULL").repartition("slot", "entity")
 
 
 def slots(groups: Iterable[FeatureGroup]) -> dict[str, int]:
-    """Entity column → its place among those of the groups."""
-    return {name: place for place, name in enumerate(_entities(groups))}
+    """The SQL of an entity's id → the place of the entity among those of the groups."""
+    return {entity_id: place for place, entity_id in enumerate(_entities(groups))}
 
 
 def input_names(groups: Iterable[FeatureGroup], group: FeatureGroup) -> list[str]:
@@ -125,7 +125,7 @@ def input_names(groups: Iterable[FeatureGroup], group: FeatureGroup) -> list[str
 
 
 def _entities(groups: Iterable[FeatureGroup]) -> dict[str, str]:
-    return {group.entity: group.has_entity_sql for group in groups}
+    return {group.entity_sql: group.has_entity_sql for group in groups}
 
 
 def _inputs(groups: Iterable[FeatureGroup]) -> dict[tuple[str, str], str]:

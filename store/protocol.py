@@ -165,6 +165,9 @@ class Store(Protocol):
     def drop(self, group: FeatureGroup, ids: Sequence[int | str]) -> int:
         """Removes all that the store has of entities; gives how many were there."""
 
+    def ids_of_part(self, group: FeatureGroup, column: str, value: int | str) -> list[int | str]:
+        """The ids of the entities of a group of which a column has a value, of whatever version and layer. It looks at each key of the store."""
+
     # The speed layer
     def put_tiles(
         self,

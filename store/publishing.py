@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from features.declaration import FeatureGroup
+from features.declaration.entity import SEPARATOR, escaped
 from features.declaration.versions import group_text
 from features.instants import now_ms
 from features.packed import FORMAT, batch_field
@@ -226,6 +227,19 @@ def drop(client: Any, buckets: Buckets, group: FeatureGroup, ids: Sequence[int |
             pipeline.delete(group.key(entity_id))
         removed += sum(pipeline.execute())
     return removed
+
+
+def ids_of_part(client: Any, buckets: Buckets, group: FeatureGroup, column: str, value: int | str) -> list[int | str]:
+    """The ids of the entities whose `column` has a value: those of keys, which also the stream alone writes, and the known ones."""
+    place, part = group.entity_names.index(column), escaped(value)
+    known = [
+        key
+        for version in {version_of(group.fingerprint), *_versions(client, group.name)}
+        for key in buckets.known_keys(group.name, version)
+    ]
+    ids = {key.decode().removeprefix(group.key("")) for key in client.scan_iter(match=f"{group.key('')}*", count=CHUNK)}
+    ids |= {entity_id.decode() for key in known for some in _known(client, key) for entity_id in some}
+    return sorted(entity_id for entity_id in ids if entity_id.split(SEPARATOR)[place : place + 1] == [part])
 
 
 def _later(group: FeatureGroup, view: View, known_end_ms: int) -> NotReadyError:

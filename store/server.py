@@ -84,6 +84,10 @@ class RedisStore:
         return publishing.drop(self._client, self._buckets, group, ids)
 
     @_told
+    def ids_of_part(self, group: FeatureGroup, column: str, value: int | str) -> list[int | str]:
+        return publishing.ids_of_part(self._client, self._buckets, group, column, value)
+
+    @_told
     def put_tiles(
         self,
         group: FeatureGroup,

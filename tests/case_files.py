@@ -33,7 +33,7 @@ SOURCE = EventSource(
 class Cells:
     """The right values of one entity at one instant, and which features an engine with two layers marks as degraded."""
 
-    entity: int | str
+    entity: int | str | list[int | str]
     q_ms: int
     values: dict[str, Value]
     degraded: tuple[str, ...]

@@ -45,9 +45,11 @@ def value_of(pairs: Pairs, aggregation: Aggregation, q_ms: int) -> Value:
     return float(value) if isinstance(value, Fraction) else value
 
 
-def oracle(group: FeatureGroup, events: Sequence[Event], entity: int | str, q_ms: int) -> dict[str, Value]:
-    """The features of the entity at `q_ms`; copies of an event have fallen."""
-    mine, result = [event for event in events if event[group.entity] == entity and event["ts_ms"] < q_ms], {}
+def oracle(group: FeatureGroup, events: Sequence[Event], entity: int | str | Sequence[int | str], q_ms: int) -> dict[str, Value]:
+    """The features of the entity, a value or one for each of its columns, at `q_ms`; copies of an event have fallen."""
+    names = [group.entity] if isinstance(group.entity, str) else group.entity
+    values = [entity] if isinstance(entity, int | str) else list(entity)
+    mine, result = [event for event in events if [event[name] for name in names] == values and event["ts_ms"] < q_ms], {}
     for feature in group.features:
         window = feature.window
         start_ms = -math.inf if window is None else (q_ms - window.size_ms) // window.hop_ms * window.hop_ms

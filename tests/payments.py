@@ -16,6 +16,7 @@ from braid import (
     expression,
     last_k,
     mean,
+    total,
 )
 
 payments = EventSource(
@@ -39,10 +40,16 @@ cards = FeatureGroup(
 terminals = FeatureGroup(
     "terminals", "terminal_id", payments, (count("payments_1h", window="1h"), count("payments_1d", window="1d"))
 )
+card_at_terminal = FeatureGroup(
+    "card_at_terminal",
+    ("card_id", "terminal_id"),
+    payments,
+    (count("payments_3d", window="3d"), total("spend_3d", of="amount", window="3d")),
+)
 
 fraud = Model(
     name="fraud",
-    inputs=(cards, terminals.on("terminal_id", prefix="terminal_")),
+    inputs=(cards, terminals.on("terminal_id", prefix="terminal_"), card_at_terminal.on("card_id", "terminal_id", prefix="pair_")),
     request=(RequestColumn("amount", ColumnType.DECIMAL, required=True), RequestColumn("channel", default="chip")),
     derived=(
         expression("amount_to_mean", "amount / mean_amount_1d"),
@@ -60,4 +67,4 @@ relay = Model(
     outcome=Labels(within="1h"),
 )
 
-project = Project(sources=(payments, chargebacks), groups=(cards, terminals), models=(fraud, relay))
+project = Project(sources=(payments, chargebacks), groups=(cards, terminals, card_at_terminal), models=(fraud, relay))

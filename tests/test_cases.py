@@ -10,7 +10,7 @@ from features.aggregations import Value
 from features.merge import merge
 from tests.case_files import ENGINES, Case, Cells, load_cases
 from tests.oracle import oracle
-from tests.pure import Event, tiles_of, trained, view_of
+from tests.pure import Event, evaluated, tiles_of, trained, view_of
 
 CASES = load_cases()
 #: Gives the values of some cells, and the names of the features that it marks as degraded.
@@ -31,9 +31,12 @@ def by_the_oracle(case: Case, cells: Cells) -> tuple[dict[str, Value], set[str]]
 
 def by_the_pure_code(case: Case, cells: Cells) -> tuple[dict[str, Value], set[str]]:
     """View of the events before batch_end and tiles of those that were not late, merged; and the training set's fold."""
-    group = case.group
+    group, events = case.group, counting(case)
+    entity_id = cells.entity if isinstance(cells.entity, int | str) else group.id_of(cells.entity)
+    ids, present = evaluated(group.source, events, [group.entity_sql, group.has_entity_sql])
     mine: list[Event] = sorted(
-        (event for event in counting(case) if event[group.entity] == cells.entity), key=lambda event: event["ts_ms"]
+        (event for event, own_id, has_entity in zip(events, ids, present, strict=True) if has_entity and own_id == entity_id),
+        key=lambda event: event["ts_ms"],
     )
     view = view_of(group, mine, case.batch_end_ms) if any(event["ts_ms"] < case.batch_end_ms for event in mine) else None
     tiles = tiles_of(group, [event for event in mine if not event["late"]])

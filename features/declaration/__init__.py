@@ -1,6 +1,7 @@
 """The declaration: features and groups, checked when they are made.
 
     feature     Feature, and the functions that make a feature: count, total, mean, …
+    entity      the columns that identify an entity, and its id
     inputs      what an event contributes to a feature, as SQL
     group       FeatureGroup: the features of one kind of entity, compiled; ModelInput: a group as the input of a model
     versions    the stored text of a declaration, and the difference between two versions
@@ -8,6 +9,7 @@
 A wrong declaration raises `features.errors.DeclarationError`.
 """
 
+from features.declaration.entity import MAX_ENTITY_LENGTH
 from features.declaration.feature import (
     Feature,
     approx_distinct,
@@ -24,7 +26,7 @@ from features.declaration.feature import (
     total,
     variance,
 )
-from features.declaration.group import MAX_ENTITY_LENGTH, FeatureGroup, ModelInput
+from features.declaration.group import FeatureGroup, ModelInput
 from features.declaration.inputs import Input, columns_read
 
 __all__ = [

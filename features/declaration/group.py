@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from features.aggregations import Value
 from features.checks import GroupChecks
+from features.declaration.entity import entity_columns, has_value_sql, id_of, id_sql, values_of
 from features.declaration.feature import Feature
 from features.declaration.inputs import Input, columns_read, input_of
 from features.errors import DeclarationError
 from features.names import FEATURE_NAME, twin_of
-from features.sources import ColumnType, EventSource
+from features.sources import Column, ColumnType, EventSource
 from features.windows import BUFFER_MS, DAY_MS, MINUTE_MS, Window, duration_text, parse_duration
-
-#: The longest id of an entity, in characters, because the id is part of a key.
-MAX_ENTITY_LENGTH = 256
 
 #: Prefixes of keys under which the online store keeps its own data.
 _RESERVED_GROUPS = {"braid", "speed", "alerts"}
@@ -39,7 +37,8 @@ class FeatureGroup:
 
     Args:
         name: The group's name: the prefix of its keys in the online store.
-        entity: The column of the source that identifies the entity.
+        entity: The column of the source that identifies the entity; or several columns, such as ("card_id", "terminal_id"), whose values
+            identify it together. An event with a null in one of them does not count.
         source: The source of the events.
         features: At least one feature.
         description: One sentence for people.
@@ -48,6 +47,7 @@ class FeatureGroup:
         checks: Thresholds for the view of the group.
 
     Attributes:
+        entity_columns: The columns of `entity`.
         inputs: The different inputs of all features, in the order of first use.
         input_of: For each feature, the index of its input.
         tile_ms: The length of a tile: the smallest hop, of which every hop is a multiple.
@@ -61,12 +61,13 @@ class FeatureGroup:
     """
 
     name: str
-    entity: str
+    entity: str | tuple[str, ...]
     source: EventSource
     features: tuple[Feature, ...]
     description: str = ""
     buffer: str = duration_text(BUFFER_MS)
     checks: GroupChecks = field(default_factory=GroupChecks)
+    entity_columns: tuple[Column, ...] = field(init=False)
     inputs: tuple[Input, ...] = field(init=False)
     input_of: tuple[int, ...] = field(init=False)
     tile_ms: int = field(init=False)
@@ -77,7 +78,10 @@ class FeatureGroup:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
+        names = (self.entity,) if isinstance(self.entity, str) else tuple(self.entity)
+        object.__setattr__(self, "entity", _single(names))
         self._check_names()
+        object.__setattr__(self, "entity_columns", entity_columns(self.name, names, self.source))
         inputs = [input_of(feature, self.source) for feature in self.features]
         unique = tuple(dict.fromkeys(inputs))
         windows = dict.fromkeys(feature.window for feature in self.features if feature.window)
@@ -101,22 +105,64 @@ class FeatureGroup:
         return tuple(feature.name for feature in self.model_features)
 
     @property
+    def entity_names(self) -> tuple[str, ...]:
+        """The names of the columns that identify the entity."""
+        return tuple(column.name for column in self.entity_columns)
+
+    @property
+    def entity_text(self) -> str:
+        """The entity in words, for descriptions and errors."""
+        return " × ".join(self.entity_names)
+
+    @property
+    def is_composite(self) -> bool:
+        """Whether several columns identify the entity."""
+        return len(self.entity_columns) > 1
+
+    @property
     def entity_type(self) -> ColumnType:
         """The type of the entity's id: INT64 or STRING."""
-        column = self.source.column(self.entity)
-        assert column is not None
-        return column.type
+        return ColumnType.STRING if self.is_composite else self.entity_columns[0].type
+
+    @property
+    def entity_sql(self) -> str:
+        """The id of an event's entity, in Spark SQL."""
+        return id_sql(self.entity_names)
 
     @property
     def has_entity_sql(self) -> str:
         """A SQL condition that is true for an event with an entity. An empty text or one above `MAX_ENTITY_LENGTH` is no entity."""
-        if self.entity_type is ColumnType.INT64:
-            return f"`{self.entity}` IS NOT NULL"
-        return f"coalesce(length(`{self.entity}`), 0) BETWEEN 1 AND {MAX_ENTITY_LENGTH}"
+        return " AND ".join(map(has_value_sql, self.entity_columns))
 
-    def on(self, key: str, prefix: str = "") -> ModelInput:
-        """This group as the input of a model. Arguments as `ModelInput`."""
-        return ModelInput(self, key, prefix)
+    def id_of(self, values: Sequence[int | str]) -> int | str:
+        """The id of the entity with these values of `entity_columns`."""
+        return id_of(values)
+
+    def values_of(self, entity_id: int | str) -> tuple[int | str, ...]:
+        """The values of `entity_columns` in an id. Raises a ValueError where the id is none of this group."""
+        return values_of(entity_id, [column.type for column in self.entity_columns])
+
+    def request_id(self, entity_id: int | str) -> int | str | dict[str, int | str]:
+        """The id as a request and a response of `/features` have it: an object where several columns identify the entity."""
+        return dict(zip(self.entity_names, self.values_of(entity_id), strict=True)) if self.is_composite else entity_id
+
+    def on(self, *keys: str, prefix: str = "") -> ModelInput:
+        """This group as the input of a model.
+
+        Args:
+            keys: As many as the entity has columns; by default the names of these columns.
+            prefix: As in `ModelInput`.
+
+        Raises:
+            DeclarationError: The number of the keys is another.
+        """
+        keys = keys or self.entity_names
+        if len(keys) != len(self.entity_columns):
+            raise DeclarationError(
+                f"The input {self.name} has {len(keys)} keys, and its entity is {self.entity_text}.",
+                "Give one key for each column.",
+            )
+        return ModelInput(self, keys, prefix)
 
     def scale_of(self, index: int) -> int:
         """The units per 1 of the input of the feature at `index`."""
@@ -148,12 +194,6 @@ class FeatureGroup:
                 )
         if (twin := twin_of(self.feature_names)) is not None:
             raise DeclarationError(f"The group {self.name} has two features named {twin!r}.", "Rename one of them.")
-        column = self.source.column(self.entity)
-        if column is None or column.type not in (ColumnType.INT64, ColumnType.STRING):
-            known = ", ".join(known.name for known in self.source.columns)
-            raise DeclarationError(
-                f"The entity {self.entity!r} of {self.name} is not a text or integer column.", f"{self.source.name} has: {known}."
-            )
 
     def _tile_ms(self, hops: set[int]) -> int:
         tile_ms = min(hops, default=5 * MINUTE_MS)
@@ -166,9 +206,10 @@ class FeatureGroup:
         return tile_ms
 
     @property
-    def subject(self) -> list[str]:
+    def subject(self) -> list[Any]:
         """The entity, and the columns of the source that determine the time of an event and its copies."""
-        return [self.entity, self.entity_type.value, self.source.name, self.source.time, self.source.event_id]
+        kinds = [column.type.value for column in self.entity_columns]
+        return [self.entity, _single(kinds), self.source.name, self.source.time, self.source.event_id]
 
     def meaning(self, index: int) -> list[Any]:
         """All that determines the values of the feature at `index`, besides the subject."""
@@ -197,13 +238,28 @@ class ModelInput:
 
     Args:
         group: The group.
-        key: The field of the request, and the column of the label, that holds the id of the group's entity.
+        keys: For each column of the group's entity the field of the request, and the column of the label, that holds its value.
         prefix: What the names of the features begin with in the model, such as "terminal_"; it tells two inputs apart.
     """
 
     group: FeatureGroup
-    key: str
+    keys: tuple[str, ...]
     prefix: str = ""
+
+    @property
+    def key(self) -> str | tuple[str, ...]:
+        """The key; for an entity of several columns, the keys."""
+        return _single(self.keys)
+
+    @property
+    def key_types(self) -> dict[str, ColumnType]:
+        """Key → the type of its values."""
+        return dict(zip(self.keys, (column.type for column in self.group.entity_columns), strict=True))
+
+    @property
+    def id_sql(self) -> str:
+        """The id of the entity, in Spark SQL over columns with the names of the keys; null where a key is null."""
+        return id_sql(self.keys)
 
     @property
     def name(self) -> str:
@@ -214,3 +270,8 @@ class ModelInput:
     def feature_names(self) -> tuple[str, ...]:
         """The names of the group's features in the model, also of those that are lists."""
         return tuple(f"{self.prefix}{name}" for name in self.group.feature_names)
+
+
+def _single(values: Sequence[str]) -> str | tuple[str, ...]:
+    """The value itself where there is only one, so that the stored form of an entity of one column stays what it was."""
+    return values[0] if len(values) == 1 else tuple(values)

@@ -75,7 +75,8 @@ def published_group(declared: FeatureGroup, fingerprint: bytes | None, text: byt
         text: The text of that version, written by `group_text`.
 
     Returns:
-        The published version; `declared` before the first publication, and where the text cannot be read.
+        The published version; `declared` before the first publication, where the text cannot be read, and where the published version has
+        another entity, so that the ids of one mean nothing to the other.
     """
     if fingerprint is None or text is None or fingerprint == declared.fingerprint.encode():
         return declared
@@ -83,7 +84,7 @@ def published_group(declared: FeatureGroup, fingerprint: bytes | None, text: byt
         older = group_of_text(text, declared.source)
     except DeclarationError:
         return declared
-    return older if older.fingerprint.encode() == fingerprint else declared
+    return older if older.fingerprint.encode() == fingerprint and older.entity == declared.entity else declared
 
 
 def same_meaning(group: FeatureGroup, other: FeatureGroup) -> dict[str, int]:

@@ -63,7 +63,7 @@ def tiles_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinit
     @dg.asset(
         key=tiles_key(group), partitions_def=deployment.days, backfill_policy=one_run, deps=[events], group_name="batch", kinds={"spark", "delta"},
         owners=OWNERS, metadata=schema(*tile_columns(group)),
-        description=f"The partials of each {group.entity} over each {group.tile_ms // MINUTE_MS} minutes, by day. Only days whose events have changed are folded again.",
+        description=f"The partials of each {group.entity_text} over each {group.tile_ms // MINUTE_MS} minutes, by day. Only days whose events have changed are folded again.",
     )  # fmt: skip
     def tiles(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         first, last = first_and_last_day(context)
@@ -91,7 +91,7 @@ def view_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefiniti
     @dg.asset(
         key=view_key(group), deps=[tiles_key(group)], group_name="batch", kinds={"spark", "delta"}, owners=OWNERS,
         metadata=schema(*view_columns(group)), freshness_policy=deployment.fresh_within,
-        description=f"The features of each {group.entity} from all events before batch_end: packed for the online store, and as values.",
+        description=f"The features of each {group.entity_text} from all events before batch_end: packed for the online store, and as values.",
     )  # fmt: skip
     def view(spark: LazyPySparkResource, batch_end: BatchEnd) -> dg.MaterializeResult:
         session = spark.spark_session

@@ -37,7 +37,7 @@ def consistency_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsD
         table = report.table()
         records = [dg.TableRecord({name: _plain(row[name]) for name in _TABLE_COLUMNS}) for row in table.to_dict("records")]
         examples = [
-            f"{difference.reason}: {group.entity} {difference.entity}, {difference.feature}: served {difference.served}, right is {difference.right}"
+            f"{difference.reason}: {group.entity_text} {difference.entity}, {difference.feature}: served {difference.served}, right is {difference.right}"
             for difference in report.examples
         ]
         return dg.MaterializeResult(

@@ -67,7 +67,7 @@ def tiles_quality(deployment: Deployment, group: FeatureGroup) -> Any:
 
     @quality_check(
         key, "tiles",
-        f"There is one tile per {group.entity} and hop; it begins at a hop and contains the times of its events.",
+        f"There is one tile per {group.entity_text} and hop; it begins at a hop and contains the times of its events.",
         "At most one tile in a thousand has more than a thousand events.",
     )  # fmt: skip
     def check(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> Any:
@@ -97,7 +97,7 @@ def view_quality(deployment: Deployment, group: FeatureGroup) -> Any:
 
     @quality_check(
         key, "view",
-        f"There is one row per {group.entity}; no count is negative; all rows have the same version and batch_end.",
+        f"There is one row per {group.entity_text}; no count is negative; all rows have the same version and batch_end.",
         "Every feature has a value for at least 5 % of the entities.",
     )  # fmt: skip
     def check(spark: LazyPySparkResource) -> Any:

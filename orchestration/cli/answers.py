@@ -21,7 +21,12 @@ AtOption = Annotated[str | None, typer.Option("--at", help="Time of the features
 
 def features(
     context: typer.Context,
-    users: Annotated[list[str], typer.Argument(help="Ids of the entities.", metavar="IDS", show_default=False)],
+    users: Annotated[
+        list[str],
+        typer.Argument(
+            help="Ids of the entities, such as 17; 17/t9 for an entity of two columns.", metavar="IDS", show_default=False
+        ),
+    ],
     at: AtOption = None,
     group: GroupOption = None,
     as_json: JsonOption = False,
@@ -30,12 +35,13 @@ def features(
     """Show the features of entities: the merged values, and the batch view and speed tiles from which they are merged."""
     project, settings = deployment_of(context, home)
     declared = project.group(group)
-    body: dict[str, Any] = {"group": declared.name, "ids": [_id(declared, user) for user in users]}
+    ids = [declared.id_of(_values(declared, user)) for user in users]
+    body: dict[str, Any] = {"group": declared.name, "ids": [declared.request_id(entity_id) for entity_id in ids]}
     if at is not None:
         body["at"] = instant_ms(at)
     rows = _post(settings, "/features", body)["rows"]
-    for row in rows:
-        row["parts"] = _parts(settings, declared, row["id"])
+    for entity_id, row in zip(ids, rows, strict=True):
+        row["parts"] = _parts(settings, declared, entity_id)
     if as_json:
         print_json({"group": declared.name, "rows": rows})
     else:
@@ -44,7 +50,9 @@ def features(
 
 def predict(
     context: typer.Context,
-    entity: Annotated[str, typer.Argument(help="Id of the entity.", show_default=False)],
+    entity: Annotated[
+        str, typer.Argument(help="Id of the entity, such as 17; 17/t9 for an entity of two columns.", show_default=False)
+    ],
     request_context: Annotated[
         str, typer.Option("--context", help="JSON object of values from the caller: the request columns.")
     ] = "{}",
@@ -61,16 +69,17 @@ def predict(
 
     project, settings = deployment_of(context, home)
     declared = project.model(model)
-    first, *others = declared.vector.inputs
+    first = declared.vector.inputs[0]
     more = mapping_of(keys, "--key terminal_id=t9")
-    if set(more) != {entry.key for entry in others} - {first.key}:
-        needed = ", ".join(f"--key {entry.key}=ID" for entry in others) or "none"
+    others = {key: kind for key, kind in declared.vector.keys.items() if key not in first.keys}
+    if set(more) != set(others):
+        needed = ", ".join(f"--key {key}=ID" for key in others) or "none"
         raise InputError(
-            f"The model {declared.name} needs the keys of its inputs.", f"Besides the id of {first.key}, give: {needed}."
+            f"The model {declared.name} needs the keys of its inputs.",
+            f"Besides the id of {' × '.join(first.keys)}, give: {needed}.",
         )
-    ids = {first.key: _id(first.group, entity)} | {
-        entry.key: _id(entry.group, more[entry.key]) for entry in others if entry.key in more
-    }
+    ids = dict(zip(first.keys, _values(first.group, entity), strict=True))
+    ids |= {key: _value(key, kind, more[key]) for key, kind in others.items()}
     try:
         body: dict[str, Any] = {**ids, "context": json.loads(request_context)}
     except ValueError:
@@ -147,17 +156,25 @@ def _logged_consistency(project: Any, settings: Any, as_json: bool) -> None:
         raise typer.Exit(_NO_EVIDENCE)
 
 
-def _id(group: Any, text: str) -> int | str:
-    from features.sources import ColumnType
-
-    if group.entity_type is ColumnType.STRING:
-        return text
+def _values(group: Any, text: str) -> tuple[int | str, ...]:
+    """The values of the columns of a group's entity."""
     try:
-        return int(text)
+        values: tuple[int | str, ...] = group.values_of(text)
     except ValueError:
-        raise InputError(
-            f"The id {text!r} is not an integer.", f"The entity of {group.name} is {group.entity}, an integer."
-        ) from None
+        wrong = f"does not have the form {'/'.join(group.entity_names)}" if group.is_composite else "is not an integer"
+        kinds = ", ".join(f"{column.name} ({column.type.name.lower()})" for column in group.entity_columns)
+        raise InputError(f"The id {text!r} {wrong}.", f"The entity of {group.name} is {kinds}.") from None
+    return values
+
+
+def _value(key: str, kind: Any, text: str) -> int | str:
+    from features.declaration.entity import values_of
+
+    try:
+        [value] = values_of(text, [kind])
+    except ValueError:
+        raise InputError(f"The id {text!r} is not an integer.", f"The key {key} is an integer.") from None
+    return value
 
 
 def _post(settings: Any, path: str, body: dict[str, Any]) -> Any:
@@ -207,7 +224,9 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     console = Console()
     for row in rows:
         provenance, batch = row["provenance"], row["parts"]["batch"]
-        table = Table("feature", "value", "batch part", title=f"{row['id']} as of {provenance['as_of']}", title_justify="left")
+        table = Table(
+            "feature", "value", "batch part", title=f"{_shown(row['id'])} as of {provenance['as_of']}", title_justify="left"
+        )
         for name, value in row["features"].items():
             part = batch["features"][name] if batch else None
             shown = "–" if part is None else f"{_short(part['collapsed'])} + {part['tail_hops']} tail hops"
@@ -222,3 +241,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 def _short(partial: Any) -> str:
     return f"{len(partial)} hashes" if isinstance(partial, list) and len(partial) > 2 else str(partial)
+
+
+def _shown(entity_id: Any) -> str:
+    return ", ".join(f"{name}={value}" for name, value in entity_id.items()) if isinstance(entity_id, dict) else str(entity_id)

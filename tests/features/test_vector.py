@@ -26,6 +26,8 @@ NAMES = (
     "mean_amount_1d",
     "terminal_payments_1h",
     "terminal_payments_1d",
+    "pair_payments_3d",
+    "pair_spend_3d",
     "amount",
     "amount_to_mean",
     "channel_bucket",
@@ -47,6 +49,7 @@ numbers = st.none() | st.floats(-1e6, 1e6) | st.integers(0, 5)
         st.fixed_dictionaries(
             {
                 "payments_1h": numbers, "mean_amount_1d": numbers, "terminal_payments_1h": numbers, "terminal_payments_1d": numbers,
+                "pair_payments_3d": numbers, "pair_spend_3d": numbers,
                 "amount": numbers, "channel": st.none() | st.text(max_size=4), "q_ms": st.integers(0, 2_000_000_000_000),
             }
         ),
@@ -58,19 +61,22 @@ def test_a_request_gives_the_numbers_of_the_row_of_a_training_set_to_the_bit(row
     for row, expected in zip(rows, matrix.tolist(), strict=True):
         own = {name: row[name] for name in ("payments_1h", "mean_amount_1d")}
         others = {name: row[f"terminal_{name}"] for name in ("payments_1h", "payments_1d")}
-        vector = VECTOR.of([own, others], {"amount": row["amount"], "channel": row["channel"]}, row["q_ms"])
+        pair = {name: row[f"pair_{name}"] for name in ("payments_3d", "spend_3d")}
+        vector = VECTOR.of([own, others, pair], {"amount": row["amount"], "channel": row["channel"]}, row["q_ms"])
         assert [number.hex() for number in vector] == [number.hex() for number in expected]
         assert not any(math.isnan(number) for number in vector)
 
 
 def test_what_is_missing_has_its_declared_default() -> None:
-    vector = dict(zip(NAMES, VECTOR.of([{}, {}], {}, 3_600_000 * 13), strict=True))
+    vector = dict(zip(NAMES, VECTOR.of([{}, {}, {}], {}, 3_600_000 * 13), strict=True))
     assert vector["mean_amount_1d"] == -1.0, "the default of the feature"
     assert vector["amount"] == 0.0
     assert vector["amount_to_mean"] == 0.0, "null in the expression, and not the defaults of its parts"
     assert vector["hour"] == 13.0
-    assert vector["channel_bucket"] == dict(zip(NAMES, VECTOR.of([{}, {}], {"channel": "chip"}, 0), strict=True))["channel_bucket"]
-    assert VECTOR.of([{}, {}], {"amount": "7"}, 0) == VECTOR.of([{}, {}], {}, 0), "a text is no amount"
+    assert (
+        vector["channel_bucket"] == dict(zip(NAMES, VECTOR.of([{}, {}, {}], {"channel": "chip"}, 0), strict=True))["channel_bucket"]
+    )
+    assert VECTOR.of([{}, {}, {}], {"amount": "7"}, 0) == VECTOR.of([{}, {}, {}], {}, 0), "a text is no amount"
 
 
 @pytest.mark.parametrize("vector", [VECTOR, repurchase.vector], ids=["several inputs", "one group"])
@@ -90,8 +96,8 @@ def test_a_vector_is_read_back_from_its_text(vector: FeatureVector) -> None:
         {"derived": (*fraud.derived[:-1], expression("hour", "hour_of_day(request_time) + 1"))},
         {"derived": (*fraud.derived[:-1], expression("hour", "hour_of_day(request_time)", default=1.0))},
         {"request": (fraud.request[0], RequestColumn("channel", default="web"))},
-        {"inputs": (cards, terminals.on("terminal_id", prefix="at_"))},
-        {"inputs": (replace(cards, features=(*cards.features, count("payments_1d", window="1d"))), fraud.inputs[1])},
+        {"inputs": (cards, terminals.on("terminal_id", prefix="at_"), fraud.inputs[2])},
+        {"inputs": (replace(cards, features=(*cards.features, count("payments_1d", window="1d"))), *fraud.inputs[1:])},
     ],
     ids=["expression", "default", "request column", "prefix", "group"],
 )
@@ -121,7 +127,7 @@ OUTCOME = Outcome(where="event_type = 'PURCHASE'")
         (lambda: Model("m", (user_features.on("context"),), OUTCOME), "field of the API"),
         (lambda: Model("m", (user_features, item_features.on("item_id")), OUTCOME), "need item_id"),
         (lambda: Model("m", (user_features,), OUTCOME, request=(RequestColumn("amount"),)), "need amount"),
-        (lambda: replace(fraud, outcome=replace(fraud.outcome, at=None)), "need terminal_id, amount, channel, payment_id"),
+        (lambda: replace(fraud, outcome=replace(fraud.outcome, at=None)), "need terminal_id, card_id, amount, channel, payment_id"),
         (lambda: replace(fraud, request=(RequestColumn("device"),), derived=()), "payments has no such column"),
         (lambda: replace(fraud, request=(RequestColumn("amount", ColumnType.INT64),), derived=()), "payments has no such column"),
         (lambda: replace(fraud, outcome=Outcome(at="amount > 0")), "has no condition"),

@@ -38,7 +38,7 @@ from models.promotion import promote
 from models.training import train_models
 from models.training_set import build_training_set
 from orchestration.plan import model_plans
-from tests.payments import cards, chargebacks, fraud, payments, project, relay, terminals
+from tests.payments import card_at_terminal, cards, chargebacks, fraud, payments, project, relay, terminals
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, _port_c
     rows = spark.read.format("delta").load(settings.table(fraud.training_table)).toPandas()
     try:
         services.up(settings, {SERVED_TOPIC: 1}, only={"kafka", "valkey", "mlflow", "serving"})
-        for group in (cards, terminals):
+        for group in project.groups:
             build_tiles(spark, settings, group, stale_days(spark, settings, group))
             build_view(spark, settings, group, LAST)
             publish_view(spark, settings, group)
@@ -131,20 +131,25 @@ def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, _port_c
 def expected(paid: pd.DataFrame, returned: pd.DataFrame, payment: Any, q_ms: int) -> dict[str, Any]:
     """The features and the label of a payment, from the list of all events."""
 
-    def hopped(group: Any, index: int, column: str) -> pd.DataFrame:
+    def hopped(group: Any, index: int, *columns: str) -> pd.DataFrame:
         start_ms = int(group.features[index].window.start_ms(q_ms))
-        own = paid[paid[column] == payment[column]]
+        own = paid
+        for column in columns:
+            own = own[own[column] == payment[column]]
         return own[(own["at_ms"] >= start_ms) & (own["at_ms"] < q_ms)]
 
     outcomes = returned[(returned["payment_id"] == payment["payment_id"]) & (returned["reason"] == "fraud")]
     amounts = hopped(cards, 1, "card_id")["amount"]
     known = payment["terminal_id"] is not None
+    pair = hopped(card_at_terminal, 0, "card_id", "terminal_id")["amount"]
     return {
         "label": int(((outcomes["told_ms"] > q_ms) & (outcomes["told_ms"] < q_ms + HORIZON_MS)).any()),
         "payments_1h": len(hopped(cards, 0, "card_id")),
         "mean_amount_1d": amounts.mean() if len(amounts) else None,
         "terminal_payments_1h": len(hopped(terminals, 0, "terminal_id")) if known else None,
         "terminal_payments_1d": len(hopped(terminals, 1, "terminal_id")) if known else None,
+        "pair_payments_3d": len(pair) if known else None,
+        "pair_spend_3d": pair.sum() if known else None,
     }
 
 
@@ -243,7 +248,7 @@ def test_a_prediction_is_made_on_the_numbers_of_the_training_set(built: Built) -
         assert (answer["card_id"], answer["terminal_id"]) == (row["entity"], row["terminal_id"])
         assert answer["features_used"] == dict(zip(fraud.vector.names, numbers, strict=True))
         assert answer["provenance"]["degraded"] is False
-        assert set(answer["inputs"]) == {"cards", "terminal_terminals"}
+        assert set(answer["inputs"]) == {"cards", "terminal_terminals", "pair_card_at_terminal"}
         assert answer["inputs"]["cards"]["batch_end"] == answer["provenance"]["batch_end"]
         assert answer == ask(built, "/predict", **request_of(row)).json(), "the model is the project's default"
 
@@ -257,9 +262,13 @@ def test_each_input_of_an_answer_is_logged_with_its_own_features(built: Built) -
     def logged() -> dict[str, dict[str, Any]]:
         for messages in consumer.poll(500).values():
             records.extend(json.loads(line) for message in messages for line in message.value.splitlines())
-        mine = {"cards": str(row["entity"]), "terminals": row["terminal_id"]}
+        mine = {
+            "cards": str(row["entity"]),
+            "terminals": row["terminal_id"],
+            "card_at_terminal": f"{row['entity']}/{row['terminal_id']}",
+        }
         groups = {record["group"]: record for record in records if mine[record["group"]] == record["entity"]}
-        return groups if len(groups) == 2 else {}
+        return groups if len(groups) == 3 else {}
 
     groups = eventually(logged)
     consumer.close()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -49,6 +50,38 @@ def test_an_error_is_a_sentence(tmp_path: Path, arguments: list[str], says: str)
     assert "Traceback" not in done.stderr
     assert says in json.loads(done.stdout)["error"]
     assert json.loads(done.stdout)["cure"]
+
+
+PAYMENTS = f"{Path(__file__).parents[1] / 'payments.py'}:project"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "asked"),
+    [
+        (["features", "--group", "card_at_terminal", "17/t~19", "1/9"], "/features", {"group": "card_at_terminal", "ids": [
+            {"card_id": 17, "terminal_id": "t/9"}, {"card_id": 1, "terminal_id": "9"}]}),
+        (["features", "--group", "terminals", "t/9"], "/features", {"group": "terminals", "ids": ["t/9"]}),
+        (["predict", "17", "--key", "terminal_id=t/9"], "/models/fraud/predict", {"card_id": 17, "terminal_id": "t/9", "context": {}}),
+    ],
+)  # fmt: skip
+def test_the_values_of_an_entity_of_several_columns_are_asked_for_by_name(
+    tmp_path: Path, arguments: list[str], path: str, asked: dict[str, Any]
+) -> None:
+    answer = mock.Mock(return_value={"rows": []})
+    with mock.patch.dict(os.environ, {"BRAID_PROJECT": PAYMENTS}), mock.patch("orchestration.cli.answers._post", answer):
+        CliRunner().invoke(app, [*arguments, "--home", str(tmp_path), "--json"])
+    [call] = answer.call_args_list
+    assert call.args[1:] == (path, asked)
+
+
+def test_an_id_that_lacks_a_value_is_refused(tmp_path: Path) -> None:
+    with mock.patch.dict(os.environ, {"BRAID_PROJECT": PAYMENTS}):
+        done = CliRunner().invoke(app, ["features", "17", "--group", "card_at_terminal", "--home", str(tmp_path)])
+    assert done.exit_code == 1
+    assert (
+        "The id '17' does not have the form card_id/terminal_id. The entity of card_at_terminal is card_id (int64), terminal_id (string)."
+        in done.stderr.replace("\n", " ")
+    )
 
 
 def test_status_of_what_does_not_run_is_no_error(tmp_path: Path) -> None:

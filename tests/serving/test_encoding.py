@@ -15,6 +15,10 @@ MODEL = encoding.ModelInfo("repurchase", "3", "champion")
 FEATURES = {"spend": 1.5, "count": 2, "items": ["a", 1], "nothing": None}
 ANSWERS = {
     "features": (encoding.FeaturesAnswer([encoding.FeatureRow("é", FEATURES, PROVENANCE)]), contract.FeaturesResponse),
+    "features of several columns": (
+        encoding.FeaturesAnswer([encoding.FeatureRow({"card_id": 7, "terminal_id": "t/9"}, FEATURES, PROVENANCE)]),
+        contract.FeaturesResponse,
+    ),
     "predict": (
         encoding.predict_answer(("user_id",))(7, 0.5, {"spend": 1.5}, MODEL, PROVENANCE),
         contract.predict_contract(repurchase)[1],

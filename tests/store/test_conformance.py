@@ -318,6 +318,29 @@ def test_dropped_entities_are_unknown(online: RedisStore, servers: Servers) -> N
     assert (parts(online, 1, OTHER), collapsed(parts(online, 2, OTHER))) == (Parts(), (B, 2))
 
 
+def test_entities_of_several_columns_are_found_by_the_value_of_one_whichever_layer_knows_them(
+    online: RedisStore, servers: Servers
+) -> None:
+    pairs = FeatureGroup("pairs", ("user_id", "item_id"), user_features.source, user_features.features)
+    longer = replace(pairs, name="pairs_too")
+    of_batch, of_stream = [(1, "cup"), (1, "a/b*"), (11, "cup"), (2, "1")], [(1, "pot"), (2, "1/cup")]
+    ids = [pairs.id_of(entity) for entity in of_batch]
+    view = online.begin_publication(pairs, View(B, 1))
+    online.put_views(pairs, view, ids, [value(B, 1, pairs)] * len(ids))
+    online.end_publication(pairs, view, len(ids), B - 1)
+    store(servers.settings).delete(pairs.key("1/cup"))  # an entity that the store has lost is still known
+    online.put_tiles(pairs, [(pairs.id_of(entity), B, tile(B, group=pairs)) for entity in of_stream], TTL)
+    online.put_tiles(longer, [("1/other", B, tile(B, group=longer))], TTL)
+
+    assert online.ids_of_part(pairs, "user_id", 1) == ["1/a~1b*", "1/cup", "1/pot"]
+    assert online.ids_of_part(pairs, "item_id", "cup") == ["1/cup", "11/cup"]
+    assert online.ids_of_part(pairs, "item_id", "a/b*") == ["1/a~1b*"]
+    online.drop(pairs, online.ids_of_part(pairs, "user_id", 1))
+    assert online.ids_of_part(pairs, "user_id", 1) == []
+    assert online.ids_of_part(pairs, "user_id", 2) == ["2/1", "2/1~1cup"]
+    assert online.ids_of_part(longer, "user_id", 1) == ["1/other"]
+
+
 def test_a_read_says_since_when_the_tiles_are_complete(online: RedisStore) -> None:
     publish(online, B, {1: 1})
     for tiles, since_ms in ((Tiles("a", B), B), (Tiles("a", None), ALWAYS_MS), (Tiles("b", B, whole=False), NEVER_MS)):

@@ -1,0 +1,68 @@
+"""The ids of entities in requests: what a request names → the ids by which the online store has the entities."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from features.declaration import FeatureGroup, ModelInput
+from features.declaration.entity import id_of
+from features.sources import ColumnType
+from serving.errors import RefusalError
+
+#: An id in a request: a value; or column → value, for an entity of several columns.
+RequestId = int | str | Mapping[str, int | str]
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+
+def keys_of(group: FeatureGroup, ids: Sequence[RequestId]) -> list[int | str]:
+    """The ids as the group's keys have them. Digits pass for an integer: JSON numbers beyond 2^53 do not survive every client.
+
+    Raises:
+        RefusalError: An id does not have the group's columns, or a value is not of its column's type.
+    """
+    names = group.entity_names
+    if group.is_composite:
+        wrong = next((at for at, entity in enumerate(ids) if not isinstance(entity, Mapping) or entity.keys() != set(names)), None)
+        if wrong is not None:
+            raise RefusalError(
+                422,
+                f"The id at position {wrong} is not an object of {', '.join(names)}.",
+                f"The entity of {group.name} is {group.entity_text}: name a value for each of them and for nothing else.",
+            )
+        return _ids(group, names, [[entity[name] for entity in ids] for name in names])  # type: ignore[index,call-overload]
+    return _ids(group, names, [ids])
+
+
+def key_of(entry: ModelInput, values: Sequence[Mapping[str, int | str | None]]) -> list[int | str]:
+    """The ids of the entities of a model's input, from the fields of requests or candidates. Raises as `keys_of`."""
+    for key in entry.keys:
+        lacks = next((at for at, fields in enumerate(values) if fields.get(key) is None), None)
+        if lacks is not None:
+            raise RefusalError(
+                422, f"The candidate at position {lacks} has no {key}.", "Give it to the candidate or to the whole request."
+            )
+    return _ids(entry.group, entry.keys, [[fields[key] for fields in values] for key in entry.keys])
+
+
+def _ids(group: FeatureGroup, names: Sequence[str], columns: Sequence[Sequence[object]]) -> list[int | str]:
+    """The ids of entities, from the values of each column; `names` is what the request calls the columns."""
+    typed = [
+        _typed(group, name, column.type, values) for name, column, values in zip(names, group.entity_columns, columns, strict=True)
+    ]
+    return typed[0] if len(typed) == 1 else [id_of(values) for values in zip(*typed, strict=True)]
+
+
+def _typed(group: FeatureGroup, name: str, kind: ColumnType, values: Sequence[object]) -> list[int | str]:
+    typed: list[int | str] = []
+    for position, value in enumerate(values):
+        if (kind is ColumnType.STRING and isinstance(value, str)) or (kind is ColumnType.INT64 and isinstance(value, int)):
+            typed.append(value)
+        elif kind is ColumnType.INT64 and isinstance(value, str) and _INTEGER.fullmatch(value):
+            typed.append(int(value))
+        else:
+            expected = "a text" if kind is ColumnType.STRING else "an integer"
+            where = f"The {name} of the id" if group.is_composite else "The id"
+            kinds = ", ".join(f"{column.name} ({column.type.name.lower()})" for column in group.entity_columns)
+            raise RefusalError(422, f"{where} at position {position} is not {expected}.", f"The entity of {group.name} is {kinds}.")
+    return typed
