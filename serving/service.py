@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import bentoml
+from bentoml import get_current_service  # looked up once: the module looks a name up anew at each use
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
@@ -88,7 +89,7 @@ def _decoders() -> dict[str, Callable[[bytes], Any]]:
 
 
 async def _answer(path: str, request: Any) -> bytes:
-    operations: dict[str, Callable[[Any], Awaitable[bytes]]] = bentoml.get_current_service().operations
+    operations: dict[str, Callable[[Any], Awaitable[bytes]]] = get_current_service().operations
     return await operations[path](request)
 
 

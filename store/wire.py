@@ -18,7 +18,7 @@ from redis.asyncio.connection import DefaultParser, parse_url
 from infra.settings import Settings
 from store.clients import async_store
 
-Command = Sequence[str | bytes | int]
+Command = tuple[str | bytes | int, ...]
 _INCOMPLETE = object()
 #: What a URL may say for a connection of this module.
 _PLAIN = {"host", "port", "db", "username", "password"}
@@ -37,7 +37,7 @@ class Replies(Protocol):
 def reading_client(settings: Settings) -> Replies:
     """The client of a request, as the user that only reads."""
     if not settings.redis_cluster:
-        where = parse_url(settings.redis_reader_url or settings.redis_url)
+        where: Any = parse_url(settings.redis_reader_url or settings.redis_url)
         if where.keys() <= _PLAIN:
             return Wire(**where)
     return Pipelines(settings)
@@ -114,7 +114,7 @@ class Wire:
 
 class _Asked(NamedTuple):
     replies: list[Any]
-    count: int
+    expected: int
     future: asyncio.Future[list[Any]]
 
 
@@ -134,7 +134,7 @@ class _Connection(asyncio.Protocol):
             raise redis.ConnectionError("The connection is lost.")
         asked = _Asked([], len(commands), asyncio.get_running_loop().create_future())
         self._asked.append(asked)
-        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))
+        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))  # type: ignore[arg-type]  # its stub knows tuples of one word
         try:
             return await asked.future
         except asyncio.CancelledError:
@@ -155,7 +155,7 @@ class _Connection(asyncio.Protocol):
             while (reply := self._reader.gets()) is not _INCOMPLETE:
                 asked = self._asked[0]
                 asked.replies.append(reply)
-                if len(asked.replies) == asked.count:
+                if len(asked.replies) == asked.expected:
                     self._asked.popleft()
                     if not asked.future.done():
                         asked.future.set_result(asked.replies)
