@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -16,7 +17,13 @@ def now_ms() -> int:
 
 def rfc3339(instant_ms: int) -> str:
     """The RFC 3339 text of an instant, in UTC and to the millisecond, such as 2026-11-01T12:00:00.000Z."""
-    return (_EPOCH + instant_ms * _MILLISECOND).isoformat(timespec="milliseconds")[:-6] + "Z"
+    minute, milliseconds = divmod(instant_ms, 60_000)
+    return "%s:%02d.%03dZ" % (_minute(minute), *divmod(milliseconds, 1_000))  # noqa: UP031  # an answer has hundreds of them
+
+
+@lru_cache(4_096)
+def _minute(minute: int) -> str:
+    return (_EPOCH + minute * timedelta(minutes=1)).isoformat(timespec="minutes")[:-6]
 
 
 def parse_rfc3339(text: str) -> int:

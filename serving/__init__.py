@@ -1,14 +1,17 @@
 """Serving: one request over HTTP.
 
+front        answers the operations, before BentoML's own middleware
 guard        refuses requests without a key, of another type, too large, or outside the contract
 contract     the fields of requests and answers
 ids          the ids of a request → those of the store
+decoding     the bytes of a request → the request
 encoding     an answer → its bytes
 service      the endpoints, as a BentoML service
 predicting   one request to a model → its answer, within the budget
 answer       what the store gave → the answer
 freshness    whether features are too old for a use case
 model        the champion of the registry, loaded and followed
+one_row      a LightGBM model's prediction for one row
 variants     which model answers whom in an experiment
 served_log   a share of the answers → Kafka
 metrics      counters for `/metrics`

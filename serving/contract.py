@@ -17,15 +17,22 @@ MAX_IDS = 1_000
 MAX_BODY_BYTES = 64 * 1_024
 #: Characters of a text in `context`.
 MAX_TEXT_LENGTH = 4_096
+#: Characters of the name of a group, and of a use case.
+MAX_NAME_LENGTH, MAX_USE_CASE_LENGTH = 128, 64
+#: Values in `context` of a model without request columns.
+MAX_CONTEXT = 64
+#: A decimal lies between this and its negative.
+MAX_DECIMAL = 1e12
+#: The last millisecond of the year 9999.
+LAST_MS = 253_402_300_799_999
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_MS = 253_402_300_799_999
 
 
-def _instant_ms(given: Any) -> int:
+def instant_ms(given: Any) -> int:
     """The milliseconds of an instant, rounded down. Strict: a number of seconds must not pass for one of milliseconds."""
     if type(given) is int:
-        instant_ms = given
+        milliseconds = given
     elif isinstance(given, str):
         try:
             instant = datetime.fromisoformat(given)
@@ -33,18 +40,18 @@ def _instant_ms(given: Any) -> int:
             raise ValueError("a time is RFC 3339 with its offset, or whole milliseconds since 1970") from None
         if instant.tzinfo is None:
             raise ValueError("a time needs its offset, such as Z or +02:00")
-        instant_ms = (instant - _EPOCH) // timedelta(milliseconds=1)
+        milliseconds = (instant - _EPOCH) // timedelta(milliseconds=1)
     else:
         raise ValueError("a time is RFC 3339 with its offset, or whole milliseconds since 1970")
-    if not 0 <= instant_ms <= _LAST_MS:
+    if not 0 <= milliseconds <= LAST_MS:
         raise ValueError("a time lies between the years 1970 and 9999")
-    return instant_ms
+    return milliseconds
 
 
 #: An instant: RFC 3339 with an offset, or milliseconds since 1970. Held in milliseconds.
 Instant = Annotated[
     int,
-    BeforeValidator(_instant_ms),
+    BeforeValidator(instant_ms),
     WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "minimum": 0}]}),
 ]
 Int64 = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)]
@@ -57,7 +64,7 @@ UseCaseName = Annotated[
     str,
     Field(
         min_length=1,
-        max_length=64,
+        max_length=MAX_USE_CASE_LENGTH,
         description="A use case of the deployment's settings: what the answer does when features are stale.",
     ),
 ]
@@ -78,7 +85,7 @@ class PredictRequest(_Message):
     values and uses none of them. Nothing of `context` is stored.
     """
 
-    context: dict[str, str | float | int | bool | None] = Field(default_factory=dict, max_length=64)
+    context: dict[str, str | float | int | bool | None] = Field(default_factory=dict, max_length=MAX_CONTEXT)
     at: Instant | None = Field(None, description="The time that is asked about; default now.")
     use_case: UseCaseName | None = None
 
@@ -89,7 +96,7 @@ class FeaturesRequest(_Message):
     The id of an entity of several columns is an object with a value for each column, such as `{"card_id": 17, "terminal_id": "t9"}`.
     """
 
-    group: str = Field(min_length=1, max_length=128)
+    group: str = Field(min_length=1, max_length=MAX_NAME_LENGTH)
     ids: list[EntityId | CompositeId] = Field(max_length=MAX_IDS)
     at: Instant | None = Field(None, description="The time that is asked about; default now. Not before batch_end.")
     use_case: UseCaseName | None = None
@@ -158,7 +165,9 @@ _REQUEST_TYPES: dict[ColumnType, Any] = {
     ColumnType.STRING: Annotated[str, Field(strict=True, max_length=MAX_TEXT_LENGTH)],
     ColumnType.INT64: Int64,
     ColumnType.DECIMAL: Annotated[
-        float, Field(strict=True, allow_inf_nan=False, gt=-1e12, lt=1e12), AfterValidator(lambda value: round(value, 6))
+        float,
+        Field(strict=True, allow_inf_nan=False, gt=-MAX_DECIMAL, lt=MAX_DECIMAL),
+        AfterValidator(lambda value: round(value, 6)),
     ],
     ColumnType.TIMESTAMP: Instant,
 }

@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
 
 from features.aggregations import Value
 
@@ -79,6 +78,6 @@ def predict_answer(keys: tuple[str, ...], several: bool = False) -> Any:
     return msgspec.defstruct("PredictAnswer", fields, frozen=True, gc=False)
 
 
-def json_response(answer: msgspec.Struct) -> Response:
-    """The HTTP response of an answer."""
-    return Response(_encoder.encode(answer), media_type="application/json")
+def encoded(answer: msgspec.Struct) -> bytes:
+    """The JSON of an answer."""
+    return _encoder.encode(answer)

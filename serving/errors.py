@@ -9,7 +9,10 @@
 415     anything but JSON; nothing of it was read               (serving.guard)
         a content encoding other than gzip                      (serving.bodies)
 422     an id of another type than the group's, or a use case that is not known
+429     more requests at once than the service answers          (serving.front)
+500     the service itself has failed; its log says why         (serving.front)
 503     no champion yet, or features older than the use case allows
+504     no answer within the time of a request                  (serving.front)
 """
 
 from __future__ import annotations

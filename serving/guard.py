@@ -1,4 +1,4 @@
-"""ASGI middleware in front of BentoML: checks each request before BentoML reads it, and answers `/readyz`.
+"""The bounds of a request, checked before its body is read; middleware that checks what BentoML reads, and answers `/readyz`.
 
 A request is refused if it has no valid key, if its body is not JSON, is too large or does not fit the contract. BentoML itself would
 unpickle bodies of other content types, and would write the values of an invalid request to its log.
@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 
 from serving.bodies import decoded
 from serving.contract import MAX_BODY_BYTES
+from serving.decoding import refusal_of
 from serving.errors import RefusalError
 
 Scope = MutableMapping[str, Any]
@@ -47,8 +48,8 @@ class Door:
             return
         try:
             if self._key is not None:
-                _admit(scope, self._key.get_secret_value())
-            body = await _body(scope, receive)
+                admit(scope, self._key.get_secret_value())
+            body = await body_of(scope, receive)
             if body is None:
                 return
             _check(self._requests.get(scope["path"]), body)
@@ -103,13 +104,18 @@ class Readiness:
         signal.signal(signal.SIGTERM, end)
 
 
-def _admit(scope: Scope, key: str) -> None:
+def admit(scope: Scope, key: str) -> None:
+    """Returns if the request has the key.
+
+    Raises:
+        RefusalError: The request has another key, or none.
+    """
     authorization = dict(scope["headers"]).get(b"authorization", b"")
     if not hmac.compare_digest(authorization, b"Bearer " + key.encode()):
         raise RefusalError(401, "The request has no valid key.", "Send it as: Authorization: Bearer KEY.")
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes | None:
+async def body_of(scope: Scope, receive: Receive) -> bytes | None:
     """The request's body, decoded; None if the caller has disconnected.
 
     Raises:
@@ -136,20 +142,10 @@ async def _body(scope: Scope, receive: Receive) -> bytes | None:
     return decoded(body, [value for name, value in scope["headers"] if name == b"content-encoding"])
 
 
-def _check(kind: type[BaseModel] | None, body: bytes) -> None:
-    if kind is None:
+def _check(contract: type[BaseModel] | None, body: bytes) -> None:
+    if contract is None:
         return
     try:
-        kind.model_validate_json(body)
+        contract.model_validate_json(body)
     except ValidationError as error:
-        # The answer repeats no value, and only the beginning of a field's name, because an invalid request may contain a secret.
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part)[:64] for part in first["loc"][:2])
-        reason = first["msg"].removeprefix("Value error, ")
-        # A column of the request that is missing, unknown or wrong is about the caller's data, and not about the form of a request.
-        status = 422 if first["loc"][:1] == ("context",) and len(first["loc"]) > 1 else 400
-        raise RefusalError(
-            status,
-            f"The request does not pass validation{f' at {where}' if where else ''}: {reason}.",
-            "The page of the API is at /.",
-        ) from None
+        raise refusal_of(error) from None

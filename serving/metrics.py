@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter as Tally
 from collections.abc import Sequence
+from functools import cache
 
 from features.declaration import FeatureGroup
 from features.model import Model
@@ -49,13 +50,20 @@ class Metrics:
         )
         self._variants = Counter("braid_predictions", "Predictions by the variant that answered.", ["variant"])
         self._lost = Counter("braid_served_log_lost", "Records of the served log that did not reach Kafka.")
+        # prometheus_client checks the labels anew at each look-up.
+        self._seconds_of, self._rows_of, self._age_of = (
+            cache(self._seconds.labels),
+            cache(self._rows.labels),
+            cache(self._age.labels),
+        )
+        self._budget_of, self._variant_of = cache(self._budget.labels), cache(self._variants.labels)
 
     def answered(self, endpoint: str, started: float, model: Model | None = None) -> None:
         """Counts one answer, of a model if it is given; `started` is the value of `time.perf_counter` when the request arrived."""
         seconds = time.perf_counter() - started
-        self._seconds.labels(endpoint).observe(seconds)
+        self._seconds_of(endpoint).observe(seconds)
         if model is not None and model.budget_ms is not None:
-            self._budget.labels(model.name).observe(seconds * 1_000 / model.budget_ms)
+            self._budget_of(model.name).observe(seconds * 1_000 / model.budget_ms)
 
     def late(self, model: str) -> None:
         """Counts an answer of a model that the online store was too late for."""
@@ -67,10 +75,10 @@ class Metrics:
             "degraded" if merged.degraded or parts.faults else "exact" if parts.known else "unknown" for parts, merged, _ in rows
         )
         for state, n in states.items():
-            self._rows.labels(group.name, state).inc(n)
+            self._rows_of(group.name, state).inc(n)
         newest_ms = max((merged.newest_event_ms for _, merged, _ in rows if merged.newest_event_ms is not None), default=None)
         if newest_ms is not None:
-            self._age.labels(group.name).set((q_ms - newest_ms) / 1_000)
+            self._age_of(group.name).set((q_ms - newest_ms) / 1_000)
 
     def newest_event(self, group: str, newest_ms: int) -> None:
         """Sets the time of a group's newest event; a Prometheus rule subtracts it from `time()` to get the age."""
@@ -78,7 +86,7 @@ class Metrics:
 
     def predicted(self, variant: str) -> None:
         """Counts a prediction of a variant."""
-        self._variants.labels(variant).inc()
+        self._variant_of(variant).inc()
 
     def lost(self, records: int) -> None:
         """Counts records of the served log that were lost."""

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from features.model import Model
 from features.vector import FeatureVector, vector_of_text
 from infra.settings import Settings
 from models.registry import load_booster, trained_fingerprint, version_by_alias
+from serving.one_row import one_row_scorer
 
 _log = logging.getLogger("serving")
 #: The number of polls after which a refused version is tried again, because its files may have been unreachable for a moment.
@@ -54,7 +56,13 @@ class LoadedModel:
 
     def predict(self, inputs: Sequence[Sequence[float]]) -> list[float]:
         """The probabilities of label 1, one for each input; an input is the values of `vector.names`."""
+        if len(inputs) == 1 and self._one_row is not None:
+            return [self._one_row(inputs[0])]
         return [float(score) for score in self.booster.predict(np.array(inputs), num_threads=1)]
+
+    @cached_property
+    def _one_row(self) -> Callable[[Sequence[float]], float] | None:
+        return one_row_scorer(self.booster)
 
     def input_of(
         self, inputs: Sequence[ModelInput], values: Sequence[Sequence[Value]], request: Mapping[str, Any], q_ms: int

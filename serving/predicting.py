@@ -9,8 +9,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from starlette.responses import Response
-
 from features.declaration import FeatureGroup
 from features.instants import now_ms
 from features.merge_many import ManyMerge
@@ -18,7 +16,7 @@ from features.model import Model, WhenLate
 from infra.settings import Settings
 from serving.answer import Provenances, Served, ServedInput, Stale, combined, prediction, served_features
 from serving.contract import PredictRequest
-from serving.encoding import CandidateScore, ModelInfo, ScoreAnswer, json_response
+from serving.encoding import CandidateScore, ModelInfo, ScoreAnswer, encoded
 from serving.errors import RefusalError
 from serving.freshness import Freshness
 from serving.ids import key_of
@@ -56,12 +54,12 @@ class Predictor:
         self._inputs = declared.vector.inputs
         self._late: set[asyncio.Task[list[Reading]]] = set()
 
-    async def predict(self, request: PredictRequest) -> Response:
+    async def predict(self, request: PredictRequest) -> bytes:
         """One prediction, by the champion or by the variant that the subject has in a running experiment."""
         started = time.perf_counter()
-        ids = [key_of(entry, [vars(request)])[0] for entry in self._inputs]
+        ids = [key_of(entry, [{key: getattr(request, key) for key in entry.keys}])[0] for entry in self._inputs]
         variant, model, exposed = self._chosen(ids[0])
-        context: Any = vars(request.context) if self._declared.request else {}
+        context = {column.name: getattr(request.context, column.name) for column in self._declared.request}
         q_ms = now_ms() if request.at is None else request.at
         stale = self._stale(request.use_case, q_ms)
         wanted = [(entry.group, [key]) for entry, key in zip(self._inputs, ids, strict=True)]
@@ -100,13 +98,13 @@ class Predictor:
 
             for place in range(len(inputs)):  # by the log's thread: an answer does not wait for shadows
                 self._served_log.add(partial(record, place))
-        response = json_response(answer)
+        response = encoded(answer)
         for entry, _, its in answered:
             self._metrics.counted(entry.group, [its], q_ms)
         self._metrics.answered("predict", started, self._declared)
         return response
 
-    async def score(self, request: Any) -> Response:
+    async def score(self, request: Any) -> bytes:
         """The predictions for many candidates by the champion, on the features of one moment. Each entity is read and merged once."""
         started = time.perf_counter()
         model = self._models.champion.current
@@ -142,7 +140,7 @@ class Predictor:
         ]
         everything = [(entry, provenance) for entry, its in zip(inputs, provenances, strict=True) for provenance in its.values()]
         info = ModelInfo(model.name, model.version, "champion")
-        response = json_response(ScoreAnswer(rows, info, combined(everything)))
+        response = encoded(ScoreAnswer(rows, info, combined(everything)))
         for entry, known in zip(inputs, served, strict=True):
             self._metrics.counted(entry.group, list(known.values()), q_ms)
         self._metrics.answered("score", started, self._declared)

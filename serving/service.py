@@ -11,10 +11,13 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import bentoml
+from bentoml import get_current_service  # looked up once: the module looks a name up anew at each use
+from starlette.middleware import Middleware
 from starlette.responses import Response
 
 from features.instants import now_ms
@@ -24,9 +27,11 @@ from infra.project import load_project
 from infra.settings import Settings
 from serving.answer import feature_rows, served_features
 from serving.contract import FeaturesRequest, FeaturesResponse, predict_contract, score_contract
-from serving.encoding import FeaturesAnswer, json_response
+from serving.decoding import decoder, features_struct, predict_struct, score_struct
+from serving.encoding import FeaturesAnswer, encoded
 from serving.errors import RefusalError
 from serving.freshness import Freshness
+from serving.front import Front, put_in_front
 from serving.guard import Door, Readiness
 from serving.ids import keys_of
 from serving.metrics import Metrics
@@ -52,18 +57,62 @@ else:
     PredictRequest, PredictResponse = _contracts[_default.name, "predict"] if _default else predict_contract(None)
 
 
-class _ModelEndpoints:
-    """An API method for each model of the project and each action: a prediction, and the scores of many candidates."""
+_MOST_AT_ONCE, _TIMEOUT_SECONDS = 256, 10
 
-    _predictors: dict[str, Predictor]
+
+class _FrontedService(bentoml.Service[Any]):
+    """BentoML's service with `serving.front` before it."""
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        app = super().to_asgi(is_main=is_main)
+        front = Middleware(
+            Front,
+            key=_settings.api_key,
+            decoders=_decoders(),
+            answer=_answer,
+            most_at_once=_MOST_AT_ONCE,
+            timeout_seconds=_TIMEOUT_SECONDS,
+        )
+        put_in_front(app, front)
+        return app
+
+
+def _decoders() -> dict[str, Callable[[bytes], Any]]:
+    """Path → the function from a body to the request, for each operation."""
+    decoders = {"/features": decoder(features_struct(), FeaturesRequest), "/predict": decoder(None, PredictRequest)}
+    for model in _project.models:
+        predict = decoder(predict_struct(model), _contracts[model.name, "predict"][0])
+        decoders[f"/models/{model.name}/predict"] = predict
+        decoders[f"/models/{model.name}/score"] = decoder(score_struct(model), _contracts[model.name, "score"][0])
+        if model == _default:
+            decoders["/predict"] = predict
+    return decoders
+
+
+async def _answer(path: str, request: Any) -> bytes:
+    operations: dict[str, Callable[[Any], Awaitable[bytes]]] = get_current_service().operations
+    return await operations[path](request)
+
+
+class _Endpoints:
+    """The API methods as BentoML knows them, for its page of the API; requests over HTTP get their answers by `serving.front`.
+
+    Attributes:
+        operations: Path → the function from a request to the encoded answer.
+    """
+
+    operations: dict[str, Callable[[Any], Awaitable[bytes]]]
+
+    async def _response(self, path: str, request: Any) -> Any:
+        try:
+            return Response(await self.operations[path](request), media_type="application/json")
+        except RefusalError as refusal:
+            return refusal.response()
 
 
 def _endpoint(name: str, action: str) -> Any:
-    async def answer(self: _ModelEndpoints, request: Any, /) -> Any:
-        try:
-            return await getattr(self._predictors[name], action)(request)
-        except RefusalError as refusal:
-            return refusal.response()
+    async def answer(self: _Endpoints, request: Any, /) -> Any:
+        return await self._response(f"/models/{name}/{action}", request)
 
     answer.__annotations__ = dict(zip(("request", "return"), _contracts[name, action], strict=True))
     answer.__name__ = f"{action}_{name}"
@@ -75,17 +124,18 @@ def _endpoint(name: str, action: str) -> Any:
 
 
 for _name, _action in _contracts:
-    setattr(_ModelEndpoints, f"{_action}_{_name}", _endpoint(_name, _action))
+    setattr(_Endpoints, f"{_action}_{_name}", _endpoint(_name, _action))
 
 
 @bentoml.service(
     name="braid",
     description="Features merged from batch and speed at the time of the request, and the champion's prediction on them.",
     workers=1,
-    traffic={"timeout": 10, "max_concurrency": 256},
+    traffic={"timeout": _TIMEOUT_SECONDS, "max_concurrency": _MOST_AT_ONCE},
     logging={"access": {"enabled": False}},
+    service_class=_FrontedService,
 )
-class Braid(_ModelEndpoints):
+class Braid(_Endpoints):
     """Answers from the online store and the registry's champion. Holds no state of its own but decoded values."""
 
     def __init__(self) -> None:
@@ -101,12 +151,13 @@ class Braid(_ModelEndpoints):
             model.name: Models(settings, model, partial(self._exchanged, model), settings.experiment if model == _default else None)
             for model in _project.models
         }
-        self._predictors = {
-            model.name: Predictor(
+        self.operations = {"/features": self._features}
+        for model in _project.models:
+            predictor = Predictor(
                 settings, model, self._models[model.name], self._store, self._freshness, self._served, self._metrics
             )
-            for model in _project.models
-        }
+            self.operations |= {f"/models/{model.name}/{action}": getattr(predictor, action) for action in ("predict", "score")}
+        self.operations["/predict"] = self.operations[f"/models/{_default.name}/predict"] if _default else _no_model
         self._freshness.start()
         for models in self._models.values():
             models.start()
@@ -123,18 +174,12 @@ class Braid(_ModelEndpoints):
     @bentoml.api(route="/features")
     async def features(self, request: FeaturesRequest, /) -> FeaturesResponse:
         """The features of entities at one time, in the order of the ids."""
-        try:
-            return await self._features(request)  # type: ignore[return-value]  # encoded already
-        except RefusalError as refusal:
-            return refusal.response()  # type: ignore[return-value]
+        return await self._response("/features", request)  # type: ignore[no-any-return]  # encoded already
 
     @bentoml.api(route="/predict")
     async def predict(self, request: PredictRequest, /) -> PredictResponse:
         """A prediction about an entity, on the features of this moment, by the default model or the entity's variant in an experiment."""
-        try:
-            return await self._default_predictor().predict(request)  # type: ignore[return-value]
-        except RefusalError as refusal:
-            return refusal.response()  # type: ignore[return-value]
+        return await self._response("/predict", request)  # type: ignore[no-any-return]
 
     async def readiness(self) -> tuple[bool, list[str]]:
         """Whether to send requests, and what keeps this service from answering everything; empty where nothing does."""
@@ -144,7 +189,7 @@ class Braid(_ModelEndpoints):
         fault = await self._store.fault()
         return looked, [*faults, fault] if fault else faults
 
-    async def _features(self, request: FeaturesRequest) -> Response:
+    async def _features(self, request: FeaturesRequest) -> bytes:
         started = time.perf_counter()
         group = self._groups.get(request.group)
         if group is None:
@@ -170,17 +215,10 @@ class Braid(_ModelEndpoints):
             for key, served, row in zip(keys, found, rows, strict=True):
                 if self._served.wants(key):
                     self._served.add(partial(served_record, group, key, served, row.provenance, q_ms, now_ms()))
-        response = json_response(FeaturesAnswer(rows))
+        response = encoded(FeaturesAnswer(rows))
         self._metrics.counted(group, found, q_ms)
         self._metrics.answered("features", started)
         return response
-
-    def _default_predictor(self) -> Predictor:
-        if _default is None:
-            raise RefusalError(
-                404, "The project declares no model.", "Add a Model to its definitions; /features answers without one."
-            )
-        return self._predictors[_default.name]
 
     def _exchanged(self, declared: Model, variant: Variant, model: LoadedModel) -> None:
         if variant.name == "champion" and declared == _default:
@@ -192,13 +230,9 @@ class Braid(_ModelEndpoints):
         gc.set_threshold(20_000, 10, 10)
 
 
+async def _no_model(_request: Any) -> bytes:
+    raise RefusalError(404, "The project declares no model.", "Add a Model to its definitions; /features answers without one.")
+
+
 Braid.add_asgi_middleware(Readiness, drain_seconds=_settings.drain_seconds)  # type: ignore[attr-defined]
-Braid.add_asgi_middleware(  # type: ignore[attr-defined]
-    Door,
-    key=_settings.api_key,
-    requests={
-        "/predict": PredictRequest,
-        "/features": FeaturesRequest,
-        **{f"/models/{name}/{action}": request for (name, action), (request, _) in _contracts.items()},
-    },
-)
+Braid.add_asgi_middleware(Door, key=_settings.api_key, requests={})  # type: ignore[attr-defined]

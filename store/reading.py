@@ -22,12 +22,12 @@ from features.errors import PackedValueError
 from features.packed import FORMAT, BatchValue, TileValue, batch_field, decode_batch
 from features.speed_value import decode_speed, speed_field
 from infra.settings import Settings
-from store.clients import async_store
 from store.decoded import DecodedValues
-from store.errors import CLIENT_ERRORS, OUT_OF_REACH, reason_of
+from store.errors import CLIENT_ERRORS, reason_of
 from store.keys import Buckets, batch_end_of, meta_key, tiles_field, version_of
 from store.protocol import ALWAYS_MS, Parts, Reading
 from store.tiles import read_tiles
+from store.wire import Command, Replies, reading_client
 
 #: Requests in one round trip: as many as are merged well within a deadline, for the next one is under way meanwhile.
 _SHARED = 32
@@ -86,19 +86,20 @@ class Query:
         self._wanted, self._buckets, self._versions = wanted, buckets, versions
         self._declared = {group.name: group for group, _ in wanted}
 
-    def ask(self, pipeline: Any) -> None:
-        """Queues the commands. Whether an entity is known is asked before its view, for it is written after it."""
+    def commands(self) -> list[Command]:
+        """The commands, each of one key. Whether an entity is known is asked before its view, for it is written after it."""
+        commands: list[Command] = []
         for declared in self._declared.values():
             since = tiles_field(self._version(declared))
-            pipeline.hmget(meta_key(declared.name), "batch_end_ms", "fingerprint", "format", since)
+            commands.append(("HMGET", meta_key(declared.name), "batch_end_ms", "fingerprint", "format", since))
         for declared, ids in self._wanted:
             keys = self._buckets.known_keys(declared.name, self._version(declared))
             for bucket, places in self._buckets.split(ids):
-                pipeline.hmget(keys[bucket], [ids[at] for at in places])
+                commands.append(("HMGET", keys[bucket], *[ids[at] for at in places]))
             fingerprint = self._versions.group(declared).fingerprint
             view, speed = batch_field(fingerprint), speed_field(fingerprint)
-            for entity_id in ids:
-                pipeline.execute_command("HMGET", declared.key(entity_id), view, speed)
+            commands += [("HMGET", declared.key(entity_id), view, speed) for entity_id in ids]
+        return commands
 
     def changed(self, answers: Sequence[Any]) -> list[tuple[FeatureGroup, bytes | None]]:
         """The groups of which another version is served than was asked for, with its fingerprint; then ask again."""
@@ -198,7 +199,7 @@ class OnlineStore:
     and one connection, and a store that stalls costs each of them its deadline once.
     """
 
-    def __init__(self, settings: Settings, client: Callable[[Settings], Any] = async_store) -> None:
+    def __init__(self, settings: Settings, client: Callable[[Settings], Replies] = reading_client) -> None:
         self._client = client(settings)
         self._deadline_seconds = settings.store_timeout_seconds
         self._buckets, self._versions = Buckets(settings.redis_cluster), Versions()
@@ -253,9 +254,7 @@ class OnlineStore:
     async def _round_trip(self, wanted: Wanted) -> list[Reading]:
         query = Query(wanted, self._buckets, self._versions)
         for attempt in range(1, ATTEMPTS + 1):
-            pipeline = self._client.pipeline(transaction=False)
-            query.ask(pipeline)
-            answers = await pipeline.execute(raise_on_error=False)
+            answers = await self._client.replies(query.commands())
             changed = query.changed(answers)
             if not changed or attempt == ATTEMPTS:
                 break
@@ -263,17 +262,21 @@ class OnlineStore:
                 if fingerprint is None or self._versions.is_known(declared, fingerprint):
                     self._versions.serve(declared, fingerprint)
                 else:
-                    self._versions.serve(declared, *await self._client.hmget(meta_key(declared.name), "fingerprint", "declaration"))
+                    [version] = await self._client.replies([("HMGET", meta_key(declared.name), "fingerprint", "declaration")])
+                    if isinstance(version, Exception):
+                        raise version
+                    self._versions.serve(declared, *version)
         return query.readings(answers)
 
     async def fault(self) -> str | None:
         """Why the store does not answer now; None where it does."""
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                return None if await self._client.ping() else OUT_OF_REACH
+                [reply] = await self._client.replies([("PING",)])
+                return reason_of(reply) if isinstance(reply, Exception) else None
         except CLIENT_ERRORS as error:
             return reason_of(error)
 
     async def close(self) -> None:
         """Ends the connections."""
-        await self._client.aclose()
+        await self._client.close()

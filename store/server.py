@@ -143,7 +143,8 @@ class RedisStore:
         query = Query([(group, ids)], self._buckets, self._versions)
         for attempt in range(1, ATTEMPTS + 1):
             pipeline = self._client.pipeline(transaction=False)
-            query.ask(pipeline)
+            for command in query.commands():
+                pipeline.execute_command(*command)
             answers = pipeline.execute(raise_on_error=False)
             if not query.changed(answers) or attempt == ATTEMPTS:
                 break

@@ -29,5 +29,5 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_an_encoded_answer_is_what_the_contract_says(name: str) -> None:
     answer, model = ANSWERS[name]
-    encoded = encoding.json_response(answer).body
+    encoded = encoding.encoded(answer)
     assert msgspec.json.decode(model.model_validate_json(bytes(encoded)).model_dump_json()) == msgspec.json.decode(encoded)

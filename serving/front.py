@@ -1,0 +1,98 @@
+"""ASGI application in front of BentoML's: answers the operations of the project itself, and passes on every other request.
+
+BentoML reads a body twice more, starts three spans for traces that nobody collects, and inspects its methods on each request: together twice the
+work of a whole prediction. It stays the server; its probes, metrics and the page of the API answer as before, and its counts of requests stay
+in front.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from serving.errors import RefusalError
+from serving.guard import App, Receive, Scope, Send, admit, body_of
+
+_log = logging.getLogger("serving")
+_JSON = (b"content-type", b"application/json")
+
+
+class Front:
+    """Answers POST requests of known paths.
+
+    Args:
+        app: The application behind.
+        key: The key that callers must send; None where no key is set.
+        decoders: Path → the function from a body to the request.
+        answer: The function from a path and its request to the encoded answer.
+        most_at_once: The number of requests at a time; more are refused.
+        timeout_seconds: The time of a request, from its first byte to its answer.
+
+    A request is refused by status 400, 401, 413, 415, 422 or 429, by 504 after its time, and by 500 where the service itself fails.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        key: SecretStr | None,
+        decoders: Mapping[str, Callable[[bytes], Any]],
+        answer: Callable[[str, Any], Awaitable[bytes]],
+        most_at_once: int,
+        timeout_seconds: float,
+    ) -> None:
+        self._app, self._key, self._decoders, self._answer = app, key.get_secret_value() if key else None, decoders, answer
+        self._free, self._timeout_seconds = most_at_once, timeout_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers the request, or passes it on."""
+        if scope["type"] != "http" or scope["path"] not in self._decoders or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        try:
+            answer = await self._within_bounds(scope, receive)
+        except RefusalError as refusal:
+            await refusal.response()(scope, receive, send)
+            return
+        if answer is not None:
+            headers = [_JSON, (b"content-length", b"%d" % len(answer))]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": answer})
+
+    async def _within_bounds(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The answer; None if the caller has disconnected."""
+        if not self._free:
+            raise RefusalError(429, "The service answers too many requests at this moment.", "Send the request again later.")
+        self._free -= 1
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                if self._key is not None:
+                    admit(scope, self._key)
+                body = await body_of(scope, receive)
+                path = scope["path"]
+                return None if body is None else await self._answer(path, self._decoders[path](body))
+        except TimeoutError:
+            raise RefusalError(
+                504, f"The request was not answered within {self._timeout_seconds:g} s.", "Send the request again."
+            ) from None
+        except RefusalError:
+            raise
+        except Exception:  # noqa: BLE001  # the caller must get an answer, whatever has failed
+            _log.exception("a request of %s failed", scope["path"])
+            raise RefusalError(500, "The service has failed at this request.", "The server's log says why.") from None
+        finally:
+            self._free += 1
+
+
+def put_in_front(app: Starlette, front: Middleware) -> None:
+    """Puts `front` before all middleware of BentoML's application but its counts of requests."""
+    stack = app.user_middleware
+    counts = next(
+        (place for place, layer in enumerate(stack) if getattr(layer.cls, "__name__", "") == "RunnerTrafficMetricsMiddleware"), -1
+    )
+    stack.insert(counts + 1, front)
