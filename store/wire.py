@@ -138,8 +138,10 @@ class _Connection(asyncio.Protocol):
         try:
             return await asked.future
         except asyncio.CancelledError:
-            # Nobody waits for these replies any more; a server that stalls may never send them.
-            self.end()
+            # A server that stalls may never send these replies: who waits goes on waiting, and the next read gets a connection of its own.
+            self.alive = False
+            if all(waiting.future.done() for waiting in self._asked):
+                self._transport.abort()
             raise
 
     def end(self) -> None:
@@ -159,6 +161,8 @@ class _Connection(asyncio.Protocol):
                     self._asked.popleft()
                     if not asked.future.done():
                         asked.future.set_result(asked.replies)
+                    if not (self.alive or self._asked):
+                        self._transport.abort()
         except (redis.RedisError, IndexError) as error:
             self.connection_lost(error)
             self._transport.abort()

@@ -265,7 +265,10 @@ def test_the_probes_the_metrics_and_the_page_of_the_api_answer(deployment: Setti
     for path in ("/livez", "/readyz", "/healthz", "/"):
         assert httpx.get(f"{deployment.serving_url}{path}").is_success, path
     features(deployment, 1, at=NOW)
-    assert "braid_answer_seconds_bucket" in httpx.get(f"{deployment.serving_url}/metrics").text
+    metrics = httpx.get(f"{deployment.serving_url}/metrics").text
+    assert "braid_answer_seconds_bucket" in metrics
+    counts = [line for line in metrics.splitlines() if line.startswith("bentoml_service_request_total{")]
+    assert any('endpoint="/features",http_response_code="200"' in line for line in counts), "BentoML counts what the front answers"
 
 
 def test_publishing_under_reads_never_shows_a_wrong_value(
