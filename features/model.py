@@ -76,7 +76,7 @@ class Labels:
     A row has the keys of the inputs, the request columns, `time` (when the model is asked) and `label` (0 or 1).
 
     Args:
-        within: How long after its time a label is known, such as "1d". So much time is left out between training and evaluation rows.
+        within: How long after its time a label is known, such as "1d". So much time lies between training and evaluation rows.
     """
 
     within: str = "1d"

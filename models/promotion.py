@@ -3,6 +3,9 @@
 Reads the evaluation rows of the training set, two registered versions, and the last verdict of consistency; writes the alias that
 serving follows. On the same later rows the candidate must be no worse than the champion in ranking (AUC) and probabilities (log loss),
 and not much worse on any slice; the candidate must predict fast enough; and the last check of consistency must have no defect.
+
+The compared versions have not learnt the later rows. A candidate that passes is fitted again on all rows up to the horizon, and this
+fit becomes champion; it carries the number of the version that was compared, for the next gate.
 """
 
 from __future__ import annotations
@@ -21,10 +24,15 @@ from features.model import Model
 from features.vector import FeatureVector
 from features.windows import DAY_MS
 from infra.settings import Settings
+from models.evaluation import Evaluation, evaluate
 from models.ranking import Difference, Ranking, auc_difference
 from models.registry import (
+    CHALLENGER,
     CHAMPION,
     DIGEST_TAG,
+    EVALUATED_TAG,
+    FIT_TAG,
+    HELD_OUT,
     batch_only_name,
     booster_of,
     load_booster,
@@ -32,8 +40,9 @@ from models.registry import (
     text_digest,
     trained_fingerprint,
     version_by_alias,
+    version_of,
 )  # fmt: skip
-from models.training import MIN_ROWS, Evaluation, evaluate
+from models.training import MIN_ROWS, fit_on_all_rows
 
 #: How much smaller the AUC of a candidate may be, because the candidate knows newer data.
 TOLERANCE_AUC = 0.002
@@ -97,10 +106,11 @@ def promote(
     settings: Settings, model: Model, candidate_version: str, rows: pd.DataFrame, defects: int | None = None,
     twin_version: str | None = None,
 ) -> PromotionReport:  # fmt: skip
-    """Compares the candidate with the champion and moves the alias if the candidate passes the gate.
+    """Compares the candidate with the champion, and makes its fit on all rows the champion if the candidate passes the gate.
 
     The write of the champion's alias is the promotion. The tags of the version are written before it. The alias of the twin is written
-    after it, from a tag; if the run ends in between, the next promotion writes the alias.
+    after it, from a tag; if the run ends in between, the next promotion writes the alias. A version that braid has not trained becomes
+    champion as it is.
 
     Args:
         settings: The settings that name the MLflow server.
@@ -116,21 +126,28 @@ def promote(
     client, name, vector = MlflowClient(settings.mlflow_tracking_uri), model.name, model.vector
     present = version_by_alias(settings, name, CHAMPION)
     version = present.version if present else ""
+    compared_version = present.tags.get(EVALUATED_TAG, version) if present else ""
     proven = defects == 0
 
     def crown(reason: str, **figures: Any) -> PromotionReport:
         reason = reason if proven else f"{reason} {UNPROVEN}"
-        tags = {
-            DIGEST_TAG: text_digest(text),
-            "promotion": reason,
-            PROVEN_TAG: str(proven).lower(),
-            **({_TWIN_TAG: twin_version} if twin_version else {}),
-        }
-        for key, value in tags.items():
+        twin = fit_again(batch_only_name(name), twin_version, {}) if twin_version else None
+        tags = {"promotion": reason, PROVEN_TAG: str(proven).lower(), **({_TWIN_TAG: twin} if twin else {})}
+        for key, value in {**tags, DIGEST_TAG: text_digest(text)}.items():
             client.set_model_version_tag(name, candidate_version, key, value)
-        client.set_registered_model_alias(name, CHAMPION, candidate_version)
-        crown_twin(twin_version)
-        return PromotionReport(True, reason, candidate_version, proven, **figures)
+        champion = fit_again(name, candidate_version, tags)
+        client.set_registered_model_alias(name, CHAMPION, champion)
+        crown_twin(twin)
+        challenger = version_by_alias(settings, name, CHALLENGER)
+        if challenger is not None and challenger.version == candidate_version:
+            client.set_registered_model_alias(name, CHALLENGER, champion)
+        return PromotionReport(True, reason, champion, proven, **figures)
+
+    def fit_again(registered_name: str, evaluated_version: str, tags: dict[str, str]) -> str:
+        evaluated = version_of(settings, registered_name, evaluated_version)
+        if evaluated.tags.get(FIT_TAG) != HELD_OUT:
+            return evaluated_version
+        return fit_on_all_rows(settings, model, rows, registered_name, evaluated, tags)
 
     def crown_twin(twin: str | None) -> None:
         if twin is not None:
@@ -142,7 +159,7 @@ def promote(
 
     if present is not None:  # the alias of the twin is old if a run ended between the two writes, or if a user moved the champion
         crown_twin(present.tags.get(_TWIN_TAG))
-    if version == candidate_version:
+    if candidate_version in (version, compared_version):
         return PromotionReport(False, "The candidate is the champion already.", version, proven)
     if defects:
         return refuse(f"Served values differ from the training set: the last check of consistency has {defects} defects.")
@@ -165,7 +182,7 @@ def promote(
             f"The champion, version {version}, was trained on another version of the declaration and cannot be compared.", **figures
         )
     try:
-        present_booster = load_booster(settings, name, version)
+        present_booster = load_booster(settings, name, compared_version)
     except (ValueError, OSError, MlflowException) as error:
         return crown(f"The champion, version {version}, cannot be loaded and compared: {error}", **figures)
     later = rows[rows["split"] == "evaluation"]
@@ -180,7 +197,7 @@ def promote(
     figures |= {"candidate": candidate, "champion": champion, "slices": slices}
     compared = (
         f"AUC {candidate.auc:.4f} against {champion.auc:.4f} and log loss {candidate.log_loss:.4f} against {champion.log_loss:.4f} "
-        f"of version {version} on {len(later)} later rows"
+        f"of version {version}{', as fitted before the evaluation,' if compared_version != version else ''} on {len(later)} later rows"
     )
     if candidate.auc < champion.auc - TOLERANCE_AUC or candidate.log_loss > champion.log_loss * (1 + TOLERANCE_LOG_LOSS):
         return refuse(f"The candidate is worse: {compared}.", **figures)

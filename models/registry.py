@@ -20,6 +20,10 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 #: The tag of a version with the SHA-256 digest of its text. A text whose digest differs from the tag is refused.
 DIGEST_TAG = "sha256"
+#: The tag of a version that braid has trained: on which rows. `HELD_OUT` are those before the evaluation, `ALL_ROWS` those up to the horizon.
+FIT_TAG, HELD_OUT, ALL_ROWS = "fit", "held out", "all rows"
+#: The tag of a version on all rows: the version before the evaluation, whose metrics it carries and which the next gate compares.
+EVALUATED_TAG = "evaluated_version"
 #: LightGBM's objectives whose scores are probabilities.
 _PROBABILITY = re.compile(r"^objective=(binary|cross_entropy)\b", re.MULTILINE)
 
@@ -96,6 +100,18 @@ def make_champion(settings: Settings, name: str, version: str) -> None:
     from mlflow import MlflowClient
 
     MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(name, CHAMPION, version)
+
+
+def version_of(settings: Settings, name: str, version: str) -> RegisteredVersion:
+    """A version of a registered model.
+
+    Raises:
+        MlflowException: The registry does not answer, or has no such version.
+    """
+    from mlflow import MlflowClient
+
+    entry = MlflowClient(settings.mlflow_tracking_uri).get_model_version(name, version)
+    return RegisteredVersion(str(entry.version), entry.run_id, entry.tags)
 
 
 def version_by_alias(settings: Settings, name: str, alias: str) -> RegisteredVersion | None:

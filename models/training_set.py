@@ -1,6 +1,6 @@
 """The training set of a model: label points, the features of the entity at each point, and the outcome that followed.
 
-Reads the source's events table; writes `training_set_{model}`, split by time into training and evaluation rows.
+Reads the source's events table; writes `training_set_{model}`, split by time into rows for training, a gap, and rows for evaluation.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
     10 minutes after one in fifty of the entity's events, because most requests come shortly after an event. These label points begin 30
     days after the entity's first event. The owner's own labels are label points as they are. All label points end one horizon before `batch_end_ms`, because a later outcome is not known yet.
 
-    The rows are split by time. Between the two parts a gap of one horizon is left out, so that the outcome of a training row lies
-    before the evaluation period. Each row has the features at q, and under `batch_{feature}` the features at the last midnight before
+    The rows are split by time. Between the two parts lies a gap of one horizon, so that the outcome of a training row lies before the
+    evaluation period; its rows are for the fit on all rows. Each row has the features at q, and under `batch_{feature}` the features at the last midnight before
     q, which are those that batch alone would have served.
 
     Raises:
@@ -107,14 +107,11 @@ def training_end_ms(spark: SparkSession, settings: Settings, model: Model) -> in
 
 
 def with_split(labels: DataFrame, horizon_ms: int) -> DataFrame:
-    """Adds `split` to label points: "evaluation" for the latest, "train" for those that lie more than the horizon before.
-
-    Points within the horizon before the evaluation period are left out.
-    """
+    """Adds `split` to label points: "evaluation" for the latest, "train" for those that lie more than the horizon before, "gap" between."""
     first, last = labels.agg(F.min("q_ms"), F.max("q_ms")).first() or (None, None)
     boundary_ms = 0 if first is None else int(last - (last - first) * EVALUATION_SHARE)
     split = F.when(F.col("q_ms") >= boundary_ms, "evaluation").when(F.col("q_ms") < boundary_ms - horizon_ms, "train")
-    return labels.withColumn("split", split).where("split IS NOT NULL")
+    return labels.withColumn("split", split.otherwise("gap"))
 
 
 def with_features(spark: SparkSession, settings: Settings, model: Model, labels: DataFrame) -> DataFrame:

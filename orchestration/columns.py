@@ -118,7 +118,7 @@ def training_columns(model: Model) -> Columns:
         ("entity", group.entity_type.value, group.entity),
         ("q_ms", "BIGINT", "the instant of the label"),
         ("label", "INT", f"1: {model.label_text}"),
-        ("split", "STRING", "train or evaluation"),
+        ("split", "STRING", "train, gap or evaluation"),
         *points,
         *values,
         *batch,

@@ -150,7 +150,7 @@ def labels_quality(deployment: Deployment, model: Model) -> Any:
                 *([_none_twice("entity", "q_ms")] if not model.points_are_events else []),
                 gxe.ExpectColumnValuesToNotBeNull(column="entity"),
                 gxe.ExpectColumnValuesToBeInSet(column="label", value_set=[0, 1]),
-                gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "evaluation"]),
+                gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "gap", "evaluation"]),
                 gxe.ExpectColumnMeanToBeBetween(column="share", min_value=0.01, max_value=0.99, severity="warning"),
             ],
         )  # fmt: skip

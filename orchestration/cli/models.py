@@ -56,10 +56,10 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("version", "alias", "AUC", "training set", "declaration", "code", "promotion", box=None)
+    table = Table("version", "alias", "AUC", "fit", "training set", "declaration", "code", "promotion", box=None)
     for row in rows:
         table.add_row(
-            row["version"], ", ".join(row["aliases"]), row.get("auc", "")[:6], row.get("training_set_version", ""),
+            row["version"], ", ".join(row["aliases"]), row.get("auc", "")[:6], row.get("fit", ""), row.get("training_set_version", ""),
             row.get("group_fingerprint", ""), row.get("code_version", "")[:12], row.get("promotion", ""),
         )  # fmt: skip
     Console().print(table)

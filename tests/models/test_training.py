@@ -15,21 +15,25 @@ from mlflow import MlflowClient
 
 from features.declaration import FeatureGroup, last_k
 from features.model import Model
+from features.objective import TrainingData
 from infra.settings import Settings
-from models import promotion
+from models import promotion, training
 from models.promotion import PROVEN_TAG, UNPROVEN, promote
 from models.registry import (
     CHALLENGER,
     CHAMPION,
     DIGEST_TAG,
+    EVALUATED_TAG,
+    FIT_TAG,
     batch_only_name,
     load_booster,
     registered_text,
     text_digest,
     tracking,
     version_by_alias,
+    version_of,
 )  # fmt: skip
-from models.training import MIN_ROWS, train_models
+from models.training import MIN_ROWS, fitted, train_models, training_data
 from serving.model import load_model
 from tests.declarations import repurchase, user_features
 
@@ -161,14 +165,16 @@ def test_a_candidate_becomes_champion_by_being_no_worse(trained: tuple[Settings,
     rows = training_rows()
     client = MlflowClient(settings.mlflow_tracking_uri)
     first = promote(settings, repurchase, version, rows)
-    assert (first.promoted, first.champion_version) == (True, version)
-    assert not promote(settings, repurchase, version, rows).promoted
+    assert first.promoted
+    champion = version_by_alias(settings, repurchase.name, CHAMPION)
+    assert (champion.version, champion.tags[EVALUATED_TAG]) == (first.champion_version, version)
+    assert "champion already" in promote(settings, repurchase, version, rows).reason
 
     worse = register(settings, booster_of(rows.assign(label=rows["label"].sample(frac=1, random_state=1).to_numpy())))
     refused = promote(settings, repurchase, worse, rows)
     assert not refused.promoted
     assert "worse" in refused.reason
-    assert version_by_alias(settings, repurchase.name, CHAMPION).version == version
+    assert version_by_alias(settings, repurchase.name, CHAMPION).version == champion.version
 
     # The same ranking, but probabilities that hardly leave the middle.
     timid = register(settings, booster_of(rows, rounds=40, learning_rate=0.0005))
@@ -183,6 +189,45 @@ def test_a_candidate_becomes_champion_by_being_no_worse(trained: tuple[Settings,
     assert better.promoted, better.reason
     assert "no worse" in better.reason
     assert client.get_model_version(repurchase.name, good).tags["promotion"] == better.reason
+
+
+def test_the_champion_is_the_candidate_fitted_again_on_all_rows(
+    trained: tuple[Settings, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = trained
+    MlflowClient(settings.mlflow_tracking_uri).delete_registered_model_alias(repurchase.name, CHAMPION)
+    rows = training_rows().sample(frac=1, random_state=3)
+    rows.loc[rows["q_ms"].between(700, 799), "split"] = "gap"
+    candidate = train_models(settings, repurchase, rows, 4, "abc123", view_version=9)
+    fits: list[TrainingData] = []
+    monkeypatch.setattr(training, "fitted", lambda data: fits.append(data) or fitted(data))
+    report = promote(settings, repurchase, candidate.candidate_version, rows, 0, candidate.twin_version)
+    assert report.promoted
+
+    evaluated = version_of(settings, repurchase.name, candidate.candidate_version)
+    champion = version_by_alias(settings, repurchase.name, CHAMPION)
+    assert champion.version != evaluated.version
+    inherited = {"auc", "log_loss", "training_set_version", "view_version", "code_version", "declaration", "fingerprint"}
+    assert {tag: champion.tags[tag] for tag in inherited} == {tag: evaluated.tags[tag] for tag in inherited}
+    assert (evaluated.tags[FIT_TAG], champion.tags[FIT_TAG]) == ("held out", "all rows")
+    assert champion.tags[EVALUATED_TAG] == evaluated.version
+    assert version_by_alias(settings, repurchase.name, CHALLENGER).version == champion.version
+    assert [len(data.labels) for data in fits] == [len(rows), len(rows)], (
+        "the twin and the candidate, with the gap and the later rows"
+    )
+    assert all(data.q_ms.tolist() == sorted(rows["q_ms"]) for data in fits)
+    first, second = (load_booster(settings, repurchase.name, entry.version) for entry in (evaluated, champion))
+    assert first.current_iteration() == second.current_iteration() > 1, "no early stopping on rows that it learns"
+    assert first.model_to_string() != second.model_to_string()
+    again = fitted(training_data(repurchase.vector, rows, evaluated=first))
+    assert again.predict(fits[1].matrix).tolist() == second.predict(fits[1].matrix).tolist()
+
+    loaded, load = list[str](), promotion.load_booster
+    monkeypatch.setattr(promotion, "load_booster", lambda *arguments: loaded.append(arguments[-1]) or load(*arguments))
+    next_report = promote(settings, repurchase, register(settings, first), rows, 0)
+    assert loaded == [evaluated.version], "the next gate compares models that have not learnt the later rows"
+    assert next_report.candidate == next_report.champion
+    assert f"of version {champion.version}, as fitted before the evaluation," in next_report.reason
 
 
 def test_a_champion_of_another_declaration_or_without_a_file_is_replaced(trained: tuple[Settings, str]) -> None:
@@ -323,12 +368,14 @@ def test_the_twin_follows_the_champion_also_after_a_crash_between_the_two(
     client.delete_registered_model_alias(repurchase.name, CHAMPION)
     first, second = (train_models(settings, repurchase, rows, 3, None) for _ in range(2))
     assert promote(settings, repurchase, first.candidate_version, rows, twin_version=first.twin_version).promoted
-    assert alias(settings, TWIN) == first.twin_version
+    first_twin = version_by_alias(settings, TWIN, CHAMPION)
+    assert first_twin.tags[EVALUATED_TAG] == first.twin_version
+    first_champion = alias(settings, repurchase.name)
 
     move = MlflowClient.set_registered_model_alias
 
     def crash(self: MlflowClient, name: str, *rest: str) -> None:
-        if name == TWIN and rest[-1] == second.twin_version:
+        if name == TWIN and rest[-1] != first_twin.version:
             raise KeyboardInterrupt
         move(self, name, *rest)
 
@@ -336,12 +383,13 @@ def test_the_twin_follows_the_champion_also_after_a_crash_between_the_two(
         patch.setattr(MlflowClient, "set_registered_model_alias", crash)
         with pytest.raises(KeyboardInterrupt):
             promote(settings, repurchase, second.candidate_version, rows, twin_version=second.twin_version)
-    assert (alias(settings, repurchase.name), alias(settings, TWIN)) == (second.candidate_version, first.twin_version)
+    champion = version_by_alias(settings, repurchase.name, CHAMPION)
+    assert (champion.tags[EVALUATED_TAG], alias(settings, TWIN)) == (second.candidate_version, first_twin.version)
     again = promote(settings, repurchase, second.candidate_version, rows, twin_version=second.twin_version)
     assert "champion already" in again.reason
-    assert alias(settings, TWIN) == second.twin_version
+    assert version_by_alias(settings, TWIN, CHAMPION).tags[EVALUATED_TAG] == second.twin_version
 
-    client.set_registered_model_alias(repurchase.name, CHAMPION, first.candidate_version)  # back, by hand
+    client.set_registered_model_alias(repurchase.name, CHAMPION, first_champion)  # back, by hand
     worse = register(settings, booster_of(rows.assign(label=rows["label"].sample(frac=1, random_state=1).to_numpy())))
     assert not promote(settings, repurchase, worse, rows).promoted
-    assert alias(settings, TWIN) == first.twin_version
+    assert alias(settings, TWIN) == first_twin.version
