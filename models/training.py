@@ -2,7 +2,7 @@
 
 The candidate is trained on merged features; the twin is trained on the features that batch alone would have served. The difference
 between the two evaluations shows what the speed layer is worth. Reads the rows of `training_set_{model}`; writes runs and registered
-versions to MLflow: LightGBM's text format, signature, metrics on the evaluation rows, and plots.
+versions to MLflow: the model in its format, signature, metrics on the evaluation rows, and plots.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from features.model import Model
-from features.objective import TrainingData
-from features.vector import FeatureVector, vector_text
+from features.objective import Objective, TrainingData
+from features.vector import vector_text
 from infra.settings import Settings
 from models.evaluation import Evaluation, evaluate, plots
+from models.formats import LIGHTGBM, StoredModel, scorer_of, stored_model
 from models.registration import register
 from models.registry import (
     ALL_ROWS,
@@ -28,11 +29,10 @@ from models.registry import (
     HELD_OUT,
     RegisteredVersion,
     batch_only_name,
-    load_booster,
+    load_scorer,
 )
 
 _PARAMETERS = {
-    "objective": "binary",
     "learning_rate": 0.05,
     "num_leaves": 31,
     "min_data_in_leaf": 50,
@@ -93,7 +93,7 @@ def train_models(
     for split, labels in counts.items():
         if len(labels) < MIN_ROWS or labels.nunique() < 2:
             return TrainingReport(
-                f"The {split} part has {len(labels)} rows of {labels.nunique()} classes; {MIN_ROWS} rows of both classes are needed."
+                f"The {split} part has {len(labels)} rows with {labels.nunique()} labels; {MIN_ROWS} rows with different labels are needed."
             )
     tags = {
         "group": model.group.name,
@@ -113,36 +113,51 @@ def train_models(
 
 
 def fitted(data: TrainingData) -> Any:
-    """The `lightgbm.Booster` of training rows.
+    """The training function of a model that names none. The result is a `lightgbm.Booster`.
 
     In the first fit the last tenth of the rows stops the training. The second fit learns all rows and has as many trees as the first.
     """
     import lightgbm
 
-    names = list(data.names)
-    if data.evaluated is not None:
-        return lightgbm.train(
-            _PARAMETERS, lightgbm.Dataset(data.matrix, data.labels, feature_name=names), data.evaluated.current_iteration()
-        )
+    names, parameters = list(data.names), {**_PARAMETERS, "objective": str(data.objective)}
+    if data.classes:
+        parameters["num_class"] = len(data.classes)
+    if isinstance(data.evaluated, lightgbm.Booster):
+        rows = lightgbm.Dataset(data.matrix, data.labels, feature_name=names)
+        return lightgbm.train(parameters, rows, data.evaluated.current_iteration())
     cut = int(len(data.matrix) * 0.9)
     fit = lightgbm.Dataset(data.matrix[:cut], data.labels[:cut], feature_name=names)
     watch = lightgbm.Dataset(data.matrix[cut:], data.labels[cut:], reference=fit)
-    return lightgbm.train(_PARAMETERS, fit, _ROUNDS, valid_sets=[watch], callbacks=[lightgbm.early_stopping(30, verbose=False)])
+    return lightgbm.train(parameters, fit, _ROUNDS, valid_sets=[watch], callbacks=[lightgbm.early_stopping(30, verbose=False)])
 
 
-def training_data(vector: FeatureVector, rows: pd.DataFrame, prefix: str = "", evaluated: Any = None) -> TrainingData:
+def training_data(model: Model, rows: pd.DataFrame, prefix: str = "", evaluated: Any = None) -> TrainingData:
     """The rows of a training set as training data.
 
     Args:
-        vector: The input of the model.
+        model: The declaration.
         rows: The rows, in any order.
         prefix: "batch_" for the features that batch alone would have served.
         evaluated: As in `TrainingData`.
     """
-    rows = rows.sort_values(["q_ms", "entity"])
+    rows, vector, classes = rows.sort_values(["q_ms", "entity"]), model.vector, ()
+    labels = rows["label"].to_numpy()
+    if model.objective is Objective.MULTICLASS:
+        known, labels = np.unique(labels.astype(str), return_inverse=True)
+        classes = tuple(known.tolist())
     return TrainingData(
-        vector.names, vector.matrix(rows, prefix), rows["label"].to_numpy(), rows["q_ms"].to_numpy(), evaluated=evaluated
+        vector.names, vector.matrix(rows, prefix), labels, rows["q_ms"].to_numpy(), model.objective, classes, evaluated
     )
+
+
+def _fit(model: Model, data: TrainingData) -> tuple[StoredModel, dict[str, Any]]:
+    """The fitted model, and the parameters of its run."""
+    function = model.training or fitted
+    stored = stored_model(function(data), data)
+    parameters: dict[str, Any] = {"training": f"{function.__module__}.{getattr(function, '__qualname__', function)}"}
+    if model.training is None:
+        parameters |= {**_PARAMETERS, "rounds": scorer_of(stored).native.current_iteration()}
+    return stored, parameters
 
 
 def _train(
@@ -150,21 +165,20 @@ def _train(
 ) -> tuple[str, Evaluation, dict[str, bytes]]:
     from mlflow import MlflowClient
 
-    data = training_data(model.vector, rows[rows["split"] == "train"], prefix)
-    later = training_data(model.vector, rows[rows["split"] == "evaluation"], prefix)
-    booster = fitted(data)
-    scores = np.asarray(booster.predict(later.matrix, num_threads=2))
-    evaluation = evaluate(later.labels, scores)
-    gains = dict(zip(data.names, booster.feature_importance("gain"), strict=True))
-    images = plots(later.labels, scores, gains)
-    metrics = {metric: f"{number:.6f}" for metric, number in vars(evaluation).items()}
-    parameters = {
-        **_PARAMETERS,
-        "rounds": booster.best_iteration,
-        "train_rows": len(data.labels),
-        "evaluation_rows": len(later.labels),
-    }
-    version = register(settings, name, booster, later.matrix[:3], {**tags, **metrics}, parameters, vars(evaluation), images)
+    data, objective = training_data(model, rows[rows["split"] == "train"], prefix), model.objective
+    later = rows[rows["split"] == "evaluation"].sort_values(["q_ms", "entity"])
+    matrix, labels = model.vector.matrix(later, prefix), later["label"].to_numpy()
+    stored, parameters = _fit(model, data)
+    scorer = scorer_of(stored)
+    predictions = scorer.predict(matrix, threads=2)
+    evaluation = evaluate(objective, labels, predictions, scorer.classes)
+    gains = {}
+    if stored.format == LIGHTGBM:
+        gains = dict(zip(scorer.names, scorer.native.feature_importance("gain").tolist(), strict=True))
+    images = plots(objective, labels, predictions, gains)
+    metrics = {metric: f"{number:.6f}" for metric, number in evaluation.items()}
+    counts = {"train_rows": len(data.labels), "evaluation_rows": len(labels)}
+    version = register(settings, name, stored, matrix[:3], {**tags, **metrics}, parameters | counts, evaluation, images)
     MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(name, CHALLENGER, version)
     return version, evaluation, images
 
@@ -185,11 +199,10 @@ def fit_on_all_rows(
         tags: More tags of the new version.
     """
     prefix = "" if name == model.name else "batch_"
-    data = training_data(model.vector, rows, prefix, load_booster(settings, name, evaluated.version))
-    booster = fitted(data)
+    data = training_data(model, rows, prefix, load_scorer(settings, name, evaluated.version).native)
+    stored, parameters = _fit(model, data)
     inherited = {tag: value for tag, value in evaluated.tags.items() if tag not in {DIGEST_TAG, FIT_TAG, "promotion"}}
-    parameters = {**_PARAMETERS, "rounds": booster.current_iteration(), "train_rows": len(data.labels), "evaluation_rows": 0}
     return register(
-        settings, name, booster, data.matrix[-3:],
-        {**inherited, FIT_TAG: ALL_ROWS, EVALUATED_TAG: evaluated.version, **tags}, parameters,
+        settings, name, stored, data.matrix[-3:], {**inherited, FIT_TAG: ALL_ROWS, EVALUATED_TAG: evaluated.version, **tags},
+        parameters | {"train_rows": len(data.labels), "evaluation_rows": 0},
     )  # fmt: skip

@@ -17,6 +17,7 @@ from batch.view import default_batch_end_ms, view_table
 from features.declaration import FeatureGroup, ModelInput
 from features.instants import now_ms
 from features.model import Model, Outcome
+from features.objective import Objective
 from features.predicates import canonical_predicate
 from features.sources import ColumnType
 from features.windows import DAY_MS, MINUTE_MS
@@ -31,10 +32,13 @@ LABEL_JOIN, _SUBJECT = "_label_join", "_subject"
 
 @dataclass(frozen=True)
 class TrainingSetReport:
-    """The counts of a training set that was written: all rows, rows with label 1, rows of each split; and the table's Delta version."""
+    """The counts of a training set that was written: all rows, rows with label 1, rows of each split; and the table's Delta version.
+
+    `positives` is None where the objective has no label 1.
+    """
 
     rows: int
-    positives: int
+    positives: int | None
     train: int
     evaluation: int
     delta_version: int
@@ -68,16 +72,14 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
     points.unpersist()
     state = table_state(spark, target)
     assert state is not None
-    parts = {
-        row["split"]: row
-        for row in state.read(spark).groupBy("split").agg(F.count("*").alias("n"), F.sum("label").alias("p")).collect()
-    }
-    counts = {name: (row["n"], row["p"]) for name, row in parts.items()}
+    positive = F.coalesce(F.sum((F.col("label").cast("string") == "1").cast("int")), F.lit(0))
+    parts = state.read(spark).groupBy("split").agg(F.count("*").alias("n"), positive.alias("p")).collect()
+    rows_of_split = {row["split"]: row["n"] for row in parts}
     return TrainingSetReport(
-        rows=sum(n for n, _ in counts.values()),
-        positives=sum(p for _, p in counts.values()),
-        train=counts.get("train", (0, 0))[0],
-        evaluation=counts.get("evaluation", (0, 0))[0],
+        rows=sum(rows_of_split.values()),
+        positives=sum(row["p"] for row in parts) if model.objective is Objective.BINARY else None,
+        train=rows_of_split.get("train", 0),
+        evaluation=rows_of_split.get("evaluation", 0),
         delta_version=state.version,
     )
 
@@ -199,7 +201,13 @@ def label_points(spark: SparkSession, settings: Settings, model: Model, end_ms: 
     }
     if model.labels is not None:
         rows = spark.read.format("delta").load(settings.table(model.labels.table)).where(F.col("ts_ms") < end_ms)
-        columns = {"entity": F.col(f"`{first.key}`"), "q_ms": F.col("ts_ms"), "label": F.col("label").cast("int"), **keys, **values}
+        columns = {
+            "entity": F.col(f"`{first.key}`"),
+            "q_ms": F.col("ts_ms"),
+            "label": F.col("label").cast(model.objective.label_sql_type),
+            **keys,
+            **values,
+        }
         return rows.select(*(column.alias(name) for name, column in columns.items()))
     assert isinstance(outcome, Outcome)
     events = spark.read.format("delta").load(settings.table(group.source.table)).where(F.col("ts_ms") < end_ms)

@@ -24,7 +24,7 @@ from serving.encoding import CandidateScore, ModelInfo, ScoreAnswer, json_respon
 from serving.errors import RefusalError
 from serving.freshness import Freshness
 from serving.metrics import Metrics
-from serving.model import LoadedModel
+from serving.model import LoadedModel, Prediction
 from serving.served_log import ServedLog, served_record
 from serving.variants import Models, Variant
 from store.protocol import Parts, Reading
@@ -118,9 +118,10 @@ class Predictor:
             def exposure() -> dict[str, Any]:
                 return {
                     "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
-                    "prediction": answer.prediction,
+                    "prediction": _logged(answer.prediction),
                     "shadows": {
-                        other.name: prediction(served(other.batch_only), context, q_ms, its, other.name).prediction for other, its in shadows
+                        other.name: _logged(prediction(served(other.batch_only), context, q_ms, its, other.name).prediction)
+                        for other, its in shadows
                     },
                 }  # fmt: skip
 
@@ -163,7 +164,7 @@ class Predictor:
             values = [known[of_input[place]].merged.values for known, of_input in zip(served, ids, strict=True)]
             vector, fault = model.input_of(inputs, values, context, q_ms)
             vectors.append(vector)
-        scores = model.predict(vectors) if late_score is None else [late_score] * len(vectors)
+        scores = model.predict(vectors) if late_score is None else [late_score for _ in vectors]
         provenances = []
         for entry, known in zip(inputs, served, strict=True):
             shared = Provenances(entry.group.feature_names, q_ms)
@@ -251,6 +252,11 @@ class Predictor:
                 422, f"The candidate at position {lacks} has no {entry.key}.", "Give it to the candidate or to the whole request."
             )
         return keys_of(entry.group, [candidate[entry.key] for candidate in candidates])
+
+
+def _logged(predicted: Prediction) -> float | None:
+    """A prediction in the served log, whose column is a number."""
+    return None if isinstance(predicted, dict) else predicted
 
 
 def _told(message: Any, names: Sequence[str]) -> dict[str, Any]:

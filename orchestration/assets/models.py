@@ -60,7 +60,7 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
         report = build_training_set(session, settings, model, end_ms)
         return dg.MaterializeResult(
             metadata={
-                "dagster/row_count": report.rows, "positives": report.positives, "train": report.train, "evaluation": report.evaluation,
+                "dagster/row_count": report.rows, **({} if report.positives is None else {"positives": report.positives}), "train": report.train, "evaluation": report.evaluation,
                 "delta_version": report.delta_version, **feature_lineage(group, events_key(group.source)),
             }
         )  # fmt: skip
@@ -102,8 +102,8 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
     settings, group = deployment.settings, model.group
 
     @dg.asset(
-        key=candidate_key(model), deps=[training_set_key(model)], group_name="models", kinds={"lightgbm", "mlflow"}, owners=OWNERS,
-        description="A LightGBM classifier on merged features, registered as challenger, and its twin on batch features.",
+        key=candidate_key(model), deps=[training_set_key(model)], group_name="models", kinds={"mlflow", *(["lightgbm"] if model.training is None else [])}, owners=OWNERS,
+        description="A model on merged features, registered as challenger, and its twin on batch features.",
     )  # fmt: skip
     def candidate(context: dg.AssetExecutionContext, config: TrainingRows, spark: LazyPySparkResource) -> dg.MaterializeResult:
         if config.served and not model.learns_from_served:
@@ -126,8 +126,9 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
             metadata={
                 "trained": True, "version": report.candidate_version, TWIN: report.twin_version, ROWS_OF: version, TRAINED_ON: table,
                 "declaration": model.vector.fingerprint, "code": _code_version(settings) or "not in git",
-                "auc_merged": report.merged.auc, "auc_batch_only": report.batch_only.auc, "log_loss": report.merged.log_loss,
-                "brier": report.merged.brier, "average_precision": report.merged.average_precision,
+                "objective": str(model.objective),
+                **{f"{metric}_merged": number for metric, number in report.merged.items()},
+                **{f"{metric}_batch_only": number for metric, number in report.batch_only.items()},
                 **{title: png(image) for title, image in (report.plots or {}).items()},
                 "registry": dg.MetadataValue.url(f"{settings.mlflow_tracking_uri}/#/models/{model.name}/versions/{report.candidate_version}"),
             }
