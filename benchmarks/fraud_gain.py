@@ -38,6 +38,7 @@ from benchmarks.training_set import range_join_sql
 from examples.fraud.definitions import fraud, project
 from examples.fraud.transactions import DELAY_DAYS, Report, generate
 from features.declaration import FeatureGroup
+from features.objective import TrainingData
 from features.windows import DAY_MS
 from models.training import fitted
 
@@ -118,7 +119,9 @@ def compare(report: Report, days: int, seed: int, replicates: int) -> dict[str, 
     models: dict[str, Any] = {}
     evaluations = {}
     for name, prefix in ((BATCH, "batch_"), (MERGED, "")):
-        booster = fitted(fraud.vector.matrix(train, prefix), train["scenario"].to_numpy() > 0, list(fraud.vector.names))
+        frauds = (train["scenario"] > 0).to_numpy()
+        data = TrainingData(fraud.vector.names, fraud.vector.matrix(train, prefix), frauds, train["q_ms"].to_numpy())
+        booster = fitted(data)
         scores = np.asarray(booster.predict(fraud.vector.matrix(later, prefix), num_threads=2))
         evaluations[name] = Evaluation.of(later, scores)
         gains = dict(zip(booster.feature_name(), booster.feature_importance("gain"), strict=True))

@@ -24,12 +24,13 @@ from features.declaration import (
 from features.errors import BraidError, DeclarationError
 from features.expressions import expression
 from features.model import Labels, Model, Outcome, WhenLate
+from features.objective import Objective, TrainingData
 from features.project import Project
 from features.sources import Column, ColumnType, EventSource
 from features.vector import RequestColumn
 
 __all__ = [
     "BraidError", "Column", "ColumnType", "DeclarationError", "EventSource", "Feature", "FeatureGroup", "GroupChecks", "Labels",
-    "Model", "Outcome", "Project", "RequestColumn", "SourceChecks", "WhenLate", "approx_distinct", "count", "distinct",
+    "Model", "Objective", "Outcome", "Project", "RequestColumn", "SourceChecks", "TrainingData", "WhenLate", "approx_distinct", "count", "distinct",
     "expression", "last", "last_k", "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total", "variance",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 from typing import Any
 
 from features.declaration import FeatureGroup, ModelInput
@@ -20,6 +21,7 @@ from features.declaration.feature import count
 from features.errors import DeclarationError
 from features.expressions import Expression
 from features.names import check_name
+from features.objective import Objective, Training
 from features.predicates import canonical_predicate
 from features.sources import Column, ColumnType, EventSource
 from features.vector import FeatureVector, RequestColumn
@@ -73,10 +75,11 @@ class WhenLate(StrEnum):
 class Labels:
     """Labels of the owner's own, instead of an outcome in the events: `braid training-set --labels FILE` loads them.
 
-    A row has the keys of the inputs, the request columns, `time` (when the model is asked) and `label` (0 or 1).
+    A row has the keys of the inputs, the request columns, `time` (when the model is asked) and `label`: 0 or 1, a number, or the name of a
+    class, as the objective of the model has it.
 
     Args:
-        within: How long after its time a label is known, such as "1d". So much time is left out between training and evaluation rows.
+        within: How long after its time a label is known, such as "1d". So much time lies between training and evaluation rows.
     """
 
     within: str = "1d"
@@ -89,7 +92,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Model:
-    """A model: the groups whose features it gets, what it gets from the request, and the outcome whose probability it predicts.
+    """A model: the groups whose features it gets, what it gets from the request, and the outcome that it predicts.
 
     Args:
         name: The registered name in MLflow.
@@ -100,6 +103,9 @@ class Model:
         budget_ms: How long an answer may take, in milliseconds. None: as long as the online store's timeout allows.
         when_late: The answer when the online store has not answered within the budget: on the declared defaults, a refusal, or this
             number as the prediction. An answer that is late is marked as degraded.
+        objective: What it predicts: "binary" (the probability of label 1), "regression" (a number), or "multiclass" (the probability of
+            each class). The latter two need `Labels`.
+        training: The function that fits it; by default braid's own, which trains a LightGBM model.
 
     Attributes:
         vector: The model's input, made of `inputs`, `request` and `derived`.
@@ -115,14 +121,15 @@ class Model:
     derived: tuple[Expression, ...] = ()
     budget_ms: float | None = None
     when_late: WhenLate | float = WhenLate.DEFAULTS
+    objective: Objective = Objective.BINARY
+    training: Training | None = None
     vector: FeatureVector = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_name("model", self.name)
         if self.budget_ms is not None and not self.budget_ms > 0:
             raise DeclarationError(f"The budget of {self.name} is {self.budget_ms:g} ms.", "Give it some milliseconds, such as 50.")
-        if not isinstance(self.when_late, WhenLate) and not 0 <= self.when_late <= 1:
-            raise DeclarationError(f"The prediction of {self.name} when it is late is {self.when_late}.", "Give a probability.")
+        self._check_objective()
         declared: Any = self.inputs
         declared = (declared,) if isinstance(declared, FeatureGroup | ModelInput) else declared
         inputs = tuple(entry.on() if isinstance(entry, FeatureGroup) else entry for entry in declared)
@@ -168,7 +175,7 @@ class Model:
             name=name, topic=name, table=name, event_id="label_id", time="time", key=keys[0].name,
             columns=(
                 Column("label_id", required=True), *keys, Column("time", ColumnType.TIMESTAMP, required=True),
-                Column("label", ColumnType.INT64, required=True), *values,
+                Column("label", self.objective.label_type, required=True), *values,
             ),
         )  # fmt: skip
 
@@ -219,6 +226,30 @@ class Model:
         events = count("outcome_events", where=self.outcome.where)
         source = self.outcome.source or self.group.source
         return FeatureGroup("outcome_of", self.outcome.join or self.group.entity, source, (events,))
+
+    def _check_objective(self) -> None:
+        if self.objective not in set(Objective):
+            raise DeclarationError(
+                f"The objective of {self.name} is {self.objective!r}.", f"Name one of {', '.join(map(str, Objective))}."
+            )
+        object.__setattr__(self, "objective", Objective(self.objective))
+        if self.objective is not Objective.BINARY and not isinstance(self.outcome, Labels):
+            raise DeclarationError(
+                f"The outcome of {self.name} is an event that follows or not, and its objective is {self.objective}.",
+                "Give the labels by `Labels()`, or leave out the objective.",
+            )
+        if isinstance(self.when_late, WhenLate):
+            return
+        right = {
+            Objective.BINARY: 0 <= self.when_late <= 1,
+            Objective.REGRESSION: isfinite(self.when_late),
+            Objective.MULTICLASS: False,
+        }
+        if not right[self.objective]:
+            raise DeclarationError(
+                f"The prediction of {self.name} when it is late is {self.when_late}.",
+                "Give a probability, for a regression a number, or a `WhenLate`.",
+            )
 
     def _check_outcome(self) -> None:
         outcome, source = self.outcome, self.group.source

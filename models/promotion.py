@@ -1,8 +1,11 @@
 """Promotion: the alias `champion` moves to a candidate that passes the gate.
 
 Reads the evaluation rows of the training set, two registered versions, and the last verdict of consistency; writes the alias that
-serving follows. On the same later rows the candidate must be no worse than the champion in ranking (AUC) and probabilities (log loss),
-and not much worse on any slice; the candidate must predict fast enough; and the last check of consistency must have no defect.
+serving follows. On the same later rows the candidate must be no worse than the champion by the criteria of its objective, such as ranking
+(AUC) and probabilities (log loss), and, where it predicts a probability, not much worse on any slice; the candidate must predict fast enough; and the last check of consistency must have no defect.
+
+The compared versions have not learnt the later rows. A candidate that passes is fitted again on all rows up to the horizon, and this
+fit becomes champion; it carries the number of the version that was compared, for the next gate.
 """
 
 from __future__ import annotations
@@ -18,27 +21,30 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.model import Model
+from features.objective import Objective
 from features.vector import FeatureVector
 from features.windows import DAY_MS
 from infra.settings import Settings
+from models.evaluation import CRITERIA, Evaluation, evaluate
+from models.formats import Scorer, scorer_of
 from models.ranking import Difference, Ranking, auc_difference
 from models.registry import (
+    CHALLENGER,
     CHAMPION,
     DIGEST_TAG,
+    EVALUATED_TAG,
+    FIT_TAG,
+    HELD_OUT,
+    OBJECTIVE_TAG,
     batch_only_name,
-    booster_of,
-    load_booster,
-    registered_text,
-    text_digest,
+    load_scorer,
+    read_version,
     trained_fingerprint,
     version_by_alias,
+    version_of,
 )  # fmt: skip
-from models.training import MIN_ROWS, Evaluation, evaluate
+from models.training import MIN_ROWS, fit_on_all_rows
 
-#: How much smaller the AUC of a candidate may be, because the candidate knows newer data.
-TOLERANCE_AUC = 0.002
-#: By what share the log loss of a candidate may be larger.
-TOLERANCE_LOG_LOSS = 0.02
 #: How much smaller the AUC may be on a slice; the smallest number of rows of a slice; and the confidence at which a larger loss must be
 #: significant, because of twenty slices one looks worse by chance.
 TOLERANCE_SLICE_AUC, MIN_SLICE, SLICE_CONFIDENCE = 0.02, 400, 0.99
@@ -97,10 +103,11 @@ def promote(
     settings: Settings, model: Model, candidate_version: str, rows: pd.DataFrame, defects: int | None = None,
     twin_version: str | None = None,
 ) -> PromotionReport:  # fmt: skip
-    """Compares the candidate with the champion and moves the alias if the candidate passes the gate.
+    """Compares the candidate with the champion, and makes its fit on all rows the champion if the candidate passes the gate.
 
     The write of the champion's alias is the promotion. The tags of the version are written before it. The alias of the twin is written
-    after it, from a tag; if the run ends in between, the next promotion writes the alias.
+    after it, from a tag; if the run ends in between, the next promotion writes the alias. A version that braid has not trained becomes
+    champion as it is.
 
     Args:
         settings: The settings that name the MLflow server.
@@ -116,21 +123,28 @@ def promote(
     client, name, vector = MlflowClient(settings.mlflow_tracking_uri), model.name, model.vector
     present = version_by_alias(settings, name, CHAMPION)
     version = present.version if present else ""
+    compared_version = present.tags.get(EVALUATED_TAG, version) if present else ""
     proven = defects == 0
 
     def crown(reason: str, **figures: Any) -> PromotionReport:
         reason = reason if proven else f"{reason} {UNPROVEN}"
-        tags = {
-            DIGEST_TAG: text_digest(text),
-            "promotion": reason,
-            PROVEN_TAG: str(proven).lower(),
-            **({_TWIN_TAG: twin_version} if twin_version else {}),
-        }
-        for key, value in tags.items():
+        twin = fit_again(batch_only_name(name), twin_version, {}) if twin_version else None
+        tags = {"promotion": reason, PROVEN_TAG: str(proven).lower(), **({_TWIN_TAG: twin} if twin else {})}
+        for key, value in {**tags, DIGEST_TAG: stored.digest}.items():
             client.set_model_version_tag(name, candidate_version, key, value)
-        client.set_registered_model_alias(name, CHAMPION, candidate_version)
-        crown_twin(twin_version)
-        return PromotionReport(True, reason, candidate_version, proven, **figures)
+        champion = fit_again(name, candidate_version, tags)
+        client.set_registered_model_alias(name, CHAMPION, champion)
+        crown_twin(twin)
+        challenger = version_by_alias(settings, name, CHALLENGER)
+        if challenger is not None and challenger.version == candidate_version:
+            client.set_registered_model_alias(name, CHALLENGER, champion)
+        return PromotionReport(True, reason, champion, proven, **figures)
+
+    def fit_again(registered_name: str, evaluated_version: str, tags: dict[str, str]) -> str:
+        evaluated = version_of(settings, registered_name, evaluated_version)
+        if evaluated.tags.get(FIT_TAG) != HELD_OUT:
+            return evaluated_version
+        return fit_on_all_rows(settings, model, rows, registered_name, evaluated, tags)
 
     def crown_twin(twin: str | None) -> None:
         if twin is not None:
@@ -142,53 +156,63 @@ def promote(
 
     if present is not None:  # the alias of the twin is old if a run ended between the two writes, or if a user moved the champion
         crown_twin(present.tags.get(_TWIN_TAG))
-    if version == candidate_version:
+    if candidate_version in (version, compared_version):
         return PromotionReport(False, "The candidate is the champion already.", version, proven)
     if defects:
         return refuse(f"Served values differ from the training set: the last check of consistency has {defects} defects.")
     try:
-        text = registered_text(settings, name, candidate_version)
-        booster = booster_of(text)
+        stored = read_version(settings, name, candidate_version)
+        scorer = scorer_of(stored)
     except ValueError as error:
         return refuse(f"The candidate cannot be loaded: {error}.")
-    if tuple(booster.feature_name()) != vector.names:
+    if scorer.names != vector.names:
         return refuse("The features of the candidate are not the declared features.")
-    figures: dict[str, Any] = {"predict_ms": _predict_ms(booster, vector)}
+    if scorer.objective is not model.objective:
+        return refuse(f"The candidate is of the objective {scorer.objective}, and {model.objective} is declared.")
+    figures: dict[str, Any] = {"predict_ms": _predict_ms(scorer, vector)}
     if figures["predict_ms"] > MAX_PREDICT_MS:
         return refuse(
             f"The candidate takes {figures['predict_ms']:.1f} ms for one prediction; {MAX_PREDICT_MS:g} are allowed.", **figures
         )
     if present is None:
         return crown("There was no champion.", **figures)
-    if trained_fingerprint(present.tags) != vector.fingerprint:
+    if (
+        trained_fingerprint(present.tags) != vector.fingerprint
+        or present.tags.get(OBJECTIVE_TAG, Objective.BINARY) != model.objective
+    ):
         return crown(
             f"The champion, version {version}, was trained on another version of the declaration and cannot be compared.", **figures
         )
     try:
-        present_booster = load_booster(settings, name, version)
+        present_scorer = load_scorer(settings, name, compared_version)
     except (ValueError, OSError, MlflowException) as error:
         return crown(f"The champion, version {version}, cannot be loaded and compared: {error}", **figures)
     later = rows[rows["split"] == "evaluation"]
     labels, x = later["label"].to_numpy(), vector.matrix(later)
     if len(labels) < MIN_ROWS or len(set(labels)) < 2:
         return refuse(
-            f"The candidate cannot be compared on {len(labels)} later rows; {MIN_ROWS} rows of both labels are needed.", **figures
+            f"The candidate cannot be compared on {len(labels)} later rows; {MIN_ROWS} rows with different labels are needed.",
+            **figures,
         )
-    candidate_scores, champion_scores = (np.asarray(model_booster.predict(x)) for model_booster in (booster, present_booster))
-    candidate, champion = evaluate(labels, candidate_scores), evaluate(labels, champion_scores)
-    slices = tuple(_slices(vector, later, labels, candidate_scores, champion_scores))
+    criteria = CRITERIA[model.objective]
+    new, old = scorer.predict(x, threads=2), present_scorer.predict(x, threads=2)
+    if fault := scorer.fault(new):
+        return refuse(f"The candidate cannot be used: {fault}.", **figures)
+    candidate = evaluate(model.objective, labels, new, scorer.classes)
+    champion = evaluate(model.objective, labels, old, present_scorer.classes)
+    slices = tuple(_slices(vector, later, labels, new, old)) if model.objective is Objective.BINARY else ()
     figures |= {"candidate": candidate, "champion": champion, "slices": slices}
-    compared = (
-        f"AUC {candidate.auc:.4f} against {champion.auc:.4f} and log loss {candidate.log_loss:.4f} against {champion.log_loss:.4f} "
-        f"of version {version} on {len(later)} later rows"
-    )
-    if candidate.auc < champion.auc - TOLERANCE_AUC or candidate.log_loss > champion.log_loss * (1 + TOLERANCE_LOG_LOSS):
+    values = " and ".join(f"{entry.words} {candidate[entry.metric]:.4f} against {champion[entry.metric]:.4f}" for entry in criteria)
+    as_fitted = ", as fitted before the evaluation," if compared_version != version else ""
+    compared = f"{values} of version {version}{as_fitted} on {len(later)} later rows"
+    if any(entry.worse(candidate, champion) for entry in criteria):
         return refuse(f"The candidate is worse: {compared}.", **figures)
     worst = min((part for part in slices if part.worse), key=lambda part: part.candidate_auc - part.champion_auc, default=None)
     if worst is not None:
         scores = f"AUC {worst.candidate_auc:.4f} against {worst.champion_auc:.4f} on {worst.rows} rows"
         return refuse(f"The candidate is worse where {worst.name}: {scores} of version {version}.", **figures)
-    return crown(f"The candidate is no worse: {compared}, nor much worse on any of {len(slices)} slices.", **figures)
+    on_slices = f", nor much worse on any of {len(slices)} slices" if slices else ""
+    return crown(f"The candidate is no worse: {compared}{on_slices}.", **figures)
 
 
 def _slices(
@@ -213,10 +237,10 @@ def _slices(
             yield Slice(name, int(mask.sum()), new.auc(), old.auc(), difference)
 
 
-def _predict_ms(booster: Any, vector: FeatureVector) -> float:
+def _predict_ms(scorer: Scorer, vector: FeatureVector) -> float:
     row, seconds = np.array([vector.empty()]), []
     for _ in range(200):
         started = time.perf_counter()
-        booster.predict(row, num_threads=1)
+        scorer.predict(row)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds) * 1_000

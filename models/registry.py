@@ -1,37 +1,39 @@
-"""The model registry: versions and aliases in MLflow, and models in LightGBM's text format.
+"""The model registry: versions and aliases in MLflow, and the models behind them.
 
-Serving and promotion load a model by the same functions. The text format holds no code, so loading a model runs none.
+Serving and promotion load a model by the same functions; `models.formats` has the formats.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from infra.settings import Settings
+from models.formats import LIGHTGBM, ONNX, Scorer, StoredModel, scorer_of
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-#: The tag of a version with the SHA-256 digest of its text. A text whose digest differs from the tag is refused.
+#: The tag of a version with its digest (`models.formats.StoredModel`). A model whose digest differs from the tag is refused.
 DIGEST_TAG = "sha256"
-#: LightGBM's objectives whose scores are probabilities.
-_PROBABILITY = re.compile(r"^objective=(binary|cross_entropy)\b", re.MULTILINE)
+#: The tag of a version that braid has trained: on which rows. `HELD_OUT` are those before the evaluation, `ALL_ROWS` those up to the horizon.
+FIT_TAG, HELD_OUT, ALL_ROWS = "fit", "held out", "all rows"
+#: The tag of a version on all rows: the version before the evaluation, whose metrics it carries and which the next gate compares.
+EVALUATED_TAG = "evaluated_version"
+#: The tag of a version with the objective of its model; a version without it predicts a probability.
+OBJECTIVE_TAG = "objective"
+#: The key of braid's own facts in the metadata of MLflow's model.
+FACTS = "braid"
+#: The class of a LightGBM model that is stored as text.
+_TEXT_CLASS = "lightgbm.basic.Booster"
 
 
 def batch_only_name(name: str) -> str:
     """The registered name of a model's batch-only twin, which is trained on the features that batch alone would have served."""
     return f"{name}_batch_only"
-
-
-def text_digest(text: str) -> str:
-    """The SHA-256 digest of a booster's text, the value of the tag `DIGEST_TAG`."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager
@@ -98,6 +100,18 @@ def make_champion(settings: Settings, name: str, version: str) -> None:
     MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(name, CHAMPION, version)
 
 
+def version_of(settings: Settings, name: str, version: str) -> RegisteredVersion:
+    """A version of a registered model.
+
+    Raises:
+        MlflowException: The registry does not answer, or has no such version.
+    """
+    from mlflow import MlflowClient
+
+    entry = MlflowClient(settings.mlflow_tracking_uri).get_model_version(name, version)
+    return RegisteredVersion(str(entry.version), entry.run_id, entry.tags)
+
+
 def version_by_alias(settings: Settings, name: str, alias: str) -> RegisteredVersion | None:
     """The version that has an alias, or None where no version has the alias.
 
@@ -118,12 +132,11 @@ def version_by_alias(settings: Settings, name: str, alias: str) -> RegisteredVer
     return RegisteredVersion(str(entry.version), entry.run_id, entry.tags)
 
 
-def registered_text(settings: Settings, name: str, version: str) -> str:
-    """The text of a registered version.
+def read_version(settings: Settings, name: str, version: str) -> StoredModel:
+    """The stored model of a registered version.
 
     Raises:
-        ValueError: The version is not in LightGBM's text format (it is a pickle, for example), or its text was changed after the
-            registration.
+        ValueError: The version is neither LightGBM's text nor ONNX (it is a pickle, for example), or it was changed after the registration.
         MlflowException: The registry or its artifacts cannot be reached.
     """
     import mlflow
@@ -133,40 +146,24 @@ def registered_text(settings: Settings, name: str, version: str) -> str:
     digest = MlflowClient(settings.mlflow_tracking_uri).get_model_version(name, version).tags.get(DIGEST_TAG)
     with tempfile.TemporaryDirectory(prefix="braid-model-") as folder, tracking(settings):
         artifacts = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=folder)
-        flavor = Model.load(artifacts).flavors.get("lightgbm", {})
-        if flavor.get("model_class") != "lightgbm.basic.Booster":
-            raise ValueError("the model is no LightGBM booster in text form")
+        described = Model.load(artifacts)
+        file_format = next((known for known in (LIGHTGBM, ONNX) if known in described.flavors), None)
+        flavor = described.flavors.get(file_format, {})
+        if file_format is None or (file_format == LIGHTGBM and flavor.get("model_class") != _TEXT_CLASS):
+            raise ValueError("the model is neither a LightGBM booster in text form nor ONNX")
         data = Path(artifacts, flavor["data"]).read_bytes()
+    stored = StoredModel(file_format, data, (described.metadata or {}).get(FACTS, {}))
     # A version that another program has registered has no digest until braid promotes it.
-    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
-        raise ValueError("its text is not the one that was registered: the digests differ")
-    return data.decode()
+    if digest is not None and stored.digest != digest:
+        raise ValueError("it is not the one that was registered: the digests differ")
+    return stored
 
 
-def load_booster(settings: Settings, name: str, version: str) -> Any:
-    """A registered version as `lightgbm.Booster`, from its text.
+def load_scorer(settings: Settings, name: str, version: str) -> Scorer:
+    """A registered version in memory.
 
     Raises:
-        ValueError: As `registered_text` and `booster_of`.
+        ValueError: As `read_version` and `models.formats.scorer_of`.
         MlflowException: The registry or its artifacts cannot be reached.
     """
-    return booster_of(registered_text(settings, name, version))
-
-
-def booster_of(text: str) -> Any:
-    """The `lightgbm.Booster` of a text in LightGBM's format.
-
-    Raises:
-        ValueError: LightGBM cannot read the text, the text is incomplete, or the scores of the model are not probabilities.
-    """
-    import lightgbm
-
-    # LightGBM loads an incomplete text without an error, with the trees that are there.
-    if not text.startswith("tree\n") or "\nend of trees" not in text:
-        raise ValueError("the text of the model is not whole")
-    if not _PROBABILITY.search(text):
-        raise ValueError("the model gives no probabilities")
-    try:
-        return lightgbm.Booster(model_str=text)
-    except lightgbm.basic.LightGBMError as error:
-        raise ValueError(f"LightGBM cannot read the model: {error}") from None
+    return scorer_of(read_version(settings, name, version))

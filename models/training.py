@@ -1,28 +1,38 @@
-"""Trains a candidate model from the training set, and beside it a batch-only twin.
+"""Trains a candidate model from the training set, and beside it a batch-only twin; fits a candidate that passed the gate on all rows.
 
 The candidate is trained on merged features; the twin is trained on the features that batch alone would have served. The difference
-between the two evaluations shows what the speed layer is worth. Reads the rows of `training_set_{model}`; writes two runs and two
-registered versions to MLflow: LightGBM's text format, signature, metrics on the evaluation rows, and plots.
+between the two evaluations shows what the speed layer is worth. Reads the rows of `training_set_{model}`; writes runs and registered
+versions to MLflow: the model in its format, signature, metrics on the evaluation rows, and plots.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from features.model import Model
-from features.vector import FeatureVector, Matrix, vector_text
+from features.objective import Objective, TrainingData
+from features.vector import vector_text
 from infra.settings import Settings
-from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, text_digest, tracking
+from models.evaluation import Evaluation, evaluate, plots
+from models.formats import LIGHTGBM, StoredModel, scorer_of, stored_model
+from models.registration import register
+from models.registry import (
+    ALL_ROWS,
+    CHALLENGER,
+    DIGEST_TAG,
+    EVALUATED_TAG,
+    FIT_TAG,
+    HELD_OUT,
+    RegisteredVersion,
+    batch_only_name,
+    load_scorer,
+)
 
 _PARAMETERS = {
-    "objective": "binary",
     "learning_rate": 0.05,
     "num_leaves": 31,
     "min_data_in_leaf": 50,
@@ -35,16 +45,6 @@ _PARAMETERS = {
 _ROUNDS = 400
 #: The smallest number of rows that a split needs for training or for evaluation.
 MIN_ROWS = 200
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of a model on the evaluation rows: area under the ROC curve, log loss, Brier score, average precision."""
-
-    auc: float
-    log_loss: float
-    brier: float
-    average_precision: float
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def train_models(
     code_version: str | None,
     view_version: int | None = None,
 ) -> TrainingReport:
-    """Trains the candidate and its batch-only twin on one training set.
+    """Trains the candidate and its batch-only twin on the training rows of one training set, and evaluates them on its later rows.
 
     The declaration of the model's input and the three versions below become tags of the registered versions.
 
@@ -93,7 +93,7 @@ def train_models(
     for split, labels in counts.items():
         if len(labels) < MIN_ROWS or labels.nunique() < 2:
             return TrainingReport(
-                f"The {split} part has {len(labels)} rows of {labels.nunique()} classes; {MIN_ROWS} rows of both classes are needed."
+                f"The {split} part has {len(labels)} rows with {labels.nunique()} labels; {MIN_ROWS} rows with different labels are needed."
             )
     tags = {
         "group": model.group.name,
@@ -101,120 +101,108 @@ def train_models(
         "fingerprint": vector.fingerprint,
         "declaration": vector_text(vector),
         "training_set_version": str(delta_version),
+        FIT_TAG: HELD_OUT,
     }
     if code_version:
         tags["code_version"] = code_version
     if view_version is not None:
         tags["view_version"] = str(view_version)
-    candidate = _train(settings, vector, rows, "", model.name, tags)
-    twin = _train(settings, vector, rows, "batch_", batch_only_name(model.name), tags)
+    candidate = _train(settings, model, rows, "", model.name, tags)
+    twin = _train(settings, model, rows, "batch_", batch_only_name(model.name), tags)
     return TrainingReport("", candidate[0], twin[0], candidate[1], twin[1], candidate[2])
 
 
-def evaluate(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> Evaluation:
-    """The metrics of scores in [0, 1] against labels 0 and 1."""
-    from sklearn import metrics
+def fitted(data: TrainingData) -> Any:
+    """The training function of a model that names none. The result is a `lightgbm.Booster`.
 
-    return Evaluation(
-        float(metrics.roc_auc_score(labels, scores)),
-        float(metrics.log_loss(labels, scores)),
-        float(metrics.brier_score_loss(labels, scores)),
-        float(metrics.average_precision_score(labels, scores)),
+    In the first fit the last tenth of the rows stops the training. The second fit learns all rows and has as many trees as the first.
+    """
+    import lightgbm
+
+    names, parameters = list(data.names), {**_PARAMETERS, "objective": str(data.objective)}
+    if data.classes:
+        parameters["num_class"] = len(data.classes)
+    if isinstance(data.evaluated, lightgbm.Booster):
+        rows = lightgbm.Dataset(data.matrix, data.labels, feature_name=names)
+        return lightgbm.train(parameters, rows, data.evaluated.current_iteration())
+    cut = int(len(data.matrix) * 0.9)
+    fit = lightgbm.Dataset(data.matrix[:cut], data.labels[:cut], feature_name=names)
+    watch = lightgbm.Dataset(data.matrix[cut:], data.labels[cut:], reference=fit)
+    return lightgbm.train(parameters, fit, _ROUNDS, valid_sets=[watch], callbacks=[lightgbm.early_stopping(30, verbose=False)])
+
+
+def training_data(model: Model, rows: pd.DataFrame, prefix: str = "", evaluated: Any = None) -> TrainingData:
+    """The rows of a training set as training data.
+
+    Args:
+        model: The declaration.
+        rows: The rows, in any order.
+        prefix: "batch_" for the features that batch alone would have served.
+        evaluated: As in `TrainingData`.
+    """
+    rows, vector, classes = rows.sort_values(["q_ms", "entity"]), model.vector, ()
+    labels = rows["label"].to_numpy()
+    if model.objective is Objective.MULTICLASS:
+        known, labels = np.unique(labels.astype(str), return_inverse=True)
+        classes = tuple(known.tolist())
+    return TrainingData(
+        vector.names, vector.matrix(rows, prefix), labels, rows["q_ms"].to_numpy(), model.objective, classes, evaluated
     )
 
 
-def fitted(inputs: Matrix, labels: npt.NDArray[Any], names: list[str]) -> Any:
-    """The `lightgbm.Booster` of a training period, whose rows are in the order of time. Its last tenth stops the training."""
-    import lightgbm
-
-    cut = int(len(inputs) * 0.9)
-    fit = lightgbm.Dataset(inputs[:cut], labels[:cut], feature_name=names)
-    watch = lightgbm.Dataset(inputs[cut:], labels[cut:], reference=fit)
-    return lightgbm.train(_PARAMETERS, fit, _ROUNDS, valid_sets=[watch], callbacks=[lightgbm.early_stopping(30, verbose=False)])
+def _fit(model: Model, data: TrainingData) -> tuple[StoredModel, dict[str, Any]]:
+    """The fitted model, and the parameters of its run."""
+    function = model.training or fitted
+    stored = stored_model(function(data), data)
+    parameters: dict[str, Any] = {"training": f"{function.__module__}.{getattr(function, '__qualname__', function)}"}
+    if model.training is None:
+        parameters |= {**_PARAMETERS, "rounds": scorer_of(stored).native.current_iteration()}
+    return stored, parameters
 
 
 def _train(
-    settings: Settings, vector: FeatureVector, rows: pd.DataFrame, prefix: str, name: str, tags: dict[str, str]
+    settings: Settings, model: Model, rows: pd.DataFrame, prefix: str, name: str, tags: dict[str, str]
 ) -> tuple[str, Evaluation, dict[str, bytes]]:
-    import mlflow
     from mlflow import MlflowClient
-    from mlflow.models import infer_signature
 
-    train = rows[rows["split"] == "train"].sort_values(["q_ms", "entity"])
+    data, objective = training_data(model, rows[rows["split"] == "train"], prefix), model.objective
     later = rows[rows["split"] == "evaluation"].sort_values(["q_ms", "entity"])
-    names = list(vector.names)
-    booster = fitted(vector.matrix(train, prefix), train["label"].to_numpy(), names)
-    x_later, y_later = vector.matrix(later, prefix), later["label"].to_numpy()
-    scores = np.asarray(booster.predict(x_later, num_threads=2))
-    evaluation = evaluate(y_later, scores)
-    plots = _plots(y_later, scores, booster, names)
-
-    with tracking(settings), _run(mlflow, name, tags):
-        mlflow.log_params(
-            {**_PARAMETERS, "rounds": booster.best_iteration, "train_rows": len(train), "evaluation_rows": len(later)}
-        )
-        mlflow.log_metrics(vars(evaluation))
-        for title, figure in plots.items():
-            _log_png(mlflow, title, figure)
-        example = pd.DataFrame(x_later[:3], columns=names)
-        info = mlflow.lightgbm.log_model(
-            booster,
-            name="model",
-            signature=infer_signature(example, scores[:3]),
-            input_example=example,
-            # Without this list MLflow loads the model in a new process to find the packages, which takes most of the training's time.
-            pip_requirements=[f"{package}=={metadata.version(package)}" for package in ("mlflow", "lightgbm", "numpy", "pandas")],
-        )
-        metrics = {metric: f"{number:.6f}" for metric, number in vars(evaluation).items()}
-        # The version and its tags in one call: no process ever sees the version without its tags.
-        registered = mlflow.register_model(
-            info.model_uri, name, tags={**tags, **metrics, DIGEST_TAG: text_digest(booster.model_to_string())}
-        )
-    version = str(registered.version)
+    matrix, labels = model.vector.matrix(later, prefix), later["label"].to_numpy()
+    stored, parameters = _fit(model, data)
+    scorer = scorer_of(stored)
+    predictions = scorer.predict(matrix, threads=2)
+    evaluation = evaluate(objective, labels, predictions, scorer.classes)
+    gains = {}
+    if stored.format == LIGHTGBM:
+        gains = dict(zip(scorer.names, scorer.native.feature_importance("gain").tolist(), strict=True))
+    images = plots(objective, labels, predictions, gains)
+    metrics = {metric: f"{number:.6f}" for metric, number in evaluation.items()}
+    counts = {"train_rows": len(data.labels), "evaluation_rows": len(labels)}
+    version = register(settings, name, stored, matrix[:3], {**tags, **metrics}, parameters | counts, evaluation, images)
     MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(name, CHALLENGER, version)
-    return version, evaluation, plots
+    return version, evaluation, images
 
 
-def _run(mlflow: Any, experiment: str, tags: dict[str, str]) -> Any:
-    mlflow.set_experiment(experiment)
-    return mlflow.start_run(tags=tags)
+def fit_on_all_rows(
+    settings: Settings, model: Model, rows: pd.DataFrame, name: str, evaluated: RegisteredVersion, tags: dict[str, str]
+) -> str:
+    """Fits a version that was evaluated on later rows again, on all rows, and registers the result. Returns its version.
 
+    The new version has the tags of the evaluated version, with the metrics of its evaluation, and under `EVALUATED_TAG` its number.
 
-def _log_png(mlflow: Any, title: str, png: bytes) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{title}.png"
-        path.write_bytes(png)
-        mlflow.log_artifact(str(path), "plots")
-
-
-def _plots(labels: npt.NDArray[Any], scores: npt.NDArray[Any], booster: Any, names: list[str]) -> dict[str, bytes]:
-    """PNG images by title: the ROC curve, the calibration curve, and the gain of each feature."""
-    from io import BytesIO
-
-    from matplotlib.figure import Figure
-    from sklearn.calibration import calibration_curve
-    from sklearn.metrics import roc_curve
-
-    def png(figure: Figure) -> bytes:
-        target = BytesIO()
-        figure.savefig(target, format="png", dpi=90, bbox_inches="tight")
-        return target.getvalue()
-
-    images = {}
-    for title, (x, y), (x_label, y_label) in (
-        ("roc", roc_curve(labels, scores)[:2], ("false positive rate", "true positive rate")),
-        ("calibration", calibration_curve(labels, scores, n_bins=10)[::-1], ("predicted", "observed")),
-    ):
-        figure = Figure(figsize=(4, 4))
-        axes = figure.add_subplot()
-        axes.plot(x, y, marker="." if title == "calibration" else None)
-        axes.plot([0, 1], [0, 1], linestyle=":", color="grey")
-        axes.set(title=title, xlabel=x_label, ylabel=y_label)
-        images[title] = png(figure)
-    figure = Figure(figsize=(6, 0.4 * len(names) + 1))
-    gains = booster.feature_importance("gain")
-    figure.add_subplot(title="gain by feature").barh(names, gains)
-    images["importance"] = png(figure)
-    return images
+    Args:
+        settings: The settings that name the MLflow server.
+        model: The declaration.
+        rows: The training set of the evaluated version.
+        name: The registered name: that of the model, or that of its twin.
+        evaluated: The version that was evaluated.
+        tags: More tags of the new version.
+    """
+    prefix = "" if name == model.name else "batch_"
+    data = training_data(model, rows, prefix, load_scorer(settings, name, evaluated.version).native)
+    stored, parameters = _fit(model, data)
+    inherited = {tag: value for tag, value in evaluated.tags.items() if tag not in {DIGEST_TAG, FIT_TAG, "promotion"}}
+    return register(
+        settings, name, stored, data.matrix[-3:], {**inherited, FIT_TAG: ALL_ROWS, EVALUATED_TAG: evaluated.version, **tags},
+        parameters | {"train_rows": len(data.labels), "evaluation_rows": 0},
+    )  # fmt: skip

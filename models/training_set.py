@@ -1,6 +1,6 @@
 """The training set of a model: label points, the features of the entity at each point, and the outcome that followed.
 
-Reads the source's events table; writes `training_set_{model}`, split by time into training and evaluation rows.
+Reads the source's events table; writes `training_set_{model}`, split by time into rows for training, a gap, and rows for evaluation.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from batch.view import default_batch_end_ms, view_table
 from features.declaration import FeatureGroup, ModelInput
 from features.instants import now_ms
 from features.model import Model, Outcome
+from features.objective import Objective
 from features.predicates import canonical_predicate
 from features.sources import ColumnType
 from features.windows import DAY_MS, MINUTE_MS
@@ -31,10 +32,13 @@ LABEL_JOIN, _SUBJECT = "_label_join", "_subject"
 
 @dataclass(frozen=True)
 class TrainingSetReport:
-    """The counts of a training set that was written: all rows, rows with label 1, rows of each split; and the table's Delta version."""
+    """The counts of a training set that was written: all rows, rows with label 1, rows of each split; and the table's Delta version.
+
+    `positives` is None where the objective has no label 1.
+    """
 
     rows: int
-    positives: int
+    positives: int | None
     train: int
     evaluation: int
     delta_version: int
@@ -48,8 +52,8 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
     10 minutes after one in fifty of the entity's events, because most requests come shortly after an event. These label points begin 30
     days after the entity's first event. The owner's own labels are label points as they are. All label points end one horizon before `batch_end_ms`, because a later outcome is not known yet.
 
-    The rows are split by time. Between the two parts a gap of one horizon is left out, so that the outcome of a training row lies
-    before the evaluation period. Each row has the features at q, and under `batch_{feature}` the features at the last midnight before
+    The rows are split by time. Between the two parts lies a gap of one horizon, so that the outcome of a training row lies before the
+    evaluation period; its rows are for the fit on all rows. Each row has the features at q, and under `batch_{feature}` the features at the last midnight before
     q, which are those that batch alone would have served.
 
     Raises:
@@ -68,16 +72,14 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
     points.unpersist()
     state = table_state(spark, target)
     assert state is not None
-    parts = {
-        row["split"]: row
-        for row in state.read(spark).groupBy("split").agg(F.count("*").alias("n"), F.sum("label").alias("p")).collect()
-    }
-    counts = {name: (row["n"], row["p"]) for name, row in parts.items()}
+    positive = F.coalesce(F.sum((F.col("label").cast("string") == "1").cast("int")), F.lit(0))
+    parts = state.read(spark).groupBy("split").agg(F.count("*").alias("n"), positive.alias("p")).collect()
+    rows_of_split = {row["split"]: row["n"] for row in parts}
     return TrainingSetReport(
-        rows=sum(n for n, _ in counts.values()),
-        positives=sum(p for _, p in counts.values()),
-        train=counts.get("train", (0, 0))[0],
-        evaluation=counts.get("evaluation", (0, 0))[0],
+        rows=sum(rows_of_split.values()),
+        positives=sum(row["p"] for row in parts) if model.objective is Objective.BINARY else None,
+        train=rows_of_split.get("train", 0),
+        evaluation=rows_of_split.get("evaluation", 0),
         delta_version=state.version,
     )
 
@@ -107,14 +109,11 @@ def training_end_ms(spark: SparkSession, settings: Settings, model: Model) -> in
 
 
 def with_split(labels: DataFrame, horizon_ms: int) -> DataFrame:
-    """Adds `split` to label points: "evaluation" for the latest, "train" for those that lie more than the horizon before.
-
-    Points within the horizon before the evaluation period are left out.
-    """
+    """Adds `split` to label points: "evaluation" for the latest, "train" for those that lie more than the horizon before, "gap" between."""
     first, last = labels.agg(F.min("q_ms"), F.max("q_ms")).first() or (None, None)
     boundary_ms = 0 if first is None else int(last - (last - first) * EVALUATION_SHARE)
     split = F.when(F.col("q_ms") >= boundary_ms, "evaluation").when(F.col("q_ms") < boundary_ms - horizon_ms, "train")
-    return labels.withColumn("split", split).where("split IS NOT NULL")
+    return labels.withColumn("split", split.otherwise("gap"))
 
 
 def with_features(spark: SparkSession, settings: Settings, model: Model, labels: DataFrame) -> DataFrame:
@@ -200,7 +199,13 @@ def label_points(spark: SparkSession, settings: Settings, model: Model, end_ms: 
     }
     if model.labels is not None:
         rows = spark.read.format("delta").load(settings.table(model.labels.table)).where(F.col("ts_ms") < end_ms)
-        columns = {"entity": F.expr(first.id_sql), "q_ms": F.col("ts_ms"), "label": F.col("label").cast("int"), **keys, **values}
+        columns = {
+            "entity": F.expr(first.id_sql),
+            "q_ms": F.col("ts_ms"),
+            "label": F.col("label").cast(model.objective.label_sql_type),
+            **keys,
+            **values,
+        }
         return rows.select(*(column.alias(name) for name, column in columns.items()))
     assert isinstance(outcome, Outcome)
     events = spark.read.format("delta").load(settings.table(group.source.table)).where(F.col("ts_ms") < end_ms)

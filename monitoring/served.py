@@ -8,7 +8,7 @@
     batch_end_ms, newest_event_ms, tiles_merged, degraded      provenance of the features; `degraded` lists the reasons
     degraded_features               the names of the features that may not be exact; null in records of before this column
     experiment, variant, model, model_version, prediction, shadows     predictions only: the experiment and the variant that answered,
-                                    the registered model and its version, and the predictions of the shadow variants
+                                    the registered model and its version, and the predictions of the shadow variants; null for several classes
 
 `serving.served_log` writes the topic: a message has many records, as JSON lines.
 """

@@ -1,15 +1,17 @@
 """The commands `braid backfill`, `train` and `consistency --logged`, which run Dagster's jobs.
 
-A backfill is one run per source over a range of days, and then one training per model.
+A backfill is one run per source over a range of days, and then one training per model. The backfill of one model is one run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from batch.load import remember_first_day
+from features.declaration import FeatureGroup
 from features.instants import now_ms, parse_rfc3339, utc_day
 from features.model import Model
 from features.project import Project
@@ -81,57 +83,131 @@ def backfill(
     """
     chosen, models = _chosen(project, train, sources)
     require(settings, "valkey", *(["mlflow"] if models else []))
-    current_ms = now_ms()
-    to_ms = None if to_ms is None else min(to_ms, current_ms)
-    last = utc_day(current_ms if to_ms is None else to_ms)
-    # Replayed events may be older than all loaded events.
-    if last < first_day(settings):
-        remember_first_day(settings, last)
-    use_deployment(settings)
+    begin = _Begin.of(settings, to_ms)
     import dagster as dg
 
-    from orchestration.deployment import BatchEnd, Deployment
-    from orchestration.names import events_key, features_job, online_key
-    from orchestration.run_days import RANGE_END, RANGE_START
+    from orchestration.deployment import Deployment
+    from orchestration.names import features_job
 
     deployment = Deployment(project, settings)
     seconds: dict[str, float] = {}
-    online: dict[str, dict[str, Any]] = {}
+    done: dict[str, dict[str, Any]] = {}
     begun: list[date] = []
     empty: list[EventSource] = []
     with dg.DagsterInstance.get() as instance:
-        earliest = first_day(settings)
         for source in chosen:
-            start = min(max(first, earliest) if first else _first_new_day(instance, events_key(source), earliest), last)
-            tags = {RANGE_START: start.isoformat(), RANGE_END: last.isoformat()}
+            start = begin.first_day(instance, (source,), first)
             try:
-                done = run_job(
-                    deployment, features_job(source), instance, seconds, on_asset, tags=tags, run_config=BatchEnd.run_config(to_ms)
-                )
+                done |= run_job(deployment, features_job(source), instance, seconds, on_asset, **begin.arguments(start))
             except NoEventsError:
                 empty.append(source)
                 if len(empty) == len(chosen):
                     raise
                 continue
             begun.append(start)
-            online |= {group.name: done[online_key(group).to_user_string()] for group in project.groups_of(source)}
         trained = {
             model.name: _train(deployment, model, instance, seconds, on_asset)
             for model in models
             if not set(model.sources) & set(empty)
         }
-    return BackfillReport(
-        batch_end_ms=min((parse_rfc3339(figures["batch_end"]) for figures in online.values()), default=to_ms or current_ms),
-        entities={name: figures["dagster/row_count"] for name, figures in online.items()},
-        first_day=min(begun), last_day=last, seconds=seconds, without_events=tuple(source.name for source in empty), models=trained,
-    )  # fmt: skip
+    groups = [group for source in chosen if source not in empty for group in project.groups_of(source)]
+    return begin.report(groups, done, min(begun), seconds, tuple(source.name for source in empty), trained)
 
 
-def backfill_steps(project: Project, settings: Settings, train: bool, sources: tuple[EventSource, ...] | None = None) -> int:
-    """The number of assets and checks that `backfill` runs with the same arguments."""
+def backfill_model(
+    project: Project, settings: Settings, model: Model, to_ms: int | None = None, first: date | None = None,
+    on_asset: OnAsset | None = None,
+) -> BackfillReport:  # fmt: skip
+    """Brings the groups of one model up to a time, builds its training set, trains a candidate, and promotes it if it passes the gate.
+
+    It is one run of Dagster; groups that the model does not use stay as they are.
+
+    Args:
+        project: The project.
+        settings: The settings of the deployment, whose Dagster records the run.
+        model: The model.
+        to_ms: As in `backfill`.
+        first: As in `backfill`.
+        on_asset: Called at the start and the end of each asset and check.
+
+    Raises:
+        ServiceError: The online store or MLflow does not run.
+        NoEventsError: A source of the model has no events.
+        NotReadyError: An asset has failed, or a check has blocked the day; the error names it with the reason.
+    """
+    require(settings, "valkey", "mlflow")
+    begin = _Begin.of(settings, to_ms)
+    import dagster as dg
+
     from orchestration.deployment import Deployment
-    from orchestration.names import features_job, training_job
+    from orchestration.names import model_job
 
+    seconds: dict[str, float] = {}
+    with dg.DagsterInstance.get() as instance:
+        start = begin.first_day(instance, model.sources, first)
+        done = run_job(Deployment(project, settings), model_job(model), instance, seconds, on_asset, **begin.arguments(start))
+    return begin.report(model.groups, done, start, seconds, (), {model.name: _training_report(model, done)})
+
+
+@dataclass(frozen=True)
+class _Begin:
+    """The range of days of a backfill that begins now, and its batch_end, if it is declared."""
+
+    earliest: date
+    last: date
+    to_ms: int | None
+    now_ms: int
+
+    @classmethod
+    def of(cls, settings: Settings, to_ms: int | None) -> _Begin:
+        current_ms = now_ms()
+        to_ms = None if to_ms is None else min(to_ms, current_ms)
+        last = utc_day(current_ms if to_ms is None else to_ms)
+        # Replayed events may be older than all loaded events.
+        if last < first_day(settings):
+            remember_first_day(settings, last)
+        use_deployment(settings)
+        return cls(first_day(settings), last, to_ms, current_ms)
+
+    def first_day(self, instance: dg.DagsterInstance, sources: Sequence[EventSource], first: date | None) -> date:
+        """The first day of a run over some sources."""
+        from orchestration.names import events_key
+
+        new = min(_first_new_day(instance, events_key(source), self.earliest) for source in sources)
+        return min(max(first, self.earliest) if first else new, self.last)
+
+    def arguments(self, start: date) -> dict[str, Any]:
+        """The arguments of a run that begins on a day."""
+        from orchestration.deployment import BatchEnd
+        from orchestration.run_days import RANGE_END, RANGE_START
+
+        tags = {RANGE_START: start.isoformat(), RANGE_END: self.last.isoformat()}
+        return {"tags": tags, "run_config": BatchEnd.run_config(self.to_ms)}
+
+    def report(
+        self, groups: Sequence[FeatureGroup], done: dict[str, dict[str, Any]], start: date, seconds: dict[str, float],
+        empty: tuple[str, ...], trained: dict[str, TrainingReport],
+    ) -> BackfillReport:  # fmt: skip
+        """The report, from the metadata of the materialized assets."""
+        from orchestration.names import online_key
+
+        online = {group.name: done[online_key(group).to_user_string()] for group in groups}
+        return BackfillReport(
+            batch_end_ms=min((parse_rfc3339(figures["batch_end"]) for figures in online.values()), default=self.to_ms or self.now_ms),
+            entities={name: figures["dagster/row_count"] for name, figures in online.items()},
+            first_day=start, last_day=self.last, seconds=seconds, without_events=empty, models=trained,
+        )  # fmt: skip
+
+
+def backfill_steps(
+    project: Project, settings: Settings, train: bool, sources: tuple[EventSource, ...] | None = None, model: Model | None = None
+) -> int:
+    """The number of assets and checks that `backfill`, or `backfill_model` for a model, runs with the same arguments."""
+    from orchestration.deployment import Deployment
+    from orchestration.names import features_job, model_job, training_job
+
+    if model is not None:
+        return steps(Deployment(project, settings), model_job(model))
     chosen, models = _chosen(project, train, sources)
     return steps(Deployment(project, settings), *map(features_job, chosen), *map(training_job, models))
 
@@ -171,9 +247,16 @@ def train(
 def _train(
     deployment: Any, model: Model, instance: dg.DagsterInstance, seconds: dict[str, float], on_asset: OnAsset | None, served: bool = False
 ) -> TrainingReport:  # fmt: skip
-    from orchestration.names import candidate_key, champion_key, logged_training_job, training_job
+    from orchestration.names import logged_training_job, training_job
 
-    done = run_job(deployment, logged_training_job(model) if served else training_job(model), instance, seconds, on_asset)
+    job = logged_training_job(model) if served else training_job(model)
+    return _training_report(model, run_job(deployment, job, instance, seconds, on_asset))
+
+
+def _training_report(model: Model, done: dict[str, dict[str, Any]]) -> TrainingReport:
+    """The report on a training, from the metadata of the materialized assets."""
+    from orchestration.names import candidate_key, champion_key
+
     candidate, champion = done[candidate_key(model).to_user_string()], done[champion_key(model).to_user_string()]
     return TrainingReport(
         trained=candidate["trained"],

@@ -118,8 +118,8 @@ def training_columns(model: Model) -> Columns:
     return (
         ("entity", group.entity_type.value, group.entity_text),
         ("q_ms", "BIGINT", "the instant of the label"),
-        ("label", "INT", f"1: {model.label_text}"),
-        ("split", "STRING", "train or evaluation"),
+        ("label", model.objective.label_sql_type, f"1: {model.label_text}" if model.labels is None else model.label_text),
+        ("split", "STRING", "train, gap or evaluation"),
         *points,
         *values,
         *batch,

@@ -23,6 +23,7 @@ from orchestration.names import (
     live_quality_key,
     logged_training_job,
     logged_training_set_key,
+    model_job,
     online_key,
     tiles_key,
     training_job,
@@ -38,6 +39,16 @@ def features_job_of(deployment: Deployment, source: EventSource) -> Any:
     return dg.define_asset_job(
         features_job(source), dg.AssetSelection.assets(events_key(source), *keys), executor_def=dg.in_process_executor,
         description=f"Archive → events → tiles → view → online store of {source.name}, over any range of days in one run.",
+    )  # fmt: skip
+
+
+def model_job_of(model: Model) -> Any:
+    """The job that brings one model up to date: its groups, no others, then its training."""
+    of_groups = [key(group) for group in model.groups for key in (tiles_key, view_key, online_key)]
+    keys = training_set_key(model), candidate_key(model), champion_key(model)
+    return dg.define_asset_job(
+        model_job(model), dg.AssetSelection.assets(*map(events_key, model.sources), *of_groups, *keys), executor_def=dg.in_process_executor,
+        description=f"Archives → events → tiles → views → online store → training set → candidate → champion of {model.name}, over any range of days in one run.",
     )  # fmt: skip
 
 
@@ -95,6 +106,7 @@ def jobs_of(deployment: Deployment) -> list[Any]:
     return [
         *of_sources,
         publish_job_of(deployment),
+        *map(model_job_of, project.models),
         *map(training_job_of, project.models),
         *(logged_training_job_of(model) for model in project.models if model.learns_from_served),
         quality_job_of(deployment),

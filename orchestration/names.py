@@ -95,6 +95,11 @@ def features_job(source: EventSource) -> str:
     return f"features_{source.name}"
 
 
+def model_job(model: Model) -> str:
+    """The job from the archives of a model's sources to its champion."""
+    return f"backfill_{model.name}"
+
+
 def training_job(model: Model) -> str:
     """The job from the labels of a model to its champion."""
     return f"training_{model.name}"

@@ -12,10 +12,11 @@ from features.declaration.versions import Change, change, group_of_text, same_me
 from features.errors import DeclarationError
 from features.instants import now_ms, rfc3339, utc_day
 from features.model import Model
+from features.objective import Objective
 from features.project import Project
 from features.vector import FeatureVector, vector_of_text
 from infra.settings import Settings
-from models.registry import CHAMPION, RegisteredVersion, trained_fingerprint, version_by_alias
+from models.registry import CHAMPION, OBJECTIVE_TAG, RegisteredVersion, trained_fingerprint, version_by_alias
 from orchestration.first_day import first_day
 from orchestration.running import runs
 from store.server import reached_store
@@ -107,8 +108,8 @@ class ModelPlan:
 
     @property
     def settled(self) -> bool:
-        """Whether the champion was trained on the declared input."""
-        return self.trained == self.declared
+        """Whether the champion was trained on the declared input, for the declared objective."""
+        return self.trained == self.declared and not self.change
 
 
 def model_plans(project: Project, settings: Settings) -> list[ModelPlan]:
@@ -125,6 +126,9 @@ def model_plans(project: Project, settings: Settings) -> list[ModelPlan]:
             continue
         trained_on = _trained_on(model, champion)
         difference = vector.change_since(trained_on) if trained_on else None
+        objective = champion.tags.get(OBJECTIVE_TAG, Objective.BINARY)
+        if difference is not None and objective != model.objective:
+            difference = difference._replace(altered=(*difference.altered, ("prediction", f"{objective} → {model.objective}")))
         plans.append(ModelPlan(model.name, vector.fingerprint, champion.version, trained_fingerprint(champion.tags), difference))
     return plans
 

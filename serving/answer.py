@@ -167,14 +167,12 @@ def prediction(
         score: The prediction that is declared for an answer that is late, instead of the model's.
 
     Raises:
-        ValueError: The model's answer is no probability.
+        ValueError: As `LoadedModel.predict`.
     """
     values, fault = model.input_of(
         [entry for entry, _, _ in inputs], [served.merged.values for _, _, served in inputs], request, q_ms
     )
-    [probability] = model.predict([values]) if score is None else [score]
-    if not 0 <= probability <= 1:
-        raise ValueError(f"The prediction of version {model.version} of {model.name} is no probability.")
+    [predicted] = model.predict([values]) if score is None else [score]
     provenances = [Provenances(entry.group.feature_names, q_ms).of(served, fault) for entry, _, served in inputs]
     keys = {
         key: value
@@ -184,11 +182,11 @@ def prediction(
     used = dict(zip(model.vector.names, values, strict=True))
     info = ModelInfo(model.name, model.version, variant)
     if len(inputs) == 1:
-        return predict_answer(tuple(keys))(*keys.values(), probability, used, info, provenances[0])
+        return predict_answer(tuple(keys))(*keys.values(), predicted, used, info, provenances[0])
     entries = [entry for entry, _, _ in inputs]
     by_input = {entry.name: its for entry, its in zip(entries, provenances, strict=True)}
     whole = combined(list(zip(entries, provenances, strict=True)))
-    return predict_answer(tuple(keys), True)(*keys.values(), probability, used, info, whole, by_input)
+    return predict_answer(tuple(keys), True)(*keys.values(), predicted, used, info, whole, by_input)
 
 
 def combined(provenances: Sequence[tuple[ModelInput, Provenance]]) -> Provenance:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from features.declaration import MAX_ENTITY_LENGTH
 from features.instants import rfc3339 as rfc3339  # noqa: PLC0414  # other rooms import it from here
 from features.model import Model
+from features.objective import Objective
 from features.sources import ColumnType
 
 #: Entities in one request; more are asked in several.
@@ -145,7 +146,7 @@ class ModelInfo(_Message):
 class PredictResponse(_Message):
     """A prediction, what the model was given for it (the declared default where a feature has no value), and where that is from.
 
-    The entity's id stands in a field of the entity's name.
+    The entity's id stands in a field of the entity's name. The prediction is a probability, a number, or the probability of each class.
     """
 
     prediction: float = Field(ge=0, le=1)
@@ -173,6 +174,13 @@ _REQUEST_TYPES: dict[ColumnType, Any] = {
 }
 
 
+#: Objective → the type of a prediction.
+_PREDICTIONS: dict[Objective, Any] = {
+    Objective.REGRESSION: float,
+    Objective.MULTICLASS: dict[str, Annotated[float, Field(ge=0, le=1)]],
+}
+
+
 def predict_contract(model: Model | None) -> tuple[type[PredictRequest], type[PredictResponse]]:
     """The request and the response of a model's endpoint, with a field for each key, such as `user_id`; None without a model.
 
@@ -195,9 +203,13 @@ def predict_contract(model: Model | None) -> tuple[type[PredictRequest], type[Pr
         context = _context_of(model)
         field: Any = (context, ... if required else Field(default_factory=context))
         request = create_model(_name(model, PredictRequest), __base__=request, __doc__=PredictRequest.__doc__, context=field)
+    fields: dict[str, Any] = {}
     if len(vector.inputs) > 1:
-        inputs: Any = (dict[str, Provenance], ...)
-        response = create_model(_name(model, PredictResponse), __base__=response, __doc__=PredictResponse.__doc__, inputs=inputs)
+        fields["inputs"] = (dict[str, Provenance], ...)
+    if model.objective is not Objective.BINARY:
+        fields["prediction"] = (_PREDICTIONS[model.objective], ...)
+    if fields:
+        response = create_model(_name(model, PredictResponse), __base__=response, __doc__=PredictResponse.__doc__, **fields)
     return cast("tuple[type[PredictRequest], type[PredictResponse]]", (request, response))
 
 
@@ -237,7 +249,12 @@ def score_contract(model: Model) -> tuple[type[ScoreRequest], type[ScoreResponse
         context = create_model(_name(model, "CommonContext"), __base__=_Message, **columns)
         fields["context"] = (context, Field(default_factory=context))
     request = create_model(_name(model, ScoreRequest), __base__=ScoreRequest, __doc__=ScoreRequest.__doc__, **fields)
-    return request, ScoreResponse
+    if model.objective is Objective.BINARY:
+        return request, ScoreResponse
+    predicted: dict[str, Any] = {"prediction": (_PREDICTIONS[model.objective], ...)}
+    scored: Any = create_model(_name(model, CandidateScore), __base__=CandidateScore, __doc__=CandidateScore.__doc__, **predicted)
+    rows: dict[str, Any] = {"candidates": (list[scored], ...)}
+    return request, create_model(_name(model, ScoreResponse), __base__=ScoreResponse, __doc__=ScoreResponse.__doc__, **rows)
 
 
 def _name(model: Model, message: type[BaseModel] | str) -> str:

@@ -55,7 +55,7 @@ class ModelInfo(msgspec.Struct, frozen=True, gc=False):
 class CandidateScore(msgspec.Struct, frozen=True, gc=False):
     """`serving.contract.CandidateScore`."""
 
-    prediction: float
+    prediction: float | Mapping[str, float]
     degraded: bool
 
 
@@ -72,7 +72,7 @@ def predict_answer(keys: tuple[str, ...], several: bool = False) -> Any:
     """The struct of `serving.contract.PredictResponse` for a model with these keys; `several` for one of several inputs."""
     fields = [
         *((key, int | str) for key in keys),
-        ("prediction", float), ("features_used", Mapping[str, float]), ("model", ModelInfo), ("provenance", Provenance),
+        ("prediction", float | Mapping[str, float]), ("features_used", Mapping[str, float]), ("model", ModelInfo), ("provenance", Provenance),
         *([("inputs", Mapping[str, Provenance])] if several else []),
     ]  # fmt: skip
     return msgspec.defstruct("PredictAnswer", fields, frozen=True, gc=False)

@@ -25,14 +25,20 @@ from features.declaration import ModelInput
 from features.declaration.versions import same_meaning
 from features.errors import DeclarationError
 from features.model import Model
+from features.objective import Objective
 from features.vector import FeatureVector, vector_of_text
 from infra.settings import Settings
-from models.registry import load_booster, trained_fingerprint, version_by_alias
+from models.formats import Scorer
+from models.registry import load_scorer, trained_fingerprint, version_by_alias
 from serving.one_row import one_row_scorer
 
 _log = logging.getLogger("serving")
 #: The number of polls after which a refused version is tried again, because its files may have been unreachable for a moment.
 _POLLS_UNTIL_RETRY = 10
+
+
+#: A probability, a number, or class → probability.
+Prediction = float | dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -42,27 +48,40 @@ class LoadedModel:
     Attributes:
         name: The registered name.
         version: The registered version.
-        booster: The `lightgbm.Booster`.
+        scorer: The model itself.
         vector: The declaration of the input that the model was trained on.
         fault: Why every answer of the model is degraded; empty for a model without such a fault.
     """
 
     name: str
     version: str
-    booster: Any
+    scorer: Scorer
     vector: FeatureVector
     fault: str = ""
     _known: dict[tuple[str, ...], _Known] = field(default_factory=dict, compare=False, repr=False)
 
-    def predict(self, inputs: Sequence[Sequence[float]]) -> list[float]:
-        """The probabilities of label 1, one for each input; an input is the values of `vector.names`."""
-        if len(inputs) == 1 and self._one_row is not None:
-            return [self._one_row(inputs[0])]
-        return [float(score) for score in self.booster.predict(np.array(inputs), num_threads=1)]
+    def predict(self, inputs: Sequence[Sequence[float]]) -> list[Prediction]:
+        """The predictions, one for each input; an input is the values of `vector.names`.
+
+        Raises:
+            ValueError: A prediction is no probability, or no number.
+        """
+        one_row = self._one_row
+        predictions = (
+            np.array([one_row(inputs[0])])
+            if len(inputs) == 1 and one_row is not None
+            else self.scorer.predict(np.array(inputs, dtype=np.float64))
+        )
+        if fault := self.scorer.fault(predictions):
+            raise ValueError(f"Version {self.version} of {self.name} cannot answer: {fault}.")
+        if self.scorer.objective is Objective.MULTICLASS:
+            return [dict(zip(self.scorer.classes, row, strict=True)) for row in predictions.tolist()]
+        numbers: list[Prediction] = predictions.tolist()
+        return numbers
 
     @cached_property
     def _one_row(self) -> Callable[[Sequence[float]], float] | None:
-        return one_row_scorer(self.booster)
+        return one_row_scorer(self.scorer.native)
 
     def input_of(
         self, inputs: Sequence[ModelInput], values: Sequence[Sequence[Value]], request: Mapping[str, Any], q_ms: int
@@ -200,9 +219,9 @@ def load_model(settings: Settings, declared: Model, name: str, version: str, tag
         tags: The version's tags; those of the declaration and its fingerprint are read.
 
     Raises:
-        ValueError: As `load_booster`; or the model's features have other names than the declared features.
+        ValueError: As `load_scorer`; the model's features have other names than the declared features, or it predicts something else.
     """
-    booster, vector, fault = load_booster(settings, name, version), declared.vector, ""
+    scorer, vector, fault = load_scorer(settings, name, version), declared.vector, ""
     if (trained_fingerprint(tags) or vector.fingerprint) != vector.fingerprint:
         try:
             vector = vector_of_text(tags.get("declaration", ""), declared.sources)
@@ -211,9 +230,10 @@ def load_model(settings: Settings, declared: Model, name: str, version: str, tag
         types = {column.name: column.type for column in declared.request}
         if other := [column.name for column in vector.request if types.get(column.name) is not column.type]:
             fault = f"the model was trained with other request columns: {', '.join(other)}"
-    if tuple(booster.feature_name()) != vector.names:
+    if scorer.names != vector.names:
         raise ValueError("the model was trained on other features than are declared")
-    model = LoadedModel(name, version, booster, vector, fault)
-    if not 0 <= model.predict([vector.empty()])[0] <= 1:
-        raise ValueError("the model gives no probabilities")
+    if scorer.objective is not declared.objective:
+        raise ValueError(f"the model is of the objective {scorer.objective}, and {declared.objective} is declared")
+    model = LoadedModel(name, version, scorer, vector, fault)
+    model.predict([vector.empty()])
     return model

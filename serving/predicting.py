@@ -21,7 +21,7 @@ from serving.errors import RefusalError
 from serving.freshness import Freshness
 from serving.ids import key_of
 from serving.metrics import Metrics
-from serving.model import LoadedModel
+from serving.model import LoadedModel, Prediction
 from serving.served_log import ServedLog, served_record
 from serving.variants import Models, Variant
 from store.protocol import Parts, Reading
@@ -84,9 +84,10 @@ class Predictor:
             def exposure() -> dict[str, Any]:
                 return {
                     "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
-                    "prediction": answer.prediction,
+                    "prediction": _logged(answer.prediction),
                     "shadows": {
-                        other.name: prediction(served(other.batch_only), context, q_ms, its, other.name).prediction for other, its in shadows
+                        other.name: _logged(prediction(served(other.batch_only), context, q_ms, its, other.name).prediction)
+                        for other, its in shadows
                     },
                 }  # fmt: skip
 
@@ -129,7 +130,7 @@ class Predictor:
             values = [known[of_input[place]].merged.values for known, of_input in zip(served, ids, strict=True)]
             vector, fault = model.input_of(inputs, values, context, q_ms)
             vectors.append(vector)
-        scores = model.predict(vectors) if late_score is None else [late_score] * len(vectors)
+        scores = model.predict(vectors) if late_score is None else [late_score for _ in vectors]
         provenances = []
         for entry, known in zip(inputs, served, strict=True):
             shared = Provenances(entry.group.feature_names, q_ms)
@@ -208,6 +209,11 @@ class Predictor:
                     "Give it to the candidate or to the context of the request.",
                 )
         return contexts
+
+
+def _logged(predicted: Prediction) -> float | None:
+    """A prediction in the served log, whose column is a number."""
+    return None if isinstance(predicted, dict) else predicted
 
 
 def _told(message: Any, names: Sequence[str]) -> dict[str, Any]:

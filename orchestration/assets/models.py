@@ -33,8 +33,8 @@ from orchestration.plots import png
 
 #: Metadata of a candidate: the version of its twin.
 TWIN = "twin version"
-#: Metadata of a candidate: the table of its training set.
-TRAINED_ON = "trained on"
+#: Metadata of a candidate: the table of its training set, and the Delta version of the table.
+TRAINED_ON, ROWS_OF = "trained on", "training set version"
 #: Metadata of `{group}_consistency`: the number of served values that differ from the recomputed values without a reason.
 DEFECTS = "defects"
 #: Metadata of `{group}_consistency`: the number of checked answers. With 0 answers there is no evidence.
@@ -60,7 +60,7 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
         report = build_training_set(session, settings, model, end_ms)
         return dg.MaterializeResult(
             metadata={
-                "dagster/row_count": report.rows, "positives": report.positives, "train": report.train, "evaluation": report.evaluation,
+                "dagster/row_count": report.rows, **({} if report.positives is None else {"positives": report.positives}), "train": report.train, "evaluation": report.evaluation,
                 "delta_version": report.delta_version, **feature_lineage(group, events_key(group.source)),
             }
         )  # fmt: skip
@@ -102,8 +102,8 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
     settings, group = deployment.settings, model.group
 
     @dg.asset(
-        key=candidate_key(model), deps=[training_set_key(model)], group_name="models", kinds={"lightgbm", "mlflow"}, owners=OWNERS,
-        description="A LightGBM classifier on merged features, registered as challenger, and its twin on batch features.",
+        key=candidate_key(model), deps=[training_set_key(model)], group_name="models", kinds={"mlflow", *(["lightgbm"] if model.training is None else [])}, owners=OWNERS,
+        description="A model on merged features, registered as challenger, and its twin on batch features.",
     )  # fmt: skip
     def candidate(context: dg.AssetExecutionContext, config: TrainingRows, spark: LazyPySparkResource) -> dg.MaterializeResult:
         if config.served and not model.learns_from_served:
@@ -117,17 +117,18 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
             return dg.MaterializeResult(metadata={"trained": False, "reason": built.get("reason", "There is no training set.")})
         version = int(built["delta_version"])
         view = view_version(spark.spark_session, settings, group)
-        report = train_models(settings, model, _rows(spark, settings, table), version, _code_version(settings), view)
+        report = train_models(settings, model, _rows(spark, settings, table, version), version, _code_version(settings), view)
         if report.candidate_version is None:
             return dg.MaterializeResult(metadata={"trained": False, "reason": report.reason})
         assert report.merged is not None
         assert report.batch_only is not None
         return dg.MaterializeResult(
             metadata={
-                "trained": True, "version": report.candidate_version, TWIN: report.twin_version, "training set version": version, TRAINED_ON: table,
+                "trained": True, "version": report.candidate_version, TWIN: report.twin_version, ROWS_OF: version, TRAINED_ON: table,
                 "declaration": model.vector.fingerprint, "code": _code_version(settings) or "not in git",
-                "auc_merged": report.merged.auc, "auc_batch_only": report.batch_only.auc, "log_loss": report.merged.log_loss,
-                "brier": report.merged.brier, "average_precision": report.merged.average_precision,
+                "objective": str(model.objective),
+                **{f"{metric}_merged": number for metric, number in report.merged.items()},
+                **{f"{metric}_batch_only": number for metric, number in report.batch_only.items()},
                 **{title: png(image) for title, image in (report.plots or {}).items()},
                 "registry": dg.MetadataValue.url(f"{settings.mlflow_tracking_uri}/#/models/{model.name}/versions/{report.candidate_version}"),
             }
@@ -142,7 +143,7 @@ def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=champion_key(model), deps=[candidate_key(model)], group_name="models", kinds={"mlflow"}, owners=OWNERS,
-        description="The model that serving uses: the candidate, if it passes the gate.",
+        description="The model that serving uses: the candidate, fitted again on all rows, if it passes the gate.",
     )  # fmt: skip
     def champion(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         candidate = latest_metadata(context.instance, candidate_key(model))
@@ -150,14 +151,8 @@ def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
             return dg.MaterializeResult(metadata={"promoted": False, "reason": "There is no candidate."})
         checked = latest_metadata(context.instance, consistency_key(model.group))
         defects = int(checked[DEFECTS]) if checked.get(ANSWERS) else None
-        report = promote(
-            settings,
-            model,
-            str(candidate["version"]),
-            _rows(spark, settings, candidate.get(TRAINED_ON, model.training_table)),
-            defects,
-            str(candidate[TWIN]),
-        )
+        rows = _rows(spark, settings, candidate[TRAINED_ON], int(candidate[ROWS_OF]))
+        report = promote(settings, model, str(candidate["version"]), rows, defects, str(candidate[TWIN]))
         slices = [dg.TableRecord({"where": part.name, "rows": part.rows, "candidate": part.candidate_auc, "champion": part.champion_auc})
                   for part in report.slices]  # fmt: skip
         return dg.MaterializeResult(
@@ -170,8 +165,8 @@ def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
     return champion
 
 
-def _rows(spark: LazyPySparkResource, settings: Settings, table: str) -> pd.DataFrame:
-    return spark.spark_session.read.format("delta").load(settings.table(table)).toPandas()
+def _rows(spark: LazyPySparkResource, settings: Settings, table: str, version: int) -> pd.DataFrame:
+    return spark.spark_session.read.format("delta").option("versionAsOf", version).load(settings.table(table)).toPandas()
 
 
 def _code_version(settings: Settings) -> str | None:

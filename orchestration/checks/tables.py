@@ -14,6 +14,7 @@ from batch.tiles import tiles_table
 from batch.view import view_table
 from features.declaration import FeatureGroup
 from features.model import Model
+from features.objective import Objective
 from features.sources import EventSource
 from infra.settings import Settings
 from orchestration.checks.suites import gx_expectations, validate
@@ -123,14 +124,18 @@ def view_quality(deployment: Deployment, group: FeatureGroup) -> Any:
     return check
 
 
+#: Objective → what a label is.
+_LABELS = {Objective.BINARY: "0 or 1", Objective.REGRESSION: "a number", Objective.MULTICLASS: "the name of a class"}
+
+
 def labels_quality(deployment: Deployment, model: Model) -> Any:
     """The check of a model's training set."""
     settings, key = deployment.settings, training_set_key(model)
 
     @quality_check(
         key, "labels",
-        "Every label is 0 or 1, has an entity, is in one part of the split, and occurs once.",
-        "At least 1 % of the labels are 0, and at least 1 % are 1.",
+        f"Every label is {_LABELS[model.objective]}, has an entity, is in one part of the split, and occurs once.",
+        "Of labels 0 and 1, each is at least 1 % of the rows.",
     )  # fmt: skip
     def check(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> Any:
         if reason := latest_metadata(context.instance, key).get("reason"):
@@ -140,18 +145,22 @@ def labels_quality(deployment: Deployment, model: Model) -> Any:
                 )  # fmt: skip
             return
         gxe = gx_expectations()
-        frame = _read(settings, spark, model.training_table).select(
-            "entity", "q_ms", "label", "split", F.col("label").cast("double").alias("share")
-        )
+        frame = _read(settings, spark, model.training_table).select("entity", "q_ms", "label", "split")
+        of_label = [gxe.ExpectColumnValuesToNotBeNull(column="label")]
+        if model.objective is Objective.BINARY:
+            frame = frame.withColumn("share", F.col("label").cast("double"))
+            of_label = [
+                gxe.ExpectColumnValuesToBeInSet(column="label", value_set=[0, 1]),
+                gxe.ExpectColumnMeanToBeBetween(column="share", min_value=0.01, max_value=0.99, severity="warning"),
+            ]
         verdict = validate(
             settings, frame, key.to_user_string(),
             [
                 # Two events of an entity at one millisecond are two label points.
                 *([_none_twice("entity", "q_ms")] if not model.points_are_events else []),
                 gxe.ExpectColumnValuesToNotBeNull(column="entity"),
-                gxe.ExpectColumnValuesToBeInSet(column="label", value_set=[0, 1]),
-                gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "evaluation"]),
-                gxe.ExpectColumnMeanToBeBetween(column="share", min_value=0.01, max_value=0.99, severity="warning"),
+                *of_label,
+                gxe.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "gap", "evaluation"]),
             ],
         )  # fmt: skip
         yield from verdict.results(key, *_names("labels"))

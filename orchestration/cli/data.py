@@ -181,24 +181,33 @@ def backfill(
     to: Annotated[str | None, typer.Option("--to", help="batch_end: the batch covers every event before it. Default: the latest time for which the lake is complete.", show_default=False)] = None,
     first: Annotated[str | None, typer.Option("--from", help="First day. Default: the first day that has not been done.", show_default=False)] = None,
     train: Annotated[bool, typer.Option("--train/--no-train", help="Train a candidate of each model that has enough labels, and promote it if it passes the gate.")] = True,
-    source: SourceOption = None, as_json: JsonOption = False, home: HomeOption = None,
+    source: SourceOption = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only this model: its groups, its training set, a candidate, and the gate. Default: all.", show_default=False)] = None,
+    as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Bring events, tiles, batch views and online store up to a time, then train the models, by Dagster's jobs."""
     project, settings = deployment_of(context, home)
+    if model is not None and (source is not None or not train):
+        raise InputError("A backfill of a model is one act over all its sources.", "Leave out --source and --no-train, or --model.")
+    chosen = None if model is None else project.model(model)
     sources = None if source is None else (project.source(source),)
     to_ms = None if to is None else instant_ms(to)
     first_day = None if first is None else utc_day(instant_ms(first))
     from orchestration.backfill import backfill as run
-    from orchestration.backfill import backfill_steps
+    from orchestration.backfill import backfill_model, backfill_steps
     from orchestration.progress import Progress
     from orchestration.quiet import quiet
 
-    total = backfill_steps(project, settings, train, sources)
+    total = backfill_steps(project, settings, train, sources, chosen)
     with Progress() as progress, progress.step("backfill", total) as advance, quiet(settings.home / "logs" / "backfill.log"):
-        report = run(
-            project, settings, to_ms, first_day, train, sources,
-            on_asset=lambda name, seconds: advance(name, by=int(seconds is not None)),
-        )  # fmt: skip
+
+        def on_asset(name: str, seconds: float | None) -> None:
+            advance(name, by=int(seconds is not None))
+
+        if chosen is not None:
+            report = backfill_model(project, settings, chosen, to_ms, first_day, on_asset)
+        else:
+            report = run(project, settings, to_ms, first_day, train, sources, on_asset)
     if as_json:
         print_json({**asdict(report), "batch_end": rfc3339(report.batch_end_ms)})
         return
@@ -206,5 +215,7 @@ def backfill(
         note(f"{entities:,} entities of {name} published as of {rfc3339(report.batch_end_ms)}.")
     for name in report.without_events:
         note(f"The source {name} has no events yet; its groups were skipped.")
-    for name, model in report.models.items():
-        note(f"{name}: {model.reason}" + (f" Champion: version {model.champion_version}." if model.champion_version else ""))
+    for name, training in report.models.items():
+        note(
+            f"{name}: {training.reason}" + (f" Champion: version {training.champion_version}." if training.champion_version else "")
+        )

@@ -56,10 +56,13 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("version", "alias", "AUC", "training set", "declaration", "code", "promotion", box=None)
+    from models.evaluation import CRITERIA
+
+    first = CRITERIA[project.model(model).objective][0]
+    table = Table("version", "alias", first.words, "fit", "training set", "declaration", "code", "promotion", box=None)
     for row in rows:
         table.add_row(
-            row["version"], ", ".join(row["aliases"]), row.get("auc", "")[:6], row.get("training_set_version", ""),
+            row["version"], ", ".join(row["aliases"]), row.get(first.metric, "")[:6], row.get("fit", ""), row.get("training_set_version", ""),
             row.get("group_fingerprint", ""), row.get("code_version", "")[:12], row.get("promotion", ""),
         )  # fmt: skip
     Console().print(table)
@@ -119,8 +122,9 @@ def training_set(
         note(f"{loaded.loaded:,} labels loaded, {loaded.duplicates:,} duplicates, {loaded.quarantined:,} in quarantine.")
         for reason, count in loaded.reasons.items():
             note(f"  {count:,} × {reason}")
+    positives = "" if report.positives is None else f", {report.positives:,} with label 1"
     note(
-        f"{declared.training_table}: {report.rows:,} rows, {report.positives:,} with label 1; {report.train:,} for training, "
+        f"{declared.training_table}: {report.rows:,} rows{positives}; {report.train:,} for training, "
         f"{report.evaluation:,} for evaluation."
     )
 

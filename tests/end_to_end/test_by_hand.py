@@ -69,13 +69,14 @@ def test_status_knows_the_batch_end_the_lag_and_every_service(shop: Shop) -> Non
 
 
 def test_the_champion_predicts_and_says_who_it_is(shop: Shop) -> None:
-    assert shop.backfilled["models"]["repurchase"]["champion_version"] == "1"
+    assert shop.backfilled["models"]["repurchase"]["champion_version"] == "2"
     answer = httpx.post(
         f"{shop.settings.serving_url}/predict", json={"user_id": 5, "context": {}, "at": shop.cut_ms + DAY_MS}
     ).json()
     assert 0 < answer["prediction"] < 1
-    assert answer["model"] == {"name": repurchase.name, "version": "1", "variant": "champion"}
-    [version] = shop.braid("models")["versions"]
+    assert answer["model"] == {"name": repurchase.name, "version": "2", "variant": "champion"}
+    [version, evaluated] = shop.braid("models")["versions"]
+    assert (version["evaluated_version"], version["fit"], evaluated["fit"]) == ("1", "all rows", "held out")
     assert "champion" in version["aliases"]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 from mlflow import MlflowClient
 
-from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, load_booster, registered_versions
+from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, load_scorer, registered_versions
 from tests.declarations import repurchase
 from tests.waiting import eventually
 
@@ -45,5 +45,5 @@ def test_it_is_started_again_and_leaves_no_model_half_registered(shop: Shop, kil
         versions = registered_versions(settings, name)
         for one in versions:
             assert {DIGEST_TAG, "training_set_version", "declaration"} <= one.tags.keys()
-            load_booster(settings, name, one.version)
+            load_scorer(settings, name, one.version)
         assert CHALLENGER in versions[0].aliases or "champion" in versions[0].aliases

@@ -71,7 +71,7 @@ def test_the_older_version_is_served_and_streamed_until_the_newer_one_is_backfil
     assert list(after["features"]) == list(user_features.feature_names)
     assert after["features"]["purchase_count_7d"] == before["features"]["purchase_count_7d"] + 1
 
-    done = shop.braid("backfill", "--to", str(shop.cut_ms + DAY_MS + MINUTE_MS))
+    done = shop.braid("backfill", "--model", "repurchase", "--to", str(shop.cut_ms + DAY_MS + MINUTE_MS))
     assert done["models"]["repurchase"]["champion_version"] == str(
         max(int(one["version"]) for one in shop.braid("models")["versions"])
     )

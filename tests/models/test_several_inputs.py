@@ -159,10 +159,10 @@ def test_each_payment_is_a_label_point_with_the_features_of_card_and_terminal_an
     first, last = rows["q_ms"].min(), rows["q_ms"].max()
     boundary_ms = int(last - (last - first) * 0.2)
     gap = (points["at_ms"] < boundary_ms) & (points["at_ms"] >= boundary_ms - HORIZON_MS)
-    assert len(rows) == len(points) - gap.sum()
+    assert len(rows) == len(points)
+    assert (rows["split"] == "gap").sum() == gap.sum() > 0
     assert (rows["q_ms"] == LAST).sum() > 30
-    chosen = points[~gap]
-    joined = rows.merge(chosen, left_on=["entity", "q_ms"], right_on=["card_id", "at_ms"], suffixes=("", "_paid"), validate="1:1")
+    joined = rows.merge(points, left_on=["entity", "q_ms"], right_on=["card_id", "at_ms"], suffixes=("", "_paid"), validate="1:1")
     assert len(joined) == len(rows)
     sample = joined.sample(250, random_state=1)
     assert sample["label"].nunique() == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,21 +16,24 @@ from mlflow import MlflowClient
 
 from features.declaration import FeatureGroup, last_k
 from features.model import Model
+from features.objective import TrainingData
 from infra.settings import Settings
-from models import promotion
+from models import promotion, training
 from models.promotion import PROVEN_TAG, UNPROVEN, promote
 from models.registry import (
     CHALLENGER,
     CHAMPION,
     DIGEST_TAG,
+    EVALUATED_TAG,
+    FIT_TAG,
     batch_only_name,
-    load_booster,
-    registered_text,
-    text_digest,
+    load_scorer,
+    read_version,
     tracking,
     version_by_alias,
+    version_of,
 )  # fmt: skip
-from models.training import MIN_ROWS, train_models
+from models.training import MIN_ROWS, fitted, train_models, training_data
 from serving.model import load_model
 from tests.declarations import repurchase, user_features
 
@@ -65,7 +69,7 @@ def trained(registry: Settings) -> tuple[Settings, str]:
     assert report.candidate_version is not None, report.reason
     assert report.merged is not None
     assert report.batch_only is not None
-    assert report.merged.auc > report.batch_only.auc > 0.5, "fresh features are worth something here"
+    assert report.merged["auc"] > report.batch_only["auc"] > 0.5, "fresh features are worth something here"
     assert set(report.plots or {}) == {"roc", "calibration", "importance"}
     return registry, report.candidate_version
 
@@ -98,10 +102,9 @@ def test_a_candidate_is_registered_as_text_with_where_it_is_from(trained: tuple[
     assert challenger.tags["training_set_version"] == "3"
     assert challenger.tags["code_version"] == "abc123"
     assert challenger.tags["view_version"] == "9"
-    assert challenger.tags[DIGEST_TAG] == text_digest(registered_text(settings, repurchase.name, version))
+    assert challenger.tags[DIGEST_TAG] == read_version(settings, repurchase.name, version).digest
     assert float(challenger.tags["auc"]) > 0.5
-    booster = load_booster(settings, repurchase.name, version)
-    assert tuple(booster.feature_name()) == user_features.feature_names
+    assert load_scorer(settings, repurchase.name, version).names == user_features.feature_names
     with tracking(settings):
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{repurchase.name}/{version}"))
     model = mlflow.models.Model.load(folder)
@@ -132,7 +135,7 @@ def test_a_list_is_in_the_training_set_and_in_no_model(registry: Settings) -> No
     rows["items"] = rows["batch_items"] = [None if n % 3 else np.array(["a", "b"]) for n in range(len(rows))]
     version = train_models(settings, listed, rows, 0, None).candidate_version
     assert version is not None
-    assert tuple(load_booster(settings, "listed", version).feature_name()) == user_features.feature_names
+    assert load_scorer(settings, "listed", version).names == user_features.feature_names
     assert promote(settings, listed, version, rows).promoted
     again = train_models(settings, listed, rows, 0, None).candidate_version
     assert promote(settings, listed, str(again), rows).slices, "the slices of promotion leave it out"
@@ -145,7 +148,7 @@ def test_training_twice_gives_the_same_trees(trained: tuple[Settings, str]) -> N
     settings, version = trained
     again = train_models(settings, repurchase, training_rows(), 3, "abc123")
     assert again.candidate_version not in (None, version)
-    texts = [load_booster(settings, repurchase.name, number).model_to_string() for number in (version, again.candidate_version)]
+    texts = [read_version(settings, repurchase.name, number).data for number in (version, again.candidate_version)]
     assert texts[0] == texts[1]
 
 
@@ -161,14 +164,16 @@ def test_a_candidate_becomes_champion_by_being_no_worse(trained: tuple[Settings,
     rows = training_rows()
     client = MlflowClient(settings.mlflow_tracking_uri)
     first = promote(settings, repurchase, version, rows)
-    assert (first.promoted, first.champion_version) == (True, version)
-    assert not promote(settings, repurchase, version, rows).promoted
+    assert first.promoted
+    champion = version_by_alias(settings, repurchase.name, CHAMPION)
+    assert (champion.version, champion.tags[EVALUATED_TAG]) == (first.champion_version, version)
+    assert "champion already" in promote(settings, repurchase, version, rows).reason
 
     worse = register(settings, booster_of(rows.assign(label=rows["label"].sample(frac=1, random_state=1).to_numpy())))
     refused = promote(settings, repurchase, worse, rows)
     assert not refused.promoted
     assert "worse" in refused.reason
-    assert version_by_alias(settings, repurchase.name, CHAMPION).version == version
+    assert version_by_alias(settings, repurchase.name, CHAMPION).version == champion.version
 
     # The same ranking, but probabilities that hardly leave the middle.
     timid = register(settings, booster_of(rows, rounds=40, learning_rate=0.0005))
@@ -176,13 +181,52 @@ def test_a_candidate_becomes_champion_by_being_no_worse(trained: tuple[Settings,
     assert not shy.promoted
     assert shy.candidate is not None
     assert shy.champion is not None
-    assert shy.candidate.log_loss > shy.champion.log_loss * 1.02
+    assert shy.candidate["log_loss"] > shy.champion["log_loss"] * 1.02
 
     good = register(settings, booster_of(rows))
     better = promote(settings, repurchase, good, rows)
     assert better.promoted, better.reason
     assert "no worse" in better.reason
     assert client.get_model_version(repurchase.name, good).tags["promotion"] == better.reason
+
+
+def test_the_champion_is_the_candidate_fitted_again_on_all_rows(
+    trained: tuple[Settings, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = trained
+    MlflowClient(settings.mlflow_tracking_uri).delete_registered_model_alias(repurchase.name, CHAMPION)
+    rows = training_rows().sample(frac=1, random_state=3)
+    rows.loc[rows["q_ms"].between(700, 799), "split"] = "gap"
+    candidate = train_models(settings, repurchase, rows, 4, "abc123", view_version=9)
+    fits: list[TrainingData] = []
+    monkeypatch.setattr(training, "fitted", lambda data: fits.append(data) or fitted(data))
+    report = promote(settings, repurchase, candidate.candidate_version, rows, 0, candidate.twin_version)
+    assert report.promoted
+
+    evaluated = version_of(settings, repurchase.name, candidate.candidate_version)
+    champion = version_by_alias(settings, repurchase.name, CHAMPION)
+    assert champion.version != evaluated.version
+    inherited = {"auc", "log_loss", "training_set_version", "view_version", "code_version", "declaration", "fingerprint"}
+    assert {tag: champion.tags[tag] for tag in inherited} == {tag: evaluated.tags[tag] for tag in inherited}
+    assert (evaluated.tags[FIT_TAG], champion.tags[FIT_TAG]) == ("held out", "all rows")
+    assert champion.tags[EVALUATED_TAG] == evaluated.version
+    assert version_by_alias(settings, repurchase.name, CHALLENGER).version == champion.version
+    assert [len(data.labels) for data in fits] == [len(rows), len(rows)], (
+        "the twin and the candidate, with the gap and the later rows"
+    )
+    assert all(data.q_ms.tolist() == sorted(rows["q_ms"]) for data in fits)
+    first, second = (load_scorer(settings, repurchase.name, entry.version).native for entry in (evaluated, champion))
+    assert first.current_iteration() == second.current_iteration() > 1, "no early stopping on rows that it learns"
+    assert first.model_to_string() != second.model_to_string()
+    again = fitted(training_data(repurchase, rows, evaluated=first))
+    assert again.predict(fits[1].matrix).tolist() == second.predict(fits[1].matrix).tolist()
+
+    loaded, load = list[str](), promotion.load_scorer
+    monkeypatch.setattr(promotion, "load_scorer", lambda *arguments: loaded.append(arguments[-1]) or load(*arguments))
+    next_report = promote(settings, repurchase, register(settings, first), rows, 0)
+    assert loaded == [evaluated.version], "the next gate compares models that have not learnt the later rows"
+    assert next_report.candidate == next_report.champion
+    assert f"of version {champion.version}, as fitted before the evaluation," in next_report.reason
 
 
 def test_a_champion_of_another_declaration_or_without_a_file_is_replaced(trained: tuple[Settings, str]) -> None:
@@ -226,10 +270,10 @@ def test_one_changed_byte_is_not_the_model_that_was_registered(trained: tuple[Se
     data[place] = ord("1") if data[place] != ord("1") else ord("2")
     path.write_bytes(data)
     with pytest.raises(ValueError, match="digests differ"):
-        load_booster(settings, repurchase.name, version)
+        load_scorer(settings, repurchase.name, version)
     report = promote(settings, repurchase, version, rows)
     assert not report.promoted
-    assert "cannot be loaded: its text is not the one that was registered" in report.reason
+    assert "cannot be loaded: it is not the one that was registered" in report.reason
     assert alias(settings, repurchase.name) == champion
 
 
@@ -240,7 +284,7 @@ def test_what_somebody_else_has_registered_has_its_digest_from_its_promotion_on(
     own = register(settings, booster_of(training_rows()))
     assert DIGEST_TAG not in client.get_model_version(name, own).tags
     assert promote(settings, repurchase, own, training_rows()).promoted
-    assert client.get_model_version(name, own).tags[DIGEST_TAG] == text_digest(artifact(settings, own).read_text())
+    assert client.get_model_version(name, own).tags[DIGEST_TAG] == hashlib.sha256(artifact(settings, own).read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -249,7 +293,7 @@ def test_what_somebody_else_has_registered_has_its_digest_from_its_promotion_on(
         ({"defects": 3}, "consistency has 3 defects"),
         ({"MAX_PREDICT_MS": 0.0}, "ms for one prediction; 0 are allowed"),
         ({"rows": training_rows().query("split == 'train'")}, "cannot be compared on 0 later rows"),
-        ({"rows": training_rows().assign(label=0)}, "rows of both labels are needed"),
+        ({"rows": training_rows().assign(label=0)}, "rows with different labels are needed"),
     ],
     ids=["defects", "slow", "no later rows", "one label"],
 )
@@ -292,7 +336,7 @@ def test_a_candidate_that_is_better_at_the_cost_of_a_part_is_refused(trained: tu
     champion, candidate = register(settings, blind(low, 1.0)), register(settings, blind(~low, 0.8))
     MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(repurchase.name, CHAMPION, champion)
     report = promote(settings, repurchase, candidate, rows)
-    assert report.candidate.auc > report.champion.auc, "over all it is better"
+    assert report.candidate["auc"] > report.champion["auc"], "over all it is better"
     assert not report.promoted
     assert "worse where events_last_hour > " in report.reason
     [worse] = [part for part in report.slices if part.worse]
@@ -323,12 +367,14 @@ def test_the_twin_follows_the_champion_also_after_a_crash_between_the_two(
     client.delete_registered_model_alias(repurchase.name, CHAMPION)
     first, second = (train_models(settings, repurchase, rows, 3, None) for _ in range(2))
     assert promote(settings, repurchase, first.candidate_version, rows, twin_version=first.twin_version).promoted
-    assert alias(settings, TWIN) == first.twin_version
+    first_twin = version_by_alias(settings, TWIN, CHAMPION)
+    assert first_twin.tags[EVALUATED_TAG] == first.twin_version
+    first_champion = alias(settings, repurchase.name)
 
     move = MlflowClient.set_registered_model_alias
 
     def crash(self: MlflowClient, name: str, *rest: str) -> None:
-        if name == TWIN and rest[-1] == second.twin_version:
+        if name == TWIN and rest[-1] != first_twin.version:
             raise KeyboardInterrupt
         move(self, name, *rest)
 
@@ -336,12 +382,13 @@ def test_the_twin_follows_the_champion_also_after_a_crash_between_the_two(
         patch.setattr(MlflowClient, "set_registered_model_alias", crash)
         with pytest.raises(KeyboardInterrupt):
             promote(settings, repurchase, second.candidate_version, rows, twin_version=second.twin_version)
-    assert (alias(settings, repurchase.name), alias(settings, TWIN)) == (second.candidate_version, first.twin_version)
+    champion = version_by_alias(settings, repurchase.name, CHAMPION)
+    assert (champion.tags[EVALUATED_TAG], alias(settings, TWIN)) == (second.candidate_version, first_twin.version)
     again = promote(settings, repurchase, second.candidate_version, rows, twin_version=second.twin_version)
     assert "champion already" in again.reason
-    assert alias(settings, TWIN) == second.twin_version
+    assert version_by_alias(settings, TWIN, CHAMPION).tags[EVALUATED_TAG] == second.twin_version
 
-    client.set_registered_model_alias(repurchase.name, CHAMPION, first.candidate_version)  # back, by hand
+    client.set_registered_model_alias(repurchase.name, CHAMPION, first_champion)  # back, by hand
     worse = register(settings, booster_of(rows.assign(label=rows["label"].sample(frac=1, random_state=1).to_numpy())))
     assert not promote(settings, repurchase, worse, rows).promoted
-    assert alias(settings, TWIN) == first.twin_version
+    assert alias(settings, TWIN) == first_twin.version

@@ -36,6 +36,8 @@ def braid(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["predict", "1", "--context", "{"], "is not JSON"),
         (["predict", "1"], "does not answer"),
         (["backfill", "--to", "tomorrow"], "cannot be read"),
+        (["backfill", "--model", "nope"], "is not declared"),
+        (["backfill", "--model", "repurchase", "--no-train"], "one act"),
         (["bench", "nope"], "no benchmark"),
         (["models"], "mlflow of"),
         (["promote", "1"], "mlflow of"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from features.declaration import FeatureGroup, count
 from infra.settings import Settings
 from orchestration.definitions import definitions
+from tests import payments
 from tests.declarations import project
 
 
@@ -42,6 +45,21 @@ def test_the_graph_leads_from_the_topic_to_the_champion(defs: dg.Definitions) ->
         "user_events_topic", "raw_events", "events", "user_features_tiles", "user_features_view", "repurchase_training_set", "repurchase_candidate",
         "repurchase_champion",
     ]  # fmt: skip
+
+
+def test_the_job_of_a_model_brings_its_groups_and_no_others_and_trains_it(settings: Settings) -> None:
+    apart = FeatureGroup("apart", "terminal_id", payments.payments, (count("payments_2h", window="2h"),))
+    of_payments = replace(payments.project, groups=(*payments.project.groups, apart))
+    [model] = [model for model in of_payments.models if model.name == "fraud"]
+    keys = definitions(of_payments, settings).resolve_job_def("backfill_fraud").asset_layer.selected_asset_keys
+    of_groups = {
+        f"{prefix}{group}{suffix}"
+        for group in ("cards", "terminals")
+        for prefix, suffix in (("", "_tiles"), ("", "_view"), ("online_", ""))
+    }
+    assert {key.to_user_string() for key in keys} == {
+        *(source.table for source in model.sources), *of_groups, "fraud_training_set", "fraud_candidate", "fraud_champion",
+    }  # fmt: skip
 
 
 def test_dagster_notices_runs_that_die_and_starts_them_again() -> None:

@@ -6,6 +6,7 @@ On real Valkey and BentoML; the registry is MLflow on SQLite, without its server
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import socket
@@ -30,7 +31,7 @@ from infra.embedded.supervision import Supervisor
 from infra.embedded.valkey import valkey_command
 from infra.errors import ServiceError
 from infra.settings import Settings
-from models.registry import CHAMPION, DIGEST_TAG, load_booster, text_digest, tracking
+from models.registry import CHAMPION, DIGEST_TAG, load_scorer, tracking
 from serving.model import FollowedModel
 from store.clients import store
 from store.keys import meta_key
@@ -281,9 +282,9 @@ def test_one_flipped_byte_keeps_a_model_out_until_it_is_whole_again(serving: Set
     model = booster(names=NAMES)
     version = register(serving, model, spoil=lambda text: text.replace("leaf_value=", "leaf_value=1", 1))
     client = MlflowClient(serving.mlflow_tracking_uri)
-    client.set_model_version_tag(repurchase.name, version, DIGEST_TAG, text_digest(model.model_to_string()))
+    client.set_model_version_tag(repurchase.name, version, DIGEST_TAG, hashlib.sha256(model.model_to_string().encode()).hexdigest())
     champion.refresh()
-    assert f"version {version} of repurchase cannot be used: its text is not the one that was registered" in champion.fault
+    assert f"version {version} of repurchase cannot be used: it is not the one that was registered" in champion.fault
     assert champion.current is not None
     assert champion.current.version == good
     path = max((serving.home / "artifacts").rglob("model.lgb"), key=lambda one: one.stat().st_mtime_ns)
@@ -329,8 +330,8 @@ def test_a_pickled_model_is_never_opened(serving: Settings) -> None:
     version = register(serving, booster())
     path = max((serving.home / "artifacts").rglob("MLmodel"), key=lambda one: one.stat().st_mtime_ns)
     path.write_text(path.read_text().replace("lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier"))
-    with pytest.raises(ValueError, match="no LightGBM booster in text form"):
-        load_booster(serving, repurchase.name, version)
+    with pytest.raises(ValueError, match="neither a LightGBM booster"):
+        load_scorer(serving, repurchase.name, version)
 
 
 async def read_of_cluster(settings: Settings) -> list:

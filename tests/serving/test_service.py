@@ -106,7 +106,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> 
 
 @pytest.fixture(scope="module")
 def champion(deployment: Settings) -> Settings:
-    """The deployment with a champion: version 1."""
+    """The deployment with a champion: version 2, which is version 1 fitted on all rows."""
     before = httpx.post(f"{deployment.serving_url}/predict", json={"user_id": 1})
     assert before.status_code == 503
     assert "champion" in before.json()["error"]
@@ -255,7 +255,7 @@ def test_a_prediction_names_its_features_its_model_and_its_provenance(champion: 
     answer = httpx.post(f"{champion.serving_url}/predict", json={"user_id": 20, "context": {"page": "home"}, "at": NOW}).json()
     assert 0 <= answer["prediction"] <= 1
     assert answer["features_used"]["purchase_count_7d"] == 1.0
-    assert answer["model"] == {"name": "repurchase", "version": "1", "variant": "champion"}
+    assert answer["model"] == {"name": "repurchase", "version": "2", "variant": "champion"}
     unknown = httpx.post(f"{champion.serving_url}/predict", json={"user_id": -5, "at": NOW}).json()
     assert set(unknown["features_used"].values()) == {0.0}
     assert len(unknown["provenance"]["missing"]) == 6
@@ -334,7 +334,7 @@ def test_a_moved_alias_is_followed_and_a_broken_model_is_not(champion: Settings)
         assert answer.is_success
         return answer.json()["model"]["version"]
 
-    assert version() == "1"
+    assert version() == "2"
     client.set_registered_model_alias("repurchase", "champion", report.candidate_version)
     eventually(lambda: version() == report.candidate_version)
     twin = client.get_model_version("repurchase_batch_only", "1")
@@ -342,8 +342,8 @@ def test_a_moved_alias_is_followed_and_a_broken_model_is_not(champion: Settings)
     client.set_registered_model_alias("repurchase", "champion", broken.version)
     time.sleep(2 * champion.alias_poll_seconds)
     assert version() == report.candidate_version
-    client.set_registered_model_alias("repurchase", "champion", "1")
-    eventually(lambda: version() == "1")
+    client.set_registered_model_alias("repurchase", "champion", "2")
+    eventually(lambda: version() == "2")
 
 
 @pytest.fixture

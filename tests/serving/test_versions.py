@@ -14,6 +14,7 @@ from features.aggregations import Series
 from features.declaration import FeatureGroup, count
 from features.declaration.versions import group_text
 from features.merge import merge
+from features.objective import Objective
 from features.packed import FORMAT, TileValue, batch_field, encode
 from features.speed_value import speed_field
 from features.tiles import fold_tile_values
@@ -21,6 +22,7 @@ from features.vector import FeatureVector
 from features.view import build_view
 from features.windows import HOUR_MS
 from infra.settings import Settings
+from models.formats import Scorer
 from serving.answer import Served, ServedInput, prediction, served_features
 from serving.model import LoadedModel
 from store.clients import store
@@ -141,6 +143,11 @@ class Booster:
         return [0.5]
 
 
+def loaded(booster: Booster, trained: FeatureGroup) -> LoadedModel:
+    vector = FeatureVector((trained.on("user_id"),))
+    return LoadedModel("m", "1", Scorer(vector.names, Objective.BINARY, (), booster), vector)
+
+
 def predicted(served: FeatureGroup, features: Served, model: LoadedModel) -> Any:
     return prediction([ServedInput(served.on("user_id"), USER, features)], {}, BATCH_END + 2, model, "champion")
 
@@ -153,7 +160,7 @@ def test_a_model_is_given_its_features_by_name_and_defaults_for_what_means_somet
     say(published, served)
     reading, booster = read(published, served), Booster()
     found = served_features(reading.group, reading.parts[0], BATCH_END + 2, reading.batch_end_ms)
-    answer = predicted(served, found, LoadedModel("m", "1", booster, FeatureVector((trained.on("user_id"),))))
+    answer = predicted(served, found, loaded(booster, trained))
     right = dict(zip(served.feature_names, found.merged.values, strict=True))
     assert list(answer.features_used) == list(trained.model_names)
     assert list(answer.features_used.values()) == booster.given
@@ -170,6 +177,6 @@ def test_a_model_whose_features_all_mean_the_same_is_exact(published: Settings) 
     say(published, more)
     reading = read(published, more)
     found = served_features(reading.group, reading.parts[0], BATCH_END + 2, reading.batch_end_ms)
-    answer = predicted(more, found, LoadedModel("m", "1", Booster(), FeatureVector((OLD.on("user_id"),))))
+    answer = predicted(more, found, loaded(Booster(), OLD))
     assert answer.provenance.degraded is False
     assert answer.features_used["purchase_count_7d"] == 2
