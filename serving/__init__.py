@@ -10,5 +10,6 @@ freshness    whether features are too old for a use case
 model        the champion of the registry, loaded and followed
 variants     which model answers whom in an experiment
 served_log   a share of the answers → Kafka
+console      a page that shows how an answer comes about
 metrics      counters for `/metrics`
 """

@@ -23,6 +23,8 @@ from features.model import Model
 from infra.project import load_project
 from infra.settings import Settings
 from serving.answer import feature_rows, served_features
+from serving.console.app import Console, console_app
+from serving.console.requests import CONSOLE_REQUESTS
 from serving.contract import FeaturesRequest, FeaturesResponse, predict_contract, score_contract
 from serving.encoding import FeaturesAnswer, json_response
 from serving.errors import RefusalError
@@ -106,6 +108,7 @@ class Braid(_ModelEndpoints):
             )
             for model in _project.models
         }
+        self.console = Console(settings, _project, self._store, self._models)
         self._freshness.start()
         for models in self._models.values():
             models.start()
@@ -191,6 +194,7 @@ class Braid(_ModelEndpoints):
         gc.set_threshold(20_000, 10, 10)
 
 
+Braid.mount_asgi_app(console_app(lambda: bentoml.get_current_service().console), path="/console")  # type: ignore[attr-defined]
 Braid.add_asgi_middleware(Readiness, drain_seconds=_settings.drain_seconds)  # type: ignore[attr-defined]
 Braid.add_asgi_middleware(  # type: ignore[attr-defined]
     Door,
@@ -198,6 +202,7 @@ Braid.add_asgi_middleware(  # type: ignore[attr-defined]
     requests={
         "/predict": PredictRequest,
         "/features": FeaturesRequest,
+        **CONSOLE_REQUESTS,
         **{f"/models/{name}/{action}": request for (name, action), (request, _) in _contracts.items()},
     },
 )
