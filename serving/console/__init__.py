@@ -4,5 +4,5 @@ requests      the fields of the page's requests
 explanation   what the store has of an entity → its features by layer, as JSON
 description   the declarations of the project and the state of the deployment, as JSON
 app           the page and its requests, as an ASGI application
-page/         the page: HTML, CSS and JavaScript, served as they are
+console.*     the page: HTML, CSS and JavaScript, served as they are
 """

@@ -44,9 +44,9 @@ from store.server import store_to_read
 POINTS = 120
 #: How long a status is given again, in seconds: the store is asked once for all open pages.
 _STATUS_SECONDS = 1.0
-_PAGE = Path(__file__).parent / "page"
+_FOLDER = Path(__file__).parent
 _FILES = {
-    "": ("index.html", "text/html"),
+    "": ("console.html", "text/html"),
     "console.css": ("console.css", "text/css"),
     "console.js": ("console.js", "text/javascript"),
 }
@@ -157,7 +157,7 @@ def console_app(console: Callable[[], Console]) -> Starlette:
 
 
 def _page_file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    content = (_PAGE / name).read_bytes()
+    content = (_FOLDER / name).read_bytes()
 
     async def answer(_request: Request) -> Response:
         return Response(content, media_type=f"{media_type}; charset=utf-8", headers=_HEADERS)
