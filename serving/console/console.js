@@ -187,7 +187,7 @@ function showFeatures(explanation) {
   if (body.rows.length !== explanation.features.length) body.replaceChildren(...explanation.features.map(featureRow));
   explanation.features.forEach((feature, index) => {
     const row = body.rows[index];
-    row.setAttribute("aria-selected", String(feature.name === state.feature));
+    row.classList.toggle("selected", feature.name === state.feature);
     row.querySelector(".name").setAttribute("aria-pressed", String(feature.name === state.feature));
     row.querySelector(".mark").hidden = !feature.degraded;
     COLUMNS.forEach(([field], place) => {
@@ -283,7 +283,8 @@ function drawPlot(explanation) {
   }
   const width = Math.max(280, area.clientWidth), height = 230;
   const alone = typeof state.batchAlone === "number" ? state.batchAlone : null;
-  const box = { left: 46, right: width - 118, top: 8, bottom: height - 40 };
+  const narrow = width < 480; // then the words beside the lines stand below the plot alone
+  const box = { left: 46, right: width - (narrow ? 20 : 118), top: 8, bottom: height - 40 };
   const values = numeric.map((point) => point.value).concat(alone === null ? [] : [alone]);
   let low = Math.min(...values), high = Math.max(...values);
   if (low >= 0 && low < high * 0.6) low = 0;
@@ -326,19 +327,17 @@ function drawPlot(explanation) {
   if (degraded.length > 1) drawing.append(shape("path", { class: "line degraded", d: path(degraded) }));
   drawing.append(shape("path", { class: "line merged", d: path(numeric) }));
 
-  let mergedAt = y(last.value) + 4, aloneAt = alone === null ? 0 : y(alone) + 4;
-  if (alone !== null && Math.abs(mergedAt - aloneAt) < 15) {
-    const middle = (mergedAt + aloneAt) / 2, up = last.value >= alone ? -1 : 1;
-    [mergedAt, aloneAt] = [middle + up * 7.5, middle - up * 7.5];
-  }
-  drawing.append(shape("text", { class: "merged-text", x: box.right + 8, y: mergedAt }, `merged ${valueText(last.value)}`));
-  if (alone !== null) drawing.append(shape("text", { class: "batch-text", x: box.right + 8, y: aloneAt }, `batch alone ${valueText(alone)}`));
-  if (explanation.tiles.length) drawing.append(shape("text", { x: box.right + 8, y: box.bottom + 13 }, "speed tiles"));
+  if (!narrow) nameLines(drawing, box, { at: y(last.value), value: last.value }, alone === null ? null : { at: y(alone), value: alone });
+  if (!narrow && explanation.tiles.length) drawing.append(shape("text", { x: box.right + 8, y: box.bottom + 13 }, "speed tiles"));
 
   const cursor = shape("line", { class: "cursor", y1: box.top, y2: box.bottom, x1: -9, x2: -9 });
   drawing.append(cursor);
   area.replaceChildren(drawing);
-  const rest = `As of batch_end, ${explanation.batch_end_ms === null ? "which is not known" : ageText(now - explanation.batch_end_ms) + " ago"}, batch alone is ${valueText(alone)}. Point at the plot to read values.`;
+  const end = explanation.batch_end_ms;
+  const rest = [
+    `Merged (line) ${valueText(last.value)}`, `batch alone (dashed) ${valueText(alone)}${end === null ? "" : `, as of ${ageText(now - end)} ago`}`,
+    "marks below: speed tiles", "point at the plot to read a time",
+  ].join(" · ");
   const read = (clientX) => {
     if (clientX === null) return setText($("plot-readout"), rest);
     const at = from + ((clientX - drawing.getBoundingClientRect().left - box.left) / (box.right - box.left)) * (now - from);
@@ -349,6 +348,17 @@ function drawPlot(explanation) {
   drawing.addEventListener("pointermove", (event) => { state.pointer = event.clientX; read(event.clientX); });
   drawing.addEventListener("pointerleave", () => { state.pointer = null; cursor.setAttribute("x1", -9); cursor.setAttribute("x2", -9); read(null); });
   read(state.pointer ?? null);
+}
+
+/** Writes the names and values beside the ends of the two lines, with room between them. */
+function nameLines(drawing, box, merged, alone) {
+  let [mergedAt, aloneAt] = [merged.at + 4, (alone?.at ?? 0) + 4];
+  if (alone && Math.abs(mergedAt - aloneAt) < 15) {
+    const middle = (mergedAt + aloneAt) / 2, side = merged.value >= alone.value ? -7.5 : 7.5;
+    [mergedAt, aloneAt] = [middle + side, middle - side];
+  }
+  drawing.append(shape("text", { class: "merged-text", x: box.right + 8, y: mergedAt }, `merged ${valueText(merged.value)}`));
+  if (alone) drawing.append(shape("text", { class: "batch-text", x: box.right + 8, y: aloneAt }, `batch alone ${valueText(alone.value)}`));
 }
 
 // ---------------------------------------------------------------- models
@@ -584,7 +594,7 @@ async function start() {
   $("model").addEventListener("change", showForm);
   $("model-form").addEventListener("submit", (event) => askModel(event).catch(report));
   $("key-button").addEventListener("click", () => askForKey());
-  addEventListener("hashchange", readAddress);
+  addEventListener("hashchange", () => { readAddress(); showForm(); });
   addEventListener("resize", () => state.explanation && state.points.length && drawPlot(state.explanation));
   turn();
 }

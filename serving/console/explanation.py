@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from features.aggregations import Value
 from features.declaration import FeatureGroup
 from features.packed import FORMAT, BatchValue, FeatureView
+from features.speed_value import SpeedTiles
 from serving.answer import Served, served_features
 from serving.errors import RefusalError
 from store.protocol import Parts, Reading
@@ -120,6 +122,15 @@ class Explainer:
     def __init__(self, reading: Reading, tiles_kept_ms: int) -> None:
         self._reading, self._tiles_kept_ms = reading, tiles_kept_ms
         self._group, self._parts = reading.group, reading.parts[0]
+        tiles = self._parts.tiles
+        self._complete_since_ms = reading.complete_since_ms
+        if isinstance(tiles, SpeedTiles):
+            self._complete_since_ms = max(self._complete_since_ms, tiles.dropped_ms)
+
+    @cached_property
+    def _unpacked(self) -> Parts:
+        """The parts with tiles that are unpacked once for many times."""
+        return replace(self._parts, tiles=list(self._parts.tiles))
 
     @property
     def batch_end_ms(self) -> int | None:
@@ -176,7 +187,7 @@ class Explainer:
 
     def point(self, index: int, q_ms: int) -> Point:
         """The value of the feature at `index` at `q_ms`. Raises as `explanation`."""
-        merged = self._serve(q_ms)(self._parts).merged
+        merged = self._serve(q_ms)(self._unpacked).merged
         degraded = bool(self._parts.faults) or index in merged.degraded_features
         return Point(q_ms, browser_value(merged.values[index]), degraded)
 
@@ -185,7 +196,7 @@ class Explainer:
         return browser_value(self._serve(q_ms)(self._parts, batch_only=True).merged.values[index])
 
     def _serve(self, q_ms: int) -> Callable[..., Served]:
-        since_ms = max(q_ms - self._tiles_kept_ms, self._reading.complete_since_ms)
+        since_ms = max(q_ms - self._tiles_kept_ms, self._complete_since_ms)
         end_ms = self._reading.batch_end_ms
 
         def serve(parts: Parts, batch_only: bool = False) -> Served:

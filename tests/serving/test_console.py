@@ -62,6 +62,8 @@ def deployment(valkey: Settings) -> Iterator[Settings]:
             speed_field(user_features.fingerprint),
             speed_value(user_features, tiles_of(user_features, events)),
         )
+    dropped = speed_value(user_features, tiles_of(user_features, EVENTS[3:]), dropped_ms=BATCH_END + 2 * HOUR)
+    client.hset(user_features.key(4), speed_field(user_features.fingerprint), dropped)
     yield valkey
     client.flushdb()
 
@@ -162,6 +164,15 @@ def test_a_history_has_the_values_that_features_gives_for_its_times(deployment: 
     assert [point["value"] for point in points] == values
     assert set(values) == {1, 2, 4}
     assert not any(point["degraded"] for point in points)
+
+
+def test_a_history_marks_what_features_marks(deployment: Settings) -> None:
+    """User 4 has lost tiles of the first two hours after batch_end, so an hour's window is exact again after three."""
+    body = {"group": "user_features", "id": 4, "feature": "events_last_hour", "since": BATCH_END, "at": NOW}
+    points = ask(deployment, "history", body).json()["points"]
+    assert {point["degraded"] for point in points} == {True, False}
+    for point in points[:: POINTS // 6]:
+        assert column(entity(deployment, 4, point["at_ms"]), "degraded")["events_last_hour"] is point["degraded"]
 
 
 @pytest.mark.parametrize(
