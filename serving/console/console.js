@@ -48,8 +48,8 @@ function valueText(value) {
   if (Array.isArray(value)) return value.map(valueText).join(", ");
   if (typeof value !== "number") return String(value);
   const size = Math.abs(value);
-  if (size !== 0 && size < 1e-4) return value.toExponential(2);
-  return value.toLocaleString("en", { maximumFractionDigits: size >= 1000 ? 2 : size >= 1 ? 3 : 5 });
+  if (size !== 0 && size < 1e-6) return value.toExponential(2);
+  return value.toLocaleString("en", size < 1 ? { maximumSignificantDigits: 3 } : { maximumFractionDigits: size < 1000 ? 3 : 2 });
 }
 
 function ageText(ms) {
@@ -116,7 +116,7 @@ function chooseGroup(name) {
   state.group = group.name;
   $("group").value = group.name;
   $("entity-label").textContent = group.entity;
-  $("entity-hint").textContent = state.id ? "" : `${group.description} Enter a ${group.entity} to see how its features come about.`;
+  $("entity-hint").textContent = state.id ? "" : `${group.description} Enter an id (${group.entity}) to see how its features come about.`;
 }
 
 function chooseEntity(id) {
@@ -208,7 +208,8 @@ function featureRow({ name }) {
   mark.hidden = true;
   const head = node("th", { scope: "row" }, choose, mark);
   if (declared) {
-    const window = declared.window ? `${declared.exact_tail ? "exactly the " : ""}last ${declared.window}` : "all time";
+    const length = declared.window?.replace(/(\d+)/, "$1 ");
+    const window = length ? `last ${length}${declared.exact_tail ? ", to the millisecond" : ""}` : "all time";
     const rule = [declared.rule, declared.where && `where ${declared.where}`].filter(Boolean).join(" ");
     head.append(node("br"), node("small", { title: rule }, `${declared.description || rule} · ${window}`.replace(". ·", " ·")));
   }
@@ -288,7 +289,7 @@ function drawPlot(explanation) {
   const values = numeric.map((point) => point.value).concat(alone === null ? [] : [alone]);
   let low = Math.min(...values), high = Math.max(...values);
   if (low >= 0 && low < high * 0.6) low = 0;
-  if (high === low) [low, high] = [low > 0 ? 0 : low - 1, high + 1];
+  if (high === low) [low, high] = [Math.min(0, low), Math.max(0, high) || Number(low === 0)];
   const tick = niceStep(high - low, 4);
   [low, high] = [Math.floor(low / tick) * tick, Math.ceil(high / tick) * tick];
   const from = Math.min(state.points[0].at_ms, now - 60_000);
@@ -549,7 +550,7 @@ function report(error) {
 async function turn() {
   if (!document.hidden) {
     const asked = [followEntity()];
-    if (state.turn++ % 2 === 0) asked.push(post("api/status", {}).then(showStatus), followLatency());
+    if (state.turn++ % 2 === 0) asked.push(post("api/status", {}).then(showStatus).then(followLatency));
     const failure = (await Promise.allSettled(asked)).find((result) => result.status === "rejected");
     if (failure) report(failure.reason);
     else $("problem").hidden = true;
