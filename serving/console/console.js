@@ -84,23 +84,27 @@ async function post(path, body) {
   const response = await fetch(path, { method: "POST", headers, body: typeof body === "string" ? body : JSON.stringify(body) });
   const answer = await response.json().catch(() => ({}));
   if (response.status === 401) {
-    await askForKey();
-    return post(path, body);
+    if (await askForKey()) return post(path, body);
+    throw new Refusal(401, "This deployment needs its key.", "Give it by the button Key above.");
   }
   if (!response.ok) throw new Refusal(response.status, answer.error ?? `The service answers ${response.status}.`, answer.cure);
   return answer;
 }
 
-let keyAsked = null;
+let keyAsked = null, keyDeclined = false;
+
+/** Whether the user has entered a key; one who closes the dialog is not asked again before the button is pressed. */
 function askForKey() {
+  if (keyDeclined) return false;
   keyAsked ??= new Promise((resolve) => {
     $("key-button").hidden = false;
     $("key-dialog").showModal();
     $("key-dialog").addEventListener("close", () => {
-      sessionStorage.setItem(KEY, $("key").value);
+      const key = $("key").value;
+      if (key) sessionStorage.setItem(KEY, key);
       $("key").value = "";
-      keyAsked = null;
-      resolve();
+      [keyAsked, keyDeclined] = [null, !key];
+      resolve(Boolean(key));
     }, { once: true });
   });
   return keyAsked;
@@ -594,10 +598,11 @@ async function start() {
   });
   $("model").addEventListener("change", showForm);
   $("model-form").addEventListener("submit", (event) => askModel(event).catch(report));
-  $("key-button").addEventListener("click", () => askForKey());
   addEventListener("hashchange", () => { readAddress(); showForm(); });
   addEventListener("resize", () => state.explanation && state.points.length && drawPlot(state.explanation));
   turn();
 }
 
+$("key-dialog").addEventListener("cancel", () => { $("key").value = ""; });
+$("key-button").addEventListener("click", () => { keyDeclined = false; askForKey(); });
 start();
