@@ -1,7 +1,13 @@
 """The public names of braid, with which a project declares its sources, features and models.
 
 from braid import Column, EventSource, FeatureGroup, Project, count, total
+
+`Client` and `AsyncClient` ask a running deployment; their module `braid.client` is imported at their first use.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from features.checks import GroupChecks, SourceChecks
 from features.declaration import (
@@ -29,8 +35,20 @@ from features.project import Project
 from features.sources import Column, ColumnType, EventSource
 from features.vector import RequestColumn
 
+if TYPE_CHECKING:
+    from braid.client import AsyncClient as AsyncClient
+    from braid.client import Client as Client
+
 __all__ = [
     "BraidError", "Column", "ColumnType", "DeclarationError", "EventSource", "Feature", "FeatureGroup", "GroupChecks", "Labels",
     "Model", "Objective", "Outcome", "Project", "RequestColumn", "SourceChecks", "TrainingData", "WhenLate", "approx_distinct", "count", "distinct",
     "expression", "last", "last_k", "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total", "variance",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("AsyncClient", "Client"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from braid import client
+
+    return getattr(client, name)

@@ -20,7 +20,7 @@ _WIDE, _USUAL = (2_600, 1_500), (1_600, 1_000)
 
 
 def main(home: str) -> None:
-    """Dagster's graph of all assets, one asset, the champion's version, and the page of the API."""
+    """Dagster's graph of all assets, one asset, the champion's version, the page of the API, and an entity in the console."""
     settings = Settings.load(home)
     opened = ",".join(f"global@global:{group}" for group in GROUPS)
     pages = {
@@ -28,6 +28,7 @@ def main(home: str) -> None:
         "dagster-asset.png": (f"{settings.dagster_url}/assets/user_features_view", _USUAL),
         "mlflow-champion.png": (f"{settings.mlflow_tracking_uri}/#/models/{repurchase.name}/versions/1", _USUAL),
         "bentoml-api.png": (settings.serving_url, _USUAL),
+        "console.png": (f"{settings.serving_url}/console#group=user_features&id=2070", _USUAL),
     }
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])

@@ -14,5 +14,6 @@ model        the champion of the registry, loaded and followed
 one_row      a LightGBM model's prediction for one row
 variants     which model answers whom in an experiment
 served_log   a share of the answers → Kafka
+console      a page that shows how an answer comes about
 metrics      counters for `/metrics`
 """

@@ -26,6 +26,8 @@ from features.model import Model
 from infra.project import load_project
 from infra.settings import Settings
 from serving.answer import feature_rows, served_features
+from serving.console.app import Console, console_app
+from serving.console.requests import CONSOLE_REQUESTS
 from serving.contract import FeaturesRequest, FeaturesResponse, predict_contract, score_contract
 from serving.decoding import decoder, features_struct, predict_struct, score_struct
 from serving.encoding import FeaturesAnswer, encoded
@@ -158,6 +160,7 @@ class Braid(_Endpoints):
             )
             self.operations |= {f"/models/{model.name}/{action}": getattr(predictor, action) for action in ("predict", "score")}
         self.operations["/predict"] = self.operations[f"/models/{_default.name}/predict"] if _default else _no_model
+        self.console = Console(settings, _project, self._store, self._models)
         self._freshness.start()
         for models in self._models.values():
             models.start()
@@ -234,5 +237,6 @@ async def _no_model(_request: Any) -> bytes:
     raise RefusalError(404, "The project declares no model.", "Add a Model to its definitions; /features answers without one.")
 
 
+Braid.mount_asgi_app(console_app(lambda: bentoml.get_current_service().console), path="/console")  # type: ignore[attr-defined]
 Braid.add_asgi_middleware(Readiness, drain_seconds=_settings.drain_seconds)  # type: ignore[attr-defined]
-Braid.add_asgi_middleware(Door, key=_settings.api_key, requests={})  # type: ignore[attr-defined]
+Braid.add_asgi_middleware(Door, key=_settings.api_key, requests=CONSOLE_REQUESTS)  # type: ignore[attr-defined]

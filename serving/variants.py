@@ -92,6 +92,11 @@ class Models:
         """The champion, which answers when the variant of an entity has no model."""
         return self._models["champion"]
 
+    @property
+    def followed(self) -> dict[VariantName, FollowedModel]:
+        """The champion and the variants of the experiment, each with the model that it follows."""
+        return dict(self._models)
+
     def start(self) -> None:
         """Starts the threads that load the models now and follow their aliases."""
         for model in self._models.values():

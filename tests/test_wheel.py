@@ -72,6 +72,7 @@ def test_the_wheel_holds_what_braid_reads_and_nothing_of_the_workshop(wheel: Whe
     tracked = {"braid/py.typed", "infra/dagster.yaml", "infra/workspace.yaml", "examples/shop/definitions.py"}
     tracked |= {str(path.relative_to(ROOT)) for room in ALLOWED for path in (ROOT / room).rglob("*.py")}
     tracked |= {str(path.relative_to(ROOT)) for path in (ROOT / "orchestration/cli/new-project").iterdir()}
+    tracked |= {f"serving/console/{name}" for name in ("console.html", "console.css", "console.js")}
     assert tracked <= names
 
 

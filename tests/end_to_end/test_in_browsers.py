@@ -1,8 +1,9 @@
-"""What people do by clicking, in a real browser: materialize an asset in Dagster, promote a model in MLflow, read the page of the API."""
+"""What people do by clicking, in a real browser: materialize an asset in Dagster, promote a model in MLflow, read the page of the API and the console."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -16,8 +17,12 @@ import pytest
 from mlflow import MlflowClient
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from features.instants import now_ms
+from features.speed_value import speed_field
 from models.registry import CHAMPION, tracking
-from tests.declarations import repurchase
+from store.clients import store
+from tests.declarations import repurchase, user_features
+from tests.pure import speed_value, tiles_of
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -120,3 +125,44 @@ def test_the_page_of_the_api_tells_what_can_be_asked(shop: Shop, page: Page) -> 
         expect(page.get_by_text(path, exact=True).first).to_be_visible()
     page.get_by_role("button", name="POST /predict").first.click()
     expect(page.get_by_text("A prediction about an entity, on the features of this moment").first).to_be_visible()
+
+
+def test_the_console_shows_a_merge_live_and_asks_the_model(shop: Shop, page: Page) -> None:
+    settings, user, begun_ms, script_errors = shop.settings, 990_001, now_ms(), list[str]()
+    page.on("pageerror", lambda error: script_errors.append(str(error)))
+
+    def stream(*ages_ms: int) -> None:
+        """Puts views of the user into the store, as the speed layer does."""
+        events = [{"ts_ms": begun_ms - age_ms, "event_type": "VIEW", "session_id": "s"} for age_ms in ages_ms]
+        value = speed_value(user_features, tiles_of(user_features, events))
+        store(settings).hset(user_features.key(user), speed_field(user_features.fingerprint), value)
+
+    stream(60_000)
+    page.goto(f"{settings.serving_url}/console")
+    page.locator("#entity-id").fill(str(user))
+    page.keyboard.press("Enter")
+    views = page.locator("#features tbody tr").filter(has_text="events_last_hour")
+    expect(views.locator("td.merged")).to_have_text("1")
+    expect(page.locator("#provenance")).to_contain_text("1 speed tile alone: the entity is not in the batch view")
+    expect(page.locator("#plot-area path.line.merged")).to_be_attached()
+    stream(60_000, 30_000)
+    expect(views.locator("td.merged .changed")).to_have_text("2")
+    expect(views.locator("td.batch_part")).to_have_text("0")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator("#answer .prediction b")).to_have_text(re.compile(r"^[01]\.\d{4}$"))
+    expect(page.locator("#model-state")).to_contain_text("version")
+    expect(page.locator("#gauges")).to_contain_text("Newest event of user_features")
+    expect(page.locator("#gauges")).to_contain_text("Latency of predict")
+    page.reload()
+    expect(views.locator("td.merged")).to_have_text("2")  # the address names the entity
+    page.locator("#group").select_option("item_features")
+    page.locator("#entity-id").fill("<img src=x>")
+    page.keyboard.press("Enter")
+    expect(page.locator("#provenance")).to_contain_text("No event of this entity is known")
+    assert page.locator("img").count() == 0
+    page.locator("#group").select_option("user_features")
+    page.locator("#entity-id").fill("<img src=x>")
+    page.keyboard.press("Enter")
+    expect(page.locator("#entity-hint")).to_contain_text("is not an integer")
+    assert script_errors == []
+    store(settings).delete(user_features.key(user))

@@ -26,6 +26,8 @@ from batch.load import load_events
 from batch.publish import publish_view
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view as build_batch_view
+from braid import Client
+from braid.client import RefusedError
 from features.aggregations import Series
 from features.packed import FORMAT, BatchValue, TileValue, batch_field, encode
 from features.speed_value import speed_field
@@ -259,6 +261,35 @@ def test_a_prediction_names_its_features_its_model_and_its_provenance(champion: 
     unknown = httpx.post(f"{champion.serving_url}/predict", json={"user_id": -5, "at": NOW}).json()
     assert set(unknown["features_used"].values()) == {0.0}
     assert len(unknown["provenance"]["missing"]) == 6
+
+
+def test_the_typed_client_gives_what_the_service_answers(champion: Settings) -> None:
+    publish(champion, 21, BATCH_END, purchase_tile(BATCH_END - 10))
+    with Client(champion.serving_url) as client:
+        [row] = client.features("user_features", ["21"], at=NOW)
+        prediction = client.predict({"user_id": 21}, at=NOW)
+        scores = client.score("repurchase", [{"user_id": 21}, {"user_id": 22}], at=NOW)
+        with pytest.raises(RefusedError) as refused:
+            client.features("nope", [21])
+    [expected] = features(champion, 21)
+    assert row.features == expected["features"]
+    assert rfc3339(round(row.provenance.as_of.timestamp() * 1_000)) == expected["provenance"]["as_of"]
+    assert (prediction.model.version, prediction.features_used["purchase_count_7d"]) == ("1", 1.0)
+    assert scores.candidates[0].prediction == prediction.prediction
+    assert refused.value.status == 404
+
+
+def test_the_page_of_the_console_and_its_requests_are_mounted(champion: Settings) -> None:
+    with httpx.Client(base_url=champion.serving_url, follow_redirects=True) as client:
+        page = client.get("/console")
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert client.get("/console/console.js").is_success
+        publish(champion, 23, BATCH_END, purchase_tile(BATCH_END - 10))
+        entity = client.post("/console/api/entity", json={"group": "user_features", "id": 23, "at": NOW}).json()
+        assert {feature["name"]: feature["merged"] for feature in entity["features"]} == features(champion, 23)[0]["features"]
+        [model] = client.post("/console/api/status", json={}).json()["models"]
+        assert model["variants"] == [{"name": "champion", "share": 1.0, "version": "1", "fault": ""}]
+        assert client.post("/console/api/entity", content=b"x", headers={"content-type": "text/plain"}).status_code == 415
 
 
 def test_the_probes_the_metrics_and_the_page_of_the_api_answer(deployment: Settings) -> None:

@@ -1,0 +1,159 @@
+"""What both clients share: a call as a request over HTTP, its response as an answer or an error, and when a request is repeated.
+
+ServingError            (a BraidError)
+├── RefusedError        the service refuses the request
+└── UnreachableError    the service has not answered before the deadline
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Generic, NamedTuple, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+from tenacity import RetryCallState, retry_if_exception, stop_before_delay, wait_random_exponential
+
+from braid.client.answers import FeatureRows, Prediction, Scores
+from features.errors import BraidError
+
+#: The statuses after which a request is repeated.
+_BUSY = (429, 503)
+_pause = wait_random_exponential(multiplier=0.05, max=1)
+Answer = TypeVar("Answer")
+Id = int | str
+#: A time with its offset, or milliseconds since 1970.
+Instant = datetime | int
+
+
+class ServingError(BraidError):
+    """Serving gives no answer."""
+
+
+class RefusedError(ServingError):
+    """The service refuses the request.
+
+    Attributes:
+        status: The status of the response; docs/reference/errors.md has all of them.
+        retry_after_seconds: The pause that the service asks for; None where it names none.
+    """
+
+    def __init__(self, status: int, cause: str, cure: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(cause, cure)
+        self.status, self.retry_after_seconds = status, retry_after_seconds
+
+
+class UnreachableError(ServingError):
+    """The service has not answered before the deadline."""
+
+
+class Call(NamedTuple, Generic[Answer]):
+    """A request: its path, its body, and the type of its answer."""
+
+    path: str
+    body: bytes
+    answer: type[Answer]
+
+
+def features_call(group: str, ids: Sequence[Id], at: Instant | None, use_case: str | None) -> Call[FeatureRows]:
+    """The call of `Client.features`."""
+    return Call("/features", _body({"group": group, "ids": list(ids)}, at, use_case), FeatureRows)
+
+
+def predict_call(
+    keys: Mapping[str, Id], context: Mapping[str, Any] | None, model: str | None, at: Instant | None, use_case: str | None
+) -> Call[Prediction]:
+    """The call of `Client.predict`."""
+    path = "/predict" if model is None else f"/models/{quote(model, safe='')}/predict"
+    return Call(path, _body({**keys, **_context(context)}, at, use_case), Prediction)
+
+
+def score_call(
+    model: str,
+    candidates: Sequence[Mapping[str, Any]],
+    keys: Mapping[str, Id] | None,
+    context: Mapping[str, Any] | None,
+    at: Instant | None,
+    use_case: str | None,
+) -> Call[Scores]:
+    """The call of `Client.score`."""
+    body = {**(keys or {}), "candidates": list(candidates), **_context(context)}
+    return Call(f"/models/{quote(model, safe='')}/score", _body(body, at, use_case), Scores)
+
+
+def _context(context: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {} if context is None else {"context": context}
+
+
+def _body(fields: dict[str, Any], at: Instant | None, use_case: str | None) -> bytes:
+    named = {"at": at, "use_case": use_case}
+    return msgspec.json.encode(fields | {name: value for name, value in named.items() if value is not None})
+
+
+def headers_of(api_key: str | None) -> dict[str, str]:
+    """The headers of every request."""
+    return {"content-type": "application/json"} | ({"authorization": f"Bearer {api_key}"} if api_key else {})
+
+
+def answer_of(call: Call[Answer], response: httpx.Response) -> Answer:
+    """The decoded answer.
+
+    Raises:
+        RefusedError: The response is no answer.
+    """
+    if not response.is_success:
+        raise _refusal(response)
+    try:
+        return msgspec.json.decode(response.content, type=call.answer)
+    except msgspec.DecodeError as error:
+        raise RefusedError(
+            response.status_code, f"The response is no answer of serving: {error}.", "Check the address and the version of serving."
+        ) from None
+
+
+def _refusal(response: httpx.Response) -> RefusedError:
+    try:
+        body = response.json()
+        cause, cure = str(body["error"]), str(body.get("cure", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        cause, cure = f"The service answers with the status {response.status_code}.", ""
+    return RefusedError(response.status_code, cause, cure, _retry_after_seconds(response.headers.get("retry-after")))
+
+
+def _retry_after_seconds(value: str | None) -> float | None:
+    """The seconds of a `Retry-After` header: a number, or a date of HTTP."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def unreachable(deadline_seconds: float, error: Exception) -> UnreachableError:
+    """The error after an attempt that brought no response."""
+    return UnreachableError(
+        f"Serving has not answered within {deadline_seconds:g} s ({str(error) or type(error).__name__}).",
+        "Check the address, and that `braid status` shows serving as healthy.",
+    )
+
+
+def repetition(deadline_seconds: float) -> dict[str, Any]:
+    """How tenacity repeats a request; an error whose pause would end after the deadline is raised at once."""
+    return {"retry": retry_if_exception(_is_passing), "wait": _wait, "stop": stop_before_delay(deadline_seconds), "reraise": True}
+
+
+def _is_passing(error: BaseException) -> bool:
+    return isinstance(error, UnreachableError) or (isinstance(error, RefusedError) and error.status in _BUSY)
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, RefusedError) and error.retry_after_seconds is not None:
+        return max(error.retry_after_seconds, _pause(state))
+    return _pause(state)

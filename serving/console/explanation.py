@@ -1,0 +1,224 @@
+"""How the features of an entity come about: the merge of all parts, of each layer alone, and of each speed tile alone.
+
+Every value is an answer of `serving.answer.served_features`, the merge of `/features`, to a part of what the store has. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from features.aggregations import Value
+from features.declaration import FeatureGroup
+from features.packed import FORMAT, BatchValue, FeatureView
+from features.speed_value import SpeedTiles
+from serving.answer import Served, served_features
+from serving.errors import RefusalError
+from store.protocol import Parts, Reading
+
+#: The newest speed tiles that are shown one by one.
+MAX_TILES = 48
+#: Integers up to this magnitude are exact in a browser.
+_MAX_SAFE_INTEGER = 2**53 - 1
+
+
+class FeatureParts(msgspec.Struct, frozen=True):
+    """A feature by layer.
+
+    Attributes:
+        name: The feature.
+        merged: What `/features` answers.
+        batch_part: What the batch view tells about the window of this moment, without speed tiles.
+        speed_part: What the speed tiles tell, without the batch view.
+        batch_alone: What a platform without a speed layer serves: the value as of batch_end.
+        degraded: Whether `merged` may not be exact.
+    """
+
+    name: str
+    merged: Value
+    batch_part: Value
+    speed_part: Value
+    batch_alone: Value
+    degraded: bool
+
+
+class TileContribution(msgspec.Struct, frozen=True):
+    """A speed tile: its first and last event, whether it went into the merge, and the features of its events alone."""
+
+    first_ms: int
+    last_ms: int
+    merged: bool
+    values: Sequence[Value]
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why values may not be exact, and the features that it touches."""
+
+    reason: str
+    features: Sequence[str]
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """An entity's features by layer, and where they are from. Times are milliseconds since 1970.
+
+    Attributes:
+        group: The group.
+        id: The entity, as text: a browser does not hold every 64-bit integer.
+        version: The fingerprint of the declaration that is served.
+        known: Whether either layer has ever seen the entity.
+        as_of_ms: The time that the values are of.
+        batch_end_ms: The end of the entity's batch view, or of the group's where the entity has none.
+        in_view: Whether the entity has a batch view.
+        newest_event_ms: The newest event that went in.
+        tiles_merged: How many speed tiles went in.
+        tile_count: How many speed tiles the store has; `tiles` are the newest `MAX_TILES` of them.
+        reasons: Why values may not be exact; empty where all are exact.
+        features: In the order of the declaration.
+        tiles: Ascending.
+    """
+
+    group: str
+    id: str
+    version: str
+    known: bool
+    as_of_ms: int
+    batch_end_ms: int | None
+    in_view: bool
+    newest_event_ms: int | None
+    tiles_merged: int
+    tile_count: int
+    reasons: Sequence[Reason]
+    features: Sequence[FeatureParts]
+    tiles: Sequence[TileContribution]
+
+
+class Point(msgspec.Struct, frozen=True):
+    """The value of a feature at one time, and whether it may not be exact."""
+
+    at_ms: int
+    value: Value
+    degraded: bool
+
+
+class History(msgspec.Struct, frozen=True):
+    """The values of a feature at several times, ascending, and its value as of batch_end."""
+
+    points: Sequence[Point]
+    batch_alone: Value
+
+
+class Explainer:
+    """Explains one entity by one reading.
+
+    Args:
+        reading: What the store has of the entity, which is the only one in the reading.
+        tiles_kept_ms: How long the store keeps speed tiles.
+    """
+
+    def __init__(self, reading: Reading, tiles_kept_ms: int) -> None:
+        self._reading, self._tiles_kept_ms = reading, tiles_kept_ms
+        self._group, self._parts = reading.group, reading.parts[0]
+        tiles = self._parts.tiles
+        self._complete_since_ms = reading.complete_since_ms
+        if isinstance(tiles, SpeedTiles):
+            self._complete_since_ms = max(self._complete_since_ms, tiles.dropped_ms)
+
+    @cached_property
+    def _unpacked(self) -> Parts:
+        """The parts with tiles that are unpacked once for many times."""
+        return replace(self._parts, tiles=list(self._parts.tiles))
+
+    @property
+    def batch_end_ms(self) -> int | None:
+        """The end of the entity's batch view, or of the group's; None where nothing is published."""
+        return self._parts.batch.batch_end_ms if self._parts.batch is not None else self._reading.batch_end_ms
+
+    def index_of(self, feature: str) -> int:
+        """The index of a feature in the version that is served.
+
+        Raises:
+            RefusalError: The version has no such feature.
+        """
+        names = self._group.feature_names
+        if feature not in names:
+            raise RefusalError(404, f"The group {self._group.name} has no feature {feature!r}.", f"It has: {', '.join(names)}.")
+        return names.index(feature)
+
+    def explanation(self, entity_id: int | str, q_ms: int) -> Explanation:
+        """The features at `q_ms` by layer.
+
+        Raises:
+            RefusalError: `q_ms` lies before batch_end.
+        """
+        group, parts = self._group, self._parts
+        serve = self._serve(q_ms)
+        merged = serve(parts)
+        without_view = replace(parts, batch=None if parts.batch is None else _empty_view(group, parts.batch.batch_end_ms))
+        layers = [merged, serve(replace(parts, tiles=())), serve(without_view), serve(parts, batch_only=True)]
+        touched = set(range(len(group.features))) if parts.faults else set(merged.merged.degraded_features)
+        columns = zip(*([browser_value(value) for value in layer.merged.values] for layer in layers), strict=True)
+        features = [
+            FeatureParts(name, whole, batch, speed, alone, index in touched)
+            for index, (name, (whole, batch, speed, alone)) in enumerate(zip(group.feature_names, columns, strict=True))
+        ]
+        return Explanation(
+            group=group.name,
+            id=str(entity_id),
+            version=group.fingerprint,
+            known=parts.known,
+            as_of_ms=q_ms,
+            batch_end_ms=self.batch_end_ms,
+            in_view=parts.batch is not None,
+            newest_event_ms=merged.merged.newest_event_ms,
+            tiles_merged=merged.merged.tiles_merged,
+            tile_count=len(parts.tiles),
+            reasons=list(_reasons(group, merged)),
+            features=features,
+            tiles=[
+                TileContribution(tile.first_ms, tile.last_ms, bool(alone.tiles_merged), [browser_value(v) for v in alone.values])
+                for tile in parts.tiles[-MAX_TILES:]
+                for alone in [serve(replace(without_view, tiles=(tile,))).merged]
+            ],
+        )
+
+    def point(self, index: int, q_ms: int) -> Point:
+        """The value of the feature at `index` at `q_ms`. Raises as `explanation`."""
+        merged = self._serve(q_ms)(self._unpacked).merged
+        degraded = bool(self._parts.faults) or index in merged.degraded_features
+        return Point(q_ms, browser_value(merged.values[index]), degraded)
+
+    def batch_alone(self, index: int, q_ms: int) -> Value:
+        """The value of the feature at `index` as of batch_end. Raises as `explanation`."""
+        return browser_value(self._serve(q_ms)(self._parts, batch_only=True).merged.values[index])
+
+    def _serve(self, q_ms: int) -> Callable[..., Served]:
+        since_ms = max(q_ms - self._tiles_kept_ms, self._complete_since_ms)
+        end_ms = self._reading.batch_end_ms
+
+        def serve(parts: Parts, batch_only: bool = False) -> Served:
+            return served_features(self._group, parts, q_ms, end_ms, batch_only=batch_only, complete_since_ms=since_ms)
+
+        return serve
+
+
+def browser_value(value: Any) -> Any:
+    """A value as a browser can hold it: an integer that is not exact there becomes text."""
+    if isinstance(value, list):
+        return [browser_value(entry) for entry in value]
+    return str(value) if isinstance(value, int) and abs(value) > _MAX_SAFE_INTEGER else value
+
+
+def _empty_view(group: FeatureGroup, batch_end_ms: int) -> BatchValue:
+    """The view of an entity without events."""
+    return BatchValue(FORMAT, group.fingerprint, batch_end_ms, None, [FeatureView(None, [], []) for _ in group.features])
+
+
+def _reasons(group: FeatureGroup, served: Served) -> Iterable[Reason]:
+    names = group.feature_names
+    yield from (Reason(fault, names) for fault in served.parts.faults)
+    for reason, indices in served.merged.reasons.items():
+        yield Reason(reason, [names[index] for index in indices])
