@@ -104,9 +104,11 @@ def requests_of(model: Model, data: DemoData, entities: int) -> Requests:
     where = sqlglot.transpile(model.outcome.at, read="spark", write="duckdb")[0]
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
+        points = (
+            f"SELECT * FROM read_parquet('{data.live(source)}') WHERE {where} ORDER BY hash(\"{source.event_id}\") LIMIT {LIMIT}"
+        )
         rows = connection.execute(
-            f"SELECT * FROM (SELECT epoch_ms(\"{source.time}\") AS q_ms, {selected} FROM read_parquet('{data.live(source)}') WHERE {where} "
-            f'ORDER BY hash("{source.event_id}") LIMIT {LIMIT}) ORDER BY q_ms'
+            f'SELECT epoch_ms("{source.time}"), {selected} FROM ({points}) ORDER BY "{source.time}", "{source.event_id}"'
         ).fetchall()
     bodies = [
         {

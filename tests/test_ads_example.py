@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from examples.ads.impressions import DAY_MS, HOUR_MS, MINUTE_MS, generate
+from examples.ads.impressions import generate
+from examples.simulation import DAY_MS, HOUR_MS, MINUTE_MS
 
 
 @pytest.fixture(scope="module")

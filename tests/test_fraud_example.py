@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from examples.fraud.transactions import DELAY_DAYS, END_MS, Report, generate
+from examples.fraud.transactions import DELAY_DAYS, Report, generate
+from examples.simulation import END_MS
 from features.instants import parse_rfc3339
 from features.windows import DAY_MS
 

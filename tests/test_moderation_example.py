@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from examples.moderation.texts import DAY_MS, Report, generate
+from examples.moderation.texts import Report, generate
 from examples.moderation.worker import Figures, Judge, Worker, verdict_of
+from examples.simulation import DAY_MS
 from features.instants import parse_rfc3339
 
 TEXT = {

@@ -23,12 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS = 1_000, 60_000, 3_600_000, 86_400_000
+from examples.simulation import DAY_MS, END_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Bools, Floats, Ints, in_episodes, rfc3339, shares
 
-#: The end of the simulated time by default: 2025-06-01T00:00:00Z.
-END_MS = 1_748_736_000_000
 #: The log odds of a click of an average user, ad and slot, and the standard deviations of the parts of the sum.
 BASE, USER, AD, SLOT, TASTE, MOOD = -3.2, 0.5, 0.7, 0.6, 0.4, 0.9
 #: The change of the log odds with each impression of a session, at most this often; in the evening; and in the episodes.
@@ -39,9 +36,6 @@ RUNNING, SLOTS, TOPICS, DEVICES = 20, 10, 8, 3
 TRENDING_RATE, AD_FAULT_RATE, SLOT_FAULT_RATE = 0.08, 0.05, 0.08
 #: The impressions of a session on average, beside its first, and the mean pause between them.
 MORE, PAUSE_MS = 4.0, 80 * SECOND_MS
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -87,11 +81,11 @@ def generate(
     ads = _ads(rng, days)
     user, session, position, at_ms = _sessions(rng, users, days, round(per_day * days / (1 + MORE)))
     topic, device = rng.integers(TOPICS, size=session.max() + 1)[session], rng.integers(DEVICES, size=users)[user]
-    slot = rng.choice(SLOTS, len(at_ms), p=_shares(rng, SLOTS))
+    slot = rng.choice(SLOTS, len(at_ms), p=shares(rng, SLOTS))
     ad = _chosen_ads(rng, ads, at_ms)
-    trending = _in_episodes(rng, ad, at_ms, len(ads.weight), TRENDING_RATE, days, (2, 8))
-    fault = _in_episodes(rng, ad, at_ms, len(ads.weight), AD_FAULT_RATE, days, (1, 6))
-    fault |= _in_episodes(rng, slot, at_ms, SLOTS, SLOT_FAULT_RATE, days, (1, 6))
+    trending = in_episodes(rng, ad, at_ms, len(ads.weight), TRENDING_RATE, days, (2, 8))
+    fault = in_episodes(rng, ad, at_ms, len(ads.weight), AD_FAULT_RATE, days, (1, 6))
+    fault |= in_episodes(rng, slot, at_ms, SLOTS, SLOT_FAULT_RATE, days, (1, 6))
     evening = np.sin((at_ms % DAY_MS / DAY_MS - 0.55) * 2 * np.pi)
     odds = (
         BASE + rng.normal(0, USER, users)[user] + ads.effect[ad] + rng.normal(0, SLOT, SLOTS)[slot]
@@ -133,11 +127,6 @@ def _sessions(rng: np.random.Generator, users: int, days: int, n: int) -> tuple[
     return user_of[session[order]], session[order], position[order], at_ms[order]
 
 
-def _shares(rng: np.random.Generator, n: int) -> Floats:
-    shares = rng.gamma(3.0, 1.0, n)
-    return shares / shares.sum()
-
-
 def _chosen_ads(rng: np.random.Generator, ads: _Ads, at_ms: Ints) -> Ints:
     """One of the ads that run at the time of each impression; which ones run is looked up every 10 minutes."""
     chosen = np.zeros(len(at_ms), dtype=np.int64)
@@ -150,21 +139,8 @@ def _chosen_ads(rng: np.random.Generator, ads: _Ads, at_ms: Ints) -> Ints:
     return chosen
 
 
-def _in_episodes(
-    rng: np.random.Generator, members: Ints, at_ms: Ints, population: int, rate: float, days: int, hours: tuple[int, int]
-) -> npt.NDArray[np.bool_]:
-    """Whether each impression lies in an episode of its ad or slot. Episodes have a rate per member and day, and a length in hours."""
-    inside = np.zeros(len(at_ms), dtype=bool)
-    for _ in range(rng.poisson(rate * population * days)):
-        member, begin_ms = rng.integers(population), rng.integers(days * DAY_MS)
-        length_ms = rng.integers(hours[0] * HOUR_MS, hours[1] * HOUR_MS)
-        first, last = np.searchsorted(at_ms, [begin_ms, begin_ms + length_ms])
-        inside[first:last] |= members[first:last] == member
-    return inside
-
-
 def _write(
-    folder: Path, user: Ints, ad: Ints, slot: Ints, page: Ints, at_ms: Ints, clicked: npt.NDArray[np.bool_], clicked_ms: Ints,
+    folder: Path, user: Ints, ad: Ints, slot: Ints, page: Ints, at_ms: Ints, clicked: Bools, clicked_ms: Ints,
     scenario: Ints, days: int, end_ms: int,
 ) -> Report:  # fmt: skip
     begin_ms = end_ms - days * DAY_MS
@@ -172,7 +148,7 @@ def _write(
     ids, ad_ids, slot_ids = (
         np.char.mod(form, column) for form, column in (("i%07d", np.arange(len(ad))), ("ad%04d", ad), ("slot%02d", slot))
     )
-    pages, times = np.char.mod("c%04x", page * 2_654_435_761 % 65_521), _rfc3339(begin_ms + at_ms)
+    pages, times = np.char.mod("c%04x", page * 2_654_435_761 % 65_521), rfc3339(begin_ms + at_ms)
     events = [
         (at, f"{i}s,IMPRESSION,{i},{u},{a},{s},{c},{when}")
         for at, i, u, a, s, c, when in zip(at_ms, ids, user, ad_ids, slot_ids, pages, times, strict=True)
@@ -185,7 +161,7 @@ def _write(
         ad_ids[hits],
         slot_ids[hits],
         pages[hits],
-        _rfc3339(begin_ms + clicked_ms[hits]),
+        rfc3339(begin_ms + clicked_ms[hits]),
     )
     events += [(at, f"{i}c,CLICK,{i},{u},{a},{s},{c},{when}") for at, i, u, a, s, c, when in zip(*columns, strict=True)]
     events.sort()
@@ -196,8 +172,3 @@ def _write(
     lines = (f"{u},{a},{s},{c},{when},{kind},{int(label)}" for u, a, s, c, when, kind, label in rows)
     labels.write_text("\n".join(["user_id,ad_id,slot_id,page,time,scenario,label", *lines, ""]))
     return Report(path, labels, len(ad), len(hits))
-
-
-def _rfc3339(instants_ms: Ints) -> npt.NDArray[np.str_]:
-    """Instants in UTC with milliseconds."""
-    return np.char.add(np.datetime_as_string(instants_ms.astype("datetime64[ms]")), "Z")

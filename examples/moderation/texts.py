@@ -20,12 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS = 1_000, 60_000, 3_600_000, 86_400_000
+from examples.simulation import DAY_MS, END_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Ints, rfc3339
 
-#: The end of the simulated time by default: 2025-06-01T00:00:00Z.
-END_MS = 1_748_736_000_000
 ROOMS, WORDS, GREETINGS = 60, 3_000, 12
 #: Shares: authors who are habitual abusers, their texts that are abuse, usual texts with a link, shouted texts, greetings, and link spam.
 ABUSERS, ABUSE, LINKED, SHOUTED, GREETED, SPAM = 0.006, 0.33, 0.08, 0.03, 0.05, 0.003
@@ -33,8 +30,6 @@ ABUSERS, ABUSE, LINKED, SHOUTED, GREETED, SPAM = 0.006, 0.33, 0.08, 0.03, 0.05, 
 RAIDS, HIJACKED, TALKS, WAVES = 0.1, 0.12, 3.0, 0.12
 #: The share of the abuse that moderators remove, the share of other texts that they remove, and the median of the time until then.
 REMOVED, MISTAKEN, REMOVAL_MS = 0.93, 0.001, 40 * MINUTE_MS
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ def generate(
     at_ms = np.array([row.at_ms for row in rows])
     removed = rng.random(len(rows)) < np.where(scenario > 0, REMOVED, MISTAKEN)
     delay_ms = np.clip(REMOVAL_MS * rng.lognormal(0, 1.2, len(rows)), 30 * SECOND_MS, DAY_MS - MINUTE_MS).astype(np.int64)
-    times, removal_times = _rfc3339(begin_ms + at_ms), _rfc3339(begin_ms + at_ms + delay_ms)
+    times, removal_times = rfc3339(begin_ms + at_ms), rfc3339(begin_ms + at_ms + delay_ms)
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.csv" for name in ("texts", "removals", "labels")]
@@ -192,8 +187,3 @@ class _Forum:
         length_ms = self.rng.integers(5, 41) * MINUTE_MS
         for offset_ms in self.rng.integers(length_ms, size=n):
             self._add(begin_ms + offset_ms, author, self.rng.integers(ROOMS), self._text(), int(self.rng.random() < 0.15), 4)
-
-
-def _rfc3339(instants_ms: Ints) -> npt.NDArray[np.str_]:
-    """Instants in UTC with milliseconds."""
-    return np.char.add(np.datetime_as_string(instants_ms.astype("datetime64[ms]")), "Z")
