@@ -7,8 +7,9 @@ Texts are words of a made-up vocabulary, so nothing can be learned from their me
     3  raid              within 10 to 60 minutes 15 to 60 authors write the same text in a room
     4  hijacked account  within 5 to 40 minutes 10 to 40 different texts in many rooms by an author who seldom writes
 
-Harmless behaviour that looks like abuse: conversations (an author writes many texts within minutes in a room), waves (many authors write the
-same text within hours), greetings that everyone writes every day, texts with links, and shouted texts.
+Harmless behaviour that looks like abuse: conversations (an author writes many texts within minutes in a room), announcements (an author writes
+different texts in many rooms within minutes), waves (many authors write the same text within minutes or hours, some in a room), greetings that everyone
+writes every day, texts with several links, and shouted texts. The shares were adjusted until neither kind of features decided everything.
 
 Moderators remove most of the abuse, and by mistake a few other texts, within minutes to hours.
 """
@@ -26,8 +27,8 @@ from examples.simulation import DAY_MS, END_MS, HOUR_MS, MINUTE_MS, SECOND_MS, I
 ROOMS, WORDS, GREETINGS = 60, 3_000, 12
 #: Shares: authors who are habitual abusers, their texts that are abuse, usual texts with a link, shouted texts, greetings, and link spam.
 ABUSERS, ABUSE, LINKED, SHOUTED, GREETED, SPAM = 0.006, 0.33, 0.08, 0.03, 0.05, 0.003
-#: Episodes per day for 1,000 texts a day: raids, hijacked accounts, conversations, harmless waves.
-RAIDS, HIJACKED, TALKS, WAVES = 0.1, 0.12, 3.0, 0.12
+#: Episodes per day for 1,000 texts a day: raids, hijacked accounts, conversations, announcements, harmless waves.
+RAIDS, HIJACKED, TALKS, ANNOUNCEMENTS, WAVES = 0.1, 0.12, 3.0, 0.2, 0.2
 #: The share of the abuse that moderators remove, the share of other texts that they remove, and the median of the time until then.
 REMOVED, MISTAKEN, REMOVAL_MS = 0.93, 0.001, 40 * MINUTE_MS
 
@@ -128,7 +129,13 @@ class _Forum:
     def rows(self) -> list[_Row]:
         """All texts, by time."""
         self._usual()
-        for rate, episode in ((TALKS, self._talk), (WAVES, self._wave), (RAIDS, self._raid), (HIJACKED, self._hijacked)):
+        for rate, episode in (
+            (TALKS, self._talk),
+            (ANNOUNCEMENTS, self._announcement),
+            (WAVES, self._wave),
+            (RAIDS, self._raid),
+            (HIJACKED, self._hijacked),
+        ):
             for _ in range(max(1, round(rate * self.days * self.per_day / 1_000))):
                 episode(int(self._time_ms(1)[0]))
         return sorted((row for row in self._rows if row.at_ms < self.days * DAY_MS), key=lambda row: (row.at_ms, row.author))
@@ -148,7 +155,11 @@ class _Forum:
         rng, n = self.rng, self.per_day * self.days
         authors, times_ms = rng.choice(self.authors, n, p=self._chances), self._time_ms(n)
         rooms = self._home[authors, rng.integers(3, size=n)]
-        kinds, abuse, links = rng.random(n), rng.random(n), rng.random(n) < LINKED
+        kinds, abuse, links = (
+            rng.random(n),
+            rng.random(n),
+            np.where(rng.random(n) < LINKED, np.minimum(rng.geometric(0.6, n), 5), 0),
+        )
         for author, at_ms, room, kind, chance, link in zip(authors, times_ms, rooms, kinds, abuse, links, strict=True):
             if kind < SPAM:
                 text = self._text()
@@ -167,12 +178,19 @@ class _Forum:
         for offset_ms in self.rng.integers(length_ms, size=n):
             self._add(begin_ms + offset_ms, author, room, self._text(), int(self.rng.random() < LINKED))
 
+    def _announcement(self, begin_ms: int) -> None:
+        """An author writes 5 to 20 different texts within 5 to 40 minutes, each in any room."""
+        author, length_ms = self._author(), self.rng.integers(5, 41) * MINUTE_MS
+        for offset_ms in self.rng.integers(length_ms, size=self.rng.integers(5, 21)):
+            self._add(begin_ms + offset_ms, author, self.rng.integers(ROOMS), self._text(), int(self.rng.random() < 0.15))
+
     def _wave(self, begin_ms: int) -> None:
-        """A harmless wave: 15 to 60 authors write the same text within 1 to 8 hours, in their own rooms."""
-        text, length_ms = self._text(), self.rng.integers(1, 9) * HOUR_MS
+        """A harmless wave: 15 to 60 authors write the same text within 10 minutes to 8 hours, in a room or in their own rooms."""
+        text, room = self._text(), self.rng.integers(ROOMS) if self.rng.random() < 0.5 else None
+        length_ms = int(10 * MINUTE_MS * 48 ** self.rng.random())
         for offset_ms in self.rng.integers(length_ms, size=self.rng.integers(15, 61)):
             author = self._author()
-            self._add(begin_ms + offset_ms, author, self._home[author, 0], text)
+            self._add(begin_ms + offset_ms, author, self._home[author, 0] if room is None else room, text)
 
     def _raid(self, begin_ms: int) -> None:
         text, room, n = self._text(), self.rng.integers(ROOMS), self.rng.integers(15, 61)

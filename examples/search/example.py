@@ -1,6 +1,6 @@
 """The demo of the search, with 30 days of simulated searches, and the measures of its model.
 
-A document that is in the news, or new, has fresh clicks only. The fit of a usual document is known from the past.
+Of a document that is new or in the news only fresh clicks tell. The fit of a usual document is known from the past.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ example = Example(
     gain=Gain(
         generate=labelled,
         scenarios={0: "usual", 1: "new document", 2: "in the news"},
-        measures=("AUC",),
+        measures=("AUC", "log loss"),
         overall=("NDCG@10",),
         baseline="text_match",
     ),

@@ -1,6 +1,6 @@
-"""The data of the search: simulated queries, the documents that were shown for each, and the clicks.
+"""The data of the search: simulated queries on a news site, the documents that were shown for each, and the clicks.
 
-A query belongs to a topic, and is asked the more often the more popular it is. The text search finds documents, mostly of the topic, with a score
+A document is found for ten days after its publication. A query belongs to a topic, and is asked the more often the more popular it is. The text search finds documents, mostly of the topic, with a score
 that says only in part how well a document fits. All found documents are shown in a random order on one page, so a click does not depend on the
 rank; on a real page it does, and such clicks need a correction. The logarithm of the odds of a click is a sum of
 
@@ -21,12 +21,12 @@ import numpy as np
 
 from examples.simulation import DAY_MS, END_MS, HOUR_MS, SECOND_MS, Ints, in_episodes, rfc3339, shares
 
-#: Queries, topics, documents at the beginning, new documents per day, and documents of a page.
-QUERIES, TOPICS, DOCUMENTS, NEW, SHOWN = 120, 12, 600, 12, 20
+#: Queries, topics, new documents per day, the days in which a document is found, and documents of a page.
+QUERIES, TOPICS, NEW, FOUND_DAYS, SHOWN = 60, 6, 20, 10, 20
 #: The log odds of a click of an average document, the weight of the fit, the deviations of quality and of the score's noise, and of the news.
 BASE, FIT, QUALITY, NOISE, NEWS = -3.6, 1.2, 0.8, 1.0, 2.2
 #: Episodes per document and day; and the share of the found documents that are of the query's topic.
-NEWS_RATE, ON_TOPIC = 0.015, 0.8
+NEWS_RATE, ON_TOPIC = 0.1, 0.8
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,17 @@ def generate(folder: Path, days: int = 30, per_day: int = 500, seed: int = 1, en
     asked_ms = np.sort(rng.integers(days, size=n) * DAY_MS + time_of_day_ms)
     query, user = rng.choice(QUERIES, n, p=shares(rng, QUERIES)), rng.integers(2_000, size=n)
     topic_of_query = rng.integers(TOPICS, size=QUERIES)
-    n_documents = DOCUMENTS + NEW * days
+    n_documents = NEW * (days + FOUND_DAYS)
     topic_of_document, quality = rng.integers(TOPICS, size=n_documents), rng.normal(0, QUALITY, n_documents)
-    begin_ms = np.where(np.arange(n_documents) < DOCUMENTS, -DAY_MS, rng.integers(days * DAY_MS, size=n_documents))
+    begin_ms = rng.integers(-FOUND_DAYS * DAY_MS, days * DAY_MS, size=n_documents)
+    end_of_ms = begin_ms + FOUND_DAYS * DAY_MS
     same_topic = topic_of_query[:, None] == topic_of_document
     fit = rng.normal(0, 1, (QUERIES, n_documents)) + np.where(same_topic, 1.0, -1.0)
     score = 1 / (1 + np.exp(-(fit + rng.normal(0, NOISE, fit.shape))))
 
-    document = np.concatenate([_found(rng, same_topic[query[place]], begin_ms < asked_ms[place]) for place in range(n)])
+    document = np.concatenate(
+        [_found(rng, same_topic[query[place]], (begin_ms < asked_ms[place]) & (asked_ms[place] < end_of_ms)) for place in range(n)]
+    )
     search = np.repeat(np.arange(n), SHOWN)
     at_ms = asked_ms[search]
     news = in_episodes(rng, document, at_ms, n_documents, NEWS_RATE, days, (2, 10))
