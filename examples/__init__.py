@@ -4,4 +4,4 @@ Each example is a package with its `definitions` and an `example` (`examples.exa
 """
 
 #: The examples, in the order of the documentation.
-NAMES = ("shop", "fraud", "ads", "moderation", "search")
+NAMES = ("shop", "fraud", "ads", "moderation", "search", "recommendation")

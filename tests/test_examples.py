@@ -16,6 +16,7 @@ import pytest
 import examples.ads.impressions as ads
 import examples.fraud.transactions as fraud
 import examples.moderation.texts as moderation
+import examples.recommendation.visits as recommendation
 import examples.search.searches as search
 from benchmarks._label_points import label_points
 from benchmarks._measures import MEASURES
@@ -45,6 +46,9 @@ def simulated(name: str, folder: Path, seed: int = 1) -> tuple[dict[str, Path], 
     if name == "search":
         report = search.generate(folder, days=20, per_day=15, seed=seed)
         return {"results": report.results}, report.labels
+    if name == "recommendation":
+        report = recommendation.generate(folder, users=20, days=20, per_day=15, seed=seed)
+        return {"visits": report.visits}, report.labels
     report = moderation.generate(folder, authors=300, days=30, per_day=300, seed=seed)
     return {"texts": report.texts, "removals": report.removals}, report.labels
 
