@@ -1,22 +1,17 @@
-"""The example of the card issuer: its simulated data, its declarations, and the features of its benchmark."""
+"""The simulated data of the card issuer; `test_examples` has what holds for all examples."""
 
 from __future__ import annotations
 
 import csv
-import math
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from benchmarks.fraud_gain import label_points
-from braid.testing import features_at
-from examples.fraud.definitions import chargebacks, fraud, project, transactions
-from examples.fraud.transactions import DELAY_DAYS, END_MS, Report, generate
-from features.instants import parse_rfc3339, rfc3339
+from examples.fraud.transactions import DELAY_DAYS, Report, generate
+from examples.simulation import END_MS
+from features.instants import parse_rfc3339
 from features.windows import DAY_MS
-from infra.project import load_project
-from infra.settings import Settings
 
 SCENARIOS = {1, 2, 3, 4, 5}
 
@@ -43,13 +38,6 @@ def purchases(report: Report) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def labels(report: Report) -> dict[str, dict[str, str]]:
     return {row["transaction_id"]: row for row in rows_of(report.labels)}
-
-
-def test_a_seed_gives_the_same_bytes(report: Report, tmp_path: Path) -> None:
-    again, another = simulate(tmp_path / "again"), simulate(tmp_path / "another", seed=2)
-    for name in ("transactions", "chargebacks", "labels"):
-        assert getattr(again, name).read_bytes() == getattr(report, name).read_bytes()
-        assert getattr(another, name).read_bytes() != getattr(report, name).read_bytes()
 
 
 def test_the_report_says_what_the_files_hold(report: Report, purchases: list, labels: dict) -> None:
@@ -113,35 +101,3 @@ def test_card_testing_is_a_burst_at_many_terminals(labels: dict) -> None:
     spans = [parse_rfc3339(rows[-1]["time"]) - parse_rfc3339(rows[0]["time"]) for rows in bursts.values()]
     assert sorted(spans)[len(spans) // 2] < 2 * 3_600_000
     assert all(len({row["terminal_id"] for row in rows}) >= 4 for rows in bursts.values())
-
-
-def test_a_file_has_the_columns_of_its_source(report: Report) -> None:
-    for source, path in ((transactions, report.transactions), (chargebacks, report.chargebacks)):
-        assert {column.name for column in source.columns} == set(rows_of(path)[0])
-
-
-def test_the_project_is_found_by_its_name(tmp_path: Path) -> None:
-    settings = Settings.load(str(tmp_path)).model_copy(update={"project": "examples.fraud.definitions:project"})
-    loaded = load_project(settings)
-    assert loaded == project
-    assert [group.name for group in loaded.groups_of(transactions)] == ["cards", "terminals"]
-    assert [group.name for group in loaded.groups_of(chargebacks)] == ["terminal_chargebacks"]
-
-
-def test_the_features_of_the_benchmark_are_those_of_the_declaration(report: Report, purchases: list) -> None:
-    events = {transactions: purchases, chargebacks: rows_of(report.chargebacks)}
-    points = label_points(report)
-    assert len(points) == report.purchases
-    later = points[points["q_ms"] > report.begin_ms + 30 * DAY_MS]
-    chosen = [point for kind in (0, 2, 4, 5) for point in later[later["scenario"] == kind][::7][:2].itertuples()]
-    values_compared = 0
-    for point in chosen:
-        for group, prefix in ((entry.group, entry.prefix) for entry in fraud.vector.inputs):
-            entity = getattr(point, group.entity)
-            mine = [event for event in events[group.source] if event[group.entity] == str(entity)]
-            for kind, at_ms in (("", point.q_ms), ("batch_", point.q_ms - point.q_ms % DAY_MS)):
-                for name, value in features_at(group, mine, entity, rfc3339(at_ms)).items():
-                    cell = getattr(point, f"{kind}{prefix}{name}")
-                    assert math.isnan(cell) if value is None else cell == pytest.approx(value), (group.name, kind, name)
-                    values_compared += bool(value)
-    assert values_compared > 100

@@ -23,12 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS = 1_000, 60_000, 3_600_000, 86_400_000
+from examples.simulation import DAY_MS, END_MS, HOUR_MS, MINUTE_MS, Floats, Ints, rfc3339
 
-#: The end of the simulated time by default: 2025-06-01T00:00:00Z.
-END_MS = 1_748_736_000_000
 #: The side of the square on which cards and terminals lie, and the distance up to which a card pays at a terminal.
 SIDE, RADIUS = 100.0, 10.0
 #: The amount above which every purchase is fraud of scenario 1.
@@ -42,9 +39,6 @@ SMALL_SHARE, LARGE_SHARE, SPREE_RATE, MINUTES_RATE, CROWD_RATE = 0.06, 0.005, 0.
 COMPROMISED_RATE, STOLEN_RATE, TESTING_RATE, ATTACKED_RATE = 0.0003, 0.00025, 0.00015, 0.0003
 #: The share of the purchases at a compromised terminal that are fraud.
 COMPROMISED_SHARE = 0.8
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ def generate(
     begin_ms = end_ms - days * DAY_MS
     at_ms = at_ms + begin_ms
     known_ms = at_ms + delay_ms
-    times, amounts = _rfc3339(at_ms), np.char.mod("%.2f", amount)
+    times, amounts = rfc3339(at_ms), np.char.mod("%.2f", amount)
     ids, terminal_ids = np.char.mod("t%07d", np.arange(len(card))), np.char.mod("m%05d", terminal)
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +101,7 @@ def generate(
     )  # fmt: skip
     known = np.flatnonzero((scenario > 0) & (known_ms < end_ms))
     known = known[np.argsort(known_ms[known], kind="stable")]
-    columns = (ids[known], card[known], terminal_ids[known], amounts[known], _rfc3339(known_ms[known]))
+    columns = (ids[known], card[known], terminal_ids[known], amounts[known], rfc3339(known_ms[known]))
     _write(
         chargebacks, "event_id,event_type,transaction_id,card_id,terminal_id,amount,event_timestamp",
         (f"c{i[1:]},CHARGEBACK,{i},{c},{t},{a},{when}" for i, c, t, a, when in zip(*columns, strict=True)),
@@ -275,11 +269,6 @@ class _Simulation:
             cards = rng.choice(self.cards, n, replace=False)
             begin_ms, length_ms = day_ms + self._time_of_day_ms(1), rng.uniform(1, 4) * HOUR_MS
             self._add(cards, terminal, begin_ms + rng.uniform(0, length_ms, n), self.mean_amount[cards] * rng.uniform(0.7, 3, n), 5)
-
-
-def _rfc3339(instants_ms: Ints) -> npt.NDArray[Any]:
-    """Instants in UTC with milliseconds."""
-    return np.char.add(np.datetime_as_string(instants_ms.astype("datetime64[ms]")), "Z")
 
 
 def _write(path: Path, header: str, lines: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""`braid demo` and `braid bench`: the example shop, and the benchmarks."""
+"""`braid demo` and `braid bench`: the examples, and the benchmarks."""
 
 from __future__ import annotations
 
@@ -15,25 +15,31 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def demo(
     context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The example.")] = "shop",
     leave: Annotated[bool, typer.Option("--exit", help="End after the summary. Default: stay up until Ctrl-C.")] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="File to which the summary is written as JSON.", show_default=False)
     ] = None,
     speed: Annotated[
-        float | None, typer.Option("--speed", min=1, help="Event time divided by wall time, for the replay.")
-    ] = 40_000,
+        float | None,
+        typer.Option(
+            "--speed", min=1, help="Event time divided by wall time, for the replay. Default: the example's.", show_default=False
+        ),
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Run the example shop: load a year of purchases, train, stream a week, serve, and compare with brute force.
+    """Run an example: load its history, train, stream a week, serve, and compare with brute force.
 
-    The state is in the folder `demo` of the home; each run begins with an empty folder.
+    The state is in the folder `demo` of the home for the example shop, and in `demo_NAME` for another; each run begins with an empty folder.
     """
-    from infra.settings import DEFAULT_PROJECT, Settings
-    from orchestration.demo import Demo
+    from infra.settings import Settings
+    from orchestration.demo import Demo, example_of
 
-    settings = Settings.load(settings_of(context, home).home / "demo", DEFAULT_PROJECT)
-    summary = Demo(settings, speed).run(leave=leave, report=report)
+    example = example_of(name)
+    folder = "demo" if name == "shop" else f"demo_{name}"
+    settings = Settings.load(settings_of(context, home).home / folder, example.project)
+    summary = Demo(settings, example, speed).run(leave=leave, report=report)
     if as_json:
         print_json(summary)
     if summary["cells_different"]:

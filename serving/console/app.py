@@ -32,9 +32,10 @@ from serving.console.description import (
 )
 from serving.console.explanation import Explainer, Explanation, History, Point
 from serving.console.requests import CONSOLE_REQUESTS, ConsoleRequest, EntityRequest, HistoryRequest
-from serving.encoding import json_response
+from serving.encoding import encoded
 from serving.errors import RefusalError
-from serving.predicting import keys_of, tiles_kept_ms
+from serving.ids import keys_of
+from serving.predicting import tiles_kept_ms
 from serving.variants import Models
 from store.errors import StoreError
 from store.protocol import Reader
@@ -111,7 +112,9 @@ class Console:
 
     async def _explainer(self, request: EntityRequest) -> Explainer:
         group = self._group(request.group)
-        reading = await self._store.read(group, keys_of(group, [request.id]))
+        # The page names an entity of several columns by its id, such as 17/t9.
+        keys = [request.id] if group.is_composite else keys_of(group, [request.id])
+        reading = await self._store.read(group, keys)
         return Explainer(reading, tiles_kept_ms(self._settings, reading.group))
 
     def _group(self, name: str) -> FeatureGroup:
@@ -143,7 +146,7 @@ def console_app(console: Callable[[], Console]) -> Starlette:
         async def answer(request: Request) -> Response:
             body: Any = contract.model_validate_json(await request.body())
             try:
-                return json_response(await getattr(console(), action)(body))
+                return Response(encoded(await getattr(console(), action)(body)), media_type="application/json")
             except RefusalError as refusal:
                 return refusal.response()
 

@@ -168,7 +168,7 @@ def model_state(name: str, models: Models) -> ModelState:
 
 def _group(group: FeatureGroup) -> GroupDescription:
     features = [_feature(feature) for feature in group.features]
-    return GroupDescription(group.name, group.description, group.entity, _FORM_TYPES[group.entity_type], features)
+    return GroupDescription(group.name, group.description, group.entity_text, _FORM_TYPES[group.entity_type], features)
 
 
 def _feature(feature: Feature) -> FeatureDescription:
@@ -186,7 +186,7 @@ def _feature(feature: Feature) -> FeatureDescription:
 
 
 def _model(model: Model) -> ModelDescription:
-    groups = {entry.key: entry.group.name for entry in reversed(model.vector.inputs)}
+    groups = {key: entry.group.name for entry in reversed(model.vector.inputs) for key in entry.keys}
     keys = [FieldDescription(key, _FORM_TYPES[kind], True, None, groups[key]) for key, kind in model.vector.keys.items()]
     request = [
         FieldDescription(column.name, _FORM_TYPES[column.type], column.required, column.default, None) for column in model.request

@@ -1,0 +1,36 @@
+"""The demo of the ad exchange, with 30 days of simulated impressions to 2,000 users, and the measures of its model.
+
+Fresh counters matter for new ads and episodes; for the usual impressions, of which most is known from the past, they matter little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from examples.ads.impressions import generate
+from examples.example import EventFiles, Example, Gain
+
+
+def write(folder: Path, end_ms: int) -> EventFiles:
+    """The impressions and clicks."""
+    return {"ad_events": (generate(folder, users=2_000, days=30, per_day=5_000, end_ms=end_ms).ad_events,)}
+
+
+def labelled(folder: Path, seed: int) -> tuple[Mapping[str, Path], Path]:
+    """The files of 4,000 users, and whether each impression was clicked."""
+    report = generate(folder, seed=seed)
+    return {"ad_events": report.ad_events}, report.labels
+
+
+example = Example(
+    name="ads",
+    origin="impressions and clicks: simulated data",
+    write=write,
+    candidate=("ad_id",),
+    gain=Gain(
+        generate=labelled,
+        scenarios={0: "usual", 1: "new ad", 2: "trending ad", 3: "fault of an ad or a slot"},
+        measures=("log loss", "calibration error", "AUC"),
+    ),
+)

@@ -1,0 +1,39 @@
+"""The demo of the recommendations, with 35 days of simulated visits, and the measures of its model.
+
+What a user wants in this visit is seen in the views of the last minutes only; what a user always likes is known from the past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from examples.example import EventFiles, Example, Gain
+from examples.recommendation.visits import generate
+
+
+def write(folder: Path, end_ms: int) -> EventFiles:
+    """The views, recommendations and clicks."""
+    return {"visits": (generate(folder, users=400, days=35, per_day=120, end_ms=end_ms).visits,)}
+
+
+def labelled(folder: Path, seed: int) -> tuple[Mapping[str, Path], Path]:
+    """The files of 12,000 visits, and whether each recommendation was clicked."""
+    report = generate(folder, seed=seed)
+    return {"visits": report.visits}, report.labels
+
+
+example = Example(
+    name="recommendation",
+    origin="visits and clicks: simulated data",
+    write=write,
+    candidate=("item_id", "taste_id", "popularity"),
+    candidates=500,
+    gain=Gain(
+        generate=labelled,
+        scenarios={0: "usual need", 1: "new need", 2: "trending item"},
+        measures=("AUC",),
+        overall=("NDCG@10",),
+        baseline="popularity",
+    ),
+)

@@ -1,0 +1,139 @@
+"""The data of the recommendations: simulated visits of users, what they viewed, the items that were recommended, and the clicks.
+
+A user has tastes, a share of each category. A visit has an intent, a category: mostly one of the user's tastes, otherwise any category, such as
+for a present. In the visit the user views some items, most of them of the intent, and then sees a list of recommended items: half of them
+popular ones, half of the categories that the user likes or has just viewed. They are shown in a random order, so a click does not depend on the rank.
+The logarithm of the odds of a click is a sum of
+
+    intent, taste           more if the category is that of the intent; more with the user's share of the category
+    quality                 of the item, fixed
+    trend                   for 3 to 12 hours an item is clicked and viewed more often
+
+    1  new need             the intent is a category that the user hardly ever views
+    2  trending item        the recommended item is in its trend
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from examples.simulation import DAY_MS, END_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Floats, Ints, in_episodes, rfc3339
+
+CATEGORIES, ITEMS, VIEWS, LISTED = 15, 300, 6, 20
+#: The share of visits with an intent from the user's tastes, of views of the intent, and below which a taste is a new need.
+LIKED, ON_INTENT, HARDLY = 0.65, 0.8, 0.05
+#: The log odds of a click, and the weights of intent, taste, quality and trend; trends per item and day.
+BASE, INTENT, TASTE, QUALITY, TREND, TREND_RATE = -4.2, 1.8, 1.5, 0.7, 1.8, 0.06
+
+
+@dataclass(frozen=True)
+class Report:
+    """The files that `generate` wrote.
+
+    Attributes:
+        visits: The CSV file of views, recommendations and clicks, with the columns of the source.
+        labels: The CSV file with a row per recommended item: keys, popularity, time, scenario, list, and whether it was clicked.
+    """
+
+    visits: Path
+    labels: Path
+
+
+def generate(folder: Path, users: int = 800, days: int = 40, per_day: int = 300, seed: int = 1, end_ms: int = END_MS) -> Report:
+    """Writes the two files to a folder. The same arguments give the same bytes.
+
+    Args:
+        folder: Is made where it does not exist.
+        users: The number of users.
+        days: The length of the simulated time.
+        per_day: Visits per day, each with a list of recommendations.
+        seed: Of all chance.
+        end_ms: The end of the simulated time. A whole day (UTC) keeps the times of day.
+    """
+    rng = np.random.default_rng(seed)
+    tastes = rng.dirichlet(np.full(CATEGORIES, 0.25), users)
+    category, quality = np.arange(ITEMS) % CATEGORIES, rng.normal(0, QUALITY, ITEMS)
+    weight = np.exp(quality + rng.normal(0, 0.7, ITEMS))
+    popularity = np.round(weight / weight.max(), 4)
+
+    n = days * per_day
+    time_of_day_ms = (rng.normal(17 * HOUR_MS, 4 * HOUR_MS, n) % DAY_MS).astype(np.int64)
+    begin_ms = np.sort(rng.integers(days, size=n) * DAY_MS + time_of_day_ms)
+    user, liked = rng.integers(users, size=n), rng.random(n) < LIKED
+    intent = np.where(liked, _drawn(rng, tastes[user]), rng.integers(CATEGORIES, size=n))
+
+    visit = np.repeat(np.arange(n), 2 + rng.poisson(VIEWS - 2, n))
+    viewed_category = np.where(rng.random(len(visit)) < ON_INTENT, intent[visit], _drawn(rng, tastes[user[visit]]))
+    viewed = _items_of(rng, viewed_category, category, weight)
+    viewed_ms = begin_ms[visit] + rng.integers(8 * MINUTE_MS, size=len(visit))
+
+    listed = np.repeat(np.arange(n), LISTED)
+    shown_ms = begin_ms[listed] + 8 * MINUTE_MS
+    own = np.where(rng.random(len(listed)) < 0.3, intent[listed], _drawn(rng, tastes[user[listed]]))
+    popular = rng.choice(ITEMS, len(listed), p=weight / weight.sum())
+    shown = np.where(np.arange(len(listed)) % 2 == 0, popular, _items_of(rng, own, category, weight))
+    trend = in_episodes(rng, shown, shown_ms, ITEMS, TREND_RATE, days, (3, 12))
+    odds = (
+        BASE
+        + INTENT * (category[shown] == intent[listed])
+        + TASTE * tastes[user[listed], category[shown]]
+        + quality[shown]
+        + TREND * trend
+    )
+    clicked = rng.random(len(odds)) < 1 / (1 + np.exp(-odds))
+    clicked_ms = shown_ms + rng.integers(SECOND_MS, 5 * MINUTE_MS, len(shown))
+    new_need = tastes[user, intent] < HARDLY
+    scenario = np.where(trend, 2, np.where(new_need[listed], 1, 0))
+
+    start_ms, end_of_data_ms = end_ms - days * DAY_MS, days * DAY_MS
+    folder.mkdir(parents=True, exist_ok=True)
+    shown_rows = _rows(user[listed], shown, category, popularity)
+    events = [
+        (at, f"v{place:07d},VIEW,,{row},{when}")
+        for place, (at, row, when) in enumerate(
+            zip(viewed_ms, _rows(user[visit], viewed, category, popularity), rfc3339(start_ms + viewed_ms), strict=True)
+        )
+    ]
+    times = rfc3339(start_ms + shown_ms)
+    events += [
+        (at, f"s{place:07d},SHOWN,w{place:07d},{row},{when}")
+        for place, (at, row, when) in enumerate(zip(shown_ms, shown_rows, times, strict=True))
+    ]
+    hits = np.flatnonzero(clicked)
+    click_times = rfc3339(start_ms + clicked_ms[hits])
+    events += [
+        (clicked_ms[place], f"c{place:07d},CLICK,w{place:07d},{shown_rows[place]},{when}")
+        for place, when in zip(hits, click_times, strict=True)
+    ]
+    inside = sorted(event for event in events if event[0] < end_of_data_ms)
+    visits, labels = folder / "visits.csv", folder / "labels.csv"
+    header = "event_id,event_type,shown_id,user_id,item_id,taste_id,popularity,event_timestamp"
+    visits.write_text("\n".join([header, *(line for _, line in inside), ""]))
+    lines = (
+        f"{row},{when},{kind},{place},{int(label)}"
+        for row, at, when, kind, place, label in zip(shown_rows, shown_ms, times, scenario, listed, clicked, strict=True)
+        if at < end_of_data_ms
+    )
+    labels.write_text("\n".join(["user_id,item_id,taste_id,popularity,time,scenario,list_id,label", *lines, ""]))
+    return Report(visits, labels)
+
+
+def _drawn(rng: np.random.Generator, chances: Floats) -> Ints:
+    """A category for each row of chances."""
+    return np.minimum((np.cumsum(chances, axis=1) < rng.random(len(chances))[:, None]).sum(axis=1), CATEGORIES - 1)
+
+
+def _items_of(rng: np.random.Generator, wanted: Ints, category: Ints, weight: Floats) -> Ints:
+    """An item of each wanted category, by weight."""
+    chosen = np.empty(len(wanted), dtype=np.int64)
+    for number in range(CATEGORIES):
+        members, mask = np.flatnonzero(category == number), wanted == number
+        chosen[mask] = rng.choice(members, mask.sum(), p=weight[members] / weight[members].sum())
+    return chosen
+
+
+def _rows(user: Ints, item: Ints, category: Ints, popularity: Floats) -> list[str]:
+    return [f"{u},i{i:03d},u{u}-k{category[i]:02d},{popularity[i]}" for u, i in zip(user, item, strict=True)]

@@ -1,0 +1,39 @@
+"""The demo of the search, with 30 days of simulated searches, and the measures of its model.
+
+Of a document that is new or in the news only fresh clicks tell. The fit of a usual document is known from the past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from examples.example import EventFiles, Example, Gain
+from examples.search.searches import generate
+
+
+def write(folder: Path, end_ms: int) -> EventFiles:
+    """The shown documents and the clicks."""
+    return {"results": (generate(folder, days=30, per_day=250, end_ms=end_ms).results,)}
+
+
+def labelled(folder: Path, seed: int) -> tuple[Mapping[str, Path], Path]:
+    """The files of 15,000 searches, and whether each shown document was clicked."""
+    report = generate(folder, seed=seed)
+    return {"results": report.results}, report.labels
+
+
+example = Example(
+    name="search",
+    origin="searches and clicks: simulated data",
+    write=write,
+    candidate=("document_id", "pair_id", "text_match"),
+    candidates=50,
+    gain=Gain(
+        generate=labelled,
+        scenarios={0: "usual", 1: "new document", 2: "in the news"},
+        measures=("AUC", "log loss"),
+        overall=("NDCG@10",),
+        baseline="text_match",
+    ),
+)
