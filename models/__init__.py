@@ -2,8 +2,11 @@
 
 outcomes        the label: whether the declared event followed
 training_set    labels, with the features of their entities at the time of the label
-training        a candidate, and its twin on batch features
+training        a candidate, and its twin on batch features; the fit on all rows
+evaluation      metrics by objective, and the criteria of the gate
 promotion       the gate between candidate and champion
+formats         LightGBM's text and ONNX: what is stored of a fitted model, and a model in memory
+registration    a fitted model as a run and a version in MLflow
 registry        versions and aliases in MLflow; serving follows the alias `champion`
 ranking         the AUC of scores, and the difference between two models
 """
