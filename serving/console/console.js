@@ -194,9 +194,10 @@ function showFeatures(explanation) {
     row.classList.toggle("selected", feature.name === state.feature);
     row.querySelector(".name").setAttribute("aria-pressed", String(feature.name === state.feature));
     row.querySelector(".mark").hidden = !feature.degraded;
+    const timed = declaredGroup().features.find(({ name }) => name === feature.name)?.rule.startsWith("since"); // changes by itself
     COLUMNS.forEach(([field], place) => {
       const cell = row.cells[place + 1], value = feature[field];
-      setText(cell.firstChild, valueText(value), true);
+      setText(cell.firstChild, valueText(value), !timed);
       cell.title = value === null ? "no value" : String(value);
       cell.classList.toggle("none", value === null);
       cell.classList.toggle("list", Array.isArray(value));
@@ -327,7 +328,7 @@ function drawPlot(explanation) {
   const whole = numeric.every((point) => Number.isInteger(point.value));
   const path = (points) => points.map((point, index) =>
     index === 0 ? `M${x(point.at_ms)} ${y(point.value)}` : whole ? `H${x(point.at_ms)}V${y(point.value)}` : `L${x(point.at_ms)} ${y(point.value)}`).join("");
-  drawing.append(shape("path", { class: "area", d: `${path(numeric)}V${box.bottom}H${x(numeric[0].at_ms)}Z` }));
+  if (low === 0) drawing.append(shape("path", { class: "area", d: `${path(numeric)}V${box.bottom}H${x(numeric[0].at_ms)}Z` }));
   const degraded = numeric.filter((point) => point.degraded);
   if (degraded.length > 1) drawing.append(shape("path", { class: "line degraded", d: path(degraded) }));
   drawing.append(shape("path", { class: "line merged", d: path(numeric) }));
@@ -335,7 +336,7 @@ function drawPlot(explanation) {
   if (!narrow) nameLines(drawing, box, { at: y(last.value), value: last.value }, alone === null ? null : { at: y(alone), value: alone });
   if (!narrow && explanation.tiles.length) drawing.append(shape("text", { x: box.right + 8, y: box.bottom + 13 }, "speed tiles"));
 
-  const cursor = shape("line", { class: "cursor", y1: box.top, y2: box.bottom, x1: -9, x2: -9 });
+  const cursor = shape("line", { class: "cursor", y1: box.top, y2: box.bottom, visibility: "hidden" });
   drawing.append(cursor);
   area.replaceChildren(drawing);
   const end = explanation.batch_end_ms;
@@ -348,10 +349,11 @@ function drawPlot(explanation) {
     const at = from + ((clientX - drawing.getBoundingClientRect().left - box.left) / (box.right - box.left)) * (now - from);
     const point = numeric.findLast((candidate) => candidate.at_ms <= at) ?? numeric[0];
     for (const side of ["x1", "x2"]) cursor.setAttribute(side, x(point.at_ms));
+    cursor.setAttribute("visibility", "visible");
     setText($("plot-readout"), `${clockText(point.at_ms, now)} UTC (${ageText(now - point.at_ms)} ago): merged ${valueText(point.value)}, batch alone ${valueText(alone)}${point.degraded ? ", may not be exact" : ""}`);
   };
   drawing.addEventListener("pointermove", (event) => { state.pointer = event.clientX; read(event.clientX); });
-  drawing.addEventListener("pointerleave", () => { state.pointer = null; cursor.setAttribute("x1", -9); cursor.setAttribute("x2", -9); read(null); });
+  drawing.addEventListener("pointerleave", () => { state.pointer = null; cursor.setAttribute("visibility", "hidden"); read(null); });
   read(state.pointer ?? null);
 }
 
@@ -472,7 +474,7 @@ function gauge(key, title, text, note, series, late = false) {
     let pen = "M";
     const d = values.map((value, place) => {
       if (value === null) { pen = "M"; return ""; }
-      const piece = `${pen}${SPARK_POINTS - values.length + place} ${29 - (value / top) * 28}`;
+      const piece = `${pen}${(place / Math.max(1, values.length - 1)) * (SPARK_POINTS - 1)} ${29 - (value / top) * 28}`;
       pen = "L";
       return piece;
     }).join("");
