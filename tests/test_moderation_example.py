@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from examples.moderation.texts import Report, generate
-from examples.moderation.worker import Figures, Judge, Worker, verdict_of
+from examples.moderation.worker import Figures, Judge, Worker, text_of, verdict_of
 from examples.simulation import DAY_MS
 from features.instants import parse_rfc3339
 
@@ -94,9 +94,17 @@ def test_a_text_without_an_answer_waits_for_a_person(answer: Callable[[httpx.Req
     assert (verdict["verdict"], verdict["probability"], verdict["degraded"]) == ("review", None, True)
 
 
+@pytest.mark.parametrize(
+    "message", [None, b"", b"no JSON", b"[]", b'{"text_id": "x1"}', json.dumps({**TEXT, "text_id": 1}).encode()]
+)
+def test_a_message_that_is_no_text_is_left_to_the_dead_letters(message: bytes | None) -> None:
+    assert text_of(message) is None
+    assert text_of(json.dumps(TEXT).encode()) == TEXT
+
+
 def test_the_summary_of_a_worker() -> None:
     worker = Worker({}, "http://serving", {})
-    worker.figures = Figures({"keep": 2, "review": 1, "remove": 1}, [0.1, 0.2, 0.3, 6.0], 0, 9)
+    worker.figures = Figures({"keep": 2, "review": 1, "remove": 1}, 3, [0.1, 0.2, 0.3, 6.0], 0, 9)
     assert worker.summary() == {
-        "keep": 2, "review": 1, "remove": 1, "p50_seconds": 0.25, "p99_seconds": pytest.approx(11.4, abs=6), "within_budget": 0.75, "largest_backlog": 9,
+        "keep": 2, "review": 1, "remove": 1, "unreadable": 3, "p50_seconds": 0.25, "p99_seconds": pytest.approx(11.4, abs=6), "within_budget": 0.75, "largest_backlog": 9,
     }  # fmt: skip

@@ -56,6 +56,7 @@ def send(kafka: dict[str, Any], first: int, count: int) -> None:
     for place in range(first, first + count):
         text = {"text_id": f"x{place}", "author_id": place, "text_key": "k", "text": "da", "links": place % 6, "event_timestamp": "2026-01-01T00:00:00Z"}  # fmt: skip
         producer.send(TEXTS, key=str(place).encode(), value=json.dumps(text).encode())
+    producer.send(TEXTS, value=b"no text")
     producer.close(timeout=30)
 
 
@@ -89,6 +90,7 @@ def test_every_text_gets_a_verdict_and_a_second_worker_goes_on(kafka: dict[str, 
         assert rows[f"x{place}"]["degraded"] is (place % 6 == 5)
     assert worker.figures.verdicts == {"keep": 10, "review": 40, "remove": 10}
     assert len(worker.figures.seconds) == 60
+    assert worker.figures.unreadable == 1
     send(kafka, 60, 6)
     run(Worker(kafka, serving_url, {}))
     assert len(verdicts(kafka)) == 66

@@ -75,7 +75,7 @@ def generate(
     times, removal_times = rfc3339(begin_ms + at_ms), rfc3339(begin_ms + at_ms + delay_ms)
 
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.csv" for name in ("texts", "removals", "labels")]
+    texts_path, removals_path, labels_path = (folder / f"{name}.csv" for name in ("texts", "removals", "labels"))
     texts = ["event_id,text_id,author_id,room_id,text_key,text,links,event_timestamp"]
     labels = ["author_id,text_key,time,text,links,scenario,label"]
     for place, (row, when) in enumerate(zip(rows, times, strict=True)):
@@ -85,9 +85,9 @@ def generate(
     known = known[np.argsort(at_ms[known] + delay_ms[known], kind="stable")]
     removals = ["event_id,text_id,author_id,event_timestamp"]
     removals += [f"r{place:07d},x{place:07d},{rows[place].author},{removal_times[place]}" for place in known]
-    for path, lines in zip(paths, (texts, removals, labels), strict=True):
+    for path, lines in ((texts_path, texts), (removals_path, removals), (labels_path, labels)):
         path.write_text("\n".join([*lines, ""]))
-    return Report(*paths, len(rows), {kind: int((scenario == kind).sum()) for kind in range(1, 5)})
+    return Report(texts_path, removals_path, labels_path, len(rows), {kind: int((scenario == kind).sum()) for kind in range(1, 5)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class _Forum:
             text = self._greetings[rng.integers(GREETINGS)] if kind > 1 - GREETED else self._text()
             self._add(at_ms, author, room, text, int(link), int(self._abusive[author] and chance < ABUSE))
 
-    def _add(self, at_ms: int, author: int, room: int, text: str, links: int = 0, scenario: int = 0) -> None:
+    def _add(self, at_ms: int, author: int, room: int | np.int64, text: str, links: int = 0, scenario: int = 0) -> None:
         self._rows.append(_Row(int(at_ms), int(author), int(room), text, links, scenario))
 
     def _talk(self, begin_ms: int) -> None:

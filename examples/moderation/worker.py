@@ -28,6 +28,8 @@ REMOVE, REVIEW = 0.8, 0.2
 #: The time of a verdict, and how many texts are asked about at once.
 BUDGET_SECONDS, CONCURRENT = 5.0, 8
 _BATCH = 200
+#: The columns that a verdict needs.
+FIELDS = {"text_id", "author_id", "text_key", "text", "links", "event_timestamp"}
 
 
 @dataclass
@@ -36,12 +38,14 @@ class Figures:
 
     Attributes:
         verdicts: Verdict → number of its texts.
+        unreadable: The number of messages that are no text of the source. The speed layer keeps them as dead letters.
         seconds: For each text, the time from Kafka's time of the text to the acknowledgement of its verdict.
         backlog: The number of texts that wait in Kafka.
         largest_backlog: The largest backlog so far.
     """
 
     verdicts: dict[str, int] = field(default_factory=lambda: {"keep": 0, "review": 0, "remove": 0})
+    unreadable: int = 0
     seconds: list[float] = field(default_factory=list)
     backlog: int = 0
     largest_backlog: int = 0
@@ -52,6 +56,15 @@ def verdict_of(probability: float | None) -> str:
     if probability is None or REVIEW <= probability < REMOVE:
         return "review"
     return "remove" if probability >= REMOVE else "keep"
+
+
+def text_of(message: bytes | None) -> dict[str, Any] | None:
+    """The event of a message; None for a message that is no text of the source."""
+    try:
+        event = json.loads(message or b"")
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and event.keys() >= FIELDS and isinstance(event["text_id"], str) else None
 
 
 class Judge:
@@ -102,8 +115,9 @@ class Worker:
     def run(self, stop: threading.Event) -> None:
         """Works until the event is set, and then until no text waits any more."""
         consumer = KafkaConsumer(
-            TEXTS, **self._kafka, group_id=GROUP, enable_auto_commit=False, auto_offset_reset="earliest", max_poll_records=_BATCH
-        )
+            TEXTS, **self._kafka, group_id=GROUP, enable_auto_commit=False, auto_offset_reset="earliest", max_poll_records=_BATCH,
+            isolation_level="read_committed",
+        )  # fmt: skip
         producer = KafkaProducer(**self._kafka, linger_ms=2)
         try:
             with (
@@ -127,17 +141,23 @@ class Worker:
         cuts = statistics.quantiles(self.figures.seconds, n=100) if len(self.figures.seconds) > 1 else [0.0] * 99
         within = sum(taken <= BUDGET_SECONDS for taken in self.figures.seconds) / max(1, len(self.figures.seconds))
         times = {"p50_seconds": round(cuts[49], 2), "p99_seconds": round(cuts[98], 2), "within_budget": round(within, 4)}
-        return {**self.figures.verdicts, **times, "largest_backlog": self.figures.largest_backlog}
+        return {
+            **self.figures.verdicts,
+            "unreadable": self.figures.unreadable,
+            **times,
+            "largest_backlog": self.figures.largest_backlog,
+        }
 
     def _answer(self, producer: Any, judge: Judge, executor: ThreadPoolExecutor, records: Sequence[Any]) -> None:
-        texts = [json.loads(record.value) for record in records]
+        texts = [(record.timestamp, text) for record in records if (text := text_of(record.value)) is not None]
+        self.figures.unreadable += len(records) - len(texts)
         futures = []
-        for verdict in executor.map(judge.verdict, texts):
+        for verdict in executor.map(judge.verdict, [text for _, text in texts]):
             self.figures.verdicts[verdict["verdict"]] += 1
             futures.append(producer.send(VERDICTS, key=verdict["text_id"].encode(), value=json.dumps(verdict).encode()))
-        for record, future in zip(records, futures, strict=True):
+        for (arrived_ms, _), future in zip(texts, futures, strict=True):
             future.get(timeout=30)
-            self.figures.seconds.append(time.time() - record.timestamp / 1_000)
+            self.figures.seconds.append(time.time() - arrived_ms / 1_000)
 
     def _count_backlog(self, consumer: Any) -> None:
         """The backlog: the messages of all partitions after the position of this worker."""
