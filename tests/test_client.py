@@ -192,6 +192,9 @@ def test_the_types_of_the_answers_are_those_of_the_schema_of_the_api() -> None:
         if answer is Prediction:
             assert fields.pop("user_id"), "the key, which the caller knows"
             assert typed.pop("inputs"), "of models with several inputs"
+        if answer is not FeatureRows:
+            part, declared = (typed["candidates"][0], fields["candidates"][0]) if answer is Scores else (typed, fields)
+            assert declared.pop("prediction") in part.pop("prediction"), "which is of the model's objective"
         assert typed == fields, path
 
 

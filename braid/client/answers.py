@@ -32,9 +32,12 @@ class Provenance(msgspec.Struct, frozen=True):
 
 
 class FeatureRow(msgspec.Struct, frozen=True):
-    """The features of one entity, None where there is no value; a list is the value of `last_k` and `top_k`."""
+    """The features of one entity, None where there is no value; a list is the value of `last_k` and `top_k`.
 
-    id: int | str
+    The id of an entity of several columns has the value of each column.
+    """
+
+    id: int | str | dict[str, int | str]
     features: dict[str, float | int | list[float | int | str] | None]
     provenance: Provenance
 
@@ -51,14 +54,14 @@ class Prediction(msgspec.Struct, frozen=True):
     """A prediction.
 
     Attributes:
-        prediction: The probability of the outcome, from 0 to 1.
+        prediction: The probability of the outcome, from 0 to 1; by the model's objective a number, or the probability of each class.
         features_used: Every input of the model; the declared default where a feature has no value.
         model: The model that answered.
         provenance: Where the features come from.
         inputs: The provenance of each input of a model with several.
     """
 
-    prediction: float
+    prediction: float | dict[str, float]
     features_used: dict[str, float]
     model: ModelInfo
     provenance: Provenance
@@ -68,7 +71,7 @@ class Prediction(msgspec.Struct, frozen=True):
 class CandidateScore(msgspec.Struct, frozen=True):
     """The prediction for a candidate, and whether any value behind it may not be exact."""
 
-    prediction: float
+    prediction: float | dict[str, float]
     degraded: bool
 
 

@@ -24,7 +24,8 @@ from features.errors import BraidError
 _BUSY = (429, 503)
 _pause = wait_random_exponential(multiplier=0.05, max=1)
 Answer = TypeVar("Answer")
-Id = int | str
+#: A value; or column → value, for an entity of several columns.
+Id = int | str | Mapping[str, int | str]
 #: A time with its offset, or milliseconds since 1970.
 Instant = datetime | int
 

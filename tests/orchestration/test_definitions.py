@@ -54,7 +54,7 @@ def test_the_job_of_a_model_brings_its_groups_and_no_others_and_trains_it(settin
     keys = definitions(of_payments, settings).resolve_job_def("backfill_fraud").asset_layer.selected_asset_keys
     of_groups = {
         f"{prefix}{group}{suffix}"
-        for group in ("cards", "terminals")
+        for group in ("cards", "terminals", "card_at_terminal")
         for prefix, suffix in (("", "_tiles"), ("", "_view"), ("online_", ""))
     }
     assert {key.to_user_string() for key in keys} == {
