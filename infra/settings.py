@@ -197,6 +197,12 @@ class Settings(BaseSettings):
     alias_poll_seconds: float = Field(
         3, alias="BRAID_ALIAS_POLL_SECONDS", gt=0, description="Seconds between two checks of serving for a new champion."
     )
+    serving_workers: int = Field(
+        1,
+        alias="BRAID_SERVING_WORKERS",
+        ge=1,
+        description="Processes of serving that answer requests on the same port, such as one for each core. Each takes about 400 MB.",
+    )
     keep_alive_seconds: int = Field(
         75,
         alias="BRAID_KEEP_ALIVE_SECONDS",

@@ -132,7 +132,7 @@ for _name, _action in _contracts:
 @bentoml.service(
     name="braid",
     description="Features merged from batch and speed at the time of the request, and the champion's prediction on them.",
-    workers=1,
+    workers=_settings.serving_workers,
     traffic={"timeout": _TIMEOUT_SECONDS, "max_concurrency": _MOST_AT_ONCE},
     logging={"access": {"enabled": False}},
     service_class=_FrontedService,

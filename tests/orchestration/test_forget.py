@@ -20,8 +20,10 @@ from batch.load import QUARANTINE, load_events
 from batch.publish import publish_view
 from batch.tiles import build_tiles, stale_days, tiles_table
 from batch.view import build_view
+from features.declaration import FeatureGroup, count
 from features.merge import merge
 from features.packed import batch_field, decode_batch
+from features.project import Project
 from features.windows import HOUR_MS
 from infra.embedded import services
 from infra.kafka import SERVED_TOPIC
@@ -31,7 +33,10 @@ from orchestration.topics import topics
 from speed.archive import COLUMNS, create_archive
 from speed.offline import table_of, tile_schema_sql
 from store.clients import store
-from tests.declarations import item_features, project, repurchase, user_events, user_features
+from store.server import open_store
+from tests import declarations
+from tests.declarations import item_features, repurchase, user_events, user_features
+from tests.pure import tiles_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -40,6 +45,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.long
 
 END = int(datetime(2026, 3, 10, tzinfo=UTC).timestamp() * 1_000)
+pairs = FeatureGroup("pairs", ("user_id", "item_id"), user_events, (count("purchases_1d", window="1d"),))
+project = Project(declarations.project.sources, (*declarations.project.groups, pairs), declarations.project.models)
 #: An id that no count, offset or time of the test is.
 GONE = 771_717
 
@@ -131,6 +138,11 @@ def fill(spark: SparkSession, settings: Settings) -> None:
         build_tiles(spark, settings, group, stale_days(spark, settings, group))
         build_view(spark, settings, group, END)
         publish_view(spark, settings, group)
+    # A pair that only the stream has seen: no table names it.
+    [tile] = tiles_of(pairs, [{"user_id": GONE, "item_id": "a/b", "ts_ms": END + 1}])
+    open_store(settings).put_tiles(
+        pairs, [(pairs.id_of((user, "a/b")), END // pairs.tile_ms * pairs.tile_ms, tile) for user in (1, GONE)], 3_600
+    )
     archive(spark, settings, json.dumps(event("new1", 1, END + 1)), json.dumps(event("new2", GONE, END + 1)), first=100)
 
     older = spark.createDataFrame([(GONE, 1), (1, 1)], "entity BIGINT, partial BIGINT")
@@ -177,12 +189,23 @@ def test_an_entity_is_gone_from_every_place_and_everybody_else_stays(spark: Spar
     }  # fmt: skip
     assert erased[f"topic {user_events.dlq_topic}"] == 2
     assert erased[f"store {user_features.name}"] == 1
-    for name in (tiles_table(user_features), f"view_{user_features.name}", repurchase.training_table, table_of(user_features)):
+    assert erased["store pairs"] == 2
+    assert {key.decode() for key in store(settings).scan_iter("pairs:*")} == {"pairs:1/cup", "pairs:2/cup", "pairs:1/a~1b"}
+    for name in (
+        tiles_table(user_features),
+        tiles_table(pairs),
+        "view_pairs",
+        f"view_{user_features.name}",
+        repurchase.training_table,
+        table_of(user_features),
+    ):
         assert erased[name] >= 1, name
     for name in sorted(path.name for path in Path(settings.lake_uri).iterdir() if (path / "_delta_log").exists()):
         columns = spark.read.format("delta").load(settings.table(name)).columns
         if name.startswith(("tiles_user", "view_user", "training", f"{user_features.name}_")):
             assert rows_on_disk(settings, name, "entity", GONE) == 0, name
+        elif "pairs" in name:
+            assert rows_on_disk(settings, name, "entity", f"{GONE}/cup") == 0, name
         elif "user_id" in columns:
             assert rows_on_disk(settings, name, "user_id", GONE) == 0, name
         elif "value" in columns:
