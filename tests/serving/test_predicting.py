@@ -56,7 +56,7 @@ def test_a_number_or_several_classes_are_the_answer_to_a_request_and_to_many_can
         predicted = await predictor.predict(request.model_validate({"user_id": 7}))
         scored = await predictor.score(many.model_validate({"candidates": [{"user_id": 7}, {"user_id": 8}]}))
         await online.close()
-        return bytes(predicted.body), bytes(scored.body)
+        return predicted, scored
 
     predicted, scored = asyncio.run(ask())
     [expected] = champion.predict([model.vector.empty()])
