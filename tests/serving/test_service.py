@@ -274,7 +274,7 @@ def test_the_typed_client_gives_what_the_service_answers(champion: Settings) -> 
     [expected] = features(champion, 21)
     assert row.features == expected["features"]
     assert rfc3339(round(row.provenance.as_of.timestamp() * 1_000)) == expected["provenance"]["as_of"]
-    assert (prediction.model.version, prediction.features_used["purchase_count_7d"]) == ("1", 1.0)
+    assert (prediction.model.version, prediction.features_used["purchase_count_7d"]) == ("2", 1.0)
     assert scores.candidates[0].prediction == prediction.prediction
     assert refused.value.status == 404
 
@@ -288,7 +288,7 @@ def test_the_page_of_the_console_and_its_requests_are_mounted(champion: Settings
         entity = client.post("/console/api/entity", json={"group": "user_features", "id": 23, "at": NOW}).json()
         assert {feature["name"]: feature["merged"] for feature in entity["features"]} == features(champion, 23)[0]["features"]
         [model] = client.post("/console/api/status", json={}).json()["models"]
-        assert model["variants"] == [{"name": "champion", "share": 1.0, "version": "1", "fault": ""}]
+        assert model["variants"] == [{"name": "champion", "share": 1.0, "version": "2", "fault": ""}]
         assert client.post("/console/api/entity", content=b"x", headers={"content-type": "text/plain"}).status_code == 415
 
 

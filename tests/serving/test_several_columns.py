@@ -14,6 +14,7 @@ import pytest
 
 from features.packed import FORMAT, BatchValue, FeatureView, encode
 from infra.settings import Settings
+from models.formats import Scorer
 from serving.contract import predict_contract, score_contract
 from serving.model import LoadedModel
 from serving.predicting import Predictor
@@ -60,7 +61,7 @@ def filled(valkey: Settings) -> Settings:
 def answered(settings: Settings, action: str, body: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
     """The answer, the records of the served log, and how often the store was read."""
     records: list[Callable[[], dict[str, Any]]] = []
-    champion = LoadedModel("fraud", "1", FirstInputs(), declared.vector)
+    champion = LoadedModel("fraud", "1", Scorer(declared.vector.names, declared.objective, (), FirstInputs()), declared.vector)
     models = SimpleNamespace(
         of=lambda subject: (known_variants(declared)["champion"], champion, False),
         champion=SimpleNamespace(current=champion),
@@ -75,7 +76,7 @@ def answered(settings: Settings, action: str, body: dict[str, Any]) -> tuple[dic
             predictor = Predictor(settings, declared, models, store, mock.Mock(stale=lambda *_: None), log, mock.Mock())  # type: ignore[arg-type]
             response = await getattr(predictor, action)(request)
         await store.close()
-        return bytes(response.body), read.call_count
+        return response, read.call_count
 
     encoded, reads = asyncio.run(run())
     return json.loads(encoded), [record() for record in records], reads
