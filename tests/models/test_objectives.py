@@ -21,7 +21,7 @@ from models.registry import CHAMPION, DIGEST_TAG, EVALUATED_TAG, batch_only_name
 from models.training import train_models, training_data
 from orchestration import plan
 from serving.contract import predict_contract, score_contract
-from serving.encoding import CandidateScore, ModelInfo, Provenance, ScoreAnswer, json_response, predict_answer
+from serving.encoding import CandidateScore, ModelInfo, Provenance, ScoreAnswer, encoded, predict_answer
 from serving.model import load_model
 from tests.declarations import repurchase, user_events, user_features
 
@@ -133,10 +133,10 @@ def test_a_model_of_any_answer_goes_through_the_gate_and_is_loaded_again(
 def _check_contract(model: Model, answer: Any) -> None:
     """What is encoded passes the contract of the model."""
     provenance, info = Provenance("2026-01-01T00:00:00.000Z", None, None, 0, False, (), (), ()), ModelInfo("m", "1", "champion")
-    encoded = json_response(predict_answer(("user_id",))(7, answer, {"spend": 1.5}, info, provenance)).body
-    assert predict_contract(model)[1].model_validate_json(bytes(encoded)).prediction == answer
-    scored = json_response(ScoreAnswer([CandidateScore(answer, False)], info, provenance)).body
-    assert score_contract(model)[1].model_validate_json(bytes(scored)).candidates[0].prediction == answer
+    predicted = encoded(predict_answer(("user_id",))(7, answer, {"spend": 1.5}, info, provenance))
+    assert predict_contract(model)[1].model_validate_json(predicted).prediction == answer
+    scored = encoded(ScoreAnswer([CandidateScore(answer, False)], info, provenance))
+    assert score_contract(model)[1].model_validate_json(scored).candidates[0].prediction == answer
 
 
 @pytest.mark.parametrize("objective", ["binary", "multiclass"])
