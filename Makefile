@@ -13,8 +13,8 @@ help: ## List the targets.
 setup: ## Make .venv from the hash-locked requirements, and fetch the JARs; done once.
 	@$(PYTHON) infra/setup.py
 
-demo: setup ## Start everything on a year of purchases, prove it, and stay up until Ctrl-C.
-	@$(BIN)/braid demo
+demo: setup ## Start everything on the fraud example, prove it, and stay up until Ctrl-C.
+	@$(BIN)/braid demo fraud
 
 test: setup ## Run the tests, on real embedded services: at most 20 minutes on two cores.
 	@$(BIN)/python -m pytest tests -n $(WORKERS) --durations=20 --session-timeout=4800
