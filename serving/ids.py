@@ -1,4 +1,4 @@
-"""The ids of entities in requests: what a request names → the ids by which the online store has the entities."""
+"""The group and the ids of entities in requests: what a request names → the group, and the ids by which the online store has the entities."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ from serving.errors import RefusalError
 #: An id in a request: a value; or column → value, for an entity of several columns.
 RequestId = int | str | Mapping[str, int | str]
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+
+def group_of(groups: Mapping[str, FeatureGroup], name: str) -> FeatureGroup:
+    """The group that a request names.
+
+    Raises:
+        RefusalError: The group is not declared.
+    """
+    group = groups.get(name)
+    if group is None:
+        raise RefusalError(404, f"The group {name!r} is not declared.", f"Declared are: {', '.join(groups)}.")
+    return group
 
 
 def keys_of(group: FeatureGroup, ids: Sequence[RequestId]) -> list[int | str]:

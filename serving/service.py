@@ -35,7 +35,7 @@ from serving.errors import RefusalError
 from serving.freshness import Freshness
 from serving.front import Front, put_in_front
 from serving.guard import Door, Readiness
-from serving.ids import keys_of
+from serving.ids import group_of, keys_of
 from serving.metrics import Metrics
 from serving.model import LoadedModel
 from serving.predicting import Predictor, tiles_kept_ms
@@ -194,9 +194,7 @@ class Braid(_Endpoints):
 
     async def _features(self, request: FeaturesRequest) -> bytes:
         started = time.perf_counter()
-        group = self._groups.get(request.group)
-        if group is None:
-            raise RefusalError(404, f"The group {request.group!r} is not declared.", f"Declared are: {', '.join(self._groups)}.")
+        group = group_of(self._groups, request.group)
         keys = keys_of(group, request.ids)
         q_ms = now_ms() if request.at is None else request.at
         stale = self._freshness.stale(request.use_case, group.name, q_ms)

@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from features.declaration import FeatureGroup
 from features.instants import now_ms
 from features.project import Project
 from infra.settings import Settings
@@ -34,7 +33,7 @@ from serving.console.explanation import Explainer, Explanation, History, Point
 from serving.console.requests import CONSOLE_REQUESTS, ConsoleRequest, EntityRequest, HistoryRequest
 from serving.encoding import encoded
 from serving.errors import RefusalError
-from serving.ids import keys_of
+from serving.ids import group_of, keys_of
 from serving.predicting import tiles_kept_ms
 from serving.variants import Models
 from store.errors import StoreError
@@ -111,17 +110,11 @@ class Console:
         return History(points, explainer.batch_alone(index, until_ms))
 
     async def _explainer(self, request: EntityRequest) -> Explainer:
-        group = self._group(request.group)
+        group = group_of(self._groups, request.group)
         # The page names an entity of several columns by its id, such as 17/t9.
         keys = [request.id] if group.is_composite else keys_of(group, [request.id])
         reading = await self._store.read(group, keys)
         return Explainer(reading, tiles_kept_ms(self._settings, reading.group))
-
-    def _group(self, name: str) -> FeatureGroup:
-        group = self._groups.get(name)
-        if group is None:
-            raise RefusalError(404, f"The group {name!r} is not declared.", f"Declared are: {', '.join(self._groups)}.")
-        return group
 
     def _look(self) -> Status:
         models = [model_state(name, variants) for name, variants in self._models.items()]
