@@ -41,23 +41,51 @@ def message_projections(
     columns = ", ".join(f"`{column.name}`: {_json_type(column)}" for column in source.columns)
     # Spark reads the first document of a text and ignores the rest. Inside an enclosing object the rest is a syntax error.
     schema = f"e STRUCT<{columns}>, `end` STRING, `_corrupt` STRING"
-    document = f"from_json(concat('{{\"e\":', _text, ',\"end\":1}}'), '{schema}', map({_STRICT})) AS _json"
-    keeping = [f"{column} AS {name}" for name, column in keep.items()]
-    raw = [f"CAST(_json.e.`{column.name}` AS STRING) AS `{column.name}`" for column in source.columns]
+    text = "CAST(value AS STRING)"
+    document = f"from_json(concat('{{\"e\":', {text}, ',\"end\":1}}'), '{schema}', map({_STRICT})) AS _json"
+    texts = [f"CAST(_json.e.`{column.name}` AS STRING) AS `{column.name}`" for column in source.columns]
+    whole = "coalesce(_json._corrupt IS NULL AND _json.`end` IS NOT NULL AND _json.e IS NOT NULL, false) AS _whole"
+    first = f"from_json(IF(_whole, NULL, _text), 'x STRING, `_corrupt` STRING', map({_STRICT})) AS _first"
+    message = ["value", "_text", "_json", "_whole"]
+    raw, maps = _raw(source), _maps(source)
     return (
-        [*keeping, "value", "CAST(value AS STRING) AS _text"],
-        [*keep, "value", "_text", document],
-        [*keep, *raw, f"{_message_misfit_sql(source)} AS {MISFIT}"],
-        *row_projections(source, list(keep), arrival_ms_sql, future_ms),
+        [*(f"{column} AS {name}" for name, column in keep.items()), "value", f"{text} AS _text", document],
+        [*keep, *message[:-1], whole, *texts],
+        [*keep, *message, *raw, first, *maps.values()],
+        [*keep, *raw, *maps, f"{_message_misfit_sql(source)} AS {MISFIT}"],
+        *_verdict(source, list(keep), arrival_ms_sql, future_ms),
     )
 
 
 def row_projections(source: EventSource, keep: Sequence[str], arrival_ms_sql: str, future_ms: int) -> tuple[Projection, ...]:
     """The projections that judge raw rows, which have the source's columns as texts and `MISFIT`; `keep` names further columns that stay."""
-    converted = [column for column in source.columns if column.type is not ColumnType.STRING]
+    parsed = [*keep, *_raw(source), *_maps(source).values(), MISFIT]
+    return (parsed, *_verdict(source, keep, arrival_ms_sql, future_ms))
+
+
+def _raw(source: EventSource) -> list[str]:
+    return [f"`{column.name}`" for column in source.columns]
+
+
+def _maps(source: EventSource) -> dict[str, str]:
+    """Typed column of a map → what computes it.
+
+    Spark generates no code for the parsing of JSON, nor for any other expression of a projection that has it: for these it would generate code anew
+    in each task. So the parsing stands in projections of its own, with names alone.
+    """
+    return {
+        column.typed_name: f"{column.typed_sql()} AS {column.typed_name}"
+        for column in source.columns
+        if column.type is ColumnType.MAP
+    }
+
+
+def _verdict(source: EventSource, keep: Sequence[str], arrival_ms_sql: str, future_ms: int) -> tuple[Projection, Projection]:
+    """The projections that convert and judge rows that have the raw columns, the maps and `MISFIT`."""
+    raw, maps = _raw(source), _maps(source)
+    converted = [column for column in source.columns if column.type not in (ColumnType.STRING, ColumnType.MAP)]
     # A conversion has a projection of its own, so it is computed once, though the next projection uses it more than once.
     typed = [f"{column.typed_sql()} AS {column.typed_name}" for column in converted]
-    raw = [f"`{column.name}`" for column in source.columns]
     values = [f"{column.typed_name} AS `{column.name}`" for column in source.columns]
     time = next(column for column in source.columns if column.name == source.time)
     # unix_millis rounds down, also before 1970, so no event enters a half-open window early.
@@ -72,7 +100,7 @@ def row_projections(source: EventSource, keep: Sequence[str], arrival_ms_sql: st
     ahead = f"{ts_ms} - ({arrival_ms_sql})"
     whens.append(f"WHEN {ahead} > {future_ms} THEN concat('{time.name} lies after the arrival, in ms: ', {ahead})")
     return (
-        [*keep, *raw, MISFIT, *typed],
+        [*keep, *raw, *maps, MISFIT, *typed],
         [*keep, *values, f"{ts_ms} AS ts_ms", f"CASE {' '.join(whens)} END AS _reason"],
     )
 
@@ -85,14 +113,13 @@ def _json_type(column: Column) -> str:
 def _message_misfit_sql(source: EventSource) -> str:
     """The reason why `value` (as text `_text`, as JSON `_json`) is no event, or NULL."""
     nothing = " AND ".join(f"_json.e.`{column.name}` IS NULL" for column in source.columns)
-    first = f"from_json(_text, 'x STRING, `_corrupt` STRING', map({_STRICT}))._corrupt IS NULL"
     broken = (
         r"CASE WHEN _text RLIKE r'^\s*$' THEN 'the message is empty' "
         "WHEN startswith(value, X'00') THEN 'the message begins with a zero byte, as the serializer of a schema registry writes it' "
         r"WHEN _json.`end` IS NOT NULL AND _text RLIKE r'^\s*\[' THEN 'the message is a JSON array, not one JSON object' "
         "WHEN _json.`end` IS NOT NULL AND _json.e IS NULL THEN 'the message is JSON, but not an object' "
         "WHEN _json.`end` IS NOT NULL THEN 'a number column of the message holds what is no value' "
-        f"WHEN json_object_keys(_text) IS NOT NULL AND {first} THEN 'there is text behind the JSON object of the message' "
+        "WHEN json_object_keys(_text) IS NOT NULL AND _first._corrupt IS NULL THEN 'there is text behind the JSON object of the message' "
         "ELSE 'the message is not a JSON object' END"
     )
     half = (
@@ -101,7 +128,7 @@ def _message_misfit_sql(source: EventSource) -> str:
     return (
         "CASE WHEN value IS NULL THEN 'the message has no value: a tombstone' "
         "WHEN NOT is_valid_utf8(_text) THEN 'the message is not text in UTF-8' "
-        f"WHEN _json IS NULL OR _json._corrupt IS NOT NULL OR _json.`end` IS NULL OR _json.e IS NULL THEN {broken} "
+        f"WHEN NOT _whole THEN {broken} "
         f"WHEN {half} THEN 'the message holds half a surrogate pair, which is no character' "
         f"WHEN {nothing} THEN concat('the message has no column of {source.name}; its keys are: ', "
         "left(array_join(json_object_keys(_text), ', '), 80)) END"

@@ -29,7 +29,14 @@ class JarSet:
         return cache_dir / "jars" / f"{self.name}_{versions}"
 
 
-SPARK = JarSet("spark", ("io.delta:delta-spark_4.2_2.13:4.4.0", "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0"))
+SPARK = JarSet(
+    "spark",
+    (
+        "io.delta:delta-spark_4.2_2.13:4.4.0",
+        "org.apache.spark:spark-sql-kafka-0-10_2.13:4.2.0",
+        "com.globalmentor:hadoop-bare-naked-local-fs:0.1.0",
+    ),
+)
 KAFKA = JarSet("kafka", ("org.apache.kafka:kafka_2.13:4.3.1", "org.slf4j:slf4j-simple:1.7.36"))
 _PYSPARK_JARS = Path(pyspark.__file__).parent / "jars"
 

@@ -54,8 +54,12 @@ def spark_options(settings: Settings) -> dict[str, str]:
 
 
 def spark_reader_options(settings: Settings) -> dict[str, str]:
-    """`spark_options` of a reader, which does not see messages of aborted transactions."""
-    return {**spark_options(settings), "kafka.isolation.level": _ISOLATION}
+    """`spark_options` of a reader, which does not see messages of aborted transactions, and which Kafka answers at once.
+
+    By default, Kafka keeps a request for messages at the end of a topic for half a second. A reader that asked in its last micro-batch waits for that
+    answer in the next micro-batch, although messages are there by then.
+    """
+    return {**spark_options(settings), "kafka.isolation.level": _ISOLATION, "kafka.fetch.max.wait.ms": "5"}
 
 
 def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:

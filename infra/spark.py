@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from pyspark.sql import SparkSession
 
@@ -44,10 +45,11 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
     scratch.mkdir(parents=True, exist_ok=True)
     log4j = scratch / "log4j2.properties"
     log4j.write_text(_LOG4J)
+    present = jars(SPARK, settings.cache_dir)
     return {
         "spark.app.name": name,
         "spark.master": settings.spark_master,
-        "spark.jars": ",".join(str(path) for path in jars(SPARK, settings.cache_dir)),
+        "spark.jars": ",".join(map(str, present)),
         "spark.driver.memory": memory,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
@@ -60,10 +62,11 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
                 # A short run calls thousands of methods only for a while: the optimizing compiler (C2) compiles only those called often.
                 "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000",
                 "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000",
-                # Hadoop starts a `chmod` for each file that it makes on a local disk; Linux does so at a fraction of the cost without a helper process.
-                *(["-Djdk.lang.Process.launchMechanism=VFORK"] if sys.platform == "linux" else []),
             )
         ),
+        **(_without_chmod(present) if settings.spark_master.startswith("local") else {}),
+        # Over TCP on the loopback, the first rows for a Python worker often wait for 40 ms, the delay of an acknowledgement.
+        "spark.python.unix.domain.socket.enabled": "true",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(scratch),
@@ -81,6 +84,16 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         "spark.databricks.delta.schema.autoMerge.enabled": "false",
         "spark.sql.streaming.stateStore.providerClass": "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",
         **(extra or {}),
+    }
+
+
+def _without_chmod(present: list[Path]) -> dict[str, str]:
+    """Properties for local files. Hadoop's own implementation starts a `chmod` for each file that it makes."""
+    jar = next(path for path in present if path.name.startswith("hadoop-bare"))
+    return {
+        # The launcher of Spark needs the class before it reads `spark.jars`.
+        "spark.driver.extraClassPath": str(jar),
+        "spark.hadoop.fs.file.impl": "com.globalmentor.apache.hadoop.fs.BareLocalFileSystem",
     }
 
 

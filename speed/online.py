@@ -84,7 +84,9 @@ def start_online(
 ) -> StreamingQuery:
     """Starts the query of a source; `streams` are versions of its groups, each with the token of its stream of tiles."""
     name = f"online_{source.name}"
-    writer = online_writer(spark, settings, streams)
+    writer = online_writer(spark, settings, streams).trigger(
+        processingTime=f"{settings.speed_trigger_seconds * 1_000:.0f} milliseconds"
+    )
     return writer.queryName(name).option("checkpointLocation", settings.checkpoint(f"{name}_{checkpoint}")).start()
 
 

@@ -24,7 +24,13 @@ SQL_PROPERTIES = {
     # A checkpoint keeps the number that it was made with.
     "spark.sql.shuffle.partitions": "2",
     # Filters are written where they belong. Pushed below the parsing of JSON they would parse once more for each column.
-    "spark.sql.optimizer.excludedRules": "org.apache.spark.sql.catalyst.optimizer.PushDownPredicates",
+    "spark.sql.optimizer.excludedRules": ",".join(
+        f"org.apache.spark.sql.catalyst.optimizer.{rule}"
+        for rule in ("PushDownPredicates", "CollapseProject", "InferFiltersFromGenerate")
+    ),
+    # What is outside of the code for a whole stage runs as it stands: Spark would generate code for it anew in each task, and compile the code
+    # wherever it has the watermark in it, which differs in each micro-batch.
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     # Tiles close with the next event; a micro-batch for that alone would make the next event wait.
     "spark.sql.streaming.noDataMicroBatches.enabled": "false",
     "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",

@@ -30,9 +30,10 @@ def _arrival_ms_sql() -> str:
 
     A clock that says a time before there was Kafka is none: the message arrived when it was read.
     """
-    # Not `current_timestamp()`, which Spark writes into the code that it generates, and would compile that code anew in each micro-batch.
-    now = "CAST(reflect('java.lang.System', 'currentTimeMillis') AS BIGINT)"
-    return f"CASE WHEN unix_millis(timestamp) BETWEEN {_FIRST_ARRIVAL_MS} AND {now} THEN unix_millis(timestamp) ELSE {now} END"
+    # Spark writes a number into the code that it generates, and would compile that code anew in each micro-batch, but refers to a decimal.
+    now = "CAST(unix_millis(current_timestamp()) AS DECIMAL(20, 0))"
+    message_ms = f"CASE WHEN unix_millis(timestamp) >= {_FIRST_ARRIVAL_MS} THEN CAST(unix_millis(timestamp) AS DECIMAL(20, 0)) END"
+    return f"CAST(least({message_ms}, {now}) AS BIGINT)"
 
 
 def messages(spark: SparkSession, settings: Settings, source: EventSource, at_most: int | None = None) -> DataFrame:
@@ -50,7 +51,9 @@ def messages(spark: SparkSession, settings: Settings, source: EventSource, at_mo
         **({"maxOffsetsPerTrigger": str(at_most)} if at_most else {}),
     }
     stream = spark.readStream.format("kafka").options(**options).load()
-    return stream.selectExpr("key", "value", "partition", "offset", f"{_arrival_ms_sql()} AS arrival_ms")
+    return stream.coalesce(spark.sparkContext.defaultParallelism).selectExpr(
+        "key", "value", "partition", "offset", f"{_arrival_ms_sql()} AS arrival_ms"
+    )
 
 
 def judged(settings: Settings, frame: DataFrame, source: EventSource, keep: Mapping[str, str]) -> DataFrame:

@@ -166,9 +166,11 @@ ROWS = st.lists(
 
 def float64_array(values: list[Any]) -> Any:
     """The values as NumPy has numbers and times; texts, and integers that are no float64, stay as they are."""
+    if any(isinstance(value, str) for value in values):  # also one that reads as a number, such as "0"
+        return values
     try:
         return np.array([math.nan if value is None else float(value) for value in values])
-    except (ValueError, OverflowError):
+    except OverflowError:
         return values
 
 
