@@ -11,6 +11,7 @@ import gzip
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,7 @@ from infra.errors import InputError
 _DELIMITERS = (",", ";", "\t", "|")
 #: The limit of a field. Without it a quote that is never closed would read the rest of the file into one field.
 _FIELD_BYTES = 16 * 2**20
+_WHOLE, _FRACTION = re.compile(r"[+-]?\d+(\.\d{3})*"), re.compile(r"\d{1,6}")
 csv.field_size_limit(_FIELD_BYTES)
 
 
@@ -72,11 +74,19 @@ class CsvFile:
             raise InputError(f"The header line of {path} cannot be read: {fields}.", "Repair the file; nothing was loaded.")
         self.header = [name.strip() for name in fields]
 
-    def rows(self, columns: Sequence[int]) -> Iterator[Row]:
-        """The rows, with the stripped fields of the columns."""
+    def rows(self, columns: Sequence[int], decimals: Sequence[int] = ()) -> Iterator[Row]:
+        """The rows, with the stripped fields of the columns.
+
+        Args:
+            columns: Their places in the header.
+            decimals: The places of those that have a decimal comma. Where the comma is the delimiter too, and nothing quotes a decimal, its two
+                parts are joined, if there is only one way to do so.
+        """
         width, records = len(self.header), self._records()
         next(records, None)
         for record, at, text in records:
+            if decimals and self.delimiter == "," and not isinstance(record, str) and len(record) > width:
+                record = joined_decimals(record, width, sorted(decimals)) or record
             if isinstance(record, str):
                 yield Row(at, line=text, misfit=record)
             elif len(record) != width:
@@ -132,6 +142,27 @@ class CsvFile:
         if self._path.suffix == ".gz":
             return gzip.open(self._path, "rt", encoding="utf-8-sig", newline="")
         return self._path.open(encoding="utf-8-sig", newline="")
+
+
+def joined_decimals(record: list[str], width: int, decimals: Sequence[int]) -> list[str] | None:
+    """The fields of a row in which commas have cut decimals in two, as `width` fields; None where there is no such way, or several.
+
+    Args:
+        record: The fields, more than `width`.
+        width: The number of columns.
+        decimals: The places of the columns that may be cut, ascending.
+    """
+    ways = []
+    for cut in combinations(decimals, len(record) - width):
+        fields = list(record)
+        for place in cut:  # ascending: what is joined moves the places behind it back
+            whole, fraction = fields[place].strip(), fields[place + 1].strip()
+            if not (_WHOLE.fullmatch(whole) and _FRACTION.fullmatch(fraction)):
+                break
+            fields[place : place + 2] = [f"{whole},{fraction}"]
+        else:
+            ways.append(fields)
+    return ways[0] if len(ways) == 1 else None
 
 
 def not_utf8(path: Path) -> InputError:

@@ -152,7 +152,7 @@ class EventFile:
         suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
         if suffix in (".csv", ".tsv", ".txt"):
             delimiter = options.delimiter or ("\t" if suffix == ".tsv" else None)
-            return spool_csv(path, scratch, source, mapping, delimiter)
+            return spool_csv(path, scratch, source, mapping, delimiter, options.decimal_comma)
         if suffix in (".json", ".jsonl", ".ndjson"):
             return spool_json(path, scratch, source, mapping, options.translates)
         if suffix in (".parquet", ".pq"):

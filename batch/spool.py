@@ -49,8 +49,10 @@ class Spool:
     typed: frozenset[str] = field(default_factory=frozenset)
 
 
-def spool_csv(path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str], delimiter: str | None) -> Spool:
-    """A CSV file."""
+def spool_csv(
+    path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str], delimiter: str | None, decimal_comma: bool
+) -> Spool:
+    """A CSV file; `decimal_comma`: whether its decimals have one."""
     names = {column.name for column in source.columns}
     file = CsvFile(path, delimiter, [*names, *mapping.values()])
     origins = _origins(path, source, mapping, file.header)
@@ -58,7 +60,9 @@ def spool_csv(path: Path, scratch: Path, source: EventSource, mapping: Mapping[s
     for origin in columns.values():
         if file.header.count(origin) > 1:
             raise InputError(f"The file {path} has several columns {origin!r}.", "Give each column a name of its own.")
-    spooled = _write(scratch, list(columns), file.rows([file.header.index(origin) for origin in columns.values()]))
+    places = {name: file.header.index(origin) for name, origin in columns.items()}
+    decimals = [places[column.name] for column in source.columns if column.type is ColumnType.DECIMAL and column.name in places]
+    spooled = _write(scratch, list(columns), file.rows(list(places.values()), decimals if decimal_comma else ()))
     dialect = f"CSV with the delimiter {file.delimiter!r} ({file.why})" if file.header else "CSV without a line"
     return Spool(_with_literals(spooled, origins), origins, dialect=dialect)
 

@@ -40,7 +40,7 @@ from store.server import open_store
 #: Probes are of users from this number on, one user for each.
 _FIRST_PROBE = 10**9
 _PROBES_PER_SECOND = 2
-_WARM_UP_SECONDS = 20
+_WARM_UP_SECONDS = 60
 _POLL_SECONDS = 0.01
 _PATIENCE_SECONDS = 120
 _FLOOR_TOPIC = "floor_counts"

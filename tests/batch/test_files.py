@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batch.csv_rows import joined_decimals
 from batch.files import EventFile, ReadOptions, open_events
 from features.sources import Column, ColumnType, EventSource
 from infra.errors import InputError
@@ -119,9 +120,27 @@ def test_a_row_with_a_field_too_many_or_too_few_is_kept_whole_with_the_reason(tm
     assert [row["amount"] for row in result] == ["7", None, "3,25"]
     assert result[1]["_line"] == "c2,701,s,PURCHASE,2026-11-01T11:20:00Z,x,12,50"
     assert result[1]["_misfit"] == "the row has 8 fields, the header has 7"
-    assert [row["amount"] for row in rows(CASES / "A07-decimal-comma/sales.csv", decimal_comma=True)] == ["7", None, "3.25"]
+    assert [row["amount"] for row in rows(CASES / "A07-decimal-comma/sales.csv", decimal_comma=True)] == ["7", "12.50", "3.25"]
     (row,) = rows(write(tmp_path / "short.csv", f"{CONTRACT}\n2,2\n"))
     assert (row["_line"], row["_misfit"]) == ("2,2", "the row has 2 fields, the header has 5")
+
+
+@pytest.mark.parametrize(
+    ("record", "decimals", "fields"),
+    [
+        (["a", "1", "5", "b"], [1], ["a", "1,5", "b"]),
+        (["a", "1.234", "50", "2"], [1], ["a", "1.234,50", "2"]),
+        (["a", "1", "5", "2", "75"], [1, 2], ["a", "1,5", "2,75"]),
+        (["a", "1", "2", "75"], [1, 2], None),  # 1,2 and 75, or 1 and 2,75
+        (["a", "b", "1", "5"], [1], None),  # the comma too many is in a text
+        (["a", "1", "-5", "b"], [1], None),
+        (["a", "1", "5", "b", "c"], [1], None),
+    ],
+)
+def test_a_decimal_that_the_delimiter_cuts_is_joined_where_there_is_one_way(
+    record: list[str], decimals: list[int], fields: list[str] | None
+) -> None:
+    assert joined_decimals(record, 3, decimals) == fields
 
 
 def test_a_decimal_comma_may_have_points_between_thousands_and_no_decimal_point(tmp_path: Path) -> None:
