@@ -50,6 +50,7 @@ class Metrics:
         )
         self._variants = Counter("braid_predictions", "Predictions by the variant that answered.", ["variant"])
         self._lost = Counter("braid_served_log_lost", "Records of the served log that did not reach Kafka.")
+        self._shed = Counter("braid_shed", "Requests refused, because as many as the bound allows were in work.", ["path"])
         # prometheus_client checks the labels anew at each look-up.
         self._seconds_of, self._rows_of, self._age_of = (
             cache(self._seconds.labels),
@@ -87,6 +88,10 @@ class Metrics:
     def predicted(self, variant: str) -> None:
         """Counts a prediction of a variant."""
         self._variant_of(variant).inc()
+
+    def shed(self, path: str) -> None:
+        """Counts a request that was refused, because as many as the bound allows were in work."""
+        self._shed.labels(path).inc()
 
     def lost(self, records: int) -> None:
         """Counts records of the served log that were lost."""

@@ -22,6 +22,7 @@ from serving.freshness import Freshness
 from serving.ids import key_of
 from serving.metrics import Metrics
 from serving.model import LoadedModel, Prediction
+from serving.request_ids import current_request_id
 from serving.served_log import ServedLog, served_record
 from serving.variants import Models, Variant
 from store.protocol import Parts, Reading
@@ -79,6 +80,7 @@ class Predictor:
             served_at_ms = now_ms()
             experiment = self._models.experiment.name if exposed and self._models.experiment else None
             shadows = self._models.shadows(variant) if exposed else []
+            request_id = current_request_id()  # the log's thread has none
             provenances = [answer.provenance] if len(inputs) == 1 else list(answer.inputs.values())
 
             def exposure() -> dict[str, Any]:
@@ -95,7 +97,7 @@ class Predictor:
                 entry, entity_id, its = answered[place]
                 # The prediction stands in the record of the first input, whose entity the model is about.
                 shown = exposure() if place == 0 else None
-                return served_record(entry.group, entity_id, its, provenances[place], q_ms, served_at_ms, shown)
+                return served_record(entry.group, entity_id, its, provenances[place], q_ms, served_at_ms, shown, request_id)
 
             for place in range(len(inputs)):  # by the log's thread: an answer does not wait for shadows
                 self._served_log.add(partial(record, place))
@@ -175,7 +177,12 @@ class Predictor:
         return variant, model, exposed
 
     def _no_champion(self) -> RefusalError:
-        return RefusalError(503, f"No champion can answer: {self._models.champion.fault}.", "Train one by `braid backfill`.")
+        return RefusalError(
+            503,
+            f"No champion can answer: {self._models.champion.fault}.",
+            "Train one by `braid backfill`.",
+            self._settings.alias_poll_seconds,
+        )
 
     def _stale(self, use_case: str | None, q_ms: int) -> list[Stale | None]:
         return [self._freshness.stale(use_case, entry.group.name, q_ms) for entry in self._inputs]
