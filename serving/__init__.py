@@ -16,5 +16,6 @@ one_row      a LightGBM model's prediction for one row
 variants     which model answers whom in an experiment
 served_log   a share of the answers → Kafka
 console      a page that shows how an answer comes about
+stages       how much of a request's time each part took
 metrics      counters for `/metrics`
 """

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,7 @@ from serving.model import LoadedModel
 from serving.predicting import Predictor, tiles_kept_ms
 from serving.request_ids import RequestIds, current_request_id
 from serving.served_log import ServedLog, served_record
+from serving.stages import Stages
 from serving.variants import Models, Variant
 from store.reading import OnlineStore
 
@@ -151,7 +151,7 @@ class Braid(_Endpoints):
         # comes back from the store for 5 ms at a time.
         sys.setswitchinterval(0.000_2)
         settings, self._groups = _settings, {group.name: group for group in _project.groups}
-        self.metrics = Metrics()
+        self.metrics = Metrics(_project.models)
         self._store = OnlineStore(settings)
         self._served = ServedLog(settings, self.metrics.lost)
         self._freshness = Freshness(settings, _project.groups, self.metrics.newest_event)
@@ -199,12 +199,13 @@ class Braid(_Endpoints):
         return looked, [*faults, fault] if fault else faults
 
     async def _features(self, request: FeaturesRequest) -> bytes:
-        started = time.perf_counter()
+        stages = Stages()
         group = group_of(self._groups, request.group)
         keys = keys_of(group, request.ids)
         q_ms = now_ms() if request.at is None else request.at
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, keys)
+        stages.read(reading.decode_seconds)
         group = reading.group
         since_ms = max(q_ms - tiles_kept_ms(_settings, group), reading.complete_since_ms)
         serve = partial(
@@ -217,15 +218,17 @@ class Braid(_Endpoints):
             at_q=ManyMerge(group, q_ms, reading.batch_end_ms, since_ms),
         )
         found = [serve(parts) for parts in reading.parts]
+        stages.end("merge")
         rows = feature_rows(group, request.ids, found, q_ms)
+        response = encoded(FeaturesAnswer(rows))
+        stages.end("encode")
         if self._served.on:
             request_id = current_request_id()
             for key, served, row in zip(keys, found, rows, strict=True):
                 if self._served.wants(key):
                     self._served.add(partial(served_record, group, key, served, row.provenance, q_ms, now_ms(), None, request_id))
-        response = encoded(FeaturesAnswer(rows))
         self.metrics.counted(group, found, q_ms)
-        self.metrics.answered("features", started)
+        self.metrics.answered("features", stages)
         return response
 
     def _exchanged(self, declared: Model, variant: Variant, model: LoadedModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
@@ -71,11 +72,12 @@ def test_requests_beyond_the_bound_are_refused_while_those_in_work_are_answered(
     with ThreadPoolExecutor(3) as callers:
         # Of three, two are in work until the store continues; so the first that ends is the refused one.
         done, in_work = wait([callers.submit(ask, serving) for _ in range(3)], timeout=60, return_when=FIRST_COMPLETED)
-        [refused] = (task.result() for task in done)
+        [refused], begun = (task.result() for task in done), time.monotonic()
         with Client(serving.serving_url, deadline_seconds=0.9) as client, pytest.raises(RefusedError) as caught:
             client.features("user_features", [1])  # the pause would end after the deadline
         assert httpx.get(f"{serving.serving_url}/livez").is_success
         assert not any(task.done() for task in in_work)
+        stalled_seconds = time.monotonic() - begun
         os.kill(stalled_store, signal.SIGCONT)
         answered = [task.result() for task in in_work]
     assert [response.status_code for response in (refused, *answered)] == [503, 200, 200]
@@ -83,6 +85,9 @@ def test_requests_beyond_the_bound_are_refused_while_those_in_work_are_answered(
     assert (caught.value.status, caught.value.retry_after_seconds, len(caught.value.request_id)) == (503, 1.0, 32)
     assert shed(serving) - before == 2
     after = ask(serving)
+    metrics = httpx.get(f"{serving.serving_url}/metrics").text
+    [waited] = re.findall(r'^braid_stage_seconds_sum\{endpoint="features",model="",stage="store"\} (\S+)', metrics, re.MULTILINE)
+    assert float(waited) >= 2 * stalled_seconds
     assert after.status_code == 200
     assert reasons(answered[0]) == reasons(answered[1]) == reasons(after)  # those in work have waited for the store
 

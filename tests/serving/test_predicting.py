@@ -46,7 +46,10 @@ def test_a_number_or_several_classes_are_the_answer_to_a_request_and_to_many_can
     )
     log: Any = SimpleNamespace(wants=lambda _: True, add=records.append)
     nothing = lambda *_: None  # noqa: E731
-    metrics: Any = SimpleNamespace(predicted=nothing, counted=nothing, answered=nothing, late=nothing)
+    stages = list[Any]()
+    metrics: Any = SimpleNamespace(
+        predicted=nothing, counted=nothing, late=nothing, answered=lambda _endpoint, its, _model: stages.append(list(its.seconds))
+    )
     freshness: Any = SimpleNamespace(stale=nothing)
     (request, response), (many, scores) = predict_contract(model), score_contract(model)
 
@@ -59,6 +62,7 @@ def test_a_number_or_several_classes_are_the_answer_to_a_request_and_to_many_can
         return predicted, scored
 
     predicted, scored = asyncio.run(ask())
+    assert stages == [["store", "decode", "merge", "model", "encode"]] * 2
     [expected] = champion.predict([model.vector.empty()])
     answer = response.model_validate_json(predicted)
     assert answer.prediction == expected
