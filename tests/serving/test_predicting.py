@@ -46,9 +46,9 @@ def test_a_number_or_several_classes_are_the_answer_to_a_request_and_to_many_can
     )
     log: Any = SimpleNamespace(wants=lambda _: True, add=records.append)
     nothing = lambda *_: None  # noqa: E731
-    stages = list[Any]()
+    stages = list[dict[str, float]]()
     metrics: Any = SimpleNamespace(
-        predicted=nothing, counted=nothing, late=nothing, answered=lambda _endpoint, its, _model: stages.append(list(its.seconds))
+        predicted=nothing, counted=nothing, late=nothing, answered=lambda _endpoint, its, _model: stages.append(its.seconds)
     )
     freshness: Any = SimpleNamespace(stale=nothing)
     (request, response), (many, scores) = predict_contract(model), score_contract(model)
@@ -62,7 +62,8 @@ def test_a_number_or_several_classes_are_the_answer_to_a_request_and_to_many_can
         return predicted, scored
 
     predicted, scored = asyncio.run(ask())
-    assert stages == [["store", "decode", "merge", "model", "encode"]] * 2
+    assert [list(seconds) for seconds in stages] == [["store", "decode", "merge", "model", "encode"]] * 2
+    assert all(second > 0 for seconds in stages for second in seconds.values())
     [expected] = champion.predict([model.vector.empty()])
     answer = response.model_validate_json(predicted)
     assert answer.prediction == expected
