@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import httptools
 import numpy as np
 
-CONNECTIONS = 64
+#: More than a process of serving has in work at a time, so that a rate beyond it is refused and not hidden in the generator.
+CONNECTIONS = 128
 #: A trial ends when as many seconds of requests wait as here: the rate is beyond the server.
 _BACKLOG_SECONDS, _DRAIN_SECONDS = 1.0, 60.0
 #: The status of a request whose connection has ended, and of an answer that is marked as degraded.

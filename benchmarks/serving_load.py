@@ -27,7 +27,7 @@ import numpy as np
 import typer
 
 from benchmarks._home import temporary_home
-from benchmarks._open_loop import Load, highest_rate, offer, request_of
+from benchmarks._open_loop import DEGRADED, Load, highest_rate, offer, request_of
 from benchmarks._serving import CASES, bodies_of, publish, register, wait
 from infra.embedded import services
 from infra.settings import Settings
@@ -83,7 +83,10 @@ def main(
             publish(settings)
             measured = measure(settings, case, limit_ms, seconds, share, trial_seconds, trials, next_version if published else None)
             results.append({"case": case, "workers": workers, "limit_ms": limit_ms, "share": share, **measured})
-    print(json.dumps({"cases": results}) if as_json else "\n".join(_sentence(result) for result in results))
+            if not as_json:
+                print(_sentence(results[-1]), flush=True)  # the next case takes minutes
+    if as_json:
+        print(json.dumps({"cases": results}))
 
 
 def measure(
@@ -126,7 +129,9 @@ def figures_of(load: Load) -> dict[str, Any]:
         "longest_ms": round(load.percentile_ms(100), 2),
         "longest_stall_ms": round(load.stall_seconds * 1_000, 2),
         "sent_late_p99_ms": round(float(np.percentile(load.late_seconds or [0], 99)) * 1_000, 2),
-        "not_answered_well": sum(load.statuses.values()) - load.statuses[200],
+        "degraded": load.statuses[DEGRADED],
+        "refused": sum(load.statuses.values()) - load.statuses[200] - load.statuses[DEGRADED],
+        "saturated": load.saturated,
     }
 
 
@@ -185,7 +190,8 @@ def _sentence(result: dict[str, Any]) -> str:
             lines.append(
                 f"  {figures['rate']:,}/s {words}: p50 {figures['p50_ms']}, p99 {figures['p99_ms']}, p99.9 {figures['p99_9_ms']}, "
                 f"longest {figures['longest_ms']}, longest stall {figures['longest_stall_ms']} ms; {figures['answers']:,} answers, "
-                f"{figures['not_answered_well']:,} of them no good one; sent late by at most {figures['sent_late_p99_ms']} ms (p99)."
+                f"{figures['degraded']:,} of them degraded and {figures['refused']:,} refused; sent late by at most {figures['sent_late_p99_ms']} ms (p99)"
+                f"{'; ended, because too many requests waited' if figures['saturated'] else ''}."
             )
     if "while_published" in result:
         lines.append(f"  Beyond twice the p99 at rest: {result['share_beyond_twice_the_p99_at_rest']:.4%}.")
