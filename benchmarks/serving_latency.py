@@ -13,8 +13,6 @@ from __future__ import annotations
 import gc
 import http.client
 import json
-import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,24 +24,9 @@ import numpy as np
 import typer
 
 from benchmarks._home import temporary_home
-from examples.shop.definitions import repurchase
-from examples.shop.definitions import user_features as group
-from features.aggregations import Series
-from features.packed import FORMAT, batch_field, encode
-from features.tiles import fold_ranges, fold_tile_values, runs
-from features.view import build_view
-from features.windows import DAY_MS, HOUR_MS
+from benchmarks._serving import USERS, bodies_of, publish, register, wait
 from infra.embedded import services
 from infra.kafka import SERVED_TOPIC
-from infra.settings import Settings
-from models.registry import CHAMPION, tracking
-from store.clients import store
-from store.keys import meta_key
-from store.server import open_store
-
-USERS = 2_469
-BATCH_END_MS = 1_780_000_000_000
-Q_MS = BATCH_END_MS + DAY_MS
 
 #: The program of the peer. Its arguments are the port, the URL of the store and the file of the booster.
 PEER = """
@@ -117,15 +100,11 @@ def compare(braid: int, peer: int, requests: int, times: int) -> dict[str, Any]:
         requests: The number of requests per run.
         times: The number of runs.
     """
-    source = random.Random(1)
-    single_bodies = [json.dumps({"user_id": source.randrange(USERS), "at": Q_MS}) for _ in range(requests)]
+    single_bodies = bodies_of("predict", requests)
     cases = [("predict", "/predict", single_bodies)]
     for entities in (1, 100, 500):
-        bodies = [
-            json.dumps({"group": group.name, "ids": source.sample(range(USERS), entities), "at": Q_MS})
-            for _ in range(max(20, requests // entities if entities < 100 else requests // 10))
-        ]
-        cases.append((f"features_{entities}", "/features", bodies))
+        number = max(20, requests // entities if entities < 100 else requests // 10)
+        cases.append((f"features_{entities}", "/features", bodies_of(f"features_{entities}", number)))
     figures: dict[str, list[float]] = {}
     wait(peer)
     gc.disable()
@@ -147,19 +126,6 @@ def compare(braid: int, peer: int, requests: int, times: int) -> dict[str, Any]:
         if name.startswith("braid_")
     }
     return {"runs": times, **medians, **ratios}
-
-
-def wait(port: int) -> None:
-    """Returns when a server listens on the port."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 def ask(port: int, path: str, bodies: list[str]) -> list[float]:
@@ -187,63 +153,6 @@ def throughput(port: int, bodies: list[str]) -> float:
     for thread in threads:
         thread.join()
     return len(bodies) / (time.perf_counter() - started)
-
-
-def publish(settings: Settings) -> tuple[float, float]:
-    """Writes the users' views, tiles and plain hashes to the store. Returns the mean number of tiles per user, and of bytes in the store."""
-    source = np.random.default_rng(1)
-    client, online, tiles, used = store(settings), open_store(settings), 0, 0
-    for user in range(USERS):
-        before = BATCH_END_MS - source.integers(0, 60 * DAY_MS, 120)
-        # Events for about 20 tiles of the day after batch_end, a few of them in its last hour.
-        after = np.repeat(Q_MS - source.integers(0, DAY_MS, 17), 2) + source.integers(0, 200_000, 34)
-        recent = Q_MS - source.integers(1, HOUR_MS, 4)
-        ts_ms = np.sort(np.concatenate((before, after[after < Q_MS], recent)))
-        inputs = [
-            Series(ts_ms, source.integers(1, 50_000_000, len(ts_ms)), source.random(len(ts_ms)) < (1 if column.sql == "1" else 0.7))
-            for column in group.inputs
-        ]
-        cut = int(np.searchsorted(ts_ms, BATCH_END_MS))
-        early, late = ([Series(*(array[part] for array in series)) for series in inputs] for part in (slice(cut), slice(cut, None)))
-        lo, hi = runs(early[0].ts_ms // group.tile_ms)
-        starts = (early[0].ts_ms[lo] // group.tile_ms * group.tile_ms).tolist()
-        view = build_view(group, BATCH_END_MS, starts, fold_ranges(group, early, lo, hi), int(ts_ms[cut - 1]))
-        fields = {batch_field(group.fingerprint): encode(view)}
-        speed = [
-            (user, tile.first_ms // group.tile_ms * group.tile_ms, tile)
-            for tile in fold_tile_values(group, late, *runs(late[0].ts_ms // group.tile_ms))
-        ]
-        online.put_tiles(group, speed, settings.tiles_kept_seconds(group.buffer_ms))
-        tiles += len(speed)
-        pipeline = client.pipeline(transaction=False)
-        pipeline.hset(group.key(user), mapping=fields)
-        pipeline.hset(
-            f"plain:{user}", mapping={name: float(value) for name, value in zip(group.feature_names, source.random(6), strict=True)}
-        )
-        pipeline.execute()
-        used += client.memory_usage(group.key(user))
-    client.hset(meta_key(group.name), mapping={"batch_end_ms": BATCH_END_MS, "fingerprint": group.fingerprint, "format": FORMAT})
-    return tiles / USERS, used / USERS
-
-
-def register(settings: Settings) -> None:
-    """Registers a booster of 200 trees as champion, and writes it to a file for the peer."""
-    import lightgbm
-    import mlflow
-    from mlflow import MlflowClient
-
-    source = np.random.default_rng(1)
-    x = source.random((5_000, len(group.features))) * 20
-    data = lightgbm.Dataset(x, (x[:, 3] + source.normal(0, 4, 5_000) > 10).astype(int), feature_name=list(group.feature_names))
-    booster = lightgbm.train({"objective": "binary", "verbosity": -1, "num_threads": 2}, data, 200)
-    booster.save_model(settings.home / "model.lgb")
-    client = MlflowClient(settings.mlflow_tracking_uri)
-    client.create_experiment(repurchase.name, artifact_location=str(settings.home / "artifacts"))
-    with tracking(settings):
-        mlflow.set_experiment(repurchase.name)
-        with mlflow.start_run():
-            info = mlflow.lightgbm.log_model(booster, name="model", registered_model_name=repurchase.name, pip_requirements=[])
-    client.set_registered_model_alias(repurchase.name, CHAMPION, str(info.registered_model_version))
 
 
 def _sentences(result: dict[str, Any]) -> str:

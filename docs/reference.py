@@ -35,7 +35,7 @@ _STATUSES = """\
 ## HTTP error responses
 
 The body of an error response of serving is `{"error": cause, "cure": cure}`. In the table, `…` stands for a part that depends on the request.
-A process of serving answers 429 when 256 requests are under way already, 504 when a request takes longer than 10 seconds, and 500 after an unforeseen error."""
+A process of serving answers 503 when `BRAID_REQUESTS_AT_ONCE` requests are in work already, 504 when a request takes longer than 10 seconds, and 500 after an unforeseen error."""
 
 
 def settings_page() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -208,6 +208,17 @@ class Settings(BaseSettings):
         alias="BRAID_SERVING_WORKERS",
         ge=1,
         description="Processes of serving that answer requests on the same port, such as one for each core. Each takes about 400 MB.",
+    )
+    requests_at_once: int = Field(
+        64,
+        alias="BRAID_REQUESTS_AT_ONCE",
+        ge=1,
+        description="Requests that a process of serving has in work at a time; more get 503 at once. A request waits at most for so many others, so choose about the smallest budget of a model over the time that a prediction takes alone.",
+    )
+    cors_origins: frozenset[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]] = Field(
+        frozenset(),
+        alias="BRAID_CORS_ORIGINS",
+        description='Origins whose pages may call serving in a browser, as a JSON list such as `["https://shop.example.com"]`; `["*"]` allows all. Default: none.',
     )
     keep_alive_seconds: int = Field(
         75,

@@ -1,6 +1,7 @@
 """The table of served answers: the topic `served_features` → the Delta table `served_features`, each record once.
 
     served_id                       the id of the record
+    request_id                      the `X-Request-ID` of the request; null in records of before this column
     group, fingerprint, entity      the group, the version of its declaration, and the entity's id as text, whatever its type
     q_ms, served_at_ms              the time of the request's features, and the time of the answer
     features_at_ms                  the instant at which the features were computed: q, or batch_end if the speed layer was left out
@@ -29,7 +30,7 @@ from infra.settings import Settings
 
 TABLE = SERVED_TOPIC
 SCHEMA = """
-    served_id STRING, `group` STRING, fingerprint STRING, entity STRING, q_ms BIGINT, served_at_ms BIGINT, features_at_ms BIGINT,
+    served_id STRING, request_id STRING, `group` STRING, fingerprint STRING, entity STRING, q_ms BIGINT, served_at_ms BIGINT, features_at_ms BIGINT,
     features STRING, batch_end_ms BIGINT, newest_event_ms BIGINT, tiles_merged INT, degraded ARRAY<STRING>,
     degraded_features ARRAY<STRING>,
     experiment STRING, variant STRING, model STRING, model_version STRING, prediction DOUBLE, shadows MAP<STRING, DOUBLE>

@@ -1,6 +1,7 @@
 """Serving: one request over HTTP.
 
 front        answers the operations, before BentoML's own middleware
+request_ids  the id of a request, of its record and of its line in the log
 guard        refuses requests without a key, of another type, too large, or outside the contract
 contract     the fields of requests and answers
 ids          the ids of a request → those of the store
@@ -15,5 +16,6 @@ one_row      a LightGBM model's prediction for one row
 variants     which model answers whom in an experiment
 served_log   a share of the answers → Kafka
 console      a page that shows how an answer comes about
+stages       how much of a request's time each part took
 metrics      counters for `/metrics`
 """

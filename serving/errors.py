@@ -9,13 +9,15 @@
 415     anything but JSON; nothing of it was read               (serving.guard)
         a content encoding other than gzip                      (serving.bodies)
 422     an id of another type than the group's, or a use case that is not known
-429     more requests at once than the service answers          (serving.front)
 500     the service itself has failed; its log says why         (serving.front)
-503     no champion yet, or features older than the use case allows
+503     more requests at once than the service answers          (serving.front)
+        no champion yet, or features older than the use case allows
 504     no answer within the time of a request                  (serving.front)
 """
 
 from __future__ import annotations
+
+from math import ceil
 
 from starlette.responses import JSONResponse
 
@@ -23,13 +25,17 @@ from starlette.responses import JSONResponse
 class RefusalError(Exception):
     """A request that is refused, with the status of the answer.
 
+    A refusal of the status 503 passes by itself: its answer says by `Retry-After`, in whole seconds, when to send the request again.
+
     BentoML would hide the words of an error of 5xx and log a traceback for any: the service answers with `response` itself.
     """
 
-    def __init__(self, status: int, cause: str, cure: str) -> None:
+    def __init__(self, status: int, cause: str, cure: str, retry_after_seconds: float = 1) -> None:
         super().__init__(f"{cause} {cure}")
         self.status, self.cause, self.cure = status, cause, cure
+        self.retry_after_seconds = ceil(retry_after_seconds) if status == 503 else None
 
     def response(self) -> JSONResponse:
         """The answer."""
-        return JSONResponse({"error": self.cause, "cure": self.cure}, self.status)
+        headers = None if self.retry_after_seconds is None else {"retry-after": str(self.retry_after_seconds)}
+        return JSONResponse({"error": self.cause, "cure": self.cure}, self.status, headers)

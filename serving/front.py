@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from serving.errors import RefusalError
 from serving.guard import App, Receive, Scope, Send, admit, body_of
+from serving.request_ids import current_request_id
 
 _log = logging.getLogger("serving")
 _JSON = (b"content-type", b"application/json")
@@ -31,10 +33,12 @@ class Front:
         key: The key that callers must send; None where no key is set.
         decoders: Path → the function from a body to the request.
         answer: The function from a path and its request to the encoded answer.
-        most_at_once: The number of requests at a time; more are refused.
+        most_at_once: The number of requests in work at a time; more are refused at once, so that no queue takes the time of those in work.
+            A request is in work from the last byte of its body on: callers that send slowly keep nobody out.
+        shed: Called with the path of a request that is refused for that bound.
         timeout_seconds: The time of a request, from its first byte to its answer.
 
-    A request is refused by status 400, 401, 413, 415, 422 or 429, by 504 after its time, and by 500 where the service itself fails.
+    A request is refused by status 400, 401, 413, 415 or 422, by 503 beyond the bound, by 504 after its time, and by 500 where the service itself fails.
     """
 
     def __init__(
@@ -44,10 +48,11 @@ class Front:
         decoders: Mapping[str, Callable[[bytes], Any]],
         answer: Callable[[str, Any], Awaitable[bytes]],
         most_at_once: int,
+        shed: Callable[[str], None],
         timeout_seconds: float,
     ) -> None:
         self._app, self._key, self._decoders, self._answer = app, key.get_secret_value() if key else None, decoders, answer
-        self._free, self._timeout_seconds = most_at_once, timeout_seconds
+        self._free, self._shed, self._timeout_seconds = most_at_once, shed, timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers the request, or passes it on."""
@@ -66,16 +71,13 @@ class Front:
 
     async def _within_bounds(self, scope: Scope, receive: Receive) -> bytes | None:
         """The answer; None if the caller has disconnected."""
-        if not self._free:
-            raise RefusalError(429, "The service answers too many requests at this moment.", "Send the request again later.")
-        self._free -= 1
+        path = scope["path"]
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 if self._key is not None:
                     admit(scope, self._key)
                 body = await body_of(scope, receive)
-                path = scope["path"]
-                return None if body is None else await self._answer(path, self._decoders[path](body))
+                return None if body is None else await self._in_work(path, body)
         except TimeoutError:
             raise RefusalError(
                 504, f"The request was not answered within {self._timeout_seconds:g} s.", "Send the request again."
@@ -83,16 +85,42 @@ class Front:
         except RefusalError:
             raise
         except Exception:  # noqa: BLE001  # the caller must get an answer, whatever has failed
-            _log.exception("a request of %s failed", scope["path"])
+            _log.exception("the request %s of %s failed", current_request_id(), path)
             raise RefusalError(500, "The service has failed at this request.", "The server's log says why.") from None
+
+    async def _in_work(self, path: str, body: bytes) -> bytes:
+        if not self._free:
+            self._shed(path)
+            raise RefusalError(503, "The service answers too many requests at this moment.", "Send the request again later.")
+        self._free -= 1
+        try:
+            return await self._answer(path, self._decoders[path](body))
         finally:
             self._free += 1
 
 
-def put_in_front(app: Starlette, front: Middleware) -> None:
-    """Puts `front` before all middleware of BentoML's application but its counts of requests."""
+def cross_origin(origins: Collection[str]) -> list[Middleware]:
+    """The layer that lets the pages of some origins call the service in browsers; none without an origin.
+
+    The key of a deployment is a header that the page itself sets, so no cookie or other credential of the browser is allowed.
+    """
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=sorted(origins),
+            allow_methods=("GET", "POST"),
+            allow_headers=("authorization", "content-encoding", "content-type", "x-request-id"),
+            expose_headers=("retry-after", "x-request-id"),
+        )
+    ]
+
+
+def put_in_front(app: Starlette, layers: Sequence[Middleware]) -> None:
+    """Puts `layers`, the outermost first, before all middleware of BentoML's application but its counts of requests."""
     stack = app.user_middleware
     counts = next(
         (place for place, layer in enumerate(stack) if getattr(layer.cls, "__name__", "") == "RunnerTrafficMetricsMiddleware"), -1
     )
-    stack.insert(counts + 1, front)
+    stack[counts + 1 : counts + 1] = layers

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from features.declaration import FeatureGroup
 from features.model import Model
 from serving.answer import Served
+from serving.stages import Stages
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_STAGE_SECONDS = (0.000_1, 0.000_25, 0.000_5, *_SECONDS)
 _SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 5)
 
 
@@ -19,12 +21,22 @@ class Metrics:
     """The metrics of one worker process.
 
     Create it after the worker has set the folder that prometheus_client uses for several processes.
+
+    Args:
+        models: The declared models, whose budgets are among the bounds of the histograms.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, models: Sequence[Model] = ()) -> None:
         from prometheus_client import Counter, Gauge, Histogram
 
-        self._seconds = Histogram("braid_answer_seconds", "Time to answer.", ["endpoint"], buckets=_SECONDS)
+        budgets = [model.budget_ms for model in models if model.budget_ms is not None]
+        self._seconds = Histogram("braid_answer_seconds", "Time to answer.", ["endpoint"], buckets=bounds(_SECONDS, budgets))
+        self._stage_seconds = Histogram(
+            "braid_stage_seconds",
+            "Time of a stage of an answer: store, decode, merge, model, encode.",
+            ["endpoint", "model", "stage"],
+            buckets=bounds(_STAGE_SECONDS, budgets),
+        )
         self._rows = Counter("braid_rows", "Entities answered for: exact, degraded, or unknown to both layers.", ["group", "state"])
         self._age = Gauge(
             "braid_newest_event_age_seconds",
@@ -50,6 +62,7 @@ class Metrics:
         )
         self._variants = Counter("braid_predictions", "Predictions by the variant that answered.", ["variant"])
         self._lost = Counter("braid_served_log_lost", "Records of the served log that did not reach Kafka.")
+        self._shed = Counter("braid_shed", "Requests refused, because as many as the bound allows were in work.", ["path"])
         # prometheus_client checks the labels anew at each look-up.
         self._seconds_of, self._rows_of, self._age_of = (
             cache(self._seconds.labels),
@@ -57,11 +70,14 @@ class Metrics:
             cache(self._age.labels),
         )
         self._budget_of, self._variant_of = cache(self._budget.labels), cache(self._variants.labels)
+        self._stage_of = cache(self._stage_seconds.labels)
 
-    def answered(self, endpoint: str, started: float, model: Model | None = None) -> None:
-        """Counts one answer, of a model if it is given; `started` is the value of `time.perf_counter` when the request arrived."""
-        seconds = time.perf_counter() - started
+    def answered(self, endpoint: str, stages: Stages, model: Model | None = None) -> None:
+        """Counts one answer, of a model if it is given, and the time of each of its stages."""
+        seconds, name = time.perf_counter() - stages.started, "" if model is None else model.name
         self._seconds_of(endpoint).observe(seconds)
+        for stage, its_seconds in stages.seconds.items():
+            self._stage_of(endpoint, name, stage).observe(its_seconds)
         if model is not None and model.budget_ms is not None:
             self._budget_of(model.name).observe(seconds * 1_000 / model.budget_ms)
 
@@ -88,6 +104,10 @@ class Metrics:
         """Counts a prediction of a variant."""
         self._variant_of(variant).inc()
 
+    def shed(self, path: str) -> None:
+        """Counts a request that was refused, because as many as the bound allows were in work."""
+        self._shed.labels(path).inc()
+
     def lost(self, records: int) -> None:
         """Counts records of the served log that were lost."""
         self._lost.inc(records)
@@ -95,3 +115,11 @@ class Metrics:
     def champion(self, version: str) -> None:
         """Sets the version of the champion."""
         self._version.set(int(version))
+
+
+def bounds(seconds: Iterable[float], budgets_ms: Iterable[float]) -> tuple[float, ...]:
+    """The bounds of a histogram, in seconds: some fixed ones, and a half, the whole and the double of each budget.
+
+    So the share of the answers within a budget is exact, and not interpolated between two bounds.
+    """
+    return tuple(sorted({*seconds, *(round(ms * share / 1_000, 6) for ms in budgets_ms for share in (0.5, 1, 2))}))

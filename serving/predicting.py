@@ -22,7 +22,9 @@ from serving.freshness import Freshness
 from serving.ids import key_of
 from serving.metrics import Metrics
 from serving.model import LoadedModel, Prediction
+from serving.request_ids import current_request_id
 from serving.served_log import ServedLog, served_record
+from serving.stages import Stages
 from serving.variants import Models, Variant
 from store.protocol import Parts, Reading
 from store.reading import OnlineStore, Wanted
@@ -56,14 +58,15 @@ class Predictor:
 
     async def predict(self, request: PredictRequest) -> bytes:
         """One prediction, by the champion or by the variant that the subject has in a running experiment."""
-        started = time.perf_counter()
+        stages = Stages()
         ids = [key_of(entry, [{key: getattr(request, key) for key in entry.keys}])[0] for entry in self._inputs]
         variant, model, exposed = self._chosen(ids[0])
         context = {column.name: getattr(request.context, column.name) for column in self._declared.request}
         q_ms = now_ms() if request.at is None else request.at
         stale = self._stale(request.use_case, q_ms)
         wanted = [(entry.group, [key]) for entry, key in zip(self._inputs, ids, strict=True)]
-        readings, score = await self._read(wanted, started)
+        readings, score = await self._read(wanted, stages)
+        stages.read(sum(reading.decode_seconds for reading in readings))
         inputs = [replace(entry, group=reading.group) for entry, reading in zip(self._inputs, readings, strict=True)]
 
         def served(batch_only: bool) -> list[ServedInput]:
@@ -73,12 +76,17 @@ class Predictor:
             ]
 
         answered = served(variant.batch_only)
+        stages.end("merge")
         answer = prediction(answered, context, q_ms, model, variant.name, score)
+        stages.end("model")
+        response = encoded(answer)
+        stages.end("encode")
         self._metrics.predicted(variant.name)
         if exposed or self._served_log.wants(ids[0]):
             served_at_ms = now_ms()
             experiment = self._models.experiment.name if exposed and self._models.experiment else None
             shadows = self._models.shadows(variant) if exposed else []
+            request_id = current_request_id()  # the log's thread has none
             provenances = [answer.provenance] if len(inputs) == 1 else list(answer.inputs.values())
 
             def exposure() -> dict[str, Any]:
@@ -95,19 +103,18 @@ class Predictor:
                 entry, entity_id, its = answered[place]
                 # The prediction stands in the record of the first input, whose entity the model is about.
                 shown = exposure() if place == 0 else None
-                return served_record(entry.group, entity_id, its, provenances[place], q_ms, served_at_ms, shown)
+                return served_record(entry.group, entity_id, its, provenances[place], q_ms, served_at_ms, shown, request_id)
 
             for place in range(len(inputs)):  # by the log's thread: an answer does not wait for shadows
                 self._served_log.add(partial(record, place))
-        response = encoded(answer)
         for entry, _, its in answered:
             self._metrics.counted(entry.group, [its], q_ms)
-        self._metrics.answered("predict", started, self._declared)
+        self._metrics.answered("predict", stages, self._declared)
         return response
 
     async def score(self, request: Any) -> bytes:
         """The predictions for many candidates by the champion, on the features of one moment. Each entity is read and merged once."""
-        started = time.perf_counter()
+        stages = Stages()
         model = self._models.champion.current
         if model is None:
             raise self._no_champion()
@@ -118,19 +125,22 @@ class Predictor:
         stale = self._stale(request.use_case, q_ms)
         different = [list(dict.fromkeys(its)) for its in ids]
         readings, late_score = await self._read(
-            [(entry.group, its) for entry, its in zip(self._inputs, different, strict=True)], started
+            [(entry.group, its) for entry, its in zip(self._inputs, different, strict=True)], stages
         )
+        stages.read(sum(reading.decode_seconds for reading in readings))
         inputs = [replace(entry, group=reading.group) for entry, reading in zip(self._inputs, readings, strict=True)]
         served: list[dict[int | str, Served]] = []
         for reading, old, entities in zip(readings, stale, different, strict=True):
             serve = self._serve(reading, old, q_ms, False)
             served.append({entity_id: serve(parts) for entity_id, parts in zip(entities, reading.parts, strict=True)})
+        stages.end("merge")
         vectors, fault = [], ""
         for place, context in enumerate(contexts):
             values = [known[of_input[place]].merged.values for known, of_input in zip(served, ids, strict=True)]
             vector, fault = model.input_of(inputs, values, context, q_ms)
             vectors.append(vector)
         scores = model.predict(vectors) if late_score is None else [late_score for _ in vectors]
+        stages.end("model")
         provenances = []
         for entry, known in zip(inputs, served, strict=True):
             shared = Provenances(entry.group.feature_names, q_ms)
@@ -142,19 +152,20 @@ class Predictor:
         everything = [(entry, provenance) for entry, its in zip(inputs, provenances, strict=True) for provenance in its.values()]
         info = ModelInfo(model.name, model.version, "champion")
         response = encoded(ScoreAnswer(rows, info, combined(everything)))
+        stages.end("encode")
         for entry, known in zip(inputs, served, strict=True):
             self._metrics.counted(entry.group, list(known.values()), q_ms)
-        self._metrics.answered("score", started, self._declared)
+        self._metrics.answered("score", stages, self._declared)
         return response
 
-    async def _read(self, wanted: Wanted, started: float) -> tuple[list[Reading], float | None]:
+    async def _read(self, wanted: Wanted, stages: Stages) -> tuple[list[Reading], float | None]:
         """What the store has, or empty parts when it has not answered within the budget; and the prediction that is declared for then."""
         budget_ms, when_late = self._declared.budget_ms, self._declared.when_late
         if budget_ms is None:
             return await self._store.read_all(wanted), None
         # A round trip is shared with other requests, so it goes on when this one gives up.
         reading = asyncio.create_task(self._store.read_all(wanted))
-        await asyncio.wait({reading}, timeout=max(0.0, budget_ms / 1_000 - (time.perf_counter() - started)))
+        await asyncio.wait({reading}, timeout=max(0.0, budget_ms / 1_000 - (time.perf_counter() - stages.started)))
         if reading.done():
             return reading.result(), None
         self._late.add(reading)
@@ -175,7 +186,12 @@ class Predictor:
         return variant, model, exposed
 
     def _no_champion(self) -> RefusalError:
-        return RefusalError(503, f"No champion can answer: {self._models.champion.fault}.", "Train one by `braid backfill`.")
+        return RefusalError(
+            503,
+            f"No champion can answer: {self._models.champion.fault}.",
+            "Train one by `braid backfill`.",
+            self._settings.alias_poll_seconds,
+        )
 
     def _stale(self, use_case: str | None, q_ms: int) -> list[Stale | None]:
         return [self._freshness.stale(use_case, entry.group.name, q_ms) for entry in self._inputs]

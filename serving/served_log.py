@@ -43,6 +43,7 @@ def served_record(
     q_ms: int,
     served_at_ms: int,
     exposure: Mapping[str, Any] | None = None,
+    request_id: str = "",
 ) -> Record:
     """The record of one entity's features in an answer; `monitoring.served` describes the fields.
 
@@ -54,10 +55,12 @@ def served_record(
         q_ms: The time that the request asks about.
         served_at_ms: The time of the answer.
         exposure: For a prediction: experiment, variant, model, model_version, prediction, shadows.
+        request_id: The id of the request.
     """
     merged = served.merged
     return {
         "served_id": uuid.uuid4().hex,
+        "request_id": request_id,
         "group": group.name,
         "fingerprint": group.fingerprint,
         "entity": str(entity),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,13 +32,15 @@ from serving.decoding import decoder, features_struct, predict_struct, score_str
 from serving.encoding import FeaturesAnswer, encoded
 from serving.errors import RefusalError
 from serving.freshness import Freshness
-from serving.front import Front, put_in_front
+from serving.front import Front, cross_origin, put_in_front
 from serving.guard import Door, Readiness
 from serving.ids import group_of, keys_of
 from serving.metrics import Metrics
 from serving.model import LoadedModel
 from serving.predicting import Predictor, tiles_kept_ms
+from serving.request_ids import RequestIds, current_request_id
 from serving.served_log import ServedLog, served_record
+from serving.stages import Stages
 from serving.variants import Models, Variant
 from store.reading import OnlineStore
 
@@ -59,7 +60,7 @@ else:
     PredictRequest, PredictResponse = _contracts[_default.name, "predict"] if _default else predict_contract(None)
 
 
-_MOST_AT_ONCE, _TIMEOUT_SECONDS = 256, 10
+_TIMEOUT_SECONDS = 10
 
 
 class _FrontedService(bentoml.Service[Any]):
@@ -72,10 +73,11 @@ class _FrontedService(bentoml.Service[Any]):
             key=_settings.api_key,
             decoders=_decoders(),
             answer=_answer,
-            most_at_once=_MOST_AT_ONCE,
+            most_at_once=_settings.requests_at_once,
+            shed=_shed,
             timeout_seconds=_TIMEOUT_SECONDS,
         )
-        put_in_front(app, front)
+        put_in_front(app, [Middleware(RequestIds), *cross_origin(_settings.cors_origins), front])
         return app
 
 
@@ -94,6 +96,10 @@ def _decoders() -> dict[str, Callable[[bytes], Any]]:
 async def _answer(path: str, request: Any) -> bytes:
     operations: dict[str, Callable[[Any], Awaitable[bytes]]] = get_current_service().operations
     return await operations[path](request)
+
+
+def _shed(path: str) -> None:
+    get_current_service().metrics.shed(path)
 
 
 class _Endpoints:
@@ -133,7 +139,7 @@ for _name, _action in _contracts:
     name="braid",
     description="Features merged from batch and speed at the time of the request, and the champion's prediction on them.",
     workers=_settings.serving_workers,
-    traffic={"timeout": _TIMEOUT_SECONDS, "max_concurrency": _MOST_AT_ONCE},
+    traffic={"timeout": _TIMEOUT_SECONDS, "max_concurrency": _settings.requests_at_once},
     logging={"access": {"enabled": False}},
     service_class=_FrontedService,
 )
@@ -145,10 +151,10 @@ class Braid(_Endpoints):
         # comes back from the store for 5 ms at a time.
         sys.setswitchinterval(0.000_2)
         settings, self._groups = _settings, {group.name: group for group in _project.groups}
-        self._metrics = Metrics()
+        self.metrics = Metrics(_project.models)
         self._store = OnlineStore(settings)
-        self._served = ServedLog(settings, self._metrics.lost)
-        self._freshness = Freshness(settings, _project.groups, self._metrics.newest_event)
+        self._served = ServedLog(settings, self.metrics.lost)
+        self._freshness = Freshness(settings, _project.groups, self.metrics.newest_event)
         self._models = {
             model.name: Models(settings, model, partial(self._exchanged, model), settings.experiment if model == _default else None)
             for model in _project.models
@@ -156,7 +162,7 @@ class Braid(_Endpoints):
         self.operations = {"/features": self._features}
         for model in _project.models:
             predictor = Predictor(
-                settings, model, self._models[model.name], self._store, self._freshness, self._served, self._metrics
+                settings, model, self._models[model.name], self._store, self._freshness, self._served, self.metrics
             )
             self.operations |= {f"/models/{model.name}/{action}": getattr(predictor, action) for action in ("predict", "score")}
         self.operations["/predict"] = self.operations[f"/models/{_default.name}/predict"] if _default else _no_model
@@ -193,12 +199,13 @@ class Braid(_Endpoints):
         return looked, [*faults, fault] if fault else faults
 
     async def _features(self, request: FeaturesRequest) -> bytes:
-        started = time.perf_counter()
+        stages = Stages()
         group = group_of(self._groups, request.group)
         keys = keys_of(group, request.ids)
         q_ms = now_ms() if request.at is None else request.at
         stale = self._freshness.stale(request.use_case, group.name, q_ms)
         reading = await self._store.read(group, keys)
+        stages.read(reading.decode_seconds)
         group = reading.group
         since_ms = max(q_ms - tiles_kept_ms(_settings, group), reading.complete_since_ms)
         serve = partial(
@@ -211,19 +218,22 @@ class Braid(_Endpoints):
             at_q=ManyMerge(group, q_ms, reading.batch_end_ms, since_ms),
         )
         found = [serve(parts) for parts in reading.parts]
+        stages.end("merge")
         rows = feature_rows(group, request.ids, found, q_ms)
+        response = encoded(FeaturesAnswer(rows))
+        stages.end("encode")
         if self._served.on:
+            request_id = current_request_id()
             for key, served, row in zip(keys, found, rows, strict=True):
                 if self._served.wants(key):
-                    self._served.add(partial(served_record, group, key, served, row.provenance, q_ms, now_ms()))
-        response = encoded(FeaturesAnswer(rows))
-        self._metrics.counted(group, found, q_ms)
-        self._metrics.answered("features", started)
+                    self._served.add(partial(served_record, group, key, served, row.provenance, q_ms, now_ms(), None, request_id))
+        self.metrics.counted(group, found, q_ms)
+        self.metrics.answered("features", stages)
         return response
 
     def _exchanged(self, declared: Model, variant: Variant, model: LoadedModel) -> None:
         if variant.name == "champion" and declared == _default:
-            self._metrics.champion(model.version)
+            self.metrics.champion(model.version)
         # MLflow and its like are a million objects that stay: a full collection would look at each of them, during some request.
         gc.collect()
         gc.freeze()

@@ -120,12 +120,14 @@ class Reading:
         group: The version that the parts are of.
         complete_since_ms: Since when no event is missing in the group's tiles: `ALWAYS_MS` where none is or no stream writes tiles, `NEVER_MS`
             while the stream is read again.
+        decode_seconds: How long it took to decode the parts.
     """
 
     parts: list[Parts]
     batch_end_ms: int | None
     group: FeatureGroup
     complete_since_ms: int = ALWAYS_MS
+    decode_seconds: float = 0.0
 
 
 class Store(Protocol):

@@ -11,6 +11,7 @@ that grew can ever meet an old decoding. What the store can be seen to lack stan
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -119,6 +120,7 @@ class Query:
         readings = []
         for declared, ids in self._wanted:
             group, end_ms, since_ms, faults = state[declared.name]
+            began = time.perf_counter()
             stamps: list[Any] = [None] * len(ids)
             for _, places in self._buckets.split(ids):
                 answer = next(left)
@@ -126,7 +128,7 @@ class Query:
                     stamps[at] = answer if isinstance(answer, Exception) else answer[index]
             rows = zip(islice(left, len(ids)), stamps, strict=True)
             parts = [parts_of(values, group, stamp, end_ms, faults) for values, stamp in rows]
-            readings.append(Reading(parts, end_ms, group, since_ms))
+            readings.append(Reading(parts, end_ms, group, since_ms, time.perf_counter() - began))
         return readings
 
     def _version(self, declared: FeatureGroup) -> str:

@@ -122,10 +122,10 @@ def test_a_request_is_repeated_after_the_pause_that_the_service_asks_for(ask: As
 
 @pytest.mark.parametrize("retry_after", ["60", "Thu, 01 Jan 2099 00:00:00 GMT"])
 def test_a_pause_that_ends_after_the_deadline_is_not_waited_for(ask: Ask, retry_after: str) -> None:
-    service = Service(busy(**{"retry-after": retry_after}))
+    service = Service(busy(**{"retry-after": retry_after, "x-request-id": "order-17"}))
     with pytest.raises(RefusedError, match=r"No champion can answer. Train one.") as caught:
         ask(service, "features", "cards", [1], deadline_seconds=20)
-    assert (caught.value.status, len(service.requests)) == (503, 1)
+    assert (caught.value.status, caught.value.request_id, len(service.requests)) == (503, "order-17", 1)
 
 
 def test_a_refusal_that_does_not_pass_is_raised_at_once(ask: Ask) -> None:

@@ -6,8 +6,8 @@ with Client("http://127.0.0.1:3001") as client:
     [row] = client.features("user_features", [17850])
     answer = client.predict({"user_id": 17850})
 
-A request is repeated when the service is busy (429), not ready (503) or not reachable, after the time that `Retry-After` names or else after
-a growing random pause, until the deadline. Every request only reads, so a repetition does no harm.
+A request is repeated when the service is busy or not ready (429, 503) or not reachable, until the deadline: after a growing random pause, which
+begins after the time that `Retry-After` names. Every request only reads, so a repetition does no harm.
 """
 
 from braid.client.answers import CandidateScore, FeatureRow, FeatureRows, ModelInfo, Prediction, Provenance, Scores

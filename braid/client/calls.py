@@ -40,11 +40,12 @@ class RefusedError(ServingError):
     Attributes:
         status: The status of the response; docs/reference/errors.md has all of them.
         retry_after_seconds: The pause that the service asks for; None where it names none.
+        request_id: The id of the request in the log of serving; empty where the response has none.
     """
 
-    def __init__(self, status: int, cause: str, cure: str, retry_after_seconds: float | None = None) -> None:
+    def __init__(self, status: int, cause: str, cure: str, retry_after_seconds: float | None = None, request_id: str = "") -> None:
         super().__init__(cause, cure)
-        self.status, self.retry_after_seconds = status, retry_after_seconds
+        self.status, self.retry_after_seconds, self.request_id = status, retry_after_seconds, request_id
 
 
 class UnreachableError(ServingError):
@@ -121,7 +122,9 @@ def _refusal(response: httpx.Response) -> RefusedError:
         cause, cure = str(body["error"]), str(body.get("cure", ""))
     except (ValueError, KeyError, TypeError, AttributeError):
         cause, cure = f"The service answers with the status {response.status_code}.", ""
-    return RefusedError(response.status_code, cause, cure, _retry_after_seconds(response.headers.get("retry-after")))
+    headers = response.headers
+    pause_seconds = _retry_after_seconds(headers.get("retry-after"))
+    return RefusedError(response.status_code, cause, cure, pause_seconds, headers.get("x-request-id", ""))
 
 
 def _retry_after_seconds(value: str | None) -> float | None:
@@ -156,5 +159,6 @@ def _is_passing(error: BaseException) -> bool:
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, RefusedError) and error.retry_after_seconds is not None:
-        return max(error.retry_after_seconds, _pause(state))
+        # Behind it a random pause: callers that were refused together do not come back together.
+        return error.retry_after_seconds + _pause(state)
     return _pause(state)

@@ -85,7 +85,12 @@ def register(settings: Settings, model: lightgbm.Booster, spoil: Callable[[str],
 def serving(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
     home = tmp_path_factory.mktemp("faults")
     settings = Settings.load(home).model_copy(
-        update={"mlflow_tracking_uri": f"sqlite:///{home}/mlflow.db", "alias_poll_seconds": 0.3, "store_timeout_seconds": 0.5}
+        update={
+            "mlflow_tracking_uri": f"sqlite:///{home}/mlflow.db",
+            "alias_poll_seconds": 0.3,
+            "store_timeout_seconds": 0.5,
+            "requests_at_once": 256,
+        }
     )
     MlflowClient(settings.mlflow_tracking_uri).create_experiment(repurchase.name, artifact_location=str(home / "artifacts"))
     register(settings, booster())

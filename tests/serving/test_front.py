@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
 from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
+from starlette.routing import Mount
 
 from serving.contract import FeaturesRequest
 from serving.decoding import decoder, features_struct
 from serving.errors import RefusalError
-from serving.front import Front
+from serving.front import Front, cross_origin, put_in_front
+from serving.request_ids import RequestIds
 
 BODY = {"group": "cards", "ids": [1, "2"]}
 
@@ -24,10 +28,19 @@ async def behind(scope: Any, receive: Any, send: Any) -> None:
     await JSONResponse({"passed": scope["path"]})(scope, receive, send)
 
 
-def caller(answer: Callable[[str, Any], Awaitable[bytes]], key: str | None = None, most: int = 2) -> httpx.AsyncClient:
+def caller(
+    answer: Callable[[str, Any], Awaitable[bytes]],
+    key: str | None = None,
+    most: int = 2,
+    origins: tuple[str, ...] = (),
+    shed: Callable[[str], None] = print,
+) -> httpx.AsyncClient:
     decoders = {"/features": decoder(features_struct(), FeaturesRequest)}
-    front = Front(behind, SecretStr(key) if key else None, decoders, answer, most, timeout_seconds=0.2)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(front), base_url="http://braid")
+    secret = SecretStr(key) if key else None
+    front = Middleware(Front, key=secret, decoders=decoders, answer=answer, most_at_once=most, shed=shed, timeout_seconds=0.2)
+    app = Starlette(routes=[Mount("/", behind)])
+    put_in_front(app, [Middleware(RequestIds), *cross_origin(origins), front])
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://braid")
 
 
 async def ids(path: str, request: Any) -> bytes:
@@ -88,10 +101,13 @@ def test_an_operation_may_refuse_be_late_or_fail_and_the_next_request_is_answere
     assert responses[0].json() == {"error": "No such group.", "cure": "Declare it."}
     assert "ZeroDivisionError" not in responses[2].text
     assert "ZeroDivisionError" in caplog.text
+    assert f"the request {responses[2].headers['x-request-id']} of /features failed" in caplog.text
 
 
-def test_more_requests_at_once_than_the_bound_are_refused() -> None:
-    async def ask() -> list[int]:
+def test_requests_beyond_the_bound_are_refused_at_once_and_counted() -> None:
+    shed: list[str] = []
+
+    async def ask() -> list[httpx.Response]:
         entered, leave = asyncio.Semaphore(0), asyncio.Event()
 
         async def answer(path: str, request: Any) -> bytes:
@@ -99,13 +115,75 @@ def test_more_requests_at_once_than_the_bound_are_refused() -> None:
             await leave.wait()
             return await ids(path, request)
 
-        client = caller(answer)
+        client = caller(answer, shed=shed.append)
         first = [asyncio.create_task(client.post("/features", json=BODY)) for _ in range(2)]
         for _ in first:
             await entered.acquire()
         third = await client.post("/features", json=BODY)
         leave.set()
-        fourth = await client.post("/features", json=BODY) if all([await task for task in first]) else third
-        return [*(task.result().status_code for task in first), third.status_code, fourth.status_code]
+        answered = [await task for task in first]
+        return [*answered, third, await client.post("/features", json=BODY)]
 
-    assert asyncio.run(ask()) == [200, 200, 429, 200]
+    responses = asyncio.run(ask())
+    assert [response.status_code for response in responses] == [200, 200, 503, 200]
+    assert [response.headers.get("retry-after") for response in responses] == [None, None, "1", None]
+    assert shed == ["/features"]
+
+
+def test_a_body_that_arrives_slowly_keeps_nobody_out() -> None:
+    async def ask() -> list[int]:
+        begun, finish = asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield b'{"group": "cards", '
+            begun.set()
+            await finish.wait()
+            yield b'"ids": [1]}'
+
+        # httpx's transport for ASGI reads the content as the application asks for it.
+        client = caller(ids, most=1)
+        headers = {"content-type": "application/json", "content-length": "30"}
+        slow = asyncio.create_task(client.post("/features", content=slowly(), headers=headers))
+        await begun.wait()
+        fast = await client.post("/features", json=BODY)
+        finish.set()
+        return [(await slow).status_code, fast.status_code]
+
+    assert asyncio.run(ask()) == [200, 200]
+
+
+PREFLIGHT = {
+    "origin": "https://shop.example.com",
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,x-request-id",
+}
+
+
+def test_pages_of_a_listed_origin_may_call_and_read_the_headers() -> None:
+    async def ask() -> list[httpx.Response]:
+        client = caller(ids, "s3cret", origins=("https://shop.example.com",))
+        return [
+            await client.options("/features", headers=PREFLIGHT),
+            await client.post("/features", json=BODY, headers={"origin": PREFLIGHT["origin"]}),
+            await client.options("/features", headers={**PREFLIGHT, "origin": "https://evil.example.com"}),
+            await client.post("/features", json=BODY, headers={"origin": "https://evil.example.com"}),
+        ]
+
+    preflight, refused, *of_others = asyncio.run(ask())
+    # A preflight has no key; the request behind it needs the key, and its refusal can be read by the page.
+    assert (preflight.status_code, refused.status_code) == (200, 401)
+    for response in (preflight, refused):
+        assert response.headers["access-control-allow-origin"] == "https://shop.example.com"
+        assert "access-control-allow-credentials" not in response.headers
+    assert "x-request-id" in refused.headers["access-control-expose-headers"]
+    assert of_others[0].status_code == 400
+    assert all("access-control-allow-origin" not in response.headers for response in of_others)
+
+
+def test_without_origins_no_page_may_call() -> None:
+    async def ask() -> list[httpx.Response]:
+        client = caller(ids)
+        origin = {"origin": PREFLIGHT["origin"]}
+        return [await client.options("/features", headers=PREFLIGHT), await client.post("/features", json=BODY, headers=origin)]
+
+    assert not any(name.startswith("access-control") for response in asyncio.run(ask()) for name in response.headers)

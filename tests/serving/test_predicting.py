@@ -18,6 +18,7 @@ from models.training import fitted
 from serving.contract import predict_contract, score_contract
 from serving.model import LoadedModel
 from serving.predicting import Predictor
+from serving.request_ids import RequestIds
 from serving.variants import known_variants
 from store.clients import store
 from store.reading import OnlineStore
@@ -46,24 +47,37 @@ def test_a_number_or_several_classes_are_the_answer_to_a_request_and_to_many_can
     )
     log: Any = SimpleNamespace(wants=lambda _: True, add=records.append)
     nothing = lambda *_: None  # noqa: E731
-    metrics: Any = SimpleNamespace(predicted=nothing, counted=nothing, answered=nothing, late=nothing)
+    stages = list[dict[str, float]]()
+    metrics: Any = SimpleNamespace(
+        predicted=nothing, counted=nothing, late=nothing, answered=lambda _endpoint, its, _model: stages.append(its.seconds)
+    )
     freshness: Any = SimpleNamespace(stale=nothing)
     (request, response), (many, scores) = predict_contract(model), score_contract(model)
 
     async def ask() -> tuple[bytes, bytes]:
         online = OnlineStore(valkey)
         predictor = Predictor(valkey, model, models, online, freshness, log, metrics)
-        predicted = await predictor.predict(request.model_validate({"user_id": 7}))
+        predicted = b""
+
+        async def predict(*_: Any) -> None:
+            nonlocal predicted
+            predicted = await predictor.predict(request.model_validate({"user_id": 7}))
+
+        await RequestIds(predict)({"type": "http", "headers": [(b"x-request-id", b"order-17")]}, nothing, nothing)
         scored = await predictor.score(many.model_validate({"candidates": [{"user_id": 7}, {"user_id": 8}]}))
         await online.close()
         return predicted, scored
 
     predicted, scored = asyncio.run(ask())
+    assert [list(seconds) for seconds in stages] == [["store", "decode", "merge", "model", "encode"]] * 2
+    assert all(second > 0 for seconds in stages for second in seconds.values())
     [expected] = champion.predict([model.vector.empty()])
     answer = response.model_validate_json(predicted)
     assert answer.prediction == expected
     assert [row.prediction for row in scores.model_validate_json(scored).candidates] == [expected, expected]
+    # The log's thread makes a record after the request.
     [record] = [msgspec.json.decode(msgspec.json.encode(make())) for make in records]
+    assert record["request_id"] == "order-17"
     if objective is Objective.REGRESSION:
         assert record["prediction"] == expected > 1
     else:

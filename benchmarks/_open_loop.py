@@ -1,0 +1,204 @@
+"""Load at a fixed rate: a request is due at its time whatever the answers do, and its time is measured from then on.
+
+So a server that stalls for a second is charged with every request that was due in that second. A generator that waits for an answer before
+it sends the next request would leave these out (Gil Tene calls this coordinated omission).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import selectors
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import httptools
+import numpy as np
+
+#: More than a process of serving has in work at a time, so that a rate beyond it is refused and not hidden in the generator.
+CONNECTIONS = 128
+#: A trial ends when as many seconds of requests wait as here: the rate is beyond the server.
+_BACKLOG_SECONDS, _DRAIN_SECONDS = 1.0, 60.0
+#: The status of a request whose connection has ended, and of an answer that is marked as degraded.
+BROKEN, DEGRADED = 0, -1
+
+
+@dataclass
+class Load:
+    """What requests at a rate came to.
+
+    Attributes:
+        rate: Requests per second that were due.
+        seconds: The time of each answer, from when its request was due.
+        late_seconds: How late the generator sent each request for which a connection was free.
+        statuses: Status → answers; `BROKEN` and `DEGRADED` count as statuses.
+        stall_seconds: The longest time without an answer while a request was due.
+        saturated: Whether the trial was ended, because too many requests waited.
+    """
+
+    rate: float
+    seconds: list[float] = field(default_factory=list)
+    late_seconds: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    stall_seconds: float = 0.0
+    saturated: bool = False
+
+    def percentile_ms(self, percent: float) -> float:
+        """A percentile of the times of the answers."""
+        return float(np.percentile(self.seconds, percent)) * 1_000 if self.seconds else float("inf")
+
+    def holds(self, limit_ms: float) -> bool:
+        """Whether every request has a good answer, and 99 % of them within the limit."""
+        return not self.saturated and set(self.statuses) == {200} and self.percentile_ms(99) <= limit_ms
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, with at most one request under way."""
+
+    def __init__(self, generator: _Generator) -> None:
+        self._generator, self._parser = generator, httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._place: int | None = None
+        self._degraded = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def send(self, place: int, request: bytes) -> None:
+        assert self._transport is not None
+        self._place, self._degraded = place, False
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        self._degraded = self._degraded or b'"degraded":true' in body
+
+    def on_message_complete(self) -> None:
+        place, self._place = self._place, None
+        assert place is not None
+        self._generator.answered(place, DEGRADED if self._degraded else self._parser.get_status_code(), self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._place is not None:
+            self._generator.answered(self._place, BROKEN, None)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+class _Generator:
+    """The requests of one load: which are due, which wait for a connection, and which are under way."""
+
+    def __init__(self, requests: Sequence[bytes], rate: float, seconds: float) -> None:
+        self._requests, self._number = requests, max(1, int(rate * seconds))
+        self.load = Load(rate)
+        self._loop = asyncio.get_running_loop()
+        self._begin = self._last_answer = self._loop.time() + 0.1
+        self._next = self._answers = 0
+        self._free: list[_Connection] = []
+        self._waiting: deque[int] = deque()
+        self._open: dict[int, None] = {}  # in the order in which the requests were due
+        self._ended = asyncio.Event()
+
+    async def run(self, port: int) -> Load:
+        connections = [
+            (await self._loop.create_connection(lambda: _Connection(self), "127.0.0.1", port))[1] for _ in range(CONNECTIONS)
+        ]
+        self._free = list(connections)
+        self._loop.call_at(self._begin, self._offer)
+        duration = self._number / self.load.rate + _DRAIN_SECONDS
+        try:
+            async with asyncio.timeout(duration):
+                await self._ended.wait()
+        except TimeoutError:
+            self.load.saturated = True
+        for connection in connections:
+            connection.close()
+        return self.load
+
+    def _due(self, place: int) -> float:
+        return self._begin + place / self.load.rate
+
+    def _offer(self) -> None:
+        """Sends what is due, and comes back when the next request is."""
+        while self._next < self._number and self._due(self._next) <= (now := self._loop.time()):
+            self._open[self._next] = None
+            if self._free and not self._waiting:
+                self.load.late_seconds.append(now - self._due(self._next))
+                self._free.pop().send(self._next, self._requests[self._next % len(self._requests)])
+            else:
+                self._waiting.append(self._next)
+            self._next += 1
+        if len(self._waiting) > max(CONNECTIONS, _BACKLOG_SECONDS * self.load.rate):
+            self.load.saturated, self._number = True, self._next
+        if self._next < self._number:
+            self._loop.call_at(self._due(self._next), self._offer)
+
+    def answered(self, place: int, status: int, connection: _Connection | None) -> None:
+        """Counts an answer, and gives its connection to the request that has waited longest."""
+        now, oldest = self._loop.time(), next(iter(self._open))
+        self.load.stall_seconds = max(self.load.stall_seconds, now - max(self._last_answer, self._due(oldest)))
+        self._last_answer = now
+        del self._open[place]
+        self.load.seconds.append(now - self._due(place))
+        self.load.statuses[status] += 1
+        self._answers += 1
+        if connection is not None:
+            if self._waiting:
+                waiting = self._waiting.popleft()
+                connection.send(waiting, self._requests[waiting % len(self._requests)])
+            else:
+                self._free.append(connection)
+        if self._answers == self._number:
+            self._ended.set()
+
+
+def request_of(path: str, body: str) -> bytes:
+    """The bytes of a POST request."""
+    content = body.encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+def offer(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Load:
+    """Sends requests to a port at a rate, in turn, over `CONNECTIONS` connections."""
+
+    async def load() -> Load:
+        return await _Generator(requests, rate, seconds).run(port)
+
+    gc.collect()
+    gc.disable()
+    try:
+        # epoll's timer counts milliseconds, select's microseconds.
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
+            return runner.run(load())
+    finally:
+        gc.enable()
+
+
+def highest_rate(trial: Callable[[float], Load], limit_ms: float, first: float, trials: int) -> float:
+    """The highest rate, to about 5 %, whose answers are good and within the limit; 0 where no rate is.
+
+    A rate is given up after it has failed twice, because another process of the machine can spoil one trial.
+
+    Args:
+        trial: Offers a load at a rate.
+        limit_ms: The limit of the 99th percentile.
+        first: The rate to begin with.
+        trials: The number of rates to try.
+    """
+    held, failed, rate = 0.0, float("inf"), first
+    for _ in range(trials):
+        if trial(rate).holds(limit_ms) or trial(rate).holds(limit_ms):
+            held = rate
+        else:
+            failed = rate
+        if held and failed / held < 1.05:
+            break
+        rate = held * 1.5 if failed == float("inf") else (held * failed) ** 0.5 if held else failed / 2
+    return held

@@ -1,0 +1,202 @@
+"""Serving at a fixed rate of arrivals: the highest rate with a p99 within a limit, and the answers at a share of that rate.
+
+    python -m benchmarks.serving_load [--case predict] [--limit-ms 10] [--seconds 60] [--share 0.5] [--publish] [--workers 1] [--json]
+
+For each case, `/predict` and `/features` of 1, 100 and 500 users, the rate is searched by trials of some seconds. Then the load runs at a share of
+the rate, at rest, and once more with `--publish` while a later view of all users and another champion are published. Times count from when a
+request was due, so no stall is left out. The peer is a server that only answers, with as many bytes: the rate that the generator itself reaches
+with it, which must be well above that of serving, or the figures are those of the generator. The data are those of
+`benchmarks.serving_latency`, in a temporary home, which is deleted.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from benchmarks._home import temporary_home
+from benchmarks._open_loop import DEGRADED, Load, highest_rate, offer, request_of
+from benchmarks._serving import CASES, bodies_of, publish, register, wait
+from infra.embedded import services
+from infra.settings import Settings
+
+#: The program of the peer. Its arguments are the port and the number of bytes of an answer.
+PEER = r"""
+import asyncio, sys
+import httptools
+
+answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % int(sys.argv[2]) + b"x" * int(sys.argv[2])
+
+class Answers(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.parser = transport, httptools.HttpRequestParser(self)
+
+    def data_received(self, data):
+        self.parser.feed_data(data)
+
+    def on_message_complete(self):
+        self.transport.write(answer)
+
+async def main():
+    server = await asyncio.get_running_loop().create_server(Answers, "127.0.0.1", int(sys.argv[1]))
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+#: A trial has at least so many requests, for its 99th percentile, unless that takes longer than `_LONGEST_TRIAL_SECONDS`.
+_LEAST_REQUESTS, _LONGEST_TRIAL_SECONDS = 400, 20.0
+
+
+def main(
+    cases: Annotated[list[str] | None, typer.Option("--case", help=f"One of {', '.join(CASES)}. Default: all.")] = None,
+    limit_ms: Annotated[float, typer.Option(help="The limit of the p99, in milliseconds.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Seconds of the load at a share of the highest rate.")] = 60.0,
+    share: Annotated[float, typer.Option(help="That share.")] = 0.5,
+    trial_seconds: Annotated[float, typer.Option(help="Seconds of a trial of a rate.")] = 5.0,
+    trials: Annotated[int, typer.Option(help="Rates to try at most, each once or twice.")] = 12,
+    published: Annotated[bool, typer.Option("--publish", help="Publish a view and a champion meanwhile, too.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes of serving.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measures what rate serving holds, and its answers at a share of it."""
+    results = []
+    for case in cases or list(CASES):
+        # A home of its own for each case: a view can be published once, and the caches of serving begin empty.
+        with temporary_home() as home:
+            update = {"mlflow_tracking_uri": f"sqlite:///{home.home}/mlflow.db", "serving_workers": workers}
+            settings = home.model_copy(update=update)
+            register(settings)
+            next_version = register(settings, champion=False)
+            services.up(settings, {}, only={"valkey", "serving"})
+            publish(settings)
+            measured = measure(settings, case, limit_ms, seconds, share, trial_seconds, trials, next_version if published else None)
+            results.append({"case": case, "workers": workers, "limit_ms": limit_ms, "share": share, **measured})
+            if not as_json:
+                print(_sentence(results[-1]), flush=True)  # the next case takes minutes
+    if as_json:
+        print(json.dumps({"cases": results}))
+
+
+def measure(
+    settings: Settings, case: str, limit_ms: float, seconds: float, share: float, trial_seconds: float, trials: int, next_version: str | None
+) -> dict[str, Any]:  # fmt: skip
+    """The figures of one case; `next_version` becomes champion meanwhile, if it is given."""
+    path, _ = CASES[case]
+    bodies = bodies_of(case, 1_000)
+    requests, port = [request_of(path, body) for body in bodies], settings.ports.serving
+
+    def rate_of(port: int, first: float) -> float:
+        def trial(rate: float) -> Load:
+            return offer(port, requests, rate, min(max(trial_seconds, _LEAST_REQUESTS / rate), _LONGEST_TRIAL_SECONDS))
+
+        return highest_rate(trial, limit_ms, first, trials)
+
+    mean_seconds, size = one_by_one(port, path, bodies[:200])
+    with answering(settings.ports.dagster, size) as peer:  # free, because Dagster does not run here
+        ceiling = rate_of(peer, 2 / mean_seconds)
+    rate = rate_of(port, 0.5 / mean_seconds)
+    figures: dict[str, Any] = {"rate": round(rate, 1), "rate_of_the_peer": round(ceiling, 1), "answer_bytes": size}
+    # Where no rate holds the limit, the answers are shown at a share of what one connection can ask.
+    shared = share * (rate or 1 / mean_seconds)
+    rest = offer(port, requests, shared, seconds)
+    figures |= {"at_rest": figures_of(rest)}
+    if next_version is not None:
+        with publication(settings, next_version, seconds / 4):
+            meanwhile = offer(port, requests, shared, seconds)
+        twice = np.array(meanwhile.seconds) * 1_000 > 2 * rest.percentile_ms(99)
+        figures |= {"while_published": figures_of(meanwhile), "share_beyond_twice_the_p99_at_rest": round(float(twice.mean()), 6)}
+    return figures
+
+
+def figures_of(load: Load) -> dict[str, Any]:
+    """The percentiles of a load, in milliseconds."""
+    return {
+        "rate": round(load.rate, 1),
+        "answers": len(load.seconds),
+        **{f"p{name}_ms": round(load.percentile_ms(percent), 2) for name, percent in (("50", 50), ("99", 99), ("99_9", 99.9))},
+        "longest_ms": round(load.percentile_ms(100), 2),
+        "longest_stall_ms": round(load.stall_seconds * 1_000, 2),
+        "sent_late_p99_ms": round(float(np.percentile(load.late_seconds or [0], 99)) * 1_000, 2),
+        "degraded": load.statuses[DEGRADED],
+        "refused": sum(load.statuses.values()) - load.statuses[200] - load.statuses[DEGRADED],
+        "saturated": load.saturated,
+    }
+
+
+def one_by_one(port: int, path: str, bodies: Sequence[str]) -> tuple[float, int]:
+    """The mean seconds of requests one after another on one connection, and the bytes of the last answer. The first half warms the server up."""
+    wait(port)
+    connection, began = http.client.HTTPConnection("127.0.0.1", port, timeout=30), 0.0
+    for place, body in enumerate(bodies):
+        if place == len(bodies) // 2:
+            began = time.perf_counter()
+        connection.request("POST", path, body, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        content = answer.read()
+        assert answer.status == 200, content
+    mean_seconds = (time.perf_counter() - began) / (len(bodies) - len(bodies) // 2)
+    connection.close()
+    return mean_seconds, len(content)
+
+
+@contextmanager
+def answering(port: int, size: int) -> Iterator[int]:
+    """A block in which the peer listens on the port."""
+    with subprocess.Popen([sys.executable, "-c", PEER, str(port), str(size)]) as program:
+        try:
+            wait(port)
+            yield port
+        finally:
+            program.terminate()
+
+
+@contextmanager
+def publication(settings: Settings, version: str, after_seconds: float) -> Iterator[None]:
+    """A block in which a view and a champion are published, some seconds after its begin, by another process; it ends when they are."""
+    command, environment = [sys.executable, "-m", "benchmarks._publication", version], {**os.environ, **settings.environment()}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == "prepared\n"
+        signal = threading.Timer(after_seconds, partial(print, file=program.stdin, flush=True))
+        signal.start()
+        try:
+            yield
+            assert program.stdout.readline() == "published\n"
+        finally:
+            signal.cancel()
+            program.terminate()
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['case']}: {result['rate']:,} requests/s with p99 <= {result['limit_ms']:g} ms by {result['workers']} processes.",
+        f"  A server that only answers, with as many bytes: {result['rate_of_the_peer']:,} requests/s.",
+    ]
+    for phase, words in (("at_rest", "at rest"), ("while_published", "while a view and a champion are published")):
+        if figures := result.get(phase):
+            lines.append(
+                f"  {figures['rate']:,}/s {words}: p50 {figures['p50_ms']}, p99 {figures['p99_ms']}, p99.9 {figures['p99_9_ms']}, "
+                f"longest {figures['longest_ms']}, longest stall {figures['longest_stall_ms']} ms; {figures['answers']:,} answers, "
+                f"{figures['degraded']:,} of them degraded and {figures['refused']:,} refused; sent late by at most {figures['sent_late_p99_ms']} ms (p99)"
+                f"{'; ended, because too many requests waited' if figures['saturated'] else ''}."
+            )
+    if "while_published" in result:
+        lines.append(f"  Beyond twice the p99 at rest: {result['share_beyond_twice_the_p99_at_rest']:.4%}.")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)
