@@ -9,7 +9,7 @@ from infra.errors import SettingsError
 from infra.policies import Experiment
 
 
-def tested_model(experiment: Experiment | None, project: Project) -> Model | None:
+def experiment_model(experiment: Experiment | None, project: Project) -> Model | None:
     """The model whose variants an experiment compares; None without an experiment.
 
     Raises:

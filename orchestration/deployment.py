@@ -11,7 +11,7 @@ from dagster_pyspark import LazyPySparkResource
 
 from features.model import Model
 from features.project import Project
-from infra.experiments import tested_model
+from infra.experiments import experiment_model
 from infra.gateway import batch_session
 from infra.settings import Settings
 from infra.spark import spark_properties
@@ -42,11 +42,11 @@ class Deployment:
         return timedelta(days=1) if self.settings.batch_every == "day" else timedelta(hours=1)
 
     @property
-    def tested_models(self) -> tuple[Model, ...]:
+    def experiment_models(self) -> tuple[Model, ...]:
         """The model that an experiment is about: the one that it names, else the first of the project; empty in a project without models."""
         if not self.project.models:
             return ()
-        return (tested_model(self.settings.experiment, self.project) or self.project.models[0],)
+        return (experiment_model(self.settings.experiment, self.project) or self.project.models[0],)
 
     @property
     def fresh_within(self) -> dg.FreshnessPolicy:

@@ -84,7 +84,7 @@ def quality_job_of(deployment: Deployment) -> Any:
     project = deployment.project
     keys = [SERVED, *map(events_key, project.sources), *map(consistency_key, project.groups)]
     keys += [key(model) for model in project.models for key in (drift_key, live_quality_key)]
-    keys += [experiment_key(model) for model in deployment.tested_models]
+    keys += [experiment_key(model) for model in deployment.experiment_models]
     return dg.define_asset_job(
         QUALITY_JOB, dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor,
         description="Checks of the served answers: consistency, drift, live quality, the experiment.",

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from features.instants import now_ms
 from features.merge_many import ManyMerge
 from features.model import Model
-from infra.experiments import tested_model
+from infra.experiments import experiment_model
 from infra.project import load_project
 from infra.settings import Settings
 from serving.answer import feature_rows, served_features
@@ -150,7 +150,7 @@ class Braid(_Endpoints):
         self._store = OnlineStore(settings)
         self._served = ServedLog(settings, self._metrics.lost)
         self._freshness = Freshness(settings, _project.groups, self._metrics.newest_event)
-        tested = tested_model(settings.experiment, _project)
+        tested = experiment_model(settings.experiment, _project)
         self._models = {
             model.name: Models(settings, model, partial(self._exchanged, model), settings.experiment if model == tested else None)
             for model in _project.models

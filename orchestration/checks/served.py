@@ -52,4 +52,4 @@ def split_as_declared(model: Model) -> Any:
 
 def checks_of(deployment: Deployment) -> list[Any]:
     """The checks of all groups, and of the experiment."""
-    return [*map(no_defects, deployment.project.groups), *map(split_as_declared, deployment.tested_models)]
+    return [*map(no_defects, deployment.project.groups), *map(split_as_declared, deployment.experiment_models)]
