@@ -84,5 +84,5 @@ def quality_of(model: Model, answers: pd.DataFrame) -> float | None:
 def prediction_of_label(answer: str) -> Column:
     """The prediction of an answer; of several classes the probability of the label."""
     classes = F.col(f"{answer}.predictions")
-    of_label = F.coalesce(classes.getItem(F.col("label").cast("string")), F.lit(0.0))
+    of_label = F.coalesce(classes[F.col("label").cast("string")], F.lit(0.0))
     return F.when(classes.isNotNull(), of_label).otherwise(F.col(f"{answer}.prediction"))
