@@ -6,7 +6,7 @@ the entity for each feature; it uses neither the aggregations nor the tiles of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -50,21 +50,30 @@ def label_points(model: Model, events: Mapping[str, Path], labels: Path) -> pd.D
         for place, entry in enumerate(model.vector.inputs):
             for kind, instant in (("", "q_ms"), ("batch_", "midnight_ms")):
                 table = f"{kind}input_{place}"
-                connection.execute(f"CREATE TABLE {table} AS {features_sql(entry.group, entry.key, instant)}")
+                connection.execute(f"CREATE TABLE {table} AS {features_sql(entry.group, entry.keys, instant)}")
                 selected += [f"{table}.{name} AS {kind}{entry.prefix}{name}" for name in entry.group.feature_names]
-                joins.append(f"JOIN {table} ON {table}.entity = points.{entry.key} AND {table}.q_ms = points.{instant}")
+                joins.append(
+                    f"JOIN {table} ON {table}.entity = {_id([f'points.{key}' for key in entry.keys])} AND {table}.q_ms = points.{instant}"
+                )
         return connection.execute(
             f"SELECT {', '.join(selected)} FROM points {' '.join(joins)} ORDER BY {', '.join(['points.q_ms', *model.vector.keys])}"
         ).df()
 
 
-def features_sql(group: FeatureGroup, key: str, instant: str) -> str:
-    """SQL for the features of a group at each distinct (`key`, `instant`) of the table `points`. Columns: `entity`, `q_ms`, the features."""
+def features_sql(group: FeatureGroup, keys: Sequence[str], instant: str) -> str:
+    """SQL for the features of a group at each distinct (`keys`, `instant`) of the table `points`. Columns: `entity`, `q_ms`, the features."""
     features = ", ".join(f"{_feature_sql(feature)} AS {feature.name}" for feature in group.features)
-    events = f"SELECT * EXCLUDE (ts_ms), {group.entity} AS entity, ts_ms AS t, true AS is_event FROM {group.source.table}"
-    points = f"SELECT DISTINCT {key} AS entity, {instant} AS t, false AS is_event FROM points"
+    events = (
+        f"SELECT * EXCLUDE (ts_ms), {_id(group.entity_names)} AS entity, ts_ms AS t, true AS is_event FROM {group.source.table}"
+    )
+    points = f"SELECT DISTINCT {_id(keys)} AS entity, {instant} AS t, false AS is_event FROM points"
     rows = f"SELECT entity, t AS q_ms, is_event, {features} FROM ({events} UNION ALL BY NAME {points})"
     return f"SELECT * EXCLUDE (is_event) FROM ({rows}) WHERE NOT is_event"
+
+
+def _id(columns: Sequence[str]) -> str:
+    """The entity: a column, or a row of several."""
+    return columns[0] if len(columns) == 1 else f"row({', '.join(columns)})"
 
 
 def _feature_sql(feature: Feature) -> str:

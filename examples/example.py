@@ -63,7 +63,8 @@ class Example:
             demo requests predictions only.
         candidates: The number of candidates of a request.
         outcome_hours: The hours after which the outcome of an answer is known, for the experiment between the champion and its batch-only
-            twin, at most 48; None without an experiment, because its report needs outcomes that belong to an entity.
+            twin, at most 48; None without an experiment: the demo asks about label points after their time, when an outcome
+            that belongs to the label point may have come.
         speedup: Event time divided by wall time when the demo streams.
         worker: Makes the worker that runs while the demo streams, from the options of a Kafka client, and the address and the headers of
             serving; None without a worker.

@@ -24,7 +24,7 @@ from features.names import check_name
 from features.objective import Objective, Training
 from features.predicates import canonical_predicate
 from features.sources import Column, ColumnType, EventSource
-from features.vector import FeatureVector, RequestColumn
+from features.vector import RESERVED_FIELDS, FeatureVector, RequestColumn
 from features.windows import parse_duration
 
 
@@ -40,7 +40,7 @@ class Outcome:
             an entity has one label point a week, and some shortly after its events.
         source: The source of the outcome's events; default: the source of the first group.
         join: The column, of both sources, whose value an outcome shares with its label point, such as "transaction_id". Without it they
-            share the entity of the first group.
+            share the entity of the first group. A request may name the value, so that the outcome of its answer can be known.
     """
 
     where: str | None = None
@@ -192,14 +192,18 @@ class Model:
         return isinstance(self.outcome, Labels) or self.outcome.at is not None
 
     @property
-    def outcome_of_entity(self) -> bool:
-        """Whether an entity and a time are enough to know the outcome. An outcome that is joined by another column needs that column, too."""
-        return isinstance(self.outcome, Outcome) and self.outcome.join is None
+    def outcome_key(self) -> Column | None:
+        """The column by which an outcome is joined; None where the entity and the time are enough, and for labels of the owner's own."""
+        if not isinstance(self.outcome, Outcome) or self.outcome.join is None:
+            return None
+        return self.outcome_group.entity_columns[0]
 
     @property
-    def learns_from_served(self) -> bool:
-        """Whether the served log holds all that a training set needs: it has no request columns, and one entity in each record."""
-        return self.vector.is_plain and self.outcome_of_entity
+    def outcome_field(self) -> str | None:
+        """The field of a request that only names what its outcome is joined by; None where a key or a request column does, or none is needed."""
+        key = self.outcome_key
+        known = {*self.vector.keys, *(column.name for column in self.request)}
+        return key.name if key is not None and key.name not in known else None
 
     @property
     def horizon_ms(self) -> int:
@@ -258,6 +262,11 @@ class Model:
             _ = self.labels
             return
         _ = self.outcome_group
+        if self.outcome_field in RESERVED_FIELDS:
+            raise DeclarationError(
+                f"The outcome of {self.name} is joined by {self.outcome_field!r}, which is a field of the API already.",
+                "Rename the column of the source.",
+            )
         if outcome.at is not None:
             canonical_predicate(outcome.at, source, f"outcome of {self.name}")
         if outcome.where is None and outcome.join is None:

@@ -26,7 +26,7 @@ from features.sources import ColumnType, EventSource
 #: The name by which a derived feature reads the time that the request asks about.
 REQUEST_TIME = "request_time"
 #: Fields of the requests and responses of `/predict`; a key and a request column need other names.
-_RESERVED_FIELDS = {
+RESERVED_FIELDS = {
     "context", "at", "use_case", "candidates", "prediction", "predictions", "features_used", "model", "provenance", "inputs",
 }  # fmt: skip
 #: Columns of a training set that braid adds.
@@ -58,7 +58,7 @@ class RequestColumn:
     default: float | int | str | None = None
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name) or self.name in _RESERVED_FIELDS | _RESERVED_COLUMNS:
+        if not NAME.fullmatch(self.name) or self.name in RESERVED_FIELDS | _RESERVED_COLUMNS:
             raise DeclarationError(
                 f"The name {self.name!r} of a request column cannot be used.",
                 "Use lower-case letters, digits and underscores, and no field of the API.",
@@ -213,7 +213,7 @@ class FeatureVector:
 
     def _check_names(self) -> None:
         keys: dict[str, tuple[ModelInput, ColumnType]] = {}
-        reserved = _RESERVED_FIELDS if self.is_plain else _RESERVED_FIELDS | _RESERVED_COLUMNS
+        reserved = RESERVED_FIELDS if self.is_plain else RESERVED_FIELDS | _RESERVED_COLUMNS
         for entry in self.inputs:
             if entry.prefix and not NAME.fullmatch(entry.prefix):
                 raise DeclarationError(

@@ -53,6 +53,7 @@ class Experiment(_Policy):
     """An A/B test of variants."""
 
     name: str = Field(min_length=1, max_length=64, description="The name. Another name assigns the users anew.")
+    model: str | None = Field(None, description="The model that is tested. Default: the first model of the project.")
     shares: dict[VariantName, float] = Field(
         description="Variant (`champion`, `challenger`, `batch_only`) → its share of the users. The shares add up to 1 and must not change "
         "while the experiment runs. Every other variant is compared with the first."

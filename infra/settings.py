@@ -261,6 +261,12 @@ class Settings(BaseSettings):
         le=1,
         description="Drop of the champion's live AUC below its AUC in training, from 0 to 1, that calls for a retraining.",
     )
+    error_rise: float = Field(
+        0.2,
+        alias="BRAID_ERROR_RISE",
+        gt=0,
+        description="For other objectives than a probability: the share by which the champion's live error may exceed its error in training before a retraining.",
+    )
     group_bounds: dict[str, GroupBounds] = Field(
         {},
         alias="BRAID_GROUP_BOUNDS",
@@ -278,6 +284,12 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="Share of the entities, from 0 to 1, whose answers are logged. All predictions of an experiment are logged.",
+    )
+    served_candidates: int = Field(
+        10,
+        alias="BRAID_SERVED_CANDIDATES",
+        ge=0,
+        description="The largest number of candidates of one answer of `/models/{name}/score` that are logged, drawn at random.",
     )
     alert_url: SecretStr | None = Field(
         None,

@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from features.objective import Objective
+from models.ranking import LEAST_PROBABILITY
 
 #: Metric → its value.
 Evaluation = dict[str, float]
-#: A class that a model does not know has this probability in the log loss.
-_UNKNOWN = 1e-15
 
 
 class Criterion(NamedTuple):
@@ -31,6 +30,11 @@ class Criterion(NamedTuple):
     words: str
     difference: float | None
     share: float = 0.0
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether a larger value is the better one."""
+        return self.difference is not None
 
     def worse(self, candidate: Mapping[str, float], champion: Mapping[str, float]) -> bool:
         """Whether the candidate is worse than allowed."""
@@ -71,10 +75,9 @@ def evaluate(
             "r2": float(metrics.r2_score(numbers, predictions)),
         }
     if objective is Objective.MULTICLASS:
-        of_label = predictions * (labels[:, None] == np.array(classes, dtype=object)[None, :])
         guess = np.array(classes, dtype=object)[predictions.argmax(axis=1)]
         return {
-            "log_loss": float(-np.log(np.maximum(of_label.sum(axis=1), _UNKNOWN)).mean()),
+            "log_loss": float(-np.log(np.maximum(of_labels(labels, predictions, classes), LEAST_PROBABILITY)).mean()),
             "accuracy": float((guess == labels).mean()),
         }
     return {
@@ -83,6 +86,18 @@ def evaluate(
         "brier": float(metrics.brier_score_loss(labels, predictions)),
         "average_precision": float(metrics.average_precision_score(labels, predictions)),
     }
+
+
+def of_labels(labels: npt.NDArray[Any], predictions: npt.NDArray[Any], classes: tuple[str, ...]) -> npt.NDArray[np.float64]:
+    """The probability that each answer gives to its label; 0 for a label that is none of the classes.
+
+    Args:
+        labels: The names of classes.
+        predictions: A row of probabilities per label.
+        classes: The classes of the columns of the predictions.
+    """
+    each: npt.NDArray[np.float64] = predictions * (labels[:, None] == np.array(classes, dtype=object)[None, :])
+    return each.sum(axis=1)  # type: ignore[no-any-return]
 
 
 def plots(

@@ -2,7 +2,7 @@
 
 Reads the evaluation rows of the training set, two registered versions, and the last verdict of consistency; writes the alias that
 serving follows. On the same later rows the candidate must be no worse than the champion by the criteria of its objective, such as ranking
-(AUC) and probabilities (log loss), and, where it predicts a probability, not much worse on any slice; the candidate must predict fast enough; and the last check of consistency must have no defect.
+(AUC) and probabilities (log loss), and not much worse on any slice; the candidate must predict fast enough; and the last check of consistency must have no defect.
 
 The compared versions have not learnt the later rows. A candidate that passes is fitted again on all rows up to the horizon, and this
 fit becomes champion; it carries the number of the version that was compared, for the next gate.
@@ -12,22 +12,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from features.model import Model
 from features.objective import Objective
 from features.vector import FeatureVector
-from features.windows import DAY_MS
 from infra.settings import Settings
-from models.evaluation import CRITERIA, Evaluation, evaluate
+from models.evaluation import CRITERIA, Evaluation, evaluate, of_labels
 from models.formats import Scorer, scorer_of
-from models.ranking import Difference, Ranking, auc_difference
 from models.registry import (
     CHALLENGER,
     CHAMPION,
@@ -43,11 +39,9 @@ from models.registry import (
     version_by_alias,
     version_of,
 )  # fmt: skip
+from models.slices import Slice, slices_of
 from models.training import MIN_ROWS, fit_on_all_rows
 
-#: How much smaller the AUC may be on a slice; the smallest number of rows of a slice; and the confidence at which a larger loss must be
-#: significant, because of twenty slices one looks worse by chance.
-TOLERANCE_SLICE_AUC, MIN_SLICE, SLICE_CONFIDENCE = 0.02, 400, 0.99
 #: The largest median time of one prediction, in milliseconds. A whole request has ten.
 MAX_PREDICT_MS = 5.0
 #: The tag of a promoted version: "true" if served answers had been checked and had no defect, else "false".
@@ -55,23 +49,6 @@ PROVEN_TAG = "proven"
 #: The end of a promotion's reason where no served answer had been checked.
 UNPROVEN = "Unknown: nothing served was checked."
 _TWIN_TAG = "twin_version"
-_WEEK_DAYS = 7
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A part of the evaluation rows and the AUC of both models on it. `difference` is computed if the candidate is below the tolerance."""
-
-    name: str
-    rows: int
-    candidate_auc: float
-    champion_auc: float
-    difference: Difference | None = None
-
-    @property
-    def worse(self) -> bool:
-        """Whether the candidate is significantly worse on this slice, beyond the tolerance."""
-        return self.difference is not None and self.difference.high < 0
 
 
 @dataclass(frozen=True)
@@ -200,41 +177,21 @@ def promote(
         return refuse(f"The candidate cannot be used: {fault}.", **figures)
     candidate = evaluate(model.objective, labels, new, scorer.classes)
     champion = evaluate(model.objective, labels, old, present_scorer.classes)
-    slices = tuple(_slices(vector, later, labels, new, old)) if model.objective is Objective.BINARY else ()
+    of_label = (new, old)
+    if model.objective is Objective.MULTICLASS:
+        of_label = of_labels(labels, new, scorer.classes), of_labels(labels, old, present_scorer.classes)
+    slices = tuple(slices_of(model, later, *of_label))
     figures |= {"candidate": candidate, "champion": champion, "slices": slices}
     values = " and ".join(f"{entry.words} {candidate[entry.metric]:.4f} against {champion[entry.metric]:.4f}" for entry in criteria)
     as_fitted = ", as fitted before the evaluation," if compared_version != version else ""
     compared = f"{values} of version {version}{as_fitted} on {len(later)} later rows"
     if any(entry.worse(candidate, champion) for entry in criteria):
         return refuse(f"The candidate is worse: {compared}.", **figures)
-    worst = min((part for part in slices if part.worse), key=lambda part: part.candidate_auc - part.champion_auc, default=None)
+    worst = max((part for part in slices if part.worse), key=lambda part: abs(part.candidate - part.champion), default=None)
     if worst is not None:
-        scores = f"AUC {worst.candidate_auc:.4f} against {worst.champion_auc:.4f} on {worst.rows} rows"
-        return refuse(f"The candidate is worse where {worst.name}: {scores} of version {version}.", **figures)
+        return refuse(f"The candidate is worse where {worst.name}: {worst.text} of version {version}.", **figures)
     on_slices = f", nor much worse on any of {len(slices)} slices" if slices else ""
     return crown(f"The candidate is no worse: {compared}{on_slices}.", **figures)
-
-
-def _slices(
-    vector: FeatureVector, later: pd.DataFrame, labels: npt.NDArray[Any], candidate: npt.NDArray[Any], champion: npt.NDArray[Any]
-) -> Iterator[Slice]:
-    """The slices with enough rows: weekdays and weekends, the lower and upper half of each feature, and its missing values."""
-    entities = later["entity"].to_numpy()
-    weekday = ((later["q_ms"] // DAY_MS + 3) % _WEEK_DAYS).to_numpy()  # 1970 began on a Thursday
-    masks = {"it is a weekday": weekday < 5, "it is a weekend": weekday >= 5}
-    for name in vector.column_names:
-        values = later[name].astype("float64")
-        middle = values.median()
-        masks |= {
-            f"{name} <= {middle:g}": (values <= middle).to_numpy(), f"{name} > {middle:g}": (values > middle).to_numpy(),
-            f"{name} is missing": values.isna().to_numpy(),
-        }  # fmt: skip
-    for name, mask in masks.items():
-        if mask.sum() >= MIN_SLICE and 0 < labels[mask].sum() < mask.sum():
-            new, old = (Ranking(entities[mask], labels[mask], scores[mask]) for scores in (candidate, champion))
-            much_worse = new.auc() < old.auc() - TOLERANCE_SLICE_AUC
-            difference = auc_difference(old, new, paired=True, confidence=SLICE_CONFIDENCE) if much_worse else None
-            yield Slice(name, int(mask.sum()), new.auc(), old.auc(), difference)
 
 
 def _predict_ms(scorer: Scorer, vector: FeatureVector) -> float:

@@ -1,4 +1,6 @@
-"""Compares two rankings by the area under the ROC curve (AUC), with a confidence interval of the difference. Pure.
+"""Compares the answers of two models, with a confidence interval of the difference. Pure.
+
+Probabilities are compared by the area under the ROC curve (AUC), other predictions by their errors; `measured` has the measure of an objective.
 
 The AUC is the share of (positive, negative) pairs that a model orders rightly. It depends on the order of the scores alone, so two
 models that predict different horizons can be compared by it; a Brier score would favour the model with the smaller probabilities.
@@ -8,26 +10,29 @@ Answers about the same entity depend on each other, so the bootstrap draws entit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from features.objective import Objective
 from features.tiles import runs
 
 Array = npt.NDArray[Any]
+#: A class that a model does not know has this probability in the log loss.
+LEAST_PROBABILITY = 1e-15
 _RESAMPLES = 1_000
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The second AUC minus the first.
+    """The second value of the measure minus the first.
 
     Attributes:
         value: The difference.
         low: The lower end of its confidence interval.
         high: The upper end of its confidence interval.
-        paired: Whether both models ranked the same answers.
+        paired: Whether both values are of answers to the same requests.
     """
 
     value: float
@@ -41,8 +46,26 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
+class Measured(Protocol):
+    """A measure of answers: its value, and its value on samples of their entities."""
+
+    @property
+    def entities(self) -> int:
+        """The number of entities."""
+
+    def value(self) -> float:
+        """The value; NaN where the answers have none."""
+
+    def redrawn(self, drawn: Array) -> float:
+        """The value on a sample of entities.
+
+        Args:
+            drawn: Indices of the sampled entities; an index that occurs twice counts twice.
+        """
+
+
 class Ranking:
-    """Answers in the order of their scores. The three arrays have one element per answer.
+    """The AUC of answers. The three arrays have one element per answer.
 
     Args:
         entities: The entity that the answer is about.
@@ -71,27 +94,69 @@ class Ranking:
         pairs = positive.sum() * negative.sum()
         return float(positive @ (np.cumsum(negative) - negative / 2) / pairs) if pairs else float("nan")
 
-    def redrawn(self, drawn: Array) -> float:
-        """The AUC of a sample of entities.
+    def value(self) -> float:
+        """The AUC; NaN where all labels are the same."""
+        return self.auc()
 
-        Args:
-            drawn: Indices of the sampled entities; an index that occurs twice counts twice.
-        """
+    def redrawn(self, drawn: Array) -> float:
+        """The AUC of a sample of entities, as `Measured.redrawn`."""
         return self.auc(np.bincount(drawn, minlength=self.entities))
 
 
-def auc_difference(first: Ranking, second: Ranking, paired: bool, confidence: float) -> Difference | None:
-    """The second AUC minus the first, with an interval by scipy's bootstrap; None where one ranking has labels of one class only.
+class MeanError:
+    """The mean error of answers. The arrays have one element per answer.
+
+    Args:
+        entities: The entity that the answer is about.
+        errors: The error of the answer.
+        root: Whether the value is the root of the mean, as for squared errors.
+    """
+
+    def __init__(self, entities: Array, errors: Array, root: bool = False) -> None:
+        names, of_answer = np.unique(entities, return_inverse=True)
+        self.entities, self._root = len(names), root
+        self._answers = np.bincount(of_answer, minlength=self.entities)
+        self._sums = np.bincount(of_answer, weights=errors, minlength=self.entities)
+
+    def value(self) -> float:
+        """The mean error; NaN without answers."""
+        return self.redrawn(np.arange(self.entities))
+
+    def redrawn(self, drawn: Array) -> float:
+        """The mean error of a sample of entities, as `Measured.redrawn`."""
+        answers = self._answers[drawn].sum()
+        mean = float(self._sums[drawn].sum() / answers) if answers else float("nan")
+        return float(np.sqrt(mean)) if self._root else mean
+
+
+def measured(objective: Objective, entities: Array, labels: Array, predictions: Array) -> Measured:
+    """The measure of an objective: the AUC of probabilities, the RMSE of numbers, the log loss of several classes.
+
+    Args:
+        objective: What the model predicts.
+        entities: The entity of each answer.
+        labels: The label of each answer.
+        predictions: The prediction of each answer; of several classes the probability of the label.
+    """
+    if objective is Objective.BINARY:
+        return Ranking(entities, labels, predictions)
+    if objective is Objective.REGRESSION:
+        return MeanError(entities, (predictions - labels.astype("float64")) ** 2, root=True)
+    return MeanError(entities, -np.log(np.maximum(predictions.astype("float64"), LEAST_PROBABILITY)))
+
+
+def difference(first: Measured, second: Measured, paired: bool, confidence: float) -> Difference | None:
+    """The second value minus the first, with an interval by scipy's bootstrap; None where one has no value, such as an AUC of one class.
 
     Args:
         first: The baseline.
-        second: The ranking that is compared with the baseline.
-        paired: Whether both rankings have the same answers about the same entities; each bootstrap sample is then drawn for both.
+        second: What is compared with the baseline.
+        paired: Whether both have the same answers about the same entities; each bootstrap sample is then drawn for both.
         confidence: The confidence level of the interval, in (0, 1).
     """
     from scipy.stats import bootstrap
 
-    value = second.auc() - first.auc()
+    value = second.value() - first.value()
     if np.isnan(value):
         return None
     draws = (np.arange(first.entities),) if paired else (np.arange(first.entities), np.arange(second.entities))

@@ -25,6 +25,8 @@ FIT_TAG, HELD_OUT, ALL_ROWS = "fit", "held out", "all rows"
 EVALUATED_TAG = "evaluated_version"
 #: The tag of a version with the objective of its model; a version without it predicts a probability.
 OBJECTIVE_TAG = "objective"
+#: The tag of a version with the table of its training set, of the version `training_set_version`.
+TABLE_TAG = "training_table"
 #: The key of braid's own facts in the metadata of MLflow's model.
 FACTS = "braid"
 #: The class of a LightGBM model that is stored as text.

@@ -7,6 +7,8 @@ versions to MLflow: the model in its format, signature, metrics on the evaluatio
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ from models.registry import (
     EVALUATED_TAG,
     FIT_TAG,
     HELD_OUT,
+    TABLE_TAG,
     RegisteredVersion,
     batch_only_name,
     load_scorer,
@@ -74,11 +77,12 @@ def train_models(
     rows: pd.DataFrame,
     delta_version: int,
     code_version: str | None,
-    view_version: int | None = None,
+    view_versions: Mapping[str, int] | None = None,
+    table: str | None = None,
 ) -> TrainingReport:
     """Trains the candidate and its batch-only twin on the training rows of one training set, and evaluates them on its later rows.
 
-    The declaration of the model's input and the three versions below become tags of the registered versions.
+    The declaration of the model's input, and the versions and the table below become tags of the registered versions.
 
     Args:
         settings: The settings that name the MLflow server.
@@ -86,7 +90,8 @@ def train_models(
         rows: The training set: columns `entity`, `q_ms`, `split`, `label`, the features, and the features with the prefix `batch_`.
         delta_version: The Delta version of the training set's table.
         code_version: The commit of the code, or None where the code has no repository.
-        view_version: The current Delta version of the group's batch view; drift is measured against this version.
+        view_versions: Group → the current Delta version of its batch view; drift is measured against these versions.
+        table: The table of the training set; by default `training_set_{model}`.
     """
     vector = model.vector
     counts = {split: rows.loc[rows["split"] == split, "label"] for split in ("train", "evaluation")}
@@ -101,12 +106,13 @@ def train_models(
         "fingerprint": vector.fingerprint,
         "declaration": vector_text(vector),
         "training_set_version": str(delta_version),
+        TABLE_TAG: table or model.training_table,
         FIT_TAG: HELD_OUT,
     }
     if code_version:
         tags["code_version"] = code_version
-    if view_version is not None:
-        tags["view_version"] = str(view_version)
+    if view_versions:
+        tags["view_versions"] = json.dumps(dict(view_versions))
     candidate = _train(settings, model, rows, "", model.name, tags)
     twin = _train(settings, model, rows, "batch_", batch_only_name(model.name), tags)
     return TrainingReport("", candidate[0], twin[0], candidate[1], twin[1], candidate[2])

@@ -23,11 +23,12 @@ from features.sources import ColumnType
 from features.windows import DAY_MS, MINUTE_MS
 from infra.errors import NotReadyError
 from infra.settings import Settings
+from models.outcomes import LABEL_JOIN
 
 #: The share of the period of all label points, at its end, whose rows are for evaluation.
 EVALUATION_SHARE = 0.2
-#: Columns of label points on their way: the value that an outcome shares with its label point, and the entity of the first group.
-LABEL_JOIN, _SUBJECT = "_label_join", "_subject"
+#: The column of label points on their way that has the entity of the first group.
+_SUBJECT = "_subject"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
     points = label_points(spark, settings, model, end_ms).persist()
     rows = with_features(spark, settings, model, with_split(points, model.horizon_ms))
     target = settings.table(model.training_table)
-    rows.select(*_in_order(model, rows.columns)).write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(
+    rows.select(*in_order(model, rows.columns)).write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(
         target
     )
     points.unpersist()
@@ -135,7 +136,7 @@ def with_features(spark: SparkSession, settings: Settings, model: Model, labels:
     else:
         rows = point_in_time(spark, settings, first.group, labels, _instants(first))
     for entry in others:
-        rows = _with_group(spark, settings, entry.group, rows, _instants(entry), entry.id_sql)
+        rows = with_group(spark, settings, entry.group, rows, _instants(entry), entry.id_sql)
     return rows.drop("batch_ms")
 
 
@@ -150,7 +151,7 @@ def _with_outcome(spark: SparkSession, settings: Settings, model: Model, labels:
     labels = labels.withColumns({"after_ms": F.col("q_ms") + own_event_ms, "horizon_ms": F.col("q_ms") + model.horizon_ms})
     if LABEL_JOIN in labels.columns or outcome_group.source != first.group.source:
         key = LABEL_JOIN if LABEL_JOIN in labels.columns else "entity"
-        rows = _with_group(spark, settings, outcome_group, labels, outcome_instants, key)
+        rows = with_group(spark, settings, outcome_group, labels, outcome_instants, key)
         rows = point_in_time(spark, settings, first.group, rows, _instants(first))
     else:
         # The outcome is counted as one more feature of the first group, so that one pass over its events gives features and label.
@@ -165,17 +166,26 @@ def _instants(entry: ModelInput) -> dict[str, str]:
     return {entry.prefix: "q_ms", f"batch_{entry.prefix}": "batch_ms"}
 
 
-def _with_group(
+def with_group(
     spark: SparkSession, settings: Settings, group: FeatureGroup, rows: DataFrame, instants: dict[str, str], id_sql: str
 ) -> DataFrame:
-    """Adds the features of the entity whose id is the expression `id_sql` over the columns; they are null where the id is null."""
+    """Adds the features of the entity whose id is the expression `id_sql` over the columns; they are null where the id is null.
+
+    Args:
+        spark: The session.
+        settings: The settings that name the lake.
+        group: The group.
+        rows: A column `entity`, the columns of `instants` and of `id_sql`; all columns are passed through.
+        instants: Prefix of the result's columns → column with the time, int64 ms.
+        id_sql: The id of the entity.
+    """
     own = rows.withColumn(_SUBJECT, F.col("entity")).withColumn("entity", F.expr(id_sql))
     known = point_in_time(spark, settings, group, own.where("entity IS NOT NULL"), instants)
     all_rows = known.unionByName(own.where("entity IS NULL"), allowMissingColumns=True)
     return all_rows.drop("entity").withColumnRenamed(_SUBJECT, "entity")
 
 
-def _in_order(model: Model, columns: list[str]) -> list[str]:
+def in_order(model: Model, columns: list[str]) -> list[str]:
     """The columns of the table: the label point, the label, the features at q, the features of batch alone."""
     vector = model.vector
     features = [f"{prefix}{name}" for prefix in ("", "batch_") for entry in vector.inputs for name in entry.feature_names]

@@ -3,7 +3,9 @@
 served               the topic of served answers → Delta `served_features`
 consistency          served values compared with recomputed values
 attribution          the reason of each difference, from the `arrivals` of the events
-drift                how far features have moved since training; the live quality of the champion
+answers              the served answers of a model, each with its inputs
+drift                how far the inputs of a model have moved since training
+live_quality         how good the champion's predictions turned out
 experiment           variants compared by their outcomes
 logged_training_set  a training set of the values that were served
 normal               the figures of previous days and views, with which the checks compare new data

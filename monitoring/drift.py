@@ -1,11 +1,12 @@
-"""Drift: how much the features have changed since the champion was trained, and the quality of the champion's served predictions.
+"""Drift: how much the inputs of a model have changed since the champion was trained.
 
-Reads Delta versions of the group's view, `served_features`, the source's events table, and the tags of the champion in MLflow.
+Reads Delta versions of the views of its groups and of its training set, `served_features`, and the tags of the champion in MLflow.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
 
 import pandas as pd
 from delta.tables import DeltaTable
@@ -18,57 +19,86 @@ from batch.view import view_table
 from features.declaration import FeatureGroup
 from features.model import Model
 from infra.settings import Settings
-from models.outcomes import with_outcome
-from models.ranking import Ranking
-from models.registry import CHAMPION, trained_fingerprint, version_by_alias
-from monitoring.served import served_of
+from models.registry import CHAMPION, TABLE_TAG, RegisteredVersion, trained_fingerprint, version_by_alias
+from monitoring.answers import ANSWER, with_inputs
 
-#: The largest and the smallest number of entities per view in a comparison; with fewer entities the distance is mostly chance.
+#: The largest and the smallest number of entities or answers in a comparison; with fewer the distance is mostly chance.
 SAMPLE, MIN_ENTITIES = 20_000, 200
-#: The smallest number of answers from which a live AUC is computed.
-MIN_ANSWERS = 200
-
-
-@dataclass(frozen=True)
-class LiveQuality:
-    """The quality of the champion's answers whose outcome is known.
-
-    Attributes:
-        version: The version of the champion.
-        answers: How many answers have a known outcome.
-        auc: The AUC of these answers; None while there are too few of them.
-        evaluated_auc: The AUC of the champion's evaluation after training; None if the version has no such tag.
-    """
-
-    version: str
-    answers: int
-    auc: float | None
-    evaluated_auc: float | None
 
 
 def feature_drift(spark: SparkSession, settings: Settings, model: Model) -> dict[str, float] | None:
-    """For each numeric feature, the distance between its values in the current view and in the view at the champion's training.
+    """For each input of the model, the distance between its values now and at the champion's training.
+
+    The values of a feature are those in the view of its group. The values of request columns and derived features are those in the training
+    set, and those in the latest answers of the champion. A list of ids or the like is not compared.
 
     The distance lies in [0, 1]. It is the larger of two numbers: the Kolmogorov-Smirnov statistic of the values that are not null,
-    and the change in the share of nulls. The result is None if there is no champion that was trained on this declaration, if the view
-    at its training is no longer stored, or if a view has too few entities.
+    and the change in the share of nulls; for texts the largest change in the share of a text. What cannot be compared is left out: where a
+    view or the training set is no longer stored, or where there are too few entities or answers. The result is None if nothing can be
+    compared, such as without a champion that was trained on this declaration.
     """
-    group = model.group
     champion = version_by_alias(settings, model.name, CHAMPION)
-    version = champion.tags.get("view_version") if champion else None
-    if champion is None or version is None or trained_fingerprint(champion.tags) != model.vector.fingerprint:
+    if champion is None or trained_fingerprint(champion.tags) != model.vector.fingerprint:
         return None
+    versions: dict[str, int] = json.loads(champion.tags.get("view_versions", "{}"))
+    of_groups = {
+        group.name: _view_drift(spark, settings, group, versions[group.name]) for group in model.groups if group.name in versions
+    }
+    drift = {
+        f"{entry.prefix}{name}": distance
+        for entry in model.vector.inputs
+        for name, distance in (of_groups.get(entry.group.name) or {}).items()
+    }
+    if model.request or model.derived:
+        drift |= _request_drift(spark, settings, model, champion) or {}
+    return drift or None
+
+
+def _view_drift(spark: SparkSession, settings: Settings, group: FeatureGroup, version: int) -> dict[str, float] | None:
+    """Feature → distance between the current view and a version of it."""
     path = settings.table(view_table(group))
 
     def sample(frame: DataFrame) -> pd.DataFrame:
         return frame.orderBy(F.xxhash64("entity")).limit(SAMPLE).select(*group.model_names).toArrow().to_pandas()
 
-    try:
-        then = sample(spark.read.format("delta").option("versionAsOf", version).load(path))
-    except (PySparkException, Py4JJavaError):  # the table's log no longer has the version, or a vacuum has deleted its files
+    then = _of_version(spark, path, version, sample)
+    if then is None:
         return None
     now = sample(spark.read.format("delta").load(path))
     return distances(then, now) if min(len(then), len(now)) >= MIN_ENTITIES else None
+
+
+def _request_drift(spark: SparkSession, settings: Settings, model: Model, champion: RegisteredVersion) -> dict[str, float] | None:
+    """Request column or derived feature → distance between the training set and the latest answers of the champion."""
+    path = settings.table(champion.tags.get(TABLE_TAG, model.training_table))
+
+    def sample(frame: DataFrame) -> pd.DataFrame:
+        return frame.orderBy(F.xxhash64("entity", "q_ms")).limit(SAMPLE).toPandas()
+
+    then = _of_version(spark, path, int(champion.tags.get("training_set_version", -1)), sample)
+    if then is None:
+        return None
+    its = (F.col("model") == model.name) & (F.col("model_version") == champion.version)
+    answers = with_inputs(spark, settings, model, its)
+    now = answers.orderBy(F.desc(f"{ANSWER}.served_at_ms")).limit(SAMPLE).drop(ANSWER).toPandas()
+    if min(len(then), len(now)) < MIN_ENTITIES:
+        return None
+    return distances(*(_asked(model, rows) for rows in (then, now)))
+
+
+def _asked(model: Model, rows: pd.DataFrame) -> pd.DataFrame:
+    """The request columns of rows, and the derived features."""
+    names, matrix = model.vector.names, model.vector.matrix(rows)
+    derived = {expression.name: matrix[:, names.index(expression.name)] for expression in model.derived}
+    return pd.DataFrame({**{column.name: rows[column.name] for column in model.request}, **derived})
+
+
+def _of_version(spark: SparkSession, path: str, version: int, sample: Callable[[DataFrame], pd.DataFrame]) -> pd.DataFrame | None:
+    """A sample of a version of a table; None where it is not stored any more."""
+    try:
+        return sample(spark.read.format("delta").option("versionAsOf", version).load(path))
+    except (PySparkException, Py4JJavaError):  # the table's log no longer has the version, or a vacuum has deleted its files
+        return None
 
 
 def distances(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
@@ -77,6 +107,10 @@ def distances(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
 
     distance_of = {}
     for name in then.columns:
+        if any(isinstance(value, str) for value in (*then[name], *now[name])):
+            shares = (rows[name].value_counts(normalize=True, dropna=False) for rows in (then, now))
+            distance_of[name] = float(pd.concat(list(shares), axis=1).fillna(0).diff(axis=1).iloc[:, 1].abs().max())
+            continue
         a, b = then[name].dropna().astype("float64"), now[name].dropna().astype("float64")
         missing = abs(then[name].isna().mean() - now[name].isna().mean())
         statistic = ks_2samp(a, b).statistic if len(a) and len(b) else 0.0
@@ -84,33 +118,12 @@ def distances(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
     return distance_of
 
 
-def live_quality(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> LiveQuality | None:
-    """The quality of the champion's answers whose outcome is known; None if there is no champion.
-
-    Degraded answers are left out, because their features may not be those that the model was trained for.
-    """
-    champion = version_by_alias(settings, model.name, CHAMPION)
-    if champion is None:
-        return None
-    served = served_of(spark, settings, model.group).where(
-        (F.col("model") == model.name)
-        & (F.col("model_version") == champion.version)
-        & (F.col("q_ms") + model.horizon_ms <= known_until_ms)
-        & (F.size("degraded") == 0)
-    )
-    evaluated = float(champion.tags["auc"]) if "auc" in champion.tags else None
-    if not model.outcome_of_entity:  # the served log has not the column that joins an outcome
-        return LiveQuality(champion.version, served.count(), None, evaluated)
-    if served.isEmpty():  # without this line, `with_outcome` would fail where no events table exists yet
-        return LiveQuality(champion.version, 0, None, evaluated)
-    answers: pd.DataFrame = with_outcome(spark, settings, model, served.select("entity", "q_ms", "prediction")).toPandas()
-    auc = Ranking(answers["entity"].to_numpy(), answers["label"].to_numpy(), answers["prediction"].to_numpy()).auc()
-    enough = len(answers) >= MIN_ANSWERS and not pd.isna(auc)
-    return LiveQuality(champion.version, len(answers), auc if enough else None, evaluated)
+def view_versions(spark: SparkSession, settings: Settings, model: Model) -> dict[str, int]:
+    """Group → the current Delta version of its view. A model that is trained now gets them as the tag `view_versions`."""
+    return {group.name: _view_version(spark, settings, group) for group in model.groups}
 
 
-def view_version(spark: SparkSession, settings: Settings, group: FeatureGroup) -> int:
-    """The current Delta version of the group's view. A model that is trained now gets it as the tag `view_version`."""
+def _view_version(spark: SparkSession, settings: Settings, group: FeatureGroup) -> int:
     latest = DeltaTable.forPath(spark, settings.table(view_table(group))).history(1).first()
     assert latest is not None
     return int(latest["version"])

@@ -1,7 +1,7 @@
 """The report of an A/B test: served predictions joined with their outcomes.
 
-Reads `served_features` and the source's events table. Variants are compared by AUC (`models.ranking` gives the reason). In a shadow
-experiment every variant predicts for every answer, and two variants are compared on the answers that have both predictions.
+Reads `served_features`, and the events of the outcome or the owner's labels. Variants are compared by the measure of the objective
+(`models.ranking`): probabilities by AUC, numbers by RMSE, several classes by log loss. In a shadow experiment every variant predicts for every answer, and two variants are compared on the answers that have both predictions.
 
 The verdict is made once, on the answers up to the moment at which every variant has the declared number of users with an outcome.
 Before that moment the verdict is "too early"; later answers do not change the verdict. So the test cannot be stopped on a lucky day.
@@ -18,13 +18,16 @@ from pyspark.sql import functions as F
 
 from features.instants import rfc3339
 from features.model import Model
+from features.objective import Objective
 from features.windows import HOUR_MS
 from infra.errors import NotReadyError
 from infra.policies import Experiment, VariantName
 from infra.settings import Settings
+from models.evaluation import CRITERIA, Criterion
 from models.outcomes import with_outcome
-from models.ranking import Difference, Ranking, auc_difference
-from monitoring.served import served_of
+from models.ranking import Difference, difference, measured
+from monitoring.answers import ANSWER, answers_of
+from monitoring.live_quality import prediction_of_label
 
 #: The probability that a report shows any difference between variants that are equal.
 ALPHA = 0.05
@@ -40,25 +43,25 @@ class Arm:
         variant: The name of the variant.
         entities: How many users got an answer.
         exposures: How many answers there are.
-        auc: The AUC of the answers; None if all outcomes are equal.
-        brier: The Brier score (smaller is better); None if the experiment's horizon differs from the horizon that the models predict,
-            since the score would then favour the variant with the smaller probabilities.
+        quality: The measure of the answers; None if they have none, such as an AUC if all outcomes are equal.
+        brier: The Brier score of probabilities (smaller is better); None if the experiment's horizon differs from the horizon that the models
+            predict, since the score would then favour the variant with the smaller probabilities.
     """
 
     variant: VariantName
     entities: int
     exposures: int
-    auc: float | None
+    quality: float | None
     brier: float | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference in AUC between a variant and the first variant, `against`; None if one of them has outcomes of one class only."""
+    """The difference in the measure between a variant and the first variant, `against`; None if one of them has no value."""
 
     variant: str
     against: str
-    auc: Difference | None
+    difference: Difference | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class ExperimentReport:
 
     Attributes:
         name: The name of the experiment.
+        criterion: The measure by which the variants are compared.
         arms: The figures of each variant.
         comparisons: Each other variant compared with the first; empty before the verdict.
         confidence: The confidence level of each comparison's interval; the comparisons share the probability of an error (Bonferroni).
@@ -78,6 +82,7 @@ class ExperimentReport:
     """
 
     name: str
+    criterion: Criterion
     arms: tuple[Arm, ...]
     comparisons: tuple[Comparison, ...]
     confidence: float
@@ -103,25 +108,35 @@ def report_experiment(
         NotReadyError: The experiment has no answers yet.
     """
     horizon_ms = round(experiment.horizon_hours * HOUR_MS)
-    served = served_of(spark, settings, model.group).where(F.col("experiment") == experiment.name)
-    points = served.select("entity", "q_ms", "variant", "prediction", F.to_json("shadows").alias("shadows"))
-    exposures = with_outcome(spark, settings, model, points, horizon_ms).toPandas() if not served.isEmpty() else pd.DataFrame()
-    if exposures.empty:
+    points = answers_of(spark, settings, model, F.col("experiment") == experiment.name)
+    if points.isEmpty():
         raise NotReadyError(
             f"Nothing was served in the experiment {experiment.name} yet.", "Set BRAID_EXPERIMENT and request predictions."
         )
-    exposures["label"] = exposures["label"].where(exposures["q_ms"] + horizon_ms <= known_until_ms)
-    return judge(experiment, exposures, model.horizon_ms)
+    answers = with_outcome(spark, settings, model, points, horizon_ms)
+    shadows = F.col(f"{ANSWER}.shadows")
+    if model.objective is Objective.MULTICLASS:
+        of_label = F.expr(f"transform_values({ANSWER}.shadow_predictions, (name, its) -> coalesce(its[label], 0.0D))")
+        shadows = F.when(F.col("label").isNotNull(), of_label)
+    exposures: pd.DataFrame = answers.select(
+        "entity", "q_ms", f"{ANSWER}.variant", "label", prediction_of_label(ANSWER).alias("prediction"), F.to_json(shadows).alias("shadows")
+    ).toPandas()  # fmt: skip
+    if model.labels is None:
+        exposures["label"] = exposures["label"].where(exposures["q_ms"] + horizon_ms <= known_until_ms)
+    return judge(experiment, exposures, model.horizon_ms, model.objective)
 
 
-def judge(experiment: Experiment, exposures: pd.DataFrame, predicted_ms: int) -> ExperimentReport:
+def judge(
+    experiment: Experiment, exposures: pd.DataFrame, predicted_ms: int, objective: Objective = Objective.BINARY
+) -> ExperimentReport:
     """The report on the answers of an experiment.
 
     Args:
         experiment: The declaration of the experiment.
-        exposures: A row per answer: entity, q_ms, variant, prediction, label (0, 1, or null while the outcome is not known), and
-            shadows (JSON: variant → its prediction).
+        exposures: A row per answer: entity, q_ms, variant, prediction, label (null while the outcome is not known), and
+            shadows (JSON: variant → its prediction). A prediction of several classes is the probability of the label.
         predicted_ms: The horizon that the models predict, in milliseconds.
+        objective: What the models predict.
     """
     names = list(experiment.shares)
     known = exposures[exposures["label"].notna()]
@@ -131,14 +146,15 @@ def judge(experiment: Experiment, exposures: pd.DataFrame, predicted_ms: int) ->
     confidence = 1 - ALPHA / max(1, len(names) - 1)
     split = _split_p_value(experiment, exposures)
     comparisons = tuple(
-        Comparison(name, names[0], _difference(experiment, rows, predictions, names[0], name, confidence))
+        Comparison(name, names[0], _difference(experiment, objective, rows, predictions, (names[0], name), confidence))
         for name in names[1:]
         if decided_at_ms is not None
     )
     own_horizon = round(experiment.horizon_hours * HOUR_MS) == predicted_ms
     report = ExperimentReport(
         name=experiment.name,
-        arms=tuple(_arm(rows, name, own_horizon) for name in names),
+        criterion=CRITERIA[objective][0],
+        arms=tuple(_arm(objective, rows, name, own_horizon) for name in names),
         comparisons=comparisons,
         confidence=confidence,
         waiting=len(exposures) - len(known),
@@ -184,22 +200,30 @@ def _predictions(rows: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _difference(
-    experiment: Experiment, rows: pd.DataFrame, predictions: dict[str, pd.Series], first: str, second: str, confidence: float
+    experiment: Experiment,
+    objective: Objective,
+    rows: pd.DataFrame,
+    predictions: dict[str, pd.Series],
+    names: tuple[str, str],
+    confidence: float,
 ) -> Difference | None:
-    both = predictions[first].notna() & predictions[second].notna()
-    masks = (both, both) if experiment.shadow else (rows["variant"] == first, rows["variant"] == second)
+    both = predictions[names[0]].notna() & predictions[names[1]].notna()
+    masks = (both, both) if experiment.shadow else tuple(rows["variant"] == name for name in names)
     before, after = (
-        Ranking(rows.loc[mask, "entity"].to_numpy(), rows.loc[mask, "label"].to_numpy(), predictions[name][mask].to_numpy())
-        for mask, name in zip(masks, (first, second), strict=True)
+        measured(
+            objective, rows.loc[mask, "entity"].to_numpy(), rows.loc[mask, "label"].to_numpy(), predictions[name][mask].to_numpy()
+        )
+        for mask, name in zip(masks, names, strict=True)
     )
-    return auc_difference(before, after, paired=experiment.shadow, confidence=confidence)
+    return difference(before, after, paired=experiment.shadow, confidence=confidence)
 
 
-def _arm(rows: pd.DataFrame, name: VariantName, own_horizon: bool) -> Arm:
+def _arm(objective: Objective, rows: pd.DataFrame, name: VariantName, own_horizon: bool) -> Arm:
     mine = rows[rows["variant"] == name]
-    auc = Ranking(mine["entity"].to_numpy(), mine["label"].to_numpy(), mine["prediction"].to_numpy()).auc()
-    brier = float(((mine["prediction"] - mine["label"]) ** 2).mean()) if own_horizon and len(mine) else None
-    return Arm(name, mine["entity"].nunique(), len(mine), None if pd.isna(auc) else auc, brier)
+    quality = measured(objective, *(mine[column].to_numpy() for column in ("entity", "label", "prediction"))).value()
+    has_brier = objective is Objective.BINARY and own_horizon and len(mine)
+    brier = float(((mine["prediction"] - mine["label"]) ** 2).mean()) if has_brier else None
+    return Arm(name, mine["entity"].nunique(), len(mine), None if pd.isna(quality) else quality, brier)
 
 
 def _verdict(experiment: Experiment, report: ExperimentReport, moved: int) -> str:
@@ -217,14 +241,15 @@ def _verdict(experiment: Experiment, report: ExperimentReport, moved: int) -> st
         f"Decided once, on the answers up to {when}, when every variant had {experiment.min_entities} users; later ones do not change it."
     ]
     for comparison in report.comparisons:
-        variant, against, auc = comparison.variant, comparison.against, comparison.auc
-        if auc is None:
+        variant, against, interval = comparison.variant, comparison.against, comparison.difference
+        if interval is None:
             sentences.append(f"{variant} and {against} cannot be compared: the outcomes are all of one kind.")
             continue
-        interval = f"{100 * report.confidence:.4g} % interval {auc.low:+.4f} to {auc.high:+.4f}"
-        if not auc.shown:
-            sentences.append(f"No difference between {variant} and {against} is shown (AUC {auc.value:+.4f}, {interval}).")
+        figures = f"{report.criterion.words} {interval.value:+.4f}, {100 * report.confidence:.4g} % interval {interval.low:+.4f} to {interval.high:+.4f}"
+        if not interval.shown:
+            sentences.append(f"No difference between {variant} and {against} is shown ({figures}).")
         else:
-            how = "better" if auc.value > 0 else "worse"
-            sentences.append(f"{variant} ranks {how} than {against} (AUC {auc.value:+.4f}, {interval}).")
+            more_is_better = report.criterion.more_is_better
+            verb, how = "ranks" if more_is_better else "predicts", "better" if (interval.value > 0) is more_is_better else "worse"
+            sentences.append(f"{variant} {verb} {how} than {against} ({figures}).")
     return " ".join(sentences)

@@ -1,21 +1,23 @@
 """Log and wait: a training set of the values that were served.
 
-Reads `served_features` and `events`. The features are not recomputed, so a model learns from the values that it gets in production, with
-lag and without late events. In return the outcomes take time, and a new feature has no past. `models.training_set` recomputes features.
+Reads `served_features` and the events of the outcome, or the owner's labels. The features are not recomputed, so a model learns from the
+values that it gets in production, with lag and without late events. In return the outcomes take time, and a new feature has no past.
+`models.training_set` recomputes features.
 """
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from batch.point_in_time import point_in_time
 from batch.tables import table_state
 from features.model import Model
 from infra.settings import Settings
-from models.outcomes import with_outcome
-from models.training_set import with_split
-from monitoring.served import served_of
+from models.outcomes import LABEL_JOIN, with_outcome
+from models.registry import batch_only_name
+from models.training_set import in_order, with_group, with_split
+from monitoring.answers import ANSWER, end_column, with_inputs
 
 
 def write_logged_training_set(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> tuple[int, int]:
@@ -33,9 +35,11 @@ def logged_training_set(
 ) -> DataFrame:
     """Served answers whose outcome is known, with the columns and types of the training set of `models.training_set`.
 
-    Each (entity, q) is one row, with the values that were served first. Degraded answers, answers from batch features alone, and answers
-    of another version of the declaration are left out. The features with the prefix `batch_` are computed as of the batch_end of the
-    answer.
+    Each request at a time is one row, with the values that were served first. Degraded answers, answers from batch features alone, and
+    answers of another version of a group's declaration are left out. The features with the prefix `batch_` are computed as of the
+    batch_end of the answer.
+
+    Where the input of the model is the features of one group and nothing else, answers of `/features` count, too.
 
     Args:
         spark: The session.
@@ -44,17 +48,28 @@ def logged_training_set(
         known_until_ms: The instant up to which all events are in the lake; an outcome after this instant is not known yet.
         since_ms: Only answers that were served at this instant or later.
     """
-    group = model.group
-    served = served_of(spark, settings, group).where(
-        (F.col("fingerprint") == group.fingerprint) & (F.size("degraded") == 0) & (F.col("features_at_ms") == F.col("q_ms"))
-        & (F.col("q_ms") + model.horizon_ms <= known_until_ms)
-    )  # fmt: skip
+    condition = F.col("model").isin(model.name, batch_only_name(model.name))
+    if model.vector.is_plain and model.outcome_key is None:
+        condition = condition | F.col("model").isNull()
+    if model.labels is None:
+        condition = condition & (F.col("q_ms") + model.horizon_ms <= known_until_ms)
     if since_ms is not None:
-        served = served.where(F.col("served_at_ms") >= since_ms)
-    types = ", ".join(f"`{name}` {group.value_sql_type(index)}" for index, name in enumerate(group.feature_names))
-    value = F.struct(F.from_json("features", types).alias("f"), "batch_end_ms")
-    points = served.groupBy("entity", "q_ms").agg(F.min_by(value, "served_at_ms").alias("v")).select("entity", "q_ms", "v.*")
-    labels = with_split(with_outcome(spark, settings, model, points), model.horizon_ms)
-    rows = point_in_time(spark, settings, group, labels, {"batch_": "batch_end_ms"})
-    batch = [f"batch_{name}" for name in group.feature_names]
-    return rows.select("entity", "q_ms", "label", "split", "f.*", *batch)
+        condition = condition & (F.col("served_at_ms") >= since_ms)
+    answers = with_inputs(spark, settings, model, condition)
+    entries = model.vector.inputs
+    asked = {
+        "entity", "q_ms", *(key for entry in entries[1:] for key in entry.keys), *(column.name for column in model.request),
+        *([LABEL_JOIN] if model.outcome_key else []),
+    }  # fmt: skip
+    first_served = F.row_number().over(Window.partitionBy(*sorted(asked)).orderBy(f"{ANSWER}.served_at_ms"))
+    points = answers.withColumn("_place", first_served).where("_place = 1").drop("_place", ANSWER)
+    labelled = with_outcome(spark, settings, model, points).where("label IS NOT NULL").drop(LABEL_JOIN)
+    rows = with_split(labelled, model.horizon_ms)
+    for place, entry in enumerate(entries):
+        instants = {f"batch_{entry.prefix}": end_column(place)}
+        if place:
+            rows = with_group(spark, settings, entry.group, rows, instants, entry.id_sql)
+        else:
+            rows = point_in_time(spark, settings, entry.group, rows, instants)
+    rows = rows.drop(*(end_column(place) for place in range(len(entries))))
+    return rows.select(*in_order(model, rows.columns))

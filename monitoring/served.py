@@ -8,8 +8,11 @@
     features                        JSON: feature → served value, null for no value; a value may be a list
     batch_end_ms, newest_event_ms, tiles_merged, degraded      provenance of the features; `degraded` lists the reasons
     degraded_features               the names of the features that may not be exact; null in records of before this column
-    experiment, variant, model, model_version, prediction, shadows     predictions only: the experiment and the variant that answered,
-                                    the registered model and its version, and the predictions of the shadow variants; null for several classes
+    answer_id, input                predictions only: the records of one answer share the id; the name of the input
+    experiment, variant, model, model_version, prediction, shadows     the first input of predictions only: the experiment and the variant that
+                                    answered, the registered model and its version, and the predictions of the shadow variants; null for
+                                    several classes, whose predictions are in `predictions` and `shadow_predictions`: class → probability
+    request, outcome_id, degraded_inputs     the same: the request columns as JSON, what an outcome will name, and the inputs that are degraded
 
 `serving.served_log` writes the topic: a message has many records, as JSON lines.
 """
@@ -33,7 +36,9 @@ SCHEMA = """
     served_id STRING, request_id STRING, `group` STRING, fingerprint STRING, entity STRING, q_ms BIGINT, served_at_ms BIGINT, features_at_ms BIGINT,
     features STRING, batch_end_ms BIGINT, newest_event_ms BIGINT, tiles_merged INT, degraded ARRAY<STRING>,
     degraded_features ARRAY<STRING>,
-    experiment STRING, variant STRING, model STRING, model_version STRING, prediction DOUBLE, shadows MAP<STRING, DOUBLE>
+    experiment STRING, variant STRING, model STRING, model_version STRING, prediction DOUBLE, shadows MAP<STRING, DOUBLE>,
+    answer_id STRING, input STRING, request STRING, outcome_id STRING, predictions MAP<STRING, DOUBLE>,
+    shadow_predictions MAP<STRING, MAP<STRING, DOUBLE>>, degraded_inputs ARRAY<STRING>
 """
 
 #: Where two threads start one query at once, Spark refuses the second, and from then on every other one in this process.

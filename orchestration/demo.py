@@ -175,7 +175,7 @@ class Demo:
         quality = self._quality()
         return {
             "example": self._example.name,
-            "events_loaded": loaded, "events_replayed": sent,
+            "events_loaded": loaded, "events_replayed": sent, "events_per_second": round(sent / max(1e-9, self._predictions.wall_seconds), 1),
             "cells_compared": sum(proof.cells_compared for proof in self._proofs),
             "cells_different": sum(proof.cells_different for proof in self._proofs),
             "champion_version": trained.champion_version, "auc_merged": trained.auc_merged, "auc_batch_only": trained.auc_batch_only,
@@ -321,8 +321,8 @@ class Demo:
 
 
 def _latency(kind: str, answers: Answers, budget_ms: float | None) -> dict[str, Any]:
-    """The percentiles of the latency, and the share of the answers within the model's budget."""
-    percentiles = {
+    """The rate of the requests, the percentiles of the latency, and the share of the answers within the model's budget."""
+    percentiles = {f"{kind}_per_second": answers.per_second} | {
         f"{kind}_p{name}_ms": answers.percentile_ms(percent) for name, percent in (("50", 50), ("99", 99), ("999", 99.9))
     }
     return percentiles if budget_ms is None else {**percentiles, f"{kind}_within_budget": round(answers.within(budget_ms), 4)}

@@ -12,7 +12,7 @@ import pandas as pd
 from features.model import Model
 from infra.settings import Settings
 from models.evaluation import evaluate
-from models.ranking import Ranking, auc_difference
+from models.ranking import Ranking, difference
 from models.registry import CHAMPION, EVALUATED_TAG, batch_only_name, load_scorer, version_by_alias
 
 MERGED, BATCH = "merged", "batch_only"
@@ -40,12 +40,12 @@ def gain(settings: Settings, model: Model) -> dict[str, Any]:
         scores = scorer.predict(model.vector.matrix(rows, prefix), threads=2)
         evaluations[variant] = evaluate(model.objective, labels, scores)
         rankings[variant] = Ranking(entities, labels, scores)
-    difference = auc_difference(rankings[BATCH], rankings[MERGED], paired=True, confidence=0.95)
+    compared = difference(rankings[BATCH], rankings[MERGED], paired=True, confidence=0.95)
     return {
         "rows": len(rows), "positives": int(labels.sum()),
         **{
             measure: {variant: evaluation[measure] for variant, evaluation in evaluations.items()}
             for measure in ("auc", "average_precision", "log_loss")
         },
-        "auc_difference": None if difference is None else {"value": difference.value, "low": difference.low, "high": difference.high},
+        "auc_difference": None if compared is None else {"value": compared.value, "low": compared.low, "high": compared.high},
     }  # fmt: skip

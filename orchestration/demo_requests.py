@@ -32,11 +32,24 @@ PAUSE_SECONDS = 0.01
 
 @dataclass
 class Answers:
-    """The answers to one kind of request: seconds of each, and the numbers of degraded and failed answers."""
+    """The answers to one kind of request.
+
+    Attributes:
+        seconds: The seconds of each answer.
+        degraded: How many answers are degraded.
+        failed: How many requests got no answer.
+        wall_seconds: For how long clients have asked.
+    """
 
     seconds: list[float] = field(default_factory=list)
     degraded: int = 0
     failed: int = 0
+    wall_seconds: float = 0.0
+
+    @property
+    def per_second(self) -> float:
+        """The rate of the requests."""
+        return round(len(self.seconds) / self.wall_seconds, 1) if self.wall_seconds else 0.0
 
     def percentile_ms(self, percent: float) -> float:
         """A percentile of the latency, in milliseconds."""
@@ -151,11 +164,12 @@ class Clients:
     ) -> None:
         self._settings, self._model, self._requests, self._example = settings, model, requests, example
         self._predictions, self._scores = predictions, scores
-        self._stop, self._threads = threading.Event(), list[threading.Thread]()
+        self._stop, self._threads, self._began = threading.Event(), list[threading.Thread](), 0.0
         self.now_ms = 0
 
     def start(self, count: int) -> None:
         """Starts some clients. They ask as of `now_ms`, which the caller moves."""
+        self._began = time.monotonic()
         scoring = count - 1 if self._example.candidate else count
         self._threads = [
             threading.Thread(target=self._ask, args=(client, count, client == scoring), daemon=True) for client in range(count)
@@ -168,6 +182,8 @@ class Clients:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        for answers in (self._predictions, self._scores):
+            answers.wall_seconds += time.monotonic() - self._began
 
     def _ask(self, client: int, step: int, scoring: bool) -> None:
         answers, number = self._scores if scoring else self._predictions, client

@@ -60,10 +60,14 @@ def _answers(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if not summary[title]:
             continue
         within = summary.get(f"{kind}_within_budget")
-        latency = f"p50 {summary[f'{kind}_p50_ms']} ms, p99 {summary[f'{kind}_p99_ms']} ms"
+        latency = f"p50 {summary[f'{kind}_p50_ms']} ms, p99 {summary[f'{kind}_p99_ms']} ms, p99.9 {summary[f'{kind}_p999_ms']} ms"
         latency += "" if within is None else f", {within:.2%} within the budget"
         degraded = f"{summary[f'{title}_degraded']:,} marked degraded while the batch was late"
-        yield what, f"{summary[title]:,} {title} during the replay: {latency}, {degraded}, {summary[f'{title}_failed']} failed"
+        rate = f"{summary[f'{kind}_per_second']:g} a second"
+        yield (
+            what,
+            f"{summary[title]:,} {title} during the replay, {rate}: {latency}, {degraded}, {summary[f'{title}_failed']} failed",
+        )
     if summary["worker"]:
         yield "worker", ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in summary["worker"].items())
     for name, figures in summary["consistency"].items():

@@ -9,7 +9,9 @@ from pathlib import Path
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 
+from features.model import Model
 from features.project import Project
+from infra.experiments import experiment_model
 from infra.gateway import batch_session
 from infra.settings import Settings
 from infra.spark import spark_properties
@@ -38,6 +40,13 @@ class Deployment:
     def period(self) -> timedelta:
         """The period of the automatic batch."""
         return timedelta(days=1) if self.settings.batch_every == "day" else timedelta(hours=1)
+
+    @property
+    def experiment_models(self) -> tuple[Model, ...]:
+        """The model that an experiment is about: the one that it names, else the first of the project; empty in a project without models."""
+        if not self.project.models:
+            return ()
+        return (experiment_model(self.settings.experiment, self.project) or self.project.models[0],)
 
     @property
     def fresh_within(self) -> dg.FreshnessPolicy:

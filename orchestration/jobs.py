@@ -84,7 +84,7 @@ def quality_job_of(deployment: Deployment) -> Any:
     project = deployment.project
     keys = [SERVED, *map(events_key, project.sources), *map(consistency_key, project.groups)]
     keys += [key(model) for model in project.models for key in (drift_key, live_quality_key)]
-    keys += [experiment_key(project.default_model)] if project.default_model else []
+    keys += [experiment_key(model) for model in deployment.experiment_models]
     return dg.define_asset_job(
         QUALITY_JOB, dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor,
         description="Checks of the served answers: consistency, drift, live quality, the experiment.",
@@ -108,7 +108,7 @@ def jobs_of(deployment: Deployment) -> list[Any]:
         publish_job_of(deployment),
         *map(model_job_of, project.models),
         *map(training_job_of, project.models),
-        *(logged_training_job_of(model) for model in project.models if model.learns_from_served),
+        *map(logged_training_job_of, project.models),
         quality_job_of(deployment),
         housekeeping_job(),
     ]

@@ -51,14 +51,14 @@ def rates(table: pd.DataFrame) -> dg.MarkdownMetadataValue:
 
 
 def intervals(report: ExperimentReport) -> dg.MarkdownMetadataValue:
-    """The difference in AUC between each variant and the first variant, with its confidence interval."""
+    """The difference in the measure between each variant and the first variant, with its confidence interval."""
     figure = _blank(6, 0.6 * len(report.comparisons) + 1)
-    axes = figure.add_subplot(title="AUC, difference to the first variant")
+    axes = figure.add_subplot(title=f"{report.criterion.words}, difference to the first variant")
     axes.axvline(0, color="grey", linestyle=":")
     for place, comparison in enumerate(report.comparisons):
-        if comparison.auc is not None:
-            axes.plot([comparison.auc.low, comparison.auc.high], [place, place])
-            axes.plot(comparison.auc.value, place, "o")
+        if comparison.difference is not None:
+            axes.plot([comparison.difference.low, comparison.difference.high], [place, place])
+            axes.plot(comparison.difference.value, place, "o")
     labels = [f"{comparison.variant} – {comparison.against}" for comparison in report.comparisons]
     axes.set_yticks(range(len(report.comparisons)), labels)
     return _figure(figure)

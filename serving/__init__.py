@@ -14,7 +14,8 @@ freshness    whether features are too old for a use case
 model        the champion of the registry, loaded and followed
 one_row      a LightGBM model's prediction for one row
 variants     which model answers whom in an experiment
-served_log   a share of the answers → Kafka
+answer_log   the records of a model's answer
+served_log   records of a share of the answers → Kafka
 console      a page that shows how an answer comes about
 stages       how much of a request's time each part took
 metrics      counters for `/metrics`

@@ -83,7 +83,7 @@ class PredictRequest(_Message):
     """Asks a model for a prediction about an entity, whose id stands in a field of the entity's name.
 
     `context` is what the caller knows of the moment: the request columns of the model. A model without request columns takes any
-    values and uses none of them. Nothing of `context` is stored.
+    values and uses none of them. The served log stores the request columns of a share of the answers, and nothing else of `context`.
     """
 
     context: dict[str, str | float | int | bool | None] = Field(default_factory=dict, max_length=MAX_CONTEXT)
@@ -198,11 +198,13 @@ def predict_contract(model: Model | None) -> tuple[type[PredictRequest], type[Pr
         return create_model(_name(model, message), __base__=bases, __doc__=message.__doc__)
 
     request, response = with_keys(PredictRequest, EntityId), with_keys(PredictResponse, int | str)
+    asked = _outcome_field(model)
     if vector.request:
         required = any(column.required for column in vector.request)
         context = _context_of(model)
-        field: Any = (context, ... if required else Field(default_factory=context))
-        request = create_model(_name(model, PredictRequest), __base__=request, __doc__=PredictRequest.__doc__, context=field)
+        asked["context"] = (context, ... if required else Field(default_factory=context))
+    if asked:
+        request = create_model(_name(model, PredictRequest), __base__=request, __doc__=PredictRequest.__doc__, **asked)
     fields: dict[str, Any] = {}
     if len(vector.inputs) > 1:
         fields["inputs"] = (dict[str, Provenance], ...)
@@ -241,7 +243,7 @@ class ScoreResponse(_Message):
 
 def score_contract(model: Model) -> tuple[type[ScoreRequest], type[ScoreResponse]]:
     """The request and the response of a model's endpoint for many candidates."""
-    keys: dict[str, Any] = dict.fromkeys(model.vector.keys, (EntityId | None, None))
+    keys: dict[str, Any] = dict.fromkeys(model.vector.keys, (EntityId | None, None)) | _outcome_field(model)
     columns: dict[str, Any] = {column.name: (_REQUEST_TYPES[column.type] | None, None) for column in model.request}
     candidate: Any = create_model(_name(model, "Candidate"), __base__=_Message, **keys, **columns)
     fields: dict[str, Any] = {**keys, "candidates": (list[candidate], Field(min_length=1, max_length=MAX_IDS))}
@@ -255,6 +257,14 @@ def score_contract(model: Model) -> tuple[type[ScoreRequest], type[ScoreResponse
     scored: Any = create_model(_name(model, CandidateScore), __base__=CandidateScore, __doc__=CandidateScore.__doc__, **predicted)
     rows: dict[str, Any] = {"candidates": (list[scored], ...)}
     return request, create_model(_name(model, ScoreResponse), __base__=ScoreResponse, __doc__=ScoreResponse.__doc__, **rows)
+
+
+def _outcome_field(model: Model) -> dict[str, Any]:
+    """The field of a request that its outcome is joined by, if no key or request column is it already."""
+    if model.outcome_field is None:
+        return {}
+    text = "What the outcome will name, for the served log: live quality and experiments know the outcome by it. The prediction does not depend on it."
+    return {model.outcome_field: (EntityId | None, Field(None, description=text))}
 
 
 def _name(model: Model, message: type[BaseModel] | str) -> str:

@@ -73,12 +73,12 @@ def predict_struct(model: Model) -> Any:
         fields.append(("context", context) if required else ("context", context, msgspec.field(default_factory=context)))
     else:
         fields.append(("context", _AnyContext, msgspec.field(default_factory=dict)))
-    return _struct("Predict", [*fields, *_COMMON], ["at"])
+    return _struct("Predict", [*fields, *_outcome_field(model), *_COMMON], ["at"])
 
 
 def score_struct(model: Model) -> Any:
     """The struct of a model's `serving.contract.ScoreRequest`."""
-    keys: list[Any] = [(key, _EntityId | None, None) for key in model.vector.keys]
+    keys: list[Any] = [*((key, _EntityId | None, None) for key in model.vector.keys), *_outcome_field(model)]
     candidate: Any = _columns("Candidate", model, keys, optional=True)
     candidates = Annotated[list[candidate], Meta(min_length=1, max_length=MAX_IDS)]
     fields: list[Any] = [*keys, ("candidates", candidates)]
@@ -86,6 +86,10 @@ def score_struct(model: Model) -> Any:
         context = _columns("CommonContext", model, [], optional=True)
         fields.append(("context", context, msgspec.field(default_factory=context)))
     return _struct("Score", [*fields, *_COMMON], ["at"])
+
+
+def _outcome_field(model: Model) -> list[Any]:
+    return [] if model.outcome_field is None else [(model.outcome_field, _EntityId | None, None)]
 
 
 def refusal_of(error: ValidationError) -> RefusalError:

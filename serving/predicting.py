@@ -15,15 +15,15 @@ from features.merge_many import ManyMerge
 from features.model import Model, WhenLate
 from infra.settings import Settings
 from serving.answer import Provenances, Served, ServedInput, Stale, combined, prediction, served_features
+from serving.answer_log import Answered, AnswerLog
 from serving.contract import PredictRequest
 from serving.encoding import CandidateScore, ModelInfo, ScoreAnswer, encoded
 from serving.errors import RefusalError
 from serving.freshness import Freshness
 from serving.ids import key_of
 from serving.metrics import Metrics
-from serving.model import LoadedModel, Prediction
-from serving.request_ids import current_request_id
-from serving.served_log import ServedLog, served_record
+from serving.model import LoadedModel
+from serving.served_log import ServedLog
 from serving.stages import Stages
 from serving.variants import Models, Variant
 from store.protocol import Parts, Reading
@@ -52,8 +52,11 @@ class Predictor:
         self, settings: Settings, declared: Model, models: Models, store: OnlineStore, freshness: Freshness, served_log: ServedLog, metrics: Metrics
     ) -> None:  # fmt: skip
         self._settings, self._declared, self._models, self._store = settings, declared, models, store
-        self._freshness, self._served_log, self._metrics = freshness, served_log, metrics
+        self._freshness, self._metrics = freshness, metrics
+        self._log = AnswerLog(declared, models, served_log, settings.served_candidates)
         self._inputs = declared.vector.inputs
+        #: The fields of a request that are no request columns: the keys, and what its outcome will name.
+        self._fields = [*declared.vector.keys, *([declared.outcome_field] if declared.outcome_field else [])]
         self._late: set[asyncio.Task[list[Reading]]] = set()
 
     async def predict(self, request: PredictRequest) -> bytes:
@@ -82,48 +85,29 @@ class Predictor:
         response = encoded(answer)
         stages.end("encode")
         self._metrics.predicted(variant.name)
-        if exposed or self._served_log.wants(ids[0]):
-            served_at_ms = now_ms()
-            experiment = self._models.experiment.name if exposed and self._models.experiment else None
-            shadows = self._models.shadows(variant) if exposed else []
-            request_id = current_request_id()  # the log's thread has none
+        if self._log.wants(ids[0], exposed):
             provenances = [answer.provenance] if len(inputs) == 1 else list(answer.inputs.values())
-
-            def exposure() -> dict[str, Any]:
-                return {
-                    "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
-                    "prediction": _logged(answer.prediction),
-                    "shadows": {
-                        other.name: _logged(prediction(served(other.batch_only), context, q_ms, its, other.name).prediction)
-                        for other, its in shadows
-                    },
-                }  # fmt: skip
-
-            def record(place: int) -> dict[str, Any]:
-                entry, entity_id, its = answered[place]
-                # The prediction stands in the record of the first input, whose entity the model is about.
-                shown = exposure() if place == 0 else None
-                return served_record(entry.group, entity_id, its, provenances[place], q_ms, served_at_ms, shown, request_id)
-
-            for place in range(len(inputs)):  # by the log's thread: an answer does not wait for shadows
-                self._served_log.add(partial(record, place))
+            outcome_id = self._log.outcome_id({**_told(request, self._fields), **context})
+            logged = Answered(answered, provenances, context, outcome_id, answer.prediction)
+            self._log.add(logged, q_ms, variant, model, exposed, served)
         for entry, _, its in answered:
             self._metrics.counted(entry.group, [its], q_ms)
         self._metrics.answered("predict", stages, self._declared)
         return response
 
     async def score(self, request: Any) -> bytes:
-        """The predictions for many candidates by the champion, on the features of one moment. Each entity is read and merged once."""
+        """The predictions for many candidates, on the features of one moment. Each entity is read and merged once.
+
+        They are of the variant that the subject has in a running experiment, where all candidates have the same subject, else of the champion.
+        """
         stages = Stages()
-        model = self._models.champion.current
-        if model is None:
-            raise self._no_champion()
-        keys = list(self._declared.vector.keys)
-        candidates = [_told(request, keys) | _told(candidate, keys) for candidate in request.candidates]
+        common = _told(request, self._fields)
+        candidates = [common | _told(candidate, self._fields) for candidate in request.candidates]
         ids, contexts = [key_of(entry, candidates) for entry in self._inputs], self._contexts(request)
         q_ms = now_ms() if request.at is None else request.at
         stale = self._stale(request.use_case, q_ms)
         different = [list(dict.fromkeys(its)) for its in ids]
+        variant, model, exposed = self._chosen(different[0][0] if len(different[0]) == 1 else None)
         readings, late_score = await self._read(
             [(entry.group, its) for entry, its in zip(self._inputs, different, strict=True)], stages
         )
@@ -131,7 +115,7 @@ class Predictor:
         inputs = [replace(entry, group=reading.group) for entry, reading in zip(self._inputs, readings, strict=True)]
         served: list[dict[int | str, Served]] = []
         for reading, old, entities in zip(readings, stale, different, strict=True):
-            serve = self._serve(reading, old, q_ms, False)
+            serve = self._serve(reading, old, q_ms, variant.batch_only)
             served.append({entity_id: serve(parts) for entity_id, parts in zip(entities, reading.parts, strict=True)})
         stages.end("merge")
         vectors, fault = [], ""
@@ -149,8 +133,25 @@ class Predictor:
             CandidateScore(score, any(its[of_input[place]].degraded for its, of_input in zip(provenances, ids, strict=True)))
             for place, score in enumerate(scores)
         ]
+
+        def inputs_at(place: int, batch_only: bool | None = None) -> list[ServedInput]:
+            entities = [of_input[place] for of_input in ids]
+            whole = [known[entity_id] for known, entity_id in zip(served, entities, strict=True)]
+            if batch_only is not None:
+                whole = [
+                    self._serve(reading, old, q_ms, batch_only)(its.parts)
+                    for reading, old, its in zip(readings, stale, whole, strict=True)
+                ]
+            return [ServedInput(*parts) for parts in zip(inputs, entities, whole, strict=True)]
+
+        for place in self._log.places(ids[0], exposed):
+            context = {column.name: contexts[place].get(column.name) for column in self._declared.request}
+            outcome_id = self._log.outcome_id({**candidates[place], **context})
+            shown = [its[of_input[place]] for its, of_input in zip(provenances, ids, strict=True)]
+            logged = Answered(inputs_at(place), shown, context, outcome_id, scores[place])
+            self._log.add(logged, q_ms, variant, model, exposed, partial(inputs_at, place))
         everything = [(entry, provenance) for entry, its in zip(inputs, provenances, strict=True) for provenance in its.values()]
-        info = ModelInfo(model.name, model.version, "champion")
+        info = ModelInfo(model.name, model.version, variant.name)
         response = encoded(ScoreAnswer(rows, info, combined(everything)))
         stages.end("encode")
         for entry, known in zip(inputs, served, strict=True):
@@ -179,19 +180,17 @@ class Predictor:
         readings = [Reading([Parts(faults=(fault,))] * len(ids), None, group) for group, ids in wanted]
         return readings, None if isinstance(when_late, WhenLate) else when_late
 
-    def _chosen(self, subject: int | str) -> tuple[Variant, LoadedModel, bool]:
+    def _chosen(self, subject: int | str | None) -> tuple[Variant, LoadedModel, bool]:
+        """The variant and its model, and whether the answer counts in the experiment; without a subject the champion answers."""
         variant, model, exposed = self._models.of(subject)
         if model is None:
-            raise self._no_champion()
+            raise RefusalError(
+                503,
+                f"No champion can answer: {self._models.champion.fault}.",
+                "Train one by `braid backfill`.",
+                self._settings.alias_poll_seconds,
+            )
         return variant, model, exposed
-
-    def _no_champion(self) -> RefusalError:
-        return RefusalError(
-            503,
-            f"No champion can answer: {self._models.champion.fault}.",
-            "Train one by `braid backfill`.",
-            self._settings.alias_poll_seconds,
-        )
 
     def _stale(self, use_case: str | None, q_ms: int) -> list[Stale | None]:
         return [self._freshness.stale(use_case, entry.group.name, q_ms) for entry in self._inputs]
@@ -225,11 +224,6 @@ class Predictor:
                     "Give it to the candidate or to the context of the request.",
                 )
         return contexts
-
-
-def _logged(predicted: Prediction) -> float | None:
-    """A prediction in the served log, whose column is a number."""
-    return None if isinstance(predicted, dict) else predicted
 
 
 def _told(message: Any, names: Sequence[str]) -> dict[str, Any]:

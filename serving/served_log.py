@@ -42,7 +42,7 @@ def served_record(
     provenance: Provenance,
     q_ms: int,
     served_at_ms: int,
-    exposure: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
     request_id: str = "",
 ) -> Record:
     """The record of one entity's features in an answer; `monitoring.served` describes the fields.
@@ -54,7 +54,7 @@ def served_record(
         provenance: The provenance in the answer.
         q_ms: The time that the request asks about.
         served_at_ms: The time of the answer.
-        exposure: For a prediction: experiment, variant, model, model_version, prediction, shadows.
+        more: For a prediction: the further fields (`serving.answer_log`).
         request_id: The id of the request.
     """
     merged = served.merged
@@ -73,7 +73,7 @@ def served_record(
         "tiles_merged": merged.tiles_merged,
         "degraded": provenance.degraded_reasons,
         "degraded_features": provenance.degraded_features,
-        **(exposure or {}),
+        **(more or {}),
     }
 
 

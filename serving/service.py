@@ -22,6 +22,7 @@ from starlette.responses import Response
 from features.instants import now_ms
 from features.merge_many import ManyMerge
 from features.model import Model
+from infra.experiments import experiment_model
 from infra.project import load_project
 from infra.settings import Settings
 from serving.answer import feature_rows, served_features
@@ -155,8 +156,9 @@ class Braid(_Endpoints):
         self._store = OnlineStore(settings)
         self._served = ServedLog(settings, self.metrics.lost)
         self._freshness = Freshness(settings, _project.groups, self.metrics.newest_event)
+        tested = experiment_model(settings.experiment, _project)
         self._models = {
-            model.name: Models(settings, model, partial(self._exchanged, model), settings.experiment if model == _default else None)
+            model.name: Models(settings, model, partial(self._exchanged, model), settings.experiment if model == tested else None)
             for model in _project.models
         }
         self.operations = {"/features": self._features}

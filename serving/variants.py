@@ -107,13 +107,13 @@ class Models:
         for model in self._models.values():
             model.stop()
 
-    def of(self, entity: int | str) -> tuple[Variant, LoadedModel | None, bool]:
-        """The variant and the model that answer about an entity, and whether the answer counts in the experiment.
+    def of(self, entity: int | str | None) -> tuple[Variant, LoadedModel | None, bool]:
+        """The variant and the model that answer about an entity, and whether the answer counts in the experiment. Without one the champion answers.
 
         If the assigned variant has no model, the champion answers, and the answer does not count in the experiment. If there is no
         champion either, the model is None.
         """
-        if self.experiment is not None:
+        if self.experiment is not None and entity is not None:
             variant = self._variants[assigned(self.experiment, entity)]
             model = self._models[variant.name].current
             if model is not None:

@@ -175,8 +175,13 @@ def test_the_features_of_the_benchmark_are_those_of_the_declaration(small: Small
     values_compared = 0
     for point in chosen:
         for entry in model.vector.inputs:
-            entity = getattr(point, entry.key)
-            own = [event for event in events[entry.group.source] if event[entry.group.entity] == str(entity)]
+            values = [getattr(point, key) for key in entry.keys]
+            entity = values[0] if len(values) == 1 else tuple(values)
+            own = [
+                event
+                for event in events[entry.group.source]
+                if [event[name] for name in entry.group.entity_names] == [str(value) for value in values]
+            ]
             for kind, at_ms in (("", point.q_ms), ("batch_", point.q_ms - point.q_ms % DAY_MS)):
                 for name, value in features_at(entry.group, own, entity, rfc3339(at_ms)).items():
                     cell = getattr(point, f"{kind}{entry.prefix}{name}")

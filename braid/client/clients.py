@@ -74,7 +74,7 @@ class Client:
         """A prediction.
 
         Args:
-            keys: The key of each input of the model, such as {"user_id": 17850}.
+            keys: The key of each input of the model, such as {"user_id": 17850}; also what the outcome will name, where the model has such a field.
             context: The request columns of the model.
             model: The model; the first of the project by default.
             at: As in `features`.

@@ -83,6 +83,7 @@ class Judge:
         body = {
             "author_id": text["author_id"],
             "text_key": text["text_key"],
+            "text_id": text["text_id"] or None,  # the removal will name it
             "context": {"text": text["text"], "links": text["links"]},
         }
         if self._at_event_time:

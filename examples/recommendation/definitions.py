@@ -17,7 +17,7 @@ from braid import (
     since_last,
 )
 
-#: An item that a user viewed, or that was recommended, or a click on the recommendation. `taste_id` is the user and the item's category;
+#: An item that a user viewed, or that was recommended, or a click on the recommendation. `category` is that of the item;
 #: `popularity` is the score by which the candidates were chosen, from 0 to 1.
 visits = EventSource(
     name="visits",
@@ -30,7 +30,7 @@ visits = EventSource(
         Column("shown_id"),
         Column("user_id", ColumnType.INT64, required=True),
         Column("item_id", required=True),
-        Column("taste_id", required=True),
+        Column("category", required=True),
         Column("popularity", ColumnType.DECIMAL, required=True),
         Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
     ),
@@ -39,7 +39,7 @@ VIEWED, SHOWN, CLICKED = "event_type = 'VIEW'", "event_type = 'SHOWN'", "event_t
 
 tastes = FeatureGroup(
     name="tastes",
-    entity="taste_id",
+    entity=("user_id", "category"),
     source=visits,
     description="What a user viewed and clicked in a category in the last minutes to 30 days.",
     features=(
@@ -63,7 +63,7 @@ users = FeatureGroup(
     features=(
         count("views_20m", where=VIEWED, window="20m", description="Views."),
         count("views_30d", where=VIEWED, window="30d", description="Views."),
-        distinct("tastes_20m", of="taste_id", where=VIEWED, window="20m", description="Different categories."),
+        distinct("tastes_20m", of="category", where=VIEWED, window="20m", description="Different categories."),
     ),
 )
 
@@ -85,7 +85,7 @@ items = FeatureGroup(
 #: Asked for the candidates of a list. A click within 30 minutes is the label.
 recommendation = Model(
     name="recommendation",
-    inputs=(users.on("user_id", prefix="user_"), tastes, items.on("item_id", prefix="item_")),
+    inputs=(users.on("user_id", prefix="user_"), tastes.on("user_id", "category"), items.on("item_id", prefix="item_")),
     request=(RequestColumn("popularity", ColumnType.DECIMAL, required=True),),
     derived=(
         expression("taste_share_20m", "views_20m / user_views_20m"),

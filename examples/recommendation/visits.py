@@ -110,14 +110,14 @@ def generate(folder: Path, users: int = 800, days: int = 40, per_day: int = 300,
     ]
     inside = sorted(event for event in events if event[0] < end_of_data_ms)
     visits, labels = folder / "visits.csv", folder / "labels.csv"
-    header = "event_id,event_type,shown_id,user_id,item_id,taste_id,popularity,event_timestamp"
+    header = "event_id,event_type,shown_id,user_id,item_id,category,popularity,event_timestamp"
     visits.write_text("\n".join([header, *(line for _, line in inside), ""]))
     lines = (
         f"{row},{when},{kind},{place},{int(label)}"
         for row, at, when, kind, place, label in zip(shown_rows, shown_ms, times, scenario, listed, clicked, strict=True)
         if at < end_of_data_ms
     )
-    labels.write_text("\n".join(["user_id,item_id,taste_id,popularity,time,scenario,list_id,label", *lines, ""]))
+    labels.write_text("\n".join(["user_id,item_id,category,popularity,time,scenario,list_id,label", *lines, ""]))
     return Report(visits, labels)
 
 
@@ -136,4 +136,4 @@ def _items_of(rng: np.random.Generator, wanted: Ints, category: Ints, weight: Fl
 
 
 def _rows(user: Ints, item: Ints, category: Ints, popularity: Floats) -> list[str]:
-    return [f"{u},i{i:03d},u{u}-k{category[i]:02d},{popularity[i]}" for u, i in zip(user, item, strict=True)]
+    return [f"{u},i{i:03d},k{category[i]:02d},{popularity[i]}" for u, i in zip(user, item, strict=True)]

@@ -17,8 +17,7 @@ from braid import (
     since_last,
 )
 
-#: A document that was shown for a query, and a click on it. `pair_id` is the query and the document, and `text_match` the score of the text
-#: search, from 0 to 1.
+#: A document that was shown for a query, and a click on it. `text_match` is the score of the text search, from 0 to 1.
 results = EventSource(
     name="results",
     topic="results",
@@ -31,7 +30,7 @@ results = EventSource(
         Column("search_id", required=True),
         Column("user_id", ColumnType.INT64, required=True),
         Column("document_id", required=True),
-        Column("pair_id", required=True),
+        Column("query_id", required=True),
         Column("text_match", ColumnType.DECIMAL, required=True),
         Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
     ),
@@ -64,7 +63,7 @@ documents = FeatureGroup(
 
 pairs = FeatureGroup(
     name="pairs",
-    entity="pair_id",
+    entity=("query_id", "document_id"),
     source=results,
     description="How often a document was shown and clicked for this query.",
     features=(
@@ -78,7 +77,7 @@ pairs = FeatureGroup(
 #: Asked for the documents that the text search has found. A click within 30 minutes is the label.
 search = Model(
     name="search",
-    inputs=(documents, pairs.on("pair_id", prefix="pair_")),
+    inputs=(documents, pairs.on("query_id", "document_id", prefix="pair_")),
     request=(RequestColumn("text_match", ColumnType.DECIMAL, required=True),),
     derived=(
         expression("rate_1h", "(clicks_1h + 1) / (shown_1h + 10)"),

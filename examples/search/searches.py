@@ -102,7 +102,7 @@ def _write(
     begin_ms = end_ms - days * DAY_MS
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        f"{i:07d},s{s:06d},{u},d{d:04d},q{q:03d}-d{d:04d},{m}"
+        f"{i:07d},s{s:06d},{u},d{d:04d},q{q:03d},{m}"
         for i, s, u, d, q, m in zip(range(len(search)), search, user, document, query, match, strict=True)
     ]
     events = [(at, f"v{row[:7]},SHOWN,w{row},{when}") for at, row, when in zip(at_ms, rows, rfc3339(begin_ms + at_ms), strict=True)]
@@ -113,13 +113,13 @@ def _write(
     ]
     events.sort()
     path, labels = folder / "results.csv", folder / "labels.csv"
-    header = "event_id,event_type,shown_id,search_id,user_id,document_id,pair_id,text_match,event_timestamp"
+    header = "event_id,event_type,shown_id,search_id,user_id,document_id,query_id,text_match,event_timestamp"
     path.write_text("\n".join([header, *(line for _, line in events), ""]))
     lines = (
-        f"d{d:04d},q{q:03d}-d{d:04d},{m},{when},{kind},{s},{int(label)}"
+        f"d{d:04d},q{q:03d},{m},{when},{kind},{s},{int(label)}"
         for d, q, m, when, kind, s, label in zip(
             document, query, match, rfc3339(begin_ms + at_ms), scenario, search, clicked, strict=True
         )
     )
-    labels.write_text("\n".join(["document_id,pair_id,text_match,time,scenario,list_id,label", *lines, ""]))
+    labels.write_text("\n".join(["document_id,query_id,text_match,time,scenario,list_id,label", *lines, ""]))
     return Report(path, labels, len(search), len(hits))

@@ -85,3 +85,11 @@ def has_value_sql(column: Column) -> str:
 def part_sql(entity_id: str, place: int) -> str:
     """The value at a place of an id of several columns, `escaped`: an expression of Spark SQL over the expression of the id."""
     return f"split_part({entity_id}, '{SEPARATOR}', {place + 1})"
+
+
+def value_sql(entity_id: str, place: int, count: int, kind: ColumnType) -> str:
+    """The value of the column at a place of an id of `count` columns: an expression of Spark SQL over the expression of the id."""
+    if count == 1:
+        return f"CAST({entity_id} AS {kind.value})"
+    text = f"replace(replace({part_sql(entity_id, place)}, '~1', '{SEPARATOR}'), '~0', '~')"
+    return f"CAST({text} AS {kind.value})"

@@ -1,5 +1,6 @@
 """The lake as a whole: deletes unused tables and files, and reports the sizes of the tables."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from batch.view import view_table
 from features.project import Project
 from infra.lake import table_sizes
 from infra.settings import Settings
+from models.registry import TABLE_TAG
 from orchestration.deployment import OWNERS, Deployment
 from orchestration.names import LAKE, view_key
 from speed.online import checkpoints
@@ -53,12 +55,13 @@ def used(settings: Settings, project: Project, tables: list[str]) -> InUse:
     published = [store.published(name) for name in sorted(names)]
     fingerprints = {group.fingerprint for group in project.groups} | {view.fingerprint for view in published if view}
     versions: dict[str, set[int]] = {}
-    trainings = {model.name: model for model in project.models}
     for name, tags in _trained(settings):
         fingerprints |= {fingerprint for value in tags.values() for fingerprint in _FINGERPRINT.findall(value)}
-        versions.setdefault(f"training_set_{name}", set()).add(int(tags.get("training_set_version", -1)))
-        if name in trainings:
-            versions.setdefault(view_table(trainings[name].group), set()).add(int(tags.get("view_version", -1)))
+        table = tags.get(TABLE_TAG, f"training_set_{name}")
+        versions.setdefault(table, set()).add(int(tags.get("training_set_version", -1)))
+        views: dict[str, int] = json.loads(tags.get("view_versions", "{}"))
+        for group in project.groups:
+            versions.setdefault(view_table(group), set()).update({views[group.name]} if group.name in views else ())
     return InUse(frozenset(fingerprints), frozenset(checkpoints(store)), versions)
 
 

@@ -5,6 +5,7 @@ import subprocess
 import dagster as dg
 import pandas as pd
 from dagster_pyspark import LazyPySparkResource
+from pyspark.sql import SparkSession
 
 from batch.view import default_batch_end_ms
 from features.instants import now_ms
@@ -14,7 +15,7 @@ from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
 from models.training_set import build_training_set, training_end_ms
-from monitoring.drift import view_version
+from monitoring.drift import view_versions
 from monitoring.logged_training_set import write_logged_training_set
 from orchestration.columns import feature_lineage, schema, training_columns
 from orchestration.deployment import OWNERS, Deployment
@@ -68,6 +69,20 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
     return training_set
 
 
+def outcome_keys(model: Model) -> list[dg.AssetKey]:
+    """The events that the outcomes of served answers are among."""
+    return [
+        events_key(source)
+        for source in dict.fromkeys([model.group.source, *([model.outcome_source] if model.outcome_source else [])])
+    ]
+
+
+def outcomes_known_until_ms(session: SparkSession, settings: Settings, model: Model) -> int:
+    """The time before which the lake has every event that may be an outcome; now for labels of the owner's own."""
+    sources = [] if model.labels else [model.outcome_group.source]
+    return min((default_batch_end_ms(session, settings, source, now_ms()) for source in sources), default=now_ms())
+
+
 def _training_deps(model: Model) -> list[dg.AssetKey]:
     outcome = [events_key(model.outcome_source)] if model.outcome_source else []
     return [*map(view_key, model.groups), *outcome]
@@ -75,16 +90,16 @@ def _training_deps(model: Model) -> list[dg.AssetKey]:
 
 def logged_training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
     """The training set of served features."""
-    settings, group = deployment.settings, model.group
+    settings = deployment.settings
 
     @dg.asset(
-        key=logged_training_set_key(model), deps=[SERVED, events_key(group.source)], group_name="models", kinds={"spark", "delta"}, owners=OWNERS,
+        key=logged_training_set_key(model), deps=[SERVED, *outcome_keys(model)], group_name="models", kinds={"spark", "delta"}, owners=OWNERS,
         metadata=schema(*training_columns(model)),
         description="The features as they were served, with the effects of lag and late events, and the outcome of each entity.",
     )  # fmt: skip
     def training_set(spark: LazyPySparkResource) -> dg.MaterializeResult:
         session = spark.spark_session
-        known_until_ms = default_batch_end_ms(session, settings, group.source, now_ms())
+        known_until_ms = outcomes_known_until_ms(session, settings, model)
         rows, version = write_logged_training_set(session, settings, model, known_until_ms)
         return dg.MaterializeResult(metadata={"dagster/row_count": rows, "delta_version": version})
 
@@ -99,25 +114,21 @@ class TrainingRows(dg.Config):
 
 def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
     """The candidate of a model."""
-    settings, group = deployment.settings, model.group
+    settings = deployment.settings
 
     @dg.asset(
         key=candidate_key(model), deps=[training_set_key(model)], group_name="models", kinds={"mlflow", *(["lightgbm"] if model.training is None else [])}, owners=OWNERS,
         description="A model on merged features, registered as challenger, and its twin on batch features.",
     )  # fmt: skip
     def candidate(context: dg.AssetExecutionContext, config: TrainingRows, spark: LazyPySparkResource) -> dg.MaterializeResult:
-        if config.served and not model.learns_from_served:
-            raise NotReadyError(
-                f"The served log does not hold all that {model.name} is trained on: request columns, several inputs or a joined outcome.",
-                "Train without --served.",
-            )
         built = latest_metadata(context.instance, logged_training_set_key(model) if config.served else training_set_key(model))
         table = model.logged_training_table if config.served else model.training_table
         if "delta_version" not in built:
             return dg.MaterializeResult(metadata={"trained": False, "reason": built.get("reason", "There is no training set.")})
         version = int(built["delta_version"])
-        view = view_version(spark.spark_session, settings, group)
-        report = train_models(settings, model, _rows(spark, settings, table, version), version, _code_version(settings), view)
+        views = view_versions(spark.spark_session, settings, model)
+        rows = _rows(spark, settings, table, version)
+        report = train_models(settings, model, rows, version, _code_version(settings), views, table)
         if report.candidate_version is None:
             return dg.MaterializeResult(metadata={"trained": False, "reason": report.reason})
         assert report.merged is not None
@@ -153,12 +164,12 @@ def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
         defects = int(checked[DEFECTS]) if checked.get(ANSWERS) else None
         rows = _rows(spark, settings, candidate[TRAINED_ON], int(candidate[ROWS_OF]))
         report = promote(settings, model, str(candidate["version"]), rows, defects, str(candidate[TWIN]))
-        slices = [dg.TableRecord({"where": part.name, "rows": part.rows, "candidate": part.candidate_auc, "champion": part.champion_auc})
+        slices = [dg.TableRecord({"where": part.name, "rows": part.rows, "candidate": part.candidate, "champion": part.champion})
                   for part in report.slices]  # fmt: skip
         return dg.MaterializeResult(
             metadata={
                 "promoted": report.promoted, "proven": report.proven, "reason": report.reason, "champion_version": report.champion_version,
-                "ms per prediction": report.predict_ms or 0.0, **({"AUC by slice": dg.MetadataValue.table(slices)} if slices else {}),
+                "ms per prediction": report.predict_ms or 0.0, **({f"{report.slices[0].criterion.words} by slice": dg.MetadataValue.table(slices)} if slices else {}),
             }
         )  # fmt: skip
 
@@ -182,7 +193,7 @@ def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
         for model in deployment.project.models
         for make in (
             training_set_asset,
-            *([logged_training_set_asset] if model.learns_from_served else []),
+            logged_training_set_asset,
             candidate_asset,
             champion_asset,
         )

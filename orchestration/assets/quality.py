@@ -10,11 +10,13 @@ from features.model import Model
 from features.sources import EventSource
 from infra.errors import NotReadyError
 from infra.settings import Settings
+from models.evaluation import CRITERIA
 from monitoring.attribution import Reason
 from monitoring.consistency import check_consistency
-from monitoring.drift import feature_drift, live_quality
+from monitoring.drift import feature_drift
 from monitoring.experiment import report_experiment
-from orchestration.assets.models import ANSWERS, DEFECTS
+from monitoring.live_quality import live_quality
+from orchestration.assets.models import ANSWERS, DEFECTS, outcome_keys, outcomes_known_until_ms
 from orchestration.deployment import OWNERS, Deployment
 from orchestration.names import SERVED, consistency_key, drift_key, events_key, experiment_key, live_quality_key, view_key
 from orchestration.plots import intervals, rates
@@ -56,13 +58,15 @@ def drift_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
     settings = deployment.settings
 
     @dg.asset(
-        key=drift_key(model), deps=[view_key(model.group)], group_name="quality", kinds={"spark", "scipy"}, owners=OWNERS,
-        description="The distance (Kolmogorov-Smirnov, 0 to 1) between the values of each feature now and when the champion was trained.",
+        key=drift_key(model), deps=[*map(view_key, model.groups), *([SERVED] if model.request or model.derived else [])], group_name="quality",
+        kinds={"spark", "scipy"}, owners=OWNERS,
+        description="The distance (Kolmogorov-Smirnov, 0 to 1) between the values of each feature, request column and derived feature now and when "
+        "the champion was trained.",
     )  # fmt: skip
     def drift(spark: LazyPySparkResource) -> dg.MaterializeResult:
         distances = feature_drift(spark.spark_session, settings, model)
         if distances is None:
-            return dg.MaterializeResult(metadata={RETRAIN: "", "reason": "There is no champion, or no view to compare with."})
+            return dg.MaterializeResult(metadata={RETRAIN: "", "reason": "There is no champion, or nothing to compare with."})
         drifted = {name: distance for name, distance in distances.items() if distance > settings.drift}
         why = ", ".join(f"{name} has drifted by {distance:.2f}" for name, distance in drifted.items())
         return dg.MaterializeResult(metadata={RETRAIN: why, "largest": max(distances.values()), **distances})
@@ -72,27 +76,31 @@ def drift_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
 
 def live_quality_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
     """The quality of the answers of a model's champion."""
-    settings, source = deployment.settings, model.group.source
+    settings = deployment.settings
 
     @dg.asset(
-        key=live_quality_key(model), deps=[SERVED, events_key(source)], group_name="quality", kinds={"spark"}, owners=OWNERS,
-        description="The AUC of the champion's answers whose outcome is known, compared with its evaluation.",
+        key=live_quality_key(model), deps=[SERVED, *outcome_keys(model)], group_name="quality", kinds={"spark"}, owners=OWNERS,
+        description="The quality of the champion's answers whose outcome is known, compared with its evaluation.",
     )  # fmt: skip
     def quality(spark: LazyPySparkResource) -> dg.MaterializeResult:
-        figures = live_quality(spark.spark_session, settings, model, _known_until_ms(spark, settings, source))
-        if figures is None or figures.auc is None or figures.evaluated_auc is None:
+        session = spark.spark_session
+        figures = live_quality(session, settings, model, outcomes_known_until_ms(session, settings, model))
+        if figures is None or figures.value is None or figures.evaluated is None:
             answers = figures.answers if figures else 0
             return dg.MaterializeResult(
                 metadata={RETRAIN: "", "answers": answers, "reason": "Too few answers have an outcome yet."}
             )
-        dropped = figures.evaluated_auc - figures.auc
-        why = (
-            f"the AUC of version {figures.version} fell from {figures.evaluated_auc:.3f} to {figures.auc:.3f}"
-            if dropped > settings.auc_drop
-            else ""
-        )
+        if CRITERIA[model.objective][0].more_is_better:
+            fallen, how = figures.evaluated - figures.value > settings.auc_drop, "fell"
+        else:
+            fallen, how = figures.value > figures.evaluated * (1 + settings.error_rise), "rose"
+        why = f"the {figures.metric} of version {figures.version} {how} from {figures.evaluated:.3f} to {figures.value:.3f}"
+        metric = figures.metric.lower()
         return dg.MaterializeResult(
-            metadata={RETRAIN: why, "version": figures.version, "answers": figures.answers, "auc": figures.auc, "auc of its evaluation": figures.evaluated_auc}
+            metadata={
+                RETRAIN: why if fallen else "", "version": figures.version, "answers": figures.answers,
+                metric: figures.value, f"{metric} of its evaluation": figures.evaluated,
+            }
         )  # fmt: skip
 
     return quality
@@ -100,10 +108,10 @@ def live_quality_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
 
 def experiment_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
     """The report on the experiment between a model's variants."""
-    settings, source = deployment.settings, model.group.source
+    settings = deployment.settings
 
     @dg.asset(
-        key=experiment_key(model), deps=[SERVED, events_key(source)], group_name="quality", kinds={"spark", "scipy"}, owners=OWNERS,
+        key=experiment_key(model), deps=[SERVED, *outcome_keys(model)], group_name="quality", kinds={"spark", "scipy"}, owners=OWNERS,
         description="The running A/B test: the differences between its variants, with intervals, and a verdict in words.",
     )  # fmt: skip
     def experiment_report(spark: LazyPySparkResource) -> dg.MaterializeResult:
@@ -111,7 +119,8 @@ def experiment_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinitio
         if experiment is None:
             return dg.MaterializeResult(metadata={"verdict": "No experiment runs: set BRAID_EXPERIMENT."})
         try:
-            report = report_experiment(spark.spark_session, settings, model, experiment, _known_until_ms(spark, settings, source))
+            session = spark.spark_session
+            report = report_experiment(session, settings, model, experiment, outcomes_known_until_ms(session, settings, model))
         except NotReadyError as error:
             return dg.MaterializeResult(metadata={"verdict": str(error)})
         arms = [dg.TableRecord({name: _plain(value) for name, value in vars(arm).items()}) for arm in report.arms]
@@ -136,8 +145,8 @@ def _plain(value: object) -> float | int | str:
 
 
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
-    """The assets of all groups and models. The experiment is that of the default model."""
+    """The assets of all groups and models, and that of the experiment."""
     project = deployment.project
     of_models = [make(deployment, model) for model in project.models for make in (drift_asset, live_quality_asset)]
-    experiment = [experiment_asset(deployment, project.default_model)] if project.default_model else []
+    experiment = [experiment_asset(deployment, model) for model in deployment.experiment_models]
     return [*(consistency_asset(deployment, group) for group in project.groups), *of_models, *experiment]

@@ -52,6 +52,4 @@ def split_as_declared(model: Model) -> Any:
 
 def checks_of(deployment: Deployment) -> list[Any]:
     """The checks of all groups, and of the experiment."""
-    project = deployment.project
-    experiment = [split_as_declared(project.default_model)] if project.default_model else []
-    return [*map(no_defects, project.groups), *experiment]
+    return [*map(no_defects, deployment.project.groups), *map(split_as_declared, deployment.experiment_models)]

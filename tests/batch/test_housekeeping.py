@@ -59,7 +59,7 @@ def registry(valkey: Settings, lake: Settings) -> Iterator[Settings]:
     checkpoint_of(open_store(settings), user_events, STREAMS)
     client = MlflowClient(settings.mlflow_tracking_uri)
     client.create_registered_model(repurchase.name)
-    tags = {"group_fingerprint": TRAINED, "training_set_version": "1", "view_version": "0"}
+    tags = {"group_fingerprint": TRAINED, "training_set_version": "1", "view_versions": '{"user_features": 0}'}
     with tracking(settings):
         mlflow.create_experiment(repurchase.name, artifact_location=str(lake.home / "artifacts"))
         version = client.create_model_version(repurchase.name, str(lake.home / "artifacts"), tags=tags).version

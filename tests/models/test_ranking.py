@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from models.ranking import Ranking, auc_difference
+from models.ranking import Ranking, difference
 
 SEEDS = 120
 
@@ -32,7 +32,7 @@ def test_of_one_kind_of_label_there_is_no_area() -> None:
     single = Ranking(np.arange(3), np.ones(3), np.arange(3))
     assert np.isnan(single.auc())
     assert np.isnan(Ranking(np.array([]), np.array([]), np.array([])).auc())
-    assert auc_difference(single, single, paired=True, confidence=0.95) is None
+    assert difference(single, single, paired=True, confidence=0.95) is None
 
 
 def test_equal_models_differ_in_about_one_of_twenty_cases_also_where_users_answer_often() -> None:
@@ -43,10 +43,10 @@ def test_equal_models_differ_in_about_one_of_twenty_cases_also_where_users_answe
             Ranking(user, label, known + source.normal(0, 1, len(user)))
             for user, label, known in (answers(source, 100) for _ in range(2))
         )
-        unpaired += auc_difference(first, second, paired=False, confidence=0.95).shown
+        unpaired += difference(first, second, paired=False, confidence=0.95).shown
         user, label, known = answers(source, 100)
         first, second = (Ranking(user, label, known + source.normal(0, 1, len(user))) for _ in range(2))
-        paired += auc_difference(first, second, paired=True, confidence=0.95).shown
+        paired += difference(first, second, paired=True, confidence=0.95).shown
     # Five of a hundred, give or take three standard errors.
     assert 0.005 * SEEDS <= unpaired <= 0.1 * SEEDS
     assert 0.005 * SEEDS <= paired <= 0.1 * SEEDS
@@ -56,11 +56,11 @@ def test_pairs_show_a_difference_that_two_halves_do_not() -> None:
     source = np.random.default_rng(5)
     user, label, known = answers(source, 300)
     good, poor = known + source.normal(0, 0.3, len(user)), known + source.normal(0, 0.9, len(user))
-    difference = auc_difference(Ranking(user, label, poor), Ranking(user, label, good), paired=True, confidence=0.95)
-    assert difference.shown and difference.value > 0
+    pairs = difference(Ranking(user, label, poor), Ranking(user, label, good), paired=True, confidence=0.95)
+    assert pairs.shown and pairs.value > 0
     half = user % 2 == 0
     first, second = (Ranking(user[mask], label[mask], score[mask]) for mask, score in ((half, poor), (~half, good)))
-    apart = auc_difference(first, second, paired=False, confidence=0.95)
-    assert apart.high - apart.low > difference.high - difference.low
-    again = auc_difference(first, second, paired=False, confidence=0.95)
+    apart = difference(first, second, paired=False, confidence=0.95)
+    assert apart.high - apart.low > pairs.high - pairs.low
+    again = difference(first, second, paired=False, confidence=0.95)
     assert again == apart, "the same data give the same words"

@@ -65,7 +65,7 @@ def training_rows(n: int = 1_200, noise: float = 4.0) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def trained(registry: Settings) -> tuple[Settings, str]:
-    report = train_models(registry, repurchase, training_rows(), 3, "abc123", view_version=9)
+    report = train_models(registry, repurchase, training_rows(), 3, "abc123", view_versions={"user_features": 9})
     assert report.candidate_version is not None, report.reason
     assert report.merged is not None
     assert report.batch_only is not None
@@ -101,7 +101,7 @@ def test_a_candidate_is_registered_as_text_with_where_it_is_from(trained: tuple[
     assert challenger.tags["group_fingerprint"] == user_features.fingerprint
     assert challenger.tags["training_set_version"] == "3"
     assert challenger.tags["code_version"] == "abc123"
-    assert challenger.tags["view_version"] == "9"
+    assert challenger.tags["view_versions"] == '{"user_features": 9}'
     assert challenger.tags[DIGEST_TAG] == read_version(settings, repurchase.name, version).digest
     assert float(challenger.tags["auc"]) > 0.5
     assert load_scorer(settings, repurchase.name, version).names == user_features.feature_names
@@ -197,7 +197,7 @@ def test_the_champion_is_the_candidate_fitted_again_on_all_rows(
     MlflowClient(settings.mlflow_tracking_uri).delete_registered_model_alias(repurchase.name, CHAMPION)
     rows = training_rows().sample(frac=1, random_state=3)
     rows.loc[rows["q_ms"].between(700, 799), "split"] = "gap"
-    candidate = train_models(settings, repurchase, rows, 4, "abc123", view_version=9)
+    candidate = train_models(settings, repurchase, rows, 4, "abc123", view_versions={"user_features": 9})
     fits: list[TrainingData] = []
     monkeypatch.setattr(training, "fitted", lambda data: fits.append(data) or fitted(data))
     report = promote(settings, repurchase, candidate.candidate_version, rows, 0, candidate.twin_version)
@@ -206,7 +206,16 @@ def test_the_champion_is_the_candidate_fitted_again_on_all_rows(
     evaluated = version_of(settings, repurchase.name, candidate.candidate_version)
     champion = version_by_alias(settings, repurchase.name, CHAMPION)
     assert champion.version != evaluated.version
-    inherited = {"auc", "log_loss", "training_set_version", "view_version", "code_version", "declaration", "fingerprint"}
+    inherited = {
+        "auc",
+        "log_loss",
+        "training_set_version",
+        "training_table",
+        "view_versions",
+        "code_version",
+        "declaration",
+        "fingerprint",
+    }
     assert {tag: champion.tags[tag] for tag in inherited} == {tag: evaluated.tags[tag] for tag in inherited}
     assert (evaluated.tags[FIT_TAG], champion.tags[FIT_TAG]) == ("held out", "all rows")
     assert champion.tags[EVALUATED_TAG] == evaluated.version

@@ -134,6 +134,7 @@ class Shop:
 NAMES = [
     "served_id", "request_id", "group", "fingerprint", "entity", "q_ms", "served_at_ms", "features_at_ms", "features", "batch_end_ms", "newest_event_ms",
     "tiles_merged", "degraded", "degraded_features", "experiment", "variant", "model", "model_version", "prediction", "shadows",
+    "answer_id", "input", "request", "outcome_id", "predictions", "shadow_predictions", "degraded_inputs",
 ]  # fmt: skip
 
 

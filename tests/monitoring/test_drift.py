@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from batch.events import append_events
 from features.windows import DAY_MS
 from infra.settings import Settings
 from models.registry import CHAMPION
-from monitoring.drift import MIN_ANSWERS, MIN_ENTITIES, LiveQuality, feature_drift, live_quality, view_version
+from monitoring.drift import MIN_ENTITIES, feature_drift, view_versions
+from monitoring.live_quality import MIN_ANSWERS, LiveQuality, live_quality
 from monitoring.served import SCHEMA, TABLE
 from tests.declarations import repurchase, user_events, user_features
 
@@ -39,6 +41,10 @@ def crown(settings: Settings, **tags: str) -> str:
     return str(version.version)
 
 
+def views(version: int) -> str:
+    return json.dumps({user_features.name: version})
+
+
 def write_view(spark: SparkSession, settings: Settings, entities: int = 1_000, spend: float = 1.0, missing: float = 0.2) -> int:
     """A view of users; gives its version."""
     source = np.random.default_rng(entities)
@@ -50,13 +56,13 @@ def write_view(spark: SparkSession, settings: Settings, entities: int = 1_000, s
     columns = ", ".join(f"{name} {user_features.value_sql_type(index)}" for index, name in enumerate(NAMES))
     frame = spark.createDataFrame(rows, f"entity BIGINT, {columns}")
     frame.write.format("delta").mode("overwrite").save(settings.table("view_user_features"))
-    return view_version(spark, settings, user_features)
+    return view_versions(spark, settings, repurchase)[user_features.name]
 
 
 def test_what_has_moved_since_the_training_is_told_by_feature(spark: SparkSession, deployment: Settings) -> None:
     then = write_view(spark, deployment)
     assert feature_drift(spark, deployment, repurchase) is None, "there is no champion"
-    crown(deployment, view_version=str(then))
+    crown(deployment, view_versions=views(then))
     write_view(spark, deployment)
     assert feature_drift(spark, deployment, repurchase) == dict.fromkeys(NAMES, 0.0)
     write_view(spark, deployment, entities=1_100)
@@ -72,24 +78,24 @@ def test_what_has_moved_since_the_training_is_told_by_feature(spark: SparkSessio
 
 def test_a_view_that_is_gone_is_not_compared(spark: SparkSession, deployment: Settings) -> None:
     then = write_view(spark, deployment)
-    crown(deployment, view_version=str(then))
+    crown(deployment, view_versions=views(then))
     write_view(spark, deployment, spend=3.0)
     assert feature_drift(spark, deployment, repurchase) is not None
     spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
     spark.sql(f"VACUUM delta.`{deployment.table('view_user_features')}` RETAIN 0 HOURS")
     assert feature_drift(spark, deployment, repurchase) is None
-    crown(deployment, view_version="99")
+    crown(deployment, view_versions=views(99))
     assert feature_drift(spark, deployment, repurchase) is None
     crown(deployment)
     assert feature_drift(spark, deployment, repurchase) is None, "one that was trained without a view"
-    crown(deployment, view_version="0", group_fingerprint="0" * 16)
+    crown(deployment, view_versions=views(0), group_fingerprint="0" * 16)
     assert feature_drift(spark, deployment, repurchase) is None, "one of another declaration"
 
 
 def test_live_quality_is_of_the_champions_answers_that_have_an_outcome(spark: SparkSession, deployment: Settings) -> None:
     assert live_quality(spark, deployment, repurchase, BASE) is None, "there is no champion"
     other, version = crown(deployment), crown(deployment, auc="0.75")
-    nothing = LiveQuality(version, 0, None, 0.75)
+    nothing = LiveQuality(version, 0, "AUC", None, 0.75)
     assert live_quality(spark, deployment, repurchase, BASE) == nothing
 
     def record(user: int, q_ms: int, prediction: float, model: str = "repurchase", its: str = version, degraded: tuple = ()) -> Any:
@@ -106,6 +112,7 @@ def test_live_quality_is_of_the_champions_answers_that_have_an_outcome(spark: Sp
             its,
             prediction,
             {},
+            *[None] * 7,
         )
 
     # Users of an even number buy within a week, and were given more.
@@ -125,7 +132,7 @@ def test_live_quality_is_of_the_champions_answers_that_have_an_outcome(spark: Sp
     append_events(spark, deployment, user_events, spark.createDataFrame(events, schema))
     spark.createDataFrame([*served[1:], *wrong], SCHEMA).write.format("delta").save(deployment.table(TABLE))
     known = BASE + 7 * DAY_MS
-    assert live_quality(spark, deployment, repurchase, known) == LiveQuality(version, MIN_ANSWERS - 1, None, 0.75), "too few"
+    assert live_quality(spark, deployment, repurchase, known) == LiveQuality(version, MIN_ANSWERS - 1, "AUC", None, 0.75), "too few"
     spark.createDataFrame(served[:1], SCHEMA).write.format("delta").mode("append").save(deployment.table(TABLE))
-    assert live_quality(spark, deployment, repurchase, known) == LiveQuality(version, MIN_ANSWERS, 1.0, 0.75)
+    assert live_quality(spark, deployment, repurchase, known) == LiveQuality(version, MIN_ANSWERS, "AUC", 1.0, 0.75)
     assert live_quality(spark, deployment, repurchase, known - 1) == nothing, "a week has not passed"

@@ -33,7 +33,7 @@ def summary(**figures: Any) -> dict[str, Any]:
             "rows": 20_000, "positives": 200, "auc": {"merged": 0.9, "batch_only": 0.8}, "log_loss": {"merged": 0.1, "batch_only": 0.2},
             "average_precision": {"merged": 0.6, "batch_only": 0.4}, "auc_difference": {"value": 0.1, "low": 0.05, "high": 0.15},
         },
-        "predictions": 1_000, "predictions_degraded": 7, "predictions_failed": 0, "predict_p50_ms": 3.0, "predict_p99_ms": 9.0,
+        "predictions": 1_000, "predictions_degraded": 7, "predictions_failed": 0, "predict_p50_ms": 3.0, "predict_p99_ms": 9.0, "predict_p999_ms": 12.0, "predict_per_second": 80.0,
         "scores": 0, "worker": None, "experiment": None,
         "consistency": {"cards": {"answers": 10, "cells": 110, "defects": 0, **{str(reason): 0 for reason in Reason}}},
         "answer": {"card_id": 17, "prediction": 0.25, "features_used": {"amount": 12.5}, "model": {"name": "fraud", "version": "1"}, "provenance": provenance},
@@ -51,7 +51,7 @@ def test_the_panel_has_proof_gain_answers_and_an_example() -> None:
     text = text_of()
     for part in (
         "braid demo fraud", "data 2 s", "6,600 cells of 600 card_ids", "0 differ from brute force", "AUC 0.9000 merged, 0.8000 batch only",
-        "+0.1000 by fresh features (95 % interval +0.0500 to +0.1500)", "1,000 predictions during the replay: p50 3.0 ms", "card_id 17: 0.250 by fraud 1",
+        "+0.1000 by fresh features (95 % interval +0.0500 to +0.1500)", "1,000 predictions during the replay, 80 a second: p50 3.0 ms", "card_id 17: 0.250 by fraud 1",
         "110 logged cells of cards recomputed: 0 differ",
     ):  # fmt: skip
         assert part in text
@@ -62,10 +62,18 @@ def test_the_panel_has_proof_gain_answers_and_an_example() -> None:
 @pytest.mark.parametrize(
     ("figures", "part"),
     [
-        ({"predict_within_budget": 0.9987}, "p99 9.0 ms, 99.87% within the budget"),
+        ({"predict_within_budget": 0.9987}, "p99 9.0 ms, p99.9 12.0 ms, 99.87% within the budget"),
         (
-            {"scores": 50, "scores_degraded": 1, "scores_failed": 0, "score_p50_ms": 4.0, "score_p99_ms": 8.0},
-            "50 scores during the replay: p50 4.0 ms",
+            {
+                "scores": 50,
+                "scores_degraded": 1,
+                "scores_failed": 0,
+                "score_p50_ms": 4.0,
+                "score_p99_ms": 8.0,
+                "score_p999_ms": 9.0,
+                "score_per_second": 20.5,
+            },
+            "50 scores during the replay, 20.5 a second: p50 4.0 ms",
         ),
         ({"worker": {"keep": 1_234, "p50_seconds": 0.2}}, "keep 1,234, p50 seconds 0.2"),
         ({"experiment": "Too early."}, "Too early."),
@@ -78,3 +86,5 @@ def test_the_panel_has_what_an_example_adds(figures: dict[str, Any], part: str) 
 def test_the_percentiles_of_no_answer_are_zero() -> None:
     assert Answers().percentile_ms(99.9) == 0
     assert Answers().within(10) == 0
+    assert Answers().per_second == 0
+    assert Answers([0.01] * 30, wall_seconds=2.0).per_second == 15

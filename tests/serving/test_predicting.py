@@ -75,11 +75,14 @@ def test_a_number_or_several_classes_are_the_answer_to_a_request_and_to_many_can
     answer = response.model_validate_json(predicted)
     assert answer.prediction == expected
     assert [row.prediction for row in scores.model_validate_json(scored).candidates] == [expected, expected]
-    # The log's thread makes a record after the request.
-    [record] = [msgspec.json.decode(msgspec.json.encode(make())) for make in records]
-    assert record["request_id"] == "order-17"
-    if objective is Objective.REGRESSION:
-        assert record["prediction"] == expected > 1
-    else:
-        assert set(expected) == set(CLASSES[objective])
-        assert record["prediction"] is None, "the column of the served log is a number"
+    logged = [msgspec.json.decode(msgspec.json.encode(make())) for make in records]
+    assert sorted(record["entity"] for record in logged) == ["7", "7", "8"], "the prediction and both candidates"
+    for record in logged:
+        assert record["request_id"] == "order-17"
+        if objective is Objective.REGRESSION:
+            assert record["prediction"] == expected > 1
+            assert record["predictions"] is None
+        else:
+            assert set(expected) == set(CLASSES[objective])
+            assert record["predictions"] == expected
+            assert record["prediction"] is None, "the column of the served log is a number"

@@ -9,10 +9,12 @@ from collections import Counter
 import pytest
 
 from infra.errors import SettingsError
+from infra.experiments import experiment_model
 from infra.policies import Experiment
 from infra.settings import Settings
 from serving.variants import assigned, known_variants, place
 from tests.declarations import repurchase
+from tests.payments import fraud, project, relay
 
 USERS = 20_000
 THREE = Experiment(name="three", shares={"champion": 0.5, "challenger": 0.3, "batch_only": 0.2})
@@ -69,3 +71,11 @@ def test_a_running_experiment_reaches_a_child_process_by_its_environment(tmp_pat
         monkeypatch.setenv(name, value)
     assert Settings.load().experiment == THREE
     assert set(known_variants(repurchase)) == set(THREE.shares)
+
+
+def test_an_experiment_is_about_the_model_that_it_names_or_the_first() -> None:
+    assert experiment_model(None, project) is None
+    assert experiment_model(THREE, project) == fraud
+    assert experiment_model(THREE.model_copy(update={"model": "relay"}), project) == relay
+    with pytest.raises(SettingsError, match=r"The experiment three cannot run: .*nothing"):
+        experiment_model(THREE.model_copy(update={"model": "nothing"}), project)

@@ -1,0 +1,133 @@
+"""The records of a model's answers in the served log: one record per input, which share `answer_id`.
+
+The record of the first input, whose entity the model is about, also has what the answer was: the request columns, what the outcome will
+name, the variant, the prediction, and the predictions of shadow variants. A request only makes a function per record; the thread of
+`serving.served_log` calls it, so no answer waits for shadows.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from features.instants import now_ms
+from features.model import Model
+from serving.answer import ServedInput
+from serving.encoding import Provenance
+from serving.model import LoadedModel, Prediction
+from serving.request_ids import current_request_id
+from serving.served_log import Record, ServedLog, served_record
+from serving.variants import Models, Variant
+
+
+class Answered(NamedTuple):
+    """One prediction: the answer of `predict`, or that about a candidate of `score`.
+
+    Attributes:
+        inputs: The inputs, in the order of the declaration.
+        provenances: The provenance of each input.
+        request: The columns of the request.
+        outcome_id: The value that an outcome of the answer will name; None where the request has none.
+        predicted: The prediction.
+    """
+
+    inputs: Sequence[ServedInput]
+    provenances: Sequence[Provenance]
+    request: Mapping[str, Any]
+    outcome_id: int | str | None
+    predicted: Prediction
+
+
+class AnswerLog:
+    """Logs the answers of one model.
+
+    Args:
+        declared: The declaration of the model.
+        models: The champion and the variants.
+        log: Takes the records.
+        most_candidates: The largest number of candidates of one request that are logged.
+    """
+
+    def __init__(self, declared: Model, models: Models, log: ServedLog, most_candidates: int) -> None:
+        self._declared, self._models, self._log, self._most_candidates = declared, models, log, most_candidates
+
+    def wants(self, subject: int | str, exposed: bool) -> bool:
+        """Whether an answer about an entity is logged: if it counts in an experiment, or if the entity is in the logged share."""
+        return exposed or self._log.wants(subject)
+
+    def places(self, subjects: Sequence[int | str], exposed: bool) -> Sequence[int]:
+        """The places of the candidates that are logged: of those whose first entity is logged, some that are drawn at random."""
+        if not self._most_candidates:
+            return ()
+        logged = {subject for subject in dict.fromkeys(subjects) if self.wants(subject, exposed)}
+        places = [place for place, subject in enumerate(subjects) if subject in logged] if logged else []
+        # By chance and not by the scores, so that the logged candidates are like all candidates.
+        return places if len(places) <= self._most_candidates else random.sample(places, self._most_candidates)
+
+    def outcome_id(self, fields: Mapping[str, Any]) -> int | str | None:
+        """The value that an outcome will name, from the fields and the columns of a request; None where the outcome needs none."""
+        key = self._declared.outcome_key
+        value: int | str | None = None if key is None else fields.get(key.name)
+        return value
+
+    def add(
+        self,
+        answer: Answered,
+        q_ms: int,
+        variant: Variant,
+        model: LoadedModel,
+        exposed: bool,
+        inputs_of: Callable[[bool], Sequence[ServedInput]],
+    ) -> None:
+        """Puts the records of an answer into the log.
+
+        Args:
+            answer: The answer.
+            q_ms: The time that the request asks about.
+            variant: The variant that answered.
+            model: Its model.
+            exposed: Whether the answer counts in the running experiment.
+            inputs_of: Gives the inputs as a shadow variant gets them, from whether it gets batch features alone.
+        """
+        answer_id, served_at_ms = uuid.uuid4().hex, now_ms()
+        request_id = current_request_id()  # the log's thread has none
+        experiment = self._models.experiment.name if exposed and self._models.experiment else None
+        shadows = self._models.shadows(variant) if exposed else []
+
+        def outcome() -> dict[str, Any]:
+            predictions: dict[str, Prediction] = {
+                other.name: _predicted(its, inputs_of(other.batch_only), answer.request, q_ms) for other, its in shadows
+            }
+            number, classes = _logged({"": answer.predicted})
+            numbers_of_shadows, classes_of_shadows = _logged(predictions)
+            return {
+                "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
+                "prediction": number.get(""), "predictions": classes.get(""),
+                "shadows": numbers_of_shadows, "shadow_predictions": classes_of_shadows,
+                "degraded_inputs": [
+                    entry.name for (entry, _, _), its in zip(answer.inputs, answer.provenances, strict=True) if its.degraded
+                ],
+                "request": answer.request, "outcome_id": None if answer.outcome_id is None else str(answer.outcome_id),
+            }  # fmt: skip
+
+        def record(place: int) -> Record:
+            entry, entity_id, its = answer.inputs[place]
+            more = {"answer_id": answer_id, "input": entry.name, **(outcome() if place == 0 else {})}
+            return served_record(entry.group, entity_id, its, answer.provenances[place], q_ms, served_at_ms, more, request_id)
+
+        for place in range(len(answer.inputs)):
+            self._log.add(partial(record, place))
+
+
+def _predicted(model: LoadedModel, inputs: Sequence[ServedInput], request: Mapping[str, Any], q_ms: int) -> Prediction:
+    values, _ = model.input_of([entry for entry, _, _ in inputs], [its.merged.values for _, _, its in inputs], request, q_ms)
+    return model.predict([values])[0]
+
+
+def _logged(predictions: Mapping[str, Prediction]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """The predictions that are numbers, and those that are class → probability: the served log has a column for each."""
+    numbers = {name: value for name, value in predictions.items() if not isinstance(value, dict)}
+    return numbers, {name: value for name, value in predictions.items() if isinstance(value, dict)}

@@ -1,0 +1,66 @@
+"""The first stage of the recommendations: candidates by the session, by Spark ALS, and by popularity."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from benchmarks.candidate_recall import recall
+from examples.recommendation.candidates import Candidates, write_candidates
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+ITEMS = [f"i{number}" for number in range(40)]
+
+
+def test_what_was_seen_together_comes_first_then_the_user_then_what_is_popular(tmp_path: Path) -> None:
+    items = {
+        "number": range(8),
+        "item_id": [f"i{n}" for n in range(8)],
+        "category": ["k1"] * 8,
+        "popularity": [1 - n / 8 for n in range(8)],
+    }
+    pd.DataFrame(items).to_parquet(tmp_path / "items.parquet")
+    pd.DataFrame({"user_id": [7], "numbers": [[3, 6]]}).to_parquet(tmp_path / "by_user.parquet")
+    pd.DataFrame({"number": [1, 2], "others": [[5, 4], [7, 5]]}).to_parquet(tmp_path / "together.parquet")
+    candidates = Candidates(tmp_path)
+
+    def of(user_id: int, session: list[str], size: int) -> str:
+        return " ".join(item["item_id"] for item in candidates.of(user_id, session, size))
+
+    assert of(7, ["i1", "i2", "unknown"], 6) == "i7 i5 i4 i3 i6 i0", "the latest item begins"
+    assert of(7, [], 3) == "i3 i6 i0"
+    assert of(8, [], 100) == "i0 i1 i2 i3 i4 i5 i6 i7"
+    assert candidates.of(7, [], 1) == [{"item_id": "i3", "category": "k1", "popularity": 1 - 3 / 8}]
+
+
+def test_users_get_items_of_users_like_them(spark: SparkSession, tmp_path: Path) -> None:
+    # Even users view even items, and odd users odd items; of the items of its kind each user has not viewed some.
+    begin = datetime(2026, 5, 18, tzinfo=UTC)
+    rows = [
+        ("VIEW", user, item, f"k{number % 2}", 1.0 if number % 2 else 0.5, begin + timedelta(days=user, minutes=number))
+        for user in range(20)
+        for number, item in enumerate(ITEMS)
+        if number % 2 == user % 2 and (number // 2 + user // 2) % 4
+    ]
+    columns = "event_type STRING, user_id BIGINT, item_id STRING, category STRING, popularity DOUBLE, event_timestamp TIMESTAMP"
+    events = spark.createDataFrame(rows, columns)
+    write_candidates(spark, events, tmp_path)
+    candidates = Candidates(tmp_path)
+    for user in (0, 1):
+        chosen = [int(item["item_id"][1:]) for item in candidates.of(user, [], 20)]
+        assert {number % 2 for number in chosen} == {user}, "also those that the user has not viewed"
+    [near, *_] = candidates.of(0, ["i1"], 500)
+    assert int(near["item_id"][1:]) % 2 == 1, "the session tells more than the past"
+    assert len({item["item_id"] for item in candidates.of(0, ["i1"], 500)}) == 40
+
+    frame = pd.DataFrame(rows, columns=["event_type", "user_id", "item_id", "category", "popularity", "at"])
+    later = begin + timedelta(days=30)
+    clicks = pd.DataFrame([("CLICK", 0, "i0", "k0", 0.5, later), ("CLICK", 1, "i0", "k0", 0.5, later)], columns=frame.columns)
+    shares = recall(tmp_path, pd.concat([frame, clicks]), pd.Timestamp(later), (20, 40))
+    assert shares.loc["ALS", 20] == 0.5
+    assert set(shares[40]) == {1.0}
