@@ -65,7 +65,7 @@ class AnswerLog:
         logged = {subject for subject in dict.fromkeys(subjects) if self.wants(subject, exposed)}
         places = [place for place, subject in enumerate(subjects) if subject in logged] if logged else []
         # By chance and not by the scores, so that the logged candidates are like all candidates.
-        return places if len(places) <= self._most_candidates else random.sample(places, self._most_candidates)
+        return places if len(places) <= self._most_candidates else random.sample(places, self._most_candidates)  # nosec B311
 
     def outcome_id(self, fields: Mapping[str, Any]) -> int | str | None:
         """The value that an outcome will name, from the fields and the columns of a request; None where the outcome needs none."""
