@@ -55,7 +55,8 @@ def test_an_empty_part_of_an_id_is_refused_by_the_contract() -> None:
 
 def test_the_requests_of_a_model_have_each_key_once_and_make_the_id_of_each_input() -> None:
     request, response = predict_contract(fraud)
-    assert [name for name in request.model_fields if name.endswith("_id")] == ["card_id", "terminal_id"]
+    assert [name for name in request.model_fields if name.endswith("_id")] == ["card_id", "terminal_id", "payment_id"]
+    assert not request.model_fields["payment_id"].is_required(), "it only names what the outcome is joined by"
     assert {"card_id", "terminal_id"} <= set(response.model_fields)
     asked = request.model_validate({"card_id": "17", "terminal_id": "t/9", "context": {"amount": 1}})
     assert [key_of(entry, [vars(asked)]) for entry in fraud.vector.inputs] == [[17], ["t/9"], ["17/t~19"]]
