@@ -42,14 +42,15 @@ def message_projections(
     # Spark reads the first document of a text and ignores the rest. Inside an enclosing object the rest is a syntax error.
     schema = f"e STRUCT<{columns}>, `end` STRING, `_corrupt` STRING"
     text = "CAST(value AS STRING)"
-    document = f"from_json(concat('{{\"e\":', {text}, ',\"end\":1}}'), '{schema}', map({_STRICT})) AS _json"
-    texts = [f"CAST(_json.e.`{column.name}` AS STRING) AS `{column.name}`" for column in source.columns]
-    whole = "coalesce(_json._corrupt IS NULL AND _json.`end` IS NOT NULL AND _json.e IS NOT NULL, false) AS _whole"
-    first = f"from_json(IF(_whole, NULL, _text), 'x STRING, `_corrupt` STRING', map({_STRICT})) AS _first"
-    message = ["value", "_text", "_json", "_whole"]
+    document = f"from_json(concat('{{\"e\":', {text}, ',\"end\":1}}'), '{schema}', map({_STRICT})) AS _message_json"
+    texts = [f"CAST(_message_json.e.`{column.name}` AS STRING) AS `{column.name}`" for column in source.columns]
+    whole = "coalesce(_message_json._corrupt IS NULL AND _message_json.`end` IS NOT NULL AND _message_json.e IS NOT NULL, false) AS _message_whole"
+    first = f"from_json(IF(_message_whole, NULL, _message_text), 'x STRING, `_corrupt` STRING', map({_STRICT})) AS _message_first"
+    # A source may have a column `value`.
+    message = ["_message_value", "_message_text", "_message_json", "_message_whole"]
     raw, maps = _raw(source), _maps(source)
     return (
-        [*(f"{column} AS {name}" for name, column in keep.items()), "value", f"{text} AS _text", document],
+        [*(f"{column} AS {name}" for name, column in keep.items()), f"value AS {message[0]}", f"{text} AS {message[1]}", document],
         [*keep, *message[:-1], whole, *texts],
         [*keep, *message, *raw, first, *maps.values()],
         [*keep, *raw, *maps, f"{_message_misfit_sql(source)} AS {MISFIT}"],
@@ -111,25 +112,23 @@ def _json_type(column: Column) -> str:
 
 
 def _message_misfit_sql(source: EventSource) -> str:
-    """The reason why `value` (as text `_text`, as JSON `_json`) is no event, or NULL."""
-    nothing = " AND ".join(f"_json.e.`{column.name}` IS NULL" for column in source.columns)
+    """The reason why the message (`_message_value`, `_message_text`, `_message_json`) is no event, or NULL."""
+    nothing = " AND ".join(f"_message_json.e.`{column.name}` IS NULL" for column in source.columns)
     broken = (
-        r"CASE WHEN _text RLIKE r'^\s*$' THEN 'the message is empty' "
-        "WHEN startswith(value, X'00') THEN 'the message begins with a zero byte, as the serializer of a schema registry writes it' "
-        r"WHEN _json.`end` IS NOT NULL AND _text RLIKE r'^\s*\[' THEN 'the message is a JSON array, not one JSON object' "
-        "WHEN _json.`end` IS NOT NULL AND _json.e IS NULL THEN 'the message is JSON, but not an object' "
-        "WHEN _json.`end` IS NOT NULL THEN 'a number column of the message holds what is no value' "
-        "WHEN json_object_keys(_text) IS NOT NULL AND _first._corrupt IS NULL THEN 'there is text behind the JSON object of the message' "
+        r"CASE WHEN _message_text RLIKE r'^\s*$' THEN 'the message is empty' "
+        "WHEN startswith(_message_value, X'00') THEN 'the message begins with a zero byte, as the serializer of a schema registry writes it' "
+        r"WHEN _message_json.`end` IS NOT NULL AND _message_text RLIKE r'^\s*\[' THEN 'the message is a JSON array, not one JSON object' "
+        "WHEN _message_json.`end` IS NOT NULL AND _message_json.e IS NULL THEN 'the message is JSON, but not an object' "
+        "WHEN _message_json.`end` IS NOT NULL THEN 'a number column of the message holds what is no value' "
+        "WHEN json_object_keys(_message_text) IS NOT NULL AND _message_first._corrupt IS NULL THEN 'there is text behind the JSON object of the message' "
         "ELSE 'the message is not a JSON object' END"
     )
-    half = (
-        rf"(contains(_text, r'\ud') OR contains(_text, r'\uD')) AND regexp_replace(_text, r'{_WHOLE_PAIRS}', ' ') RLIKE r'{_HALF}'"
-    )
+    half = rf"(contains(_message_text, r'\ud') OR contains(_message_text, r'\uD')) AND regexp_replace(_message_text, r'{_WHOLE_PAIRS}', ' ') RLIKE r'{_HALF}'"
     return (
-        "CASE WHEN value IS NULL THEN 'the message has no value: a tombstone' "
-        "WHEN NOT is_valid_utf8(_text) THEN 'the message is not text in UTF-8' "
-        f"WHEN NOT _whole THEN {broken} "
+        "CASE WHEN _message_value IS NULL THEN 'the message has no value: a tombstone' "
+        "WHEN NOT is_valid_utf8(_message_text) THEN 'the message is not text in UTF-8' "
+        f"WHEN NOT _message_whole THEN {broken} "
         f"WHEN {half} THEN 'the message holds half a surrogate pair, which is no character' "
         f"WHEN {nothing} THEN concat('the message has no column of {source.name}; its keys are: ', "
-        "left(array_join(json_object_keys(_text), ', '), 80)) END"
+        "left(array_join(json_object_keys(_message_text), ', '), 80)) END"
     )

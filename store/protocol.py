@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from features.declaration import FeatureGroup
@@ -127,7 +127,7 @@ class Reading:
     batch_end_ms: int | None
     group: FeatureGroup
     complete_since_ms: int = ALWAYS_MS
-    decode_seconds: float = 0.0
+    decode_seconds: float = field(default=0.0, compare=False)
 
 
 class Store(Protocol):

@@ -80,7 +80,7 @@ def test_the_request_has_the_keys_and_columns_of_the_model() -> None:
     verdict = judge_of(answer).verdict(TEXT)
     assert verdict == {"text_id": "x1", "author_id": 7, "verdict": "remove", "probability": 0.9, "degraded": False}
     judge_of(answer, at_event_time=True).verdict(TEXT)
-    body = {"author_id": 7, "text_key": "k", "context": {"text": "da di", "links": 2}}
+    body = {"author_id": 7, "text_key": "k", "text_id": "x1", "context": {"text": "da di", "links": 2}}
     assert requests == [body, {**body, "at": TEXT["event_timestamp"]}]
 
 

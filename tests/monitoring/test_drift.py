@@ -102,6 +102,7 @@ def test_live_quality_is_of_the_champions_answers_that_have_an_outcome(spark: Sp
         features = (q_ms, q_ms, q_ms, "{}", BASE, None, 0, list(degraded), [])
         return (
             f"{user}-{q_ms}-{prediction}",
+            "",
             "user_features",
             "",
             str(user),

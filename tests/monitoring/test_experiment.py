@@ -142,12 +142,12 @@ def test_what_was_served_is_joined_with_what_became_of_it(spark: SparkSession, l
         report_experiment(spark, lake, repurchase, experiment, base)
     users = {name: [n for n in range(40) if assigned(experiment, n) == name][:3] for name in experiment.shares}
     served = [
-        (f"{user}-{at}", "user_features", "", str(user), base + at * HOUR_MS, 0, 0, "{}", None, None, 0, ["degraded"], None, "halves", name,
+        (f"{user}-{at}", "", "user_features", "", str(user), base + at * HOUR_MS, 0, 0, "{}", None, None, 0, ["degraded"], None, "halves", name,
          "m", "1", 0.5 + at / 100, {}, *[None] * 7)
         for name, three in users.items() for user in three for at in (0, 1, 30)
     ]  # fmt: skip
-    served.append((*served[0][:13], "another experiment", *served[0][14:]))
-    served.append((*served[0][:13], *[None] * 13))  # of /features
+    served.append((*served[0][:14], "another experiment", *served[0][15:]))
+    served.append((*served[0][:14], *[None] * 13))  # of /features
     spark.createDataFrame(served, SCHEMA).write.format("delta").save(lake.table(TABLE))
     bought = {users["champion"][0]: base + 48 * HOUR_MS, users["champion"][1]: base - 1, users["batch_only"][0]: base}
     events = [(f"e{user}", user, "s", "PURCHASE", None, None, None, None, at, at, "stream", 0, 0, 0) for user, at in bought.items()]

@@ -51,7 +51,7 @@ def test_the_verdict_is_in_words_and_a_broken_split_fails_its_check(spark: Spark
 
     def serve(experiment: Experiment, variants: list[str]) -> None:
         rows = [
-            (f"{experiment.name}-{user}", "user_features", "", str(user), BASE + user, 0, 0, "{}", None, None, 0, [], [], experiment.name, variant,
+            (f"{experiment.name}-{user}", "", "user_features", "", str(user), BASE + user, 0, 0, "{}", None, None, 0, [], [], experiment.name, variant,
              "m", "1", user % 7 / 10, {}, *[None] * 7)
             for user, variant in enumerate(variants)
         ]  # fmt: skip
