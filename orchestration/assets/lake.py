@@ -61,7 +61,8 @@ def used(settings: Settings, project: Project, tables: list[str]) -> InUse:
         versions.setdefault(table, set()).add(int(tags.get("training_set_version", -1)))
         views: dict[str, int] = json.loads(tags.get("view_versions", "{}"))
         for group in project.groups:
-            versions.setdefault(view_table(group), set()).update({views[group.name]} if group.name in views else ())
+            if group.name in views:
+                versions.setdefault(view_table(group), set()).add(views[group.name])
     return InUse(frozenset(fingerprints), frozenset(checkpoints(store)), versions)
 
 

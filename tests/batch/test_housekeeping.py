@@ -73,8 +73,7 @@ def test_what_is_declared_published_or_trained_on_is_in_use(registry: Settings) 
     assert {DECLARED, PUBLISHED, TRAINED} <= in_use.fingerprints
     assert OLD not in in_use.fingerprints
     assert in_use.checkpoints == {checkpoint_of(open_store(registry), user_events, STREAMS)}
-    named = {table: versions for table, versions in in_use.versions.items() if versions}
-    assert named == {repurchase.training_table: {1}, f"view_{user_features.name}": {0}}
+    assert in_use.versions == {repurchase.training_table: {1}, f"view_{user_features.name}": {0}}
 
 
 def test_versions_that_are_not_in_use_go_after_their_time(spark: SparkSession, registry: Settings) -> None:
