@@ -52,7 +52,8 @@ class AnswerLog:
     """
 
     def __init__(self, declared: Model, models: Models, log: ServedLog, most_candidates: int) -> None:
-        self._declared, self._models, self._log, self._most_candidates = declared, models, log, most_candidates
+        self._outcome_key = declared.outcome_key  # building it parses the outcome's condition
+        self._models, self._log, self._most_candidates = models, log, most_candidates
 
     def wants(self, subject: int | str, exposed: bool) -> bool:
         """Whether an answer about an entity is logged: if it counts in an experiment, or if the entity is in the logged share."""
@@ -69,8 +70,7 @@ class AnswerLog:
 
     def outcome_id(self, fields: Mapping[str, Any]) -> int | str | None:
         """The value that an outcome will name, from the fields and the columns of a request; None where the outcome needs none."""
-        key = self._declared.outcome_key
-        value: int | str | None = None if key is None else fields.get(key.name)
+        value: int | str | None = None if self._outcome_key is None else fields.get(self._outcome_key.name)
         return value
 
     def add(
@@ -101,11 +101,11 @@ class AnswerLog:
             predictions: dict[str, Prediction] = {
                 other.name: _predicted(its, inputs_of(other.batch_only), answer.request, q_ms) for other, its in shadows
             }
-            number, classes = _logged({"": answer.predicted})
+            of_classes = isinstance(answer.predicted, dict)
             numbers_of_shadows, classes_of_shadows = _logged(predictions)
             return {
                 "experiment": experiment, "variant": variant.name, "model": model.name, "model_version": model.version,
-                "prediction": number.get(""), "predictions": classes.get(""),
+                "prediction": None if of_classes else answer.predicted, "predictions": answer.predicted if of_classes else None,
                 "shadows": numbers_of_shadows, "shadow_predictions": classes_of_shadows,
                 "degraded_inputs": [
                     entry.name for (entry, _, _), its in zip(answer.inputs, answer.provenances, strict=True) if its.degraded
