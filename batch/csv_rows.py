@@ -20,7 +20,7 @@ from infra.errors import InputError
 _DELIMITERS = (",", ";", "\t", "|")
 #: The limit of a field. Without it a quote that is never closed would read the rest of the file into one field.
 _FIELD_BYTES = 16 * 2**20
-_WHOLE, _FRACTION = re.compile(r"[+-]?\d+(\.\d{3})*"), re.compile(r"\d{1,6}")
+_CUT_DECIMAL = re.compile(r"[+-]?\d+(\.\d{3})*,\d{1,6}")
 csv.field_size_limit(_FIELD_BYTES)
 
 
@@ -156,10 +156,10 @@ def joined_decimals(record: list[str], width: int, decimals: Sequence[int]) -> l
     for cut in combinations(decimals, len(record) - width):
         fields = list(record)
         for place in cut:  # ascending: what is joined moves the places behind it back
-            whole, fraction = fields[place].strip(), fields[place + 1].strip()
-            if not (_WHOLE.fullmatch(whole) and _FRACTION.fullmatch(fraction)):
+            decimal = ",".join(part.strip() for part in fields[place : place + 2])
+            if not _CUT_DECIMAL.fullmatch(decimal):
                 break
-            fields[place : place + 2] = [f"{whole},{fraction}"]
+            fields[place : place + 2] = [decimal]
         else:
             ways.append(fields)
     return ways[0] if len(ways) == 1 else None

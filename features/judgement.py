@@ -44,7 +44,7 @@ def message_projections(
     text = "CAST(value AS STRING)"
     document = f"from_json(concat('{{\"e\":', {text}, ',\"end\":1}}'), '{schema}', map({_STRICT})) AS _message_json"
     texts = [f"CAST(_message_json.e.`{column.name}` AS STRING) AS `{column.name}`" for column in source.columns]
-    whole = "coalesce(_message_json._corrupt IS NULL AND _message_json.`end` IS NOT NULL AND _message_json.e IS NOT NULL, false) AS _message_whole"
+    whole = "_message_json._corrupt IS NULL AND _message_json.`end` IS NOT NULL AND _message_json.e IS NOT NULL AS _message_whole"
     first = f"from_json(IF(_message_whole, NULL, _message_text), 'x STRING, `_corrupt` STRING', map({_STRICT})) AS _message_first"
     # A source may have a column `value`.
     message = ["_message_value", "_message_text", "_message_json", "_message_whole"]

@@ -85,9 +85,9 @@ def slices_of(model: Model, later: pd.DataFrame, candidate: npt.NDArray[Any], ch
         if mask.sum() < MIN_SLICE:
             continue
         new, old = (measured(model.objective, entities[mask], labels[mask], answers[mask]) for answers in (candidate, champion))
-        values_of = {criterion.metric: new.value()}, {criterion.metric: old.value()}
-        if np.isnan([new.value(), old.value()]).any():  # such as an AUC where all labels are the same
+        new_value, old_value = new.value(), old.value()
+        if np.isnan([new_value, old_value]).any():  # such as an AUC where all labels are the same
             continue
-        much_worse = criterion.worse(*values_of)
+        much_worse = criterion.worse({criterion.metric: new_value}, {criterion.metric: old_value})
         interval = difference(old, new, paired=True, confidence=SLICE_CONFIDENCE) if much_worse else None
-        yield Slice(name, int(mask.sum()), new.value(), old.value(), criterion, interval)
+        yield Slice(name, int(mask.sum()), new_value, old_value, criterion, interval)

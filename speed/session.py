@@ -23,7 +23,8 @@ _POOLS = """\
 SQL_PROPERTIES = {
     # A checkpoint keeps the number that it was made with.
     "spark.sql.shuffle.partitions": "2",
-    # Filters are written where they belong. Pushed below the parsing of JSON they would parse once more for each column.
+    # Filters are written where they belong. Pushed below the parsing of JSON they would parse once more for each column. Collapsed, the projections
+    # would parse JSON in one with the rest, for which Spark would then have no code; the inferred filters would compute the entities twice.
     "spark.sql.optimizer.excludedRules": ",".join(
         f"org.apache.spark.sql.catalyst.optimizer.{rule}"
         for rule in ("PushDownPredicates", "CollapseProject", "InferFiltersFromGenerate")
