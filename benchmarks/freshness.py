@@ -131,9 +131,10 @@ def idle(pid: int, seconds: float = 30) -> dict[str, float]:
 @contextmanager
 def floor_query(settings: Settings) -> Iterator[tuple[int, See]]:
     """The peer as it runs: the id of its process, and what sees a probe."""
+    from benchmarks._rocksdb import ROCKSDB
     from speed.session import speed_session
 
-    spark = speed_session(settings)
+    spark = speed_session(settings, ROCKSDB)
     options = {**spark_options(settings), "subscribe": user_events.topic, "startingOffsets": "latest"}
     value = F.from_json(F.col("value").cast("string"), _SCHEMA).alias("e")
     counts = (

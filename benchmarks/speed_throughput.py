@@ -30,11 +30,12 @@ from pyspark.sql import functions as F
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
 from benchmarks._home import temporary_home
+from benchmarks._rocksdb import ROCKSDB
 from examples.shop.definitions import user_events, user_features
 from features.instants import now_ms
 from infra.embedded import services
 from infra.settings import Settings
-from speed.online import online_writer
+from speed.online import Checkpoint, online_writer
 from speed.session import SQL_PROPERTIES, speed_session
 from store.clients import store
 
@@ -64,13 +65,17 @@ def main(
 def compare(settings: Settings, events: int, users: int, minutes: int, visit: int, batch: int, runs: int) -> dict[str, object]:
     """The medians of alternating runs of both queries, in events per second and in events per CPU second."""
     spark = speed_session(settings)
-    defaults = dict.fromkeys(SQL_PROPERTIES)
+    defaults = dict.fromkeys((*SQL_PROPERTIES, *ROCKSDB))
+    checkpoint = Checkpoint("benchmark", {}, spark.sparkContext.defaultParallelism)
     contenders: dict[str, tuple[Callable[[], DataStreamWriter], dict[str, str | None]]] = {
         "seed": (
             lambda: seed_writer(spark, settings, batch),
-            {**defaults, "spark.sql.shuffle.partitions": SQL_PROPERTIES["spark.sql.shuffle.partitions"]},
+            {**defaults, **ROCKSDB, "spark.sql.shuffle.partitions": SQL_PROPERTIES["spark.sql.shuffle.partitions"]},
         ),
-        "braid": (lambda: online_writer(spark, settings, [(user_features, "benchmark")], batch), dict(SQL_PROPERTIES)),
+        "braid": (
+            lambda: online_writer(spark, settings, [(user_features, "benchmark")], checkpoint, batch),
+            {**defaults, **SQL_PROPERTIES},
+        ),
     }
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     try:

@@ -167,6 +167,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Days that two events of one id may be apart and still count as duplicates in the batch layer.",
     )
+    stream_deduplication_seconds: int = Field(
+        1_200,
+        alias="BRAID_STREAM_DEDUPLICATION_SECONDS",
+        gt=0,
+        description="Seconds after the arrival of an event within which the speed layer recognizes copies of it, some 40 bytes each in the online store; the batch drops later copies.",
+    )
     speed_batch_events: int = Field(
         200_000,
         alias="BRAID_SPEED_BATCH_EVENTS",

@@ -82,7 +82,6 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "8",
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.databricks.delta.schema.autoMerge.enabled": "false",
-        "spark.sql.streaming.stateStore.providerClass": "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",
         **(extra or {}),
     }
 

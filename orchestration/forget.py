@@ -199,7 +199,7 @@ def _unproven(
                 f"The topic {source.topic} holds {count} of their messages until its retention deletes them; "
                 "if the stream is read again before that, run `braid forget` again."
             )
-    yield "The state of the stream holds hashes of the ids of recent events until the watermark has passed these events."
+    yield "The online store holds hashes of the ids of recent events, without entities, for a day at most after the stream has ended."
     yield "Dagster's event log holds ids of recently active entities, and examples of values that differed, of earlier runs."
     yield "Values of other entities in older versions of a declaration, and models that were trained before, are computed from their events."
     yield "braid does not delete backups, logs, and files that were loaded."

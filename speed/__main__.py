@@ -167,8 +167,11 @@ def _start_online(
         return {}
     tokens = {f"{stream.group.name}@{stream.group.fingerprint}": stream.tiles.token for stream in mine.values()}
     pairs = [(stream.group, stream.tiles.token) for stream in mine.values()]
+    checkpoint = checkpoint_of(store, source, tokens, spark.sparkContext.defaultParallelism)
+    for stream in mine.values():
+        stream.tasks = checkpoint.tasks
     with pool(spark, "online"):
-        query = start_online(spark, settings, source, pairs, checkpoint_of(store, source, tokens))
+        query = start_online(spark, settings, source, pairs, checkpoint)
     return dict.fromkeys(mine, query)
 
 

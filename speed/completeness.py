@@ -70,24 +70,26 @@ class TileStream:
         group: The version.
         tiles: What the store says of them.
         ends: Per partition the offset from which on the stream has caught up.
+        tasks: How many tasks write them, each of which leaves marks.
     """
 
     group: FeatureGroup
     tiles: Tiles
     ends: dict[int, int] = field(default_factory=dict)
+    tasks: int = 1
 
-    def follow(self, store: Store, entry: Mapping[str, Any], committed: tuple[int, int | None] | None) -> str | None:
+    def follow(self, store: Store, entry: Mapping[str, Any], committed: int | None) -> str | None:
         """Says that the tiles are whole, once they are; gives in a sentence why the stream must be read again, or None.
 
         Args:
             store: The online store.
             entry: How far the query is (`speed.progress`).
-            committed: The last committed micro-batch and the number of its tasks; None where there is none yet.
+            committed: The last committed micro-batch; None where there is none yet.
         """
         named = store.tiles(self.group.name).get(version_of(self.group.fingerprint))
         if named is None or named.token != self.tiles.token:
             return "The online store has lost what it held"
-        if committed and not store.has_tiles_of(self.tiles.token, committed[1], committed[0]):
+        if committed is not None and not store.has_tiles_of(self.tiles.token, self.tasks, committed):
             self.tiles = replace(self.tiles, token=new_token(), whole=False)
             store.set_tiles(self.group, self.tiles)
             return "The online store has lost tiles that it had taken"

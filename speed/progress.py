@@ -5,7 +5,7 @@ Reads Spark's own progress of committed micro-batches; writes JSON per group, pe
 store: `braid replay --wait`, the probes and `braid status` read it.
 
     {"offsets": {"0": next offset to read, …}, "watermark_ms", "oldest_event_ms", "newest_event_ms", "rows_per_second",
-     "state_rows", "late_rows", "lag": messages not read yet, "lag_seconds": since it had read all, "batch_id", "written_at_ms", "pid", of an online query also
+     "late_rows", "copies", "lag": messages not read yet, "lag_seconds": since it had read all, "batch_id", "written_at_ms", "pid", of an online query also
      "version": of the declaration, "token": of its stream of tiles}
 
 The oldest and the newest event are of all processes: one that was started again does not make its groups stale.
@@ -23,12 +23,16 @@ from typing import Any
 from pyspark.sql.streaming.query import StreamingQuery
 
 from features.instants import now_ms
+from speed.copies import OBSERVED
 from store.protocol import Store
 
 #: How old an entry may get while nothing happens.
 FRESH_SECONDS = 2.0
 #: What is remembered of the process before.
 _REMEMBERED = ("oldest_event_ms", "newest_event_ms")
+
+#: What is counted since the process began: numbers of Spark's progress under `speed.copies.OBSERVED`.
+_COUNTED = ("late_rows", "copies")
 
 Entry = dict[str, Any]
 
@@ -75,7 +79,7 @@ class Board:
         for name, query in self._queries.items():
             last = query.lastProgress
             before = self._entries[name]
-            entry = before if last is None else _entry(last, before)
+            entry = before if last is None else {**_entry(last, before), **_counted(query, last, before)}
             looked_ms = now_ms()
             caught_up_ms = before.get("caught_up_ms", looked_ms) if entry.get("lag") else looked_ms
             entry = {**entry, "caught_up_ms": caught_up_ms, "lag_seconds": (looked_ms - caught_up_ms) / 1_000}
@@ -111,33 +115,27 @@ def summary(entries: Iterable[Entry]) -> Entry:
         "oldest_event_ms": over("oldest_event_ms", min),
         "newest_event_ms": over("newest_event_ms", max),
         "rows_per_second": over("rows_per_second", max),
-        "state_rows": sum(entry.get("state_rows", 0) for entry in found),
-        "late_rows": sum(entry.get("late_rows", 0) for entry in found),
+        **{name: sum(entry.get(name, 0) for entry in found) for name in _COUNTED},
         "lag": over("lag", max),
         "lag_seconds": over("lag_seconds", max),
     }
 
 
-def committed(progress: Any) -> tuple[int, int | None] | None:
-    """The last committed micro-batch of a query by its latest progress, and the number of tasks that write its rows; None for none."""
+def committed(progress: Any) -> int | None:
+    """The last committed micro-batch of a query by its latest progress; None for none."""
     if progress is None:
         return None
     # A trigger without a micro-batch reports too, by the number of the batch that may come.
     batch_id = progress.batchId if "addBatch" in progress.durationMs else progress.batchId - 1
-    tasks = progress.stateOperators[0].numShufflePartitions if progress.stateOperators else None
-    return None if batch_id < 0 else (batch_id, tasks)
+    return None if batch_id < 0 else batch_id
 
 
 def _entry(progress: Any, before: Entry) -> Entry:
     """The entry of a query's latest progress; what only a batch with events can say stays as it was."""
     source, times = progress.sources[0], progress.eventTime or {}
     offsets, latest = _offsets(source.endOffset), _offsets(source.latestOffset)
-    state = progress.stateOperators[0] if progress.stateOperators else None
-    # A trigger without a micro-batch reports too, by the number of the batch that may come.
-    fresh = progress.numInputRows > 0 and progress.batchId != before.get("batch_id")
     oldest = [ms for ms in (before.get("oldest_event_ms"), _millis(times.get("min"))) if ms is not None]
     newest = [ms for ms in (before.get("newest_event_ms"), _millis(times.get("max"))) if ms is not None]
-    dropped = state.numRowsDroppedByWatermark if state else 0
     return {
         "offsets": offsets or before.get("offsets", {}),
         "batch_id": progress.batchId if progress.numInputRows else before.get("batch_id", -1),
@@ -145,10 +143,18 @@ def _entry(progress: Any, before: Entry) -> Entry:
         "oldest_event_ms": min(oldest, default=None),
         "newest_event_ms": max(newest, default=None),
         "rows_per_second": round(progress.processedRowsPerSecond, 1) if progress.numInputRows else 0.0,
-        "state_rows": state.numRowsTotal if state else 0,
-        "late_rows": before.get("late_rows", 0) + (dropped if fresh else 0),
         "lag": max(0, sum(latest.values()) - sum(offsets.values())) if latest else 0,
     }
+
+
+def _counted(query: StreamingQuery, last: Any, before: Entry) -> dict[str, int]:
+    """The numbers of `_COUNTED`, with those of the micro-batches since the entry before."""
+    counted_id = before.get("batch_id", -1)
+    updates = [last] if last.batchId <= counted_id + 1 else query.recentProgress
+    # A trigger without a micro-batch reports too, by the number of the batch that may come.
+    new = {update.batchId: update for update in updates if update.batchId > counted_id and update.numInputRows}
+    observed = [numbers for update in new.values() if (numbers := update.observedMetrics.get(OBSERVED))]
+    return {name: before.get(name, 0) + sum(numbers[name] for numbers in observed) for name in _COUNTED}
 
 
 def _offsets(text: str | None) -> dict[str, int]:

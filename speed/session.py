@@ -21,8 +21,9 @@ _POOLS = """\
 
 #: How the queries are planned and kept.
 SQL_PROPERTIES = {
-    # A checkpoint keeps the number that it was made with.
     "spark.sql.shuffle.partitions": "2",
+    # Planning anew between the stages of a micro-batch would cost more than it gains.
+    "spark.sql.adaptive.streaming.stateless.enabled": "false",
     # Filters are written where they belong. Pushed below the parsing of JSON they would parse once more for each column. Collapsed, the projections
     # would parse JSON in one with the rest, for which Spark would then have no code; the inferred filters would compute the entities twice.
     "spark.sql.optimizer.excludedRules": ",".join(
@@ -34,16 +35,12 @@ SQL_PROPERTIES = {
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     # Tiles close with the next event; a micro-batch for that alone would make the next event wait.
     "spark.sql.streaming.noDataMicroBatches.enabled": "false",
-    "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
     "spark.sql.streaming.minBatchesToRetain": "20",
     # By default each file of a checkpoint has another one with its checksum, beside the one that Hadoop writes on a local disk.
     "spark.sql.streaming.checkpoint.fileChecksum.enabled": "false",
     # How often a query asks Kafka whether there is more: by default 100 times a second, which alone keeps a core busy by a quarter.
     "spark.sql.streaming.pollingDelay": "50ms",
-    "spark.sql.streaming.numRecentProgressUpdates": "5",
-    # The check refuses any order in a stream. That of `speed.stream.first_copies` is within a partition of a micro-batch, before an operator that takes its
-    # rows one after the other.
-    "spark.sql.streaming.unsupportedOperationCheck": "false",
+    "spark.sql.streaming.numRecentProgressUpdates": "20",
 }
 
 

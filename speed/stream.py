@@ -97,23 +97,18 @@ def contributions(groups: Iterable[FeatureGroup], typed: DataFrame) -> DataFrame
     )  # fmt: skip
 
 
-def first_copies(settings: Settings, source: EventSource, events: DataFrame) -> DataFrame:
-    """The one stateful operator: of the copies of an event the first to arrive, of those that come too late none.
+def by_entity(groups: Iterable[FeatureGroup], events: DataFrame, tasks: int | None = None) -> DataFrame:
+    """Contributions by entity: a row per event and entity, those of one entity in one partition: slot (its place in `slots`), entity, the other columns.
 
-    An id is remembered until the watermark is as far behind its event as the watermark is behind the stream. Copies of one micro-batch
-    come to the operator in the order of their arrival; of those in several the first micro-batch has it.
+    Args:
+        groups: The declarations.
+        events: Their contributions.
+        tasks: The number of partitions; None for Spark's own.
     """
-    watermarked = events.withWatermark(source.time, f"{settings.watermark_seconds} seconds")
-    # Distributed as the operator asks for it, so that Spark puts no exchange between the order and the operator.
-    ordered = watermarked.repartition("event").sortWithinPartitions(*ARRIVAL)
-    return ordered.dropDuplicatesWithinWatermark(["event"])
-
-
-def by_entity(groups: Iterable[FeatureGroup], events: DataFrame) -> DataFrame:
-    """Contributions by entity: a row per event and entity, those of one entity in one partition: slot (its place in `slots`), entity, the other columns."""
     groups = list(groups)
     rows = events.selectExpr("posexplode(entities) AS (slot, entity)", "ts_ms", *PLACE, *_inputs(groups).values())
-    return rows.where("entity IS NOT NULL").repartition("slot", "entity")
+    rows = rows.where("entity IS NOT NULL")
+    return rows.repartition("slot", "entity") if tasks is None else rows.repartition(tasks, "slot", "entity")
 
 
 def slots(groups: Iterable[FeatureGroup]) -> dict[str, int]:

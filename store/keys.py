@@ -9,6 +9,8 @@
         tiles:{format}:{version}                    and since when its tiles are complete: see `store.tiles`
     braid/known/{group}/{version}/{bucket}   hash   entity id → the stamp of the view that was published of it
     braid/marks/{token}/{bucket}             hash   task of a streaming query → the micro-batch whose tiles it wrote last
+    braid/copies/{checkpoint}/{bucket}       hash   which events a stream has seen: see `store.copies`
+    braid/high-water/{query}                 hash   micro-batch → the highest time of an event in it
     braid/progress                           hash   streaming query → how far it is, as JSON
     braid/notes/{kind}                       hash   what a process wants to remember, as JSON: open alerts
     braid/generation                         text   the name of the store's content
@@ -46,6 +48,11 @@ def tiles_field(version: str) -> str:
 def notes_key(kind: str) -> str:
     """The hash of the notes of a kind."""
     return f"braid/notes/{kind}"
+
+
+def high_water_key(query: str) -> str:
+    """The hash of the highest times of events that a streaming query has read."""
+    return f"braid/high-water/{query}"
 
 
 def version_of(fingerprint: str) -> str:
@@ -95,6 +102,10 @@ class Buckets:
     def mark_keys(self, token: str) -> list[str]:
         """The keys of the marks of a streaming query, one per bucket."""
         return [f"braid/marks/{token}/{{{name}}}" for name in self.names]
+
+    def copies_keys(self, memory: str) -> list[str]:
+        """The keys of the events that a stream has seen, one per bucket."""
+        return [f"braid/copies/{memory}/{{{name}}}" for name in self.names]
 
     def split(self, ids: Sequence[int | str]) -> Iterable[tuple[int, list[int]]]:
         """Index of a bucket → the positions of its ids in `ids`."""

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from features.declaration import FeatureGroup
 from features.declaration.versions import published_group
 from features.packed import BatchValue, TileValue
@@ -81,6 +84,23 @@ class Folded:
 
     token: str
     offsets: Mapping[int | str, Mapping[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """The messages of events: arrays of int64 of one length.
+
+    Attributes:
+        event: The hash of the event's id.
+        arrival_ms: When the message arrived.
+        partition: Where it is.
+        offset: Where it is.
+    """
+
+    event: npt.NDArray[np.int64]
+    arrival_ms: npt.NDArray[np.int64]
+    partition: npt.NDArray[np.int64]
+    offset: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +201,25 @@ class Store(Protocol):
     ) -> None:
         """Puts tiles (entity, start, value), in one step with which events are in those of the entity; after all tiles the mark."""
 
+    def first_copies(self, memory: str, batch: bytes, messages: Messages, remember_ms: int) -> npt.NDArray[np.bool_]:
+        """Per message whether it is the first of its event that arrived, as far as the store has seen; the store then knows it.
+
+        Args:
+            memory: The name of the memory.
+            batch: A name of 4 bytes for the micro-batch. Of copies in one micro-batch the first to arrive counts, of those in several the first micro-batch has it.
+            messages: No two of one event.
+            remember_ms: A copy is recognized that arrives so much later, at least.
+        """
+
+    def later_copies(self, memory: str, batch: bytes) -> set[tuple[int, int]]:
+        """The partition and offset of messages of a micro-batch that were taken for the first, until one came that had arrived earlier."""
+
+    def high_water(self, query: str, before: int) -> int | None:
+        """The highest time of an event, in ms, that was noted of micro-batches of a query before a micro-batch; None where none was."""
+
+    def raise_high_water(self, query: str, batch_id: int, ts_ms: int) -> None:
+        """Notes a time of an event in a micro-batch, if it is the highest."""
+
     def open_tiles(self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int]) -> list[OpenTiles | None]:
         """What the stream of tiles `token` has folded of entities, each with its tiles from a start on; None where it has folded nothing."""
 
@@ -190,7 +229,7 @@ class Store(Protocol):
     def set_tiles(self, group: FeatureGroup, tiles: Tiles) -> None:
         """Says since when the tiles of a version are complete."""
 
-    def has_tiles_of(self, token: str, tasks: int | None, batch_id: int) -> bool:
+    def has_tiles_of(self, token: str, tasks: int, batch_id: int) -> bool:
         """Whether the store still has all tiles that the tasks of a stream wrote, up to a committed micro-batch."""
 
     def progress(self) -> dict[str, dict[str, Any]]:

@@ -8,16 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import redis
 
 from features.declaration import FeatureGroup
 from features.packed import TileValue
 from infra.settings import Settings
-from store import publishing, tiles
+from store import copies, publishing, tiles
 from store.clients import patient_store, reading_store, store
 from store.errors import store_errors
 from store.keys import GENERATION_KEY, PROGRESS_KEY, Buckets, meta_key, notes_key
-from store.protocol import Folded, Mark, OpenTiles, Published, Reading, Tiles, View
+from store.protocol import Folded, Mark, Messages, OpenTiles, Published, Reading, Tiles, View
 from store.reading import ATTEMPTS, Query, Versions
 
 _P = ParamSpec("_P")
@@ -99,6 +101,22 @@ class RedisStore:
         tiles.put_tiles(self._client, self._buckets, group, values, ttl_seconds, mark, folded)
 
     @_told
+    def first_copies(self, memory: str, batch: bytes, messages: Messages, remember_ms: int) -> npt.NDArray[np.bool_]:
+        return copies.first_copies(self._client, self._buckets, memory, batch, messages, remember_ms)
+
+    @_told
+    def later_copies(self, memory: str, batch: bytes) -> set[tuple[int, int]]:
+        return copies.later_copies(self._client, self._buckets, memory, batch)
+
+    @_told
+    def high_water(self, query: str, before: int) -> int | None:
+        return copies.high_water(self._client, query, before)
+
+    @_told
+    def raise_high_water(self, query: str, batch_id: int, ts_ms: int) -> None:
+        copies.raise_high_water(self._client, query, batch_id, ts_ms)
+
+    @_told
     def open_tiles(self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int]) -> list[OpenTiles | None]:
         return tiles.open_tiles(self._client, group, token, first_ms)
 
@@ -111,7 +129,7 @@ class RedisStore:
         tiles.set_tiles(self._client, self._buckets, group, stream)
 
     @_told
-    def has_tiles_of(self, token: str, tasks: int | None, batch_id: int) -> bool:
+    def has_tiles_of(self, token: str, tasks: int, batch_id: int) -> bool:
         return tiles.has_tiles_of(self._client, self._buckets, token, tasks, batch_id)
 
     @_told

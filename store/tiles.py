@@ -187,13 +187,13 @@ def open_tiles(client: Any, group: FeatureGroup, token: str, first_ms: Mapping[i
     return opened
 
 
-def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int | None, batch_id: int) -> bool:
-    """Whether every bucket has the marks of all tasks (None for those that there are), up to `batch_id` at least."""
+def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int, batch_id: int) -> bool:
+    """Whether every bucket has the marks of all tasks, up to `batch_id` at least."""
     pipeline = client.pipeline(transaction=False)
     for key in buckets.mark_keys(token):
         pipeline.hgetall(key)
     for marks in pipeline.execute():
-        if _BROKEN in marks or len(marks) < (tasks or 1) or min(map(int, marks.values())) < batch_id:
+        if _BROKEN in marks or len(marks) < tasks or min(map(int, marks.values())) < batch_id:
             return False
     return True
 

@@ -11,7 +11,7 @@ from orchestration.names import archive_key, realtime_key, speed_tiles_key
 from store.errors import StoreError
 from store.server import open_store
 
-_NUMBERS = ("rows_per_second", "state_rows", "late_rows", "batch_id")
+_NUMBERS = ("rows_per_second", "late_rows", "copies", "batch_id")
 
 
 def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:

@@ -56,7 +56,7 @@ def registry(valkey: Settings, lake: Settings) -> Iterator[Settings]:
     """A deployment in which a version is published and a model was trained on another one."""
     settings = lake.model_copy(update={"mlflow_tracking_uri": f"sqlite:///{lake.home}/mlflow.db", "redis_url": valkey.redis_url})
     store(settings).hset(meta_key(user_features.name), mapping={"fingerprint": PUBLISHED, "batch_end_ms": 1})
-    checkpoint_of(open_store(settings), user_events, STREAMS)
+    checkpoint_of(open_store(settings), user_events, STREAMS, 2)
     client = MlflowClient(settings.mlflow_tracking_uri)
     client.create_registered_model(repurchase.name)
     tags = {"group_fingerprint": TRAINED, "training_set_version": "1", "view_versions": '{"user_features": 0}'}
@@ -72,7 +72,7 @@ def test_what_is_declared_published_or_trained_on_is_in_use(registry: Settings) 
     in_use = used(registry, project, TABLES)
     assert {DECLARED, PUBLISHED, TRAINED} <= in_use.fingerprints
     assert OLD not in in_use.fingerprints
-    assert in_use.checkpoints == {checkpoint_of(open_store(registry), user_events, STREAMS)}
+    assert in_use.checkpoints == {checkpoint_of(open_store(registry), user_events, STREAMS, 2).name}
     assert in_use.versions == {repurchase.training_table: {1}, f"view_{user_features.name}": {0}}
 
 
@@ -84,7 +84,7 @@ def test_versions_that_are_not_in_use_go_after_their_time(spark: SparkSession, r
     for name in (recent, "events", "another_table_of_the_owner"):
         write(spark, registry, name)
     stays = [
-        f"online_user_events_{checkpoint_of(open_store(registry), user_events, STREAMS)}",
+        f"online_user_events_{checkpoint_of(open_store(registry), user_events, STREAMS, 2).name}",
         "archive_user_events",
     ]
     of_a_former_layout = [

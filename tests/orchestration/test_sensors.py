@@ -64,7 +64,7 @@ def progress(settings: Settings, **changed: Any) -> None:
     """What the speed layer says of both groups and of the archive."""
     entry = {
         "offsets": {"0": 7}, "batch_id": 3, "watermark_ms": MIDNIGHT, "oldest_event_ms": MIDNIGHT - DAY_MS - 1, "newest_event_ms": MIDNIGHT + 10 * MINUTE_MS,
-        "rows_per_second": 5.0, "state_rows": 2, "late_rows": 0, "lag": 0, "lag_seconds": 0.0, "pid": 11,
+        "rows_per_second": 5.0, "late_rows": 0, "copies": 2, "lag": 0, "lag_seconds": 0.0, "pid": 11,
         "written_at_ms": time.time_ns() // 1_000_000, **changed,
     }  # fmt: skip
     names = ("online:user_features", "online:item_features", "archive:user_events")

@@ -14,13 +14,14 @@ from tests.declarations import user_events, user_features
 def test_a_checkpoint_goes_on_without_a_version_and_another_begins_with_a_new_one(valkey: Settings) -> None:
     store(valkey).flushall()
     online = open_store(valkey)
-    first = checkpoint_of(online, user_events, {"a@1": "x", "b@1": "y"})
-    assert checkpoint_of(online, user_events, {"a@1": "x", "b@1": "y"}) == first
-    assert checkpoint_of(online, user_events, {"a@1": "x"}) == first, "b is served no more"
+    first = checkpoint_of(online, user_events, {"a@1": "x", "b@1": "y"}, 2)
+    assert checkpoint_of(online, user_events, {"a@1": "x", "b@1": "y"}, 2) == first
+    assert checkpoint_of(online, user_events, {"a@1": "x"}, 2) == first, "b is served no more"
     assert set(recorded_tokens(online, user_events).values()) == {"x", "y"}
-    second = checkpoint_of(online, user_events, {"a@1": "x", "c@1": "z"})
-    assert second != first
-    assert checkpoint_of(online, user_events, {"a@1": "x", "c@1": "other"}) != second, "its tiles were lost"
+    second = checkpoint_of(online, user_events, {"a@1": "x", "c@1": "z"}, 16)
+    assert second.name != first.name
+    assert second.tasks == 2, "the marks are those of two tasks, also on a machine of more cores"
+    assert checkpoint_of(online, user_events, {"a@1": "x", "c@1": "other"}, 2).name != second.name, "its tiles were lost"
     assert len(checkpoints(online)) == 1
     store(valkey).flushall()
 

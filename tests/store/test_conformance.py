@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from features.declaration import FeatureGroup, count
@@ -18,7 +19,7 @@ from infra.errors import NotReadyError
 from infra.settings import Settings
 from store.clients import store
 from store.keys import version_of
-from store.protocol import ALWAYS_MS, NEVER_MS, Folded, Mark, Parts, Tiles, View, published_version
+from store.protocol import ALWAYS_MS, NEVER_MS, Folded, Mark, Messages, Parts, Tiles, View, published_version
 from store.publishing import CHUNK
 from store.reading import LEFT, LOST, OTHER_VERSION, UNREADABLE, OnlineStore
 from store.server import RedisStore
@@ -464,3 +465,57 @@ def test_a_version_that_cannot_be_read_is_refused_by_name(online: RedisStore, se
     assert online.read(user_features, [1]).parts[0].faults == (OTHER_VERSION,)
     found = reader(servers.settings, lambda one: one.read(user_features, [1]))
     assert found.parts[0].faults == (OTHER_VERSION,)  # type: ignore[attr-defined]
+
+
+def messages(*rows: tuple[int, int, int, int]) -> Messages:
+    return Messages(*np.array(rows, np.int64).reshape(-1, 4).T)
+
+
+def test_the_first_message_of_an_event_counts_whoever_asks_and_however_often(online: RedisStore) -> None:
+    rng = random.Random(7)
+    events = [rng.randrange(-(2**63), 2**63) for _ in range(1_000)]
+    rows = [(event, 1_000 + n, n % 4, n) for n, event in enumerate(events)]
+    assert online.first_copies("m", b"0001", messages(*rows), 60_000).all()
+    assert online.first_copies("m", b"0001", messages(*rows), 60_000).all(), (
+        "a micro-batch that is made again has no copies of itself"
+    )
+    assert online.first_copies("m", b"0002", messages(*rows), 60_000).all(), (
+        "nor under another number, after a checkpoint went back"
+    )
+    copies = [(event, 2_000 + n, 7, n) for n, event in enumerate(events)]
+    assert not online.first_copies("m", b"0002", messages(*copies), 60_000).any()
+    assert online.first_copies("other", b"0002", messages(*copies), 60_000).all()
+    assert not online.later_copies("m", b"0002")
+
+
+def test_of_copies_in_one_micro_batch_the_first_to_arrive_counts_whichever_task_asks_first(online: RedisStore) -> None:
+    assert online.first_copies("m", b"0001", messages((5, 1_000, 1, 9), (6, 1_000, 1, 10)), 60_000).tolist() == [True, True]
+    # Another task has a copy of 5 that arrived before, and one of 6 that arrived after.
+    assert online.first_copies("m", b"0001", messages((5, 999, 3, 70_000_000_000), (6, 1_000, 2, 0)), 60_000).tolist() == [
+        True,
+        False,
+    ]
+    assert online.later_copies("m", b"0001") == {(1, 9)}
+    assert online.first_copies("m", b"0001", messages((5, 1_000, 1, 9)), 60_000).tolist() == [False], "the task is made again"
+    # In the next micro-batch nothing takes the place of what has counted.
+    assert online.first_copies("m", b"0002", messages((5, 1, 0, 0)), 60_000).tolist() == [False]
+    assert online.later_copies("m", b"0002") == set()
+
+
+def test_an_event_is_forgotten_when_it_is_too_old_to_be_copied(online: RedisStore) -> None:
+    events = [(3 << 48) + 16 * n for n in range(50)]  # one field of one bucket
+    for n, event in enumerate(events):
+        assert online.first_copies("m", b"0001", messages((event, n * 1_000, 0, n)), 10_000).all()
+    assert not online.first_copies("m", b"0002", messages((events[39], 50_000, 1, 0)), 10_000).any()
+    assert online.first_copies("m", b"0002", messages((events[38], 50_000, 1, 1)), 10_000).all()
+    sizes = [store(online._settings).hgetall(key) for key in store(online._settings).keys("braid/copies/*")]
+    assert [len(value) for fields in sizes for value in fields.values()] == [32 * 11]
+
+
+def test_the_highest_time_is_that_of_the_micro_batches_before(online: RedisStore) -> None:
+    assert online.high_water("q", 3) is None
+    for batch_id, ts_ms in ((0, 5_000), (1, 9_000), (1, 8_000), (2, 7_000), (150, 1)):
+        online.raise_high_water("q", batch_id, ts_ms)
+    assert [online.high_water("q", before) for before in (0, 1, 2, 3)] == [None, 5_000, 9_000, 9_000]
+    online.raise_high_water("q", 101, 1)
+    assert online.high_water("q", 101) == 7_000, "micro-batches long ago are forgotten"

@@ -1,0 +1,127 @@
+"""Which messages are copies of an event: the memory of the stream, in the online store.
+
+The memory of a checkpoint is a hash per bucket. A field is the first two bytes of the hash of an event id; its value has a record of 32 bytes for each
+such event: the hash, the micro-batch in which the event was seen first, and when and where its message arrived (arrival_ms, partition, offset). An event is
+forgotten when a message of its field arrives `remember_ms` later. A message finds itself again when its micro-batch is made again, hence is no copy of itself.
+
+Within a micro-batch several tasks look at once: the message that arrived first takes the place of one that was seen before, which is then named
+in the field `later`. The tasks that write tiles begin when all these have ended, and pass over what is named there.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from store.keys import Buckets, high_water_key
+from store.protocol import Messages
+from store.scripts import Script
+
+#: Messages per call, so that the server answers others in between.
+_MESSAGES = 256
+#: The memory of a checkpoint that is used no more goes after a day, which is longer than a speed layer should be stopped.
+_KEPT_SECONDS = 86_400
+#: How many micro-batches back the highest time of an event is known: more than a checkpoint can go back.
+_MICRO_BATCHES = 100
+_LATER = b"later"
+_ROW = np.dtype([("event", ">i8"), ("arrival_ms", ">i8"), ("partition", ">i4"), ("offset", ">i8")])
+_PLACE = struct.Struct(">iq")
+_LOOK = Script(
+    """
+-- key: a bucket; micro-batch (4 bytes), remember_ms, seconds to keep, messages (event 8, arrival_ms 8, partition 4, offset 8);
+-- gives a byte per message: 1 for the first of its event, 0 for a copy
+local RECORD, MESSAGE = 32, 28
+local batch, remember_ms, rows, answer = ARGV[1], tonumber(ARGV[2]), ARGV[4], {}
+local function number(high, low) return high * 4294967296 + low end
+local function before(a, b)
+  local a_high, a_low, a_partition, a_offset_high, a_offset = struct.unpack('>iIiiI', a)
+  local b_high, b_low, b_partition, b_offset_high, b_offset = struct.unpack('>iIiiI', b)
+  local a_ms, b_ms = number(a_high, a_low), number(b_high, b_low)
+  if a_ms ~= b_ms then return a_ms < b_ms end
+  if a_partition ~= b_partition then return a_partition < b_partition end
+  return number(a_offset_high, a_offset) < number(b_offset_high, b_offset)
+end
+local function position(records, event)
+  local at = string.find(records, event, 1, true)
+  while at and (at - 1) % RECORD ~= 0 do at = string.find(records, event, at + 1, true) end
+  return at
+end
+for at = 1, #rows, MESSAGE do
+  local event, arrival = string.sub(rows, at, at + 7), string.sub(rows, at + 8, at + MESSAGE - 1)
+  local field = string.sub(event, 1, 2)
+  local records = redis.call('HGET', KEYS[1], field) or ''
+  local seen, first = position(records, event), 1
+  if not seen then
+    local keep, now_ms = 1, number(struct.unpack('>iI', arrival))
+    while keep < #records and number(struct.unpack('>iI', records, keep + 12)) < now_ms - remember_ms do keep = keep + RECORD end
+    redis.call('HSET', KEYS[1], field, string.sub(records, keep) .. event .. batch .. arrival)
+  else
+    local other = string.sub(records, seen + 12, seen + RECORD - 1)
+    if string.sub(other, 9) ~= string.sub(arrival, 9) then
+      if string.sub(records, seen + 8, seen + 11) == batch and before(arrival, other) then
+        redis.call('HSET', KEYS[1], field, string.sub(records, 1, seen + 11) .. arrival .. string.sub(records, seen + RECORD))
+        local later = redis.call('HGET', KEYS[1], 'later') or ''
+        redis.call('HSET', KEYS[1], 'later', (string.sub(later, 1, 4) == batch and later or batch) .. string.sub(other, 9))
+      else
+        first = 0
+      end
+    end
+  end
+  answer[#answer + 1] = string.char(first)
+end
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return table.concat(answer)
+"""
+)
+_RAISE = Script(
+    """
+-- key: the highest times of a query; micro-batch, time, micro-batches to keep, seconds to keep
+local batch, before = tonumber(ARGV[1]), redis.call('HGET', KEYS[1], ARGV[1])
+if not before or tonumber(before) < tonumber(ARGV[2]) then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
+redis.call('HDEL', KEYS[1], string.format('%.0f', batch - tonumber(ARGV[3])))
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+"""
+)
+
+
+def first_copies(
+    client: Any, buckets: Buckets, memory: str, batch: bytes, messages: Messages, remember_ms: int
+) -> npt.NDArray[np.bool_]:
+    """Per message whether it is the first of its event, as far as is known; remembers it."""
+    rows = np.empty(len(messages.event), _ROW)
+    for name in _ROW.names or ():
+        rows[name] = getattr(messages, name)
+    calls, places = [], []
+    for bucket, key in enumerate(keys := buckets.copies_keys(memory)):
+        mine = np.flatnonzero(messages.event % len(keys) == bucket)
+        for begun in range(0, len(mine), _MESSAGES):
+            places.append(mine[begun : begun + _MESSAGES])
+            calls.append((key, batch, remember_ms, _KEPT_SECONDS, rows[places[-1]].tobytes()))
+    first = np.zeros(len(rows), np.bool_)
+    for chosen, answer in zip(places, _LOOK.run(client, calls) if calls else (), strict=True):
+        first[chosen] = np.frombuffer(answer, np.bool_)
+    return first
+
+
+def later_copies(client: Any, buckets: Buckets, memory: str, batch: bytes) -> set[tuple[int, int]]:
+    """The places (partition, offset) of messages of a micro-batch that were taken for the first, until an earlier one came."""
+    pipeline = client.pipeline(transaction=False)
+    for key in buckets.copies_keys(memory):
+        pipeline.hget(key, _LATER)
+    named = (answer[4:] for answer in pipeline.execute() if answer and answer.startswith(batch))
+    return {place for places in named for place in _PLACE.iter_unpack(places)}
+
+
+def high_water(client: Any, query: str, before: int) -> int | None:
+    """The highest time of an event in the micro-batches of a query before one."""
+    highest: Mapping[bytes, bytes] = client.hgetall(high_water_key(query))
+    return max((int(ts_ms) for batch_id, ts_ms in highest.items() if int(batch_id) < before), default=None)
+
+
+def raise_high_water(client: Any, query: str, batch_id: int, ts_ms: int) -> None:
+    """Notes the highest time of an event in a part of a micro-batch."""
+    _RAISE.run(client, [(high_water_key(query), batch_id, ts_ms, _MICRO_BATCHES, _KEPT_SECONDS)])
