@@ -82,10 +82,10 @@ def test_the_first_to_arrive_counts_in_a_micro_batch_and_later_ones_fall_whateve
     ]
     rng.shuffle(first)
     again = [(event, TILE + 500_000, 0, 10_000 + event, TILE + user_features.tile_ms) for event in range(EVENTS + 1)]
-    micro_batch(folder, 1, [copy_of(*one) for one in first])
-    micro_batch(folder, 2, [copy_of(*one) for one in again])
+    micro_batch(folder, 1, [copy_of(*message) for message in first])
+    micro_batch(folder, 2, [copy_of(*message) for message in again])
     places, numbers = counted_places(spark, valkey, folder)
-    right = {event: min(one[1:4] for one in first if one[0] == event) for event in range(EVENTS)}
+    right = {event: min(message[1:4] for message in first if message[0] == event) for event in range(EVENTS)}
     assert places == right | {EVENTS: (TILE + 500_000, 0, 10_000 + EVENTS)}
     assert numbers[1] == {"late_rows": 0, "copies": EVENTS}
 

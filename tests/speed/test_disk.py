@@ -121,7 +121,7 @@ def test_checkpoints_whose_newest_files_are_cut_off_are_named_and_can_be_deleted
     small: Settings, layer: Speed, sent: list[dict[str, Any]], spark: SparkSession
 ) -> None:
     layer.stop()
-    cut = {"archive_user_events": "offsets", "online_user_events": "state"}
+    cut = {"archive_user_events": "offsets", "online_user_events": "offsets"}
     for name, kind in cut.items():
         [checkpoint] = Path(small.checkpoint(name)).parent.glob(f"{name}*")
         newest = max((one for one in (checkpoint / kind).rglob("[0-9]*") if one.is_file()), key=lambda one: one.stat().st_mtime_ns)
