@@ -17,6 +17,7 @@ from examples.shop.definitions import repurchase
 from examples.shop.definitions import user_features as group
 from features.aggregations import Series
 from features.packed import FORMAT, BatchValue, batch_field, encode
+from features.speed_value import pack_tile
 from features.tiles import fold_ranges, fold_tile_values, runs
 from features.view import build_view
 from features.windows import DAY_MS, HOUR_MS
@@ -96,7 +97,7 @@ def publish(settings: Settings) -> tuple[float, float]:
     for user, inputs, plain in events():
         early, late = cut_at(inputs, BATCH_END_MS)
         speed = [
-            (user, tile.first_ms // group.tile_ms * group.tile_ms, tile)
+            (user, start_ms := tile.first_ms // group.tile_ms * group.tile_ms, pack_tile(group, start_ms, tile))
             for tile in fold_tile_values(group, late, *runs(late[0].ts_ms // group.tile_ms))
         ]
         online.put_tiles(group, speed, settings.tiles_kept_seconds(group.buffer_ms))

@@ -36,7 +36,6 @@ FEW = 8
 
 _HEAD, _INDEX = struct.Struct(">B8shII"), struct.Struct(">hIHI")
 _encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[list[Any]])
-_tile_decoder = msgspec.msgpack.Decoder(list[Any])
 
 
 def speed_field(fingerprint: str) -> bytes:
@@ -118,31 +117,20 @@ def pack_tile(group: FeatureGroup, start_ms: int, tile: TileValue) -> bytes:
     """
     if tile.fingerprint != group.fingerprint:
         raise PackedValueError(f"The tile is of version {tile.fingerprint}, not {group.fingerprint}.")
-    stored = [(index, group.features[index].aggregation) for index in layout_of(group).stored]
-
-    def entry(instant_ms: int, partials: Sequence[Partial]) -> list[Any]:
-        own = (
-            aggregation.moved(partials[index], -instant_ms) if aggregation.timed and partials[index] is not None else partials[index]
-            for index, aggregation in stored
-        )  # fmt: skip
-        return [instant_ms - start_ms, *own]
-
-    entries = [entry(instant_ms, partials) for instant_ms, partials in decode_log(tile)] if has_log(tile) else None
+    log = decode_log(tile) if has_log(tile) else None
+    entries = None if log is None else [entry_of(group, start_ms, instant_ms, partials) for instant_ms, partials in log]
     if entries and len(entries) <= FEW:
         return _encoder.encode(entries)
-    return _encoder.encode([None, tile.first_ms - start_ms, entry(tile.last_ms, tile.partials), entries])
+    return _encoder.encode([None, tile.first_ms - start_ms, entry_of(group, start_ms, tile.last_ms, tile.partials), entries])
 
 
-def unpack_tile(group: FeatureGroup, start_ms: int, data: bytes) -> TileValue:
-    """What `pack_tile` made the bytes of.
-
-    Raises:
-        PackedValueError: They are no tile.
-    """
-    try:
-        return _tile(group, start_ms, _tile_decoder.decode(data))
-    except msgspec.DecodeError as error:
-        raise PackedValueError(f"The tile cannot be read: {error}.") from None
+def entry_of(group: FeatureGroup, start_ms: int, instant_ms: int, partials: Sequence[Partial]) -> list[Any]:
+    """The entry of partials, one per feature, whose latest instant that is."""
+    entry: list[Any] = [instant_ms - start_ms]
+    for index in layout_of(group).stored:
+        aggregation, partial = group.features[index].aggregation, partials[index]
+        entry.append(aggregation.moved(partial, -instant_ms) if aggregation.timed and partial is not None else partial)
+    return entry
 
 
 def decode_speed(data: bytes, group: FeatureGroup) -> SpeedTiles:

@@ -1,7 +1,7 @@
 """Tiles: the partials of one entity over one hop, folded from events in columns.
 
 Reads events as arrays sorted by (entity, ts); gives partials per run of them. Batch folds days of the lake, speed the new events of
-its open tiles, the training set the windows before each label: all by `Aggregation.fold`. Two tiles of different events join to the tile of all.
+its micro-batches, the training set the windows before each label: all by `Aggregation.fold`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from features.aggregations import Ints, Partial, Series
 from features.declaration import FeatureGroup
-from features.packed import FORMAT, LOG_BOUND, TileValue, decode_log, encode_log, has_log
+from features.packed import FORMAT, LOG_BOUND, TileValue, encode_log
 
 
 def runs(*keys: npt.NDArray[Any]) -> tuple[Ints, Ints]:
@@ -64,19 +64,3 @@ def fold_tile_values(group: FeatureGroup, inputs: Sequence[Series], lo: Ints, hi
         TileValue(FORMAT, group.fingerprint, first, last, list(whole), encode_log(entries[a:b]))
         for whole, first, last, a, b in zip(partials, ts_ms[lo].tolist(), ts_ms[hi - 1].tolist(), starts, ends, strict=True)
     ]
-
-
-def join_tile_values(group: FeatureGroup, a: TileValue, b: TileValue) -> TileValue:
-    """The tile of the events of two tiles of one entity and one hop that have no event in common: as folding all of them at once gives it."""
-    joins = [feature.aggregation.combine for feature in group.features]
-
-    def joined(left: Sequence[Partial], right: Sequence[Partial]) -> list[Partial]:
-        return [join(one, other) for join, one, other in zip(joins, left, right, strict=True)]
-
-    first_ms, last_ms, log = min(a.first_ms, b.first_ms), max(a.last_ms, b.last_ms), encode_log([])
-    if first_ms < last_ms and has_log(a) and has_log(b):
-        instants = dict(decode_log(a))
-        for ts_ms, partials in decode_log(b):
-            instants[ts_ms] = joined(instants[ts_ms], partials) if ts_ms in instants else partials
-        log = encode_log(sorted(instants.items()))
-    return TileValue(FORMAT, group.fingerprint, first_ms, last_ms, joined(a.partials, b.partials), log)

@@ -18,9 +18,11 @@ import pyarrow as pa
 
 from features.aggregations import Ints, Series
 from features.declaration import FeatureGroup
+from features.open_tile import join_tile
 from features.packed import TileValue
 from features.sources import ColumnType
-from features.tiles import fold_tile_values, join_tile_values, runs
+from features.speed_value import pack_tile
+from features.tiles import fold_tile_values, runs
 from features.windows import floor_ms
 from store.protocol import OpenTiles
 
@@ -76,10 +78,20 @@ def first_starts(group: FeatureGroup, new: Contributions) -> dict[int | str, int
     return dict(zip(new.entities, first_ms.tolist(), strict=True))
 
 
-def fold(
+def fold(group: FeatureGroup, new: Contributions) -> list[tuple[int | str, int, TileValue]]:
+    """The tiles (entity, start, value) of all events, in any order, no two of them copies."""
+    new = new.take(np.lexsort((new.ts_ms, new.entity)))
+    starts_ms = floor_ms(new.ts_ms, group.tile_ms)
+    lo, hi = runs(new.entity, starts_ms)
+    series = [Series(new.ts_ms, values, present) for values, present in new.inputs]
+    entities = [new.entities[index] for index in new.entity[lo].tolist()]
+    return list(zip(entities, starts_ms[lo].tolist(), fold_tile_values(group, series, lo, hi), strict=True))
+
+
+def fold_into(
     group: FeatureGroup, new: Contributions, before: Sequence[OpenTiles | None]
-) -> tuple[list[tuple[int | str, int, TileValue]], dict[int | str, dict[int, int]]]:
-    """The tiles (entity, start, value) that change, and of each of their entities up to which offset of each partition its events are in.
+) -> tuple[list[tuple[int | str, int, bytes]], dict[int | str, dict[int, int]]]:
+    """The tiles (entity, start, packed value) that change, and of each of their entities up to which offset of each partition its events are in.
 
     Args:
         group: The declaration.
@@ -89,17 +101,13 @@ def fold(
     new = new.take(_not_yet_folded(new, before))
     if not len(new.entity):
         return [], {}
-    new = new.take(np.lexsort((new.ts_ms, new.entity)))
-    starts_ms = floor_ms(new.ts_ms, group.tile_ms)
-    lo, hi = runs(new.entity, starts_ms)
-    series = [Series(new.ts_ms, values, present) for values, present in new.inputs]
+    known = dict(zip(new.entities, before, strict=True))
     tiles = []
-    for index, start_ms, value in zip(
-        new.entity[lo].tolist(), starts_ms[lo].tolist(), fold_tile_values(group, series, lo, hi), strict=True
-    ):
-        state = before[index]
-        known = state.tiles.get(start_ms) if state else None
-        tiles.append((new.entities[index], start_ms, join_tile_values(group, known, value) if known else value))
+    for entity, start_ms, value in fold(group, new):
+        state = known[entity]
+        open_tile = state.tiles.get(start_ms) if state else None
+        packed = join_tile(group, start_ms, open_tile, value) if open_tile else pack_tile(group, start_ms, value)
+        tiles.append((entity, start_ms, packed))
     folded = {}
     for index, offsets in _next_offsets(new).items():
         state = before[index]

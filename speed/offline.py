@@ -197,8 +197,7 @@ def finish_tiles(group: FeatureGroup, batches: Iterator[pa.RecordBatch]) -> Iter
     if not collected:
         return
     new = contributions_of(group, pa.Table.from_batches(collected), input_names([group], group))
-    tiles, _ = fold(group, new, [None] * len(new.entities))
-    yield pa.record_batch(_columns(group, tiles))
+    yield pa.record_batch(_columns(group, fold(group, new)))
 
 
 def _columns(group: FeatureGroup, tiles: Sequence[tuple[int | str, int, TileValue]]) -> dict[str, pa.Array]:

@@ -30,11 +30,10 @@ from pyspark.sql.streaming.readwriter import DataStreamWriter
 from pyspark.sql.types import ByteType, StructField, StructType
 
 from features.declaration import FeatureGroup
-from features.packed import TileValue
 from features.sources import EventSource
 from infra.settings import Settings
 from speed.copies import COPY, COUNTS, LATE, OBSERVED, VERDICT, micro_batch, with_verdicts, without_later_copies
-from speed.fold import contributions_of, first_starts, fold
+from speed.fold import contributions_of, first_starts, fold_into
 from speed.stream import by_entity, contributions, input_names, judged_events, slots
 from store.protocol import Folded, Mark, Store
 from store.server import writing_store
@@ -170,8 +169,8 @@ def write_tiles(
     yield pa.record_batch({"tiles": pa.array([written], pa.int64())})
 
 
-def fold_rows(store: Store, target: Target, rows: pa.Table) -> tuple[list[tuple[int | str, int, TileValue]], Folded]:
+def fold_rows(store: Store, target: Target, rows: pa.Table) -> tuple[list[tuple[int | str, int, bytes]], Folded]:
     """The rows of a group's entities, folded into the tiles that the store has of them: what is to be put."""
     group, new = target.group, contributions_of(target.group, rows, target.inputs)
-    tiles, offsets = fold(group, new, store.open_tiles(group, target.token, first_starts(group, new)))
+    tiles, offsets = fold_into(group, new, store.open_tiles(group, target.token, first_starts(group, new)))
     return tiles, Folded(target.token, offsets)

@@ -109,11 +109,11 @@ class OpenTiles:
 
     Attributes:
         offsets: Per partition the offset of the first event that is in no tile yet.
-        tiles: By their starts.
+        tiles: By their starts, packed (`features.speed_value`).
     """
 
     offsets: Mapping[int, int]
-    tiles: Mapping[int, TileValue]
+    tiles: Mapping[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +194,12 @@ class Store(Protocol):
     def put_tiles(
         self,
         group: FeatureGroup,
-        tiles: Sequence[tuple[int | str, int, TileValue]],
+        tiles: Sequence[tuple[int | str, int, bytes]],
         ttl_seconds: int,
         mark: Mark | None = None,
         folded: Folded | None = None,
     ) -> None:
-        """Puts tiles (entity, start, value), in one step with which events are in those of the entity; after all tiles the mark."""
+        """Puts tiles (entity, start, packed value), in one step with which events are in those of the entity; after all tiles the mark."""
 
     def first_copies(self, memory: str, batch: bytes, messages: Messages, remember_ms: int) -> npt.NDArray[np.bool_]:
         """Per message whether it is the first of its event that arrived, as far as the store has seen; the store then knows it.

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import redis
 
 from features.declaration import FeatureGroup
-from features.packed import TileValue
 from infra.settings import Settings
 from store import copies, publishing, tiles
 from store.clients import patient_store, reading_store, store
@@ -93,7 +92,7 @@ class RedisStore:
     def put_tiles(
         self,
         group: FeatureGroup,
-        values: Sequence[tuple[int | str, int, TileValue]],
+        values: Sequence[tuple[int | str, int, bytes]],
         ttl_seconds: int,
         mark: Mark | None = None,
         folded: Folded | None = None,

@@ -19,8 +19,7 @@ import msgspec
 
 from features.declaration import FeatureGroup
 from features.instants import now_ms
-from features.packed import TileValue
-from features.speed_value import SPEED_FORMAT, folded_field, pack_tile, speed_field, speed_head, unpack_tile
+from features.speed_value import SPEED_FORMAT, folded_field, speed_field, speed_head
 from features.windows import HOUR_MS
 from store.keys import Buckets, meta_key, tiles_field, version_of
 from store.protocol import Folded, Mark, OpenTiles, Tiles
@@ -144,17 +143,17 @@ def put_tiles(
     client: Any,
     buckets: Buckets,
     group: FeatureGroup,
-    tiles: Sequence[tuple[int | str, int, TileValue]],
+    tiles: Sequence[tuple[int | str, int, bytes]],
     ttl_seconds: int,
     mark: Mark | None,
     folded: Folded | None,
 ) -> None:
-    """Writes tiles (entity, start in ms, value), each entity's with which events are in them, and after all the mark."""
+    """Writes tiles (entity, start in ms, packed value), each entity's with which events are in them, and after all the mark."""
     # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
     hour = now_ms() // HOUR_MS
     fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour
     beside = folded_field(group.fingerprint)
-    entities: dict[int | str, dict[int, TileValue]] = {}
+    entities: dict[int | str, dict[int, bytes]] = {}
     for entity, start_ms, value in tiles:
         entities.setdefault(entity, {})[start_ms] = value
     calls = [
@@ -163,7 +162,7 @@ def put_tiles(
             *fixed,
             beside,
             _encoder.encode((folded.token, folded.offsets[entity])) if folded else b"",
-            *(part for start_ms, value in sorted(values.items()) for part in (start_ms, pack_tile(group, start_ms, value))),
+            *(part for tile in sorted(values.items()) for part in tile),
         )
         for entity, values in entities.items()
     ]
@@ -182,7 +181,7 @@ def open_tiles(client: Any, group: FeatureGroup, token: str, first_ms: Mapping[i
         for answer in _OPEN.run(client, calls[begun : begun + PIPELINE_LENGTH]):
             its_token, offsets = _decoder.decode(answer[0]) if answer else ("", {})
             starts_ms = map(int, answer[1::2])
-            tiles = {start_ms: unpack_tile(group, start_ms, tile) for start_ms, tile in zip(starts_ms, answer[2::2], strict=True)}
+            tiles = dict(zip(starts_ms, answer[2::2], strict=True))
             opened.append(OpenTiles(offsets, tiles) if its_token == token else None)
     return opened
 

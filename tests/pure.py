@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import duckdb
+import msgspec
 import numpy as np
 import pyarrow as pa
 import sqlglot
@@ -20,7 +21,7 @@ from features import packed
 from features.aggregations import Series, Value
 from features.declaration import FeatureGroup
 from features.sources import ColumnType, EventSource
-from features.speed_value import decode_speed, pack_tile, speed_head
+from features.speed_value import SpeedTiles, decode_speed, pack_tile, speed_head
 from features.tiles import fold_ranges, fold_tile_values, runs
 from features.view import build_view, exact_span_ms
 from features.windows import floor_ms
@@ -124,3 +125,24 @@ def trained(group: FeatureGroup, events: Sequence[Event], q_ms: int) -> list[Val
 def micros(amount: int | None) -> Fraction | None:
     """A decimal from its micro-units."""
     return None if amount is None else Fraction(amount, 10**6)
+
+
+def unpacked(group: FeatureGroup, start_ms: int, data: bytes) -> packed.TileValue:
+    """What `pack_tile` made the bytes of."""
+    return SpeedTiles(group, [start_ms], [msgspec.msgpack.decode(data)], 0)[0]
+
+
+def joined(group: FeatureGroup, a: packed.TileValue, b: packed.TileValue) -> packed.TileValue:
+    """The tile of the events of two tiles of one entity and one hop that have no event in common, entry by entry."""
+
+    def join(left: Sequence[Any], right: Sequence[Any]) -> list[Any]:
+        pairs = zip(group.features, left, right, strict=True)
+        return [feature.aggregation.combine(one, other) for feature, one, other in pairs]
+
+    first_ms, last_ms, log = min(a.first_ms, b.first_ms), max(a.last_ms, b.last_ms), packed.encode_log([])
+    if first_ms < last_ms and packed.has_log(a) and packed.has_log(b):
+        instants = dict(packed.decode_log(a))
+        for ts_ms, partials in packed.decode_log(b):
+            instants[ts_ms] = join(instants[ts_ms], partials) if ts_ms in instants else partials
+        log = packed.encode_log(sorted(instants.items()))
+    return packed.TileValue(packed.FORMAT, group.fingerprint, first_ms, last_ms, join(a.partials, b.partials), log)

@@ -111,7 +111,7 @@ def test_every_layer_says_of_a_pair_what_brute_force_says(spark: SparkSession, l
     )
     folded = by_entity(project.groups, contributions(project.groups, typed)).where("slot = 1").toArrow()
     new = contributions_of(pairs, folded, input_names(project.groups, pairs))
-    tiles, _ = fold(pairs, new, [None] * len(new.entities))
+    tiles = fold(pairs, new)
     assert sorted(new.entities) == sorted(pairs.id_of(entity) for entity in entities)
     for entity in entities:
         its = [tile for entity_id, _, tile in tiles if entity_id == pairs.id_of(entity)]

@@ -40,7 +40,7 @@ from features.declaration import (
 )  # fmt: skip
 from features.merge import merge
 from features.packed import BatchValue, TileValue, decode_batch
-from features.speed_value import pack_tile, unpack_tile
+from features.speed_value import pack_tile
 from features.tiles import fold_ranges
 from features.windows import BUFFER_MS, DAY_MS, HOUR_MS, MINUTE_MS
 from infra.settings import Settings
@@ -50,12 +50,13 @@ from monitoring.served import TABLE as SERVED
 from orchestration.proof import agree, brute_force
 from serving.answer import feature_rows, served_features
 from serving.served_log import served_record
-from speed.fold import contributions_of, fold
+from speed.fold import contributions_of, fold, fold_into
 from speed.stream import by_entity, contributions, input_names
 from store.clients import store
 from store.keys import meta_key
 from store.protocol import OpenTiles, Parts
 from tests.declarations import user_events
+from tests.pure import joined, unpacked
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -127,14 +128,21 @@ def speed_tiles(settings: Settings, group: FeatureGroup, events: DataFrame) -> d
     rows = by_entity([group], contributions([group], typed)).toArrow().sort_by("ts_ms")
     rows = rows.set_column(rows.schema.get_field_index("kafka_offset"), "kafka_offset", pa.array(range(len(rows))))
     opened: dict[int | str, OpenTiles] = {}
-    tiles_by_entity: dict[int | str, dict[int, TileValue]] = {}
+    packed: dict[int | str, dict[int, bytes]] = {}
+    joins: dict[int | str, dict[int, TileValue]] = {}
     for begun in range(0, len(rows), 700):
         new = contributions_of(group, rows.slice(begun, 700), input_names([group], group))
-        tiles, offsets = fold(group, new, [opened.get(entity) for entity in new.entities])
-        for entity, start_ms, tile in tiles:
-            tiles_by_entity.setdefault(entity, {})[start_ms] = unpack_tile(group, start_ms, pack_tile(group, start_ms, tile))
-        opened |= {entity: OpenTiles(folded, tiles_by_entity[entity]) for entity, folded in offsets.items()}
-    return {str(entity): list(tiles.values()) for entity, tiles in tiles_by_entity.items()}
+        tiles, offsets = fold_into(group, new, [opened.get(entity) for entity in new.entities])
+        for entity, start_ms, data in tiles:
+            packed.setdefault(entity, {})[start_ms] = data
+        for entity, start_ms, value in fold(group, new):
+            known = joins.setdefault(entity, {}).get(start_ms)
+            joins[entity][start_ms] = joined(group, known, value) if known else value
+        opened |= {entity: OpenTiles(folded, packed[entity]) for entity, folded in offsets.items()}
+    for entity, its in joins.items():
+        for start_ms, value in its.items():
+            assert packed[entity][start_ms] == pack_tile(group, start_ms, value), (entity, start_ms)
+    return {str(entity): [unpacked(group, start_ms, data) for start_ms, data in its.items()] for entity, its in packed.items()}
 
 
 def differing(group: FeatureGroup, values: Mapping[str, Value], right: Mapping[str, Value]) -> list[tuple[str, Value, Value]]:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import redis
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 
 from features.packed import FORMAT, BatchValue, TileValue, batch_field, encode, encode_log
-from features.speed_value import speed_field
+from features.speed_value import pack_tile, speed_field
 from infra.embedded.broker import kafka_command, prepare_kafka
 from infra.embedded.valkey import valkey_command
 from infra.errors import ServiceError, SettingsError
@@ -23,7 +24,7 @@ from infra.kafka import client_options, create_topics, end_offsets, spark_option
 from infra.settings import Settings
 from store.acl import acl
 from store.clients import async_store, store
-from store.protocol import View
+from store.protocol import Messages, View
 from store.server import reached_store
 from tests.declarations import user_features
 from tests.waiting import eventually
@@ -85,9 +86,12 @@ def test_the_writer_may_run_the_scripts_of_tiles_and_views(guarded: Settings) ->
     online, start_ms = reached_store(guarded), 1_780_000_200_000
     partials = [feature.aggregation.lift(start_ms, 1) for feature in user_features.features]
     tile = TileValue(FORMAT, user_features.fingerprint, start_ms, start_ms, partials, encode_log([]))
-    online.put_tiles(user_features, [(2, start_ms, tile)] * 2, 3_600)
+    online.put_tiles(user_features, [(2, start_ms, pack_tile(user_features, start_ms, tile))] * 2, 3_600)
     [expiry_ms] = store(guarded).execute_command("HPTTL", user_features.key(2), "FIELDS", 1, speed_field(user_features.fingerprint))
     assert expiry_ms > 0
+    place = np.array([1])
+    assert online.first_copies("stream", b"0000", Messages(place, place, place, place), 1_000).all()
+    online.raise_high_water("query", 0, start_ms)
     view = online.begin_publication(user_features, View(start_ms, 1))
     online.put_views(user_features, view, [2], [encode(BatchValue(FORMAT, user_features.fingerprint, start_ms, None, []))])
     assert [value.first_ms for value in online.read(user_features, [2]).parts[0].tiles] == [start_ms]

@@ -24,6 +24,7 @@ from features.declaration import FeatureGroup, count
 from features.merge import merge
 from features.packed import batch_field, decode_batch
 from features.project import Project
+from features.speed_value import pack_tile
 from features.windows import HOUR_MS
 from infra.embedded import services
 from infra.kafka import SERVED_TOPIC
@@ -140,9 +141,9 @@ def fill(spark: SparkSession, settings: Settings) -> None:
         publish_view(spark, settings, group)
     # A pair that only the stream has seen: no table names it.
     [tile] = tiles_of(pairs, [{"user_id": GONE, "item_id": "a/b", "ts_ms": END + 1}])
-    open_store(settings).put_tiles(
-        pairs, [(pairs.id_of((user, "a/b")), END // pairs.tile_ms * pairs.tile_ms, tile) for user in (1, GONE)], 3_600
-    )
+    start_ms = END // pairs.tile_ms * pairs.tile_ms
+    packed = pack_tile(pairs, start_ms, tile)
+    open_store(settings).put_tiles(pairs, [(pairs.id_of((user, "a/b")), start_ms, packed) for user in (1, GONE)], 3_600)
     archive(spark, settings, json.dumps(event("new1", 1, END + 1)), json.dumps(event("new2", GONE, END + 1)), first=100)
 
     older = spark.createDataFrame([(GONE, 1), (1, 1)], "entity BIGINT, partial BIGINT")

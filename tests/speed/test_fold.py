@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.open_tile import join_tile
 from features.packed import LOG_BOUND, TileValue, decode_log, encode
-from features.speed_value import pack_tile, unpack_tile
-from features.tiles import fold_tile_values, join_tile_values, runs
-from speed.fold import contributions_of, first_starts, fold
+from features.speed_value import pack_tile
+from features.tiles import fold_tile_values, runs
+from speed.fold import contributions_of, first_starts, fold_into
 from store.protocol import OpenTiles
 from tests.declarations import user_features
-from tests.pure import series_of
+from tests.pure import joined, series_of, unpacked
 
 TILE = 1_795_000_200_000
 TILE_MS = user_features.tile_ms
@@ -42,23 +43,23 @@ class Stream:
     def take(self, *events: dict[str, Any], torn_after: int | None = None) -> None:
         """A micro-batch; one that is torn has put some entities and not the others."""
         new = contributions_of(user_features, pa.Table.from_pylist(list(events), SCHEMA), INPUTS)
-        tiles, folded = fold(
+        tiles, folded = fold_into(
             user_features, new, [self.open(one, start_ms) for one, start_ms in first_starts(user_features, new).items()]
         )
         for entity in list(folded)[:torn_after]:
             self.folded[entity] = folded[entity]
-            its = {start_ms: pack_tile(user_features, start_ms, value) for one, start_ms, value in tiles if one == entity}
+            its = {start_ms: data for one, start_ms, data in tiles if one == entity}
             self.tiles.setdefault(entity, {}).update(its)
 
     def open(self, entity: int | str, first_ms: int) -> OpenTiles | None:
         if entity not in self.folded:
             return None
         return OpenTiles(
-            self.folded[entity], {start_ms: self.tile(entity, start_ms) for start_ms in self.tiles[entity] if start_ms >= first_ms}
+            self.folded[entity], {start_ms: data for start_ms, data in self.tiles[entity].items() if start_ms >= first_ms}
         )
 
     def tile(self, entity: int | str, start_ms: int = TILE) -> TileValue:
-        return unpack_tile(user_features, start_ms, self.tiles[entity][start_ms])
+        return unpacked(user_features, start_ms, self.tiles[entity][start_ms])
 
 
 SCHEMA = pa.schema([
@@ -116,8 +117,10 @@ def test_two_tiles_join_to_the_tile_of_all_their_events(a: list[int], b: list[in
         ]  # fmt: skip
 
     left, right = rows(a), rows(b)
-    joined = join_tile_values(user_features, tile(a, left), tile(b, right))
-    assert encode(joined) == encode(tile(a + b, left + right))
+    known = pack_tile(user_features, TILE, tile(a, left))
+    whole = tile(a + b, left + right)
+    assert join_tile(user_features, TILE, known, tile(b, right)) == pack_tile(user_features, TILE, whole)
+    assert encode(joined(user_features, tile(a, left), tile(b, right))) == encode(whole)
 
 
 def test_the_log_has_each_instant_in_order_and_none_of_too_many() -> None:

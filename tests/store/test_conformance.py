@@ -14,7 +14,7 @@ import pytest
 
 from features.declaration import FeatureGroup, count
 from features.packed import FORMAT, BatchValue, FeatureView, TileValue, batch_field, decode_tile, encode, encode_log
-from features.speed_value import speed_field
+from features.speed_value import pack_tile, speed_field
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from store.clients import store
@@ -24,7 +24,7 @@ from store.publishing import CHUNK
 from store.reading import LEFT, LOST, OTHER_VERSION, UNREADABLE, OnlineStore
 from store.server import RedisStore
 from tests.declarations import item_features, user_features
-from tests.pure import speed_value
+from tests.pure import speed_value, unpacked
 
 from .conftest import Servers
 
@@ -39,6 +39,10 @@ THIRD = replace(user_features, features=(count("carts_1d", where="event_type = '
 def value(end_ms: int, number: int, group: FeatureGroup = user_features) -> bytes:
     """A batch value whose features all are `number`."""
     return encode(BatchValue(FORMAT, group.fingerprint, end_ms, end_ms - 1, [FeatureView(number, [], []) for _ in group.features]))
+
+
+def packed_tile(start_ms: int, number: int = 1, group: FeatureGroup = user_features) -> bytes:
+    return pack_tile(group, start_ms, tile(start_ms, number, group))
 
 
 def tile(start_ms: int, number: int = 1, group: FeatureGroup = user_features) -> TileValue:
@@ -72,7 +76,7 @@ def test_what_is_published_is_read_with_the_tiles_since(online: RedisStore) -> N
     numbers = {entity: entity * 2 for entity in range(2_500)}
     assert publish(online, B, numbers) == 0
     starts = [B, B + TILE_MS]
-    online.put_tiles(user_features, [(7, start, tile(start)) for start in starts], TTL)
+    online.put_tiles(user_features, [(7, start, packed_tile(start)) for start in starts], TTL)
     found = online.published("user_features")
     assert found is not None
     assert (found.batch_end_ms, found.entities, found.newest_event_ms) == (B, 2_500, B - 1)
@@ -88,8 +92,8 @@ def test_what_is_published_is_read_with_the_tiles_since(online: RedisStore) -> N
 def test_tiles_that_a_view_covers_go_with_its_publication_and_others_stay(online: RedisStore) -> None:
     last = B // TILE_MS * TILE_MS
     starts = [last - 2 * TILE_MS, last - TILE_MS, last, last + TILE_MS]
-    online.put_tiles(user_features, [(1, start, tile(start)) for start in starts], TTL)
-    online.put_tiles(OTHER, [(1, starts[0], tile(starts[0], group=OTHER))], TTL)
+    online.put_tiles(user_features, [(1, start, packed_tile(start)) for start in starts], TTL)
+    online.put_tiles(OTHER, [(1, starts[0], packed_tile(starts[0], group=OTHER))], TTL)
     publish(online, B, {1: 1})
     assert tiles_of(parts(online, 1)) == [start for start in starts if start + TILE_MS > B]
     publish(online, B, {1: 2}, OTHER)
@@ -98,7 +102,7 @@ def test_tiles_that_a_view_covers_go_with_its_publication_and_others_stay(online
 
 def test_a_tile_is_absolute_and_expires_where_the_server_can(online: RedisStore, servers: Servers) -> None:
     for number in (1, 2, 2):
-        online.put_tiles(user_features, [(1, B, tile(B, number))], TTL)
+        online.put_tiles(user_features, [(1, B, packed_tile(B, number))], TTL)
     [found] = parts(online, 1).tiles
     assert found.partials[0] == 2
     client = store(servers.settings)
@@ -112,7 +116,7 @@ def test_the_tiles_of_an_entity_are_one_value_whatever_the_order_of_their_writin
     source, expected, starts = random.Random(1), dict[int, int](), [B - 5 * TILE_MS + n * TILE_MS for n in range(40)]
     for _ in range(60):
         written = {source.choice(starts): source.randrange(1_000) for _ in range(source.choice((1, 1, 2, 7)))}
-        online.put_tiles(user_features, [(1, start, tile(start, number)) for start, number in written.items()], TTL)
+        online.put_tiles(user_features, [(1, start, packed_tile(start, number)) for start, number in written.items()], TTL)
         expected |= written
     assert {one.first_ms: one.partials[0] for one in parts(online, 1).tiles} == expected
     assert [one.first_ms for one in parts(online, 1).tiles] == sorted(expected)
@@ -130,13 +134,13 @@ def without_expiry(value: bytes, tiles: int) -> bytes:
 
 def test_what_has_expired_goes_with_the_next_writing_and_the_value_says_so(online: RedisStore, servers: Servers) -> None:
     key, field = user_features.key(1), speed_field(user_features.fingerprint)
-    online.put_tiles(user_features, [(1, B + n * TILE_MS, tile(B + n * TILE_MS)) for n in range(3)], TTL)
+    online.put_tiles(user_features, [(1, B + n * TILE_MS, packed_tile(B + n * TILE_MS)) for n in range(3)], TTL)
     value = bytearray(store(servers.settings).hget(key, field))
     hour = int(time.time()) // 3_600
     for index in range(2):
         value[19 + 12 * index + 6 : 19 + 12 * index + 8] = ((hour - 1) % 65_536).to_bytes(2, "big")
     store(servers.settings).hset(key, field, bytes(value))
-    online.put_tiles(user_features, [(1, B + 2 * TILE_MS, tile(B + 2 * TILE_MS, 5))], TTL)
+    online.put_tiles(user_features, [(1, B + 2 * TILE_MS, packed_tile(B + 2 * TILE_MS, 5))], TTL)
     [left] = parts(online, 1).tiles
     assert (left.first_ms, left.partials[0]) == (B + 2 * TILE_MS, 5)
     assert parts(online, 1).tiles.dropped_ms == B + 2 * TILE_MS  # type: ignore[attr-defined]
@@ -147,7 +151,7 @@ def test_a_value_that_would_be_too_long_loses_its_oldest_tiles_and_says_so(
 ) -> None:
     monkeypatch.setattr("store.tiles.LONGEST_VALUE", 500)
     for n in range(60):
-        online.put_tiles(user_features, [(1, B + n * TILE_MS, tile(B + n * TILE_MS))], TTL)
+        online.put_tiles(user_features, [(1, B + n * TILE_MS, packed_tile(B + n * TILE_MS))], TTL)
     left = parts(online, 1).tiles
     assert 5 < len(left) < 55
     assert left.dropped_ms == left[0].first_ms  # type: ignore[attr-defined]
@@ -157,7 +161,7 @@ def test_a_value_that_would_be_too_long_loses_its_oldest_tiles_and_says_so(
 def test_an_older_view_never_replaces_a_newer_one(online: RedisStore) -> None:
     older = online.begin_publication(user_features, View(B, 1))
     publish(online, B + HOUR, {1: 2, 2: 2})
-    online.put_tiles(user_features, [(1, B + HOUR, tile(B + HOUR))], TTL)
+    online.put_tiles(user_features, [(1, B + HOUR, packed_tile(B + HOUR))], TTL)
     online.put_views(user_features, older, [1, 3], [value(B, 1), value(B, 1)])
     with pytest.raises(NotReadyError, match="later than this view's"):
         online.end_publication(user_features, older, 2, None)
@@ -184,8 +188,8 @@ def test_of_two_views_of_one_batch_end_the_one_that_was_built_later_counts(onlin
 
 def test_who_has_left_the_view_is_removed_and_who_has_only_tiles_stays(online: RedisStore, servers: Servers) -> None:
     publish(online, B, dict.fromkeys(range(1_200), 1))
-    online.put_tiles(user_features, [(entity, B, tile(B)) for entity in (5, 6, 5_000)], TTL)
-    online.put_tiles(user_features, [(6, B + HOUR, tile(B + HOUR))], TTL)
+    online.put_tiles(user_features, [(entity, B, packed_tile(B)) for entity in (5, 6, 5_000)], TTL)
+    online.put_tiles(user_features, [(6, B + HOUR, packed_tile(B + HOUR))], TTL)
     assert publish(online, B + HOUR, dict.fromkeys(range(600, 1_200), 2)) == 600
     assert store(servers.settings).exists(user_features.key(5)) == 0, "its tiles lie before batch_end"
     assert (collapsed(parts(online, 6)), tiles_of(parts(online, 6)), parts(online, 6).faults) == (None, [B + HOUR], ())
@@ -199,7 +203,7 @@ def test_who_has_left_the_view_is_removed_and_who_has_only_tiles_stays(online: R
 def test_an_entity_whose_view_is_lost_is_told_apart_from_a_new_one(online: RedisStore, servers: Servers) -> None:
     publish(online, B, {1: 1, 2: 2})
     store(servers.settings).delete(user_features.key(1))
-    online.put_tiles(user_features, [(entity, B, tile(B)) for entity in (1, 2, 3)], TTL)
+    online.put_tiles(user_features, [(entity, B, packed_tile(B)) for entity in (1, 2, 3)], TTL)
     assert [one.faults for one in online.read(user_features, [1, 2, 3, 4]).parts] == [(LOST,), (), (), ()]
     publish(online, B + HOUR, {1: 1, 2: 2, 3: 3})
     assert [one.faults for one in online.read(user_features, [1, 2, 3, 4]).parts] == [(), (), (), ()]
@@ -207,7 +211,7 @@ def test_an_entity_whose_view_is_lost_is_told_apart_from_a_new_one(online: Redis
 
 def test_a_publication_under_way_makes_nobody_look_lost(online: RedisStore, servers: Servers) -> None:
     publish(online, B, {1: 1})
-    online.put_tiles(user_features, [(2, B, tile(B))], TTL)
+    online.put_tiles(user_features, [(2, B, packed_tile(B))], TTL)
     view = online.begin_publication(user_features, View(B + HOUR, 1))
     online.put_views(user_features, view, [1, 2], [value(B + HOUR, 1), value(B + HOUR, 2)])
     store(servers.settings).hdel(user_features.key(2), batch_field(user_features.fingerprint))
@@ -231,7 +235,7 @@ def test_two_publishers_at_once_leave_the_newer_view_whatever_the_order(servers:
     online = RedisStore(servers.settings)
     for trial in range(6):
         store(servers.settings).flushall()
-        online.put_tiles(user_features, [(entity, B, tile(B)) for entity in ids[::50]], TTL)
+        online.put_tiles(user_features, [(entity, B, packed_tile(B)) for entity in ids[::50]], TTL)
         together = threading.Barrier(2)
 
         def run(end_ms: int, number: int, gone: int, seed: int, together: threading.Barrier = together) -> str:
@@ -266,7 +270,7 @@ def test_an_older_version_is_served_until_the_newer_is_published_and_what_is_old
     online: RedisStore, servers: Servers
 ) -> None:
     publish(online, B, {1: 1, 2: 1})
-    online.put_tiles(user_features, [(1, B, tile(B))], TTL)
+    online.put_tiles(user_features, [(1, B, packed_tile(B))], TTL)
     online.set_tiles(user_features, Tiles("a"))
     view = online.begin_publication(OTHER, View(B, 1))
     online.put_views(OTHER, view, [1, 2], [value(B, 2, OTHER)] * 2)
@@ -313,7 +317,7 @@ def test_the_name_of_the_content_stays_until_the_content_goes(online: RedisStore
 def test_dropped_entities_are_unknown(online: RedisStore, servers: Servers) -> None:
     publish(online, B, {1: 1, 2: 2})
     publish(online, B, {1: 1, 2: 2}, OTHER)
-    online.put_tiles(OTHER, [(1, B, tile(B, group=OTHER))], TTL)
+    online.put_tiles(OTHER, [(1, B, packed_tile(B, group=OTHER))], TTL)
     assert online.drop(OTHER, [1, 99]) == 1
     assert store(servers.settings).exists(user_features.key(1)) == 0
     assert (parts(online, 1, OTHER), collapsed(parts(online, 2, OTHER))) == (Parts(), (B, 2))
@@ -330,8 +334,8 @@ def test_entities_of_several_columns_are_found_by_the_value_of_one_whichever_lay
     online.put_views(pairs, view, ids, [value(B, 1, pairs)] * len(ids))
     online.end_publication(pairs, view, len(ids), B - 1)
     store(servers.settings).delete(pairs.key("1/cup"))  # an entity that the store has lost is still known
-    online.put_tiles(pairs, [(pairs.id_of(entity), B, tile(B, group=pairs)) for entity in of_stream], TTL)
-    online.put_tiles(longer, [("1/other", B, tile(B, group=longer))], TTL)
+    online.put_tiles(pairs, [(pairs.id_of(entity), B, packed_tile(B, group=pairs)) for entity in of_stream], TTL)
+    online.put_tiles(longer, [("1/other", B, packed_tile(B, group=longer))], TTL)
 
     assert online.ids_of_part(pairs, "user_id", 1) == ["1/a~1b*", "1/cup", "1/pot"]
     assert online.ids_of_part(pairs, "item_id", "cup") == ["1/cup", "11/cup"]
@@ -384,14 +388,17 @@ def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(onlin
     def put(entity: int, offset: int, *starts: int) -> None:
         online.put_tiles(
             user_features,
-            [(entity, start, tile(start, offset)) for start in starts],
+            [(entity, start, packed_tile(start, offset)) for start in starts],
             TTL,
             folded=Folded("t", {entity: {0: offset}}),
         )
 
     def opened(entity: int, first_ms: int = B, token: str = "t") -> tuple[dict[int, int], dict[int, int]] | None:
         [found] = online.open_tiles(user_features, token, {entity: first_ms})
-        return found and (dict(found.offsets), {start: one.partials[0] for start, one in found.tiles.items()})
+        return found and (
+            dict(found.offsets),
+            {start: unpacked(user_features, start, data).partials[0] for start, data in found.tiles.items()},
+        )
 
     put(7, 3, B, B + TILE_MS)
     put(7, 5, B + TILE_MS, B + 2 * TILE_MS)
@@ -401,7 +408,7 @@ def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(onlin
     assert opened(8, B + TILE_MS) == ({0: 9}, {})
     assert opened(9) is None
     assert opened(7, token="another") is None, "a stream that is read again folds anew"
-    online.put_tiles(user_features, [(10, B, tile(B))], TTL)
+    online.put_tiles(user_features, [(10, B, packed_tile(B))], TTL)
     assert opened(10) is None
     ids = dict.fromkeys((8, *range(100, 2600), 7), B)
     found = online.open_tiles(user_features, "t", ids)
@@ -439,7 +446,7 @@ def reader(settings: Settings, ask: object) -> object:
 def test_a_request_reads_several_groups_and_versions_as_the_blocking_store_does(online: RedisStore, servers: Servers) -> None:
     publish(online, B, dict.fromkeys(range(100), 1))
     publish(online, B + HOUR, {"i1": 5}, item_features)  # type: ignore[dict-item]
-    online.put_tiles(user_features, [(7, B, tile(B))], TTL)
+    online.put_tiles(user_features, [(7, B, packed_tile(B))], TTL)
     store(servers.settings).delete(user_features.key(8))
     store(servers.settings).hset(user_features.key(9), batch_field(user_features.fingerprint), b"torn")
     ids = [*range(100), 1_000]

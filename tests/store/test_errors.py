@@ -19,7 +19,7 @@ from store.server import RedisStore
 from tests.declarations import user_features
 
 from .conftest import Servers
-from .test_conformance import TTL, B, publish, tile
+from .test_conformance import TTL, B, packed_tile, publish
 
 
 @pytest.fixture
@@ -102,13 +102,13 @@ def test_a_key_of_another_type(server: Callable[..., Servers]) -> None:
     with pytest.raises(StoreError, match="holds something else"):
         publish(RedisStore(servers.settings), B, {1: 1})
     with pytest.raises(StoreError, match="holds something else"):
-        RedisStore(servers.settings).put_tiles(user_features, [(1, B, tile(B))], TTL)
+        RedisStore(servers.settings).put_tiles(user_features, [(1, B, packed_tile(B))], TTL)
 
 
 def test_a_full_memory(server: Callable[..., Servers]) -> None:
     servers = server("--maxmemory", "1", "--maxmemory-policy", "noeviction")
     with pytest.raises(StoreError, match="memory is full"):
-        RedisStore(servers.settings).put_tiles(user_features, [(1, B, tile(B))], TTL)
+        RedisStore(servers.settings).put_tiles(user_features, [(1, B, packed_tile(B))], TTL)
 
 
 def test_a_cluster_without_its_slots_or_that_is_not_declared(server: Callable[..., Servers], cluster_servers: Servers) -> None:
@@ -124,4 +124,4 @@ def test_a_cluster_without_its_slots_or_that_is_not_declared(server: Callable[..
 def test_a_replica_takes_no_writes(server: Callable[..., Servers], valkey_servers: Servers) -> None:
     servers = server("--replicaof", "127.0.0.1", str(next(iter(valkey_servers.processes))))
     with pytest.raises(StoreError, match="is a replica"):
-        RedisStore(servers.settings).put_tiles(user_features, [(1, B, tile(B))], TTL)
+        RedisStore(servers.settings).put_tiles(user_features, [(1, B, packed_tile(B))], TTL)

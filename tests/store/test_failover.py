@@ -18,7 +18,7 @@ from tests.declarations import user_features
 from tests.waiting import eventually
 
 from .conftest import Servers, wait_for_cluster
-from .test_conformance import TILE_MS, TTL, B, collapsed, parts, publish, tile, tiles_of, value
+from .test_conformance import TILE_MS, TTL, B, collapsed, packed_tile, parts, publish, tiles_of, value
 
 USERS = 300
 
@@ -35,7 +35,7 @@ def test_writes_and_reads_go_on_when_a_primary_is_killed_and_nothing_is_lost_in_
         """As the speed layer: a micro-batch after the other, each until it is written."""
         while not stop.is_set():
             batch_id = written[0] + 1
-            starts = [(user, B + batch_id * TILE_MS, tile(B + batch_id * TILE_MS)) for user in range(USERS)]
+            starts = [(user, B + batch_id * TILE_MS, packed_tile(B + batch_id * TILE_MS)) for user in range(USERS)]
             try:
                 writing_store(settings).put_tiles(user_features, starts, TTL, Mark("failover", 0, batch_id))
                 written[0] = batch_id
@@ -108,6 +108,6 @@ def test_a_writer_needs_no_server_but_those_of_the_keys(cluster_servers: Servers
         redis.Redis(port=port).config_resetstat()
     online = RedisStore(settings)
     publish(online, B, dict.fromkeys(range(USERS), 1))
-    online.put_tiles(user_features, [(user, B, tile(B)) for user in range(USERS)], TTL)
+    online.put_tiles(user_features, [(user, B, packed_tile(B)) for user in range(USERS)], TTL)
     for port in cluster_servers.processes:
         assert "cmdstat_command|getkeys" not in redis.Redis(port=port).info("commandstats"), port
