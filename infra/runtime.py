@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
+from pathlib import Path
 
+from pyspark import SparkContext
+
+from infra.class_archive import class_archive
 from infra.errors import BraidError
 from infra.jars import KAFKA, SPARK, jars
 from infra.java import ensure_java
 from infra.settings import Settings
+from infra.spark import session_of, spark_properties
+
+#: For how long Java may write the archive.
+_PATIENCE_SECONDS = 300
 
 
 def main() -> int:
@@ -23,11 +32,39 @@ def main() -> int:
             folder = wanted.folder(cache)
             print(f"    JARs of {wanted.name}: {count} in {folder}", file=sys.stderr, flush=True)
             paths.append(str(folder))
+        if not (archive := class_archive(home)).exists():
+            print(f"    an archive of Spark's classes, by which Java starts faster: {archive}", file=sys.stderr, flush=True)
+            make_class_archive(archive)
     except BraidError as error:
         print(f"make setup: {error}", file=sys.stderr)
         return 1
     print(json.dumps(paths))
     return 0
+
+
+def make_class_archive(archive: Path) -> None:
+    """Runs a small job on Spark, whose classes Java writes into the archive when it ends. Without the archive all works, more slowly."""
+    draft = archive.with_suffix(".draft")
+    with tempfile.TemporaryDirectory() as home:
+        properties = spark_properties(Settings.load(Path(home)), "braid setup", "1g")
+        properties["spark.driver.extraJavaOptions"] += f' "-XX:ArchiveClassesAtExit={draft}" -Xlog:cds=off -Xlog:cds+dynamic=off'
+        spark = session_of(properties)
+        spark.sparkContext.setLogLevel("OFF")
+        table = str(Path(home) / "table")
+        spark.range(1_000).selectExpr("id", "id % 7 AS part", "CAST(id AS STRING) AS text").write.format("delta").save(table)
+        rows = spark.read.format("delta").load(table)
+        rows.groupBy("part").count().join(rows, "part").collect()
+        stream = spark.readStream.format("delta").load(table).writeStream.format("noop").trigger(availableNow=True)
+        stream.option("checkpointLocation", str(Path(home) / "checkpoint")).start().awaitTermination()
+        gateway = SparkContext._gateway  # noqa: SLF001 — Java ends, and writes the archive, when its gateway does
+        assert gateway is not None
+        spark.stop()
+        java = gateway.proc
+        gateway.shutdown()
+        java.stdin.close()
+        java.wait(_PATIENCE_SECONDS)
+    if draft.exists():
+        draft.rename(archive)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from infra.class_archive import class_archive_options
 from infra.jars import SPARK, jars
 from infra.java import find_java
 from infra.settings import Settings
@@ -36,7 +37,8 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         memory: The heap of the driver, such as "2g". It has an effect only for the first session of a process.
         extra: More Spark properties, which override those here.
     """
-    os.environ["JAVA_HOME"] = str(find_java())
+    java = find_java()
+    os.environ["JAVA_HOME"] = str(java)
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     # Else a worker takes a folder of the working directory, such as a project's own features/, for braid's room of that name.
@@ -62,6 +64,7 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
                 # A short run calls thousands of methods only for a while: the optimizing compiler (C2) compiles only those called often.
                 "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000",
                 "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000",
+                *map(_quoted, class_archive_options(java)),
             )
         ),
         **(_without_chmod(present) if settings.spark_master.startswith("local") else {}),
