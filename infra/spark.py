@@ -70,6 +70,7 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         **(_without_chmod(present) if settings.spark_master.startswith("local") else {}),
         # Over TCP on the loopback, the first rows for a Python worker often wait for 40 ms, the delay of an acknowledgement.
         "spark.python.unix.domain.socket.enabled": "true",
+        "spark.python.daemon.module": "infra.spark_daemon",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(scratch),

@@ -46,7 +46,7 @@ def with_verdicts(settings: Settings, memory: str, batches: Iterator[pa.RecordBa
     query, number, name = micro_batch()
     high_ms = store.high_water(query, number)
     watermark_ms = None if high_ms is None else high_ms - settings.watermark_seconds * 1_000
-    newest_ms = None
+    highest_ms: list[int] = []
     for batch in batches:
         ts_ms, event, *place = (_numbers(batch, column) for column in ("ts_ms", "event", *ARRIVAL))
         verdict = np.full(batch.num_rows, COUNTS, np.int8)
@@ -57,10 +57,10 @@ def with_verdicts(settings: Settings, memory: str, batches: Iterator[pa.RecordBa
         messages = Messages(event[in_time], *(column[in_time] for column in place))
         first = store.first_copies(memory, name, messages, settings.stream_deduplication_seconds * 1_000)
         verdict[in_time[~first]] = COPY
-        newest_ms = max(int(ts_ms.max(initial=np.iinfo(np.int64).min)), newest_ms or np.iinfo(np.int64).min)
+        highest_ms += [int(ts_ms.max())] if batch.num_rows else []
         yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(verdict)], [*batch.schema.names, VERDICT])
-    if newest_ms is not None:
-        store.raise_high_water(query, number, newest_ms)
+    if highest_ms:
+        store.raise_high_water(query, number, max(highest_ms))
 
 
 def without_later_copies(store: Store, memory: str, rows: pa.Table) -> pa.Table:

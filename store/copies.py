@@ -25,8 +25,8 @@ from store.scripts import Script
 _MESSAGES = 256
 #: The memory of a checkpoint that is used no more goes after a day, which is longer than a speed layer should be stopped.
 _KEPT_SECONDS = 86_400
-#: How many micro-batches back the highest time of an event is known: more than a checkpoint can go back.
-_MICRO_BATCHES = 100
+#: How many micro-batches back the highest time of an event is known, more than a checkpoint can go back, and for how long.
+_MICRO_BATCHES, _HIGH_WATER_SECONDS = 100, 30 * 86_400
 _LATER = b"later"
 _ROW = np.dtype([("event", ">i8"), ("arrival_ms", ">i8"), ("partition", ">i4"), ("offset", ">i8")])
 _PLACE = struct.Struct(">iq")
@@ -124,4 +124,4 @@ def high_water(client: Any, query: str, before: int) -> int | None:
 
 def raise_high_water(client: Any, query: str, batch_id: int, ts_ms: int) -> None:
     """Notes the highest time of an event in a part of a micro-batch."""
-    _RAISE.run(client, [(high_water_key(query), batch_id, ts_ms, _MICRO_BATCHES, _KEPT_SECONDS)])
+    _RAISE.run(client, [(high_water_key(query), batch_id, ts_ms, _MICRO_BATCHES, _HIGH_WATER_SECONDS)])
