@@ -80,12 +80,12 @@ def _joined(group: FeatureGroup, start_ms: int, left: Entry, right: Entry) -> En
     entry: Entry = [instant]
     for place, index in enumerate(layout_of(group).stored, 1):
         aggregation = group.features[index].aggregation
-        one, other = left[place], right[place]
+        ours, theirs = left[place], right[place]
         if aggregation.timed:
-            pair = (_moved(aggregation, one, start_ms + left[0]), _moved(aggregation, other, start_ms + right[0]))
+            pair = (_moved(aggregation, ours, start_ms + left[0]), _moved(aggregation, theirs, start_ms + right[0]))
             entry.append(_moved(aggregation, aggregation.combine(*pair), -(start_ms + instant)))
         else:
-            entry.append(aggregation.combine(one, other))
+            entry.append(aggregation.combine(ours, theirs))
     return entry
 
 

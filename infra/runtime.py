@@ -35,6 +35,7 @@ def main() -> int:
         if not (archive := class_archive(home)).exists():
             print(f"    an archive of Spark's classes, by which Java starts faster: {archive}", file=sys.stderr, flush=True)
             make_class_archive(archive)
+        paths += [str(archive)] if archive.exists() else []
     except BraidError as error:
         print(f"make setup: {error}", file=sys.stderr)
         return 1

@@ -137,7 +137,7 @@ def joined(group: FeatureGroup, a: packed.TileValue, b: packed.TileValue) -> pac
 
     def join(left: Sequence[Any], right: Sequence[Any]) -> list[Any]:
         pairs = zip(group.features, left, right, strict=True)
-        return [feature.aggregation.combine(one, other) for feature, one, other in pairs]
+        return [feature.aggregation.combine(ours, theirs) for feature, ours, theirs in pairs]
 
     first_ms, last_ms, log = min(a.first_ms, b.first_ms), max(a.last_ms, b.last_ms), packed.encode_log([])
     if first_ms < last_ms and packed.has_log(a) and packed.has_log(b):
