@@ -226,6 +226,19 @@ class Settings(BaseSettings):
         alias="BRAID_CORS_ORIGINS",
         description='Origins whose pages may call serving in a browser, as a JSON list such as `["https://shop.example.com"]`; `["*"]` allows all. Default: none.',
     )
+    traces_endpoint: str = Field(
+        "",
+        alias="BRAID_TRACES_ENDPOINT",
+        pattern=r"^(https?://\S+)?$",
+        description="Where serving sends traces of its requests, by OpenTelemetry's protocol over HTTP, such as `http://collector:4318/v1/traces`. Default: nowhere.",
+    )
+    traces_share: float = Field(
+        1.0,
+        alias="BRAID_TRACES_SHARE",
+        ge=0,
+        le=1,
+        description="Share of the requests that are traced, 0 to 1, where the caller's `traceparent` does not decide.",
+    )
     keep_alive_seconds: int = Field(
         75,
         alias="BRAID_KEEP_ALIVE_SECONDS",

@@ -18,5 +18,6 @@ answer_log   the records of a model's answer
 served_log   records of a share of the answers → Kafka
 console      a page that shows how an answer comes about
 stages       how much of a request's time each part took
+tracing      the same as spans of OpenTelemetry, where a collector is named
 metrics      counters for `/metrics`
 """

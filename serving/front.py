@@ -1,6 +1,6 @@
 """ASGI application in front of BentoML's: answers the operations of the project itself, and passes on every other request.
 
-BentoML reads a body twice more, starts three spans for traces that nobody collects, and inspects its methods on each request: together twice the
+BentoML reads a body twice more, starts three spans of its own, and inspects its methods on each request: together twice the
 work of a whole prediction. It stays the server; its probes, metrics and the page of the API answer as before, and its counts of requests stay
 in front.
 """
@@ -111,7 +111,7 @@ def cross_origin(origins: Collection[str]) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=sorted(origins),
             allow_methods=("GET", "POST"),
-            allow_headers=("authorization", "content-encoding", "content-type", "x-request-id"),
+            allow_headers=("authorization", "content-encoding", "content-type", "traceparent", "x-request-id"),
             expose_headers=("retry-after", "x-request-id"),
         )
     ]

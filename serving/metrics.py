@@ -11,6 +11,7 @@ from features.declaration import FeatureGroup
 from features.model import Model
 from serving.answer import Served
 from serving.stages import Stages
+from serving.tracing import trace_answer
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _STAGE_SECONDS = (0.000_1, 0.000_25, 0.000_5, *_SECONDS)
@@ -73,13 +74,14 @@ class Metrics:
         self._stage_of = cache(self._stage_seconds.labels)
 
     def answered(self, endpoint: str, stages: Stages, model: Model | None = None) -> None:
-        """Counts one answer, of a model if it is given, and the time of each of its stages."""
+        """Counts one answer, of a model if it is given, and the time of each of its stages, which are spans of a trace as well."""
         seconds, name = time.perf_counter() - stages.started, "" if model is None else model.name
         self._seconds_of(endpoint).observe(seconds)
         for stage, its_seconds in stages.seconds.items():
             self._stage_of(endpoint, name, stage).observe(its_seconds)
         if model is not None and model.budget_ms is not None:
             self._budget_of(model.name).observe(seconds * 1_000 / model.budget_ms)
+        trace_answer(endpoint, stages, name)
 
     def late(self, model: str) -> None:
         """Counts an answer of a model that the online store was too late for."""

@@ -42,6 +42,7 @@ from serving.predicting import Predictor, tiles_kept_ms
 from serving.request_ids import RequestIds, current_request_id
 from serving.served_log import ServedLog, served_record
 from serving.stages import Stages
+from serving.tracing import end_tracing, tracing
 from serving.variants import Models, Variant
 from store.reading import OnlineStore
 
@@ -78,7 +79,7 @@ class _FrontedService(bentoml.Service[Any]):
             shed=_shed,
             timeout_seconds=_TIMEOUT_SECONDS,
         )
-        put_in_front(app, [Middleware(RequestIds), *cross_origin(_settings.cors_origins), front])
+        put_in_front(app, [*tracing(_settings), Middleware(RequestIds), *cross_origin(_settings.cors_origins), front])
         return app
 
 
@@ -175,12 +176,13 @@ class Braid(_Endpoints):
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Ends the threads and the connections to the store; sends what the served log still holds."""
+        """Ends the threads and the connections to the store; sends what the served log and the traces still hold."""
         for models in self._models.values():
             models.stop()
         self._freshness.stop()
         self._served.close()
         await self._store.close()
+        end_tracing()
 
     @bentoml.api(route="/features")
     async def features(self, request: FeaturesRequest, /) -> FeaturesResponse:

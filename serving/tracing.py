@@ -1,0 +1,67 @@
+"""Traces by OpenTelemetry: a span for each request of the service, and within it one for each stage of an answer.
+
+On where `BRAID_TRACES_ENDPOINT` names a collector. A caller's `traceparent` is the parent of the span. Spans are sent in batches by a thread of their own; a collector
+that does not answer costs no request anything.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from starlette.middleware import Middleware
+
+from infra.settings import Settings
+from serving.request_ids import current_request_id
+from serving.stages import Stages
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+#: For how long one sending may take.
+_SEND_SECONDS = 5
+_SECOND_NS = 1_000_000_000
+
+
+def tracing(settings: Settings) -> list[Middleware]:
+    """The layer that makes spans of requests and sends them; none without a collector."""
+    global _provider  # noqa: PLW0603 — one per process, as the service
+    if not settings.traces_endpoint:
+        return []
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+    _provider = TracerProvider(
+        sampler=ParentBasedTraceIdRatio(settings.traces_share), resource=Resource.create({"service.name": "braid"})
+    )
+    exporter = OTLPSpanExporter(endpoint=settings.traces_endpoint, timeout=_SEND_SECONDS)
+    _provider.add_span_processor(BatchSpanProcessor(exporter))
+    return [Middleware(OpenTelemetryMiddleware, tracer_provider=_provider, exclude_spans=["receive", "send"])]
+
+
+def trace_answer(endpoint: str, stages: Stages, model: str) -> None:
+    """Makes spans of the stages of an answer, and says in the request's span what was answered; nothing where the request is not traced."""
+    request = trace.get_current_span()
+    if _provider is None or not request.is_recording():
+        return
+    request.set_attributes({"braid.endpoint": endpoint, "braid.model": model, "braid.request_id": current_request_id()})
+    tracer = _provider.get_tracer("braid")
+    at_ns = time.time_ns() - round((time.perf_counter() - stages.started) * _SECOND_NS)
+    for stage, seconds in stages.seconds.items():
+        span = tracer.start_span(stage, start_time=at_ns)
+        at_ns += round(seconds * _SECOND_NS)
+        span.end(end_time=at_ns)
+
+
+def end_tracing() -> None:
+    """Sends what has not been sent, for some seconds at most."""
+    if _provider is not None:
+        _provider.shutdown()
+
+
+_provider: TracerProvider | None = None
