@@ -29,6 +29,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from pyspark.sql import functions as F
 
 from benchmarks._home import temporary_home
+from benchmarks._rocksdb import ROCKSDB
 from examples.shop.definitions import project, user_events, user_features
 from infra.embedded import services
 from infra.embedded.supervision import Supervisor
@@ -131,7 +132,6 @@ def idle(pid: int, seconds: float = 30) -> dict[str, float]:
 @contextmanager
 def floor_query(settings: Settings) -> Iterator[tuple[int, See]]:
     """The peer as it runs: the id of its process, and what sees a probe."""
-    from benchmarks._rocksdb import ROCKSDB
     from speed.session import speed_session
 
     spark = speed_session(settings, ROCKSDB)

@@ -10,11 +10,10 @@ from typing import Any
 
 import msgspec
 
-from features.aggregations import Partial
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
-from features.packed import LOG_BOUND, TileValue, decode_log, has_log
-from features.speed_value import FEW, entry_of, layout_of
+from features.packed import LOG_BOUND, TileValue
+from features.speed_value import FEW, entries_of, entry_of, layout_of, moved
 
 _encoder = msgspec.msgpack.Encoder()
 _parts_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
@@ -42,9 +41,7 @@ def join_tile(group: FeatureGroup, start_ms: int, known: bytes, new: TileValue) 
         parts = _parts_decoder.decode(known)
         few = bytes(parts[0]) != _NIL
         entries = parts if few else _entries_decoder.decode(parts[3])
-        added = (
-            [entry_of(group, start_ms, instant_ms, partials) for instant_ms, partials in decode_log(new)] if has_log(new) else None
-        )
+        added = entries_of(group, start_ms, new)
         merged = None if entries is None or added is None else _merged(group, start_ms, entries, added)
         if merged is not None and len(merged) <= FEW:
             return _encoder.encode(merged)
@@ -80,14 +77,7 @@ def _joined(group: FeatureGroup, start_ms: int, left: Entry, right: Entry) -> En
     entry: Entry = [instant]
     for place, index in enumerate(layout_of(group).stored, 1):
         aggregation = group.features[index].aggregation
-        ours, theirs = left[place], right[place]
-        if aggregation.timed:
-            pair = (_moved(aggregation, ours, start_ms + left[0]), _moved(aggregation, theirs, start_ms + right[0]))
-            entry.append(_moved(aggregation, aggregation.combine(*pair), -(start_ms + instant)))
-        else:
-            entry.append(aggregation.combine(ours, theirs))
+        ours = moved(aggregation, left[place], start_ms + left[0])
+        theirs = moved(aggregation, right[place], start_ms + right[0])
+        entry.append(moved(aggregation, aggregation.combine(ours, theirs), -(start_ms + instant)))
     return entry
-
-
-def _moved(aggregation: Any, partial: Partial, by_ms: int) -> Partial:
-    return None if partial is None else aggregation.moved(partial, by_ms)

@@ -117,20 +117,28 @@ def pack_tile(group: FeatureGroup, start_ms: int, tile: TileValue) -> bytes:
     """
     if tile.fingerprint != group.fingerprint:
         raise PackedValueError(f"The tile is of version {tile.fingerprint}, not {group.fingerprint}.")
-    log = decode_log(tile) if has_log(tile) else None
-    entries = None if log is None else [entry_of(group, start_ms, instant_ms, partials) for instant_ms, partials in log]
+    entries = entries_of(group, start_ms, tile)
     if entries and len(entries) <= FEW:
         return _encoder.encode(entries)
     return _encoder.encode([None, tile.first_ms - start_ms, entry_of(group, start_ms, tile.last_ms, tile.partials), entries])
 
 
+def entries_of(group: FeatureGroup, start_ms: int, tile: TileValue) -> list[list[Any]] | None:
+    """An entry per instant of a tile, ascending; None where it kept no log."""
+    if not has_log(tile):
+        return None
+    return [entry_of(group, start_ms, instant_ms, partials) for instant_ms, partials in decode_log(tile)]
+
+
 def entry_of(group: FeatureGroup, start_ms: int, instant_ms: int, partials: Sequence[Partial]) -> list[Any]:
     """The entry of partials, one per feature, whose latest instant that is."""
-    entry: list[Any] = [instant_ms - start_ms]
-    for index in layout_of(group).stored:
-        aggregation, partial = group.features[index].aggregation, partials[index]
-        entry.append(aggregation.moved(partial, -instant_ms) if aggregation.timed and partial is not None else partial)
-    return entry
+    stored = layout_of(group).stored
+    return [instant_ms - start_ms, *(moved(group.features[index].aggregation, partials[index], -instant_ms) for index in stored)]
+
+
+def moved(aggregation: Aggregation, partial: Partial, by_ms: int) -> Partial:
+    """A partial with the times in it, if it has any, later by `by_ms`; None stays None."""
+    return aggregation.moved(partial, by_ms) if aggregation.timed and partial is not None else partial
 
 
 def decode_speed(data: bytes, group: FeatureGroup) -> SpeedTiles:

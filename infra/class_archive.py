@@ -12,6 +12,9 @@ import pyspark
 
 from infra.jars import SPARK
 
+#: An archive that cannot be written or mapped is no fault: Java says nothing of it.
+QUIETLY = ("-Xlog:cds=off", "-Xlog:cds+dynamic=off")
+
 
 def class_archive(java: Path) -> Path:
     """The path of the archive for a Java's home, this Spark and its JARs."""
@@ -22,4 +25,4 @@ def class_archive(java: Path) -> Path:
 def class_archive_options(java: Path) -> list[str]:
     """The options of Java that map the archive; none where there is no archive."""
     archive = class_archive(java)
-    return [f"-XX:SharedArchiveFile={archive}", "-Xlog:cds=off", "-Xlog:cds+dynamic=off"] if archive.exists() else []
+    return [f"-XX:SharedArchiveFile={archive}", *QUIETLY] if archive.exists() else []

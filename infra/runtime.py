@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyspark import SparkContext
 
-from infra.class_archive import class_archive
+from infra.class_archive import QUIETLY, class_archive
 from infra.errors import BraidError
 from infra.jars import KAFKA, SPARK, jars
 from infra.java import ensure_java
@@ -48,7 +48,7 @@ def make_class_archive(archive: Path) -> None:
     draft = archive.with_suffix(".draft")
     with tempfile.TemporaryDirectory() as home:
         properties = spark_properties(Settings.load(Path(home)), "braid setup", "1g")
-        properties["spark.driver.extraJavaOptions"] += f' "-XX:ArchiveClassesAtExit={draft}" -Xlog:cds=off -Xlog:cds+dynamic=off'
+        properties["spark.driver.extraJavaOptions"] += f' "-XX:ArchiveClassesAtExit={draft}" {" ".join(QUIETLY)}'
         spark = session_of(properties)
         spark.sparkContext.setLogLevel("OFF")
         table = str(Path(home) / "table")

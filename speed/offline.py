@@ -169,7 +169,7 @@ def _append(settings: Settings, group: FeatureGroup, typed: DataFrame, count: in
     first = Window.partitionBy("event").orderBy(*ARRIVAL)
     events = contributions([group], typed).withColumn("_rank", F.row_number().over(first)).where("_rank = 1")
     parallelism = typed.sparkSession.sparkContext.defaultParallelism
-    rows = by_entity([group], events).repartition(max(parallelism, -(-count // _ROWS_PER_TASK)), "entity")
+    rows = by_entity([group], events, max(parallelism, -(-count // _ROWS_PER_TASK)))
     finished = rows.mapInArrow(partial(finish_tiles, group), tile_schema_sql(group))
     (
         finished.withColumn("tile_end", F.timestamp_millis(F.col("tile_start_ms") + group.tile_ms))

@@ -207,7 +207,7 @@ class Store(Protocol):
         Args:
             memory: The name of the memory.
             batch: A name of 4 bytes for the micro-batch. Of copies in one micro-batch the first to arrive counts, of those in several the first micro-batch has it.
-            messages: No two of one event.
+            messages: In any order; the fewest have to give way later where they are in that of their arrival.
             remember_ms: A copy is recognized that arrives so much later, at least.
         """
 
