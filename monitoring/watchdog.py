@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 
 from features import instants
 from features.project import Project
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from infra.embedded.health import ailment
 from infra.kafka import Retention, retention_of
 from infra.settings import Settings
@@ -100,4 +100,6 @@ def _retention_guards(settings: Settings, project: Project, store: Store, now_ms
 
 
 def _span(ms: int) -> str:
-    return str(timedelta(seconds=ms // 1_000))
+    """A duration in the largest unit of which it has two or more."""
+    units = {"days": DAY_MS, "hours": HOUR_MS, "minutes": MINUTE_MS, "seconds": SECOND_MS}
+    return next((f"{ms // unit_ms} {name}" for name, unit_ms in units.items() if ms >= 2 * unit_ms), f"{ms / SECOND_MS:g} s")

@@ -98,7 +98,10 @@ def spark(settings: Settings) -> Iterator[SparkSession]:
     """The one batch session of this process."""
     from infra.spark import spark_session
 
-    session = spark_session(settings, "braid tests", "1g")
+    # On a few thousand rows, to plan anew between stages and a third and fourth partition cost more than they bring.
+    session = spark_session(
+        settings, "braid tests", "1g", {"spark.sql.adaptive.enabled": "false", "spark.sql.shuffle.partitions": "2"}
+    )
     yield session
     session.stop()
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 BEGIN = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1_000)
-END = BEGIN + 32 * DAY_MS + 1_234_567
+DAYS = 12
+END = BEGIN + DAYS * DAY_MS + 1_234_567
 
 
 def events_of(first_day: int, last_day: int, n: int = 400) -> list[dict[str, Any]]:
@@ -101,10 +102,10 @@ def assert_same(contents: dict[str, list[Any]], right: dict[str, list[Any]]) -> 
 def test_four_backfills_at_once_beside_the_stream_lose_and_double_nothing(
     spark: SparkSession, lake: Settings, tmp_path: Path
 ) -> None:
-    spans = [(0, 10), (7, 17), (17, 25), (25, 30)]  # the first two overlap
-    streamed = [events_of(30, 32)[start : start + 8] for start in range(0, 80, 8)]
+    spans = [(0, 4), (2, 6), (6, 8), (8, 10)]  # the first two overlap
+    streamed = [events_of(10, DAYS)[start : start + 16] for start in range(0, 80, 16)]
     once = lake.model_copy(update={"lake_uri": f"{lake.lake_uri}-once"})
-    load_events(spark, once, user_events, write(tmp_path / "all.jsonl", events_of(0, 32)))
+    load_events(spark, once, user_events, write(tmp_path / "all.jsonl", events_of(0, DAYS)))
     up_to_date(spark, once)
 
     create_archive(spark, lake, user_events)
@@ -152,11 +153,11 @@ build_view(spark, settings, user_features, {end})
 """
 
 
-@pytest.mark.parametrize("victim", ["tiles", "view"])
+@pytest.mark.parametrize("victim", [pytest.param("tiles", marks=pytest.mark.long), "view"])
 def test_a_run_that_is_killed_while_it_writes_is_made_good_by_the_next(
     spark: SparkSession, lake: Settings, tmp_path: Path, victim: str
 ) -> None:
-    load_events(spark, lake, user_events, write(tmp_path / "events.jsonl", events_of(0, 32, 4_000)))
+    load_events(spark, lake, user_events, write(tmp_path / "events.jsonl", events_of(0, DAYS, 4_000)))
     name = {"tiles": tiles_table(user_features), "view": view_table(user_features)}[victim]
     if victim == "view":
         build_tiles(spark, lake, user_features, stale_days(spark, lake, user_features))

@@ -28,7 +28,7 @@ from .process import Speed
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-pytestmark = pytest.mark.stack
+pytestmark = pytest.mark.long  # five starts of the speed layer
 
 USERS = 20
 FIRST_USER = 1_000

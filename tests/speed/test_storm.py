@@ -1,7 +1,7 @@
 """Everything at once: events of which some are double, late, malformed, too large or of next year; the speed layer and the broker are
 killed meanwhile. What is served at the end equals brute force, and every message is accounted for.
 
-A short storm has 20,000 events and 4 kills of the speed layer, the long one 100,000 and 50; `BRAID_TEST_KILLS=20 pytest
+A short storm has 10,000 events and 2 kills of the speed layer, the long one 100,000 and 50; `BRAID_TEST_KILLS=20 pytest
 tests/speed/test_storm.py` makes the short one longer.
 """
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.stack
 
 USERS = 200
-KILLS = int(os.environ.get("BRAID_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("BRAID_TEST_KILLS", "2"))
 SPAN_MS = 2 * DAY_MS
 TILE_MS = user_features.tile_ms
 LATE_MS = SPAN_MS + HOUR_MS
