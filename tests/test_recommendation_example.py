@@ -6,13 +6,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import pandas as pd
+from dagster_pyspark import LazyPySparkResource
 
 from benchmarks.candidate_recall import recall
-from examples.recommendation.candidates import Candidates, Sessions, write_candidates
+from examples.recommendation.assets import assets
+from examples.recommendation.candidates import FOLDER, Candidates, Sessions
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from infra.settings import Settings
 
 ITEMS = [f"i{number}" for number in range(40)]
 
@@ -53,7 +58,7 @@ def test_a_session_has_the_views_of_the_last_half_hour() -> None:
     assert sessions.of(9, 0) == []
 
 
-def test_users_get_items_of_users_like_them(spark: SparkSession, tmp_path: Path) -> None:
+def test_the_asset_gives_users_items_of_users_like_them(spark: SparkSession, lake: Settings) -> None:
     # Even users view even items, and odd users odd items; of the items of its kind each user has not viewed some.
     begin = datetime(2026, 5, 18, tzinfo=UTC)
     rows = [
@@ -64,8 +69,14 @@ def test_users_get_items_of_users_like_them(spark: SparkSession, tmp_path: Path)
     ]
     columns = "event_type STRING, user_id BIGINT, item_id STRING, category STRING, popularity DOUBLE, event_timestamp TIMESTAMP"
     events = spark.createDataFrame(rows, columns)
-    assert write_candidates(spark, events, tmp_path) == {"items": 40, "by_user": 20, "together": 40}
-    candidates = Candidates(tmp_path)
+    events.write.format("delta").save(lake.table("visits"))
+    done = dg.materialize(assets(lake), resources={"spark": LazyPySparkResource(spark_config={})})
+    [written] = done.asset_materializations_for_node("visit_candidates")
+    assert {name: value.value for name, value in written.metadata.items()} == {
+        "rows of items": 40, "rows of by_user": 20, "rows of together": 40,
+    }  # fmt: skip
+    folder = lake.home / FOLDER
+    candidates = Candidates(folder)
     for user in (0, 1):
         chosen = [int(item["item_id"][1:]) for item in candidates.of(user, [], 20)]
         assert {number % 2 for number in chosen} == {user}, "also those that the user has not viewed"
@@ -76,6 +87,6 @@ def test_users_get_items_of_users_like_them(spark: SparkSession, tmp_path: Path)
     frame = pd.DataFrame(rows, columns=["event_type", "user_id", "item_id", "category", "popularity", "event_timestamp"])
     later = begin + timedelta(days=30)
     clicks = pd.DataFrame([("CLICK", 0, "i0", "k0", 0.5, later), ("CLICK", 1, "i0", "k0", 0.5, later)], columns=frame.columns)
-    shares = recall(tmp_path, pd.concat([frame, clicks]), pd.Timestamp(later), (20, 40))
+    shares = recall(folder, pd.concat([frame, clicks]), pd.Timestamp(later), (20, 40))
     assert shares.loc["ALS", 20] == 0.5
     assert set(shares[40]) == {1.0}

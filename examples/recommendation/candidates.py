@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 #: The folder of the three files, in the home of the deployment.
 FOLDER = "candidates"
-#: Candidates of a request; of these at most so many by the items of the session.
-CANDIDATES, BY_SESSION = 500, 200
-#: Items per user by ALS, neighbours per item, and the minutes within which two views are seen together.
-BY_USER, NEIGHBOURS, TOGETHER_MINUTES = 500, 40, 30
+#: Candidates of a request; of these at most so many by the items of the session, and by ALS. The rest are popular items.
+CANDIDATES, BY_SESSION, BY_USER = 500, 200, 150
+#: Neighbours per item, and the minutes within which two views are seen together.
+NEIGHBOURS, TOGETHER_MINUTES = 40, 30
 #: The factors, iterations and weight of implicit feedback of ALS.
-RANK, ITERATIONS, ALPHA = 32, 5, 20.0
+RANK, ITERATIONS, ALPHA = 32, 5, 5.0
 
 
 def write_candidates(spark: SparkSession, events: DataFrame, folder: Path) -> dict[str, int]:
