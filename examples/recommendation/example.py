@@ -34,7 +34,7 @@ example = Example(
     gain=Gain(
         generate=labelled,
         scenarios={0: "usual need", 1: "new need", 2: "trending item"},
-        measures=("AUC",),
+        measures=("AUC", "log loss"),
         overall=("NDCG@10",),
         baseline="popularity",
     ),
