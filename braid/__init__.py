@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from braid.deployment import Deployment
 from features.checks import GroupChecks, SourceChecks
 from features.declaration import (
     Feature,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from braid.client import Client as Client
 
 __all__ = [
-    "BraidError", "Column", "ColumnType", "DeclarationError", "EventSource", "Feature", "FeatureGroup", "GroupChecks", "Labels",
+    "BraidError", "Column", "ColumnType", "DeclarationError", "Deployment", "EventSource", "Feature", "FeatureGroup", "GroupChecks", "Labels",
     "Model", "Objective", "Outcome", "Project", "RequestColumn", "SourceChecks", "TrainingData", "WhenLate", "approx_distinct", "count", "distinct",
     "expression", "last", "last_k", "maximum", "mean", "minimum", "since_last", "stddev", "top_k", "total", "variance",
 ]  # fmt: skip

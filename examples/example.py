@@ -26,6 +26,13 @@ class Worker(Protocol):
         """What the worker has done so far."""
 
 
+class FirstStage(Protocol):
+    """The choice of candidates, before the model ranks them."""
+
+    def candidates(self, request: Mapping[str, Any], at_ms: int) -> list[dict[str, Any]]:
+        """The candidates of a request for a prediction, as of an instant in milliseconds."""
+
+
 @dataclass(frozen=True)
 class Gain:
     """How `braid bench example_gain` measures what fresh features are worth in an example.
@@ -62,6 +69,8 @@ class Example:
         candidate: What differs between the candidates of a request to `/models/{name}/score`: keys and request columns. Without it the
             demo requests predictions only.
         candidates: The number of candidates of a request.
+        first_stage: Makes the choice of candidates, from the home of the deployment after a backfill and the Parquet file of the events that
+            are streamed; without it the candidates of the demo are those of earlier label points.
         outcome_hours: The hours after which the outcome of an answer is known, for the experiment between the champion and its batch-only
             twin, at most 48; None without an experiment: the demo asks about label points after their time, when an outcome
             that belongs to the label point may have come.
@@ -77,6 +86,7 @@ class Example:
     write: Callable[[Path, int], EventFiles]
     candidate: tuple[str, ...] = ()
     candidates: int = 20
+    first_stage: Callable[[Path, Path], FirstStage] | None = None
     outcome_hours: float | None = None
     speedup: float = 40_000
     worker: Callable[[Mapping[str, Any], str, Mapping[str, str]], Worker] | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -34,13 +36,48 @@ def in_episodes(
         days: The length of the simulated time.
         hours: The shortest and the longest episode.
     """
-    inside = np.zeros(len(at_ms), dtype=bool)
-    for _ in range(max(1, round(rate * population * days))):
-        member, begin_ms = rng.integers(population), rng.integers(days * DAY_MS)
-        length_ms = rng.integers(hours[0] * HOUR_MS, hours[1] * HOUR_MS)
-        first, last = np.searchsorted(at_ms, [begin_ms, begin_ms + length_ms])
-        inside[first:last] |= members[first:last] == member
-    return inside
+    return episodes(rng, population, rate, days, hours).contain(members, at_ms)
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Spans of time, each of a member.
+
+    Attributes:
+        member: The member of each span.
+        begin_ms: Its begin since the beginning of the simulated time.
+        end_ms: Its end.
+    """
+
+    member: Ints
+    begin_ms: Ints
+    end_ms: Ints
+
+    def contain(self, members: Ints, at_ms: Ints) -> Bools:
+        """Whether each event lies in an episode of its member. The times are ascending."""
+        inside = np.zeros(len(at_ms), dtype=bool)
+        for member, begin, end in zip(self.member, self.begin_ms, self.end_ms, strict=True):
+            first, last = np.searchsorted(at_ms, [begin, end])
+            inside[first:last] |= members[first:last] == member
+        return inside
+
+    def members_at(self, rng: np.random.Generator, at_ms: Ints) -> Ints:
+        """A member in an episode at each instant, by chance; -1 where no episode is under way."""
+        active = (self.begin_ms <= at_ms[:, None]) & (at_ms[:, None] < self.end_ms)
+        place = (rng.random(active.shape, dtype=np.float32) * active).argmax(axis=1)
+        return np.where(active.any(axis=1), self.member[place], -1)
+
+
+def episodes(rng: np.random.Generator, population: int, rate: float, days: int, hours: tuple[int, int]) -> Episodes:
+    """Episodes of some hours, with the arguments of `in_episodes`."""
+    spans = np.array(
+        [
+            (rng.integers(population), rng.integers(days * DAY_MS), rng.integers(hours[0] * HOUR_MS, hours[1] * HOUR_MS))
+            for _ in range(max(1, round(rate * population * days)))
+        ],
+        dtype=np.int64,
+    )
+    return Episodes(spans[:, 0], spans[:, 1], spans[:, 1] + spans[:, 2])
 
 
 def rfc3339(instants_ms: Ints) -> npt.NDArray[np.str_]:

@@ -21,6 +21,9 @@ from features.sources import EventSource
 #: Names of tables and topics that braid itself uses.
 _RESERVED_TABLES = re.compile(r"(raw|tiles|view|history|training_set|labels)_.*|.*_realtime|quarantine|served_features|_.*")
 _RESERVED_TOPICS = re.compile(r"served_features|.*\.dlq|__.*")
+_FUNCTION = re.compile(r".+:[A-Za-z_]\w*")
+#: The cure in errors about `Project.assets`.
+ASSETS_FORM = "Write module:function, such as shop.assets:assets, or path/to/assets.py:assets."
 
 
 @dataclass(frozen=True)
@@ -31,21 +34,26 @@ class Project:
         sources: At least one source. Each source has its own topic and its own table.
         groups: At least one feature group. Each group belongs to one of the sources.
         models: The models. Each model uses groups of the project. The first model is the default model, which `/predict` uses.
+        assets: The function that makes the Dagster assets of the project's own, as `module:function` or `path/to/assets.py:function`. It is
+            a text, so that only the processes of Dagster import the function's module.
 
     Raises:
         DeclarationError: A name, topic or table is invalid, reserved or used twice; or a group or a model uses a source or a group
-            that is not in the project.
+            that is not in the project; or `assets` names no function.
     """
 
     sources: tuple[EventSource, ...]
     groups: tuple[FeatureGroup, ...]
     models: tuple[Model, ...] = ()
+    assets: str | None = None
 
     def __post_init__(self) -> None:
         for attribute in ("sources", "groups", "models"):
             object.__setattr__(self, attribute, tuple(getattr(self, attribute)))
         if not self.sources or not self.groups:
             raise DeclarationError("A project has at least one source and one group.", "Declare them, such as by `braid init`.")
+        if self.assets is not None and not _FUNCTION.fullmatch(self.assets):
+            raise DeclarationError(f"The assets {self.assets!r} of the project name no function.", ASSETS_FORM)
         _refuse_twins("source", (source.name for source in self.sources))
         _refuse_twins("topic", (source.topic for source in self.sources))
         _refuse_twins("table", (source.table for source in self.sources))

@@ -1,14 +1,20 @@
-"""Loads the project of a deployment: imports the module that the setting `project` names. Every process begins with this."""
+"""Loads the project of a deployment: imports the module that the setting `project` names. Every process begins with this.
+
+It also imports the function for the assets of a project's own, for the processes of Dagster.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from features.errors import DeclarationError
-from features.project import Project
+from features.errors import BraidError, DeclarationError
+from features.project import ASSETS_FORM, Project
 from infra.errors import SettingsError
 from infra.settings import Settings
 
@@ -23,62 +29,100 @@ def load_project(settings: Settings) -> Project:
         SettingsError: The module cannot be found or imported, or its attribute is missing or is not a Project.
         DeclarationError: The project contains an invalid declaration.
     """
-    module_name, separator, attribute = settings.project.rpartition(":")
-    if not separator or not module_name or not attribute.isidentifier():
-        raise SettingsError(f"The project {settings.project!r} cannot be read.", _FORM)
-    is_file = module_name.endswith(".py")
-    module = _module_of_file(settings, Path(module_name)) if is_file else _module_of_name(settings, module_name)
-    project = getattr(module, attribute, None)
+    reference = _Reference("project", settings.project, settings.project_folder, SettingsError, _FORM)
+    project = reference.load()
     if not isinstance(project, Project):
-        what = f"has no {attribute!r}" if project is None else f"has a {type(project).__name__} under {attribute!r}, not a Project"
-        raise SettingsError(f"The module {module_name} {what}.", _FORM)
+        raise reference.wrong(project, "a Project")
     return project
 
 
-def _module_of_name(settings: Settings, name: str) -> object:
-    folder = str(settings.project_folder)
-    # At the end of the path, so that a folder of the project never hides a package of braid or of a library.
-    if folder not in sys.path:
-        sys.path.append(folder)
-        importlib.invalidate_caches()
-    try:
-        return importlib.import_module(name)
-    except DeclarationError:
-        raise
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise SettingsError(
-                f"The project {settings.project} needs a module that is not installed: {error.name}.",
-                "Install the module into braid's environment.",
+def load_assets(settings: Settings, project: Project) -> Callable[[Settings], Iterable[Any]] | None:
+    """The function for Dagster assets that `project.assets` names; None if the project has no assets of its own.
+
+    Raises:
+        DeclarationError: The module cannot be found or imported, or its attribute is missing or is not a function.
+    """
+    if project.assets is None:
+        return None
+    reference = _Reference("asset function", project.assets, settings.project_folder, DeclarationError, ASSETS_FORM)
+    function = reference.load()
+    if not callable(function):
+        raise reference.wrong(function, "a function")
+    return function
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """A text that names an attribute of a module of the project's owner.
+
+    Attributes:
+        what: What the attribute is, in errors.
+        text: The text, as `module:attribute` or `path/to/module.py:attribute`.
+        folder: The folder of the project, in which modules and relative paths are looked up.
+        error: The type of the errors.
+        form: The cure if the text is wrong.
+    """
+
+    what: str
+    text: str
+    folder: Path
+    error: type[BraidError]
+    form: str
+
+    def load(self) -> object:
+        """The attribute; None if the module does not have it."""
+        module_name, separator, attribute = self.text.rpartition(":")
+        if not separator or not module_name or not attribute.isidentifier():
+            raise self.error(f"The {self.what} {self.text!r} cannot be read.", self.form)
+        module = self._of_file(Path(module_name)) if module_name.endswith(".py") else self._of_name(module_name)
+        return getattr(module, attribute, None)
+
+    def wrong(self, value: object, wanted: str) -> BraidError:
+        """The error for an attribute that is missing or is not what is wanted."""
+        module_name, _, attribute = self.text.rpartition(":")
+        what = f"has no {attribute!r}" if value is None else f"has a {type(value).__name__} under {attribute!r}, not {wanted}"
+        return self.error(f"The module {module_name} {what}.", self.form)
+
+    def _of_name(self, name: str) -> object:
+        folder = str(self.folder)
+        # At the end of the path, so that a folder of the project never hides a package of braid or of a library.
+        if folder not in sys.path:
+            sys.path.append(folder)
+            importlib.invalidate_caches()
+        try:
+            return importlib.import_module(name)
+        except DeclarationError:
+            raise
+        except ModuleNotFoundError as error:
+            if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+                raise self.error(
+                    f"The {self.what} {self.text} needs a module that is not installed: {error.name}.",
+                    "Install the module into braid's environment.",
+                ) from None
+            raise self.error(
+                f"The {self.what} {self.text} was not found: there is no module {error.name} in {folder}.",
+                f"{self.form} A package with the name of one of braid's packages, such as `features` or `models`, is named by its path.",
             ) from None
-        raise SettingsError(
-            f"The project {settings.project} was not found: there is no module {error.name} in {folder}.",
-            f"{_FORM} A package with the name of one of braid's packages, such as `features` or `models`, is named by its path.",
-        ) from None
-    except Exception as error:
-        raise _broken(settings, error) from error
+        except Exception as error:
+            raise self._broken(error) from error
 
+    def _of_file(self, path: Path) -> object:
+        path = path if path.is_absolute() else self.folder / path
+        if not path.is_file():
+            raise self.error(f"The {self.what}'s file {path} does not exist.", self.form)
+        name = f"braid_project_{abs(hash(path))}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except DeclarationError:
+            raise
+        except Exception as error:
+            raise self._broken(error) from error
+        return module
 
-def _module_of_file(settings: Settings, path: Path) -> object:
-    path = path if path.is_absolute() else settings.project_folder / path
-    if not path.is_file():
-        raise SettingsError(f"The project's file {path} does not exist.", _FORM)
-    name = f"braid_project_{abs(hash(path))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except DeclarationError:
-        raise
-    except Exception as error:
-        raise _broken(settings, error) from error
-    return module
-
-
-def _broken(settings: Settings, error: Exception) -> SettingsError:
-    first = str(error).strip().split("\n", 1)[0]
-    return SettingsError(
-        f"The project {settings.project} cannot be loaded: {type(error).__name__}: {first}.", "Correct its module."
-    )
+    def _broken(self, error: Exception) -> BraidError:
+        first = str(error).strip().split("\n", 1)[0]
+        return self.error(f"The {self.what} {self.text} cannot be loaded: {type(error).__name__}: {first}.", "Correct its module.")

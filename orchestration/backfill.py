@@ -1,6 +1,7 @@
 """The commands `braid backfill`, `train` and `consistency --logged`, which run Dagster's jobs.
 
-A backfill is one run per source over a range of days, and then one training per model. The backfill of one model is one run.
+A backfill is one run per source over a range of days, then one training per model, and then one run of the assets of the project's own. The
+backfill of one model is one run.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def backfill(
     project: Project, settings: Settings, to_ms: int | None = None, first: date | None = None, train: bool = True,
     sources: tuple[EventSource, ...] | None = None, on_asset: OnAsset | None = None,
 ) -> BackfillReport:  # fmt: skip
-    """Brings events, tiles, views and online store up to a time, and trains the models that have enough labels.
+    """Brings events, tiles, views and online store up to a time, trains the models that have enough labels, and materializes own assets.
+
+    The assets of the project's own are materialized last, once each source has events.
 
     Args:
         project: The project.
@@ -87,7 +90,8 @@ def backfill(
     import dagster as dg
 
     from orchestration.deployment import Deployment
-    from orchestration.names import features_job
+    from orchestration.materialized import latest_metadata
+    from orchestration.names import OWN_JOB, events_key, features_job
 
     deployment = Deployment(project, settings)
     seconds: dict[str, float] = {}
@@ -110,6 +114,8 @@ def backfill(
             for model in models
             if not set(model.sources) & set(empty)
         }
+        if deployment.own_keys and all(latest_metadata(instance, events_key(source)) for source in project.batch_sources):
+            run_job(deployment, OWN_JOB, instance, seconds, on_asset)
     groups = [group for source in chosen if source not in empty for group in project.groups_of(source)]
     return begin.report(groups, done, min(begun), seconds, tuple(source.name for source in empty), trained)
 
@@ -204,12 +210,14 @@ def backfill_steps(
 ) -> int:
     """The number of assets and checks that `backfill`, or `backfill_model` for a model, runs with the same arguments."""
     from orchestration.deployment import Deployment
-    from orchestration.names import features_job, model_job, training_job
+    from orchestration.names import OWN_JOB, features_job, model_job, training_job
 
+    deployment = Deployment(project, settings)
     if model is not None:
-        return steps(Deployment(project, settings), model_job(model))
+        return steps(deployment, model_job(model))
     chosen, models = _chosen(project, train, sources)
-    return steps(Deployment(project, settings), *map(features_job, chosen), *map(training_job, models))
+    own = [OWN_JOB] if deployment.own_keys else []
+    return steps(deployment, *map(features_job, chosen), *map(training_job, models), *own)
 
 
 def _chosen(project: Project, train: bool, sources: tuple[EventSource, ...] | None) -> tuple[list[EventSource], list[Model]]:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +164,14 @@ class Demo:
             raise NotReadyError(f"The model {model.name} was not trained: {trained.reason}", "See the log backfill.log.")
         with quiet(settings.home / "logs" / "backfill.log"), self._step("gain of merged features"):
             gained = gain(settings, model)
-        requests = requests_of(model, data, CALLERS * SAMPLE)
+        requests = self._with_first_stage(requests_of(model, data, CALLERS * SAMPLE), data)
         self._await_champion(requests)
         with self._working() as worker:
             sent = self._replay(data, requests, 0, FIRST_STAGE)
             self._prove(data, FIRST_STAGE)
             sent += self._replay(data, requests, FIRST_STAGE, SECOND_STAGE)
             self._backfill("backfill from the stream's archive", data.end_ms - DAY_MS, train=False)
+            requests = self._with_first_stage(requests, data)
             sent += self._replay(data, requests, SECOND_STAGE, END)
         self._prove(data, END)
         quality = self._quality()
@@ -245,6 +247,15 @@ class Demo:
         settings = self._settings
         return httpx.post(
             f"{settings.serving_url}/models/{self._model.name}/predict", json=body, headers=settings.serving_headers, timeout=10
+        )
+
+    def _with_first_stage(self, requests: Requests, data: DemoData) -> Requests:
+        """The requests with the candidates of the latest backfill, if the example chooses candidates."""
+        make = self._example.first_stage
+        return (
+            requests
+            if make is None
+            else replace(requests, first_stage=make(self._settings.home, data.live(self._model.group.source)))
         )
 
     @contextmanager

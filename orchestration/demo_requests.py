@@ -18,7 +18,7 @@ import duckdb
 import httpx
 import sqlglot
 
-from examples.example import Example
+from examples.example import Example, FirstStage
 from features.model import Model, Outcome
 from infra.settings import Settings
 from orchestration.demo_data import DemoData
@@ -68,28 +68,35 @@ class Requests:
     Attributes:
         bodies: Bodies of requests for a prediction, in the order of `times_ms`.
         times_ms: The times of the label points that the bodies are of; empty if the bodies have no times.
+        first_stage: The choice of candidates; None if the candidates are those of earlier label points.
     """
 
     bodies: Sequence[dict[str, Any]]
     times_ms: Sequence[int] = ()
+    first_stage: FirstStage | None = None
 
     def body(self, number: int, at_ms: int) -> dict[str, Any]:
         """The body of a client's request: that of a label point before `at_ms`, or the next entity where label points are no events."""
         return {**self.bodies[self._place(number, at_ms)], "at": at_ms}
 
     def candidates(self, number: int, at_ms: int, example: Example) -> dict[str, Any]:
-        """The same request for different candidates, as many as the example says, taken from the label points before it."""
-        place, chosen = self._place(number, at_ms), dict[tuple[Any, ...], None]()
+        """The same request for different candidates, by the first stage, or as many as the example says, of the label points before it."""
+        body = self.body(number, at_ms)
+        shared = {name: value for name, value in body.items() if name not in example.candidate}
+        context = {name: value for name, value in body["context"].items() if name not in example.candidate}
+        stage = self.first_stage
+        candidates = self._earlier(self._place(number, at_ms), example) if stage is None else stage.candidates(body, at_ms)
+        return {**shared, "context": context, "candidates": candidates}
+
+    def _earlier(self, place: int, example: Example) -> list[dict[str, Any]]:
+        """The candidates of the label points up to a place."""
+        chosen = dict[tuple[Any, ...], None]()
         for earlier in range(place, max(-1, place - 10 * example.candidates), -1):
             body = self.bodies[earlier]
             chosen[tuple({**body, **body["context"]}[name] for name in example.candidate)] = None
             if len(chosen) == example.candidates:
                 break
-        body = self.body(number, at_ms)
-        shared = {name: value for name, value in body.items() if name not in example.candidate}
-        context = {name: value for name, value in body["context"].items() if name not in example.candidate}
-        candidates = [dict(zip(example.candidate, values, strict=True)) for values in chosen]
-        return {**shared, "context": context, "candidates": candidates}
+        return [dict(zip(example.candidate, values, strict=True)) for values in chosen]
 
     def _place(self, number: int, at_ms: int) -> int:
         if not self.times_ms:

@@ -16,6 +16,7 @@ from infra.gateway import batch_session
 from infra.settings import Settings
 from infra.spark import spark_properties
 from orchestration.first_day import first_day
+from orchestration.own_assets import own_assets
 
 # Single-run backfills are in beta. The versions are pinned, and a user cannot act on the warning.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -47,6 +48,16 @@ class Deployment:
         if not self.project.models:
             return ()
         return (experiment_model(self.settings.experiment, self.project) or self.project.models[0],)
+
+    @cached_property
+    def own_assets(self) -> list[dg.AssetsDefinition]:
+        """The assets of the project's own."""
+        return own_assets(self.project, self.settings)
+
+    @property
+    def own_keys(self) -> list[dg.AssetKey]:
+        """The assets of the project's own that a backfill materializes: those without partitions."""
+        return [key for asset in self.own_assets if asset.partitions_def is None and asset.is_executable for key in asset.keys]
 
     @property
     def fresh_within(self) -> dg.FreshnessPolicy:

@@ -200,6 +200,8 @@ def _unproven(
                 "if the stream is read again before that, run `braid forget` again."
             )
     yield "The online store holds hashes of the ids of recent events, without entities, for a day at most after the stream has ended."
+    if project.assets is not None:
+        yield f"What the assets of {project.assets} have written holds the entities until the assets are materialized again."
     yield "Dagster's event log holds ids of recently active entities, and examples of values that differed, of earlier runs."
     yield "Values of other entities in older versions of a declaration, and models that were trained before, are computed from their events."
     yield "braid does not delete backups, logs, and files that were loaded."

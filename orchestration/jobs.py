@@ -1,4 +1,4 @@
-"""Jobs and schedules: per source from the archive to the online store, per model from labels to the champion, quality, housekeeping."""
+"""Jobs and schedules: per source from the archive to the online store, per model from labels to the champion, quality, housekeeping, own assets."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from orchestration.deployment import Deployment
 from orchestration.names import (
     HOUSEKEEPING_JOB,
     LAKE,
+    OWN_JOB,
     PUBLISH_JOB,
     QUALITY_JOB,
     SERVED,
@@ -99,6 +100,14 @@ def housekeeping_job() -> Any:
     )  # fmt: skip
 
 
+def own_job(keys: list[dg.AssetKey]) -> Any:
+    """The job that materializes the assets of the project's own."""
+    return dg.define_asset_job(
+        OWN_JOB, dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor,
+        description="The assets of the project's own, which a backfill materializes last.",
+    )  # fmt: skip
+
+
 def jobs_of(deployment: Deployment) -> list[Any]:
     """All jobs."""
     project = deployment.project
@@ -111,6 +120,7 @@ def jobs_of(deployment: Deployment) -> list[Any]:
         *map(logged_training_job_of, project.models),
         quality_job_of(deployment),
         housekeeping_job(),
+        *([own_job(deployment.own_keys)] if deployment.own_keys else []),
     ]
 
 

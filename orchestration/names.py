@@ -112,4 +112,4 @@ def logged_training_job(model: Model) -> str:
 
 LAKE = dg.AssetKey("lake")
 
-PUBLISH_JOB, QUALITY_JOB, HOUSEKEEPING_JOB = "publish", "quality", "housekeeping"
+PUBLISH_JOB, QUALITY_JOB, HOUSEKEEPING_JOB, OWN_JOB = "publish", "quality", "housekeeping", "own_assets"

@@ -98,4 +98,9 @@ recommendation = Model(
     budget_ms=100,
 )
 
-project = Project(sources=(visits,), groups=(users, tastes, items), models=(recommendation,))
+project = Project(
+    sources=(visits,),
+    groups=(users, tastes, items),
+    models=(recommendation,),
+    assets="examples.recommendation.assets:assets",
+)

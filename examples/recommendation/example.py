@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from examples.example import EventFiles, Example, Gain
+from examples.recommendation.candidates import CANDIDATES, FirstStage
 from examples.recommendation.visits import generate
 
 
@@ -28,11 +29,12 @@ example = Example(
     origin="visits and clicks: simulated data",
     write=write,
     candidate=("item_id", "category", "popularity"),
-    candidates=500,
+    candidates=CANDIDATES,
+    first_stage=FirstStage,
     gain=Gain(
         generate=labelled,
         scenarios={0: "usual need", 1: "new need", 2: "trending item"},
-        measures=("AUC",),
+        measures=("AUC", "log loss"),
         overall=("NDCG@10",),
         baseline="popularity",
     ),

@@ -1,13 +1,14 @@
 """The data of the recommendations: simulated visits of users, what they viewed, the items that were recommended, and the clicks.
 
-A user has tastes, a share of each category. A visit has an intent, a category: mostly one of the user's tastes, otherwise any category, such as
-for a present. In the visit the user views some items, most of them of the intent, and then sees a list of recommended items: half of them
-popular ones, half of the categories that the user likes or has just viewed. They are shown in a random order, so a click does not depend on the rank.
+The shop has 3,000 items in 60 categories, some items far more popular than others. A user has tastes, a share of each category. A visit has an
+intent, a category: mostly one of the user's tastes, otherwise any category, such as for a present. In the visit the user views some items, most
+of them of the intent, and then sees a list of recommended items: half of them popular ones, some of these in their trend, and half of the
+categories that the user likes or has just viewed. They are shown in a random order, so a click does not depend on the rank.
 The logarithm of the odds of a click is a sum of
 
     intent, taste           more if the category is that of the intent; more with the user's share of the category
     quality                 of the item, fixed
-    trend                   for 3 to 12 hours an item is clicked and viewed more often
+    trend                   for 3 to 12 hours an item is viewed, recommended and clicked more often
 
     1  new need             the intent is a category that the user hardly ever views
     2  trending item        the recommended item is in its trend
@@ -20,13 +21,17 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.simulation import DAY_MS, END_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Floats, Ints, in_episodes, rfc3339
+from examples.simulation import DAY_MS, END_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Episodes, Floats, Ints, episodes, rfc3339
 
-CATEGORIES, ITEMS, VIEWS, LISTED = 15, 300, 6, 20
+CATEGORIES, ITEMS, VIEWS, LISTED = 60, 3_000, 6, 20
+#: The sum of the parameters of the Dirichlet distribution of a user's tastes: a user likes a handful of categories.
+TASTES = 3.75
 #: The share of visits with an intent from the user's tastes, of views of the intent, and below which a taste is a new need.
 LIKED, ON_INTENT, HARDLY = 0.65, 0.8, 0.05
-#: The log odds of a click, and the weights of intent, taste, quality and trend; trends per item and day.
-BASE, INTENT, TASTE, QUALITY, TREND, TREND_RATE = -4.2, 1.8, 1.5, 0.7, 1.8, 0.06
+#: The log odds of a click, and the weights of intent, taste, quality and trend.
+BASE, INTENT, TASTE, QUALITY, TREND = -4.2, 1.8, 1.5, 0.7, 1.8
+#: Trends per item and day, and the share of views, and of popular items in a list, that are of an item in its trend.
+TREND_RATE, TRENDING = 0.006, 0.1
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,11 @@ def generate(folder: Path, users: int = 800, days: int = 40, per_day: int = 300,
         end_ms: The end of the simulated time. A whole day (UTC) keeps the times of day.
     """
     rng = np.random.default_rng(seed)
-    tastes = rng.dirichlet(np.full(CATEGORIES, 0.25), users)
+    tastes = rng.dirichlet(np.full(CATEGORIES, TASTES / CATEGORIES), users)
     category, quality = np.arange(ITEMS) % CATEGORIES, rng.normal(0, QUALITY, ITEMS)
-    weight = np.exp(quality + rng.normal(0, 0.7, ITEMS))
-    popularity = np.round(weight / weight.max(), 4)
+    weight = np.exp(quality + rng.normal(0, 1, ITEMS))
+    popularity = np.round(weight / weight.max(), 6)
+    trends = episodes(rng, ITEMS, TREND_RATE, days, (3, 12))
 
     n = days * per_day
     time_of_day_ms = (rng.normal(17 * HOUR_MS, 4 * HOUR_MS, n) % DAY_MS).astype(np.int64)
@@ -67,15 +73,15 @@ def generate(folder: Path, users: int = 800, days: int = 40, per_day: int = 300,
 
     visit = np.repeat(np.arange(n), 2 + rng.poisson(VIEWS - 2, n))
     viewed_category = np.where(rng.random(len(visit)) < ON_INTENT, intent[visit], _drawn(rng, tastes[user[visit]]))
-    viewed = _items_of(rng, viewed_category, category, weight)
     viewed_ms = begin_ms[visit] + rng.integers(8 * MINUTE_MS, size=len(visit))
+    viewed = _some_trending(rng, trends, _items_of(rng, viewed_category, category, weight), viewed_ms)
 
     listed = np.repeat(np.arange(n), LISTED)
     shown_ms = begin_ms[listed] + 8 * MINUTE_MS
     own = np.where(rng.random(len(listed)) < 0.3, intent[listed], _drawn(rng, tastes[user[listed]]))
-    popular = rng.choice(ITEMS, len(listed), p=weight / weight.sum())
+    popular = _some_trending(rng, trends, rng.choice(ITEMS, len(listed), p=weight / weight.sum()), shown_ms)
     shown = np.where(np.arange(len(listed)) % 2 == 0, popular, _items_of(rng, own, category, weight))
-    trend = in_episodes(rng, shown, shown_ms, ITEMS, TREND_RATE, days, (3, 12))
+    trend = trends.contain(shown, shown_ms)
     odds = (
         BASE
         + INTENT * (category[shown] == intent[listed])
@@ -135,5 +141,13 @@ def _items_of(rng: np.random.Generator, wanted: Ints, category: Ints, weight: Fl
     return chosen
 
 
+def _some_trending(rng: np.random.Generator, trends: Episodes, items: Ints, at_ms: Ints) -> Ints:
+    """The items, some of them replaced by items in their trend."""
+    mask = rng.random(len(items)) < TRENDING
+    trending = trends.members_at(rng, at_ms[mask])
+    items[mask] = np.where(trending < 0, items[mask], trending)
+    return items
+
+
 def _rows(user: Ints, item: Ints, category: Ints, popularity: Floats) -> list[str]:
-    return [f"{u},i{i:03d},k{category[i]:02d},{popularity[i]}" for u, i in zip(user, item, strict=True)]
+    return [f"{u},i{i:04d},k{category[i]:02d},{popularity[i]}" for u, i in zip(user, item, strict=True)]

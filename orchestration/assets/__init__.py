@@ -1,11 +1,24 @@
-"""The assets of a project: a module each for speed, batch, serving, models and quality."""
+"""The assets of a project: a module each for speed, batch, serving, models and quality, and those of the project's own."""
 
 from typing import Any
 
+from features.errors import DeclarationError
 from orchestration.assets import batch, lake, models, quality, serving, speed
 from orchestration.deployment import Deployment
 
 
 def assets_of(deployment: Deployment) -> list[Any]:
-    """All assets, in the order in which the data flow."""
-    return [asset for module in (speed, batch, lake, serving, models, quality) for asset in module.assets_of(deployment)]
+    """All assets, in the order in which the data flow.
+
+    Raises:
+        DeclarationError: An asset of the project's own has the name of one that is made from the declarations.
+    """
+    made = [asset for module in (speed, batch, lake, serving, models, quality) for asset in module.assets_of(deployment)]
+    names = {spec.key for asset in made for spec in getattr(asset, "specs", [asset])}
+    for key in (key for asset in deployment.own_assets for key in asset.keys):
+        if key in names:
+            raise DeclarationError(
+                f"The asset {key.to_user_string()} of {deployment.project.assets} has the name of an asset of braid.",
+                "Rename the asset.",
+            )
+    return [*made, *deployment.own_assets]

@@ -35,6 +35,10 @@ def up(
     from orchestration.topics import topics
 
     project, settings = deployment_of(context, home)
+    if project.assets is not None:
+        from orchestration.own_assets import own_assets
+
+        own_assets(project, settings)  # an error is shown here, and running services keep the older definitions
     with nullcontext() if detach else until_ended(settings):
         ran = readers(settings)
         with Progress() as progress, progress.step("start of the services", total=len(NAMES)) as advance:

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from features.declaration import FeatureGroup, count
+from features.errors import DeclarationError
 from infra.settings import Settings
 from orchestration.definitions import definitions
 from tests import payments
@@ -60,6 +61,67 @@ def test_the_job_of_a_model_brings_its_groups_and_no_others_and_trains_it(settin
     assert {key.to_user_string() for key in keys} == {
         *(source.table for source in model.sources), *of_groups, "fraud_training_set", "fraud_candidate", "fraud_champion",
     }  # fmt: skip
+
+
+OWN = """
+import dagster as dg
+from braid import Deployment
+
+broken = 1
+
+def assets(deployment: Deployment):
+    @dg.asset(deps=["user_features_view"], automation_condition=dg.AutomationCondition.eager())
+    def report() -> None: ...
+
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["de", "fr"]))
+    def countries() -> None: ...
+
+    return [report, countries]
+
+def clashing(deployment: Deployment):
+    @dg.asset
+    def events() -> None: ...
+
+    return [events]
+
+def failing(deployment: Deployment):
+    return [open(deployment.table("no_table"))]
+
+def text(deployment: Deployment):
+    return "assets"
+"""
+
+
+def test_a_project_adds_assets_of_its_own_and_a_backfill_has_a_job_for_them(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    defs = definitions(replace(project, assets=f"{tmp_path}/own.py:assets"), settings)
+    dg.Definitions.validate_loadable(defs)
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    assert [dep.asset_key.to_user_string() for dep in specs["report"].deps] == ["user_features_view"]
+    selected = defs.resolve_job_def("own_assets").asset_layer.selected_asset_keys
+    assert {key.to_user_string() for key in selected} == {"report"}, "a backfill does not choose partitions"
+    assert "countries" in specs
+    assert "default_automation_condition_sensor" in {sensor.name for sensor in defs.get_repository_def().sensor_defs}
+
+
+@pytest.mark.parametrize(
+    ("assets", "cause"),
+    [
+        ("own.py", "name no function"),
+        ("nowhere.assets:assets", "there is no module nowhere"),
+        ("nowhere.py:assets", "file .* does not exist"),
+        ("own.py:missing", "has no 'missing'"),
+        ("own.py:broken", "has a int under 'broken', not a function"),
+        ("own.py:failing", "own.py:failing failed: FileNotFoundError"),
+        ("own.py:text", "gave a str among its assets"),
+        ("own.py:clashing", "The asset events of .* has the name of an asset of braid"),
+    ],
+)
+def test_assets_that_cannot_be_used_are_refused_in_a_sentence(settings: Settings, tmp_path: Path, assets: str, cause: str) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(DeclarationError, match=cause) as refused:
+        definitions(replace(project, assets=assets), settings.model_copy(update={"project_folder": tmp_path}))
+    assert refused.value.cure
 
 
 def test_dagster_notices_runs_that_die_and_starts_them_again() -> None:
