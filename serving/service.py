@@ -170,6 +170,7 @@ class Braid(_Endpoints):
         self._store = OnlineStore(settings)
         self._served = ServedLog(settings, self.metrics.lost)
         self._freshness = Freshness(settings, _project.groups, self.metrics.newest_event)
+        self._loaded: set[str] = set()  # models that have answered
         tested = experiment_model(settings.experiment, _project)
         self._models = {
             model.name: Models(settings, model, partial(self._exchanged, model), settings.experiment if model == tested else None)
@@ -259,6 +260,11 @@ class Braid(_Endpoints):
     def _exchanged(self, declared: Model, variant: Variant, model: LoadedModel) -> None:
         if variant.name == "champion" and declared == _default:
             self.metrics.champion(model.version)
+        if declared.name in self._loaded:
+            # A later version brings little but itself. A full collection would look at every decoded value, and hold up all requests meanwhile:
+            # for a tenth of a second with the values of 2,469 users.
+            return
+        self._loaded.add(declared.name)
         # MLflow and its like are a million objects that stay: a full collection would look at each of them, during some request.
         gc.collect()
         gc.freeze()
