@@ -47,7 +47,7 @@ _THROUGHPUT, _PER_CPU = f"predictions_per_second_{_CONNECTIONS}_connections", "p
 #: Figure → its name for readers.
 ROWS = {
     **{
-        f"{case}_p{percent}_ms": f"{path}{'' if path == '/predict' else f', {entities} entities'}, p{percent} ms"
+        f"{case}_p{percent}_ms": f"{path}{'' if path == '/predict' else f' of {entities}'}, p{percent} ms"
         for case, (path, entities) in CASES.items()
         for percent in (50, 99)
     },
@@ -219,10 +219,10 @@ def table(result: dict[str, Any]) -> str:
         f"|---|{'---|' * (len(names) + 1)}",
     ]
     for figure, words in ROWS.items():
-        cells = [f"{result['braid'][figure]:,.6g}"]
+        cells = [_rounded(result["braid"][figure])]
         for name in names:
             value = result[name].get(figure)
-            cells.append("–" if value is None else f"{value:,.6g} ({result['ratios'][name][figure]:g})")
+            cells.append("–" if value is None else f"{_rounded(value)} ({result['ratios'][name][figure]:g})")
         lines.append(f"| {words} | {' | '.join(cells)} |")
     p50, p99 = (f"{result['pipeline'][figure]:g} ms ({result['ratios']['pipeline'][figure]:g})" for figure in ("p50_ms", "p99_ms"))
     lines += [
@@ -230,6 +230,10 @@ def table(result: dict[str, Any]) -> str:
         f"A pipeline of {_PIPELINED} HGETALL of plain hashes by redis-py: p50 {p50}, p99 {p99}, beside /features of as many entities.",
     ]
     return "\n".join(lines)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":
