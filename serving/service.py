@@ -262,7 +262,7 @@ class Braid(_Endpoints):
             self.metrics.champion(model.version)
         if declared.name in self._loaded:
             # A later version brings little but itself. A full collection would look at every decoded value, and hold up all requests meanwhile:
-            # for a tenth of a second with the values of 2,469 users.
+            # for 70 ms of CPU time with the values of 2,469 users.
             return
         self._loaded.add(declared.name)
         # MLflow and its like are a million objects that stay: a full collection would look at each of them, during some request.
