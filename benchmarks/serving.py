@@ -224,7 +224,9 @@ def table(result: dict[str, Any]) -> str:
             value = result[name].get(figure)
             cells.append("–" if value is None else f"{_rounded(value)} ({result['ratios'][name][figure]:g})")
         lines.append(f"| {words} | {' | '.join(cells)} |")
-    p50, p99 = (f"{result['pipeline'][figure]:g} ms ({result['ratios']['pipeline'][figure]:g})" for figure in ("p50_ms", "p99_ms"))
+    p50, p99 = (
+        f"{_rounded(result['pipeline'][figure])} ms ({result['ratios']['pipeline'][figure]:g})" for figure in ("p50_ms", "p99_ms")
+    )
     lines += [
         "",
         f"A pipeline of {_PIPELINED} HGETALL of plain hashes by redis-py: p50 {p50}, p99 {p99}, beside /features of as many entities.",
