@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 ROOMS := batch braid features infra models monitoring orchestration serving speed store
 
 .DEFAULT_GOAL := help
@@ -33,9 +34,9 @@ check: lint test ## Lint and test: what CI runs.
 audit: setup ## Look up each locked package's known vulnerabilities; needs the index's advisories.
 	$(BIN)/pip-audit -r requirements.lock --disable-pip
 
-lock: setup ## Resolve pyproject.toml into requirements.lock anew.
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-emit-index-url --no-emit-find-links -o requirements.lock
+lock: setup ## Resolve the requirements of braid, and of the benchmarks' peers, into their locks anew.
+	$(LOCK) --extra dev pyproject.toml -o requirements.lock
+	$(LOCK) benchmarks/peers/requirements.in -o benchmarks/peers/requirements.lock
 
 clean: ## End this folder's services and delete their state; .venv and the cache of JARs stay.
 	@if [ -x $(BIN)/braid ]; then $(BIN)/braid down; fi

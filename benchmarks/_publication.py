@@ -1,44 +1,69 @@
-"""Publishes a later view and then another champion, on a signal: the program that `benchmarks.serving_load` runs beside its load.
+"""Publishes a view and then another champion, at a moment of a load: in another process, which the benchmark starts.
 
-Everything is prepared before the signal, so what disturbs the answers is the publication and not the work before it. Its only argument is the version
-that becomes champion; it prints a line when it is prepared, waits for a line, and prints a line when both are published.
+Everything is prepared before the signal, so what disturbs the answers is the publication and not the work before it. The arguments of the program
+are the version that becomes champion, the time up to which the users' history goes (`benchmarks._serving.events`), and batch_end of the view. It
+prints a line when it is prepared, waits for a line, and prints a line when both are published.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from mlflow import MlflowClient
 
-from benchmarks._serving import BATCH_END_MS, USERS, cut_at, events, view_of
+from benchmarks._serving import USERS, cut_at, events, view_of
 from examples.shop.definitions import repurchase
 from examples.shop.definitions import user_features as group
 from features.packed import encode
-from features.windows import HOUR_MS
 from infra.settings import Settings
 from models.registry import CHAMPION
 from store.protocol import View
 from store.server import open_store
 
-_LATER_MS = BATCH_END_MS + 6 * HOUR_MS
 _USERS_AT_ONCE = 500
 
 
-def main(version: str) -> None:
+@contextmanager
+def publication(settings: Settings, version: str, after_seconds: float, history_end_ms: int, batch_end_ms: int) -> Iterator[None]:
+    """A block in which a view and a champion are published, some seconds after its begin; it ends when they are."""
+    command = [sys.executable, "-m", "benchmarks._publication", version, str(history_end_ms), str(batch_end_ms)]
+    environment = {**os.environ, **settings.environment()}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == "prepared\n"
+        signal = threading.Timer(after_seconds, partial(print, file=program.stdin, flush=True))
+        signal.start()
+        try:
+            yield
+            assert program.stdout.readline() == "published\n"
+        finally:
+            signal.cancel()
+            program.terminate()
+
+
+def main(version: str, history_end_ms: int, batch_end_ms: int) -> None:
     """Prepares, waits for the signal, and publishes."""
     settings = Settings.load()
     online, client = open_store(settings), MlflowClient(settings.mlflow_tracking_uri)
-    values = [encode(view_of(cut_at(inputs, _LATER_MS)[0], _LATER_MS)) for _, inputs, _ in events()]
+    histories = (inputs for _, inputs in events(history_end_ms))
+    values = [encode(view_of(cut_at(inputs, batch_end_ms)[0], batch_end_ms)) for inputs in histories]
     print("prepared", flush=True)
     sys.stdin.readline()
-    view = online.begin_publication(group, View(_LATER_MS, time.time_ns() // 1_000_000))
+    view = online.begin_publication(group, View(batch_end_ms, time.time_ns() // 1_000_000))
     for first in range(0, USERS, _USERS_AT_ONCE):
         online.put_views(group, view, range(USERS)[first : first + _USERS_AT_ONCE], values[first : first + _USERS_AT_ONCE])
-    online.end_publication(group, view, USERS, _LATER_MS - 1)
+    online.end_publication(group, view, USERS, batch_end_ms - 1)
     client.set_registered_model_alias(repurchase.name, CHAMPION, version)
     print("published", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -39,12 +39,12 @@ CASES = {
 }
 
 
-def bodies_of(case: str, number: int) -> list[str]:
-    """The bodies of requests of a case."""
-    source, (path, entities) = random.Random(1), CASES[case]
+def bodies_of(case: str, number: int, at_ms: int | None = Q_MS) -> list[str]:
+    """The bodies of requests of a case, about an instant; None for the time of the request."""
+    source, (path, entities), at = random.Random(1), CASES[case], {} if at_ms is None else {"at": at_ms}
     if path == "/predict":
-        return [json.dumps({"user_id": source.randrange(USERS), "at": Q_MS}) for _ in range(number)]
-    return [json.dumps({"group": group.name, "ids": source.sample(range(USERS), entities), "at": Q_MS}) for _ in range(number)]
+        return [json.dumps({"user_id": source.randrange(USERS), **at}) for _ in range(number)]
+    return [json.dumps({"group": group.name, "ids": source.sample(range(USERS), entities), **at}) for _ in range(number)]
 
 
 def wait(port: int) -> None:
@@ -60,20 +60,20 @@ def wait(port: int) -> None:
             time.sleep(0.1)
 
 
-def events() -> Iterator[tuple[int, list[Series], np.ndarray]]:
-    """Each user with the inputs of the group, in the order of time, and numbers for a plain hash of its features."""
-    source = np.random.default_rng(1)
+def events(batch_end_ms: int = BATCH_END_MS) -> Iterator[tuple[int, list[Series]]]:
+    """Each user with the inputs of the group, in the order of time, over 60 days before batch_end and the day after it."""
+    source, q_ms = np.random.default_rng(1), batch_end_ms + DAY_MS
     for user in range(USERS):
-        before = BATCH_END_MS - source.integers(0, 60 * DAY_MS, 120)
+        before = batch_end_ms - source.integers(0, 60 * DAY_MS, 120)
         # Events for about 20 tiles of the day after batch_end, a few of them in its last hour.
-        after = np.repeat(Q_MS - source.integers(0, DAY_MS, 17), 2) + source.integers(0, 200_000, 34)
-        recent = Q_MS - source.integers(1, HOUR_MS, 4)
-        ts_ms = np.sort(np.concatenate((before, after[after < Q_MS], recent)))
+        after = np.repeat(q_ms - source.integers(0, DAY_MS, 17), 2) + source.integers(0, 200_000, 34)
+        recent = q_ms - source.integers(1, HOUR_MS, 4)
+        ts_ms = np.sort(np.concatenate((before, after[after < q_ms], recent)))
         inputs = [
             Series(ts_ms, source.integers(1, 50_000_000, len(ts_ms)), source.random(len(ts_ms)) < (1 if column.sql == "1" else 0.7))
             for column in group.inputs
         ]
-        yield user, inputs, source.random(len(group.features))
+        yield user, inputs
 
 
 def cut_at(inputs: list[Series], instant_ms: int) -> tuple[list[Series], list[Series]]:
@@ -92,9 +92,9 @@ def view_of(early: list[Series], batch_end_ms: int) -> BatchValue:
 
 
 def publish(settings: Settings) -> tuple[float, float]:
-    """Writes the users' views, tiles and plain hashes to the store. Returns the mean number of tiles per user, and of bytes in the store."""
+    """Writes the users' views and tiles to the store. Returns the mean number of tiles per user, and of bytes in the store."""
     client, online, tiles, used = store(settings), open_store(settings), 0, 0
-    for user, inputs, plain in events():
+    for user, inputs in events():
         early, late = cut_at(inputs, BATCH_END_MS)
         speed = [
             (user, start_ms := tile.first_ms // group.tile_ms * group.tile_ms, pack_tile(group, start_ms, tile))
@@ -102,10 +102,7 @@ def publish(settings: Settings) -> tuple[float, float]:
         ]
         online.put_tiles(group, speed, settings.tiles_kept_seconds(group.buffer_ms))
         tiles += len(speed)
-        pipeline = client.pipeline(transaction=False)
-        pipeline.hset(group.key(user), mapping={batch_field(group.fingerprint): encode(view_of(early, BATCH_END_MS))})
-        pipeline.hset(f"plain:{user}", mapping={name: float(value) for name, value in zip(group.feature_names, plain, strict=True)})
-        pipeline.execute()
+        client.hset(group.key(user), batch_field(group.fingerprint), encode(view_of(early, BATCH_END_MS)))
         used += client.memory_usage(group.key(user))
     client.hset(meta_key(group.name), mapping={"batch_end_ms": BATCH_END_MS, "fingerprint": group.fingerprint, "format": FORMAT})
     return tiles / USERS, used / USERS

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Annotated
 
 import numpy as np
@@ -28,8 +27,10 @@ import typer
 from kafka import KafkaConsumer, KafkaProducer
 from pyspark.sql import functions as F
 
+from benchmarks._cpu import cpu_seconds
 from benchmarks._home import temporary_home
 from benchmarks._rocksdb import ROCKSDB
+from benchmarks._stream import event, send_events
 from examples.shop.definitions import project, user_events, user_features
 from infra.embedded import services
 from infra.embedded.supervision import Supervisor
@@ -91,9 +92,9 @@ def phase(settings: Settings, numbers: Iterator[int], rate: float, seconds: floa
     producer = KafkaProducer(**client_options(settings), linger_ms=0)
     sent_at: dict[int, float] = {}
     over = threading.Event()
-    load = threading.Thread(target=_send_load, args=(producer, rate, over), daemon=True)
+    load = threading.Thread(target=send_events, args=(producer, rate, over), daemon=True)
     probing = threading.Thread(target=_send_probes, args=(producer, numbers, sent_at, over), daemon=True)
-    cpu_before, began = _cpu_seconds(pid), time.monotonic()
+    cpu_before, began = cpu_seconds(pid), time.monotonic()
     load.start()
     probing.start()
     waited: list[float] = []
@@ -112,7 +113,7 @@ def phase(settings: Settings, numbers: Iterator[int], rate: float, seconds: floa
         waited += [(now - sent_at[probe]) * 1_000 for probe in fresh]
         seen |= fresh
         time.sleep(_POLL_SECONDS)
-    wall, cpu = time.monotonic() - began, _cpu_seconds(pid) - cpu_before
+    wall, cpu = time.monotonic() - began, cpu_seconds(pid) - cpu_before
     producer.close()
     p50, p90, p99 = np.percentile(waited, [50, 90, 99])
     return {
@@ -124,9 +125,9 @@ def phase(settings: Settings, numbers: Iterator[int], rate: float, seconds: floa
 def idle(pid: int, seconds: float = 30) -> dict[str, float]:
     """The CPU time of a process without any event, in cores."""
     time.sleep(10)
-    before = _cpu_seconds(pid)
+    before = cpu_seconds(pid)
     time.sleep(seconds)
-    return {"rate": 0, "cores": round((_cpu_seconds(pid) - before) / seconds, 3)}
+    return {"rate": 0, "cores": round((cpu_seconds(pid) - before) / seconds, 3)}
 
 
 @contextmanager
@@ -165,44 +166,12 @@ def floor_query(settings: Settings) -> Iterator[tuple[int, See]]:
             spark.stop()
 
 
-def _send_load(producer: KafkaProducer, rate: float, over: threading.Event) -> None:
-    rng, began, sent = random.Random(1), time.monotonic(), 0
-    while not over.is_set():
-        due = int((time.monotonic() - began) * rate)
-        while sent < due:
-            sent += 1
-            item = min(int(rng.paretovariate(1.0)), 10_000)
-            producer.send(user_events.topic, key=str(user := rng.randrange(5_000)).encode(), value=_event(user, f"i{item}"))
-        over.wait(0.01)
-
-
 def _send_probes(producer: KafkaProducer, numbers: Iterator[int], sent_at: dict[int, float], over: threading.Event) -> None:
     rng = random.Random(2)
     while not over.wait(rng.uniform(0, 2 / _PROBES_PER_SECOND)):
         probe = next(numbers)
-        producer.send(user_events.topic, key=str(probe).encode(), value=_event(probe, "probe"))
+        producer.send(user_events.topic, key=str(probe).encode(), value=event(probe, "probe"))
         sent_at[probe] = time.monotonic()
-
-
-def _event(user: int, item: str) -> bytes:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    event = {
-        "event_id": f"{random.getrandbits(64):x}", "user_id": user, "session_id": f"s{random.randrange(8)}", "item_id": item,
-        "event_type": random.choice(("PURCHASE", "VIEW", "CART")), "amount": random.randrange(10_000) / 100, "event_timestamp": now,
-    }  # fmt: skip
-    return json.dumps(event).encode()
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process and its children until now."""
-    used, process = 0.0, psutil.Process(pid)
-    for member in (process, *process.children(recursive=True)):
-        try:
-            times = member.cpu_times()
-        except psutil.Error:
-            continue
-        used += times.user + times.system
-    return used
 
 
 def _sentence(result: dict[str, float]) -> str:

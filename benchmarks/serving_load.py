@@ -6,21 +6,18 @@ For each case, `/predict` and `/features` of 1, 100 and 500 users, the rate is s
 the rate, at rest, and once more with `--publish` while a later view of all users and another champion are published. Times count from when a
 request was due, so no stall is left out. The peer is a server that only answers, with as many bytes: the rate that the generator itself reaches
 with it, which must be well above that of serving, or the figures are those of the generator. The data are those of
-`benchmarks.serving_latency`, in a temporary home, which is deleted.
+`benchmarks.serving`, in a temporary home, which is deleted.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -28,7 +25,9 @@ import typer
 
 from benchmarks._home import temporary_home
 from benchmarks._open_loop import DEGRADED, Load, highest_rate, offer, request_of
-from benchmarks._serving import CASES, bodies_of, publish, register, wait
+from benchmarks._publication import publication
+from benchmarks._serving import BATCH_END_MS, CASES, bodies_of, publish, register, wait
+from features.windows import HOUR_MS
 from infra.embedded import services
 from infra.settings import Settings
 
@@ -113,7 +112,7 @@ def measure(
     rest = offer(port, requests, shared, seconds)
     figures |= {"at_rest": figures_of(rest)}
     if next_version is not None:
-        with publication(settings, next_version, seconds / 4):
+        with publication(settings, next_version, seconds / 4, BATCH_END_MS, BATCH_END_MS + 6 * HOUR_MS):
             meanwhile = offer(port, requests, shared, seconds)
         twice = np.array(meanwhile.seconds) * 1_000 > 2 * rest.percentile_ms(99)
         figures |= {"while_published": figures_of(meanwhile), "share_beyond_twice_the_p99_at_rest": round(float(twice.mean()), 6)}
@@ -159,24 +158,6 @@ def answering(port: int, size: int) -> Iterator[int]:
             wait(port)
             yield port
         finally:
-            program.terminate()
-
-
-@contextmanager
-def publication(settings: Settings, version: str, after_seconds: float) -> Iterator[None]:
-    """A block in which a view and a champion are published, some seconds after its begin, by another process; it ends when they are."""
-    command, environment = [sys.executable, "-m", "benchmarks._publication", version], {**os.environ, **settings.environment()}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as program:
-        assert program.stdin is not None
-        assert program.stdout is not None
-        assert program.stdout.readline() == "prepared\n"
-        signal = threading.Timer(after_seconds, partial(print, file=program.stdin, flush=True))
-        signal.start()
-        try:
-            yield
-            assert program.stdout.readline() == "published\n"
-        finally:
-            signal.cancel()
             program.terminate()
 
 

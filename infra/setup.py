@@ -90,7 +90,7 @@ def _install_packages(key: str) -> None:
             only_uv.write_text(_block("uv"))
             _run([*pip, "install", "--quiet", "--require-hashes", "-r", str(only_uv)])
             uv = [str(VENV / "bin" / "uv"), "pip"]
-            environment = {**os.environ, **_uv_environment(), "VIRTUAL_ENV": str(VENV), "UV_PYTHON_DOWNLOADS": "never"}
+            environment = {**os.environ, **uv_environment(), "VIRTUAL_ENV": str(VENV), "UV_PYTHON_DOWNLOADS": "never"}
             quiet = [] if sys.stderr.isatty() else ["--quiet"]
             _run([*uv, "install", *quiet, "--python", str(PYTHON), "--require-hashes", "-r", str(LOCK)], environment)
         except (subprocess.CalledProcessError, OSError):
@@ -155,7 +155,7 @@ def _ask(python: str, code: str) -> str:
     return done.stdout.decode().strip() if done.returncode == 0 else ""
 
 
-def _uv_environment() -> dict[str, str]:
+def uv_environment() -> dict[str, str]:
     """The index and the certificate of pip's configuration, as variables of uv; variables that are set already stay."""
     done = subprocess.run(
         [str(PYTHON), "-m", "pip", "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False

@@ -6,7 +6,9 @@ guard        refuses requests without a key, of another type, too large, or outs
 contract     the fields of requests and answers
 ids          the ids of a request → those of the store
 decoding     the bytes of a request → the request
+media_types  the media type of an answer, by the request's Accept header
 encoding     an answer → its bytes
+arrow_answer an answer about features → a stream of Arrow
 service      the endpoints, as a BentoML service
 predicting   one request to a model → its answer, within the budget
 answer       what the store gave → the answer

@@ -83,6 +83,14 @@ def served_features(
     return Served(parts, merged, at_ms)
 
 
+class Marks(NamedTuple):
+    """What may be wrong with the features of an entity: fields of `serving.contract.Provenance`; degraded where there is a reason."""
+
+    degraded_reasons: Sequence[str]
+    degraded_features: Sequence[str]
+    missing: Sequence[str]
+
+
 class Provenances:
     """The provenance of the entities of one answer; what they share is made once.
 
@@ -95,12 +103,10 @@ class Provenances:
         self._names, self._as_of = names, rfc3339(q_ms)
         self._batch_ends: dict[int | None, str | None] = {None: None}
 
-    def of(self, served: Served, fault: str = "") -> Provenance:
-        """Where an entity's features come from; `fault` is what is wrong with the model's input."""
+    def marks(self, served: Served, fault: str = "") -> Marks:
+        """What may be wrong with an entity's features; `fault` is what is wrong with the model's input."""
         parts, merged, _ = served
-        names, values, newest_ms, end_ms = self._names, merged.values, merged.newest_event_ms, merged.batch_end_ms
-        if end_ms not in self._batch_ends:
-            self._batch_ends[end_ms] = rfc3339(end_ms)  # type: ignore[arg-type]  # None is there
+        names, values = self._names, merged.values
         # Of an entity that no layer knows, also a count of 0 is a default and not a finding.
         missing: Sequence[str] = ()
         if not parts.known:
@@ -112,6 +118,15 @@ class Provenances:
         if parts.faults or merged.reasons or fault:
             reasons = [*parts.faults, *merged.degraded, fault] if fault else [*parts.faults, *merged.degraded]
             features = names if parts.faults else [names[index] for index in merged.degraded_features]
+        return Marks(reasons, features, missing)
+
+    def of(self, served: Served, fault: str = "") -> Provenance:
+        """Where an entity's features come from; `fault` is what is wrong with the model's input."""
+        merged = served.merged
+        newest_ms, end_ms = merged.newest_event_ms, merged.batch_end_ms
+        if end_ms not in self._batch_ends:
+            self._batch_ends[end_ms] = rfc3339(end_ms)  # type: ignore[arg-type]  # None is there
+        reasons, features, missing = self.marks(served, fault)
         return Provenance(
             as_of=self._as_of,
             batch_end=self._batch_ends[end_ms],

@@ -19,10 +19,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 from serving.errors import RefusalError
 from serving.guard import App, Receive, Scope, Send, admit, body_of
+from serving.media_types import JSON, preferred
 from serving.request_ids import current_request_id
 
 _log = logging.getLogger("serving")
-_JSON = (b"content-type", b"application/json")
 
 
 class Front:
@@ -32,7 +32,8 @@ class Front:
         app: The application behind.
         key: The key that callers must send; None where no key is set.
         decoders: Path → the function from a body to the request.
-        answer: The function from a path and its request to the encoded answer.
+        answer: The function from a path, its request and a media type to the answer, encoded as that type.
+        media_types: Path → the media types that its answer may have, the usual one first; JSON alone for other paths.
         most_at_once: The number of requests in work at a time; more are refused at once, so that no queue takes the time of those in work.
             A request is in work from the last byte of its body on: callers that send slowly keep nobody out.
         shed: Called with the path of a request that is refused for that bound.
@@ -46,12 +47,14 @@ class Front:
         app: App,
         key: SecretStr | None,
         decoders: Mapping[str, Callable[[bytes], Any]],
-        answer: Callable[[str, Any], Awaitable[bytes]],
+        answer: Callable[[str, Any, bytes], Awaitable[bytes]],
+        media_types: Mapping[str, Sequence[bytes]],
         most_at_once: int,
         shed: Callable[[str], None],
         timeout_seconds: float,
     ) -> None:
         self._app, self._key, self._decoders, self._answer = app, key.get_secret_value() if key else None, decoders, answer
+        self._media_types = media_types
         self._free, self._shed, self._timeout_seconds = most_at_once, shed, timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,17 +62,20 @@ class Front:
         if scope["type"] != "http" or scope["path"] not in self._decoders or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        media_type = JSON
+        if offered := self._media_types.get(scope["path"]):
+            media_type = preferred([value for name, value in scope["headers"] if name == b"accept"], offered)
         try:
-            answer = await self._within_bounds(scope, receive)
+            answer = await self._within_bounds(scope, receive, media_type)
         except RefusalError as refusal:
             await refusal.response()(scope, receive, send)
             return
         if answer is not None:
-            headers = [_JSON, (b"content-length", b"%d" % len(answer))]
+            headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(answer))]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": answer})
 
-    async def _within_bounds(self, scope: Scope, receive: Receive) -> bytes | None:
+    async def _within_bounds(self, scope: Scope, receive: Receive, media_type: bytes) -> bytes | None:
         """The answer; None if the caller has disconnected."""
         path = scope["path"]
         try:
@@ -77,7 +83,7 @@ class Front:
                 if self._key is not None:
                     admit(scope, self._key)
                 body = await body_of(scope, receive)
-                return None if body is None else await self._in_work(path, body)
+                return None if body is None else await self._in_work(path, body, media_type)
         except TimeoutError:
             raise RefusalError(
                 504, f"The request was not answered within {self._timeout_seconds:g} s.", "Send the request again."
@@ -88,13 +94,13 @@ class Front:
             _log.exception("the request %s of %s failed", current_request_id(), path)
             raise RefusalError(500, "The service has failed at this request.", "The server's log says why.") from None
 
-    async def _in_work(self, path: str, body: bytes) -> bytes:
+    async def _in_work(self, path: str, body: bytes, media_type: bytes) -> bytes:
         if not self._free:
             self._shed(path)
             raise RefusalError(503, "The service answers too many requests at this moment.", "Send the request again later.")
         self._free -= 1
         try:
-            return await self._answer(path, self._decoders[path](body))
+            return await self._answer(path, self._decoders[path](body), media_type)
         finally:
             self._free += 1
 

@@ -25,7 +25,8 @@ from features.model import Model
 from infra.experiments import experiment_model
 from infra.project import load_project
 from infra.settings import Settings
-from serving.answer import feature_rows, served_features
+from serving.answer import Provenances, feature_rows, served_features
+from serving.arrow_answer import arrow_stream
 from serving.console.app import Console, console_app
 from serving.console.requests import CONSOLE_REQUESTS
 from serving.contract import FeaturesRequest, FeaturesResponse, predict_contract, score_contract
@@ -36,6 +37,7 @@ from serving.freshness import Freshness
 from serving.front import Front, cross_origin, put_in_front
 from serving.guard import Door, Readiness
 from serving.ids import group_of, keys_of
+from serving.media_types import ARROW, JSON
 from serving.metrics import Metrics
 from serving.model import LoadedModel
 from serving.predicting import Predictor, tiles_kept_ms
@@ -75,12 +77,21 @@ class _FrontedService(bentoml.Service[Any]):
             key=_settings.api_key,
             decoders=_decoders(),
             answer=_answer,
+            media_types={"/features": (JSON, ARROW)},
             most_at_once=_settings.requests_at_once,
             shed=_shed,
             timeout_seconds=_TIMEOUT_SECONDS,
         )
         put_in_front(app, [*tracing(_settings), Middleware(RequestIds), *cross_origin(_settings.cors_origins), front])
         return app
+
+    @property
+    def openapi_spec(self) -> Any:
+        """The description of the API, with the media type of answers that BentoML does not know of."""
+        spec = super().openapi_spec
+        answer: Any = spec.paths["/features"].post["responses"][200]  # type: ignore[index]  # BentoML makes a mapping of it
+        answer["content"][ARROW.decode()] = {"schema": {"type": "string", "format": "binary"}}
+        return spec
 
 
 def _decoders() -> dict[str, Callable[[bytes], Any]]:
@@ -95,9 +106,9 @@ def _decoders() -> dict[str, Callable[[bytes], Any]]:
     return decoders
 
 
-async def _answer(path: str, request: Any) -> bytes:
-    operations: dict[str, Callable[[Any], Awaitable[bytes]]] = get_current_service().operations
-    return await operations[path](request)
+async def _answer(path: str, request: Any, media_type: bytes) -> bytes:
+    service: Braid = get_current_service()
+    return await (service.operations[path] if media_type == JSON else service.arrow_operations[path])(request)
 
 
 def _shed(path: str) -> None:
@@ -108,10 +119,12 @@ class _Endpoints:
     """The API methods as BentoML knows them, for its page of the API; requests over HTTP get their answers by `serving.front`.
 
     Attributes:
-        operations: Path → the function from a request to the encoded answer.
+        operations: Path → the function from a request to the answer in JSON.
+        arrow_operations: The same in Arrow's stream format, for the paths that offer it.
     """
 
     operations: dict[str, Callable[[Any], Awaitable[bytes]]]
+    arrow_operations: dict[str, Callable[[Any], Awaitable[bytes]]]
 
     async def _response(self, path: str, request: Any) -> Any:
         try:
@@ -157,12 +170,14 @@ class Braid(_Endpoints):
         self._store = OnlineStore(settings)
         self._served = ServedLog(settings, self.metrics.lost)
         self._freshness = Freshness(settings, _project.groups, self.metrics.newest_event)
+        self._loaded: set[str] = set()  # models that have answered
         tested = experiment_model(settings.experiment, _project)
         self._models = {
             model.name: Models(settings, model, partial(self._exchanged, model), settings.experiment if model == tested else None)
             for model in _project.models
         }
         self.operations = {"/features": self._features}
+        self.arrow_operations = {"/features": partial(self._features, arrow=True)}
         for model in _project.models:
             predictor = Predictor(
                 settings, model, self._models[model.name], self._store, self._freshness, self._served, self.metrics
@@ -186,7 +201,11 @@ class Braid(_Endpoints):
 
     @bentoml.api(route="/features")
     async def features(self, request: FeaturesRequest, /) -> FeaturesResponse:
-        """The features of entities at one time, in the order of the ids."""
+        """The features of entities at one time, in the order of the ids.
+
+        With `Accept: application/vnd.apache.arrow.stream` the answer is a stream of Arrow: one record batch with the columns `id`, one of each
+        feature by its name, and one of each field of the provenance, such as `provenance.degraded`.
+        """
         return await self._response("/features", request)  # type: ignore[no-any-return]  # encoded already
 
     @bentoml.api(route="/predict")
@@ -202,7 +221,7 @@ class Braid(_Endpoints):
         fault = await self._store.fault()
         return looked, [*faults, fault] if fault else faults
 
-    async def _features(self, request: FeaturesRequest) -> bytes:
+    async def _features(self, request: FeaturesRequest, arrow: bool = False) -> bytes:
         stages = Stages()
         group = group_of(self._groups, request.group)
         keys = keys_of(group, request.ids)
@@ -223,14 +242,17 @@ class Braid(_Endpoints):
         )
         found = [serve(parts) for parts in reading.parts]
         stages.end("merge")
-        rows = feature_rows(group, request.ids, found, q_ms)
-        response = encoded(FeaturesAnswer(rows))
+        if arrow:
+            response = arrow_stream(group, keys, found, q_ms)
+        else:
+            response = encoded(FeaturesAnswer(feature_rows(group, request.ids, found, q_ms)))
         stages.end("encode")
         if self._served.on:
-            request_id = current_request_id()
-            for key, served, row in zip(keys, found, rows, strict=True):
+            request_id, provenances = current_request_id(), Provenances(group.feature_names, q_ms)
+            for key, served in zip(keys, found, strict=True):
                 if self._served.wants(key):
-                    self._served.add(partial(served_record, group, key, served, row.provenance, q_ms, now_ms(), None, request_id))
+                    provenance = provenances.of(served)
+                    self._served.add(partial(served_record, group, key, served, provenance, q_ms, now_ms(), None, request_id))
         self.metrics.counted(group, found, q_ms)
         self.metrics.answered("features", stages)
         return response
@@ -238,6 +260,11 @@ class Braid(_Endpoints):
     def _exchanged(self, declared: Model, variant: Variant, model: LoadedModel) -> None:
         if variant.name == "champion" and declared == _default:
             self.metrics.champion(model.version)
+        if declared.name in self._loaded:
+            # A later version brings little but itself. A full collection would look at every decoded value, and hold up all requests meanwhile:
+            # for 70 ms of CPU time with the values of 2,469 users.
+            return
+        self._loaded.add(declared.name)
         # MLflow and its like are a million objects that stay: a full collection would look at each of them, during some request.
         gc.collect()
         gc.freeze()

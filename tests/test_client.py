@@ -135,8 +135,9 @@ def test_a_refusal_that_does_not_pass_is_raised_at_once(ask: Ask) -> None:
     assert (caught.value.status, caught.value.cure, len(service.requests)) == (404, "Declared are: cards.", 1)
     with pytest.raises(RefusedError, match="status 502"):
         ask(Service(httpx.Response(502, text="<html>")), "features", "cards", [1])
-    with pytest.raises(RefusedError, match="no answer of serving"):
-        ask(Service(httpx.Response(200, text="<html>")), "features", "cards", [1])
+    for method in ("features", "features_arrow"):
+        with pytest.raises(RefusedError, match="no answer of serving"):
+            ask(Service(httpx.Response(200, text="<html>")), method, "cards", [1])
 
 
 def test_a_service_that_is_not_reachable_is_asked_until_the_deadline(ask: Ask) -> None:

@@ -7,10 +7,10 @@ ServingError            (a BraidError)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -20,9 +20,15 @@ from tenacity import RetryCallState, retry_if_exception, stop_before_delay, wait
 from braid.client.answers import FeatureRows, Prediction, Scores
 from features.errors import BraidError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 #: The statuses after which a request is repeated.
 _BUSY = (429, 503)
 _pause = wait_random_exponential(multiplier=0.05, max=1)
+_rows = msgspec.json.Decoder(FeatureRows).decode
+_prediction = msgspec.json.Decoder(Prediction).decode
+_scores = msgspec.json.Decoder(Scores).decode
 Answer = TypeVar("Answer")
 #: A value; or column → value, for an entity of several columns.
 Id = int | str | Mapping[str, int | str]
@@ -53,16 +59,22 @@ class UnreachableError(ServingError):
 
 
 class Call(NamedTuple, Generic[Answer]):
-    """A request: its path, its body, and the type of its answer."""
+    """A request: its path, its body, what decodes its answer, and the media type of the answer."""
 
     path: str
     body: bytes
-    answer: type[Answer]
+    decode: Callable[[bytes], Answer]
+    accept: str = "application/json"
 
 
 def features_call(group: str, ids: Sequence[Id], at: Instant | None, use_case: str | None) -> Call[FeatureRows]:
     """The call of `Client.features`."""
-    return Call("/features", _body({"group": group, "ids": list(ids)}, at, use_case), FeatureRows)
+    return Call("/features", _body({"group": group, "ids": list(ids)}, at, use_case), _rows)
+
+
+def arrow_call(group: str, ids: Sequence[Id], at: Instant | None, use_case: str | None) -> Call[pa.RecordBatch]:
+    """The call of `Client.features_arrow`."""
+    return Call("/features", features_call(group, ids, at, use_case).body, _record_batch, "application/vnd.apache.arrow.stream")
 
 
 def predict_call(
@@ -70,7 +82,7 @@ def predict_call(
 ) -> Call[Prediction]:
     """The call of `Client.predict`."""
     path = "/predict" if model is None else f"/models/{quote(model, safe='')}/predict"
-    return Call(path, _body({**keys, **_context(context)}, at, use_case), Prediction)
+    return Call(path, _body({**keys, **_context(context)}, at, use_case), _prediction)
 
 
 def score_call(
@@ -83,7 +95,14 @@ def score_call(
 ) -> Call[Scores]:
     """The call of `Client.score`."""
     body = {**(keys or {}), "candidates": list(candidates), **_context(context)}
-    return Call(f"/models/{quote(model, safe='')}/score", _body(body, at, use_case), Scores)
+    return Call(f"/models/{quote(model, safe='')}/score", _body(body, at, use_case), _scores)
+
+
+def _record_batch(data: bytes) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(data) as stream:
+        return stream.read_next_batch()
 
 
 def _context(context: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -109,8 +128,8 @@ def answer_of(call: Call[Answer], response: httpx.Response) -> Answer:
     if not response.is_success:
         raise _refusal(response)
     try:
-        return msgspec.json.decode(response.content, type=call.answer)
-    except msgspec.DecodeError as error:
+        return call.decode(response.content)
+    except (ValueError, StopIteration) as error:  # StopIteration: a stream of Arrow without a batch
         raise RefusedError(
             response.status_code, f"The response is no answer of serving: {error}.", "Check the address and the version of serving."
         ) from None

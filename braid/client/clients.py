@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from tenacity import AsyncRetrying, Retrying
@@ -18,6 +18,7 @@ from braid.client.calls import (
     Id,
     Instant,
     answer_of,
+    arrow_call,
     features_call,
     headers_of,
     predict_call,
@@ -25,6 +26,9 @@ from braid.client.calls import (
     score_call,
     unreachable,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Client:
@@ -62,6 +66,15 @@ class Client:
             UnreachableError: The service has not answered before the deadline.
         """
         return self._ask(features_call(group, ids, at, use_case)).rows
+
+    def features_arrow(
+        self, group: str, ids: Sequence[Id], at: Instant | None = None, use_case: str | None = None
+    ) -> pa.RecordBatch:
+        """The same as a record batch of Arrow, which is smaller and faster for many entities.
+
+        Its columns are `id`, one of each feature by its name, and one of each field of `Provenance`, such as `provenance.degraded`.
+        """
+        return self._ask(arrow_call(group, ids, at, use_case))
 
     def predict(
         self,
@@ -124,7 +137,9 @@ class Client:
         for attempt in Retrying(**repetition(self._deadline_seconds)):
             with attempt:
                 try:
-                    response = self._http.post(call.path, content=call.body, timeout=max(0.001, end - time.monotonic()))
+                    response = self._http.post(
+                        call.path, content=call.body, headers={"accept": call.accept}, timeout=max(0.001, end - time.monotonic())
+                    )
                 except httpx.TransportError as error:
                     raise unreachable(self._deadline_seconds, error) from error
                 return answer_of(call, response)
@@ -149,6 +164,12 @@ class AsyncClient:
     ) -> list[FeatureRow]:
         """`Client.features`."""
         return (await self._ask(features_call(group, ids, at, use_case))).rows
+
+    async def features_arrow(
+        self, group: str, ids: Sequence[Id], at: Instant | None = None, use_case: str | None = None
+    ) -> pa.RecordBatch:
+        """`Client.features_arrow`."""
+        return await self._ask(arrow_call(group, ids, at, use_case))
 
     async def predict(
         self,
@@ -189,7 +210,9 @@ class AsyncClient:
                 async for attempt in AsyncRetrying(**repetition(self._deadline_seconds)):
                     with attempt:
                         try:
-                            response = await self._http.post(call.path, content=call.body, timeout=None)
+                            response = await self._http.post(
+                                call.path, content=call.body, headers={"accept": call.accept}, timeout=None
+                            )
                         except httpx.TransportError as error:
                             raise unreachable(self._deadline_seconds, error) from error
                         return answer_of(call, response)

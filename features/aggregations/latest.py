@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -113,6 +114,9 @@ class SinceLast(Aggregation):
 
     def join(self, a: int, b: int) -> int:
         return max(b, a)
+
+    def combine_all(self, partials: Iterable[int | None]) -> int | None:
+        return max((partial for partial in partials if partial is not None), default=None)
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[int | None]:
         indices = _latest_valid(series, lo, hi)

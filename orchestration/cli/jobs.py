@@ -69,16 +69,12 @@ def bench(
     figures_by_name = {}
     for name in names or known:
         note(f"{name} …")
-        done = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{name}", "--json"],
-            cwd=BENCHMARKS.parent,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        figures_by_name[name] = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.returncode}
+        command = [sys.executable, "-m", f"benchmarks.{name}", *(["--json"] if as_json else [])]
+        done = subprocess.run(command, cwd=BENCHMARKS.parent, stdout=subprocess.PIPE if as_json else None, text=True, check=False)
+        if done.returncode:
+            note(f"{name} has failed (status {done.returncode}).")
+            figures_by_name[name] = {"failed": done.returncode}
+        elif as_json:
+            figures_by_name[name] = json.loads(done.stdout)
     if as_json:
         print_json(figures_by_name)
-        return
-    for name, figures in figures_by_name.items():
-        note(f"{name}: {json.dumps(figures, indent=2)}")

@@ -18,6 +18,7 @@ from serving.contract import FeaturesRequest
 from serving.decoding import decoder, features_struct
 from serving.errors import RefusalError
 from serving.front import Front, cross_origin, put_in_front
+from serving.media_types import ARROW, JSON
 from serving.request_ids import RequestIds
 
 BODY = {"group": "cards", "ids": [1, "2"]}
@@ -29,7 +30,7 @@ async def behind(scope: Any, receive: Any, send: Any) -> None:
 
 
 def caller(
-    answer: Callable[[str, Any], Awaitable[bytes]],
+    answer: Callable[[str, Any, bytes], Awaitable[bytes]],
     key: str | None = None,
     most: int = 2,
     origins: tuple[str, ...] = (),
@@ -37,13 +38,16 @@ def caller(
 ) -> httpx.AsyncClient:
     decoders = {"/features": decoder(features_struct(), FeaturesRequest)}
     secret = SecretStr(key) if key else None
-    front = Middleware(Front, key=secret, decoders=decoders, answer=answer, most_at_once=most, shed=shed, timeout_seconds=0.2)
+    front = Middleware(
+        Front, key=secret, decoders=decoders, answer=answer, media_types={"/features": (JSON, ARROW)}, most_at_once=most, shed=shed,
+        timeout_seconds=0.2,
+    )  # fmt: skip
     app = Starlette(routes=[Mount("/", behind)])
     put_in_front(app, [Middleware(RequestIds), *cross_origin(origins), front])
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://braid")
 
 
-async def ids(path: str, request: Any) -> bytes:
+async def ids(path: str, request: Any, media_type: bytes) -> bytes:
     return f'{{"path": "{path}", "ids": {len(request.ids)}}}'.encode()
 
 
@@ -56,6 +60,29 @@ def test_an_operation_is_answered_and_the_rest_passed_on() -> None:
     assert answered.json() == {"path": "/features", "ids": 2}
     assert (answered.headers["content-type"], answered.headers["content-length"]) == ("application/json", "31")
     assert [response.json() for response in passed] == [{"passed": "/features"}, {"passed": "/other"}]
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("application/vnd.apache.arrow.stream", ARROW),
+        ("application/vnd.apache.arrow.stream;q=0.9, */*;q=0.1", ARROW),
+        ("application/json;q=0.5, Application/vnd.apache.arrow.stream", ARROW),
+        ("*/*, application/vnd.apache.arrow.stream", ARROW),
+        ("application/vnd.apache.arrow.stream, application/json", JSON),
+        ("application/vnd.apache.arrow.stream;q=0, */*", JSON),
+        ("application/vnd.apache.arrow.stream;q=high, application/*", JSON),
+        ("*/*", JSON),
+        ("text/html", JSON),
+        ("", JSON),
+    ],
+)
+def test_the_accept_header_decides_on_the_media_type(accept: str, media_type: bytes) -> None:
+    async def answer(path: str, request: Any, media_type: bytes) -> bytes:
+        return media_type
+
+    response = asyncio.run(caller(answer).post("/features", json=BODY, headers={"accept": accept}))
+    assert (response.content, response.headers["content-type"]) == (media_type, media_type.decode())
 
 
 @pytest.mark.parametrize(
@@ -82,7 +109,7 @@ def test_what_the_door_refuses_the_front_refuses(headers: dict[str, str], body: 
 
 
 def test_an_operation_may_refuse_be_late_or_fail_and_the_next_request_is_answered(caplog: pytest.LogCaptureFixture) -> None:
-    async def answer(path: str, request: Any) -> bytes:
+    async def answer(path: str, request: Any, media_type: bytes) -> bytes:
         match request.ids:
             case [404]:
                 raise RefusalError(404, "No such group.", "Declare it.")
@@ -90,7 +117,7 @@ def test_an_operation_may_refuse_be_late_or_fail_and_the_next_request_is_answere
                 await asyncio.sleep(60)
             case [500]:
                 raise ZeroDivisionError
-        return await ids(path, request)
+        return await ids(path, request, media_type)
 
     async def ask() -> list[httpx.Response]:
         client = caller(answer, most=1)
@@ -110,10 +137,10 @@ def test_requests_beyond_the_bound_are_refused_at_once_and_counted() -> None:
     async def ask() -> list[httpx.Response]:
         entered, leave = asyncio.Semaphore(0), asyncio.Event()
 
-        async def answer(path: str, request: Any) -> bytes:
+        async def answer(path: str, request: Any, media_type: bytes) -> bytes:
             entered.release()
             await leave.wait()
-            return await ids(path, request)
+            return await ids(path, request, media_type)
 
         client = caller(answer, shed=shed.append)
         first = [asyncio.create_task(client.post("/features", json=BODY)) for _ in range(2)]

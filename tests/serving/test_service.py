@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import threading
@@ -9,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ import httpx
 import hypothesis
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import requests
 import schemathesis
@@ -26,7 +29,7 @@ from batch.load import load_events
 from batch.publish import publish_view
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view as build_batch_view
-from braid import Client
+from braid import AsyncClient, Client
 from braid.client import RefusedError
 from features.aggregations import Series
 from features.packed import FORMAT, BatchValue, TileValue, batch_field, encode
@@ -151,6 +154,54 @@ def test_an_answer_merges_both_layers_and_says_where_it_is_from(deployment: Sett
     assert again["features"] == row["features"]
     assert unknown["provenance"]["missing"] == list(user_features.feature_names)
     assert unknown["features"]["avg_purchase_30d"] is None
+
+
+def rows_in(batch: pa.RecordBatch) -> list[dict]:
+    """The rows of an answer in Arrow, in the form of the answer in JSON."""
+    rows = []
+    for values in batch.to_pylist():
+        fields = {name: value for name, value in values.items() if "." not in name and name != "id"}
+        provenance = {name.removeprefix("provenance."): value for name, value in values.items() if "." in name}
+        times = {name: rfc3339(round(time.timestamp() * 1_000)) for name, time in provenance.items() if isinstance(time, datetime)}
+        rows.append({"id": values["id"], "features": fields, "provenance": provenance | times})
+    return rows
+
+
+def test_an_answer_in_arrow_has_the_rows_of_the_answer_in_json(deployment: Settings) -> None:
+    publish(deployment, 30, BATCH_END, purchase_tile(BATCH_END - 86_400_000), purchase_tile(BATCH_END - 1, amount=2_000_001))
+    client = store(deployment)
+    client.hset(user_features.key(30), SPEED, speed_value(user_features, [purchase_tile(NOW - 600_000, NOW - 500_001)]))
+    client.hset(user_features.key(31), SPEED, b"\x01" + bytes(40))
+    users, late_ms = [30, 999, 31, 2**63 - 1, 30], BATCH_END + 3 * 86_400_000
+    tile = fold_tile_values(
+        item_features, [Series(np.array([NOW - 7]), np.array([9]), np.ones(1, dtype=bool)) for _ in item_features.inputs],
+        np.array([0]), np.array([1]),
+    )[0]  # fmt: skip
+    client.hset(item_features.key("é/1"), speed_field(item_features.fingerprint), speed_value(item_features, [tile]))
+
+    async def asked_by_asyncio() -> pa.RecordBatch:
+        async with AsyncClient(deployment.serving_url) as asking:
+            return await asking.features_arrow("user_features", users, at=late_ms)
+
+    with Client(deployment.serving_url) as asking:
+        exact, none = asking.features_arrow("user_features", users, at=NOW), asking.features_arrow("user_features", [], at=NOW)
+        items = asking.features_arrow("item_features", ["é/1", "nobody"], at=NOW)
+        with pytest.raises(RefusedError, match="not declared"):
+            asking.features_arrow("nope", [1])
+    late = asyncio.run(asked_by_asyncio())
+    assert rows_in(exact) == features(deployment, *users)
+    assert rows_in(late) == features(deployment, *users, at=late_ms)
+    body = {"group": "item_features", "ids": ["é/1", "nobody"], "at": NOW}
+    assert rows_in(items) == httpx.post(f"{deployment.serving_url}/features", json=body).json()["rows"]
+    assert (none.num_rows, none.schema) == (0, exact.schema)
+    assert [exact.schema.field(name).type for name in ("id", "events_last_hour", "avg_purchase_30d")] == [
+        pa.int64(), pa.int64(), pa.float64()
+    ]  # fmt: skip
+    assert items.schema.field("top_buyers_1d").type == pa.list_(pa.int64())
+    # The cases that are compared are those that differ.
+    assert exact["provenance.degraded"].to_pylist() == [False, False, True, False, False]
+    assert late["provenance.degraded_features"][0].as_py()
+    assert items["top_buyers_1d"].to_pylist() == [[9], None]
 
 
 @pytest.mark.parametrize("item", ["a:b", "ü b", "\U0001f986", "7", " 7", "{x}y", "x" * 256])
