@@ -223,7 +223,7 @@ class Braid(_Endpoints):
         )
         found = [serve(parts) for parts in reading.parts]
         stages.end("merge")
-        rows = feature_rows(group, request.ids, found, q_ms)
+        rows = feature_rows(group, request.ids, found, q_ms, _settings.architecture)
         response = encoded(FeaturesAnswer(rows))
         stages.end("encode")
         if self._served.on:

@@ -16,7 +16,7 @@ from infra.settings import Settings
 from models.registry import TABLE_TAG
 from orchestration.deployment import OWNERS, Deployment
 from orchestration.names import LAKE, view_key
-from speed.online import checkpoints
+from speed.checkpoints import checkpoints
 from store.server import reached_store
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
