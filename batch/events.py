@@ -18,10 +18,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.copies import first_copies, replace_later_copies
-from batch.tables import create_table, partitions_of, retry_conflicts, table_state
+from batch.tables import TableState, create_table, partitions_of, retry_conflicts, table_state
 from features.judgement import message_projections
 from features.sources import EventSource
-from infra.errors import NoEventsError
+from infra.errors import NoEventsError, NotReadyError
 from infra.settings import Settings
 
 #: Two that merge at once see each other, and a deleted row leaves its file, whose name then changes with its content.
@@ -127,9 +127,38 @@ def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource)
     Misfits are passed over here: the speed layer has put them on the dead-letter topic. Afterwards the archive's many small files
     of past days are made few.
     """
-    new = _new_messages(spark, settings, source)
+    new = _new_messages(spark, settings, source, archive_state(spark, settings, source))
     if new is None:
         return IngestReport(0, 0, ())
+    report = _ingest(spark, settings, source, new)
+    compact_archive(spark, settings, source)
+    return report
+
+
+def archive_state(spark: SparkSession, settings: Settings, source: EventSource) -> TableState | None:
+    """The archive of a source as of now; None where there is none."""
+    return table_state(spark, settings.table(source.archive_table))
+
+
+def events_up_to(spark: SparkSession, settings: Settings, source: EventSource, archive: TableState | None) -> DataFrame | None:
+    """The table of events with exactly the messages that the archive had, and what was loaded from files; None where there are no events.
+
+    Raises:
+        NotReadyError: Another process has taken later messages into the table meanwhile.
+    """
+    new = _new_messages(spark, settings, source, archive)
+    if new is not None and not new.rows.isEmpty():
+        _ingest(spark, settings, source, new)
+    events = table_state(spark, settings.table(source.table))
+    if events is None:
+        return None
+    # It may lie before: a commit without an event need not be written.
+    if archive is not None and events.transactions.get(archive.id, -1) > archive.version:
+        raise NotReadyError(f"The table of {source.name} has later events than the archive had.", "Begin again.")
+    return events.read(spark)
+
+
+def _ingest(spark: SparkSession, settings: Settings, source: EventSource, new: NewMessages) -> IngestReport:
     judged = _judged(new.rows, settings, source).persist()  # read and parsed once
     try:
         read = judged.count()
@@ -139,13 +168,12 @@ def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource)
         added, days = append_events(spark, settings, source, judged.where(_FITS), new)
     finally:
         judged.unpersist()
-    compact_archive(spark, settings, source)
     return IngestReport(read, added, days, refused)
 
 
 def read_archive(spark: SparkSession, settings: Settings, source: EventSource) -> DataFrame | None:
     """The archive's events that fit and are not ingested yet, typed; None where there are none."""
-    new = _new_messages(spark, settings, source)
+    new = _new_messages(spark, settings, source, archive_state(spark, settings, source))
     return None if new is None else _judged(new.rows, settings, source).where(_FITS)
 
 
@@ -164,8 +192,8 @@ def compact_archive(spark: SparkSession, settings: Settings, source: EventSource
     return len(days)
 
 
-def _new_messages(spark: SparkSession, settings: Settings, source: EventSource) -> NewMessages | None:
-    archive, events = table_state(spark, settings.table(source.archive_table)), table_state(spark, settings.table(source.table))
+def _new_messages(spark: SparkSession, settings: Settings, source: EventSource, archive: TableState | None) -> NewMessages | None:
+    events = table_state(spark, settings.table(source.table))
     done = events.transactions.get(archive.id, -1) if archive and events else -1
     if archive is None or archive.version <= done:
         return None

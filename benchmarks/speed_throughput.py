@@ -35,9 +35,11 @@ from examples.shop.definitions import user_events, user_features
 from features.instants import now_ms
 from infra.embedded import services
 from infra.settings import Settings
-from speed.online import Checkpoint, online_writer
+from speed.checkpoints import Checkpoint
+from speed.online import online_writer
 from speed.session import SQL_PROPERTIES, speed_session
 from store.clients import store
+from store.protocol import Tiles
 
 PARTITIONS = 4
 #: The number of runs that do not count, in which the JVM compiles both queries.
@@ -73,7 +75,7 @@ def compare(settings: Settings, events: int, users: int, minutes: int, visit: in
             {**defaults, **ROCKSDB, "spark.sql.shuffle.partitions": SQL_PROPERTIES["spark.sql.shuffle.partitions"]},
         ),
         "braid": (
-            lambda: online_writer(spark, settings, [(user_features, "benchmark")], checkpoint, batch),
+            lambda: online_writer(spark, settings, [(user_features, Tiles("benchmark"))], checkpoint, batch),
             {**defaults, **SQL_PROPERTIES},
         ),
     }

@@ -8,6 +8,9 @@ batch_end, q, or the beginning of an exact window falls into gives its log inste
 Up to batch_end + buffer every feature is exact. Later a feature is still exact unless its window begins within what the view has
 collapsed, [collapse, batch_end): features of all time, windows that begin at or after batch_end, and windows whose hop has not moved yet
 need no part of it. Where nothing is collapsed, nothing is lost.
+
+In Kappa an entity's history (`features.history`) stands in the place of the view, and its end in that of batch_end. Nothing in it is collapsed, so
+no age makes it inexact. Every window needs the tiles from its own beginning on, whose events are in the history or in a tile.
 """
 
 from __future__ import annotations
@@ -20,15 +23,18 @@ from operator import attrgetter
 from features.aggregations import Partial, Value
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
-from features.packed import BatchValue, TileValue, decode_log
+from features.packed import BatchValue, HistoryView, TileValue, decode_log
 from features.view import exact_partial
 from features.windows import EXACT_HOP_MS
 
 #: Where a window of all time begins.
 BEGINNING_MS = -(2**63)
+#: In the place of a group's batch_end in Kappa, where the stream has every event. No tile can have been dropped before (`features.speed_value`).
+EVER_MS = -(2**47)
 _WITHIN_A_TILE = "an exact window begins among too many events, within a tile of the batch view"
 _WITHOUT_A_LOG = "a tile with too many events for a log is cut by batch_end, q, or the beginning of an exact window"
 _MISSING = "speed tiles after batch_end are missing"
+_MISSING_EVENTS = "the stream has not read all events of the window"
 _first_ms = attrgetter("first_ms")
 
 
@@ -38,7 +44,7 @@ class Merged:
 
     Attributes:
         values: One per feature, in the order of the declaration; None where there is nothing to say.
-        batch_end_ms: The batch view that went in, or None.
+        batch_end_ms: The batch view that went in, or None; None in Kappa.
         newest_event_ms: The latest event that went in, or None.
         tiles_merged: How many speed tiles went in.
         reasons: Why values may not be exact, each with the indices of the features that it touches; empty where all values are exact.
@@ -73,15 +79,16 @@ def merge(
 
     Args:
         group: The declaration.
-        batch: The entity's batch view; None for an entity that the batch has not seen.
+        batch: The entity's batch view, or its history; None for an entity that the batch has not seen.
         tiles: The entity's speed tiles, in any order; tiles before batch_end do no harm.
         q_ms: When. Not before the batch view's end.
-        batch_end_ms: The group's batch_end, for an entity without a view of its own; None where no batch was ever published.
+        batch_end_ms: The group's batch_end, for an entity without a view of its own; None where no batch was ever published, `EVER_MS` in Kappa.
         complete_since_ms: Since when no event is missing in the speed tiles; None where none ever is.
 
     Raises:
         ValueError: `q_ms` lies before batch_end: the view already holds q's future.
     """
+    kappa = batch_end_ms == EVER_MS or isinstance(batch, HistoryView)
     if batch is not None:
         batch_end_ms = batch.batch_end_ms
     if batch_end_ms is not None and q_ms < batch_end_ms:
@@ -92,7 +99,9 @@ def merge(
 
     # An entity without a view has no event before batch_end that the batch knows: all its tiles count.
     cut_ms = batch.batch_end_ms if batch is not None else BEGINNING_MS
-    speed_ms = q_ms if batch_end_ms is None else batch_end_ms  # without a batch every feature is marked already
+    speed_ms = (
+        EVER_MS if kappa else q_ms if batch_end_ms is None else batch_end_ms
+    )  # without a batch every feature is marked already
     beyond = q_ms > cut_ms + group.buffer_ms
     newest_ms = batch.newest_event_ms if batch is not None else None
     # A sawtooth window begins with a tile; only an exact one may begin within.
@@ -158,7 +167,7 @@ def merge(
         windows_ms.append(window_ms)
     if complete_since_ms is not None:
         reasons |= missing_tiles(windows_ms, speed_ms, complete_since_ms, q_ms)
-    return Merged(values, batch_end_ms, newest_ms, tiles_merged, reasons)
+    return Merged(values, None if kappa else batch_end_ms, newest_ms, tiles_merged, reasons)
 
 
 def _is_blurred(tile: TileValue, window_ms: int, cut_ms: int, q_ms: int) -> bool:
@@ -171,10 +180,10 @@ def missing_tiles(windows_ms: Sequence[int], speed_ms: int, complete_since_ms: i
 
     Args:
         windows_ms: Where each feature's window begins.
-        speed_ms: From where on the features need speed tiles: batch_end.
+        speed_ms: From where on the features need speed tiles: batch_end, or `EVER_MS`.
         complete_since_ms: Since when no event is missing in the speed tiles.
         q_ms: When.
     """
     until_ms = min(complete_since_ms, q_ms)
     touched = [index for index, window_ms in enumerate(windows_ms) if max(window_ms, speed_ms) < until_ms]
-    return {_MISSING: touched} if touched else {}
+    return {_MISSING_EVENTS if speed_ms == EVER_MS else _MISSING: touched} if touched else {}

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from features.aggregations import Partial
 from features.declaration import FeatureGroup
-from features.merge import BEGINNING_MS, Merged, merge, missing_tiles
-from features.packed import BatchValue, FeatureView, TileValue
+from features.merge import BEGINNING_MS, EVER_MS, Merged, merge, missing_tiles
+from features.packed import BatchValue, FeatureView, HistoryView, TileValue
 from features.speed_value import Column, Pieces, SpeedTiles, layout_of
 from features.view import exact_partial
 from features.windows import Window
@@ -36,7 +36,7 @@ class ManyMerge:
     Args:
         group: The declaration.
         q_ms: When.
-        batch_end_ms: The group's batch_end, for an entity without a view of its own; None where no batch was ever published.
+        batch_end_ms: The group's batch_end, for an entity without a view of its own; None where no batch was ever published, `EVER_MS` in Kappa.
         complete_since_ms: Since when no event is missing in the speed tiles; None where none ever is.
     """
 
@@ -67,14 +67,17 @@ class ManyMerge:
 
     def _ordinary(self, batch: BatchValue | None, tiles: Iterable[TileValue]) -> Merged | None:
         q_ms, newest_ms = self._q_ms, None
-        if batch is None:
-            end_ms, cut_ms = self._batch_end_ms, BEGINNING_MS
-        else:
+        end_ms, cut_ms = self._batch_end_ms, BEGINNING_MS
+        if batch is not None:
             end_ms = cut_ms = batch.batch_end_ms
             newest_ms = batch.newest_event_ms
-            if q_ms > cut_ms + self._group.buffer_ms or any(batch.features[index].by_tile for index in self._exact):
+            if isinstance(batch, HistoryView):
+                end_ms = EVER_MS
+            elif q_ms > cut_ms + self._group.buffer_ms:
                 return None
-        if end_ms is None or q_ms < end_ms:
+            if any(batch.features[index].by_tile for index in self._exact):
+                return None
+        if end_ms is None or q_ms < max(end_ms, cut_ms):
             return None
         pieces = _NO_PIECES
         if tiles:
@@ -94,7 +97,7 @@ class ManyMerge:
         reasons = self._reasons.get(end_ms)
         if reasons is None:
             reasons = self._reasons[end_ms] = self._missing(end_ms)
-        return Merged(values, end_ms, newest_ms, pieces.tiles, reasons)
+        return Merged(values, None if end_ms == EVER_MS else end_ms, newest_ms, pieces.tiles, reasons)
 
     def _partials(self, batch: BatchValue | None, cut_ms: int, pieces: Pieces) -> list[Partial]:
         """One per feature. Those that were merged last are still right for the same view and windows that begin where they did."""

@@ -72,6 +72,13 @@ class BatchValue(msgspec.Struct, array_like=True, frozen=True, gc=False):
     features: list[FeatureView]
 
 
+class HistoryView(BatchValue, array_like=True, frozen=True, gc=False):
+    """What a merge needs of the history of one entity (`features.history`), in the form of a batch view.
+
+    It has the hops of whole windows, so no answer is too late for it. `batch_end_ms` is where the history ends and tiles begin.
+    """
+
+
 class TileValue(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One speed tile of one entity.
 

@@ -52,7 +52,7 @@ def build_view(
             own = instant_partials[index] if instants_ms else ()
             views.append(_exact_view(group, aggregation, window, batch_end_ms, tile_starts_ms, column, instants_ms, own))
         else:
-            views.append(_suffixes(aggregation, window, batch_end_ms, group.buffer_ms, tile_starts_ms, column)[0])
+            views.append(suffixes(aggregation, window, batch_end_ms, group.buffer_ms, tile_starts_ms, column)[0])
     return BatchValue(FORMAT, group.fingerprint, batch_end_ms, newest_event_ms, views)
 
 
@@ -74,17 +74,22 @@ def _exact_view(
     first, last, after = bisect_left(instants_ms, from_ms), bisect_left(instants_ms, to_ms), bisect_left(tile_starts_ms, to_ms)
     inside = instant_partials[first:last]
     if len(inside) > TAIL_BOUND and sum(partial is not None for partial in inside) > TAIL_BOUND:
-        view, _ = _suffixes(
+        view, _ = suffixes(
             aggregation, Window(window.size_ms, group.tile_ms), batch_end_ms, group.buffer_ms, tile_starts_ms, partials
         )
         return FeatureView(view.collapsed, view.hop_starts_ms, [*view.suffixes, None])
     starts_ms = [*instants_ms[first:last], *tile_starts_ms[after:]]
-    view, own = _suffixes(aggregation, window, batch_end_ms, group.buffer_ms, starts_ms, [*inside, *partials[after:]])
-    kept = [one if place % STRIDE else suffix for place, (one, suffix) in enumerate(zip(own, view.suffixes, strict=True))]
-    return FeatureView(view.collapsed, view.hop_starts_ms, kept)
+    view, own = suffixes(aggregation, window, batch_end_ms, group.buffer_ms, starts_ms, [*inside, *partials[after:]])
+    return strided(view, own)
 
 
-def _suffixes(
+def strided(view: FeatureView, own: Sequence[Partial]) -> FeatureView:
+    """The view of an exact window, from one with a whole suffix at each instant and the partials of the instants alone."""
+    chosen = [one if place % STRIDE else suffix for place, (one, suffix) in enumerate(zip(own, view.suffixes, strict=True))]
+    return FeatureView(view.collapsed, view.hop_starts_ms, chosen)
+
+
+def suffixes(
     aggregation: Aggregation,
     window: Window,
     batch_end_ms: int,

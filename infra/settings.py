@@ -20,6 +20,10 @@ from infra.ports import Ports, ports_of
 
 #: The project of a deployment that names no project.
 DEFAULT_PROJECT = "examples.shop.definitions:project"
+#: The file of a home with the architecture that `braid up` chose.
+ARCHITECTURE_FILE = "architecture"
+#: Longer than any time in milliseconds of 48 bits, which the index of tiles has.
+_FOREVER_SECONDS = 10_000 * 365 * 86_400
 #: Settings with secrets. A variable with the suffix `_FILE` can name a file with the secret, as container platforms provide it.
 _SECRETS = {
     "REDIS_URL": "redis_url", "REDIS_READER_URL": "redis_reader_url", "KAFKA_SASL_PASSWORD": "kafka_sasl_password",
@@ -56,6 +60,13 @@ def _written_project() -> dict[str, Any]:
                 raise SettingsError(f"[tool.braid] in {path} is invalid.", 'Write only project = "shop.definitions:project".')
             return {"project": project, "folder": folder}
     return {}
+
+
+def _remembered_architecture(home: Path) -> str:
+    """The architecture that the last `braid up` of a home chose; empty for none."""
+    path = home / ARCHITECTURE_FILE
+    text = path.read_text().strip() if path.is_file() else ""
+    return text if text in ("lambda", "kappa") else ""
 
 
 def _cache_dir() -> Path:
@@ -148,6 +159,11 @@ class Settings(BaseSettings):
         alias="BRAID_WARM_JVM_SECONDS",
         ge=0,
         description="Seconds that the Spark JVM of Dagster's runs is kept for the next run, with its memory, such as 600. 0: each run starts its own.",
+    )
+    architecture: Literal["lambda", "kappa"] = Field(
+        "lambda",
+        alias="BRAID_ARCHITECTURE",
+        description="`lambda`: a batch makes views of the past, and the stream what came since. `kappa`: the stream alone makes every window, and the archive gives what Kafka no longer holds. Default: that of the last `braid up` of the home, else `lambda`.",
     )
     watermark_seconds: int = Field(
         600,
@@ -349,6 +365,9 @@ class Settings(BaseSettings):
                 "home": folder,
                 "cache_dir": loaded.cache_dir.expanduser().absolute(),
                 "ports": ports,
+                "architecture": _remembered_architecture(folder) or loaded.architecture
+                if "architecture" not in loaded.model_fields_set
+                else loaded.architecture,
                 "lake_uri": (loaded.lake_uri or str(folder / "lake")).rstrip("/"),
                 "kafka_bootstrap": loaded.kafka_bootstrap or f"127.0.0.1:{ports.kafka}",
                 "redis_url": loaded.redis_url or f"redis://127.0.0.1:{ports.valkey}/0",
@@ -415,8 +434,18 @@ class Settings(BaseSettings):
                     variables[field.alias] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         return variables
 
+    @property
+    def kappa(self) -> bool:
+        """Whether the stream alone makes every window."""
+        return self.architecture == "kappa"
+
     def tiles_kept_seconds(self, buffer_ms: int) -> int:
-        """The seconds that the online store keeps a speed tile of a group: answers need it until the buffer behind batch_end is over."""
+        """The seconds that the online store keeps a speed tile of a group: answers need it until the buffer behind batch_end is over.
+
+        In Kappa tiles do not expire: this is then longer than any time.
+        """
+        if self.kappa:
+            return _FOREVER_SECONDS
         return max(self.tile_ttl_seconds, buffer_ms // 1_000 + 86_400)
 
     def bounds(self, group: str) -> GroupBounds:

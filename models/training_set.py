@@ -94,7 +94,9 @@ def training_end_ms(spark: SparkSession, settings: Settings, model: Model) -> in
         NotReadyError: A view is missing, or has no entity; or no labels were loaded.
     """
     ends_ms = []
-    for group in model.groups:
+    if settings.kappa:  # there are no views
+        ends_ms = [default_batch_end_ms(spark, settings, source, now_ms()) for source in model.sources]
+    for group in () if settings.kappa else model.groups:
         state = table_state(spark, settings.table(view_table(group)))
         row = state and state.read(spark).select("batch_end_ms").first()
         if not row:

@@ -98,6 +98,8 @@ def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, 
     for stream_cut, view_cut, lateness in islice(product(in_stream_by, in_view_by, late_from), _TRIES):
         in_view = old & (arrival_ms < view_cut)
         in_stream = events.streamed & (arrival_ms < stream_cut) & (events.behind_ms < lateness)
+        if answer.batch_end_ms is None:  # Kappa, whose histories have the events of files
+            in_stream |= ~events.streamed & (arrival_ms < stream_cut)
         # For an entity without a view the merge takes all tiles, also those before batch_end.
         visible = in_view | (in_stream & ~old) if in_view.any() else in_stream
         if agree(values_at(group, events.inputs, visible, answer.at_ms), answer.values, answer.degraded):

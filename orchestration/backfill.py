@@ -6,6 +6,7 @@ backfill of one model is one run.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from batch.load import remember_first_day
 from features.declaration import FeatureGroup
-from features.instants import now_ms, parse_rfc3339, utc_day
+from features.instants import now_ms, parse_rfc3339, rfc3339, utc_day
 from features.model import Model
 from features.project import Project
 from features.sources import EventSource
@@ -70,6 +71,8 @@ def backfill(
 
     The assets of the project's own are materialized last, once each source has events.
 
+    In Kappa it takes the archive into the events, and has the histories made anew from them.
+
     Args:
         project: The project.
         settings: The settings of the deployment, whose Dagster records the runs.
@@ -85,7 +88,7 @@ def backfill(
         NotReadyError: An asset has failed, or a check has blocked the day; the error names it with the reason.
     """
     chosen, models = _chosen(project, train, sources)
-    require(settings, "valkey", *(["mlflow"] if models else []))
+    require(settings, "valkey", *(["speed"] if settings.kappa else []), *(["mlflow"] if models else []))
     begin = _Begin.of(settings, to_ms)
     import dagster as dg
 
@@ -109,6 +112,10 @@ def backfill(
                     raise
                 continue
             begun.append(start)
+        if settings.kappa:
+            began = time.monotonic()
+            done |= _rebuilt(settings, [group for source in chosen for group in project.groups_of(source)])
+            seconds["histories"] = time.monotonic() - began
         trained = {
             model.name: _train(deployment, model, instance, seconds, on_asset)
             for model in models
@@ -152,7 +159,23 @@ def backfill_model(
     with dg.DagsterInstance.get() as instance:
         start = begin.first_day(instance, model.sources, first)
         done = run_job(Deployment(project, settings), model_job(model), instance, seconds, on_asset, **begin.arguments(start))
+        if settings.kappa:
+            done |= _rebuilt(settings, model.groups)
     return begin.report(model.groups, done, start, seconds, (), {model.name: _training_report(model, done)})
+
+
+def _rebuilt(settings: Settings, groups: Sequence[FeatureGroup]) -> dict[str, dict[str, Any]]:
+    """Has the histories of groups made anew; gives what the batch says of the asset `online_{group}`."""
+    from orchestration.names import online_key
+    from orchestration.rebuild import rebuild
+
+    published = rebuild(settings, groups)
+    return {
+        online_key(group).to_user_string(): {
+            "batch_end": rfc3339(published[group.name].batch_end_ms), "dagster/row_count": published[group.name].entities
+        }
+        for group in groups
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 
+from features.declaration import FeatureGroup
 from features.model import Model
 from features.project import Project
 from infra.experiments import experiment_model
@@ -16,6 +17,7 @@ from infra.gateway import batch_session
 from infra.settings import Settings
 from infra.spark import spark_properties
 from orchestration.first_day import first_day
+from orchestration.names import events_key, online_key, speed_tiles_key, view_key
 from orchestration.own_assets import own_assets
 
 # Single-run backfills are in beta. The versions are pinned, and a user cannot act on the warning.
@@ -36,6 +38,14 @@ class Deployment:
     def days(self) -> dg.DailyPartitionsDefinition:
         """The daily partitions, including today, because a backfill may end at any millisecond of today."""
         return dg.DailyPartitionsDefinition(start_date=first_day(self.settings).isoformat(), end_offset=1)
+
+    def lake_key(self, group: FeatureGroup) -> dg.AssetKey:
+        """The asset after which the lake has all of a group's past: its view; in Kappa, which has no views, the events."""
+        return events_key(group.source) if self.settings.kappa else view_key(group)
+
+    def online_key(self, group: FeatureGroup) -> dg.AssetKey:
+        """The asset of a group in the online store: its view there; in Kappa what the stream keeps there."""
+        return speed_tiles_key(group) if self.settings.kappa else online_key(group)
 
     @property
     def period(self) -> timedelta:

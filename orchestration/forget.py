@@ -80,7 +80,7 @@ def forget(
         ServiceError: The online store or Kafka does not answer.
         NotReadyError: A run is at work, which might write data that it has read before; or the batch has failed, after the erasure.
     """
-    require(settings, "valkey")
+    require(settings, "valkey", *(["speed"] if settings.kappa and fold else []))
     use_deployment(settings)
     _refuse_runs()
     spark, kafka = spark_session(settings, "braid forget", settings.batch_memory), runs(settings, "kafka")
@@ -104,7 +104,7 @@ def forget(
     for source in sources if fold and days else ():
         ends_ms = [view.batch_end_ms for group in project.groups_of(source) if (view := store.published(group.name))]
         if ends_ms:  # the batch_end stays that of the published views
-            backfill(project, settings, max(ends_ms), train=False, sources=(source,), on_asset=on_asset)
+            backfill(project, settings, None if settings.kappa else max(ends_ms), train=False, sources=(source,), on_asset=on_asset)
             folded = True
     undeleted = erase_files(spark, settings, delta_tables(spark, settings, project))
     remaining: dict[str, int] = {}

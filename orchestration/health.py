@@ -4,20 +4,18 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from features.declaration import FeatureGroup
 from infra.errors import BraidError
 from monitoring.freshness import Alert, FeatureFreshnessMonitor, Severity
 from orchestration.materialized import latest_metadata
-from orchestration.names import online_key
 
 FRESH, COVERED = "fresh", "covered"
 #: Metadata of `online_{group}`: the ids of the entities whose coverage is checked.
 RECENT = "recently active"
 
 
-def recently_active(instance: dg.DagsterInstance, group: FeatureGroup) -> list[int | str] | None:
-    """The entities that were active last when the group was published; None before the first publication."""
-    return latest_metadata(instance, online_key(group)).get(RECENT)
+def recently_active(instance: dg.DagsterInstance, online: dg.AssetKey) -> list[int | str] | None:
+    """The entities that were active last when the group was published, from its asset; None before the first publication, and in Kappa."""
+    return latest_metadata(instance, online).get(RECENT)
 
 
 def health_checks(

@@ -1,9 +1,11 @@
 """Jobs and schedules: per source from the archive to the online store, per model from labels to the champion, quality, housekeeping, own assets."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
 
+from features.declaration import FeatureGroup
 from features.model import Model
 from features.sources import EventSource
 from orchestration.deployment import Deployment
@@ -36,16 +38,22 @@ from orchestration.names import (
 def features_job_of(deployment: Deployment, source: EventSource) -> Any:
     """The job of a source. Each source has its own job, so its groups never wait for those of another source."""
     groups = deployment.project.groups_of(source)
-    keys = [key(group) for group in groups for key in (tiles_key, view_key, online_key)]
+    keys = _batch_keys(deployment, groups)
+    way = "Archive → events" if deployment.settings.kappa else "Archive → events → tiles → view → online store"
     return dg.define_asset_job(
         features_job(source), dg.AssetSelection.assets(events_key(source), *keys), executor_def=dg.in_process_executor,
-        description=f"Archive → events → tiles → view → online store of {source.name}, over any range of days in one run.",
+        description=f"{way} of {source.name}, over any range of days in one run.",
     )  # fmt: skip
 
 
-def model_job_of(model: Model) -> Any:
+def _batch_keys(deployment: Deployment, groups: Iterable[FeatureGroup]) -> list[dg.AssetKey]:
+    """What the batch makes of groups: nothing in Kappa."""
+    return [] if deployment.settings.kappa else [key(group) for group in groups for key in (tiles_key, view_key, online_key)]
+
+
+def model_job_of(deployment: Deployment, model: Model) -> Any:
     """The job that brings one model up to date: its groups, no others, then its training."""
-    of_groups = [key(group) for group in model.groups for key in (tiles_key, view_key, online_key)]
+    of_groups = _batch_keys(deployment, model.groups)
     keys = training_set_key(model), candidate_key(model), champion_key(model)
     return dg.define_asset_job(
         model_job(model), dg.AssetSelection.assets(*map(events_key, model.sources), *of_groups, *keys), executor_def=dg.in_process_executor,
@@ -53,9 +61,10 @@ def model_job_of(model: Model) -> Any:
     )  # fmt: skip
 
 
-def training_job_of(model: Model) -> Any:
-    """The job that trains a model."""
-    keys = training_set_key(model), candidate_key(model), champion_key(model)
+def training_job_of(deployment: Deployment, model: Model) -> Any:
+    """The job that trains a model. In Kappa, where no batch does, it takes what is archived into the events first."""
+    keys = [training_set_key(model), candidate_key(model), champion_key(model)]
+    keys += map(events_key, model.sources) if deployment.settings.kappa else ()
     return dg.define_asset_job(
         training_job(model), dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor,
         description=f"Training set → candidate → champion of {model.name}.",
@@ -84,7 +93,8 @@ def quality_job_of(deployment: Deployment) -> Any:
     """The job that checks the served answers."""
     project = deployment.project
     keys = [SERVED, *map(events_key, project.sources), *map(consistency_key, project.groups)]
-    keys += [key(model) for model in project.models for key in (drift_key, live_quality_key)]
+    reports = (live_quality_key,) if deployment.settings.kappa else (drift_key, live_quality_key)
+    keys += [key(model) for model in project.models for key in reports]
     keys += [experiment_key(model) for model in deployment.experiment_models]
     return dg.define_asset_job(
         QUALITY_JOB, dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor,
@@ -114,9 +124,8 @@ def jobs_of(deployment: Deployment) -> list[Any]:
     of_sources = [features_job_of(deployment, source) for source in project.batch_sources]
     return [
         *of_sources,
-        publish_job_of(deployment),
-        *map(model_job_of, project.models),
-        *map(training_job_of, project.models),
+        *([] if deployment.settings.kappa else [publish_job_of(deployment)]),
+        *(make(deployment, model) for make in (model_job_of, training_job_of) for model in project.models),
         *map(logged_training_job_of, project.models),
         quality_job_of(deployment),
         housekeeping_job(),

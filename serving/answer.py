@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from features.declaration import FeatureGroup, ModelInput
 from features.instants import rfc3339
-from features.merge import Merged
+from features.merge import EVER_MS, Merged
 from features.merge_many import ManyMerge
+from features.packed import HistoryView
 from infra.policies import WhenStale
 from serving.encoding import FeatureRow, ModelInfo, Provenance, predict_answer
 from serving.errors import RefusalError
@@ -66,13 +67,16 @@ def served_features(
     """
     end_ms = parts.batch.batch_end_ms if parts.batch is not None else batch_end_ms
     if end_ms is not None and q_ms < end_ms:
+        what, part = (
+            ("the end of the entity's history", "history") if isinstance(parts.batch, HistoryView) else ("batch_end", "view")
+        )
         raise RefusalError(
             409,
-            f"The time {rfc3339(q_ms)} lies before batch_end, {rfc3339(end_ms)}: the view already holds what came after it.",
+            f"The time {rfc3339(q_ms)} lies before {what}, {rfc3339(end_ms)}: the {part} already holds what came after it.",
             "Ask for a later time, or take the past from the training set.",
         )
     batch_only = batch_only or (stale is not None and stale.then is WhenStale.BATCH_ONLY)
-    at_ms = end_ms if batch_only and end_ms is not None else q_ms
+    at_ms = end_ms if batch_only and end_ms is not None and end_ms != EVER_MS else q_ms
     if at_q is None or at_ms != q_ms:
         at_q = ManyMerge(group, at_ms, batch_end_ms, complete_since_ms)
     merged = at_q(parts.batch, () if batch_only else parts.tiles)
@@ -97,10 +101,11 @@ class Provenances:
     Args:
         names: The features, in the order of the declaration.
         q_ms: The time that is asked about.
+        architecture: What made the values.
     """
 
-    def __init__(self, names: tuple[str, ...], q_ms: int) -> None:
-        self._names, self._as_of = names, rfc3339(q_ms)
+    def __init__(self, names: tuple[str, ...], q_ms: int, architecture: str = "lambda") -> None:
+        self._names, self._as_of, self._architecture = names, rfc3339(q_ms), architecture
         self._batch_ends: dict[int | None, str | None] = {None: None}
 
     def marks(self, served: Served, fault: str = "") -> Marks:
@@ -136,13 +141,16 @@ class Provenances:
             degraded_reasons=reasons,
             degraded_features=features,
             missing=missing,
+            architecture=self._architecture,
         )
 
 
-def feature_rows(group: FeatureGroup, ids: Sequence[RequestId], served: Sequence[Served], q_ms: int) -> list[FeatureRow]:
+def feature_rows(
+    group: FeatureGroup, ids: Sequence[RequestId], served: Sequence[Served], q_ms: int, architecture: str = "lambda"
+) -> list[FeatureRow]:
     """The rows of entities, with the ids as the request has them."""
     names = group.feature_names
-    provenances = Provenances(names, q_ms)
+    provenances = Provenances(names, q_ms, architecture)
     return [
         FeatureRow(entity_id, dict(zip(names, one.merged.values, strict=True)), provenances.of(one))
         for entity_id, one in zip(ids, served, strict=True)
@@ -170,6 +178,7 @@ def prediction(
     model: LoadedModel,
     variant: str,
     score: float | None = None,
+    architecture: str = "lambda",
 ) -> Any:
     """The answer of a model (`serving.encoding.predict_answer`).
 
@@ -180,6 +189,7 @@ def prediction(
         model: The model.
         variant: The name of the model's variant.
         score: The prediction that is declared for an answer that is late, instead of the model's.
+        architecture: What made the features.
 
     Raises:
         ValueError: As `LoadedModel.predict`.
@@ -188,7 +198,7 @@ def prediction(
         [entry for entry, _, _ in inputs], [served.merged.values for _, _, served in inputs], request, q_ms
     )
     [predicted] = model.predict([values]) if score is None else [score]
-    provenances = [Provenances(entry.group.feature_names, q_ms).of(served, fault) for entry, _, served in inputs]
+    provenances = [Provenances(entry.group.feature_names, q_ms, architecture).of(served, fault) for entry, _, served in inputs]
     keys = {
         key: value
         for entry, entity_id, _ in inputs
@@ -227,4 +237,5 @@ def combined(provenances: Sequence[tuple[ModelInput, Provenance]]) -> Provenance
         degraded_reasons=list(reasons),
         degraded_features=named((entry, its.degraded_features) for entry, its in provenances),
         missing=named((entry, its.missing) for entry, its in provenances),
+        architecture=each[0].architecture if each else "lambda",
     )

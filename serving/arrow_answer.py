@@ -28,6 +28,7 @@ _PROVENANCE = [
     pa.field("provenance.tiles_merged", pa.int64(), nullable=False),
     pa.field("provenance.degraded", pa.bool_(), nullable=False),
     *(pa.field(f"provenance.{name}", pa.list_(pa.string()), nullable=False) for name in ("degraded_reasons", "degraded_features", "missing")),
+    pa.field("provenance.architecture", pa.string(), nullable=False),
 ]  # fmt: skip
 #: Version of a group → the schema of its answers.
 _schemas: dict[str, pa.Schema] = {}
@@ -44,7 +45,9 @@ def schema_of(group: FeatureGroup) -> pa.Schema:
     return schema
 
 
-def arrow_stream(group: FeatureGroup, ids: Sequence[int | str], served: Sequence[Served], q_ms: int) -> bytes:
+def arrow_stream(
+    group: FeatureGroup, ids: Sequence[int | str], served: Sequence[Served], q_ms: int, architecture: str = "lambda"
+) -> bytes:
     """The answer.
 
     Args:
@@ -52,6 +55,7 @@ def arrow_stream(group: FeatureGroup, ids: Sequence[int | str], served: Sequence
         ids: The ids, as the online store has them.
         served: The features of each entity.
         q_ms: The time that the request asks about.
+        architecture: What made the values.
     """
     schema, provenances = schema_of(group), Provenances(group.feature_names, q_ms)
     marks = [provenances.marks(its) for its in served]
@@ -66,6 +70,7 @@ def arrow_stream(group: FeatureGroup, ids: Sequence[int | str], served: Sequence
     ]
     arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=False)]
     arrays += [_texts([its[place] for its in marks]) for place in range(len(Marks._fields))]
+    arrays.append(pa.array([architecture] * len(served)))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as stream:
         stream.write_batch(pa.record_batch(arrays, schema=schema))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
@@ -109,6 +109,7 @@ class Provenance(_Message):
     `as_of` is the time asked about, `batch_end` where batch ends and speed begins, `newest_event` the latest event that went in,
     `tiles_merged` the number of speed tiles; `degraded` says that values may not be exact, and `degraded_reasons` why;
     `degraded_features` names those features, and every other value is exact; `missing` names the features that have no value.
+    `architecture` is what made the values: in Kappa the stream alone, so there is no `batch_end`.
     """
 
     as_of: str
@@ -119,6 +120,7 @@ class Provenance(_Message):
     degraded_reasons: list[str]
     degraded_features: list[str]
     missing: list[str]
+    architecture: Literal["lambda", "kappa"] = "lambda"
 
 
 class FeatureRow(_Message):

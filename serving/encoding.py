@@ -28,6 +28,7 @@ class Provenance(msgspec.Struct, frozen=True, gc=False):
     degraded_reasons: Sequence[str]
     degraded_features: Sequence[str]
     missing: Sequence[str]
+    architecture: str = "lambda"
 
 
 class FeatureRow(msgspec.Struct, frozen=True, gc=False):

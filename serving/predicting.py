@@ -80,7 +80,7 @@ class Predictor:
 
         answered = served(variant.batch_only)
         stages.end("merge")
-        answer = prediction(answered, context, q_ms, model, variant.name, score)
+        answer = prediction(answered, context, q_ms, model, variant.name, score, self._settings.architecture)
         stages.end("model")
         response = encoded(answer)
         stages.end("encode")
@@ -127,7 +127,7 @@ class Predictor:
         stages.end("model")
         provenances = []
         for entry, known in zip(inputs, served, strict=True):
-            shared = Provenances(entry.group.feature_names, q_ms)
+            shared = Provenances(entry.group.feature_names, q_ms, self._settings.architecture)
             provenances.append({entity_id: shared.of(features, fault) for entity_id, features in known.items()})
         rows = [
             CandidateScore(score, any(its[of_input[place]].degraded for its, of_input in zip(provenances, ids, strict=True)))

@@ -243,12 +243,12 @@ class Braid(_Endpoints):
         found = [serve(parts) for parts in reading.parts]
         stages.end("merge")
         if arrow:
-            response = arrow_stream(group, keys, found, q_ms)
+            response = arrow_stream(group, keys, found, q_ms, _settings.architecture)
         else:
-            response = encoded(FeaturesAnswer(feature_rows(group, request.ids, found, q_ms)))
+            response = encoded(FeaturesAnswer(feature_rows(group, request.ids, found, q_ms, _settings.architecture)))
         stages.end("encode")
         if self._served.on:
-            request_id, provenances = current_request_id(), Provenances(group.feature_names, q_ms)
+            request_id, provenances = current_request_id(), Provenances(group.feature_names, q_ms, _settings.architecture)
             for key, served in zip(keys, found, strict=True):
                 if self._served.wants(key):
                     provenance = provenances.of(served)

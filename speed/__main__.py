@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable, Mapping
 
 from pyspark.sql import SparkSession
-from pyspark.sql.streaming.query import StreamingQuery
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -25,6 +24,7 @@ from tenacity import (
 )
 
 from features.declaration import FeatureGroup
+from features.history import HISTORY_FORMAT
 from features.instants import now_ms
 from features.project import Project
 from features.sources import EventSource
@@ -34,11 +34,14 @@ from infra.kafka import create_topics, held
 from infra.project import load_project
 from infra.settings import Settings
 from speed.archive import create_archive, start_archive
-from speed.completeness import TileStream, open_stream
+from speed.checkpoints import checkpoint_of, recorded_tokens
+from speed.completeness import TileStream, open_stream, with_gaps
+from speed.engine import Engine, Query
+from speed.histories import begin_histories
 from speed.offline import OfflineStore
-from speed.online import checkpoint_of, recorded_tokens, start_online
-from speed.progress import Board, committed
+from speed.progress import Board
 from speed.session import pool, speed_session
+from speed.spark_engine import SparkEngine
 from speed.topics import TopicWatch
 from store.protocol import Store, published_version
 from store.server import reached_store, writing_store
@@ -69,7 +72,9 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
     """Starts the queries and publishes their progress until `ended` is set or one of them fails."""
     _reach(settings, {name: n for one in project.sources for name, n in ((one.topic, PARTITIONS), (one.dlq_topic, 1))}, ended)
     spark = speed_session(settings)
-    queries: dict[str, StreamingQuery] = {}
+    engine: Engine = SparkEngine(spark, settings)
+    tasks = spark.sparkContext.defaultParallelism
+    queries: dict[str, Query] = {}
     offline: list[OfflineStore] = []
     try:
         for group in project.groups:
@@ -79,10 +84,11 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
         store = writing_store(settings)
         watch = TopicWatch(settings, [source.topic for source in project.sources])
         watch.start(ended)
-        older = _older(store, project.groups)
+        older = _older(settings, store, project.groups)
         streams = _open_streams(settings, store, watch, {f"online:{group.name}": group for group in project.groups} | older)
         for source in project.sources:
-            queries |= _start_online(spark, settings, store, source, streams)
+            _begin_histories(spark, settings, store, source, watch.ids[source.topic], streams)
+            queries |= _start_online(engine, tasks, store, source, streams)
             with pool(spark, "background"):
                 queries[f"archive:{source.name}"] = start_archive(spark, settings, source, watch.ids[source.topic])
         details = {name: {"version": one.group.fingerprint, "token": one.tiles.token} for name, one in streams.items()}
@@ -104,23 +110,25 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
                 return 1
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
-                for name in older.keys() - _older(store, project.groups).keys() if older else ():
+                for name in older.keys() - _older(settings, store, project.groups).keys() if older else ():
                     say(f"{name} is served no more.")
                     older.pop(name)
                     source = streams.pop(name).group.source
                     queries.pop(name).stop()
-                    queries |= _start_online(spark, settings, store, source, streams)
+                    queries |= _start_online(engine, tasks, store, source, streams)
                 lost = {
                     name: reason for name, stream in streams.items()
-                    if (reason := stream.follow(store, board.entry(name), committed(queries[name].lastProgress)))
+                    if (reason := stream.follow(store, board.entry(name), queries[name].committed()))
                 }  # fmt: skip
+                if settings.kappa:
+                    _serve_whole(store, streams, project.groups)
                 for name, reason in lost.items():
                     say(f"{reason} of {name}: the stream is read again into it.")
                 if lost:
                     return 1
             for name, query in queries.items():
-                if not query.isActive:
-                    say(f"The query {name} has failed: {_cause(query)}. Its checkpoint is {settings.checkpoint(query.name)}*.")
+                if fault := query.fault():
+                    say(f"The query {name} has failed: {fault}.")
                     return 1
             for one in offline:
                 if one.failure:
@@ -149,30 +157,68 @@ def _open_streams(settings: Settings, store: Store, watch: TopicWatch, groups: M
     for name, group in groups.items():
         source = group.source
         streams[name] = stream = open_stream(
-            store, group, watch.ids[source.topic], in_kafka[source.name], entries, tokens[source.name], started_ms, slack_ms
-        )
-        if not stream.tiles.whole:
+            store, group, watch.ids[source.topic], in_kafka[source.name], entries, tokens[source.name], started_ms, slack_ms,
+            HISTORY_FORMAT if settings.kappa else 0,
+        )  # fmt: skip
+        if stream.tiles.history and stream.tiles.begins is None:
+            say(f"{name} begins with what the lake holds.")
+        elif not stream.tiles.whole:
             say(f"{name} is read from the first message that Kafka holds: no checkpoint of this layout has its tiles.")
         if stream.tiles.complete_since_ms is not None:
             say(f"{name} is complete from {stream.tiles.complete_since_ms} ms on: Kafka did not hold what came before.")
     return streams
 
 
+def _begin_histories(
+    spark: SparkSession, settings: Settings, store: Store, source: EventSource, topic: str, streams: Mapping[str, TileStream]
+) -> None:
+    """Makes the histories of the streams of a source that have none yet, before their query starts."""
+    begun = {
+        name: stream
+        for name, stream in streams.items()
+        if stream.group.source.name == source.name and stream.tiles.history and stream.tiles.begins is None
+    }
+    if not begun:
+        return
+    began, slack_ms = time.monotonic(), settings.future_seconds * 1_000
+    made = begin_histories(spark, settings, source, topic, [(stream.group, stream.tiles) for stream in begun.values()])
+    in_kafka = held(settings, source.topic)
+    for (name, stream), tiles in zip(begun.items(), made, strict=True):
+        stream.tiles = with_gaps(tiles, {}, in_kafka, now_ms(), slack_ms)
+        store.set_tiles(stream.group, stream.tiles)
+        say(f"{name} has the histories of {tiles.entities} entities, and counts from {dict(tiles.begins or {})} on.")
+    say(f"The histories of {source.name} took {time.monotonic() - began:.1f} s.")
+
+
+def _serve_whole(store: Store, streams: Mapping[str, TileStream], groups: Iterable[FeatureGroup]) -> None:
+    """Serves the declared versions whose streams have caught up, in the place of those that were served before."""
+    for group in groups:
+        tiles = streams[f"online:{group.name}"].tiles
+        if not tiles.whole:
+            continue
+        served = store.published(group.name)
+        if served is None or (served.fingerprint, served.architecture, served.batch_end_ms) != (
+            group.fingerprint,
+            "kappa",
+            tiles.as_of_ms,
+        ):
+            store.serve_stream(group, tiles.as_of_ms, tiles.entities)
+            say(f"{group.name} is served by its version {group.fingerprint}.")
+
+
 def _start_online(
-    spark: SparkSession, settings: Settings, store: Store, source: EventSource, streams: Mapping[str, TileStream]
-) -> dict[str, StreamingQuery]:
+    engine: Engine, tasks: int, store: Store, source: EventSource, streams: Mapping[str, TileStream]
+) -> dict[str, Query]:
     """The one query of a source, by the names of the entries of all its streams of tiles."""
     mine = {name: stream for name, stream in streams.items() if stream.group.source.name == source.name}
     if not mine:
         return {}
     tokens = {f"{stream.group.name}@{stream.group.fingerprint}": stream.tiles.token for stream in mine.values()}
-    pairs = [(stream.group, stream.tiles.token) for stream in mine.values()]
-    checkpoint = checkpoint_of(store, source, tokens, spark.sparkContext.defaultParallelism)
+    pairs = [(stream.group, stream.tiles) for stream in mine.values()]
+    checkpoint = checkpoint_of(store, source, tokens, tasks)
     for stream in mine.values():
         stream.tasks = checkpoint.tasks
-    with pool(spark, "online"):
-        query = start_online(spark, settings, source, pairs, checkpoint)
-    return dict.fromkeys(mine, query)
+    return dict.fromkeys(mine, engine.start(source, pairs, checkpoint))
 
 
 def _reach(settings: Settings, topics: Mapping[str, int], ended: threading.Event) -> None:
@@ -195,29 +241,26 @@ def _reach(settings: Settings, topics: Mapping[str, int], ended: threading.Event
             reached_store(settings)
 
 
-def _older(store: Store, groups: Iterable[FeatureGroup]) -> dict[str, FeatureGroup]:
+def _older(settings: Settings, store: Store, groups: Iterable[FeatureGroup]) -> dict[str, FeatureGroup]:
     """What is served of an older version of its declaration, which goes on until the newer one is published; by the query's name."""
     found = {}
     for declared in groups:
+        published = store.published(declared.name)
+        if published is None or published.architecture != settings.architecture:
+            continue
         group = published_version(store, declared)
         if group.fingerprint != declared.fingerprint:
             found[f"online:{group.name}@{group.fingerprint[:8]}"] = group
     return found
 
 
-def stop(spark: SparkSession, queries: Mapping[str, StreamingQuery]) -> None:
+def stop(spark: SparkSession, queries: Mapping[str, Query]) -> None:
     """Stops the queries, then the session. What stops badly is gone all the same: the checkpoints are whole at any moment."""
     for end in (*(query.stop for query in set(queries.values())), spark.stop):
         try:
             end()
         except Exception as error:  # noqa: BLE001 — py4j's errors have no common ancestor
             say(f"While stopping: {type(error).__name__}.")
-
-
-def _cause(query: StreamingQuery) -> str:
-    # Behind the cause stand offsets and the plan.
-    text = str(query.exception() or "it has ended").split("=== Streaming Query ===", maxsplit=1)[0]
-    return " ".join(text.split())[:2_000]
 
 
 def say(line: str) -> None:

@@ -11,18 +11,21 @@ and where it was. The dead letters are at least once: a reader who minds drops d
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import partial
 
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
-from pyspark.errors import PySparkException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.streaming.query import StreamingQuery
 
 from features.sources import EventSource
 from infra.errors import ServiceError
 from infra.kafka import spark_options
 from infra.settings import Settings
+from speed.engine import Query
+from speed.spark_engine import SparkQuery
 from speed.stream import judged, messages
 from speed.topics import is_anew
 
@@ -33,17 +36,19 @@ _PROPERTIES = {
 }  # fmt: skip
 
 
-def start_archive(spark: SparkSession, settings: Settings, source: EventSource, topic: str) -> StreamingQuery:
+def start_archive(spark: SparkSession, settings: Settings, source: EventSource, topic: str) -> Query:
     """Starts the query of a source; `topic` is the identity of its topic: one that is made anew is read from its start."""
     name = f"archive_{source.name}"
-    return (
+    place = settings.checkpoint(f"{name}_{topic}")
+    query = (
         messages(spark, settings, source)
         .writeStream.queryName(name)
         .foreachBatch(partial(archive_batch, settings, source, topic))
         .trigger(processingTime=f"{round(settings.archive_seconds * 1_000)} milliseconds")
-        .option("checkpointLocation", settings.checkpoint(f"{name}_{topic}"))
+        .option("checkpointLocation", place)
         .start()
     )
+    return SparkQuery(query, place)
 
 
 def create_archive(spark: SparkSession, settings: Settings, source: EventSource) -> None:
@@ -53,6 +58,34 @@ def create_archive(spark: SparkSession, settings: Settings, source: EventSource)
         f"CREATE TABLE IF NOT EXISTS delta.`{settings.table(source.archive_table)}` ({COLUMNS}) USING delta "
         f"PARTITIONED BY (arrival_day) TBLPROPERTIES ({properties})"
     )
+
+
+def archived_offsets(
+    spark: SparkSession, settings: Settings, source: EventSource, topic: str, micro_batches: Mapping[str, int]
+) -> dict[int, int]:
+    """Partition → the offset behind the last message of a topic in a commit of the archive; empty where it has none.
+
+    Args:
+        spark: The session.
+        settings: Where the checkpoints are.
+        source: Whose archive.
+        topic: The identity of the topic. The archive may have messages of a topic that had the name before.
+        micro_batches: Query → the last micro-batch that the commit has (`batch.tables.TableState.transactions`).
+    """
+    path = settings.checkpoint(f"archive_{source.name}_{topic}")
+
+    def text(name: str) -> str:
+        return str(spark.read.text(f"{path}/{name}", wholetext=True).collect()[0][0])
+
+    try:
+        micro_batch = micro_batches.get(json.loads(text("metadata"))["id"])
+    except AnalysisException:  # no query of the topic has begun
+        return {}
+    if micro_batch is None:
+        return {}
+    # Spark writes the offsets of a micro-batch before it begins: a line with a version, one with properties, and one per topic's reader.
+    offsets = json.loads(text(f"offsets/{micro_batch}").splitlines()[-1])[source.topic]
+    return {int(partition): int(offset) for partition, offset in offsets.items()}
 
 
 def archive_batch(settings: Settings, source: EventSource, topic: str, batch: DataFrame, batch_id: int) -> None:

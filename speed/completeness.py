@@ -20,7 +20,13 @@ from store.protocol import Store, Tiles
 
 
 def judge(
-    known: Tiles | None, topic_id: str, offsets: Mapping[int, int], held: Mapping[int, Held], now_ms: int, slack_ms: int
+    known: Tiles | None,
+    topic_id: str,
+    offsets: Mapping[int, int],
+    held: Mapping[int, Held],
+    now_ms: int,
+    slack_ms: int,
+    history: int = 0,
 ) -> Tiles:
     """The stream of tiles that a query goes on with, or begins.
 
@@ -31,6 +37,7 @@ def judge(
         held: What Kafka holds, by partition.
         now_ms: The time.
         slack_ms: How long after its arrival a message's event may happen, at most.
+        history: The format of the histories that the stream keeps; 0 for none. A stream that begins has to make them first: then no gap is looked for.
     """
     # An offset beyond the end is of messages that the brokers have lost.
     made_anew = known is not None and (
@@ -44,17 +51,28 @@ def judge(
             Tiles(
                 new_token(),
                 since_ms,
-                all(partition_held.earliest == partition_held.end for partition_held in held.values()),
+                not history and all(partition_held.earliest == partition_held.end for partition_held in held.values()),
                 topic_id,
+                history,
             ),
             {},
         )
-    since_ms = known.complete_since_ms
+    if history and known.begins is None:
+        return known
+    return with_gaps(known, offsets, held, now_ms, slack_ms)
+
+
+def with_gaps(tiles: Tiles, offsets: Mapping[int, int], held: Mapping[int, Held], now_ms: int, slack_ms: int) -> Tiles:
+    """The stream of tiles that goes on at `offsets`, complete since the first message that Kafka holds where it lacks some of them.
+
+    The messages before `tiles.begins` are in the histories. Arguments are those of `judge`.
+    """
+    since_ms, begins = tiles.complete_since_ms, tiles.begins or {}
     for partition, partition_held in held.items():
-        if offsets.get(partition, 0) < partition_held.earliest:
+        if offsets.get(partition, begins.get(partition, 0)) < partition_held.earliest:
             first_ms = (now_ms if partition_held.first_ms is None else partition_held.first_ms) + slack_ms
             since_ms = first_ms if since_ms is None else max(since_ms, first_ms)
-    return replace(known, complete_since_ms=since_ms)
+    return replace(tiles, complete_since_ms=since_ms)
 
 
 def new_token() -> str:
@@ -88,7 +106,7 @@ class TileStream:
         """
         named = store.tiles(self.group.name).get(version_of(self.group.fingerprint))
         if named is None or named.token != self.tiles.token:
-            return "The online store has lost what it held"
+            return "New histories were asked for" if named and named.history else "The online store has lost what it held"
         if committed is not None and not store.has_tiles_of(self.tiles.token, self.tasks, committed):
             self.tiles = replace(self.tiles, token=new_token(), whole=False)
             store.set_tiles(self.group, self.tiles)
@@ -109,21 +127,23 @@ def open_stream(
     tokens: Collection[str],
     now_ms: int,
     slack_ms: int,
+    history: int = 0,
 ) -> TileStream:
     """The stream of tiles of a version at the start of a process; `entries` are what the process before reported of its queries.
 
     A stream whose token is not among `tokens` was written by a query that has no checkpoint any more, or by one of a former layout: another begins.
+    So it does where the stream kept histories of another format than `history`, or none, or has not made them yet.
     """
     known = stored = store.tiles(group.name).get(version_of(group.fingerprint))
-    if known and known.token not in tokens:
-        known = replace(known, token=new_token(), whole=False)
+    if known and (known.token not in tokens or known.history != history or (history and known.begins is None)):
+        known = replace(known, token=new_token(), whole=False, history=history, begins=None)
     offsets: dict[int, int] = {}
     for entry in entries.values():
         if known and entry.get("token") == known.token:
             offsets = {int(partition): offset for partition, offset in entry["offsets"].items()}
     stream = TileStream(
         group,
-        judge(known, topic_id, offsets, held, now_ms, slack_ms),
+        judge(known, topic_id, offsets, held, now_ms, slack_ms, history),
         {p: partition_held.end for p, partition_held in held.items()},
     )
     if stream.tiles != stored:

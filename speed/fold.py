@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from features.aggregations import Ints, Series
 from features.declaration import FeatureGroup
+from features.history import pack_history, roll, unpack_history
 from features.open_tile import join_tile
 from features.packed import TileValue
 from features.sources import ColumnType
@@ -25,6 +26,21 @@ from features.speed_value import pack_tile
 from features.tiles import fold_tile_values, runs
 from features.windows import floor_ms
 from store.protocol import OpenTiles
+
+
+@dataclass(frozen=True)
+class Rolled:
+    """What a micro-batch makes of entities with histories.
+
+    Attributes:
+        tiles: The tiles (entity, start, packed value) that change, of those that stay.
+        histories: Entity → its packed history, where it changes.
+        folded: Entity → up to which offset of each partition its events are in either.
+    """
+
+    tiles: list[tuple[int | str, int, bytes]]
+    histories: dict[int | str, bytes]
+    folded: dict[int | str, dict[int, int]]
 
 
 @dataclass(frozen=True)
@@ -113,6 +129,39 @@ def fold_into(
         state = before[index]
         folded[new.entities[index]] = {**(state.offsets if state else {}), **offsets}
     return tiles, folded
+
+
+def roll_into(group: FeatureGroup, new: Contributions, before: Sequence[OpenTiles | None], closed_ms: int | None) -> Rolled:
+    """`fold_into` of an architecture with histories: the tiles that the watermark has closed join the history of their entity.
+
+    An event that is not late and lies before the end of the history joins the history as well. That happens where the stream is read again, because
+    its partitions then come in another order, and so does the watermark.
+
+    Args:
+        group: The declaration.
+        new: As in `fold_into`.
+        before: As in `fold_into`, with the closed tiles and the history.
+        closed_ms: No event that is still to be read lies before, but for these; None before the first micro-batch.
+    """
+    changed, folded = fold_into(group, new, before)
+    of_entity: dict[int | str, dict[int, bytes]] = {}
+    for entity, start_ms, packed in changed:
+        of_entity.setdefault(entity, {})[start_ms] = packed
+    states = dict(zip(new.entities, before, strict=True))
+    histories = {}
+    for entity, tiles in of_entity.items():
+        state = states[entity]
+        history = unpack_history(state.history, group) if state and state.history else None
+        known = state.tiles if state and closed_ms is not None else {}
+        joining = {start_ms: packed for start_ms, packed in known.items() if start_ms < (closed_ms or 0)}
+        end_ms = max((ms for ms in (history and history.until_ms, closed_ms if joining else None) if ms is not None), default=None)
+        if end_ms is None:
+            continue
+        joining |= {start_ms: tiles.pop(start_ms) for start_ms in list(tiles) if start_ms < end_ms}
+        if joining:
+            histories[entity] = pack_history(group, roll(group, history, joining, end_ms))
+    left = [(entity, start_ms, packed) for entity, tiles in of_entity.items() for start_ms, packed in tiles.items()]
+    return Rolled(left, histories, folded)
 
 
 def _not_yet_folded(new: Contributions, before: Sequence[OpenTiles | None]) -> np.ndarray:

@@ -15,9 +15,8 @@ plan a second job per micro-batch and go through the driver's Python.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
@@ -25,36 +24,19 @@ import pyarrow.compute as pc
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.streaming.query import StreamingQuery
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 from pyspark.sql.types import ByteType, StructField, StructType
 
 from features.declaration import FeatureGroup
-from features.sources import EventSource
+from features.merge import EVER_MS
+from features.windows import floor_ms
 from infra.settings import Settings
+from speed.checkpoints import Checkpoint
 from speed.copies import COPY, COUNTS, LATE, OBSERVED, VERDICT, micro_batch, with_verdicts, without_later_copies
-from speed.fold import contributions_of, first_starts, fold_into
+from speed.fold import contributions_of, first_starts, fold_into, roll_into
 from speed.stream import by_entity, contributions, input_names, judged_events, slots
-from store.protocol import Folded, Mark, Store
+from store.protocol import Folded, Histories, Mark, Store, Tiles
 from store.server import writing_store
-
-#: The notes that name the checkpoint of each source; those of a layout in which Spark had the ids of events are none of these.
-_NOTES = "stream checkpoints"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint of the query of a source.
-
-    Attributes:
-        name: Of its folder, and of the store's memory of the events that it has read.
-        tokens: Version of a group → the token of its stream of tiles, of those that it has read from the beginning.
-        tasks: How many tasks write tiles.
-    """
-
-    name: str
-    tokens: Mapping[str, str]
-    tasks: int
 
 
 @dataclass(frozen=True)
@@ -66,70 +48,30 @@ class Target:
         token: The name of its stream of tiles.
         slot: The place of its entity in the rows.
         inputs: The columns of its inputs.
+        begins: Partition → the offset of the first message that counts; what is before is in the histories already.
     """
 
     group: FeatureGroup
     token: str
     slot: int
     inputs: tuple[str, ...]
-
-
-def checkpoints(store: Store) -> list[str]:
-    """The names of the checkpoints of all sources."""
-    return [str(note["name"]) for note in store.notes(_NOTES).values()]
-
-
-def recorded_tokens(store: Store, source: EventSource) -> Mapping[str, str]:
-    """The tokens of the checkpoint of a source."""
-    last = _last_checkpoint(store, source)
-    return last.tokens if last else {}
-
-
-def checkpoint_of(store: Store, source: EventSource, tokens: Mapping[str, str], tasks: int) -> Checkpoint:
-    """The checkpoint that has read everything of these streams of tiles (version of a group → token).
-
-    A stream that the last checkpoint did not have is read from the first message, hence by a checkpoint that begins; the others pass over what they have.
-    The first checkpoint of a source decides the number of tasks, because each of them leaves marks.
-    """
-    last = _last_checkpoint(store, source)
-    if last and tokens.items() <= last.tokens.items():
-        return last
-    checkpoint = Checkpoint(uuid.uuid4().hex[:12], tokens, last.tasks if last else tasks)
-    store.note(_NOTES, source.name, asdict(checkpoint))
-    return checkpoint
-
-
-def _last_checkpoint(store: Store, source: EventSource) -> Checkpoint | None:
-    note = store.notes(_NOTES).get(source.name)
-    return Checkpoint(**note) if note else None
-
-
-def start_online(
-    spark: SparkSession,
-    settings: Settings,
-    source: EventSource,
-    streams: Sequence[tuple[FeatureGroup, str]],
-    checkpoint: Checkpoint,
-) -> StreamingQuery:
-    """Starts the query of a source; `streams` are versions of its groups, each with the token of its stream of tiles."""
-    name = f"online_{source.name}"
-    writer = online_writer(spark, settings, streams, checkpoint).trigger(
-        processingTime=f"{settings.speed_trigger_seconds * 1_000:.0f} milliseconds"
-    )
-    return writer.queryName(name).option("checkpointLocation", settings.checkpoint(f"{name}_{checkpoint.name}")).start()
+    begins: Mapping[int, int]
 
 
 def online_writer(
     spark: SparkSession,
     settings: Settings,
-    streams: Sequence[tuple[FeatureGroup, str]],
+    streams: Sequence[tuple[FeatureGroup, Tiles]],
     checkpoint: Checkpoint,
     at_most: int | None = None,
 ) -> DataStreamWriter:
     """The query of groups of one source, to be started; `at_most` as in `speed.stream.messages`."""
     groups = [group for group, _ in streams]
     source, places = groups[0].source, slots(groups)
-    targets = [Target(group, token, places[group.entity_sql], tuple(input_names(groups, group))) for group, token in streams]
+    targets = [
+        Target(group, tiles.token, places[group.entity_sql], tuple(input_names(groups, group)), tiles.begins or {})
+        for group, tiles in streams
+    ]
     events = judged_events(spark, settings, source, at_most).withWatermark(source.time, f"{settings.watermark_seconds} seconds")
     counting = counted(settings, checkpoint.name, contributions(groups, events).drop(source.time))
     write = partial(write_tiles, settings, checkpoint.name, targets)
@@ -152,7 +94,7 @@ def write_tiles(
 ) -> Iterator[pa.RecordBatch]:
     """Folds the events of a task and writes their tiles, each group's with the task's mark behind them; runs in Spark's Python workers. Gives how many."""
     store, written = writing_store(settings), 0
-    _, batch_id, _ = micro_batch()
+    query, batch_id, _ = micro_batch()
     # All rows of an entity at once: what is folded of it once is passed over when it comes again.
     collected = [batch for batch in batches if batch.num_rows]
     of_slot: dict[int, pa.Table] = {}
@@ -161,10 +103,18 @@ def write_tiles(
         of_slot = {slot: rows.filter(pc.equal(rows.column("slot"), slot)) for slot in {target.slot for target in targets}}
     task = TaskContext.get()
     assert task is not None
+    high_ms = store.high_water(query, batch_id) if settings.kappa and of_slot else None
+    watermark_ms = None if high_ms is None else high_ms - settings.watermark_seconds * 1_000
     for target in targets:
-        tiles, folded = fold_rows(store, target, of_slot[target.slot]) if of_slot else ([], None)
-        kept_seconds = settings.tiles_kept_seconds(target.group.buffer_ms)
-        store.put_tiles(target.group, tiles, kept_seconds, Mark(target.token, task.partitionId(), batch_id), folded)
+        group, mark = target.group, Mark(target.token, task.partitionId(), batch_id)
+        tiles: list[tuple[int | str, int, bytes]] = []
+        folded: Folded | None = None
+        histories: Histories | None = None
+        if of_slot and settings.kappa:
+            tiles, folded, histories = roll_rows(store, target, of_slot[target.slot], watermark_ms)
+        elif of_slot:
+            tiles, folded = fold_rows(store, target, of_slot[target.slot])
+        store.put_tiles(group, tiles, settings.tiles_kept_seconds(group.buffer_ms), mark, folded, histories)
         written += len(tiles)
     yield pa.record_batch({"tiles": pa.array([written], pa.int64())})
 
@@ -174,3 +124,19 @@ def fold_rows(store: Store, target: Target, rows: pa.Table) -> tuple[list[tuple[
     group, new = target.group, contributions_of(target.group, rows, target.inputs)
     tiles, offsets = fold_into(group, new, store.open_tiles(group, target.token, first_starts(group, new)))
     return tiles, Folded(target.token, offsets)
+
+
+def roll_rows(
+    store: Store, target: Target, rows: pa.Table, watermark_ms: int | None
+) -> tuple[list[tuple[int | str, int, bytes]], Folded, Histories]:
+    """`fold_rows` of an architecture with histories, which closed tiles join."""
+    for partition, offset in target.begins.items():
+        before = pc.and_(pc.equal(rows.column("kafka_partition"), partition), pc.less(rows.column("kafka_offset"), offset))
+        rows = rows.filter(pc.invert(before))
+    group, new = target.group, contributions_of(target.group, rows, target.inputs)
+    # An event at the watermark is late.
+    closed_ms = None if watermark_ms is None else floor_ms(watermark_ms + 1, group.tile_ms)
+    opened = store.open_tiles(group, target.token, first_starts(group, new), EVER_MS if closed_ms is None else closed_ms)
+    rolled = roll_into(group, new, opened, closed_ms)
+    fresh = [entity for entity, state in zip(new.entities, opened, strict=True) if state is None]
+    return rolled.tiles, Folded(target.token, rolled.folded), Histories(rolled.histories, fresh)

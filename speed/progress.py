@@ -1,6 +1,6 @@
 """How far each query is → the online store's progress.
 
-Reads Spark's own progress of committed micro-batches; writes JSON per group, per archive and per offline store, and two that sum them up: `online` (all groups) and
+Reads the progress of the queries (`speed.engine.Query`); writes JSON per group, per archive and per offline store, and two that sum them up: `online` (all groups) and
 `archive` (all sources). An offset is written here only after its micro-batch is committed, hence after its tiles are in the
 store: `braid replay --wait`, the probes and `braid status` read it.
 
@@ -13,28 +13,19 @@ The oldest and the newest event are of all processes: one that was started again
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
-from pyspark.sql.streaming.query import StreamingQuery
-
 from features.instants import now_ms
-from speed.copies import OBSERVED
+from speed.engine import COUNTED, Entry, Query
 from store.protocol import Store
 
 #: How old an entry may get while nothing happens.
 FRESH_SECONDS = 2.0
 #: What is remembered of the process before.
 _REMEMBERED = ("oldest_event_ms", "newest_event_ms")
-
-#: What is counted since the process began: numbers of Spark's progress under `speed.copies.OBSERVED`.
-_COUNTED = ("late_rows", "copies")
-
-Entry = dict[str, Any]
 
 
 class Board:
@@ -49,7 +40,7 @@ class Board:
     """
 
     def __init__(
-        self, store: Store, queries: dict[str, StreamingQuery], details: Mapping[str, Mapping[str, str]], others: Iterable[str] = ()
+        self, store: Store, queries: dict[str, Query], details: Mapping[str, Mapping[str, str]], others: Iterable[str] = ()
     ) -> None:
         self._store, self._queries, self._details = store, queries, details
         self._others = frozenset(others)
@@ -77,9 +68,8 @@ class Board:
             self._store.set_progress({}, over=list(over))
             self._entries = {name: entry for name, entry in self._entries.items() if name not in over}
         for name, query in self._queries.items():
-            last = query.lastProgress
             before = self._entries[name]
-            entry = before if last is None else {**_entry(last, before), **_counted(query, last, before)}
+            entry = query.entry(before)
             looked_ms = now_ms()
             caught_up_ms = before.get("caught_up_ms", looked_ms) if entry.get("lag") else looked_ms
             entry = {**entry, "caught_up_ms": caught_up_ms, "lag_seconds": (looked_ms - caught_up_ms) / 1_000}
@@ -115,56 +105,7 @@ def summary(entries: Iterable[Entry]) -> Entry:
         "oldest_event_ms": over("oldest_event_ms", min),
         "newest_event_ms": over("newest_event_ms", max),
         "rows_per_second": over("rows_per_second", max),
-        **{name: sum(entry.get(name, 0) for entry in found) for name in _COUNTED},
+        **{name: sum(entry.get(name, 0) for entry in found) for name in COUNTED},
         "lag": over("lag", max),
         "lag_seconds": over("lag_seconds", max),
     }
-
-
-def committed(progress: Any) -> int | None:
-    """The last committed micro-batch of a query by its latest progress; None for none."""
-    if progress is None:
-        return None
-    # A trigger without a micro-batch reports too, by the number of the batch that may come.
-    batch_id = progress.batchId if "addBatch" in progress.durationMs else progress.batchId - 1
-    return None if batch_id < 0 else batch_id
-
-
-def _entry(progress: Any, before: Entry) -> Entry:
-    """The entry of a query's latest progress; what only a batch with events can say stays as it was."""
-    source, times = progress.sources[0], progress.eventTime or {}
-    offsets, latest = _offsets(source.endOffset), _offsets(source.latestOffset)
-    oldest = [ms for ms in (before.get("oldest_event_ms"), _millis(times.get("min"))) if ms is not None]
-    newest = [ms for ms in (before.get("newest_event_ms"), _millis(times.get("max"))) if ms is not None]
-    return {
-        "offsets": offsets or before.get("offsets", {}),
-        "batch_id": progress.batchId if progress.numInputRows else before.get("batch_id", -1),
-        "watermark_ms": _millis(times.get("watermark")),
-        "oldest_event_ms": min(oldest, default=None),
-        "newest_event_ms": max(newest, default=None),
-        "rows_per_second": round(progress.processedRowsPerSecond, 1) if progress.numInputRows else 0.0,
-        "lag": max(0, sum(latest.values()) - sum(offsets.values())) if latest else 0,
-    }
-
-
-def _counted(query: StreamingQuery, last: Any, before: Entry) -> dict[str, int]:
-    """The numbers of `_COUNTED`, with those of the micro-batches since the entry before."""
-    counted_id = before.get("batch_id", -1)
-    updates = [last] if last.batchId <= counted_id + 1 else query.recentProgress
-    # A trigger without a micro-batch reports too, by the number of the batch that may come.
-    new = {update.batchId: update for update in updates if update.batchId > counted_id and update.numInputRows}
-    observed = [numbers for update in new.values() if (numbers := update.observedMetrics.get(OBSERVED))]
-    return {name: before.get(name, 0) + sum(numbers[name] for numbers in observed) for name in _COUNTED}
-
-
-def _offsets(text: str | None) -> dict[str, int]:
-    """Spark's offsets of a topic, {"topic": {"0": 17}}, as {"0": 17}; "null" where a trigger did not ask for them."""
-    topics = json.loads(text) if text else None
-    return {partition: int(offset) for partitions in (topics or {}).values() for partition, offset in partitions.items()}
-
-
-def _millis(text: str | None) -> int | None:
-    """An instant of Spark's progress, or None for none (the watermark's epoch before the first event)."""
-    if not text:
-        return None
-    return round(datetime.fromisoformat(text).timestamp() * 1_000) or None

@@ -5,6 +5,7 @@
         s:{version}                                 the stamp of that view: see `stamp`
         speed:{version}                             its speed tiles, as one value: see `features.speed_value`
         folded:{version}                            which events are in them: see `store.tiles`
+        history:{version}                           in Kappa, in the place of the batch view: see `features.history`
     braid/published/{group}                  hash   what was published of the group last: see `store.publishing`;
         tiles:{format}:{version}                    and since when its tiles are complete: see `store.tiles`
     braid/known/{group}/{version}/{bucket}   hash   entity id → the stamp of the view that was published of it

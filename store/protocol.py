@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -35,7 +35,10 @@ class View(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What was published of a group last: as of when, which version (its fingerprint and its text), when, and of how many entities."""
+    """What was published of a group last: as of when, which version (its fingerprint and its text), when, and of how many entities.
+
+    `architecture` is that of the deployment that published it, by the name of the setting.
+    """
 
     batch_end_ms: int
     fingerprint: str
@@ -43,6 +46,7 @@ class Published:
     published_at_ms: int = 0
     newest_event_ms: int | None = None
     entities: int = 0
+    architecture: str = "lambda"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,21 @@ class Tiles:
         complete_since_ms: Every event of the stream from then on is in a tile, once the stream has caught up; None where all are.
         whole: Whether the stream has caught up with what Kafka held when the token was made.
         topic_id: The identity of the topic that is read.
+        history: The format of the histories that the stream keeps (`features.history`); 0 where it keeps none.
+        begins: Partition → the offset of the first message that the stream counts, for the histories began with all before; None where it counts all,
+            and while the histories are being made.
+        as_of_ms: The time of the newest event that the histories began with; 0 for none.
+        entities: How many entities the histories began with.
     """
 
     token: str
     complete_since_ms: int | None = None
     whole: bool = True
     topic_id: str = ""
+    history: int = 0
+    begins: Mapping[int, int] | None = None
+    as_of_ms: int = 0
+    entities: int = 0
 
     @property
     def merge_since_ms(self) -> int:
@@ -110,10 +123,25 @@ class OpenTiles:
     Attributes:
         offsets: Per partition the offset of the first event that is in no tile yet.
         tiles: By their starts, packed (`features.speed_value`).
+        history: The packed history (`features.history`), where it was asked for and is needed.
     """
 
     offsets: Mapping[int, int]
     tiles: Mapping[int, bytes]
+    history: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """The histories of entities that are put together with their tiles.
+
+    Attributes:
+        packed: Entity → its new history, which has all tiles of the entity that begin before its end.
+        fresh: The entities of which nothing that the store has counts any more.
+    """
+
+    packed: Mapping[int | str, bytes]
+    fresh: Collection[int | str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +226,12 @@ class Store(Protocol):
         ttl_seconds: int,
         mark: Mark | None = None,
         folded: Folded | None = None,
+        histories: Histories | None = None,
     ) -> None:
-        """Puts tiles (entity, start, packed value), in one step with which events are in those of the entity; after all tiles the mark."""
+        """Puts tiles (entity, start, packed value), in one step with which events are in those of the entity; after all tiles the mark.
+
+        With `histories`, tiles and histories do not expire, and an entity's history is put in the same step, which removes the tiles that it has.
+        """
 
     def first_copies(self, memory: str, batch: bytes, messages: Messages, remember_ms: int) -> npt.NDArray[np.bool_]:
         """Per message whether it is the first of its event that arrived, as far as the store has seen; the store then knows it.
@@ -220,8 +252,23 @@ class Store(Protocol):
     def raise_high_water(self, query: str, batch_id: int, ts_ms: int) -> None:
         """Notes a time of an event in a micro-batch, if it is the highest."""
 
-    def open_tiles(self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int]) -> list[OpenTiles | None]:
-        """What the stream of tiles `token` has folded of entities, each with its tiles from a start on; None where it has folded nothing."""
+    def open_tiles(
+        self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int], closed_ms: int | None = None
+    ) -> list[OpenTiles | None]:
+        """What the stream of tiles `token` has folded of entities, each with its tiles from a start on; None where it has folded nothing.
+
+        With `closed_ms`, of an architecture with histories, also the tiles that begin before it; and the history, where there are such tiles or
+        where the start lies before the end of the history.
+        """
+
+    def serve_stream(self, group: FeatureGroup, as_of_ms: int, entities: int) -> None:
+        """From now on a version is served from its stream of tiles and histories alone, without batch views; older versions are removed.
+
+        Args:
+            group: The version.
+            as_of_ms: Up to when the histories were made from the lake.
+            entities: Of how many entities they were made.
+        """
 
     def tiles(self, group: str) -> dict[str, Tiles]:
         """Fingerprint's beginning (`store.keys.version_of`) → the stream of tiles of that version."""

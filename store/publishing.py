@@ -19,11 +19,13 @@ publication, and `begun:{version}`, when its last publication began.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from features.declaration import FeatureGroup
 from features.declaration.entity import SEPARATOR, escaped
 from features.declaration.versions import group_text
+from features.history import HISTORY_FORMAT, history_field
 from features.instants import now_ms
 from features.packed import FORMAT, batch_field
 from features.speed_value import folded_field, speed_field
@@ -35,6 +37,8 @@ from store.tiles import SPEED_LUA
 
 #: Entities in one round trip.
 CHUNK = 1_000
+#: The format of what is published where histories are served in the place of batch views.
+STREAM_FORMAT = f"history {HISTORY_FORMAT}"
 #: A publication that began before and has not ended was given up.
 _ABANDONED_MS = 86_400_000
 
@@ -144,6 +148,7 @@ def published(client: Any, group: str) -> Published | None:
         published_at_ms=int(fields.get("published_at_ms", 0)),
         newest_event_ms=int(newest) if newest else None,
         entities=int(fields.get("entities", 0)),
+        architecture="kappa" if fields.get("format", b"").startswith(b"history") else "lambda",
     )
 
 
@@ -208,6 +213,23 @@ def end(client: Any, buckets: Buckets, group: FeatureGroup, view: View, entities
         raise _later(group, view, batch_end_of(moved))
     _remove_dead_versions(client, buckets, group)
     return removed
+
+
+def serve_stream(client: Any, buckets: Buckets, group: FeatureGroup, as_of_ms: int, entities: int) -> None:
+    """Says that a version is served from histories and tiles, and removes the values of versions that nobody reads any more.
+
+    The one process that writes them says it, so nothing is compared. No stamp is left, so that a batch view of any batch_end can take over.
+    """
+    key, version = meta_key(group.name), version_of(group.fingerprint)
+    served = client.hget(key, "fingerprint")
+    fields = {
+        "batch_end_ms": as_of_ms, "fingerprint": group.fingerprint, "declaration": group_text(group), "format": STREAM_FORMAT,
+        "published_at_ms": now_ms(), "newest_event_ms": "", "entities": entities, f"begun:{version}": now_ms(),
+    }  # fmt: skip
+    if served and served.decode() != group.fingerprint:
+        fields["before"] = version_of(served.decode())
+    client.hset(key, mapping=fields)
+    _remove_dead_versions(client, buckets, group, of_streams=True)
 
 
 def drop(client: Any, buckets: Buckets, group: FeatureGroup, ids: Sequence[int | str]) -> int:
@@ -292,22 +314,26 @@ def _versions(client: Any, group: str) -> dict[str, int | None]:
     return {version: None if version in ended else at_ms for version, at_ms in begun.items()}
 
 
-def _remove_dead_versions(client: Any, buckets: Buckets, group: FeatureGroup) -> None:
+def _remove_dead_versions(client: Any, buckets: Buckets, group: FeatureGroup, of_streams: bool = False) -> None:
     """Removes the values of versions that are neither served, nor the one before, nor being published.
 
-    Also since when their tiles are complete: a speed layer that goes back to such a version reads the stream again.
+    Also since when their tiles are complete: a speed layer that goes back to such a version reads the stream again. The entities of streams
+    are not known by name, so all keys of the group are looked at.
     """
     before = client.hget(meta_key(group.name), "before")
     alive = {version_of(group.fingerprint), before.decode() if before else ""}
     long_ago_ms = now_ms() - _ABANDONED_MS
     for version, begun_ms in _versions(client, group.name).items():
-        if version in alive or (begun_ms is not None and begun_ms > long_ago_ms):
+        if version in alive or (begun_ms is not None and begun_ms > long_ago_ms and not of_streams):
             continue
-        prefixes = stamp_field(version), batch_field(version), speed_field(version), folded_field(version)
+        prefixes = stamp_field(version), batch_field(version), speed_field(version), folded_field(version), history_field(version)
         own, theirs = (buckets.known_keys(group.name, name) for name in (version_of(group.fingerprint), version))
         for key in (*theirs, *own):
             for some in _known(client, key):
                 _CLEAN.run(client, [(f"{group.name}:{entity_id.decode()}", *prefixes) for entity_id in some])
+        keys_of_group = client.scan_iter(match=f"{group.key('')}*", count=CHUNK) if of_streams else iter(())
+        while some := list(islice(keys_of_group, CHUNK)):
+            _CLEAN.run(client, [(key, *prefixes) for key in some])
         for key in theirs:
             client.unlink(key)
         client.hdel(meta_key(group.name), tiles_field(version), f"begun:{version}", f"end:{version}")

@@ -20,13 +20,16 @@ from typing import Any, NamedTuple
 from features.declaration import FeatureGroup
 from features.declaration.versions import published_group
 from features.errors import PackedValueError
+from features.history import HISTORY_FORMAT, decode_history, history_field
+from features.merge import EVER_MS
 from features.packed import FORMAT, BatchValue, TileValue, batch_field, decode_batch
 from features.speed_value import decode_speed, speed_field
 from infra.settings import Settings
 from store.decoded import DecodedValues
 from store.errors import CLIENT_ERRORS, reason_of
 from store.keys import Buckets, batch_end_of, meta_key, tiles_field, version_of
-from store.protocol import ALWAYS_MS, Parts, Reading
+from store.protocol import ALWAYS_MS, NEVER_MS, Parts, Reading
+from store.publishing import STREAM_FORMAT
 from store.tiles import read_tiles
 from store.wire import Command, Replies, reading_client
 
@@ -34,14 +37,16 @@ from store.wire import Command, Replies, reading_client
 _SHARED = 32
 #: How often a read is made again because another version was published in between.
 ATTEMPTS = 3
-_FORMAT = str(FORMAT).encode()
+_FORMATS = {False: str(FORMAT).encode(), True: STREAM_FORMAT.encode()}
 UNREADABLE = "a stored value cannot be read"
 OTHER_VERSION = "the online store holds a version of the declaration that cannot be read any more"
+OTHER_ARCHITECTURE = "what is published is of another architecture than BRAID_ARCHITECTURE"
 LOST = "the online store has lost the entity's batch view"
 LEFT = "the entity's batch view is older than the one that was published"
 
 _views = DecodedValues(lambda data, group: decode_batch(data, group.fingerprint))
 _speed_values = DecodedValues(decode_speed)
+_histories: DecodedValues[BatchValue] = DecodedValues(decode_history)
 
 #: The groups that are asked for, each with its entities.
 Wanted = Sequence[tuple[FeatureGroup, Sequence[int | str]]]
@@ -81,10 +86,11 @@ class Query:
         wanted: What is asked for.
         buckets: How known entities are spread.
         versions: Which versions are served.
+        kappa: Whether histories stand in the place of batch views.
     """
 
-    def __init__(self, wanted: Wanted, buckets: Buckets, versions: Versions) -> None:
-        self._wanted, self._buckets, self._versions = wanted, buckets, versions
+    def __init__(self, wanted: Wanted, buckets: Buckets, versions: Versions, kappa: bool = False) -> None:
+        self._wanted, self._buckets, self._versions, self._kappa = wanted, buckets, versions, kappa
         self._declared = {group.name: group for group, _ in wanted}
 
     def commands(self) -> list[Command]:
@@ -98,7 +104,8 @@ class Query:
             for bucket, places in self._buckets.split(ids):
                 commands.append(("HMGET", keys[bucket], *[ids[at] for at in places]))
             fingerprint = self._versions.group(declared).fingerprint
-            view, speed = batch_field(fingerprint), speed_field(fingerprint)
+            view = history_field(fingerprint) if self._kappa else batch_field(fingerprint)
+            speed = speed_field(fingerprint)
             commands += [("HMGET", declared.key(entity_id), view, speed) for entity_id in ids]
         return commands
 
@@ -140,9 +147,16 @@ class Query:
         if isinstance(meta, Exception):
             return group, None, ALWAYS_MS, (reason_of(meta),)
         batch_end, fingerprint, written, tiles = meta
-        since_ms = read_tiles(tiles).merge_since_ms if tiles else ALWAYS_MS
-        if fingerprint is not None and (fingerprint != group.fingerprint.encode() or written != _FORMAT):
+        stream = read_tiles(tiles) if tiles else None
+        since_ms = stream.merge_since_ms if stream else ALWAYS_MS
+        if self._kappa and not (stream and stream.history == HISTORY_FORMAT):
+            since_ms = NEVER_MS  # without a batch view, what no stream has read is missing
+        if fingerprint is not None and (fingerprint != group.fingerprint.encode() or written not in _FORMATS.values()):
             return group, None, since_ms, (OTHER_VERSION,)
+        if fingerprint is not None and written != _FORMATS[self._kappa]:
+            return group, None, since_ms, (OTHER_ARCHITECTURE,)
+        if self._kappa:
+            return group, EVER_MS, since_ms, ()
         return group, None if batch_end is None else int(batch_end), since_ms, ()
 
 
@@ -156,10 +170,10 @@ def parts_of(
     """What the store has of an entity, or what reading it has come to.
 
     Args:
-        values: The packed batch view and the speed value, or the error that came instead.
+        values: The packed batch view or history, and the speed value, or the error that came instead.
         group: The version that is served.
         stamp: The stamp of the view that was published of the entity; None where no publication knows the entity.
-        published_end_ms: The batch_end of what is published of the group.
+        published_end_ms: The batch_end of what is published of the group; `EVER_MS` where histories stand in the place of batch views.
         group_faults: What is wrong with the whole group.
     """
     if isinstance(values, Exception):
@@ -170,7 +184,7 @@ def parts_of(
     faults: tuple[str, ...] = group_faults
     if packed_view is not None:
         try:
-            batch = _views.value(packed_view, group)
+            batch = (_histories if published_end_ms == EVER_MS else _views).value(packed_view, group)
         except PackedValueError:
             faults = (UNREADABLE, *group_faults)
     if speed_value is not None:
@@ -204,7 +218,7 @@ class OnlineStore:
     def __init__(self, settings: Settings, client: Callable[[Settings], Replies] = reading_client) -> None:
         self._client = client(settings)
         self._deadline_seconds = settings.store_timeout_seconds
-        self._buckets, self._versions = Buckets(settings.redis_cluster), Versions()
+        self._buckets, self._versions, self._kappa = Buckets(settings.redis_cluster), Versions(), settings.kappa
         self._waiting: deque[_Waiting] = deque()
         self._flying = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -254,7 +268,7 @@ class OnlineStore:
                 waiting.readings.set_result(its)
 
     async def _round_trip(self, wanted: Wanted) -> list[Reading]:
-        query = Query(wanted, self._buckets, self._versions)
+        query = Query(wanted, self._buckets, self._versions, self._kappa)
         for attempt in range(1, ATTEMPTS + 1):
             answers = await self._client.replies(query.commands())
             changed = query.changed(answers)

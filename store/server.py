@@ -18,7 +18,7 @@ from store import copies, publishing, tiles
 from store.clients import patient_store, reading_store, store
 from store.errors import store_errors
 from store.keys import GENERATION_KEY, PROGRESS_KEY, Buckets, meta_key, notes_key
-from store.protocol import Folded, Mark, Messages, OpenTiles, Published, Reading, Tiles, View
+from store.protocol import Folded, Histories, Mark, Messages, OpenTiles, Published, Reading, Tiles, View
 from store.reading import ATTEMPTS, Query, Versions
 
 _P = ParamSpec("_P")
@@ -96,8 +96,9 @@ class RedisStore:
         ttl_seconds: int,
         mark: Mark | None = None,
         folded: Folded | None = None,
+        histories: Histories | None = None,
     ) -> None:
-        tiles.put_tiles(self._client, self._buckets, group, values, ttl_seconds, mark, folded)
+        tiles.put_tiles(self._client, self._buckets, group, values, ttl_seconds, mark, folded, histories)
 
     @_told
     def first_copies(self, memory: str, batch: bytes, messages: Messages, remember_ms: int) -> npt.NDArray[np.bool_]:
@@ -116,8 +117,14 @@ class RedisStore:
         copies.raise_high_water(self._client, query, batch_id, ts_ms)
 
     @_told
-    def open_tiles(self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int]) -> list[OpenTiles | None]:
-        return tiles.open_tiles(self._client, group, token, first_ms)
+    def open_tiles(
+        self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int], closed_ms: int | None = None
+    ) -> list[OpenTiles | None]:
+        return tiles.open_tiles(self._client, group, token, first_ms, closed_ms)
+
+    @_told
+    def serve_stream(self, group: FeatureGroup, as_of_ms: int, entities: int) -> None:
+        publishing.serve_stream(self._client, self._buckets, group, as_of_ms, entities)
 
     @_told
     def tiles(self, group: str) -> dict[str, Tiles]:
@@ -157,7 +164,7 @@ class RedisStore:
 
     @_told
     def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
-        query = Query([(group, ids)], self._buckets, self._versions)
+        query = Query([(group, ids)], self._buckets, self._versions, self._settings.kappa)
         for attempt in range(1, ATTEMPTS + 1):
             pipeline = self._client.pipeline(transaction=False)
             for command in query.commands():

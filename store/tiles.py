@@ -18,11 +18,12 @@ from typing import Any
 import msgspec
 
 from features.declaration import FeatureGroup
+from features.history import history_field
 from features.instants import now_ms
 from features.speed_value import SPEED_FORMAT, folded_field, speed_field, speed_head
 from features.windows import HOUR_MS
 from store.keys import Buckets, meta_key, tiles_field, version_of
-from store.protocol import Folded, Mark, OpenTiles, Tiles
+from store.protocol import Folded, Histories, Mark, OpenTiles, Tiles
 from store.scripts import Script
 
 #: Entities per round trip to the store.
@@ -57,16 +58,26 @@ end
 _PUT = Script(
     SPEED_LUA
     + """
--- key: an entity; field, format and fingerprint, tile_ms, seconds until a tile expires, longest value, hour, field and text of what is folded
--- ('' for none); starts and tiles, ascending
+-- key: an entity; field, format and fingerprint, tile_ms, seconds until a tile expires (0: never), longest value, hour, field and text of what is
+-- folded ('' for none), field and value of the history ('' for none), whether nothing that is there counts; starts and tiles, ascending
 local field, head, tile_ms, ttl, longest, hour = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local expiry = (hour + math.ceil(ttl / 3600) + 1) % 65536
+-- An hour is told from the hours of half the range before it, so the latest of those after it stands for none.
+local expiry = (hour + (ttl > 0 and math.ceil(ttl / 3600) + 1 or 32767)) % 65536
 local value = redis.call('HGET', KEYS[1], field)
+if ARGV[11] == '1' then
+  redis.call('HDEL', KEYS[1], field, ARGV[7], ARGV[9])
+  value = nil
+end
+local closed = -140737488355328
+if ARGV[10] ~= '' then
+  local high, low = struct.unpack('>hI', ARGV[10], 10)
+  closed = high * 4294967296 + low
+end
 local dropped, n, index, tiles = -140737488355328, 0, '', ''
 if value and is_speed(value) and string.sub(value, 1, #head) == head then dropped, n, index, tiles = parts(value) end
 
 -- Tiles from the first new one on are taken off: usually none, or the one that is replaced.
-local first, stay, bytes, after = tonumber(ARGV[9]), n, #tiles, {}
+local first, stay, bytes, after = tonumber(ARGV[12] or 140737488355327), n, #tiles, {}
 while stay > 0 do
   local start, _, size = entry(index, stay - 1)
   if start < first then break end
@@ -74,20 +85,23 @@ while stay > 0 do
   after[#after + 1] = {start, string.sub(index, stay * ENTRY + 1, (stay + 1) * ENTRY), string.sub(tiles, bytes - size + 1, bytes)}
   bytes = bytes - size
 end
--- The oldest go: what has expired, and what makes the value too long.
+-- The oldest go: what the history has, what has expired, and what makes the value too long.
 local total, skip, skipped = #tiles, 0, 0
-for at = 10, #ARGV, 2 do total = total + #ARGV[at] end
+for at = 13, #ARGV, 2 do total = total + #ARGV[at] end
 while skip < stay do
   local start, expires, size = entry(index, skip)
-  if (expires - hour) % 65536 < 32768 and total <= longest then break end
-  skip, skipped, total, dropped = skip + 1, skipped + size, total - size, math.max(dropped, start + tile_ms)
+  if start >= closed then
+    if (expires - hour) % 65536 < 32768 and total <= longest then break end
+    dropped = math.max(dropped, start + tile_ms)
+  end
+  skip, skipped, total = skip + 1, skipped + size, total - size
 end
 local count, indices, values = stay - skip, {string.sub(index, skip * ENTRY + 1, stay * ENTRY)}, {string.sub(tiles, skipped + 1, bytes)}
 local function add(its_index, its_value)
   count, indices[#indices + 1], values[#values + 1] = count + 1, its_index, its_value
 end
 local place = #after
-for at = 9, #ARGV, 2 do
+for at = 12, #ARGV, 2 do
   local start, tile = tonumber(ARGV[at]), ARGV[at + 1]
   while place > 0 and after[place][1] < start do
     add(after[place][2], after[place][3])
@@ -98,21 +112,42 @@ for at = 9, #ARGV, 2 do
   add(struct.pack('>hIHI', high, start - high * 4294967296, expiry, #tile), tile)
 end
 for left = place, 1, -1 do add(after[left][2], after[left][3]) end
-local refused = write(KEYS[1], field, whole(head, dropped, count, table.concat(indices), table.concat(values)), ttl * 1000)
+local refused
+if count > 0 then
+  refused = write(KEYS[1], field, whole(head, dropped, count, table.concat(indices), table.concat(values)), ttl * 1000)
+elseif value then
+  redis.call('HDEL', KEYS[1], field)
+end
 if refused then return refused end
+if ARGV[10] ~= '' then redis.call('HSET', KEYS[1], ARGV[9], ARGV[10]) end
 if ARGV[8] ~= '' then return write(KEYS[1], ARGV[7], ARGV[8], ttl * 1000) end
 """
 )
 _OPEN = Script(
     SPEED_LUA
     + """
--- key: an entity; field, format and fingerprint, field of what is folded, start of the first tile; gives what is folded, then starts and tiles
+-- key: an entity; field, format and fingerprint, field of what is folded, start of the first tile, then of an architecture with histories
+-- the field of the history, and before when a tile is closed; gives what is folded, the history or '', then starts and tiles
 local folded, value = redis.call('HGET', KEYS[1], ARGV[3]), redis.call('HGET', KEYS[1], ARGV[1])
 if not folded then return {} end
-local found, head, first = {folded}, ARGV[2], tonumber(ARGV[4])
+local found, head, first = {folded, ''}, ARGV[2], tonumber(ARGV[4])
+local history = ARGV[5] and redis.call('HGET', KEYS[1], ARGV[5])
+local needed = false
+if history then
+  local high, low = struct.unpack('>hI', history, 10)
+  needed = first < high * 4294967296 + low
+end
 if value and is_speed(value) and string.sub(value, 1, #head) == head then
   local _, n, index, tiles = parts(value)
-  local bytes = #tiles
+  local bytes, closed, place = 0, tonumber(ARGV[6] or -140737488355328), 0
+  needed = needed or (n > 0 and entry(index, 0) < closed)
+  while place < n do
+    local start, _, size = entry(index, place)
+    if start >= closed or start >= first then break end
+    found[#found + 1], found[#found + 2] = string.format('%.0f', start), string.sub(tiles, bytes + 1, bytes + size)
+    place, bytes = place + 1, bytes + size
+  end
+  bytes = #tiles
   for place = n - 1, 0, -1 do
     local start, _, size = entry(index, place)
     if start < first then break end
@@ -120,6 +155,7 @@ if value and is_speed(value) and string.sub(value, 1, #head) == head then
     bytes = bytes - size
   end
 end
+if history and needed then found[2] = history end
 return found
 """
 )
@@ -147,13 +183,16 @@ def put_tiles(
     ttl_seconds: int,
     mark: Mark | None,
     folded: Folded | None,
+    histories: Histories | None,
 ) -> None:
-    """Writes tiles (entity, start in ms, packed value), each entity's with which events are in them, and after all the mark."""
+    """Writes tiles (entity, start in ms, packed value), each entity's with its history and which events are in them, and after all the mark."""
     # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
     hour = now_ms() // HOUR_MS
+    ttl_seconds = 0 if histories else ttl_seconds
     fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour
-    beside = folded_field(group.fingerprint)
-    entities: dict[int | str, dict[int, bytes]] = {}
+    beside, history = folded_field(group.fingerprint), history_field(group.fingerprint)
+    packed, fresh = (histories.packed, set(histories.fresh)) if histories else ({}, set())
+    entities: dict[int | str, dict[int, bytes]] = {entity: {} for entity in packed}
     for entity, start_ms, value in tiles:
         entities.setdefault(entity, {})[start_ms] = value
     calls = [
@@ -162,6 +201,9 @@ def put_tiles(
             *fixed,
             beside,
             _encoder.encode((folded.token, folded.offsets[entity])) if folded else b"",
+            history,
+            packed.get(entity, b""),
+            int(entity in fresh),
             *(part for tile in sorted(values.items()) for part in tile),
         )
         for entity, values in entities.items()
@@ -172,17 +214,20 @@ def put_tiles(
         _MARK.run(client, [(key, mark.task, mark.batch_id) for key in buckets.mark_keys(mark.token)])
 
 
-def open_tiles(client: Any, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int]) -> list[OpenTiles | None]:
-    """Of each entity what the stream has folded, with its tiles from a start on."""
+def open_tiles(
+    client: Any, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int], closed_ms: int | None
+) -> list[OpenTiles | None]:
+    """Of each entity what the stream has folded, with its tiles from a start on and those that are closed, and its history if these join it."""
     field, head, beside = speed_field(group.fingerprint), speed_head(group), folded_field(group.fingerprint)
-    calls = [(group.key(entity), field, head, beside, start_ms) for entity, start_ms in first_ms.items()]
+    closed = () if closed_ms is None else (history_field(group.fingerprint), closed_ms)
+    calls = [(group.key(entity), field, head, beside, start_ms, *closed) for entity, start_ms in first_ms.items()]
     opened: list[OpenTiles | None] = []
     for begun in range(0, len(calls), PIPELINE_LENGTH):
         for answer in _OPEN.run(client, calls[begun : begun + PIPELINE_LENGTH]):
             its_token, offsets = _decoder.decode(answer[0]) if answer else ("", {})
-            starts_ms = map(int, answer[1::2])
-            tiles = dict(zip(starts_ms, answer[2::2], strict=True))
-            opened.append(OpenTiles(offsets, tiles) if its_token == token else None)
+            starts_ms = map(int, answer[2::2])
+            tiles = dict(zip(starts_ms, answer[3::2], strict=True))
+            opened.append(OpenTiles(offsets, tiles, answer[1] or None) if its_token == token else None)
     return opened
 
 
@@ -206,7 +251,10 @@ def tiles_of(client: Any, group: str) -> dict[str, Tiles]:
 
 def read_tiles(text: bytes) -> Tiles:
     """What `set_tiles` wrote."""
-    return Tiles(**json.loads(text))
+    fields = json.loads(text)
+    if begins := fields.get("begins"):
+        fields["begins"] = {int(partition): offset for partition, offset in begins.items()}
+    return Tiles(**fields)
 
 
 def set_tiles(client: Any, buckets: Buckets, group: FeatureGroup, tiles: Tiles) -> None:

@@ -12,7 +12,7 @@ ALLOWED = {
     "features": set[str](),
     "infra": {"features"},
     "store": {"features", "infra"},
-    "speed": {"features", "infra", "store"},
+    "speed": {"features", "infra", "store", "batch"},
     "batch": {"features", "infra", "store"},
     "models": {"features", "infra", "store", "batch"},
     "monitoring": {"features", "infra", "store", "batch", "models"},

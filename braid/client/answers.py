@@ -12,13 +12,14 @@ class Provenance(msgspec.Struct, frozen=True):
 
     Attributes:
         as_of: The time that the values are of.
-        batch_end: Where batch ends and speed begins; None where nothing is published.
+        batch_end: Where batch ends and speed begins; None where nothing is published, and in Kappa.
         newest_event: The latest event that went in; None without events.
         tiles_merged: How many speed tiles went in.
         degraded: Whether values may not be exact.
         degraded_reasons: Why.
         degraded_features: Which; every other value is exact.
         missing: The features without a value.
+        architecture: What made the values: "lambda" or "kappa".
     """
 
     as_of: datetime
@@ -29,6 +30,7 @@ class Provenance(msgspec.Struct, frozen=True):
     degraded_reasons: list[str]
     degraded_features: list[str]
     missing: list[str]
+    architecture: str = "lambda"
 
 
 class FeatureRow(msgspec.Struct, frozen=True):

@@ -121,5 +121,6 @@ def _note_healed(context: dg.AssetExecutionContext, deployment: Deployment, asse
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
     """The assets of all sources and groups."""
     project = deployment.project
-    of_groups = (make(deployment, group) for group in project.groups for make in (tiles_asset, view_asset))
+    makers = () if deployment.settings.kappa else (tiles_asset, view_asset)
+    of_groups = (make(deployment, group) for group in project.groups for make in makers)
     return [*(events_asset(deployment, source) for source in project.sources), *of_groups]

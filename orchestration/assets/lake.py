@@ -15,8 +15,8 @@ from infra.lake import table_sizes
 from infra.settings import Settings
 from models.registry import TABLE_TAG
 from orchestration.deployment import OWNERS, Deployment
-from orchestration.names import LAKE, view_key
-from speed.online import checkpoints
+from orchestration.names import LAKE
+from speed.checkpoints import checkpoints
 from store.server import reached_store
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
@@ -27,7 +27,7 @@ def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
     settings, project = deployment.settings, deployment.project
 
     @dg.asset(
-        key=LAKE, deps=[view_key(group) for group in project.groups], group_name="batch", kinds={"delta"}, owners=OWNERS,
+        key=LAKE, deps=list(dict.fromkeys(map(deployment.lake_key, project.groups))), group_name="batch", kinds={"delta"}, owners=OWNERS,
         description="The sizes of all tables, after unused tables and files older than BRAID_KEEP_DAYS have been deleted.",
     )  # fmt: skip
     def lake(spark: LazyPySparkResource) -> dg.MaterializeResult:

@@ -28,7 +28,6 @@ from orchestration.names import (
     events_key,
     logged_training_set_key,
     training_set_key,
-    view_key,
 )
 from orchestration.plots import png
 
@@ -47,7 +46,7 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
     settings, group = deployment.settings, model.group
 
     @dg.asset(
-        key=training_set_key(model), deps=_training_deps(model), group_name="models", kinds={"spark", "delta"}, owners=OWNERS,
+        key=training_set_key(model), deps=_training_deps(deployment, model), group_name="models", kinds={"spark", "delta"}, owners=OWNERS,
         metadata=schema(*training_columns(model)),
         description=f"Labels (1: {model.label_text}) and the features at the time of each label, from "
         "earlier events only.",
@@ -83,9 +82,9 @@ def outcomes_known_until_ms(session: SparkSession, settings: Settings, model: Mo
     return min((default_batch_end_ms(session, settings, source, now_ms()) for source in sources), default=now_ms())
 
 
-def _training_deps(model: Model) -> list[dg.AssetKey]:
+def _training_deps(deployment: Deployment, model: Model) -> list[dg.AssetKey]:
     outcome = [events_key(model.outcome_source)] if model.outcome_source else []
-    return [*map(view_key, model.groups), *outcome]
+    return list(dict.fromkeys([*map(deployment.lake_key, model.groups), *outcome]))
 
 
 def logged_training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
@@ -126,7 +125,7 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
         if "delta_version" not in built:
             return dg.MaterializeResult(metadata={"trained": False, "reason": built.get("reason", "There is no training set.")})
         version = int(built["delta_version"])
-        views = view_versions(spark.spark_session, settings, model)
+        views = {} if settings.kappa else view_versions(spark.spark_session, settings, model)
         rows = _rows(spark, settings, table, version)
         report = train_models(settings, model, rows, version, _code_version(settings), views, table)
         if report.candidate_version is None:

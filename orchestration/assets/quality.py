@@ -147,6 +147,9 @@ def _plain(value: object) -> float | int | str:
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
     """The assets of all groups and models, and that of the experiment."""
     project = deployment.project
-    of_models = [make(deployment, model) for model in project.models for make in (drift_asset, live_quality_asset)]
+    makers = (
+        (live_quality_asset,) if deployment.settings.kappa else (drift_asset, live_quality_asset)
+    )  # drift is measured in the views
+    of_models = [make(deployment, model) for model in project.models for make in makers]
     experiment = [experiment_asset(deployment, model) for model in deployment.experiment_models]
     return [*(consistency_asset(deployment, group) for group in project.groups), *of_models, *experiment]

@@ -48,7 +48,7 @@ def online_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefini
 def served_topic(deployment: Deployment) -> dg.AssetSpec:
     """The topic of served answers."""
     return dg.AssetSpec(
-        "served_topic", deps=[online_key(group) for group in deployment.project.groups], group_name="serving", kinds={"kafka"}, owners=OWNERS,
+        "served_topic", deps=[deployment.online_key(group) for group in deployment.project.groups], group_name="serving", kinds={"kafka"}, owners=OWNERS,
         description=f"The Kafka topic `{SERVED_TOPIC}`: the served features and predictions of a share of the answers.",
     )  # fmt: skip
 
@@ -76,5 +76,5 @@ def served_features_asset(deployment: Deployment) -> dg.AssetsDefinition:
 
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The assets of all groups."""
-    online = (online_asset(deployment, group) for group in deployment.project.groups)
+    online = () if deployment.settings.kappa else (online_asset(deployment, group) for group in deployment.project.groups)
     return [*online, served_topic(deployment), served_features_asset(deployment)]

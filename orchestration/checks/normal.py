@@ -159,4 +159,5 @@ def checks_of(deployment: Deployment) -> list[Any]:
     """The checks of all sources and groups."""
     project = deployment.project
     of_sources = (events_as_usual(deployment, source) for source in project.sources)
-    return [*of_sources, *(view_as_usual(deployment, group) for group in project.groups)]
+    groups = () if deployment.settings.kappa else project.groups
+    return [*of_sources, *(view_as_usual(deployment, group) for group in groups)]

@@ -8,12 +8,11 @@ from features.declaration import FeatureGroup
 from monitoring.freshness import FeatureFreshnessMonitor
 from orchestration.deployment import Deployment
 from orchestration.health import COVERED, FRESH, health_checks, recently_active
-from orchestration.names import online_key
 
 
 def health_check(deployment: Deployment, group: FeatureGroup) -> Any:
     """The checks `fresh` and `covered` of a group."""
-    settings, asset = deployment.settings, online_key(group)
+    settings, asset = deployment.settings, deployment.online_key(group)
     bounds = settings.bounds(group.name)
     specs = [
         dg.AssetCheckSpec(FRESH, asset=asset, description=f"The newest event is at most {bounds.max_age_seconds:g} s old."),
@@ -25,7 +24,7 @@ def health_check(deployment: Deployment, group: FeatureGroup) -> Any:
     @dg.multi_asset_check(name=f"online_{group.name}_health", specs=specs)
     def check(context: dg.AssetCheckExecutionContext) -> Any:
         monitor = FeatureFreshnessMonitor(settings, deployment.project.groups)
-        results = health_checks(monitor, group.name, recently_active(context.instance, group) or [])
+        results = health_checks(monitor, group.name, recently_active(context.instance, asset) or [])
         for name, result in zip((FRESH, COVERED), results, strict=True):
             yield result._replace(asset_key=asset, check_name=name)
 

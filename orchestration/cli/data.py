@@ -185,8 +185,13 @@ def backfill(
     model: Annotated[str | None, typer.Option("--model", help="Only this model: its groups, its training set, a candidate, and the gate. Default: all.", show_default=False)] = None,
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
-    """Bring events, tiles, batch views and online store up to a time, then train the models, by Dagster's jobs."""
+    """Bring events, tiles, batch views and online store up to a time, then train the models, by Dagster's jobs.
+
+    In Kappa: take the archive into the events, have the histories made anew from them, then train. Answers are marked as degraded meanwhile.
+    """
     project, settings = deployment_of(context, home)
+    if settings.kappa and (to is not None or first is not None):
+        raise InputError("In Kappa histories are made of all events, so there is no range of days.", "Leave out --to and --from.")
     if model is not None and (source is not None or not train):
         raise InputError("A backfill of a model is one act over all its sources.", "Leave out --source and --no-train, or --model.")
     chosen = None if model is None else project.model(model)
@@ -212,7 +217,8 @@ def backfill(
         print_json({**asdict(report), "batch_end": rfc3339(report.batch_end_ms)})
         return
     for name, entities in report.entities.items():
-        note(f"{entities:,} entities of {name} published as of {rfc3339(report.batch_end_ms)}.")
+        what = "have histories from the lake" if settings.kappa else "published"
+        note(f"{entities:,} entities of {name} {what} as of {rfc3339(report.batch_end_ms)}.")
     for name in report.without_events:
         note(f"The source {name} has no events yet; its groups were skipped.")
     for name, training in report.models.items():

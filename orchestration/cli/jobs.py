@@ -33,12 +33,15 @@ def demo(
 
     The state is in the folder `demo` of the home for the example shop, and in `demo_NAME` for another; each run begins with an empty folder.
     """
+    from infra.errors import InputError
     from infra.settings import Settings
     from orchestration.demo import Demo, example_of
 
     example = example_of(name)
     folder = "demo" if name == "shop" else f"demo_{name}"
     settings = Settings.load(settings_of(context, home).home / folder, example.project)
+    if settings.kappa:
+        raise InputError("The demo shows both layers of Lambda, and BRAID_ARCHITECTURE is kappa.", "Unset BRAID_ARCHITECTURE.")
     summary = Demo(settings, example, speed).run(leave=leave, report=report)
     if as_json:
         print_json(summary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,12 +15,28 @@ from orchestration.cli.console import HomeOption, JsonOption, deployment_of, not
 if TYPE_CHECKING:
     from features.declaration.versions import Change
 
+
+class Architecture(StrEnum):
+    """The values of `--architecture`."""
+
+    LAMBDA = "lambda"
+    KAPPA = "kappa"
+
+
 MARK = {True: "[green]✓[/green]", False: "[red]✗[/red]"}
 
 
 def up(
     context: typer.Context,
     detach: Annotated[bool, typer.Option("--detach", help="Return when all services are healthy.")] = False,
+    architecture: Annotated[
+        Architecture | None,
+        typer.Option(
+            "--architecture",
+            help="lambda or kappa; the home remembers it. Default: BRAID_ARCHITECTURE, else that of the last start.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -29,12 +46,14 @@ def up(
     """
     from infra.embedded import services
     from infra.embedded.programs import NAMES
+    from orchestration.architecture import with_architecture
     from orchestration.progress import Progress
     from orchestration.reload import load_declarations, readers
     from orchestration.running import until_ended
     from orchestration.topics import topics
 
     project, settings = deployment_of(context, home)
+    settings = with_architecture(settings, architecture)
     if project.assets is not None:
         from orchestration.own_assets import own_assets
 
@@ -103,8 +122,13 @@ def plan(context: typer.Context, as_json: JsonOption = False, home: HomeOption =
             note("  This braid cannot read the served version: answers are degraded until the backfill.")
         else:
             _note_change(group_plan.change)
-        note("  `braid up --detach` restarts the stream, which makes the new tiles; `braid backfill` then "
-             f"folds {group_plan.days} days, builds the view of {group_plan.entities or 'all'} entities, publishes it and trains.")  # fmt: skip
+        if settings.kappa:
+            note(
+                "  `braid up --detach` restarts the stream, which makes histories of all events, and serves them when it has caught up."
+            )
+        else:
+            note("  `braid up --detach` restarts the stream, which makes the new tiles; `braid backfill` then "
+                 f"folds {group_plan.days} days, builds the view of {group_plan.entities or 'all'} entities, publishes it and trains.")  # fmt: skip
         if group_plan.served and group_plan.change is not None:
             note(f"  Until then {group_plan.served} is served as of {group_plan.batch_end}, with new events.")
         if group_plan.not_known_to_model:
@@ -181,6 +205,7 @@ def _status(project: Any, settings: Any) -> dict[str, Any]:
     services = {service.name: asdict(service) for service in services_status(settings)}
     overview: dict[str, Any] = {
         "home": str(settings.home),
+        "architecture": settings.architecture,
         "healthy": all(service["healthy"] for service in services.values()),
         "urls": {"dagster": settings.dagster_url, "serving": settings.serving_url, "mlflow": settings.mlflow_tracking_uri,
                  "kafka": settings.kafka_bootstrap, "redis": url(settings, "valkey"), "data docs": settings.data_docs_url},
@@ -223,9 +248,11 @@ def _print_status(project: Any, settings: Any) -> None:
         table.add_row(name, MARK[service["healthy"]], service["state"], service["url"] or "", service["detail"])
     console = Console()
     console.print(table)
+    kappa = overview["architecture"] == "kappa"
+    console.print(f"architecture: {overview['architecture']}")
     for name, group in overview["groups"].items():
         console.print(
-            f"{name}: batch_end {group['batch_end'] or 'none'}, {group['entities']} entities, newest event {group['newest_event'] or 'none'}"
+            f"{name}: {'histories from the lake as of' if kappa else 'batch_end'} {group['batch_end'] or 'none'}, {group['entities']} entities, newest event {group['newest_event'] or 'none'}"
             + (f", lag {overview['lag']} messages, {overview['lag_seconds'] or 0:.1f} s" if overview["lag"] is not None else "")
         )
     if sizes := overview["table_bytes"]:

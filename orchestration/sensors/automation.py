@@ -1,7 +1,8 @@
 """Sensors that start runs: the batch when a period is complete, its repair after late events, a retraining, and the repair of a lost store.
 
 There is one sensor per source or model, with a switch in the UI. BRAID_AUTOMATION names the sensors that are on from the start; the repair of
-an online store that has lost its content is always on. A failed run is requested again with growing pauses (`orchestration.asking`).
+an online store that has lost its content is always on. A failed run is requested again with growing pauses (`orchestration.asking`). In Kappa
+there is no batch, and the speed layer itself makes again what the store has lost: of these sensors only the retraining remains.
 """
 
 from dataclasses import dataclass
@@ -153,9 +154,12 @@ def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
     """The sensors of all sources and models."""
     project = deployment.project
     sources = [source for source in project.sources if project.groups_of(source)]
-    return [
+    of_batch = [
         *(make(deployment, source) for source in sources for make in (batch_when_due, late_events_heal)),
         lost_store_heals(deployment),
+    ]
+    return [
+        *([] if deployment.settings.kappa else of_batch),
         *(retraining_on_signal(deployment, model) for model in project.models),
     ]
 

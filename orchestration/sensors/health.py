@@ -11,7 +11,6 @@ from monitoring.freshness import FeatureFreshnessMonitor
 from monitoring.watchdog import guards
 from orchestration.deployment import Deployment
 from orchestration.health import COVERED, FRESH, health_checks, recently_active
-from orchestration.names import online_key
 
 
 def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
@@ -26,7 +25,9 @@ def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
         """Checks the groups that have been published."""
         try:
             monitor, alerts = FeatureFreshnessMonitor(settings, groups), Alerts(settings)
-            evaluations = [evaluation for group in groups for evaluation in _evaluations(context.instance, monitor, group)]
+            evaluations = [
+                evaluation for group in groups for evaluation in _evaluations(context.instance, deployment, monitor, group)
+            ]
             watched = guards(settings, deployment.project)
             alerts.update(
                 [*monitor.checked, *(guard.key for guard in watched)],
@@ -40,10 +41,11 @@ def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
 
 
 def _evaluations(
-    instance: dg.DagsterInstance, monitor: FeatureFreshnessMonitor, group: FeatureGroup
+    instance: dg.DagsterInstance, deployment: Deployment, monitor: FeatureFreshnessMonitor, group: FeatureGroup
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    ids = recently_active(instance, group)
+    online = deployment.online_key(group)
+    ids = recently_active(instance, online)
     if ids is None:
         return
     for check, result in zip((FRESH, COVERED), health_checks(monitor, group.name, ids), strict=True):
-        yield dg.AssetCheckEvaluation(online_key(group), check, result.passed, metadata=result.metadata, severity=result.severity)
+        yield dg.AssetCheckEvaluation(online, check, result.passed, metadata=result.metadata, severity=result.severity)

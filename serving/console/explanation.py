@@ -14,6 +14,7 @@ import msgspec
 
 from features.aggregations import Value
 from features.declaration import FeatureGroup
+from features.merge import EVER_MS
 from features.packed import FORMAT, BatchValue, FeatureView
 from features.speed_value import SpeedTiles
 from serving.answer import Served, served_features
@@ -134,8 +135,10 @@ class Explainer:
 
     @property
     def batch_end_ms(self) -> int | None:
-        """The end of the entity's batch view, or of the group's; None where nothing is published."""
-        return self._parts.batch.batch_end_ms if self._parts.batch is not None else self._reading.batch_end_ms
+        """The end of the entity's batch view or history, or of the group's views; None where nothing is published, or an entity has no history."""
+        if self._parts.batch is not None:
+            return self._parts.batch.batch_end_ms
+        return None if self._reading.batch_end_ms == EVER_MS else self._reading.batch_end_ms
 
     def index_of(self, feature: str) -> int:
         """The index of a feature in the version that is served.
@@ -157,7 +160,7 @@ class Explainer:
         group, parts = self._group, self._parts
         serve = self._serve(q_ms)
         merged = serve(parts)
-        without_view = replace(parts, batch=None if parts.batch is None else _empty_view(group, parts.batch.batch_end_ms))
+        without_view = replace(parts, batch=None if parts.batch is None else _empty_view(group, parts.batch))
         layers = [merged, serve(replace(parts, tiles=())), serve(without_view), serve(parts, batch_only=True)]
         touched = set(range(len(group.features))) if parts.faults else set(merged.merged.degraded_features)
         columns = zip(*([browser_value(value) for value in layer.merged.values] for layer in layers), strict=True)
@@ -212,9 +215,9 @@ def browser_value(value: Any) -> Any:
     return str(value) if isinstance(value, int) and abs(value) > _MAX_SAFE_INTEGER else value
 
 
-def _empty_view(group: FeatureGroup, batch_end_ms: int) -> BatchValue:
-    """The view of an entity without events."""
-    return BatchValue(FORMAT, group.fingerprint, batch_end_ms, None, [FeatureView(None, [], []) for _ in group.features])
+def _empty_view(group: FeatureGroup, view: BatchValue) -> BatchValue:
+    """The view, or the history, of an entity without events."""
+    return type(view)(FORMAT, group.fingerprint, view.batch_end_ms, None, [FeatureView(None, [], []) for _ in group.features])
 
 
 def _reasons(group: FeatureGroup, served: Served) -> Iterable[Reason]:

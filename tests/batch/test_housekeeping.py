@@ -20,7 +20,7 @@ from infra.lake import table_sizes
 from infra.settings import Settings
 from models.registry import tracking
 from orchestration.assets.lake import used
-from speed.online import checkpoint_of
+from speed.checkpoints import checkpoint_of
 from store.clients import store
 from store.keys import meta_key
 from store.server import open_store

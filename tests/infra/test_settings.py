@@ -10,6 +10,7 @@ import pytest
 from infra.errors import SettingsError
 from infra.ports import ports_of
 from infra.settings import Settings
+from orchestration.architecture import with_architecture
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +68,16 @@ def test_the_home_of_the_user_is_not_the_home_of_a_deployment(tmp_path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.chdir(tmp_path)
     assert Settings.load().home == tmp_path / ".braid"
+
+
+def test_a_home_remembers_its_architecture_and_the_environment_wins(tmp_path, monkeypatch):
+    monkeypatch.delenv("BRAID_ARCHITECTURE", raising=False)
+    assert not Settings.load(tmp_path).kappa
+    assert with_architecture(Settings.load(tmp_path), "kappa").kappa
+    assert Settings.load(tmp_path).kappa
+    assert Settings.load(tmp_path).environment()["BRAID_ARCHITECTURE"] == "kappa", "services have what the home has"
+    monkeypatch.setenv("BRAID_ARCHITECTURE", "lambda")
+    assert not Settings.load(tmp_path).kappa
+    assert not with_architecture(Settings.load(tmp_path), None).kappa
+    monkeypatch.delenv("BRAID_ARCHITECTURE")
+    assert not Settings.load(tmp_path).kappa, "the last start counts"

@@ -48,6 +48,20 @@ def test_the_graph_leads_from_the_topic_to_the_champion(defs: dg.Definitions) ->
     ]  # fmt: skip
 
 
+def test_in_kappa_nothing_is_made_of_groups_in_the_lake_and_no_sensor_asks_for_a_batch(settings: Settings) -> None:
+    kappa = definitions(project, settings.model_copy(update={"architecture": "kappa"}))
+    dg.Definitions.validate_loadable(kappa)
+    specs = {spec.key.to_user_string(): spec for spec in kappa.resolve_all_asset_specs()}
+    assert not [name for name in specs if name.endswith(("_tiles", "_view")) and not name.endswith("_speed_tiles")]
+    assert not [name for name in specs if name.startswith("online_")]
+    assert {dep.asset_key.to_user_string() for dep in specs["repurchase_training_set"].deps} == {"events"}
+    jobs = {job.name: job for job in kappa.resolve_all_job_defs()}
+    assert "publish" not in jobs
+    of_source = jobs["features_user_events"].asset_layer.selected_asset_keys
+    assert {key.to_user_string() for key in of_source} == {"events"}
+    assert {sensor.name for sensor in kappa.sensors or ()} == {"speed_layer", "group_health", "retraining_on_signal_repurchase"}
+
+
 def test_the_job_of_a_model_brings_its_groups_and_no_others_and_trains_it(settings: Settings) -> None:
     apart = FeatureGroup("apart", "terminal_id", payments.payments, (count("payments_2h", window="2h"),))
     of_payments = replace(payments.project, groups=(*payments.project.groups, apart))

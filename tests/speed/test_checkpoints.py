@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from infra.settings import Settings
+from speed.checkpoints import checkpoint_of, checkpoints, recorded_tokens
 from speed.completeness import open_stream
-from speed.online import checkpoint_of, checkpoints, recorded_tokens
 from store.clients import store
 from store.protocol import Tiles
 from store.server import open_store

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.history import decode_history, unpack_history
+from features.merge import merge
 from features.open_tile import join_tile
 from features.packed import LOG_BOUND, TileValue, decode_log, encode
 from features.speed_value import pack_tile
 from features.tiles import fold_tile_values, runs
-from speed.fold import contributions_of, first_starts, fold_into
+from speed.fold import contributions_of, first_starts, fold_into, roll_into
 from store.protocol import OpenTiles
 from tests.declarations import user_features
 from tests.pure import joined, series_of, unpacked
@@ -91,6 +93,70 @@ def test_tiles_are_the_same_however_the_stream_is_cut_and_wherever_a_micro_batch
             cut.take(*rng.sample(micro_batch, len(micro_batch)), torn_after=torn_after)
         cut.take(*micro_batch)
     assert cut.tiles == whole.tiles
+
+
+class RollingStream(Stream):
+    """A stream of which closed tiles join histories."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.histories: dict[int | str, bytes] = {}
+
+    def take_closed(self, closed_ms: int | None, *events: dict[str, Any], torn_after: int | None = None) -> None:
+        """A micro-batch before which no event comes any more that lies before `closed_ms`."""
+        new = contributions_of(user_features, pa.Table.from_pylist(list(events), SCHEMA), INPUTS)
+        starts = first_starts(user_features, new)
+        before = [self.open_with_closed(entity, start_ms, closed_ms) for entity, start_ms in starts.items()]
+        rolled = roll_into(user_features, new, before, closed_ms)
+        for entity in list(rolled.folded)[:torn_after]:
+            self.folded[entity] = rolled.folded[entity]
+            tiles = self.tiles.setdefault(entity, {})
+            tiles.update({start_ms: data for owner, start_ms, data in rolled.tiles if owner == entity})
+            if entity in rolled.histories:
+                self.histories[entity] = rolled.histories[entity]
+                end_ms = unpack_history(rolled.histories[entity], user_features).until_ms
+                self.tiles[entity] = {start_ms: data for start_ms, data in tiles.items() if start_ms >= end_ms}
+
+    def open_with_closed(self, entity: int | str, first_ms: int, closed_ms: int | None) -> OpenTiles | None:
+        state = self.open(entity, min(first_ms, closed_ms or first_ms))
+        return state and OpenTiles(state.offsets, self.tiles[entity], self.histories.get(entity))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_histories_and_tiles_merge_to_what_tiles_alone_do_however_the_stream_is_cut_torn_and_read_again(seed: int) -> None:
+    events, whole, cut, rng = generated(seed, 700), Stream(), RollingStream(), random.Random(seed)
+    whole.take(*events)
+    high_ms, left, offset = None, events, 0
+    while left:
+        size = rng.randrange(1, 60)
+        micro_batch, left = left[:size], left[size:]
+        closed_ms = None if high_ms is None else (high_ms - 300_000 + 1) // TILE_MS * TILE_MS
+        for torn_after in rng.sample((1, None, 2), rng.randrange(3)):
+            cut.take_closed(closed_ms, *rng.sample(micro_batch, len(micro_batch)), torn_after=torn_after)
+        cut.take_closed(closed_ms, *micro_batch)
+        high_ms = max(event["ts_ms"] for event in (*micro_batch, {"ts_ms": high_ms or 0}))
+        offset += size
+        if offset > 350 and not rng.randrange(6):
+            # Read again from the start: all is passed over, and the watermark lies back.
+            cut.take_closed(None, *events[:offset])
+    assert cut.histories.keys() == whole.tiles.keys()
+    for entity, tiles in whole.tiles.items():
+        history = decode_history(cut.histories[entity], user_features)
+        assert len(cut.tiles[entity]) < len(tiles)
+        for q_ms in (high_ms + 1, high_ms + 3_000_000, high_ms + 9 * 86_400_000):
+            expected = merge(user_features, None, [whole.tile(entity, start_ms) for start_ms in tiles], q_ms)
+            merged = merge(user_features, history, [cut.tile(entity, start_ms) for start_ms in cut.tiles[entity]], q_ms)
+            assert (merged.values, merged.newest_event_ms) == (expected.values, expected.newest_event_ms)
+
+
+def test_an_event_that_is_not_late_behind_the_end_of_a_history_joins_it() -> None:
+    stream = RollingStream()
+    stream.take_closed(None, event(0, TILE, 5))
+    stream.take_closed(TILE + TILE_MS, event(1, TILE + TILE_MS, 7))
+    stream.take_closed(None, event(2, TILE + 9, 11))
+    history = decode_history(stream.histories[1], user_features)
+    tiles = [stream.tile(1, start_ms) for start_ms in stream.tiles[1]]
+    assert merge(user_features, history, tiles, TILE + 2 * TILE_MS).values[:2] == [3, 0.000023]
 
 
 def test_a_hot_tile_joins_its_new_events_and_keeps_no_list_of_them() -> None:

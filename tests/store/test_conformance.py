@@ -11,17 +11,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import redis
 
 from features.declaration import FeatureGroup, count
+from features.history import HISTORY_FORMAT, decode_history, pack_history, roll
+from features.merge import EVER_MS
 from features.packed import FORMAT, BatchValue, FeatureView, TileValue, batch_field, decode_tile, encode, encode_log
 from features.speed_value import pack_tile, speed_field
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from store.clients import store
 from store.keys import version_of
-from store.protocol import ALWAYS_MS, NEVER_MS, Folded, Mark, Messages, Parts, Tiles, View, published_version
+from store.protocol import ALWAYS_MS, NEVER_MS, Folded, Histories, Mark, Messages, Parts, Tiles, View, published_version
 from store.publishing import CHUNK
-from store.reading import LEFT, LOST, OTHER_VERSION, UNREADABLE, OnlineStore
+from store.reading import LEFT, LOST, OTHER_ARCHITECTURE, OTHER_VERSION, UNREADABLE, OnlineStore
 from store.server import RedisStore
 from tests.declarations import item_features, user_features
 from tests.pure import speed_value, unpacked
@@ -526,3 +529,79 @@ def test_the_highest_time_is_that_of_the_micro_batches_before(online: RedisStore
     assert [online.high_water("q", before) for before in (0, 1, 2, 3)] == [None, 5_000, 9_000, 9_000]
     online.raise_high_water("q", 101, 1)
     assert online.high_water("q", 101) == 7_000, "micro-batches long ago are forgotten"
+
+
+def rolled(closed: dict[int, int], end_ms: int) -> bytes:
+    """A packed history of tiles that are closed: start → number."""
+    return pack_history(
+        user_features, roll(user_features, None, {start: packed_tile(start, n) for start, n in closed.items()}, end_ms)
+    )
+
+
+def test_a_history_is_put_with_the_tiles_that_are_still_open_and_without_those_that_it_has(servers: Servers) -> None:
+    kappa = servers.settings.model_copy(update={"architecture": "kappa"})
+    online, first, second = RedisStore(kappa), B, B + TILE_MS
+    online.set_tiles(user_features, Tiles("k", topic_id="t", history=HISTORY_FORMAT, begins={0: 7}))
+    assert online.tiles("user_features")[version_of(user_features.fingerprint)].begins == {0: 7}
+
+    def put(tiles: dict[int, int], closed: bytes | None = None, fresh: bool = False) -> None:
+        packed = [(1, start, packed_tile(start, n)) for start, n in tiles.items()]
+        online.put_tiles(
+            user_features,
+            packed,
+            TTL,
+            None,
+            Folded("k", {1: {0: 9}}),
+            Histories({1: closed} if closed else {}, [1] if fresh else []),
+        )
+
+    def opened(start: int, closed_ms: int) -> tuple[bytes | None, list[int]] | None:
+        [state] = online.open_tiles(user_features, "k", {1: start}, closed_ms)
+        return None if state is None else (state.history, sorted(state.tiles))
+
+    assert opened(first, EVER_MS) is None
+    put({first: 3, second: 4}, fresh=True)
+    assert opened(second, first) == (None, [second])
+    assert opened(second, second) == (None, [first, second]), "a closed tile comes with the history that it will join"
+    history = rolled({first: 3}, second)
+    put({second + TILE_MS: 5}, history)
+    assert opened(second, second) == (None, [second, second + TILE_MS])
+    assert opened(second, second + TILE_MS) == (history, [second, second + TILE_MS])
+    assert opened(first, first)[0] == history, "the start lies before its end"
+    stored = online.read(user_features, [1, 2])
+    assert (stored.batch_end_ms, stored.complete_since_ms) == (EVER_MS, ALWAYS_MS)
+    assert stored.parts[0].batch == decode_history(history, user_features)
+    assert (tiles_of(stored.parts[0]), stored.parts[0].tiles.dropped_ms) == ([second, second + TILE_MS], EVER_MS)
+    assert not stored.parts[1].known
+    client = store(kappa)
+    fields = list(client.hgetall(user_features.key(1)))
+    assert len(fields) == 3
+    if not isinstance(client, redis.Redis) or int(client.info("server")["redis_version"].split(".")[0]) > 7:
+        assert client.execute_command("HPTTL", user_features.key(1), "FIELDS", 3, *fields) == [-1] * 3
+    # Behind its end there may be no tile left at all.
+    put({}, rolled({first: 3, second: 4, second + TILE_MS: 5}, second + 2 * TILE_MS))
+    assert tiles_of(online.read(user_features, [1]).parts[0]) == []
+    put({first: 1}, fresh=True)
+    assert opened(first, EVER_MS) == (None, [first])
+
+
+def test_what_one_architecture_has_published_the_other_does_not_take_for_its_own(servers: Servers) -> None:
+    of_batch, kappa = RedisStore(servers.settings), servers.settings.model_copy(update={"architecture": "kappa"})
+    publish(of_batch, B, {1: 1})
+    of_stream = RedisStore(kappa)
+    assert of_stream.read(user_features, [1]).parts[0].faults == (OTHER_ARCHITECTURE,)
+    assert of_stream.read(user_features, [1]).complete_since_ms == NEVER_MS, "no stream has read anything"
+    of_stream.set_tiles(user_features, Tiles("k", history=HISTORY_FORMAT, begins={}))
+    of_stream.serve_stream(user_features, B, 5)
+    assert of_stream.published("user_features").architecture == "kappa"
+    assert of_stream.read(user_features, [1]).parts[0] == Parts()
+    assert of_batch.read(user_features, [1]).parts[0].faults == (OTHER_ARCHITECTURE,)
+    publish(of_batch, B, {1: 2}, built_ms=2)
+    assert collapsed(parts(of_batch, 1)) == (B, 2)
+    # Beside the served version the one before stays; older ones go, though no batch has made their entities known.
+    for number, group in enumerate((user_features, OTHER, THIRD)):
+        start, packed = B, packed_tile(B, number, group)
+        of_stream.put_tiles(group, [(1, start, packed)], TTL, None, None, Histories({}))
+        of_stream.serve_stream(group, B, 1)
+    fields = {name for name in store(kappa).hgetall(user_features.key(1)) if name.startswith(b"speed:")}
+    assert fields == {speed_field(group.fingerprint) for group in (OTHER, THIRD)}

@@ -1,0 +1,67 @@
+"""Kappa's counterpart of a batch: the histories of groups made anew from the lake, by the stream that begins with them (`speed.histories`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from features.declaration import FeatureGroup
+from features.history import HISTORY_FORMAT
+from infra.errors import NotReadyError, ServiceError
+from infra.settings import Settings
+from speed.completeness import new_token
+from store.keys import version_of
+from store.protocol import Published, Store, Tiles
+from store.server import open_store
+
+#: The longest time in which histories are made and the stream catches up.
+_SECONDS = 3_600
+_POLL_SECONDS = 0.5
+
+
+def rebuild(settings: Settings, groups: Sequence[FeatureGroup]) -> dict[str, Published]:
+    """Asks the speed layer for new histories of groups and waits until they are served; gives what is published of each.
+
+    Histories that are being made already, as those of a changed declaration, are waited for.
+
+    Raises:
+        NotReadyError: The speed layer runs with another declaration.
+        ServiceError: It takes too long.
+    """
+    store = open_store(settings)
+    asked_for: dict[str, str] = {}
+    for group in groups:
+        streamed = store.progress().get(f"online:{group.name}", {}).get("version", group.fingerprint)
+        if streamed != group.fingerprint:
+            raise NotReadyError(
+                f"The speed layer streams version {streamed} of {group.name}, not {group.fingerprint}.",
+                "Run `braid up --detach`, which restarts the speed layer with the declaration.",
+            )
+        known = _stream_of(store, group)
+        if known is not None and known.whole:
+            asked_for[group.name] = new_token()
+            store.set_tiles(group, Tiles(asked_for[group.name], whole=False, topic_id=known.topic_id, history=HISTORY_FORMAT))
+    deadline = time.monotonic() + _SECONDS
+    for group in groups:
+        while (published := _rebuilt(store, group, asked_for.values())) is None:
+            if time.monotonic() > deadline:
+                raise ServiceError(f"The speed layer has not made the histories of {group.name} yet.", "See the log speed.log.")
+            time.sleep(_POLL_SECONDS)
+    return {group.name: published for group in groups if (published := store.published(group.name))}
+
+
+def _rebuilt(store: Store, group: FeatureGroup, asked_for: Iterable[str]) -> Published | None:
+    """What is published of a group, once its stream has caught up and is served."""
+    stream, published = _stream_of(store, group), store.published(group.name)
+    if stream is None or not stream.whole or stream.token in asked_for or published is None:
+        return None
+    served = (published.fingerprint, published.architecture, published.batch_end_ms) == (
+        group.fingerprint,
+        "kappa",
+        stream.as_of_ms,
+    )
+    return published if served else None
+
+
+def _stream_of(store: Store, group: FeatureGroup) -> Tiles | None:
+    return store.tiles(group.name).get(version_of(group.fingerprint))

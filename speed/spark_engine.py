@@ -1,0 +1,118 @@
+"""Spark Structured Streaming as the engine (`speed.engine`): starts the query of `speed.online`, and reads Spark's progress of committed micro-batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from features.declaration import FeatureGroup
+from features.sources import EventSource
+from infra.settings import Settings
+from speed.checkpoints import Checkpoint
+from speed.copies import OBSERVED
+from speed.engine import COUNTED, Entry, Query
+from speed.online import online_writer
+from speed.session import pool
+from store.protocol import Tiles
+
+
+@dataclass(frozen=True)
+class SparkEngine:
+    """`speed.engine.Engine` by Spark Structured Streaming."""
+
+    spark: SparkSession
+    settings: Settings
+
+    def start(self, source: EventSource, streams: Sequence[tuple[FeatureGroup, Tiles]], checkpoint: Checkpoint) -> Query:
+        """As `Engine.start`."""
+        name = f"online_{source.name}"
+        writer = online_writer(self.spark, self.settings, streams, checkpoint).trigger(
+            processingTime=f"{self.settings.speed_trigger_seconds * 1_000:.0f} milliseconds"
+        )
+        place = self.settings.checkpoint(f"{name}_{checkpoint.name}")
+        with pool(self.spark, "online"):
+            return SparkQuery(writer.queryName(name).option("checkpointLocation", place).start(), place)
+
+
+class SparkQuery:
+    """The methods are `speed.engine.Query`'s.
+
+    Args:
+        query: The query, started.
+        checkpoint: The place of its checkpoint.
+    """
+
+    def __init__(self, query: StreamingQuery, checkpoint: str) -> None:
+        self._query, self._checkpoint = query, checkpoint
+
+    def fault(self) -> str | None:
+        """As `Query.fault`."""
+        if self._query.isActive:
+            return None
+        # Behind the cause stand offsets and the plan.
+        text = str(self._query.exception() or "it has ended").split("=== Streaming Query ===", maxsplit=1)[0]
+        return f"{' '.join(text.split())[:2_000]}. Its checkpoint is {self._checkpoint}"
+
+    def committed(self) -> int | None:
+        """As `Query.committed`."""
+        progress = self._query.lastProgress
+        if progress is None:
+            return None
+        # A trigger without a micro-batch reports too, by the number of the batch that may come.
+        batch_id = progress.batchId if "addBatch" in progress.durationMs else progress.batchId - 1
+        return None if batch_id < 0 else batch_id
+
+    def entry(self, before: Mapping[str, Any]) -> Entry:
+        """As `Query.entry`."""
+        last = self._query.lastProgress
+        return dict(before) if last is None else {**_entry(last, before), **_counted(self._query, last, before)}
+
+    def stop(self) -> None:
+        """As `Query.stop`."""
+        self._query.stop()
+
+
+def _entry(progress: Any, before: Mapping[str, Any]) -> Entry:
+    """The entry of a query's latest progress; what only a batch with events can say stays as it was."""
+    source, times = progress.sources[0], progress.eventTime or {}
+    offsets, latest = _offsets(source.endOffset), _offsets(source.latestOffset)
+    oldest = [ms for ms in (before.get("oldest_event_ms"), _millis(times.get("min"))) if ms is not None]
+    newest = [ms for ms in (before.get("newest_event_ms"), _millis(times.get("max"))) if ms is not None]
+    return {
+        "offsets": offsets or before.get("offsets", {}),
+        "batch_id": progress.batchId if progress.numInputRows else before.get("batch_id", -1),
+        "watermark_ms": _millis(times.get("watermark")),
+        "oldest_event_ms": min(oldest, default=None),
+        "newest_event_ms": max(newest, default=None),
+        "rows_per_second": round(progress.processedRowsPerSecond, 1) if progress.numInputRows else 0.0,
+        "lag": max(0, sum(latest.values()) - sum(offsets.values())) if latest else 0,
+    }
+
+
+def _counted(query: StreamingQuery, last: Any, before: Mapping[str, Any]) -> dict[str, int]:
+    """The numbers of `COUNTED`, with those of the micro-batches since the entry before."""
+    counted_id = before.get("batch_id", -1)
+    updates = [last] if last.batchId <= counted_id + 1 else query.recentProgress
+    # A trigger without a micro-batch reports too, by the number of the batch that may come.
+    new = {update.batchId: update for update in updates if update.batchId > counted_id and update.numInputRows}
+    observed = [numbers for update in new.values() if (numbers := update.observedMetrics.get(OBSERVED))]
+    return {name: before.get(name, 0) + sum(numbers[name] for numbers in observed) for name in COUNTED}
+
+
+def _offsets(text: str | None) -> dict[str, int]:
+    """Spark's offsets of a topic, {"topic": {"0": 17}}, as {"0": 17}; "null" where a trigger did not ask for them."""
+    topics = json.loads(text) if text else None
+    return {partition: int(offset) for partitions in (topics or {}).values() for partition, offset in partitions.items()}
+
+
+def _millis(text: str | None) -> int | None:
+    """An instant of Spark's progress, or None for none (the watermark's epoch before the first event)."""
+    if not text:
+        return None
+    return round(datetime.fromisoformat(text).timestamp() * 1_000) or None
