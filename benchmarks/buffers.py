@@ -3,8 +3,8 @@
     python -m benchmarks.buffers
 
 The entity is synthetic: an event at a random time, so many per day on the mean, for 40 days. A feature per row: a count and a sum
-over a week with a sawtooth tail and with an exact one, the distinct values of a day, and a mean over a month. The table is that of
-docs/tails.md.
+over a week with a sawtooth tail and with an exact one, the distinct values of a day, and a mean over a month. The first table is that of
+docs/tails.md; the second one, of docs/lambda-or-kappa.md, compares the view of the default buffer with the history of Kappa.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import numpy as np
 
 from features.aggregations import Series
 from features.declaration import Feature, FeatureGroup, count, distinct, mean, total
+from features.history import fold_histories, pack_history
 from features.packed import encode
 from features.sources import Column, ColumnType, EventSource
 from features.tiles import fold_ranges, runs
 from features.view import build_view
-from features.windows import DAY_MS
+from features.windows import BUFFER_MS, DAY_MS, duration_text, floor_ms
 
 SOURCE = EventSource(
     "synthetic", "synthetic", "synthetic",
@@ -35,18 +36,25 @@ FEATURES: dict[str, Feature] = {
     "`distinct`, 1 d": distinct("f", of="session", window="1d"),
     "`mean`, 30 d": mean("f", of="amount", window="30d"),
 }
+BUFFER = duration_text(BUFFER_MS)
 BUFFERS, PER_DAY, DAYS, BATCH_END_MS = ("1d", "2d", "7d"), (5, 100), 40, 20_000 * DAY_MS + 12_345_678
 
 
-def view_bytes(feature: Feature, buffer: str, per_day: int) -> int:
-    """The bytes of the view of the entity with one feature."""
-    group = FeatureGroup("buffers", "user", SOURCE, (feature,), buffer=buffer)
+def inputs_of(group: FeatureGroup, per_day: int) -> list[Series]:
+    """The entity's events as the inputs of a group."""
     source = np.random.default_rng(1)
     ts_ms = np.unique(BATCH_END_MS - 1 - source.integers(0, DAYS * DAY_MS, DAYS * per_day))
     amounts = source.integers(0, 10**8, len(ts_ms))
     values = {"1": np.ones_like(ts_ms), "CAST(`amount` * 1000000 AS BIGINT)": amounts}
     hashes = source.integers(-(2**63), 2**63 - 1, len(ts_ms))
-    inputs = [Series(ts_ms, values.get(input_.sql, hashes), np.ones(len(ts_ms), bool)) for input_ in group.inputs]
+    return [Series(ts_ms, values.get(input_.sql, hashes), np.ones(len(ts_ms), bool)) for input_ in group.inputs]
+
+
+def view_bytes(feature: Feature, buffer: str, per_day: int) -> int:
+    """The bytes of the view of the entity with one feature."""
+    group = FeatureGroup("buffers", "user", SOURCE, (feature,), buffer=buffer)
+    inputs = inputs_of(group, per_day)
+    ts_ms = inputs[0].ts_ms
     starts_ms = ts_ms // group.tile_ms * group.tile_ms
     lo, hi = runs(starts_ms)
     instants = (ts_ms.tolist(), fold_ranges(group, inputs, *runs(ts_ms))) if group.exact_windows else ()
@@ -54,12 +62,27 @@ def view_bytes(feature: Feature, buffer: str, per_day: int) -> int:
     return len(encode(view))
 
 
+def history_bytes(feature: Feature, per_day: int) -> int:
+    """The bytes of the history of the entity with one feature, of all events but those of the last tile."""
+    group = FeatureGroup("buffers", "user", SOURCE, (feature,))
+    inputs, until_ms = inputs_of(group, per_day), floor_ms(BATCH_END_MS, group.tile_ms)
+    closed = inputs[0].ts_ms < until_ms
+    inputs = [Series(series.ts_ms[closed], series.v[closed], series.valid[closed]) for series in inputs]
+    [history] = fold_histories(group, inputs, np.zeros(len(inputs[0].ts_ms), np.int64), until_ms)
+    return len(pack_history(group, history))
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     print(f"| feature | {' | '.join(f'{n} events a day: {buffer}' for n in PER_DAY for buffer in BUFFERS)} |")
     print(f"|---|{'---|' * len(PER_DAY) * len(BUFFERS)}")
     for name, feature in FEATURES.items():
         print(f"| {name} | {' | '.join(f'{view_bytes(feature, buffer, n):,}' for n in PER_DAY for buffer in BUFFERS)} |")
+    print(f"\n| feature | {' | '.join(f'{n} events a day: view | history' for n in PER_DAY)} |")
+    print(f"|---|{'---|' * len(PER_DAY) * 2}")
+    for name, feature in FEATURES.items():
+        pairs = " | ".join(f"{view_bytes(feature, BUFFER, n):,} | {history_bytes(feature, n):,}" for n in PER_DAY)
+        print(f"| {name} | {pairs} |")
 
 
 if __name__ == "__main__":
