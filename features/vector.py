@@ -9,11 +9,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from features.aggregations import Value
 from features.declaration import FeatureGroup, ModelInput
@@ -22,6 +21,9 @@ from features.errors import DeclarationError
 from features.expressions import Compiled, Expression, ValueKind, compiled
 from features.names import NAME, twin_of
 from features.sources import ColumnType, EventSource
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: The name by which a derived feature reads the time that the request asks about.
 REQUEST_TIME = "request_time"
