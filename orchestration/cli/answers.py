@@ -233,10 +233,15 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
             table.add_row(name, "–" if value is None else str(value), shown)
         console.print(table)
         console.print(
-            f"batch_end {provenance['batch_end'] or 'none'} · {provenance['tiles_merged']} of {len(row['parts']['tiles'])} speed tiles merged · "
+            f"{_layers(provenance)} · {provenance['tiles_merged']} of {len(row['parts']['tiles'])} speed tiles merged · "
             f"newest event {provenance['newest_event'] or 'none'} · {'degraded: ' + '; '.join(provenance['degraded_reasons']) if provenance['degraded'] else 'exact'}"
             + (f" · no value: {', '.join(provenance['missing'])}" if provenance["missing"] else "")
         )
+
+
+def _layers(provenance: dict[str, Any]) -> str:
+    """What the tiles are merged with."""
+    return "kappa" if provenance["architecture"] == "kappa" else f"batch_end {provenance['batch_end'] or 'none'}"
 
 
 def _short(partial: Any) -> str:
