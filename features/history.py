@@ -1,7 +1,7 @@
 """The history of one entity: all its events before `until`, as partials per hop, for an architecture without batch views (Kappa).
 
 A batch view has suffixes, which answer a request by one look-up and cannot be extended. A history has the partials of the hops themselves, so that
-closed tiles join it; a reader makes the suffixes of it when it decodes it (`decode_history`).
+closed tiles join it; a reader makes the suffixes that it needs (`decode_history`).
 
     value   head, body
     head    format (1 byte), fingerprint (8), until in ms (6), a multiple of the tile
@@ -182,6 +182,30 @@ def _bounded(group: FeatureGroup, aggregation: Aggregation, window: Window | Non
     return _joined(aggregation, Hops([], []), by_tile, until_ms)
 
 
+class _Suffixes(Sequence[Partial]):
+    """The suffixes of hops, each made when it is asked for: a window begins at one of them for a whole hop, and sets in all of them would be large."""
+
+    __slots__ = ("_aggregation", "_last", "_partials")
+
+    def __init__(self, aggregation: Aggregation, partials: list[Partial]) -> None:
+        self._aggregation, self._partials = aggregation, partials
+        self._last: tuple[int, Partial] = (-1, None)
+
+    def __len__(self) -> int:
+        return len(self._partials)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Suffixes) and self._partials == other._partials
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getitem__(self, place: Any) -> Any:
+        last = self._last
+        if last[0] != place:
+            last = self._last = place, self._aggregation.combine_all(self._partials[place:])
+        return last[1]
+
+
 def history_view(group: FeatureGroup, history: History) -> HistoryView:
     """The history as a merge reads it."""
     until_ms, views = history.until_ms, []
@@ -190,14 +214,15 @@ def history_view(group: FeatureGroup, history: History) -> HistoryView:
         if window is None:
             views.append(FeatureView(aggregation.combine_all(hops.partials), [], []))
             continue
+        if not window.exact:
+            views.append(FeatureView(None, hops.starts_ms, _Suffixes(aggregation, hops.partials)))
+            continue
         by_tile = hops.blurred_ms is not None
         if by_tile:
             window = Window(window.size_ms, group.tile_ms)
         # A buffer of the whole window, so that nothing is collapsed.
         view, own = suffixes(aggregation, window, until_ms, window.size_ms + window.hop_ms, hops.starts_ms, hops.partials)
-        if by_tile:
-            view = FeatureView(None, view.hop_starts_ms, [*view.suffixes, None])
-        views.append(strided(view, own) if window.exact else view)
+        views.append(FeatureView(None, view.hop_starts_ms, [*view.suffixes, None]) if by_tile else strided(view, own))
     return HistoryView(FORMAT, group.fingerprint, until_ms, history.newest_event_ms, views)
 
 

@@ -11,6 +11,7 @@ or the form of a partial does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -46,7 +47,7 @@ class FeatureView(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     collapsed: Partial
     hop_starts_ms: list[int]
-    suffixes: list[Partial]
+    suffixes: Sequence[Partial]
 
     @property
     def by_tile(self) -> bool:

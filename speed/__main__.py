@@ -6,6 +6,7 @@ checkpoints. Killing it at any moment loses nothing and doubles nothing.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -181,6 +182,8 @@ def _begin_histories(
     if not begun:
         return
     began, slack_ms = time.monotonic(), settings.future_seconds * 1_000
+    # Whoever waits for this process need not wait for all of the lake.
+    store.set_progress({"online": {**store.progress().get("online", {}), "written_at_ms": now_ms(), "pid": os.getpid()}})
     made = begin_histories(spark, settings, source, topic, [(stream.group, stream.tiles) for stream in begun.values()])
     in_kafka = held(settings, source.topic)
     for (name, stream), tiles in zip(begun.items(), made, strict=True):

@@ -195,7 +195,7 @@ def _post(settings: Any, path: str, body: dict[str, Any]) -> Any:
 def _parts(settings: Any, declared: Any, entity_id: int | str) -> dict[str, Any]:
     """The data of an entity in the online store, for people."""
     from features.instants import rfc3339
-    from features.packed import encode
+    from features.packed import HistoryView, encode
     from features.windows import floor_ms
     from store.server import open_store
 
@@ -207,7 +207,8 @@ def _parts(settings: Any, declared: Any, entity_id: int | str) -> dict[str, Any]
             feature.name: {"collapsed": view.collapsed, "tail_hops": len(view.hop_starts_ms)}
             for feature, view in zip(group.features, value.features, strict=True)
         }
-        stored["batch"] = {"batch_end": rfc3339(value.batch_end_ms), "bytes": len(encode(value)), "features": features}
+        size = None if isinstance(value, HistoryView) else len(encode(value))
+        stored["batch"] = {"batch_end": rfc3339(value.batch_end_ms), "bytes": size, "features": features}
     for tile in sorted(parts.tiles, key=lambda tile: tile.first_ms):
         start_ms = floor_ms(tile.first_ms, group.tile_ms)
         partials = dict(zip(group.feature_names, tile.partials, strict=True))
@@ -233,10 +234,15 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
             table.add_row(name, "–" if value is None else str(value), shown)
         console.print(table)
         console.print(
-            f"batch_end {provenance['batch_end'] or 'none'} · {provenance['tiles_merged']} of {len(row['parts']['tiles'])} speed tiles merged · "
+            f"{_layers(provenance)} · {provenance['tiles_merged']} of {len(row['parts']['tiles'])} speed tiles merged · "
             f"newest event {provenance['newest_event'] or 'none'} · {'degraded: ' + '; '.join(provenance['degraded_reasons']) if provenance['degraded'] else 'exact'}"
             + (f" · no value: {', '.join(provenance['missing'])}" if provenance["missing"] else "")
         )
+
+
+def _layers(provenance: dict[str, Any]) -> str:
+    """What the tiles are merged with."""
+    return "kappa" if provenance["architecture"] == "kappa" else f"batch_end {provenance['batch_end'] or 'none'}"
 
 
 def _short(partial: Any) -> str:

@@ -153,12 +153,13 @@ def test_every_cell_is_that_of_brute_force_from_files_archive_and_stream_through
         (home / "file.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         assert load_events(spark, settings, source, home / "file.jsonl").loaded == 1_500
         speed.start()
+        eventually(lambda: open_store(settings).published("items") is not None)
         stream(made(rng, 2_000, begin_ms, now_ms - 3 * HOUR_MS, "a"), speedup=2_000)
         speed.kill()
         stream(made(rng, 1_000, now_ms - 3 * HOUR_MS, now_ms - 2 * HOUR_MS, "b"))
         speed.start()
         wait_visible(settings, [users, items], ends)
-        eventually(lambda: open_store(settings).published("items") is not None, 30)
+        eventually(lambda: open_store(settings).published("items") is not None)
         all_exact([*filed, *sent])
         assert isinstance(read(settings, users, [1]).parts[0].batch, HistoryView)
 
@@ -170,8 +171,8 @@ def test_every_cell_is_that_of_brute_force_from_files_archive_and_stream_through
         delete_messages(settings, source.topic, {partition: offset // 2 for partition, offset in archived.items()})
         store(settings).flushall()
         speed.start()
+        eventually(lambda: open_store(settings).published("items") is not None)
         wait_visible(settings, [users, items], ends)
-        eventually(lambda: open_store(settings).published("items") is not None, 30)
         stored = open_store(settings).tiles("users")[version_of(users.fingerprint)]
         assert (stored.begins, stored.whole, stored.complete_since_ms) == (archived, True, None)
         assert all(
@@ -202,7 +203,7 @@ def test_every_cell_is_that_of_brute_force_from_files_archive_and_stream_through
         speed.launch()
         changed, same = load_project(settings).groups
         assert read(settings, changed, [1]).group.fingerprint == users.fingerprint
-        eventually(lambda: open_store(settings).published("users").fingerprint == changed.fingerprint, 120)
+        eventually(lambda: open_store(settings).published("users").fingerprint == changed.fingerprint)
         assert same.fingerprint == items.fingerprint
         cells, different = differing(settings, changed, unique([*filed, *sent]), [now_ms, now_ms + 40 * DAY_MS])
         assert cells == 2 * USERS * 7
