@@ -44,7 +44,20 @@ customers = FeatureGroup(
 pages = FeatureGroup("pages", "page", clicks, (count("clicks_1h", window="1h"), distinct("visitors_1d", of="visitor", window="1d")))
 visitors = FeatureGroup("visitors", "visitor", clicks, (since_last("minutes_since_click", unit="minutes"),))
 
-project = Project(sources=(orders, clicks), groups=(customers, pages, visitors))
+project = Project(sources=(orders, clicks), groups=(customers, pages, visitors), assets="HOME/own.py:assets")
+"""
+OWN = """
+import dagster as dg
+from braid import Deployment
+from dagster_pyspark import LazyPySparkResource
+
+def assets(deployment: Deployment):
+    @dg.asset(deps=["orders"])
+    def orders_by_customer(spark: LazyPySparkResource) -> None:
+        rows = spark.spark_session.read.format("delta").load(deployment.table("orders")).groupBy("customer").count()
+        rows.toPandas().to_json(deployment.home / "orders_by_customer.json", orient="values")
+
+    return [orders_by_customer]
 """
 NOON = int(datetime(2026, 5, 20, 12, tzinfo=UTC).timestamp() * 1_000)
 
@@ -76,7 +89,8 @@ class TwoSources:
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[TwoSources]:
     home = tmp_path_factory.mktemp("two")
-    (home / "definitions.py").write_text(DEFINITIONS)
+    (home / "definitions.py").write_text(DEFINITIONS.replace("HOME", str(home)))
+    (home / "own.py").write_text(OWN)
     settings = Settings.load(home, f"{home}/definitions.py:project").model_copy(
         update={"archive_seconds": 1, "batch_memory": "1g", "speed_memory": "768m"}
     )
@@ -105,6 +119,7 @@ def test_a_source_is_loaded_backfilled_and_served_while_the_other_has_no_events(
     assert (loaded["loaded"], loaded["quarantined"]) == (3, 0)
     done = deployment.braid("backfill", "--to", text(NOON))
     assert done["without_events"] == ["clicks"]
+    assert "orders_by_customer" not in done["seconds"], "the project's own assets wait for events of each source"
     assert done["entities"] == {"customers": 2}
 
     live = deployment.write("live.jsonl", order(4, "ada", NOON + MINUTE_MS, 1.25), order(4, "ada", NOON + MINUTE_MS, 1.25))
@@ -129,6 +144,8 @@ def test_the_other_source_streams_with_its_own_columns_and_gets_its_batch(deploy
 
     done = deployment.braid("backfill", "--source", "clicks", "--to", text(NOON))
     assert done["entities"] == {"pages": 1, "visitors": 2}
+    assert done["seconds"]["orders_by_customer"] > 0
+    assert sorted(json.loads((deployment.settings.home / "orders_by_customer.json").read_text())) == [["ada", 2], ["bob", 1]]
     [after] = deployment.braid("features", "--group", "pages", "/a", *at)["rows"]
     assert after["features"] == before["features"]
     assert after["provenance"]["batch_end"] == "2026-05-20T12:00:00.000Z"
