@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 from mlflow import MlflowClient
 
 from models.registry import CHALLENGER, DIGEST_TAG, batch_only_name, load_scorer, registered_versions
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 LAUNCH = """mutation($p: ExecutionParams!) {
   launchRun(executionParams: $p) { ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 RUNS = "{ runsOrError(limit: 50) { ... on Runs { results { runId rootRunId status } } } }"
+
+# Two more trainings. A killed run is in tests/test_automation.py, a crash between the aliases in tests/models/test_training.py.
+pytestmark = pytest.mark.long
 
 
 def test_it_is_started_again_and_leaves_no_model_half_registered(shop: Shop, kill_workers: Callable[[Settings], int]) -> None:
