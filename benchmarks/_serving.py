@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import random
 import socket
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 
 import numpy as np
 
@@ -127,7 +129,7 @@ def register(settings: Settings, champion: bool = True) -> str:
     client = MlflowClient(settings.mlflow_tracking_uri)
     if client.get_experiment_by_name(repurchase.name) is None:
         client.create_experiment(repurchase.name, artifact_location=str(settings.home / "artifacts"))
-    with tracking(settings):
+    with tracking(settings), redirect_stdout(sys.stderr):  # MLflow prints links to its runs
         mlflow.set_experiment(repurchase.name)
         with mlflow.start_run():
             info = mlflow.lightgbm.log_model(booster, name="model", registered_model_name=repurchase.name, pip_requirements=[])
