@@ -59,7 +59,7 @@ def collector() -> Iterator[Collector]:
     server.server_close()
 
 
-async def answer(_path: str, request: Any) -> bytes:
+async def answer(_path: str, request: Any, _media_type: bytes) -> bytes:
     stages = Stages()
     await asyncio.sleep(0.02)
     stages.read(0.005)
@@ -74,7 +74,7 @@ def caller(url: str, share: float = 1) -> httpx.AsyncClient:
     settings = Settings(BRAID_TRACES_ENDPOINT=url, BRAID_TRACES_SHARE=share)
     decoders = {"/features": decoder(features_struct(), FeaturesRequest)}
     front = Middleware(
-        Front, key=None, decoders=decoders, answer=answer, most_at_once=9, shed=print, timeout_seconds=9
+        Front, key=None, decoders=decoders, answer=answer, media_types={}, most_at_once=9, shed=print, timeout_seconds=9
     )  # fmt: skip
     app = Starlette()
     put_in_front(app, [*tracing.tracing(settings), Middleware(RequestIds), front])
