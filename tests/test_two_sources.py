@@ -75,7 +75,8 @@ class TwoSources:
     def braid(self, *arguments: str, status: int = 0) -> Any:
         """What a command says; it ends with that exit status."""
         command = [sys.executable, "-m", "orchestration.cli", "--home", str(self.settings.home), *arguments, "--json"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "BRAID_PROJECT": self.settings.project}
+        # With the settings of the services, so that the commands share one warm JVM.
+        environment = {**os.environ, **self.settings.environment(), "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
         assert done.returncode == status, done.stdout + done.stderr
         return json.loads(done.stdout)
