@@ -39,6 +39,11 @@ class Deployment:
         """The daily partitions, including today, because a backfill may end at any millisecond of today."""
         return dg.DailyPartitionsDefinition(start_date=first_day(self.settings).isoformat(), end_offset=1)
 
+    @property
+    def batch_groups(self) -> tuple[FeatureGroup, ...]:
+        """The groups of which a batch makes assets: all, or none in Kappa."""
+        return () if self.settings.kappa else self.project.groups
+
     def lake_key(self, group: FeatureGroup) -> dg.AssetKey:
         """The asset after which the lake has all of a group's past: its view; in Kappa, which has no views, the events."""
         return events_key(group.source) if self.settings.kappa else view_key(group)

@@ -55,12 +55,7 @@ def _rebuilt(store: Store, group: FeatureGroup, asked_for: Iterable[str]) -> Pub
     stream, published = _stream_of(store, group), store.published(group.name)
     if stream is None or not stream.whole or stream.token in asked_for or published is None:
         return None
-    served = (published.fingerprint, published.architecture, published.batch_end_ms) == (
-        group.fingerprint,
-        "kappa",
-        stream.as_of_ms,
-    )
-    return published if served else None
+    return published if published.is_stream(group, stream) else None
 
 
 def _stream_of(store: Store, group: FeatureGroup) -> Tiles | None:

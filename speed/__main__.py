@@ -25,6 +25,7 @@ from tenacity import (
 )
 
 from features.declaration import FeatureGroup
+from features.declaration.versions import published_group
 from features.history import HISTORY_FORMAT
 from features.instants import now_ms
 from features.project import Project
@@ -44,7 +45,7 @@ from speed.progress import Board
 from speed.session import pool, speed_session
 from speed.spark_engine import SparkEngine
 from speed.topics import TopicWatch
-from store.protocol import Store, published_version
+from store.protocol import Store
 from store.server import reached_store, writing_store
 
 #: Partitions of a topic that does not exist yet.
@@ -200,11 +201,7 @@ def _serve_whole(store: Store, streams: Mapping[str, TileStream], groups: Iterab
         if not tiles.whole:
             continue
         served = store.published(group.name)
-        if served is None or (served.fingerprint, served.architecture, served.batch_end_ms) != (
-            group.fingerprint,
-            "kappa",
-            tiles.as_of_ms,
-        ):
+        if served is None or not served.is_stream(group, tiles):
             store.serve_stream(group, tiles.as_of_ms, tiles.entities)
             say(f"{group.name} is served by its version {group.fingerprint}.")
 
@@ -251,7 +248,7 @@ def _older(settings: Settings, store: Store, groups: Iterable[FeatureGroup]) -> 
         published = store.published(declared.name)
         if published is None or published.architecture != settings.architecture:
             continue
-        group = published_version(store, declared)
+        group = published_group(declared, published.fingerprint.encode(), published.declaration)
         if group.fingerprint != declared.fingerprint:
             found[f"online:{group.name}@{group.fingerprint[:8]}"] = group
     return found

@@ -48,6 +48,10 @@ class Published:
     entities: int = 0
     architecture: str = "lambda"
 
+    def is_stream(self, group: FeatureGroup, tiles: Tiles) -> bool:
+        """Whether this is a version of a group, served from the histories of its stream of tiles (`Store.serve_stream`)."""
+        return (self.fingerprint, self.architecture, self.batch_end_ms) == (group.fingerprint, "kappa", tiles.as_of_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class Tiles:

@@ -121,6 +121,5 @@ def _note_healed(context: dg.AssetExecutionContext, deployment: Deployment, asse
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
     """The assets of all sources and groups."""
     project = deployment.project
-    makers = () if deployment.settings.kappa else (tiles_asset, view_asset)
-    of_groups = (make(deployment, group) for group in project.groups for make in makers)
+    of_groups = (make(deployment, group) for group in deployment.batch_groups for make in (tiles_asset, view_asset))
     return [*(events_asset(deployment, source) for source in project.sources), *of_groups]

@@ -76,5 +76,5 @@ def served_features_asset(deployment: Deployment) -> dg.AssetsDefinition:
 
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The assets of all groups."""
-    online = () if deployment.settings.kappa else (online_asset(deployment, group) for group in deployment.project.groups)
+    online = (online_asset(deployment, group) for group in deployment.batch_groups)
     return [*online, served_topic(deployment), served_features_asset(deployment)]

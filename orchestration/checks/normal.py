@@ -159,5 +159,4 @@ def checks_of(deployment: Deployment) -> list[Any]:
     """The checks of all sources and groups."""
     project = deployment.project
     of_sources = (events_as_usual(deployment, source) for source in project.sources)
-    groups = () if deployment.settings.kappa else project.groups
-    return [*of_sources, *(view_as_usual(deployment, group) for group in groups)]
+    return [*of_sources, *(view_as_usual(deployment, group) for group in deployment.batch_groups)]

@@ -199,9 +199,8 @@ def _names(name: str) -> tuple[str, str]:
 def checks_of(deployment: Deployment) -> list[Any]:
     """The checks of all sources, groups and models."""
     project = deployment.project
-    groups = () if deployment.settings.kappa else project.groups
     return [
         *(events_quality(deployment, source) for source in project.sources),
-        *(make(deployment, group) for group in groups for make in (tiles_quality, view_quality)),
+        *(make(deployment, group) for group in deployment.batch_groups for make in (tiles_quality, view_quality)),
         *(labels_quality(deployment, model) for model in project.models),
     ]
