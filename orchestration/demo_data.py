@@ -78,13 +78,14 @@ def divide(project: Project, files: EventFiles, folder: Path, end_ms: int) -> De
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         for source in project.sources:
-            rows = " UNION ALL BY NAME ".join(_rows_sql(source, path) for path in files[source.name])
+            rows = " UNION ALL BY NAME ".join(rows_sql(source, path) for path in files[source.name])
             _copy(connection, source, rows, 0, data.cut_ms, data.history(source))
             _copy(connection, source, rows, data.cut_ms, end_ms + 1, data.live(source))
     return data
 
 
-def _rows_sql(source: EventSource, path: Path) -> str:
+def rows_sql(source: EventSource, path: Path) -> str:
+    """The rows of a file of an example, in DuckDB's SQL."""
     if path.suffix == ".parquet":
         return f"SELECT * FROM read_parquet('{path}')"
     columns = ", ".join(f"'{column.name}': '{_TYPES[column.type]}'" for column in source.columns)

@@ -8,7 +8,7 @@ differ within their stated error; all other features must be equal but for round
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,12 @@ def prove(settings: Settings, group: FeatureGroup, events: Sequence[Path], ids: 
     Raises:
         ServiceError: Serving does not answer.
     """
-    expected = brute_force(group, events, ids, q_ms)
-    report = ProofReport(group.name, q_ms)
+    return compare(settings, group, brute_force(group, events, ids, q_ms), q_ms)
+
+
+def compare(settings: Settings, group: FeatureGroup, expected: Mapping[Any, Mapping[str, Any]], q_ms: int) -> ProofReport:
+    """Compares the served features of entities with expected ones: entity id → feature → value. Other arguments and errors are those of `prove`."""
+    report, ids = ProofReport(group.name, q_ms), list(expected)
     for start in range(0, len(ids), CHUNK):
         for entity_id, row in zip(chunk := ids[start : start + CHUNK], _ask(settings, group, chunk, q_ms), strict=True):
             report.entities += 1

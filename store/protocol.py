@@ -302,6 +302,9 @@ class Store(Protocol):
         A server without a bound on its memory drops nothing, whatever its policy.
         """
 
+    def size_bytes(self) -> int:
+        """The memory of the store's content, in bytes, of all primaries of a cluster."""
+
     def notes(self, kind: str) -> dict[str, dict[str, Any]]:
         """What was noted, by key."""
 

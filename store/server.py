@@ -144,12 +144,21 @@ class RedisStore:
 
     @_told
     def evicting_policies(self) -> set[str]:
+        return {
+            server["maxmemory_policy"]
+            for server in self._memory()
+            if server["maxmemory"] and server["maxmemory_policy"] != "noeviction"
+        }
+
+    @_told
+    def size_bytes(self) -> int:
+        return sum(int(server["used_memory_dataset"]) for server in self._memory())
+
+    def _memory(self) -> list[dict[str, Any]]:
+        """What each server, or each primary of a cluster, says of its memory."""
         clustered = isinstance(self._client, redis.RedisCluster)
         answer = self._client.info("memory", **({"target_nodes": redis.RedisCluster.PRIMARIES} if clustered else {}))
-        servers = [answer] if "maxmemory" in answer else answer.values()
-        return {
-            server["maxmemory_policy"] for server in servers if server["maxmemory"] and server["maxmemory_policy"] != "noeviction"
-        }
+        return [answer] if "maxmemory" in answer else list(answer.values())
 
     @_told
     def progress(self) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The command line `braid`.
 
 Projects (init), services (up, down, status, plan, doctor), data (load, replay, backfill, forget), answers (features, predict, consistency),
-models (models, training-set, train, promote), demo and benchmarks (demo, bench). Every command has `--json`, and all but init have `--home`. An error is
+models (models, training-set, train, promote), demo and benchmarks (demo, compare, bench). Every command has `--json`, and all but init have `--home`. An error is
 shown as a sentence of cause and a sentence of cure.
 """
 
@@ -13,6 +13,7 @@ import typer
 
 from infra import gateway
 from orchestration.cli import answers, data, forget, jobs, models, services
+from orchestration.cli.compare import compare
 from orchestration.cli.console import Context, HomeOption, ProjectOption, errors_as_sentences
 from orchestration.cli.init import init
 
@@ -29,7 +30,8 @@ def _deployment(context: typer.Context, home: HomeOption = None, project: Projec
 
 for command in (
     init, services.up, services.down, services.status, services.plan, services.doctor, data.load, data.replay, data.backfill, forget.forget,
-    answers.features, answers.predict, answers.consistency, models.models, models.training_set, models.train, models.promote, jobs.demo, jobs.bench,
+    answers.features, answers.predict, answers.consistency, models.models, models.training_set, models.train, models.promote, jobs.demo,
+    compare, jobs.bench,
 ):  # fmt: skip
     app.command()(errors_as_sentences(command))
 

@@ -425,6 +425,12 @@ def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(onlin
     assert opened(8) is None
 
 
+def test_the_size_grows_with_the_content(online: RedisStore) -> None:
+    before = online.size_bytes()
+    publish(online, B, {entity: entity for entity in range(2_500)})
+    assert online.size_bytes() - before > 2_500 * len(value(B, 1))
+
+
 def test_progress_and_notes_are_kept_by_name(online: RedisStore) -> None:
     online.set_progress({"online:a": {"offsets": {"0": 3}}, "online:b": {"offsets": {}}})
     online.set_progress({"online:a": {"offsets": {"0": 4}}}, over=["online:b"])

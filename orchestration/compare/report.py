@@ -1,0 +1,76 @@
+"""The figures of a comparison: as a table, and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+#: Variant, such as "lambda", → its figures.
+Figures = Mapping[str, Mapping[str, Any]]
+#: The figures in the order of the table, and their names in it.
+MEASURES = {
+    "freshness_p50_ms": "freshness p50, ms",
+    "freshness_p99_ms": "freshness p99, ms",
+    "freshness_max_ms": "freshness max, ms",
+    "cpu_ms_per_event": "CPU of the speed layer per event, ms",
+    "speed_memory_mib": "memory of the speed layer, MiB",
+    "peak_memory_mib": "memory of all processes, peak, MiB",
+    "store_kib": "online store, KiB",
+    "seconds_to_answers": "from a loaded history to answers, s",
+    "seconds_after_lost_store": "after a lost store, s",
+    "seconds_after_changed_declaration": "after a changed declaration, s",
+    "cells_compared": "cells compared with brute force",
+    "cells_different": "cells that differ",
+    "entities_degraded": "entities marked as degraded",
+}
+#: The measures of the plot. The colours contrast with white and with black pages.
+PLOTTED = tuple(MEASURES)[:-3]
+GREY, BAR = "#737b85", "#2f81f7"
+
+
+def table(figures: Figures) -> Table:
+    """A row per measure, a column per variant."""
+    shown = Table("", *figures)
+    for measure, name in MEASURES.items():
+        shown.add_row(name, *(_text(of_variant.get(measure)) for of_variant in figures.values()))
+    return shown
+
+
+def markdown(figures: Figures) -> str:
+    """The table for a page."""
+    lines = [f"| | {' | '.join(figures)} |", f"|---{'|---' * len(figures)}|"]
+    lines += [
+        f"| {name} | {' | '.join(_text(each.get(measure)) for each in figures.values())} |" for measure, name in MEASURES.items()
+    ]
+    return "\n".join(lines)
+
+
+def plot(figures: Figures, target: Path) -> None:
+    """Writes a bar per variant for each measure to a file, whose suffix names the format (.svg, .png, .pdf)."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "braid", "font.size": 9}):
+        figure = Figure(figsize=(11, 1.1 + 0.5 * len(figures)), layout="constrained")
+        rows = 2
+        figure.set_figheight(rows * figure.get_figheight())
+        for axes, measure in zip(figure.subplots(rows, -(-len(PLOTTED) // rows)).flat, PLOTTED, strict=True):
+            values = [of_variant.get(measure) or 0 for of_variant in figures.values()]
+            bars = axes.barh(list(figures), values, color=BAR, height=0.6)
+            axes.bar_label(bars, [_text(value) for value in values], color=GREY, padding=2)
+            axes.set_title(MEASURES[measure], color=GREY, loc="left", fontsize=9, wrap=True)
+            axes.tick_params(colors=GREY, length=0)
+            axes.set_xticks([])
+            axes.set_xlim(0, max(*values, 1e-9) * 1.35)
+            axes.invert_yaxis()
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+        metadata = {"Date": None, "Creator": None} if target.suffix == ".svg" else None
+        figure.savefig(target, transparent=True, metadata=metadata)
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else f"{value:,}"
