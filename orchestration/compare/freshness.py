@@ -136,10 +136,10 @@ def _paced(
     batches: Iterator[pa.RecordBatch], rate: float, groups: tuple[FeatureGroup, ...], watch: Watch, see: Callable[[], None]
 ) -> Iterator[pa.RecordBatch]:
     """The batches, each when it is due. When the next one is asked for, the last event of a batch has been sent, and is a probe."""
-    began, given, seen = time.monotonic(), 0, 0.0
+    began, sent, seen = time.monotonic(), 0, 0.0
     for batch in batches:
-        time.sleep(max(0.0, began + given / rate - time.monotonic()))
-        given += batch.num_rows
+        time.sleep(max(0.0, began + sent / rate - time.monotonic()))
+        sent += batch.num_rows
         yield batch
         for group in groups:
             if (probe := probe_of(group, batch)) is not None:
