@@ -27,6 +27,8 @@ example = Example(
     name="ads",
     origin="impressions and clicks: simulated data",
     write=write,
+    # About 270 events per second, so that the budget is measured on a machine that is busy, but not full.
+    speedup=10_000,
     candidate=("ad_id",),
     gain=Gain(
         generate=labelled,

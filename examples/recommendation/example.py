@@ -28,6 +28,8 @@ example = Example(
     name="recommendation",
     origin="visits and clicks: simulated data",
     write=write,
+    # So that the budget is measured on a machine that is busy, but not full.
+    speedup=10_000,
     candidate=("item_id", "category", "popularity"),
     candidates=CANDIDATES,
     first_stage=FirstStage,

@@ -13,6 +13,8 @@ from infra.embedded.broker import kafka_command, prepare_kafka
 from infra.embedded.valkey import prepare_valkey, valkey_command
 from infra.settings import Settings
 
+#: The `nice` of the speed layer, and of programs for which seconds do not count: an answer has milliseconds.
+_SPEED, _BACKGROUND = 5, 10
 #: Every service of a deployment, in the order in which `braid status` shows them.
 NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon", "data-docs")
 
@@ -28,6 +30,7 @@ class Program:
         after: The services that must be healthy before the program starts.
         prepare: Writes the files that the program needs in the home, before it starts.
         stop_seconds: The time to end before the program is killed, in seconds.
+        nice: How far the program stands back, from 0 to 19, where there are not enough cores for all. Answers come first, then the stream, then the rest.
         helper: Whether the supervisor starts the program by itself. It is no service: nothing waits for it, and `braid status` does not show it.
     """
 
@@ -37,6 +40,7 @@ class Program:
     after: tuple[str, ...] = ()
     prepare: Callable[[Settings], None] | None = None
     stop_seconds: int = 15
+    nice: int = 0
     helper: bool = False
 
 
@@ -51,16 +55,18 @@ def programs(settings: Settings) -> list[Program]:
     if "valkey" in settings.embedded:
         stores.append(Program("valkey", valkey_command, (ports.valkey,), prepare=prepare_valkey))
     if "mlflow" in settings.embedded:
-        stores.append(Program("mlflow", _mlflow_command, (ports.mlflow,), prepare=_prepare_mlflow))
+        stores.append(Program("mlflow", _mlflow_command, (ports.mlflow,), prepare=_prepare_mlflow, nice=_BACKGROUND))
     return [
         *stores,
-        Program("speed", _speed_command, after=("kafka", "valkey"), stop_seconds=45),
+        Program("speed", _speed_command, after=("kafka", "valkey"), stop_seconds=45, nice=_SPEED),
         Program("serving", _serving_command, (ports.serving,), after=("valkey", "mlflow")),
-        Program("dagster-code", _code_command, (ports.dagster_code,), after=("kafka", "valkey"), prepare=prepare_dagster),
-        Program("dagster", _dagster_command, (ports.dagster,), after=("dagster-code",), prepare=prepare_dagster),
-        Program("dagster-daemon", _daemon_command, after=("dagster",), prepare=prepare_dagster),
-        Program("data-docs", _data_docs_command, (ports.data_docs,), prepare=_prepare_data_docs),
-        *([Program("warm-jvm", _warm_jvm_command, helper=True)] if settings.warm_jvm_seconds else []),
+        Program(
+            "dagster-code", _code_command, (ports.dagster_code,), after=("kafka", "valkey"), prepare=prepare_dagster, nice=_BACKGROUND
+        ),
+        Program("dagster", _dagster_command, (ports.dagster,), after=("dagster-code",), prepare=prepare_dagster, nice=_BACKGROUND),
+        Program("dagster-daemon", _daemon_command, after=("dagster",), prepare=prepare_dagster, nice=_BACKGROUND),
+        Program("data-docs", _data_docs_command, (ports.data_docs,), prepare=_prepare_data_docs, nice=_BACKGROUND),
+        *([Program("warm-jvm", _warm_jvm_command, nice=_BACKGROUND, helper=True)] if settings.warm_jvm_seconds else []),
     ]
 
 

@@ -239,7 +239,7 @@ class Supervisor:
         }
         for program in programs:
             sections[f"program:{program.name}"] = {
-                "command": shlex.join(program.command(self._settings)),
+                "command": shlex.join([*_nice(program), *program.command(self._settings)]),
                 # A folder without Python packages: Python searches the working folder first, where a package could hide one of braid's.
                 "directory": self._fingerprint.parent,
                 "autostart": str(program.helper).lower(),
@@ -260,6 +260,11 @@ class Supervisor:
         for section, values in sections.items():
             lines += [f"[{section}]", *(f"{key}={str(value).replace('%', '%%')}" for key, value in values.items()), ""]
         return "\n".join(lines)
+
+
+def _nice(program: Program) -> list[str]:
+    """What goes before the command of a program that stands back; `nice` becomes the program, under the same process id."""
+    return ["nice", "-n", str(program.nice)] if program.nice else []
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -107,6 +107,15 @@ def test_a_killed_service_comes_back_with_what_it_had(home):
     assert store(home).get("kept") == b"1"
 
 
+def test_what_no_request_waits_for_stands_back(home):
+    services.up(home, {}, only={"valkey", "data-docs"})
+    running = {service.name: psutil.Process(service.pid) for service in services.status(home) if service.pid}
+    ours = psutil.Process().nice()
+    assert running["valkey"].nice() == ours
+    assert running["data-docs"].nice() == min(19, ours + 10)
+    assert "http.server" in running["data-docs"].cmdline()
+
+
 def test_down_ends_the_orphans_of_a_supervisor_that_was_killed(home):
     services.up(home, TOPICS, only=ONLY)
     pids = services.process_ids(home)
