@@ -10,6 +10,7 @@ import httpx
 
 from features.declaration import count
 from orchestration.proof import prove
+from store.server import open_store
 from tests.declarations import user_features
 from tests.waiting import eventually
 
@@ -87,4 +88,5 @@ def test_the_older_version_is_served_and_streamed_until_the_newer_one_is_backfil
     assert answer["provenance"]["degraded"] is False
     assert list(answer["features_used"]) == list(NEW.model_names)
     # The older version's query ends by itself.
-    eventually(lambda: "online:user_features@" not in str(shop.braid("status")["speed"]))
+    eventually(lambda: not any(name.startswith("online:user_features@") for name in open_store(settings).progress()))
+    assert "online:user_features@" not in str(shop.braid("status")["speed"])
