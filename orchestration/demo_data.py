@@ -17,7 +17,8 @@ from features.windows import DAY_MS
 
 #: The length of the live part, in days.
 LIVE_DAYS = 7
-_TYPES = {
+#: The types of columns in DuckDB.
+TYPES = {
     ColumnType.STRING: "VARCHAR", ColumnType.INT64: "BIGINT", ColumnType.DECIMAL: "DECIMAL(18, 6)",
     ColumnType.TIMESTAMP: "TIMESTAMPTZ", ColumnType.MAP: "MAP(VARCHAR, VARCHAR)",
 }  # fmt: skip
@@ -88,7 +89,7 @@ def rows_sql(source: EventSource, path: Path) -> str:
     """The rows of a file of an example, in DuckDB's SQL."""
     if path.suffix == ".parquet":
         return f"SELECT * FROM read_parquet('{path}')"
-    columns = ", ".join(f"'{column.name}': '{_TYPES[column.type]}'" for column in source.columns)
+    columns = ", ".join(f"'{column.name}': '{TYPES[column.type]}'" for column in source.columns)
     return f"SELECT * FROM read_csv('{path}', header = true, delim = ',', quote = '\"', escape = '\"', columns = {{{columns}}})"
 
 

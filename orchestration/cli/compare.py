@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,7 +82,7 @@ def _prepared(settings: Settings, example: str | None, folder: Path, streamed: i
     """The settings with the compared project, and the events."""
     from features.instants import now_ms
     from orchestration.compare.declared import project_of
-    from orchestration.compare.events import divided, rows_of_files, rows_of_lake
+    from orchestration.compare.events import divided, files_of_lake
     from orchestration.demo import example_of
 
     folder.mkdir(parents=True)
@@ -89,11 +90,9 @@ def _prepared(settings: Settings, example: str | None, folder: Path, streamed: i
     if chosen is not None:
         settings = settings.model_copy(update={"project": chosen.project})
     project = project_of(settings.project, str(settings.project_folder), changed=False)
-    if chosen is None:
-        rows = rows_of_lake(settings, project, folder)
-    else:
-        rows = rows_of_files(project, chosen.write(folder / "written", now_ms()))
-    return settings, divided(project, rows, folder / "events", streamed, days)
+    events = files_of_lake(settings, project) if chosen is None else nullcontext(chosen.write(folder / "written", now_ms()))
+    with events as files:
+        return settings, divided(project, files, folder / "events", streamed, days)
 
 
 def _settings_of_variant(settings: Settings, folder: Path, variant: str) -> Settings:

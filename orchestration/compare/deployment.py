@@ -91,7 +91,7 @@ class Compared:
     def _run(self, project: Project, changed: Callable[[], Project]) -> None:
         sources = [source for source in project.sources if project.groups_of(source)]
         self.report("load")
-        for source in sources:
+        for source in (source for source in sources if self.events.loaded[source.name]):
             self._braid("load", str(self.events.history(source)), "--source", source.name)
         cut_ms, end_ms = self.events.cut_ms, self.events.end_ms
         histories = {source.name: [self.events.history(source)] for source in sources}

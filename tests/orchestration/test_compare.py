@@ -19,11 +19,11 @@ from features.declaration import FeatureGroup, count
 from features.packed import FORMAT, TileValue, encode_log
 from features.speed_value import pack_tile
 from features.windows import DAY_MS, HOUR_MS
-from infra.errors import NotReadyError
+from infra.errors import NoEventsError
 from infra.project import load_project
 from infra.settings import Settings
 from orchestration.compare.declared import ADDED, write_definitions
-from orchestration.compare.events import divided, rows_of_files
+from orchestration.compare.events import divided
 from orchestration.compare.freshness import Probe, Watch, percentiles, probe_of
 from orchestration.compare.report import MEASURES, markdown, plot
 from store.server import open_store
@@ -67,18 +67,19 @@ def test_the_last_events_are_streamed_and_those_of_the_days_before_are_loaded(
     tmp_path: Path, streamed: int, live_hours: int
 ) -> None:
     instants_ms = [NOW_MS - hours * HOUR_MS for hours in range(240)]
-    files = {"user_events": [written(tmp_path / "all.parquet", instants_ms)]}
-    events = divided(project, rows_of_files(project, files), tmp_path / "parts", streamed, days=3)
+    path = written(tmp_path / "all.parquet", instants_ms)
+    files = {"user_events": [path, path]}  # each event twice, as where both the table of events and the archive have it
+    events = divided(project, files, tmp_path / "parts", streamed, days=3)
     live, history = times_of(events.live(user_events)), times_of(events.history(user_events))
     assert live == sorted(instants_ms[: len(live)])
     assert events.streamed == {"user_events": live_hours}
     assert (events.cut_ms, events.end_ms) == (min(live), NOW_MS + 1)
     assert history == sorted(at for at in instants_ms if events.cut_ms - 3 * DAY_MS <= at < events.cut_ms)
-    assert events.loaded == len(history) == 72
+    assert events.loaded == {"user_events": len(history)} == {"user_events": 72}
 
 
 def test_without_events_there_is_nothing_to_compare(tmp_path: Path) -> None:
-    with pytest.raises(NotReadyError, match="have no events"):
+    with pytest.raises(NoEventsError):
         divided(project, {}, tmp_path, 10, 3)
 
 
