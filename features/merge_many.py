@@ -1,7 +1,7 @@
 """The merge of many entities at one instant: what `features.merge.merge` gives for each, with the work that they share done once.
 
-Reads batch views and speed values as they were decoded; gives the features. What it takes on is the ordinary case: q after every event of the
-entity, not beyond the buffer, nothing blurred. `merge` answers everything else, and is the meaning of this module.
+Reads batch views and speed values as they were decoded; gives the features. What it takes on is the ordinary case: q not beyond the buffer,
+nothing blurred. `merge` answers everything else, and is the meaning of this module.
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ class ManyMerge:
             return None
         pieces = _NO_PIECES
         if tiles:
-            if not isinstance(tiles, SpeedTiles) or tiles.last_ms >= q_ms or tiles.dropped_ms > end_ms:
+            if not isinstance(tiles, SpeedTiles) or tiles.dropped_ms > end_ms:
                 return None
-            cut = tiles.pieces(cut_ms)
+            cut = tiles.pieces(cut_ms, q_ms)
             if cut is None:
                 return None
             pieces = cut
             if pieces.tiles:
-                newest_ms = tiles.last_ms
+                newest_ms = pieces.last_ms
         partials = self._partials(batch, cut_ms, pieces)
         values = [
             empty if partial is None else value(partial, q_ms, scale)

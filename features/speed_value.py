@@ -162,7 +162,7 @@ def decode_speed(data: bytes, group: FeatureGroup) -> SpeedTiles:
 
 
 class Pieces:
-    """What of a speed value lies at or after `cut_ms`, the end of a batch view, in pieces that no sawtooth window splits.
+    """What of a speed value lies from `cut_ms` on, the end of a batch view, and before an instant, in pieces that no sawtooth window splits.
 
     Attributes:
         cut_ms: Where the pieces begin.
@@ -183,6 +183,11 @@ class Pieces:
         self.batch: BatchValue | None = None
         self.windows_ms: tuple[int, ...] = ()
         self.partials: list[Partial] = []
+
+    @property
+    def last_ms(self) -> int:
+        """The latest event of the pieces, of which there must be one."""
+        return self.starts_ms[-1] + int(self.entries[-1][0])
 
     def since(self, column: Column, window_ms: int) -> Partial:
         """The partial of a feature over the pieces from `window_ms` on."""
@@ -237,13 +242,18 @@ class SpeedTiles(Sequence[TileValue]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def pieces(self, cut_ms: int) -> Pieces | None:
-        """The pieces at or after `cut_ms`; None where a tile that has to be cut kept no log. The last answer is kept."""
+    def pieces(self, cut_ms: int, until_ms: int) -> Pieces | None:
+        """The pieces from `cut_ms` on and before `until_ms`; None where a tile that has to be cut kept no log.
+
+        The last answer about all events from `cut_ms` on is kept.
+        """
+        if until_ms <= self.last_ms:
+            return self._cut(cut_ms, until_ms)
         if self._pieces is None or self._pieces.cut_ms != cut_ms:
-            self._pieces = self._cut(cut_ms)
+            self._pieces = self._cut(cut_ms, until_ms)
         return self._pieces
 
-    def _cut(self, cut_ms: int) -> Pieces | None:
+    def _cut(self, cut_ms: int, until_ms: int) -> Pieces | None:
         pieces = Pieces(cut_ms)
         instants_ms, starts_ms, merged, exact = (
             pieces.instants_ms,
@@ -252,21 +262,24 @@ class SpeedTiles(Sequence[TileValue]):
             bool(self._group.exact_windows),
         )
         for start_ms, packed in zip(self._starts_ms, self._packed, strict=True):
+            if start_ms >= until_ms:
+                break
             entries = packed
             if packed[0] is None:
-                if start_ms + packed[2][0] < cut_ms:
+                first_ms, last_ms = start_ms + packed[1], start_ms + packed[2][0]
+                if last_ms < cut_ms or first_ms >= until_ms:
                     continue
-                if start_ms + packed[1] >= cut_ms and not exact:
+                if cut_ms <= first_ms and last_ms < until_ms and not exact:
                     pieces.tiles += 1
-                    instants_ms.append(start_ms + packed[1])
+                    instants_ms.append(first_ms)
                     starts_ms.append(start_ms)
                     merged.append(packed[2])
                     continue
                 entries = packed[3]
                 if entries is None:
                     return None
-            if start_ms < cut_ms:
-                entries = [entry for entry in entries if start_ms + entry[0] >= cut_ms]
+            if start_ms < cut_ms or start_ms + entries[-1][0] >= until_ms:
+                entries = [entry for entry in entries if cut_ms <= start_ms + entry[0] < until_ms]
                 if not entries:
                     continue
             pieces.tiles += 1

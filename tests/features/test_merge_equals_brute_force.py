@@ -36,6 +36,7 @@ from features.declaration import (
 from features.merge import Merged, merge
 from features.merge_many import ManyMerge
 from features.sources import Column, ColumnType, EventSource
+from features.speed_value import SpeedTiles
 from features.windows import BUFFER_MS, DAY_MS, HOUR_MS, MINUTE_MS
 from tests import pure
 from tests.oracle import oracle
@@ -270,6 +271,21 @@ def test_only_the_windows_that_reach_before_the_first_complete_tile_are_marked()
     assert marked(batch_end_ms + 1) == marked(q_ms - HOUR) == {"3d", "ever"}
     assert marked(q_ms - HOUR + 1) == {"1h", "3d", "ever"}
     assert not merge(group, view, [], batch_end_ms, batch_end_ms, batch_end_ms + 1).degraded, "at batch_end no tile is needed"
+
+
+def test_the_merge_of_many_reads_no_tile_as_a_whole_wherever_q_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = group_of("1h", "3d", "1h_exact", "ever")
+    events = [
+        Event(BASE + minute * 7 * MINUTE_MS + second, 1, 1, "a") for minute in range(30) for second in range(0, 12_000, 1_000)
+    ]
+    view, tiles = view_of(group, rows(events), BASE), tiles_of(group, rows(events))
+    instants_ms = [BASE, BASE + 1, BASE + 40 * MINUTE_MS, BASE + 42 * MINUTE_MS + 5_500, events[-1].ts_ms, events[-1].ts_ms + 1]
+    expected = [merge(group, view, tiles, q_ms) for q_ms in instants_ms]
+    assert [each.tiles_merged for each in expected][-1] == len(tiles)
+    speed = speed_tiles_of(group, tiles)
+    monkeypatch.delattr(SpeedTiles, "__iter__")  # a tile as a whole costs as much as all else of a request
+    monkeypatch.delattr(SpeedTiles, "__getitem__")
+    assert [ManyMerge(group, q_ms)(view, speed) for q_ms in instants_ms] == expected
 
 
 def test_a_tile_without_a_log_blurs_only_the_windows_that_begin_in_it() -> None:
