@@ -157,7 +157,7 @@ def merge(
                     hop = bisect_left(view.hop_starts_ms, window_ms)
                     partial = view.suffixes[hop] if hop < len(view.hop_starts_ms) else view.collapsed
                 if beyond and view.collapsed is not None and window_ms > window.collapse_ms(cut_ms, group.buffer_ms):
-                    reasons.setdefault(f"the batch view is older than its buffer of {group.buffer}", []).append(index)
+                    reasons.setdefault(beyond_the_buffer(group), []).append(index)
         if uncut and any(_is_blurred(tile, window_ms, cut_ms, q_ms) for tile in uncut):
             reasons.setdefault(_WITHOUT_A_LOG, []).append(index)
         for piece in column:
@@ -173,6 +173,11 @@ def merge(
 def _is_blurred(tile: TileValue, window_ms: int, cut_ms: int, q_ms: int) -> bool:
     """Whether a tile that went in whole, for want of a log, holds events of the window and others, or events at or after q."""
     return tile.last_ms >= q_ms or (tile.last_ms >= window_ms and tile.first_ms < max(cut_ms, window_ms))
+
+
+def beyond_the_buffer(group: FeatureGroup) -> str:
+    """The reason of the features whose windows begin within what a view has collapsed."""
+    return f"the batch view is older than its buffer of {group.buffer}"
 
 
 def missing_tiles(windows_ms: Sequence[int], speed_ms: int, complete_since_ms: int, q_ms: int) -> dict[str, list[int]]:

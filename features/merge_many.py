@@ -1,7 +1,7 @@
 """The merge of many entities at one instant: what `features.merge.merge` gives for each, with the work that they share done once.
 
-Reads batch views and speed values as they were decoded; gives the features. What it takes on is the ordinary case: q not beyond the buffer,
-nothing blurred. `merge` answers everything else, and is the meaning of this module.
+Reads batch views and speed values as they were decoded; gives the features. What it takes on is the ordinary case: a batch was
+published, and nothing is blurred. `merge` answers everything else, and is the meaning of this module.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from features.aggregations import Partial
 from features.declaration import FeatureGroup
-from features.merge import BEGINNING_MS, EVER_MS, Merged, merge, missing_tiles
+from features.merge import BEGINNING_MS, EVER_MS, Merged, beyond_the_buffer, merge, missing_tiles
 from features.packed import BatchValue, FeatureView, HistoryView, TileValue
 from features.speed_value import Column, Pieces, SpeedTiles, layout_of
 from features.view import exact_partial
@@ -54,6 +54,7 @@ class ManyMerge:
         ]
         self._exact = [index for index, window in enumerate(self._windows) if window is not None and window.exact]
         self._reasons: dict[int, Mapping[str, Sequence[int]]] = {}
+        self._beyond_of: dict[int, list[int]] = {}
 
     def __call__(self, batch: BatchValue | None, tiles: Iterable[TileValue]) -> Merged:
         """The features of an entity. Arguments and errors are those of `merge`."""
@@ -73,8 +74,6 @@ class ManyMerge:
             newest_ms = batch.newest_event_ms
             if isinstance(batch, HistoryView):
                 end_ms = EVER_MS
-            elif q_ms > cut_ms + self._group.buffer_ms:
-                return None
             if any(batch.features[index].by_tile for index in self._exact):
                 return None
         if end_ms is None or q_ms < max(end_ms, cut_ms):
@@ -97,6 +96,9 @@ class ManyMerge:
         reasons = self._reasons.get(end_ms)
         if reasons is None:
             reasons = self._reasons[end_ms] = self._missing(end_ms)
+        if batch is not None and q_ms > cut_ms + self._group.buffer_ms:
+            lost = [index for index in self._beyond(cut_ms) if batch.features[index].collapsed is not None]
+            reasons = {beyond_the_buffer(self._group): lost, **reasons} if lost else reasons
         return Merged(values, None if end_ms == EVER_MS else end_ms, newest_ms, pieces.tiles, reasons)
 
     def _partials(self, batch: BatchValue | None, cut_ms: int, pieces: Pieces) -> list[Partial]:
@@ -128,6 +130,16 @@ class ManyMerge:
         if not hops_ms or hops_ms[-1] < window_ms:  # also of all time, which has no tail
             return view.collapsed
         return view.suffixes[bisect_left(hops_ms, window_ms)]
+
+    def _beyond(self, cut_ms: int) -> list[int]:
+        """The features that need a part of what a view that ends at `cut_ms` has collapsed, if there is anything in it."""
+        if cut_ms not in self._beyond_of:
+            self._beyond_of[cut_ms] = [
+                index
+                for index, (window, window_ms) in enumerate(zip(self._windows, self._windows_ms, strict=True))
+                if window is not None and window.collapse_ms(cut_ms, self._group.buffer_ms) < window_ms < cut_ms
+            ]
+        return self._beyond_of[cut_ms]
 
     def _missing(self, end_ms: int) -> Mapping[str, Sequence[int]]:
         since_ms = self._complete_since_ms

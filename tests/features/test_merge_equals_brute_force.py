@@ -275,13 +275,21 @@ def test_only_the_windows_that_reach_before_the_first_complete_tile_are_marked()
 
 def test_the_merge_of_many_reads_no_tile_as_a_whole_wherever_q_is(monkeypatch: pytest.MonkeyPatch) -> None:
     group = group_of("1h", "3d", "1h_exact", "ever")
-    events = [
-        Event(BASE + minute * 7 * MINUTE_MS + second, 1, 1, "a") for minute in range(30) for second in range(0, 12_000, 1_000)
-    ]
+    events = [Event(BASE - day * DAY - 1, 1, 1, "b") for day in range(40)]
+    events += [Event(BASE + seven * 7 * MINUTE_MS + second * 1_000, 1, 1, "a") for seven in range(30) for second in range(12)]
     view, tiles = view_of(group, rows(events), BASE), tiles_of(group, rows(events))
-    instants_ms = [BASE, BASE + 1, BASE + 40 * MINUTE_MS, BASE + 42 * MINUTE_MS + 5_500, events[-1].ts_ms, events[-1].ts_ms + 1]
+    instants_ms = [
+        BASE,
+        BASE + 1,
+        BASE + 40 * MINUTE_MS,
+        BASE + 42 * MINUTE_MS + 5_500,
+        events[-1].ts_ms,
+        events[-1].ts_ms + 1,
+        BASE + 2 * DAY + 2 * HOUR,
+    ]
     expected = [merge(group, view, tiles, q_ms) for q_ms in instants_ms]
-    assert [each.tiles_merged for each in expected][-1] == len(tiles)
+    assert [each.tiles_merged for each in expected][-1] == 30
+    assert expected[-1].reasons, "the batch is later than its buffer"
     speed = speed_tiles_of(group, tiles)
     monkeypatch.delattr(SpeedTiles, "__iter__")  # a tile as a whole costs as much as all else of a request
     monkeypatch.delattr(SpeedTiles, "__getitem__")
