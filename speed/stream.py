@@ -122,6 +122,11 @@ def input_names(groups: Iterable[FeatureGroup], group: FeatureGroup) -> list[str
     return [names[one.sql, one.sql_type] for one in group.inputs]
 
 
+def different_inputs(groups: Iterable[FeatureGroup]) -> list[tuple[str, str]]:
+    """The SQL and the type of each of the different inputs of groups, in the order of their columns."""
+    return list(_inputs(groups))
+
+
 def _entities(groups: Iterable[FeatureGroup]) -> dict[str, str]:
     return {group.entity_sql: group.has_entity_sql for group in groups}
 

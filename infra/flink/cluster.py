@@ -120,7 +120,7 @@ def _java(settings: Settings, heap: str, *options: str) -> list[str]:
         *(f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:MaxMetaspaceSize=192m", "-XX:+ExitOnOutOfMemoryError", *options),
         *_MODULES,
         f"-Dlog4j.configurationFile={(_folder(settings) / 'log4j.properties').as_uri()}",
-        *("-cp", f"{folder}/lib/*:{folder}/opt/flink-sql-client-2.2.1.jar"),
+        *("-cp", f"{folder}/lib/*:{folder}/opt/*"),
     ]
 
 
