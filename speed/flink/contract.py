@@ -8,7 +8,7 @@ Flink would compute an expression again wherever it is used. So each step is a q
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from features.sources import RFC3339, Column, ColumnType, EventSource
@@ -24,6 +24,15 @@ _CERTAIN_INTEGER = r"\A *[+-]?[0-9]{1,37}(?:\.0+)? *\z"
 _CERTAIN_DECIMAL = r"\A *[+-]?(?:[0-9]{1,19}(?:\.[0-9]{0,18})?|\.[0-9]{1,18}) *\z"
 #: What Java reads as a decimal, of characters of ASCII.
 _JAVA_DECIMAL = r"\A[\x00-\x20]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[\x00-\x20]*\z"
+#: A decimal with an exponent and at most 15 digits, which are also those of the double that Spark makes of a number of JSON.
+_CERTAIN_EXPONENT = r"\A *[+-]?(?=[0-9.]{1,16}[eE])(?:[0-9]{1,15}(?:\.[0-9]*)?|\.[0-9]+)[eE][+-]?[0-9]{1,2} *\z"
+#: A number of JSON that Spark gives as a text as it stands there: an integer, or a double that Java writes alike.
+_CERTAIN_NUMBER = (
+    r"\A(?:0|-?[1-9][0-9]*+|-?(?:[1-9][0-9]{0,6}\.(?:0|[0-9]{0,7}[1-9])|0\.(?:0|0{0,2}[1-9](?:[0-9]{0,11}[1-9])?)))\z"
+)
+_NUMBER = r"\A[0-9-]"
+#: A text that begins like none of an object or an array.
+_NO_MAP = r"\A[ \t\n\r]*+[A-Za-z0-9\"'.+-]"
 _ASCII = r"\A[\x00-\x7f]*\z"
 _CERTAIN_TIME = (
     r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:[Zz]|[+-](?:0[0-9]|1[0-7]):[0-5][0-9])\z"
@@ -84,19 +93,26 @@ def judged_sql(reading: Reading, messages: str) -> str:
     tokens = {name: sql_ for i, c in columns for name, sql_ in _map_tokens(i, reading.keys.get(c.name, ())).items()}
     sql = _step(sql, {**_same(*place, "shape"), **{f"r_{i}": f"r_{i}" for i, _ in columns}, **{f"s_{i}": _text_of(f"r_{i}") for i, _ in columns}, **tokens})
     values = {f"k_{name[2:]}": _text_of(name) for name in tokens}
-    uncertain = {f"u_{name[2:]}": f"CASE WHEN SUBSTRING({name}, 1, 1) IN ('{{', '[', '{_UNCERTAIN}') THEN {UNDECIDED} ELSE {FITS} END" for name in tokens}
+    uncertain = {
+        f"u_{name[2:]}": (
+            f"CASE WHEN SUBSTRING({name}, 1, 1) IN ('{{', '[', '{_UNCERTAIN}') OR {_odd_number(name)} THEN {UNDECIDED} ELSE {FITS} END"
+        )
+        for name in tokens
+    }
     kept = {**{f"r_{i}": f"r_{i}" for i, _ in columns}, **{f"s_{i}": f"s_{i}" for i, _ in columns}}
+    plain = {f"c_{i}": _plain_sql(i) for i, c in columns if c.type is ColumnType.DECIMAL}
+    if plain:
+        sql = _step(sql, {**_same(*place, "shape"), **kept, **_same(*tokens), **plain})
     parts = {name: sql_ for i, c in columns for name, sql_ in _parts(i, c).items()}
-    sql = _step(sql, {**_same(*place, "shape"), **kept, **values, **uncertain, **parts})
+    sql = _step(sql, {**_same(*place, "shape"), **kept, **_same(*plain), **values, **uncertain, **parts})
     through = _same(*place, "shape", *values, *uncertain)
     typed = {f"t_{i}": t for i, c in columns if (t := _typed(i, c))}
-    sql = _step(sql, {**through, **kept, **{name: name for name in parts}, **typed})
+    sql = _step(sql, {**through, **kept, **_same(*parts, *plain), **typed})
     verdicts = {f"v_{i}": _verdict(i, c, reading) for i, c in columns}
     texts = {f"s_{i}": f"s_{i}" for i, c in columns if c.type is ColumnType.STRING}
     sql = _step(sql, {**through, **texts, **_same(*typed), **verdicts})
-    of_all = [f"{name} = {{}}" for name in ("shape", *verdicts, *uncertain)]
-    refused, undecided = (" OR ".join(of_all).format(*[verdict] * len(of_all)) for verdict in (REFUSED, UNDECIDED))
-    verdict = f"CASE WHEN {refused} THEN {REFUSED} WHEN {undecided} THEN {UNDECIDED} ELSE {FITS} END"
+    refused, undecided = (" OR ".join(f"{name} = {verdict}" for name in (*verdicts, *uncertain)) for verdict in (REFUSED, UNDECIDED))
+    verdict = f"CASE WHEN shape <> {FITS} THEN shape WHEN {refused} THEN {REFUSED} WHEN {undecided} THEN {UNDECIDED} ELSE {FITS} END"
     return _step(sql, {**_same(*place), **texts, **_same(*typed, *values), "verdict": verdict})
 
 
@@ -114,10 +130,6 @@ def _step(source: str, columns: Mapping[str, str]) -> str:
 
 def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
-
-
-def _any(names: Iterable[str]) -> str:
-    return " OR ".join(names)
 
 
 def _shape_sql() -> str:
@@ -142,6 +154,18 @@ def _text_of(token: str) -> str:
     )
 
 
+def _odd_number(token: str) -> str:
+    """Whether a token is a number of which Spark's text may differ from it."""
+    return f"(REGEXP({token}, {text(_NUMBER)}) AND NOT REGEXP({token}, {text(_CERTAIN_NUMBER)}))"
+
+
+def _plain_sql(index: int) -> str:
+    """The text of a decimal without an exponent."""
+    value = f"s_{index}"
+    plain = f"CAST(TRY_CAST(TRIM({value}) AS DECIMAL(38, 18)) AS STRING)"
+    return f"CASE WHEN REGEXP({value}, {text(_CERTAIN_EXPONENT)}) THEN {plain} ELSE {value} END"
+
+
 def _map_tokens(index: int, keys: Sequence[str]) -> dict[str, str]:
     """The tokens of a map's values, by key."""
     raw = f"r_{index}"
@@ -161,6 +185,7 @@ def _parts(index: int, column: Column) -> dict[str, str]:
         digits = f"REGEXP_EXTRACT({value}, '[+-]?[0-9]+', 0)"
         return {f"n_{index}": f"CASE WHEN REGEXP({value}, {text(_CERTAIN_INTEGER)}) THEN CAST({digits} AS DECIMAL(38, 0)) END"}
     if column.type is ColumnType.DECIMAL:
+        value = f"c_{index}"
         whole, fraction = rf"CONCAT('0', REGEXP_EXTRACT({value}, '\A *[+-]?([0-9]*)', 1))", rf"REGEXP_EXTRACT({value}, '\.([0-9]*)', 1)"
         certain = f"REGEXP({value}, {text(_CERTAIN_DECIMAL)})"
         return {
@@ -191,7 +216,7 @@ def _typed(index: int, column: Column) -> str:
         rest = f"CAST(SUBSTRING(f_{index}, 7, 12) AS BIGINT)"
         half = 500_000_000_000
         up = f"CASE WHEN {rest} > {half} OR ({rest} = {half} AND MOD({micros}, 2) = 1) THEN 1 ELSE 0 END"
-        sign = rf"CASE WHEN REGEXP(s_{index}, '\A *-') THEN -1 ELSE 1 END"
+        sign = rf"CASE WHEN REGEXP(c_{index}, '\A *-') THEN -1 ELSE 1 END"
         return f"CASE WHEN n_{index} < 1000000000000 THEN ({micros} + {up}) * {sign} END"
     if column.type is ColumnType.TIMESTAMP:
         y, mo, d, h, mi, se, of, ms = (f"{name}_{index}" for name in ("y", "mo", "d", "h", "mi", "se", "of", "ms"))
@@ -212,15 +237,17 @@ def _verdict(index: int, column: Column, reading: Reading) -> str:
     empty = f"{value} IS NULL OR TRIM({value}) = ''"
     if column.type is ColumnType.STRING:
         unread = UNDECIDED if column.name in reading.texts else FITS
-        return f"CASE WHEN {nested} THEN {unread} WHEN {empty} THEN {missing} ELSE {FITS} END"
+        return f"CASE WHEN {nested} OR {_odd_number(raw)} THEN {unread} WHEN {empty} THEN {missing} ELSE {FITS} END"
     if column.type is ColumnType.MAP:
         return (
             rf"CASE WHEN SUBSTRING({raw}, 1, 1) = '{{' OR REGEXP({raw}, '\A\[[ \t\n\r]*\]\z') THEN {FITS} "
-            f"WHEN SUBSTRING({raw}, 1, 1) = '[' THEN {UNDECIDED} WHEN {empty} THEN {missing} ELSE {UNDECIDED} END"
+            f"WHEN SUBSTRING({raw}, 1, 1) = '[' THEN {UNDECIDED} WHEN {empty} THEN {missing} "
+            f"WHEN REGEXP({value}, {text(_NO_MAP)}) THEN {REFUSED} ELSE {UNDECIDED} END"
         )
     begin = f"CASE WHEN {nested} THEN {REFUSED} WHEN {empty} THEN {missing}"
     if column.type is ColumnType.INT64:
         certain = f"n_{index} IS NOT NULL"
+        begin = f"{begin} WHEN {_odd_number(raw)} THEN {UNDECIDED}"
         return f"{begin} WHEN {typed} IS NOT NULL THEN {FITS} WHEN {certain} OR NOT REGEXP(TRIM({value}), {text(_INTEGER)}) THEN {REFUSED} ELSE {UNDECIDED} END"
     if column.type is ColumnType.DECIMAL:
         bounded = f"ABS({typed}) < 1000000000000000000"
