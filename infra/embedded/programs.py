@@ -11,10 +11,15 @@ from pathlib import Path
 
 from infra.embedded.broker import kafka_command, prepare_kafka
 from infra.embedded.valkey import prepare_valkey, valkey_command
+from infra.flink.cluster import jobmanager_command, prepare_flink, taskmanager_command
 from infra.settings import Settings
 
 #: Every service of a deployment, in the order in which `braid status` shows them.
-NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon", "data-docs")
+NAMES = (
+    "kafka", "valkey", "mlflow", "flink-jobmanager", "flink-taskmanager", "speed", "serving", "dagster-code", "dagster", "dagster-daemon", "data-docs",
+)  # fmt: skip
+#: The services of the engine flink alone.
+_FLINK = ("flink-jobmanager", "flink-taskmanager")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class Program:
     helper: bool = False
 
 
+def service_names(settings: Settings) -> tuple[str, ...]:
+    """Those of `NAMES` that the engine of a deployment needs."""
+    return tuple(name for name in NAMES if settings.engine == "flink" or name not in _FLINK)
+
+
 def programs(settings: Settings) -> list[Program]:
     """The programs that this deployment runs itself, without external services."""
     ports = settings.ports
@@ -52,9 +62,14 @@ def programs(settings: Settings) -> list[Program]:
         stores.append(Program("valkey", valkey_command, (ports.valkey,), prepare=prepare_valkey))
     if "mlflow" in settings.embedded:
         stores.append(Program("mlflow", _mlflow_command, (ports.mlflow,), prepare=_prepare_mlflow))
+    if settings.engine == "flink":
+        stores += [
+            Program("flink-jobmanager", jobmanager_command, (ports.flink_rest, ports.flink_rpc), prepare=prepare_flink),
+            Program("flink-taskmanager", taskmanager_command, after=("flink-jobmanager",), prepare=prepare_flink),
+        ]
     return [
         *stores,
-        Program("speed", _speed_command, after=("kafka", "valkey"), stop_seconds=45),
+        Program("speed", _speed_command, after=("kafka", "valkey", "flink-taskmanager"), stop_seconds=45),
         Program("serving", _serving_command, (ports.serving,), after=("valkey", "mlflow")),
         Program("dagster-code", _code_command, (ports.dagster_code,), after=("kafka", "valkey"), prepare=prepare_dagster),
         Program("dagster", _dagster_command, (ports.dagster,), after=("dagster-code",), prepare=prepare_dagster),
