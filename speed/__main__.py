@@ -76,7 +76,7 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
     _reach(settings, {name: n for one in project.sources for name, n in ((one.topic, PARTITIONS), (one.dlq_topic, 1))}, ended)
     spark = speed_session(settings)
     engine: Engine = FlinkEngine(settings) if settings.engine == "flink" else SparkEngine(spark, settings)
-    tasks = spark.sparkContext.defaultParallelism
+    tasks = 1 if settings.engine == "flink" else spark.sparkContext.defaultParallelism
     queries: dict[str, Query] = {}
     offline: list[OfflineStore] = []
     try:

@@ -67,7 +67,8 @@ class Job:
         reads = {
             **options, "topic": source.topic, "value.format": "raw", "scan.startup.mode": "specific-offsets", "scan.startup.specific-offsets": starts,
             "scan.topic-partition-discovery.interval": "10 s", "properties.isolation.level": "read_committed", "properties.group.id": self.name,
-            "properties.fetch.max.wait.ms": "50",
+            # Small parts, so that the partitions of a backlog come beside each other.
+            "properties.fetch.max.wait.ms": "50", "properties.max.partition.fetch.bytes": "131072",
         }  # fmt: skip
         writes = {
             **options, "topic": self.name, "value.format": "json", "value.json.encode.decimal-as-plain-number": "true",
