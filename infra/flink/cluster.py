@@ -44,7 +44,9 @@ def taskmanager_command(settings: Settings) -> list[str]:
 
 def sql_client_command(settings: Settings, script: Path) -> list[str]:
     """The command that submits the statements of a file; it needs `sql_client_environment`."""
-    return [*_java(settings, "256m", "-XX:TieredStopAtLevel=1"), "org.apache.flink.table.client.SqlClient", "embedded", "-f", str(script)]
+    options = _java(settings, "256m", "-XX:TieredStopAtLevel=1")
+    options[-1] = f"{options[-1]}:{distribution(settings)}/opt/*"
+    return [*options, "org.apache.flink.table.client.SqlClient", "embedded", "-f", str(script)]
 
 
 def sql_client_environment(settings: Settings) -> dict[str, str]:
@@ -120,7 +122,7 @@ def _java(settings: Settings, heap: str, *options: str) -> list[str]:
         *(f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:MaxMetaspaceSize=192m", "-XX:+ExitOnOutOfMemoryError", *options),
         *_MODULES,
         f"-Dlog4j.configurationFile={(_folder(settings) / 'log4j.properties').as_uri()}",
-        *("-cp", f"{folder}/lib/*:{folder}/opt/*"),
+        *("-cp", f"{folder}/lib/*"),
     ]
 
 

@@ -10,12 +10,11 @@ import sys
 from pathlib import Path
 
 from infra.errors import SetupError
-from infra.jars import JarSet, jars
+from infra.jars import FLINK, jars
 from infra.settings import Settings
 from infra.setup import uv_environment
 
 LOCK = Path(__file__).with_name("requirements.lock")
-CONNECTOR = JarSet("flink", ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",))
 
 
 def distribution(settings: Settings) -> Path:
@@ -25,13 +24,14 @@ def distribution(settings: Settings) -> Path:
         SetupError: The packages or the connector cannot be installed.
     """
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    key = hashlib.sha256(LOCK.read_bytes() + version.encode() + CONNECTOR.coordinates[0].encode()).hexdigest()[:12]
+    key = hashlib.sha256(LOCK.read_bytes() + version.encode() + "".join(FLINK.coordinates).encode()).hexdigest()[:12]
     folder = settings.cache_dir / f"flink-{key}"
     packages, complete = folder / "lib" / f"python{version}" / "site-packages" / "pyflink", folder / "complete"
     if not complete.exists():
         _make(settings, folder)
-        for jar in jars(CONNECTOR, settings.cache_dir):
-            shutil.copyfile(jar, packages / "lib" / jar.name)
+        for jar in jars(FLINK, settings.cache_dir):
+            # The cluster needs no SQL client.
+            shutil.copyfile(jar, packages / ("opt" if "gateway" in jar.name else "lib") / jar.name)
         complete.touch()
     return packages
 

@@ -99,15 +99,15 @@ def judged_sql(reading: Reading, messages: str) -> str:
         )
         for name in tokens
     }
-    kept = {**{f"r_{i}": f"r_{i}" for i, _ in columns}, **{f"s_{i}": f"s_{i}" for i, _ in columns}}
+    tokens_and_texts = {**{f"r_{i}": f"r_{i}" for i, _ in columns}, **{f"s_{i}": f"s_{i}" for i, _ in columns}}
     plain = {f"c_{i}": _plain_sql(i) for i, c in columns if c.type is ColumnType.DECIMAL}
     if plain:
-        sql = _step(sql, {**_same(*place, "shape"), **kept, **_same(*tokens), **plain})
+        sql = _step(sql, {**_same(*place, "shape"), **tokens_and_texts, **_same(*tokens), **plain})
     parts = {name: sql_ for i, c in columns for name, sql_ in _parts(i, c).items()}
-    sql = _step(sql, {**_same(*place, "shape"), **kept, **_same(*plain), **values, **uncertain, **parts})
+    sql = _step(sql, {**_same(*place, "shape"), **tokens_and_texts, **_same(*plain), **values, **uncertain, **parts})
     through = _same(*place, "shape", *values, *uncertain)
     typed = {f"t_{i}": t for i, c in columns if (t := _typed(i, c))}
-    sql = _step(sql, {**through, **kept, **_same(*parts, *plain), **typed})
+    sql = _step(sql, {**through, **tokens_and_texts, **_same(*parts, *plain), **typed})
     verdicts = {f"v_{i}": _verdict(i, c, reading) for i, c in columns}
     texts = {f"s_{i}": f"s_{i}" for i, c in columns if c.type is ColumnType.STRING}
     sql = _step(sql, {**through, **texts, **_same(*typed), **verdicts})
@@ -140,7 +140,7 @@ def _shape_sql() -> str:
     return (
         f"CASE WHEN message IS NULL OR ENCODE(message, 'UTF-8') <> `value` THEN {REFUSED} "
         f"WHEN REGEXP(message, {text(JSON_OBJECT)}) THEN CASE WHEN {half} THEN {REFUSED} ELSE {FITS} END "
-        f"WHEN {bounded} AND NOT ({wrapped}) THEN {REFUSED} ELSE {UNDECIDED} END"
+        rf"WHEN REGEXP(message, '\A[ \t\n\r]*+[^{{ \t\n\r]') OR {bounded} AND NOT ({wrapped}) THEN {REFUSED} ELSE {UNDECIDED} END"
     )
 
 

@@ -31,7 +31,7 @@ _COMPARED = {exp.EQ: "=", exp.NEQ: "<>", exp.GT: ">", exp.GTE: ">=", exp.LT: "<"
 _LARGEST = 2**63 - 1
 
 
-class Untranslatable(InputError):
+class UntranslatableError(InputError):
     """An expression that Flink may read otherwise than Spark."""
 
     def __init__(self, owner: str, part: str) -> None:
@@ -60,11 +60,11 @@ def condition_sql(expression: str, reading: Reading, owner: str) -> str:
         owner: What has the condition, for the error.
 
     Raises:
-        Untranslatable: It has a part that may differ.
+        UntranslatableError: It has a part that may differ.
     """
     sql, kind = _translated(sqlglot.parse_one(expression, dialect="spark"), reading, owner)
     if kind is not Kind.CONDITION:
-        raise Untranslatable(owner, expression)
+        raise UntranslatableError(owner, expression)
     return sql
 
 
@@ -75,14 +75,14 @@ def _translated(node: exp.Expression, reading: Reading, owner: str) -> tuple[str
     def condition(child: exp.Expression) -> str:
         sql, kind = of(child)
         if kind is not Kind.CONDITION:
-            raise Untranslatable(owner, child.sql(dialect="spark"))
+            raise UntranslatableError(owner, child.sql(dialect="spark"))
         return sql
 
     def alike(*children: exp.Expression) -> tuple[list[str], Kind]:
         pairs = [of(child) for child in children]
         kinds = {kind for _, kind in pairs} - {Kind.LITERAL}
         if len(kinds) > 1 or (kinds and not kinds <= {Kind.TEXT, Kind.INTEGER, Kind.MICROS}):
-            raise Untranslatable(owner, node.sql(dialect="spark"))
+            raise UntranslatableError(owner, node.sql(dialect="spark"))
         kind = kinds.pop() if kinds else Kind.LITERAL
         return [_number(sql, kind, owner) if its is Kind.LITERAL else sql for sql, its in pairs], kind
 
@@ -136,14 +136,14 @@ def _translated(node: exp.Expression, reading: Reading, owner: str) -> tuple[str
         case _ if type(node) in _COMPARED:
             (left, right), _ = alike(node.this, node.expression)
             return f"({left} {_COMPARED[type(node)]} {right})", Kind.CONDITION
-    raise Untranslatable(owner, node.sql(dialect="spark"))
+    raise UntranslatableError(owner, node.sql(dialect="spark"))
 
 
 def _number(literal: str, kind: Kind, owner: str) -> str:
     """A number's literal in the unit of what it is compared with."""
     if not literal.lstrip("-").replace(".", "", 1).isdigit():
-        raise Untranslatable(owner, literal)
+        raise UntranslatableError(owner, literal)
     value = Decimal(literal) * (1_000_000 if kind is Kind.MICROS else 1)
     if kind not in (Kind.INTEGER, Kind.MICROS) or value != int(value) or abs(value) > _LARGEST:
-        raise Untranslatable(owner, literal)
+        raise UntranslatableError(owner, literal)
     return f"CAST({int(value)} AS BIGINT)"

@@ -23,7 +23,7 @@ from features.declaration import FeatureGroup, columns_read
 from features.declaration.entity import MAX_ENTITY_LENGTH
 from features.sources import Column, ColumnType, EventSource
 from speed.flink.contract import FITS, Reading, judged_sql, text
-from speed.flink.expressions import Untranslatable, columns_used, condition_sql
+from speed.flink.expressions import UntranslatableError, columns_used, condition_sql
 from speed.stream import different_inputs, slots
 
 _HASHED = re.compile(r"XXHASH64\(`([^`]+)`\)", re.IGNORECASE)
@@ -91,14 +91,14 @@ def job_of(groups: Sequence[FeatureGroup], generation: str) -> Job:
         generation: What else the name depends on.
 
     Raises:
-        Untranslatable: A declaration has an expression that Flink may read otherwise than Spark.
+        UntranslatableError: A declaration has an expression that Flink may read otherwise than Spark.
     """
     source = groups[0].source
     texts, keys = {source.event_id}, dict[str, list[str]]()
     for group in groups:
         texts |= {*group.entity_names, *(name for feature in group.features for name in columns_read(feature))}
-        for one_input in group.inputs:
-            for name, used in columns_used(one_input.sql)[1].items():
+        for declared in group.inputs:
+            for name, used in columns_used(declared.sql)[1].items():
                 keys[name] = list(dict.fromkeys([*keys.get(name, []), *used]))
     reading = Reading(source, frozenset(texts), keys)
     owners = {group.inputs[group.input_of[index]]: f"The feature {feature.name} of {group.name}" for group in groups for index, feature in enumerate(group.features)}
@@ -151,7 +151,7 @@ def _input(sql: str, reading: Reading, owner: str) -> tuple[str, InputColumn]:
         result = reading.column(column.name)
         kind = InputColumn(column.type is ColumnType.STRING, bool(_HASHED.fullmatch(spelled)))
     else:
-        raise Untranslatable(owner, spelled)
+        raise UntranslatableError(owner, spelled)
     if where is None:
         return result, kind
     # `x IS NOT NULL` of a time or a map never comes here: such inputs are refused above.

@@ -32,16 +32,16 @@ def _value(depth: int) -> str:
 JSON_OBJECT = rf"\A{_SPACE}{_object(_KEY, _value(_DEPTH))}{_SPACE}\z"
 
 # In what is an object for certain, a token ends where the next character is not of it.
-_TOKEN_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_QUOTED = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 
 
 def _nested(depth: int) -> str:
     inner = f"|{_nested(depth - 1)}" if depth > 1 else ""
-    return rf'[\[{{](?:[^"\[\]{{}}]++|{_TOKEN_STRING}{inner})*+[\]}}]'
+    return rf'[\[{{](?:[^"\[\]{{}}]++|{_QUOTED}{inner})*+[\]}}]'
 
 
-_TOKEN = rf'(?:{_TOKEN_STRING}|[^"\[\]{{}},: \t\n\r]++|{_nested(_DEPTH)})'
-_PAIR = rf"{_TOKEN_STRING}{_SPACE}:{_SPACE}{_TOKEN}{_SPACE}(?:,{_SPACE})?+"
+_TOKEN = rf'(?:{_QUOTED}|[^"\[\]{{}},: \t\n\r]++|{_nested(_DEPTH)})'
+_PAIR = rf"{_QUOTED}{_SPACE}:{_SPACE}{_TOKEN}{_SPACE}(?:,{_SPACE})?+"
 
 
 def _key(name: str) -> str:
