@@ -137,11 +137,15 @@ class TileWriter:
         if span := self.again:
             for task in range(self._tasks):
                 put_part(self._store, self._settings, self._targets, MicroBatch(self._memory, span.number), task, {})
-            self.done, self.number, self.again = {**self.done, **span.end}, span.number, None
+            self.number, self.again = span.number, None
+            self.passed(span.end)
 
     def passed(self, offsets: Mapping[int, int]) -> None:
         """Says that nothing but what readers do not see, such as the end of a transaction, lies before offsets."""
-        self.done.update({partition: offset for partition, offset in offsets.items() if offset > self.done.get(partition, 0)})
+        self.done = {
+            **self.done,
+            **{partition: offset for partition, offset in offsets.items() if offset > self.done.get(partition, 0)},
+        }
 
     def hold_degraded(self) -> None:
         """Sees to it that the tiles are not called complete from before the last message that was undecided."""
@@ -192,7 +196,8 @@ class TileWriter:
         counters.late += int((judged == LATE).sum())
         counters.copies += int((judged == COPY).sum())
         counters.watermark_ms = watermark_ms
-        self.done, self.number = {**self.done, **span.end}, span.number
+        self.number = span.number
+        self.passed(span.end)
 
     def _of_slots(self, rows: pa.Table) -> dict[int, pa.Table]:
         """Slot → the rows that have an entity there, as `speed.stream.by_entity` has them."""

@@ -10,6 +10,6 @@ from infra.settings import Settings
 
 if __name__ == "__main__":
     try:
-        print(distribution(Settings.load()))  # noqa: T201 — its result
+        print(distribution(Settings.load()))
     except BraidError as error:
         sys.exit(str(error))

@@ -27,9 +27,7 @@ _JAVA_DECIMAL = r"\A[\x00-\x20]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-
 #: A decimal with an exponent and at most 15 digits, which are also those of the double that Spark makes of a number of JSON.
 _CERTAIN_EXPONENT = r"\A *[+-]?(?=[0-9.]{1,16}[eE])(?:[0-9]{1,15}(?:\.[0-9]*)?|\.[0-9]+)[eE][+-]?[0-9]{1,2} *\z"
 #: A number of JSON that Spark gives as a text as it stands there: an integer, or a double that Java writes alike.
-_CERTAIN_NUMBER = (
-    r"\A(?:0|-?[1-9][0-9]*+|-?(?:[1-9][0-9]{0,6}\.(?:0|[0-9]{0,7}[1-9])|0\.(?:0|0{0,2}[1-9](?:[0-9]{0,11}[1-9])?)))\z"
-)
+_CERTAIN_NUMBER = r"\A(?:0|-?[1-9][0-9]*+|-?(?:[1-9][0-9]{0,6}\.(?:0|[0-9]{0,7}[1-9])|0\.(?:0|0{0,2}[1-9](?:[0-9]{0,11}[1-9])?)))\z"
 _NUMBER = r"\A[0-9-]"
 #: A text that begins like none of an object or an array.
 _NO_MAP = r"\A[ \t\n\r]*+[A-Za-z0-9\"'.+-]"
@@ -87,11 +85,22 @@ def judged_sql(reading: Reading, messages: str) -> str:
         sql,
         {
             **_same(*place, "shape"),
-            **{f"r_{i}": f"CASE WHEN shape = {FITS} THEN REGEXP_EXTRACT(message, {text(last_token(c.name))}, 1) END" for i, c in columns},
+            **{
+                f"r_{i}": f"CASE WHEN shape = {FITS} THEN REGEXP_EXTRACT(message, {text(last_token(c.name))}, 1) END"
+                for i, c in columns
+            },
         },
     )
     tokens = {name: sql_ for i, c in columns for name, sql_ in _map_tokens(i, reading.keys.get(c.name, ())).items()}
-    sql = _step(sql, {**_same(*place, "shape"), **{f"r_{i}": f"r_{i}" for i, _ in columns}, **{f"s_{i}": _text_of(f"r_{i}") for i, _ in columns}, **tokens})
+    sql = _step(
+        sql,
+        {
+            **_same(*place, "shape"),
+            **{f"r_{i}": f"r_{i}" for i, _ in columns},
+            **{f"s_{i}": _text_of(f"r_{i}") for i, _ in columns},
+            **tokens,
+        },
+    )
     values = {f"k_{name[2:]}": _text_of(name) for name in tokens}
     uncertain = {
         f"u_{name[2:]}": (
@@ -111,8 +120,12 @@ def judged_sql(reading: Reading, messages: str) -> str:
     verdicts = {f"v_{i}": _verdict(i, c, reading) for i, c in columns}
     texts = {f"s_{i}": f"s_{i}" for i, c in columns if c.type is ColumnType.STRING}
     sql = _step(sql, {**through, **texts, **_same(*typed), **verdicts})
-    refused, undecided = (" OR ".join(f"{name} = {verdict}" for name in (*verdicts, *uncertain)) for verdict in (REFUSED, UNDECIDED))
-    verdict = f"CASE WHEN shape <> {FITS} THEN shape WHEN {refused} THEN {REFUSED} WHEN {undecided} THEN {UNDECIDED} ELSE {FITS} END"
+    refused, undecided = (
+        " OR ".join(f"{name} = {verdict}" for name in (*verdicts, *uncertain)) for verdict in (REFUSED, UNDECIDED)
+    )
+    verdict = (
+        f"CASE WHEN shape <> {FITS} THEN shape WHEN {refused} THEN {REFUSED} WHEN {undecided} THEN {UNDECIDED} ELSE {FITS} END"
+    )
     return _step(sql, {**_same(*place), **texts, **_same(*typed, *values), "verdict": verdict})
 
 
@@ -135,7 +148,9 @@ def _same(*names: str) -> dict[str, str]:
 def _shape_sql() -> str:
     """FITS for what is an object for certain, REFUSED for what is none for certain."""
     half = f"REGEXP(message, '\\\\u[dD]') AND REGEXP(REGEXP_REPLACE(message, {text(_WHOLE_PAIRS)}, ' '), {text(_HALF)})"
-    bounded = "CHAR_LENGTH(message) < 100000 AND NOT REGEXP(message, '[0-9]{900}') AND NOT REGEXP(message, '(?:[\\[{][^\\[{]*+){400}')"
+    bounded = (
+        "CHAR_LENGTH(message) < 100000 AND NOT REGEXP(message, '[0-9]{900}') AND NOT REGEXP(message, '(?:[\\[{][^\\[{]*+){400}')"
+    )
     wrapped = """CONCAT('{"e":', message, ',"end":1}') IS JSON OBJECT"""
     return (
         f"CASE WHEN message IS NULL OR ENCODE(message, 'UTF-8') <> `value` THEN {REFUSED} "
@@ -186,7 +201,10 @@ def _parts(index: int, column: Column) -> dict[str, str]:
         return {f"n_{index}": f"CASE WHEN REGEXP({value}, {text(_CERTAIN_INTEGER)}) THEN CAST({digits} AS DECIMAL(38, 0)) END"}
     if column.type is ColumnType.DECIMAL:
         value = f"c_{index}"
-        whole, fraction = rf"CONCAT('0', REGEXP_EXTRACT({value}, '\A *[+-]?([0-9]*)', 1))", rf"REGEXP_EXTRACT({value}, '\.([0-9]*)', 1)"
+        whole, fraction = (
+            rf"CONCAT('0', REGEXP_EXTRACT({value}, '\A *[+-]?([0-9]*)', 1))",
+            rf"REGEXP_EXTRACT({value}, '\.([0-9]*)', 1)",
+        )
         certain = f"REGEXP({value}, {text(_CERTAIN_DECIMAL)})"
         return {
             f"n_{index}": f"CASE WHEN {certain} THEN CAST({whole} AS DECIMAL(38, 0)) END",
@@ -199,7 +217,9 @@ def _parts(index: int, column: Column) -> dict[str, str]:
         length = f"CHAR_LENGTH({value})"
         zone = f"(CAST(SUBSTRING({value}, {length} - 4, 2) AS BIGINT) * 60 + CAST(SUBSTRING({value}, {length} - 1, 2) AS BIGINT))"
         sign = f"SUBSTRING({value}, {length} - 5, 1)"
-        numbers["of"] = f"CASE WHEN UPPER(SUBSTRING({value}, {length}, 1)) = 'Z' THEN CAST(0 AS BIGINT) WHEN {sign} = '-' THEN -{zone} ELSE {zone} END"
+        numbers["of"] = (
+            f"CASE WHEN UPPER(SUBSTRING({value}, {length}, 1)) = 'Z' THEN CAST(0 AS BIGINT) WHEN {sign} = '-' THEN -{zone} ELSE {zone} END"
+        )
         numbers["ms"] = rf"CAST(SUBSTRING(CONCAT(COALESCE(REGEXP_EXTRACT({value}, '\.([0-9]+)', 1), ''), '000'), 1, 3) AS BIGINT)"
         return {f"{name}_{index}": f"CASE WHEN {certain} THEN {sql} END" for name, sql in numbers.items()}
     return {}
@@ -253,7 +273,11 @@ def _verdict(index: int, column: Column, reading: Reading) -> str:
         bounded = f"ABS({typed}) < 1000000000000000000"
         none = f"REGEXP({value}, {text(_ASCII)}) AND NOT REGEXP({value}, {text(_JAVA_DECIMAL)})"
         return f"{begin} WHEN {bounded} THEN {FITS} WHEN n_{index} IS NOT NULL OR ({none}) THEN {REFUSED} ELSE {UNDECIDED} END"
-    outside = f"{typed} < {reading.source.earliest_ms} OR {typed} >= {reading.source.latest_ms}" if column.name == reading.source.time else "FALSE"
+    outside = (
+        f"{typed} < {reading.source.earliest_ms} OR {typed} >= {reading.source.latest_ms}"
+        if column.name == reading.source.time
+        else "FALSE"
+    )
     # Spark's literal has each backslash twice.
     no_time = f"NOT REGEXP({value}, {text(RFC3339.replace(chr(92) * 2, chr(92)))})"
     return (

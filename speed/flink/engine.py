@@ -61,7 +61,12 @@ class FlinkQuery:
     """The methods are `speed.engine.Query`'s."""
 
     def __init__(
-        self, settings: Settings, source: EventSource, streams: Sequence[tuple[FeatureGroup, Tiles]], checkpoint: Checkpoint, job: Job
+        self,
+        settings: Settings,
+        source: EventSource,
+        streams: Sequence[tuple[FeatureGroup, Tiles]],
+        checkpoint: Checkpoint,
+        job: Job,
     ) -> None:
         self._settings, self._source, self._job, self._checkpoint = settings, source, job, checkpoint
         self._writer = TileWriter(writing_store(settings), settings, targets_of(streams), checkpoint.name, checkpoint.tasks)

@@ -27,7 +27,15 @@ class Kind(StrEnum):
 
 
 _KINDS = {ColumnType.STRING: Kind.TEXT, ColumnType.INT64: Kind.INTEGER, ColumnType.DECIMAL: Kind.MICROS}
-_COMPARED = {exp.EQ: "=", exp.NEQ: "<>", exp.GT: ">", exp.GTE: ">=", exp.LT: "<", exp.LTE: "<=", exp.NullSafeEQ: "IS NOT DISTINCT FROM"}
+_COMPARED: dict[type[exp.Expr], str] = {
+    exp.EQ: "=",
+    exp.NEQ: "<>",
+    exp.GT: ">",
+    exp.GTE: ">=",
+    exp.LT: "<",
+    exp.LTE: "<=",
+    exp.NullSafeEQ: "IS NOT DISTINCT FROM",
+}
 _LARGEST = 2**63 - 1
 
 
@@ -68,17 +76,17 @@ def condition_sql(expression: str, reading: Reading, owner: str) -> str:
     return sql
 
 
-def _translated(node: exp.Expression, reading: Reading, owner: str) -> tuple[str, Kind]:
-    def of(child: exp.Expression) -> tuple[str, Kind]:
+def _translated(node: exp.Expr, reading: Reading, owner: str) -> tuple[str, Kind]:
+    def of(child: exp.Expr) -> tuple[str, Kind]:
         return _translated(child, reading, owner)
 
-    def condition(child: exp.Expression) -> str:
+    def condition(child: exp.Expr) -> str:
         sql, kind = of(child)
         if kind is not Kind.CONDITION:
             raise UntranslatableError(owner, child.sql(dialect="spark"))
         return sql
 
-    def alike(*children: exp.Expression) -> tuple[list[str], Kind]:
+    def alike(*children: exp.Expr) -> tuple[list[str], Kind]:
         pairs = [of(child) for child in children]
         kinds = {kind for _, kind in pairs} - {Kind.LITERAL}
         if len(kinds) > 1 or (kinds and not kinds <= {Kind.TEXT, Kind.INTEGER, Kind.MICROS}):

@@ -61,7 +61,9 @@ class Job:
         inputs = [f"i{index} {'STRING' if column.text else 'BIGINT'}" for index, column in enumerate(self.inputs)]
         return ", ".join(["p INT", "o BIGINT", "a STRING", "v INT", "t BIGINT", "e STRING", *entities, *inputs])
 
-    def statements(self, source: EventSource, options: Mapping[str, str], offsets: Mapping[int, int], partitions: Iterable[int]) -> str:
+    def statements(
+        self, source: EventSource, options: Mapping[str, str], offsets: Mapping[int, int], partitions: Iterable[int]
+    ) -> str:
         """The statements that start the job, reading from the offsets on, and a partition without one from its first message."""
         starts = ";".join(f"partition:{partition},offset:{offsets.get(partition, 0)}" for partition in sorted(partitions))
         reads = {
@@ -74,7 +76,9 @@ class Job:
             **options, "topic": self.name, "value.format": "json", "value.json.encode.decimal-as-plain-number": "true",
             "sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "0",
         }  # fmt: skip
-        metadata = "`partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL, `timestamp` TIMESTAMP_LTZ(3) METADATA VIRTUAL"
+        metadata = (
+            "`partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL, `timestamp` TIMESTAMP_LTZ(3) METADATA VIRTUAL"
+        )
         return (
             f"SET 'pipeline.name' = {text(self.name)};\n"
             f"CREATE TEMPORARY TABLE messages (`value` BYTES, {metadata}) WITH ({_options({'connector': 'kafka', **reads})});\n"
@@ -101,7 +105,11 @@ def job_of(groups: Sequence[FeatureGroup], generation: str) -> Job:
             for name, used in columns_used(declared.sql)[1].items():
                 keys[name] = list(dict.fromkeys([*keys.get(name, []), *used]))
     reading = Reading(source, frozenset(texts), keys)
-    owners = {group.inputs[group.input_of[index]]: f"The feature {feature.name} of {group.name}" for group in groups for index, feature in enumerate(group.features)}
+    owners = {
+        group.inputs[group.input_of[index]]: f"The feature {feature.name} of {group.name}"
+        for group in groups
+        for index, feature in enumerate(group.features)
+    }
     owner_of = {(declared.sql, declared.sql_type): owner for declared, owner in owners.items()}
     columns = {"v": "verdict"}
     columns |= {"t": reading.column(source.time), "e": reading.column(source.event_id)}
@@ -112,7 +120,9 @@ def job_of(groups: Sequence[FeatureGroup], generation: str) -> Job:
     for index, key in enumerate(different_inputs(groups)):
         columns[f"i{index}"], column = _input(key[0], reading, owner_of[key])
         inputs.append(column)
-    values = ", ".join(f"CASE WHEN verdict = {FITS} THEN {sql} END AS {name}" if name != "v" else "verdict AS v" for name, sql in columns.items())
+    values = ", ".join(
+        f"CASE WHEN verdict = {FITS} THEN {sql} END AS {name}" if name != "v" else "verdict AS v" for name, sql in columns.items()
+    )
     select = f"SELECT `partition` AS p, `offset` AS o, arrival AS a, {values} FROM {judged_sql(reading, 'messages')}"
     job = Job("", select, tuple(inputs), len(entity_columns))
     digest = hashlib.sha256(f"{generation} {select} {job.columns}".encode()).hexdigest()[:12]
@@ -127,7 +137,9 @@ def _entity(columns: Sequence[Column], reading: Reading) -> str:
     """The id of an entity as a text, NULL where there is none."""
     values = [reading.column(column.name) for column in columns]
     present = [
-        f"{value} IS NOT NULL" if column.type is ColumnType.INT64 else f"COALESCE(CHAR_LENGTH({value}), 0) BETWEEN 1 AND {MAX_ENTITY_LENGTH}"
+        f"{value} IS NOT NULL"
+        if column.type is ColumnType.INT64
+        else f"COALESCE(CHAR_LENGTH({value}), 0) BETWEEN 1 AND {MAX_ENTITY_LENGTH}"
         for column, value in zip(columns, values, strict=True)
     ]
     texts = [f"CAST({value} AS STRING)" for value in values]

@@ -48,7 +48,10 @@ def contribution_rows(messages: Sequence[bytes], entities: int, inputs: Sequence
 
 
 def _text_hashes(values: pa.ChunkedArray) -> pa.Array:
-    return pa.array([None if value is None else _signed(xxhash.xxh64_intdigest(value.encode(), _SEED)) for value in values.to_pylist()], pa.int64())
+    return pa.array(
+        [None if value is None else _signed(xxhash.xxh64_intdigest(value.encode(), _SEED)) for value in values.to_pylist()],
+        pa.int64(),
+    )
 
 
 def _number_hashes(values: pa.ChunkedArray) -> pa.Array:

@@ -63,7 +63,9 @@ def spark_rows(
         "value BINARY, partition INT, offset BIGINT, arrival_ms BIGINT",
     )
     typed = judged(settings, frame, source, PLACE).persist()
-    reasons = {row.kafka_offset: row._reason for row in typed.where("_reason IS NOT NULL").select("kafka_offset", "_reason").collect()}
+    reasons = {
+        row.kafka_offset: row._reason for row in typed.where("_reason IS NOT NULL").select("kafka_offset", "_reason").collect()
+    }
     fit = {row.kafka_offset: row for row in contributions(groups, typed.where("_reason IS NULL")).collect()}
     assert len(reasons) + len(fit) == len(messages)
     assert different_inputs(groups)

@@ -67,10 +67,14 @@ def test_each_window_has_what_brute_force_counts(cluster: Settings) -> None:
     events.append({**events[-1], "event_id": "end", "user_id": 99, "ts_ms": FIRST_MS + 3 * HOUR_MS + MINUTE_MS})
     for event in events:
         row = {**event, "event_timestamp": time_of(event["ts_ms"])}
-        producer.send("user_events", json.dumps({name: value for name, value in row.items() if name != "ts_ms"}).encode(), partition=0)
+        producer.send(
+            "user_events", json.dumps({name: value for name, value in row.items() if name != "ts_ms"}).encode(), partition=0
+        )
     producer.flush()
     producer.close()
-    consumer = KafkaConsumer(OUTPUT, bootstrap_servers=cluster.kafka_bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=500)
+    consumer = KafkaConsumer(
+        OUTPUT, bootstrap_servers=cluster.kafka_bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=500
+    )
     rows: dict[tuple[int, str], dict[str, Any]] = {}
 
     def all_windows() -> bool:

@@ -137,7 +137,13 @@ def test_every_cell_is_that_of_brute_force_through_kills_of_every_part(flink: Se
         assert progress["lag"] == 0
 
         # What Flink cannot decide is named.
-        odd = {"event_id": ["a"], "user_id": 1, "session_id": "s", "event_type": "VIEW", "event_timestamp": instant(now_ms - MINUTE_MS)}
+        odd = {
+            "event_id": ["a"],
+            "user_id": 1,
+            "session_id": "s",
+            "event_type": "VIEW",
+            "event_timestamp": instant(now_ms - MINUTE_MS),
+        }
         taken = producer.send(user_events.topic, key=b"1", value=json.dumps(odd).encode()).get(timeout=30)
         ends[taken.partition] = taken.offset + 1
         wait_visible(flink, GROUPS.values(), ends)
