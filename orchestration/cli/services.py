@@ -69,6 +69,10 @@ def up(
 
     project, settings = deployment_of(context, home)
     settings = with_engine(with_architecture(settings, architecture), engine)
+    if settings.engine == "flink":
+        from speed.flink.job_sql import check_translations
+
+        check_translations(project)
     if project.assets is not None:
         from orchestration.own_assets import own_assets
 

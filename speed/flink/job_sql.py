@@ -21,6 +21,7 @@ from sqlglot import exp
 
 from features.declaration import FeatureGroup, columns_read
 from features.declaration.entity import MAX_ENTITY_LENGTH
+from features.project import Project
 from features.sources import Column, ColumnType, EventSource
 from speed.flink.contract import FITS, Reading, judged_sql, text
 from speed.flink.expressions import UntranslatableError, columns_used, condition_sql
@@ -127,6 +128,17 @@ def job_of(groups: Sequence[FeatureGroup], generation: str) -> Job:
     job = Job("", select, tuple(inputs), len(entity_columns))
     digest = hashlib.sha256(f"{generation} {select} {job.columns}".encode()).hexdigest()[:12]
     return Job(f"{source.topic}.contributions.{digest}", select, job.inputs, job.entities)
+
+
+def check_translations(project: Project) -> None:
+    """Returns where each group of a project has a job.
+
+    Raises:
+        UntranslatableError: As of `job_of`.
+    """
+    for source in project.sources:
+        if groups := project.groups_of(source):
+            job_of(groups, "")
 
 
 def _options(options: Mapping[str, str]) -> str:

@@ -125,7 +125,7 @@ def test_a_writer_that_begins_again_after_a_whole_micro_batch_changes_nothing(st
 
 def test_what_is_refused_moves_the_offsets_and_what_is_undecided_is_named(stream: Stream) -> None:
     writer, slack_ms = stream.writer(), stream.settings.future_seconds * 1_000
-    nothing = {name: None for name in ("ts_ms", "event", "entity_0")}
+    nothing = dict.fromkeys(("ts_ms", "event", "entity_0"))
     ahead = row(0, 2, 402, NOW_MS + slack_ms + 1)
     writer.write(table([row(0, 0, 400, NOW_MS - 1_000), {**row(0, 1, 0), **nothing, "verdict": REFUSED}, ahead]), {})
     tiles = lambda: stream.store.tiles(user_features.name)[version_of(user_features.fingerprint)]  # noqa: E731

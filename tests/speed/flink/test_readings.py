@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 USERS = FeatureGroup(
     "users", "user_id", user_events,
     (
-        count("events"), total("spend", of="amount", where="event_type = 'PURCHASE'", window="1h"), mean("users", of="user_id"),
+        count("all_events"), total("spend", of="amount", where="event_type = 'PURCHASE'", window="1h"), mean("users", of="user_id"),
         distinct("sessions", of="session_id", window="1h"), distinct("amounts", of="amount", window="1h"), last_k("items", of="item_id", k=3),
         count("web", where="properties['channel'] = 'web'"), count("no_channel", where="properties['channel'] IS NULL"),
         count("large", where="amount > 10.5"), count("between", where="amount BETWEEN -1 AND 7.000001 OR user_id IN (7, 17)"),
@@ -34,7 +34,7 @@ USERS = FeatureGroup(
         distinct("with_item", of="user_id", where="item_id IS NOT NULL"),
     ),
 )  # fmt: skip
-PAIRS = FeatureGroup("pairs", ("user_id", "item_id"), user_events, (count("events"), top_k("top", of="user_id", k=3)))
+PAIRS = FeatureGroup("pairs", ("user_id", "item_id"), user_events, (count("all_events"), top_k("top", of="user_id", k=3)))
 
 
 def difference(row: dict[str, Any], expected: Any, future_ms: int) -> str | None:
