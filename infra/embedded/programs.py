@@ -15,11 +15,9 @@ from infra.flink.cluster import jobmanager_command, prepare_flink, taskmanager_c
 from infra.settings import Settings
 
 #: Every service of a deployment, in the order in which `braid status` shows them.
-NAMES = (
-    "kafka", "valkey", "mlflow", "flink-jobmanager", "flink-taskmanager", "speed", "serving", "dagster-code", "dagster", "dagster-daemon", "data-docs",
-)  # fmt: skip
-#: The services of the engine flink alone.
-_FLINK = ("flink-jobmanager", "flink-taskmanager")
+NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon", "data-docs")
+#: The services of the engine flink, which the speed layer needs.
+FLINK_NAMES = ("flink-jobmanager", "flink-taskmanager")
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,9 @@ class Program:
 
 
 def service_names(settings: Settings) -> tuple[str, ...]:
-    """Those of `NAMES` that the engine of a deployment needs."""
-    return tuple(name for name in NAMES if settings.engine == "flink" or name not in _FLINK)
+    """Every service of a deployment with its engine, in the order in which `braid status` shows them."""
+    before = NAMES.index("speed")
+    return (*NAMES[:before], *FLINK_NAMES, *NAMES[before:]) if settings.engine == "flink" else NAMES
 
 
 def programs(settings: Settings) -> list[Program]:
