@@ -34,8 +34,9 @@ check: lint test ## Lint and test: what CI runs.
 audit: setup ## Look up each locked package's known vulnerabilities; needs the index's advisories.
 	$(BIN)/pip-audit -r requirements.lock --disable-pip
 
-lock: setup ## Resolve the requirements of braid, and of the benchmarks' peers, into their locks anew.
+lock: setup ## Resolve the requirements of braid, of Flink and of the benchmarks' peers into their locks anew.
 	$(LOCK) --extra dev pyproject.toml -o requirements.lock
+	$(LOCK) infra/flink/requirements.in -o infra/flink/requirements.lock
 	$(LOCK) benchmarks/peers/requirements.in -o benchmarks/peers/requirements.lock
 
 clean: ## End this folder's services and delete their state; .venv and the cache of JARs stay.

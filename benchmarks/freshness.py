@@ -1,12 +1,13 @@
 """The freshness of the speed layer: how long after an event was sent the online store knows it, beside a load.
 
-    python -m benchmarks.freshness [--rates 50,1000] [--seconds 60] [--floor/--no-floor] [--everything] [--json]
+    python -m benchmarks.freshness [--rates 50,1000] [--seconds 60] [--engine spark] [--engine flink] [--floor/--no-floor] [--everything] [--json]
 
 Probes are events of users of their own, two a second; an answer is fresh when a read of the store, as a request makes it, gives the tile of
 the probe. Beside them a load of other events is sent at a steady rate: users evenly, items by Zipf's law, so that one item is hot. The peer
 (the floor) is the plainest stateful query of Spark on the same topic in the same run: a count by user in windows of 5 minutes, RocksDB, from Kafka to
 Kafka, without a contract, duplicates or a store; its probes are fresh when a consumer has read their counts. The services run in a
-temporary home, which is deleted.
+temporary home, which is deleted; each engine has one of its own. CPU time and memory of Flink are those of the speed layer, which archives by Spark, and of the
+JobManager and the TaskManager.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -37,6 +39,7 @@ from infra.embedded.supervision import Supervisor
 from infra.kafka import client_options, spark_options
 from infra.settings import Settings
 from orchestration.topics import topics
+from store.protocol import Store
 from store.server import open_store
 
 #: Probes are of users from this number on, one user for each.
@@ -56,45 +59,54 @@ def main(
     rates: Annotated[str, typer.Option(help="Events per second beside the probes, each a phase.")] = "50,1000",
     seconds: Annotated[float, typer.Option(help="Length of a phase.")] = 60,
     floor: Annotated[bool, typer.Option(help="Measure the peer.")] = True,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="spark or flink; several are measured one after the other. Default: spark.")
+    ] = None,
     everything: Annotated[bool, typer.Option(help="Run all services of `braid up`.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measures the freshness of braid and of the plainest stateful query."""
-    chosen, results = [float(rate) for rate in rates.split(",")], []
-    with temporary_home() as settings:
-        services.up(settings, {**topics(project), _FLOOR_TOPIC: 4}, only=None if everything else {"kafka", "valkey", "speed"})
-        numbers = iter(range(_FIRST_PROBE, 2 * _FIRST_PROBE))
-        pid = next(status.pid for status in services.status(settings) if status.name == "speed")
-        assert pid is not None
-        store = open_store(settings)
-
-        def in_the_store(pending: list[int]) -> set[int]:
-            parts = store.read(user_features, pending).parts
-            return {probe for probe, part in zip(pending, parts, strict=True) if part.tiles}
-
-        phase(settings, numbers, 50, _WARM_UP_SECONDS, in_the_store, pid)
-        for rate in chosen:
-            results.append({"who": "braid", **phase(settings, numbers, rate, seconds, in_the_store, pid)})
-            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
-        results.append({"who": "braid", **idle(pid)})
-        if floor:
-            Supervisor(settings).stop(["speed"])
-            with floor_query(settings) as (floor_pid, in_the_topic):
-                phase(settings, numbers, 50, _WARM_UP_SECONDS, in_the_topic, floor_pid)
-                for rate in chosen:
-                    results.append({"who": "floor", **phase(settings, numbers, rate, seconds, in_the_topic, floor_pid)})
-                    print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+    chosen, engines, results = [float(rate) for rate in rates.split(",")], engine or ["spark"], []
+    for name in engines:
+        who = "braid" if name == "spark" else f"braid with {name}"
+        with temporary_home() as of_home:
+            settings = of_home.model_copy(update={"engine": name})
+            measured = {"speed"} | ({"flink-jobmanager", "flink-taskmanager"} if name == "flink" else set())
+            services.up(settings, {**topics(project), _FLOOR_TOPIC: 4}, only=None if everything else {"kafka", "valkey", *measured})
+            numbers = iter(range(_FIRST_PROBE, 2 * _FIRST_PROBE))
+            pids = [status.pid for status in services.status(settings) if status.name in measured and status.pid is not None]
+            assert len(pids) == len(measured)
+            see = partial(_in_the_store, open_store(settings))
+            phase(settings, numbers, 50, _WARM_UP_SECONDS, see, pids)
+            for rate in chosen:
+                results.append({"who": who, **phase(settings, numbers, rate, seconds, see, pids)})
+                print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+            results.append({"who": who, **idle(pids)})
+            if floor and name == engines[-1]:
+                Supervisor(settings).stop(["speed"])
+                with floor_query(settings) as (floor_pid, in_the_topic):
+                    phase(settings, numbers, 50, _WARM_UP_SECONDS, in_the_topic, [floor_pid])
+                    for rate in chosen:
+                        results.append({"who": "floor", **phase(settings, numbers, rate, seconds, in_the_topic, [floor_pid])})
+                        print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     print(json.dumps(results) if as_json else "\n".join(map(_sentence, results)))
 
 
-def phase(settings: Settings, numbers: Iterator[int], rate: float, seconds: float, see: See, pid: int) -> dict[str, float]:
-    """Sends a load and probes for some seconds; gives percentiles in milliseconds, and the CPU time of a process and its children."""
+def _in_the_store(store: Store, pending: list[int]) -> set[int]:
+    parts = store.read(user_features, pending).parts
+    return {probe for probe, part in zip(pending, parts, strict=True) if part.tiles}
+
+
+def phase(
+    settings: Settings, numbers: Iterator[int], rate: float, seconds: float, see: See, pids: Sequence[int]
+) -> dict[str, float]:
+    """Sends a load and probes for some seconds; gives percentiles in milliseconds, and the CPU time of processes and their children."""
     producer = KafkaProducer(**client_options(settings), linger_ms=0)
     sent_at: dict[int, float] = {}
     over = threading.Event()
     load = threading.Thread(target=send_events, args=(producer, rate, over), daemon=True)
     probing = threading.Thread(target=_send_probes, args=(producer, numbers, sent_at, over), daemon=True)
-    cpu_before, began = cpu_seconds(pid), time.monotonic()
+    cpu_before, began = _cpu_seconds(pids), time.monotonic()
     load.start()
     probing.start()
     waited: list[float] = []
@@ -113,21 +125,30 @@ def phase(settings: Settings, numbers: Iterator[int], rate: float, seconds: floa
         waited += [(now - sent_at[probe]) * 1_000 for probe in fresh]
         seen |= fresh
         time.sleep(_POLL_SECONDS)
-    wall, cpu = time.monotonic() - began, cpu_seconds(pid) - cpu_before
+    wall, cpu = time.monotonic() - began, _cpu_seconds(pids) - cpu_before
     producer.close()
     p50, p90, p99 = np.percentile(waited, [50, 90, 99])
     return {
         "rate": rate, "probes": len(waited), "never": len(pending), "p50_ms": round(p50), "p90_ms": round(p90), "p99_ms": round(p99),
-        "max_ms": round(max(waited)), "cpu_seconds_per_1000_events": round(cpu / ((rate + _PROBES_PER_SECOND) * seconds / 1_000), 2), "cores": round(cpu / wall, 2),
+        "max_ms": round(max(waited)), "rss_mb": round(sum(map(_rss_mb, pids))), "cpu_seconds_per_1000_events": round(cpu / ((rate + _PROBES_PER_SECOND) * seconds / 1_000), 2), "cores": round(cpu / wall, 2),
     }  # fmt: skip
 
 
-def idle(pid: int, seconds: float = 30) -> dict[str, float]:
-    """The CPU time of a process without any event, in cores."""
+def idle(pids: Sequence[int], seconds: float = 30) -> dict[str, float]:
+    """The CPU time of processes without any event, in cores."""
     time.sleep(10)
-    before = cpu_seconds(pid)
+    before = _cpu_seconds(pids)
     time.sleep(seconds)
-    return {"rate": 0, "cores": round((cpu_seconds(pid) - before) / seconds, 3)}
+    return {"rate": 0, "cores": round((_cpu_seconds(pids) - before) / seconds, 3)}
+
+
+def _cpu_seconds(pids: Sequence[int]) -> float:
+    return sum(map(cpu_seconds, pids))
+
+
+def _rss_mb(pid: int) -> float:
+    process = psutil.Process(pid)
+    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 2**20
 
 
 @contextmanager
@@ -179,7 +200,7 @@ def _sentence(result: dict[str, float]) -> str:
         return f"{result['who']} idle: {result['cores']} of a core."
     return (
         f"{result['who']} at {result['rate']:g} events/s: p50 {result['p50_ms']}, p90 {result['p90_ms']}, p99 {result['p99_ms']}, max {result['max_ms']} ms; "
-        f"{result['cpu_seconds_per_1000_events']} CPU seconds per 1,000 events, {result['cores']} cores."
+        f"{result['cpu_seconds_per_1000_events']} CPU seconds per 1,000 events, {result['cores']} cores, {result['rss_mb']} MiB."
     )
 
 

@@ -18,10 +18,11 @@ from infra.java import find_java
 
 @dataclass(frozen=True)
 class JarSet:
-    """Maven coordinates whose JARs, with all dependencies, lie in one folder."""
+    """Maven coordinates whose JARs lie in one folder, with all dependencies or without any."""
 
     name: str
     coordinates: tuple[str, ...]
+    transitive: bool = True
 
     def folder(self, cache_dir: Path) -> Path:
         """The folder of the JARs. Its name contains the versions, so JARs of different versions never mix."""
@@ -38,6 +39,10 @@ SPARK = JarSet(
     ),
 )
 KAFKA = JarSet("kafka", ("org.apache.kafka:kafka_2.13:4.3.1", "org.slf4j:slf4j-simple:1.7.36"))
+#: What Apache Flink's package has not: the connector of Kafka, whose JAR has all that it needs, and what its SQL client runs on.
+FLINK = JarSet(
+    "flink", ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2", "org.apache.flink:flink-sql-gateway:2.2.1"), transitive=False
+)
 _PYSPARK_JARS = Path(pyspark.__file__).parent / "jars"
 
 
@@ -57,7 +62,7 @@ def _retrieve(wanted: JarSet, folder: Path, cache_dir: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
         for coordinate in wanted.coordinates:
-            _ivy(coordinate, Path(draft), cache_dir / "ivy")
+            _ivy(coordinate, Path(draft), cache_dir / "ivy", wanted.transitive)
         if wanted is SPARK:
             # JARs that pyspark already ships are left out: two versions of one class on the class path would conflict.
             present = {_artifact(path) for path in _PYSPARK_JARS.glob("*.jar")}
@@ -81,7 +86,7 @@ def _artifact(path: Path) -> str:
 
 
 @retry(retry=retry_if_exception_type(SetupError), stop=stop_after_attempt(3), wait=wait_exponential(2), reraise=True)
-def _ivy(coordinate: str, into: Path, ivy_cache: Path) -> None:
+def _ivy(coordinate: str, into: Path, ivy_cache: Path, transitive: bool) -> None:
     organisation, module, revision = coordinate.split(":")
     ivy = next(_PYSPARK_JARS.glob("ivy-*.jar"))
     command = [
@@ -89,6 +94,7 @@ def _ivy(coordinate: str, into: Path, ivy_cache: Path) -> None:
         *("-cache", ivy_cache),
         *("-dependency", organisation, module, revision),
         *("-confs", "default"),
+        *(() if transitive else ("-notransitive",)),
         *("-retrieve", f"{into}/[artifact]-[revision](-[classifier]).[ext]"),
     ]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)

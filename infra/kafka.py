@@ -62,6 +62,14 @@ def spark_reader_options(settings: Settings) -> dict[str, str]:
     return {**spark_options(settings), "kafka.isolation.level": _ISOLATION, "kafka.fetch.max.wait.ms": "5"}
 
 
+def flink_options(settings: Settings) -> dict[str, str]:
+    """The options with which Flink's Kafka connector connects to the brokers. The connector has Kafka's classes under names of its own."""
+    options = {name.removeprefix("kafka."): value for name, value in spark_options(settings).items()}
+    if login := options.get("sasl.jaas.config"):
+        options["sasl.jaas.config"] = f"org.apache.flink.kafka.shaded.{login}"
+    return {f"properties.{name}": value for name, value in options.items()}
+
+
 def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
     """Creates the topics that do not exist yet. Existing topics stay unchanged.
 
@@ -247,6 +255,18 @@ def delete_messages(settings: Settings, topic: str, until: Mapping[int, int]) ->
         raise ServiceError(
             f"The messages of {topic} could not be deleted: {error}.", "Allow braid to delete records of the topic, and try again."
         ) from None
+
+
+def delete_topic(settings: Settings, topic: str) -> None:
+    """Deletes a topic, if it exists and Kafka allows it."""
+    try:
+        admin = KafkaAdminClient(**client_options(settings))
+        try:
+            admin.delete_topics([topic])
+        finally:
+            admin.close()
+    except KafkaError:
+        return
 
 
 def _password(settings: Settings) -> str:

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,6 +28,8 @@ PREFERRED = {
     "dagster_code": 4000,
     "serving": 3001,
     "data_docs": 3002,
+    "flink_rest": 8081,
+    "flink_rpc": 6123,
 }
 _STEP, _TRIES = 10, 150
 
@@ -44,6 +47,8 @@ class Ports(BaseModel):
     dagster_code: int = PREFERRED["dagster_code"]
     serving: int = PREFERRED["serving"]
     data_docs: int = PREFERRED["data_docs"]
+    flink_rest: int = PREFERRED["flink_rest"]
+    flink_rpc: int = PREFERRED["flink_rpc"]
 
 
 def ports_of(home: Path) -> Ports:
@@ -57,12 +62,17 @@ def ports_of(home: Path) -> Ports:
         if not path.exists():
             home.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}")
-            draft.write_text(_choose(home).model_dump_json(indent=2))
+            draft.write_text(json.dumps(_choose(home, PREFERRED), indent=2))
             try:
                 os.link(draft, path)  # atomic: of two processes the first one wins, and both then read the same file
             except FileExistsError:
                 pass
             draft.unlink()
+        stored = Ports.model_validate_json(path.read_text()).model_dump(exclude_unset=True)
+        if missing := {name: port for name, port in PREFERRED.items() if name not in stored}:  # of a home of an older version
+            draft = path.with_suffix(f".{os.getpid()}")
+            draft.write_text(json.dumps({**stored, **_choose(home, missing)}, indent=2))
+            draft.replace(path)
         return Ports.model_validate_json(path.read_text())
     except (ValidationError, json.JSONDecodeError):
         raise SettingsError(
@@ -75,10 +85,10 @@ def ports_of(home: Path) -> Ports:
         ) from None
 
 
-def _choose(home: Path) -> Ports:
+def _choose(home: Path, preferences: Mapping[str, int]) -> dict[str, int]:
     chosen: dict[str, int] = {}
     with ExitStack() as sockets:  # each candidate stays bound until all ports are chosen, so that no port is chosen twice
-        for name, preferred in PREFERRED.items():
+        for name, preferred in preferences.items():
             for port in (*range(preferred, preferred + _STEP * _TRIES, _STEP), 0):
                 candidate = sockets.enter_context(socket.socket())
                 try:
@@ -89,7 +99,7 @@ def _choose(home: Path) -> Ports:
                 if _claim(port, home):
                     chosen[name] = port
                     break
-    return Ports(**chosen)
+    return chosen
 
 
 def _claim(port: int, home: Path) -> bool:

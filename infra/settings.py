@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,8 @@ from infra.ports import Ports, ports_of
 DEFAULT_PROJECT = "examples.shop.definitions:project"
 #: The file of a home with the architecture that `braid up` chose.
 ARCHITECTURE_FILE = "architecture"
+#: The file of a home with the engine that `braid up` chose.
+ENGINE_FILE = "engine"
 #: Longer than any time in milliseconds of 48 bits, which the index of tiles has.
 _FOREVER_SECONDS = 10_000 * 365 * 86_400
 #: Settings with secrets. A variable with the suffix `_FILE` can name a file with the secret, as container platforms provide it.
@@ -62,11 +65,11 @@ def _written_project() -> dict[str, Any]:
     return {}
 
 
-def _remembered_architecture(home: Path) -> str:
-    """The architecture that the last `braid up` of a home chose; empty for none."""
-    path = home / ARCHITECTURE_FILE
+def _remembered(home: Path, file: str, values: Collection[str]) -> str:
+    """The value that the last `braid up` of a home chose; empty for none."""
+    path = home / file
     text = path.read_text().strip() if path.is_file() else ""
-    return text if text in ("lambda", "kappa") else ""
+    return text if text in values else ""
 
 
 def _cache_dir() -> Path:
@@ -164,6 +167,11 @@ class Settings(BaseSettings):
         "lambda",
         alias="BRAID_ARCHITECTURE",
         description="`lambda`: a batch makes views of the past, and the stream what came since. `kappa`: the stream alone makes every window, and the archive gives what Kafka no longer holds. Default: that of the last `braid up` of the home, else `lambda`.",
+    )
+    engine: Literal["spark", "flink"] = Field(
+        "spark",
+        alias="BRAID_ENGINE",
+        description="What makes the tiles of the stream: `spark`, Spark Structured Streaming; `flink`, jobs of Apache Flink, which is installed when it is first used. Default: that of the last `braid up` of the home, else `spark`.",
     )
     watermark_seconds: int = Field(
         600,
@@ -365,9 +373,14 @@ class Settings(BaseSettings):
                 "home": folder,
                 "cache_dir": loaded.cache_dir.expanduser().absolute(),
                 "ports": ports,
-                "architecture": _remembered_architecture(folder) or loaded.architecture
-                if "architecture" not in loaded.model_fields_set
-                else loaded.architecture,
+                **{
+                    name: _remembered(folder, file, values) or getattr(loaded, name)
+                    for name, file, values in (
+                        ("architecture", ARCHITECTURE_FILE, ("lambda", "kappa")),
+                        ("engine", ENGINE_FILE, ("spark", "flink")),
+                    )
+                    if name not in loaded.model_fields_set
+                },
                 "lake_uri": (loaded.lake_uri or str(folder / "lake")).rstrip("/"),
                 "kafka_bootstrap": loaded.kafka_bootstrap or f"127.0.0.1:{ports.kafka}",
                 "redis_url": loaded.redis_url or f"redis://127.0.0.1:{ports.valkey}/0",

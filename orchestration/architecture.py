@@ -1,9 +1,9 @@
-"""The architecture of a deployment: chosen by `braid up`, remembered in its home, so that every command and service has the same."""
+"""The architecture and the engine of a deployment: chosen by `braid up`, remembered in its home, so that every command and service has the same."""
 
 from __future__ import annotations
 
 from infra.errors import InputError
-from infra.settings import ARCHITECTURE_FILE, Settings
+from infra.settings import ARCHITECTURE_FILE, ENGINE_FILE, Settings
 from orchestration.running import runs
 
 
@@ -13,15 +13,29 @@ def with_architecture(settings: Settings, chosen: str | None) -> Settings:
     Raises:
         InputError: The services run with another one.
     """
-    path = settings.home / ARCHITECTURE_FILE
-    remembered = path.read_text().strip() if path.exists() else "lambda"
-    architecture = chosen or settings.architecture
-    if architecture != remembered:
-        if any(runs(settings, name) for name in ("speed", "serving")):
+    architecture = _remembered(settings, ARCHITECTURE_FILE, chosen or settings.architecture, "lambda", ("speed", "serving"))
+    return settings.model_copy(update={"architecture": architecture})
+
+
+def with_engine(settings: Settings, chosen: str | None) -> Settings:
+    """The settings with an engine, which the home remembers; None for that of the settings.
+
+    Raises:
+        InputError: The services run with another one.
+    """
+    engine = _remembered(settings, ENGINE_FILE, chosen or settings.engine, "spark", ("speed",))
+    return settings.model_copy(update={"engine": engine})
+
+
+def _remembered(settings: Settings, file: str, wanted: str, default: str, services: tuple[str, ...]) -> str:
+    path = settings.home / file
+    remembered = path.read_text().strip() if path.exists() else default
+    if wanted != remembered:
+        if any(runs(settings, name) for name in services):
             raise InputError(
-                f"The services of {settings.home} run as {remembered}, not as {architecture}.",
+                f"The services of {settings.home} run as {remembered}, not as {wanted}.",
                 "End them by `braid down`, and start again.",
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(architecture)
-    return settings.model_copy(update={"architecture": architecture})
+        path.write_text(wanted)
+    return wanted

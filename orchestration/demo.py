@@ -36,7 +36,7 @@ from features.sources import EventSource
 from features.windows import DAY_MS
 from infra.embedded import services
 from infra.embedded.memory import PeakMemory
-from infra.embedded.programs import NAMES
+from infra.embedded.programs import service_names
 from infra.errors import InputError, NotReadyError
 from infra.kafka import client_options
 from infra.policies import Experiment
@@ -209,7 +209,7 @@ class Demo:
             return sum(load_events(spark, self._settings, source, data.history(source)).loaded for source in self._project.sources)
 
     def _start_services(self) -> None:
-        with self._step("services", total=len(NAMES)) as advance:
+        with self._step("services", total=len(service_names(self._settings))) as advance:
             services.up(
                 self._settings,
                 {**topics(self._project), **dict.fromkeys(self._example.topics, 1)},

@@ -39,6 +39,7 @@ from speed.archive import create_archive, start_archive
 from speed.checkpoints import checkpoint_of, recorded_tokens
 from speed.completeness import TileStream, open_stream, with_gaps
 from speed.engine import Engine, Query
+from speed.flink.engine import FlinkEngine
 from speed.histories import begin_histories
 from speed.offline import OfflineStore
 from speed.progress import Board
@@ -74,8 +75,8 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
     """Starts the queries and publishes their progress until `ended` is set or one of them fails."""
     _reach(settings, {name: n for one in project.sources for name, n in ((one.topic, PARTITIONS), (one.dlq_topic, 1))}, ended)
     spark = speed_session(settings)
-    engine: Engine = SparkEngine(spark, settings)
-    tasks = spark.sparkContext.defaultParallelism
+    engine: Engine = FlinkEngine(settings) if settings.engine == "flink" else SparkEngine(spark, settings)
+    tasks = 1 if settings.engine == "flink" else spark.sparkContext.defaultParallelism
     queries: dict[str, Query] = {}
     offline: list[OfflineStore] = []
     try:
@@ -90,7 +91,7 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
         streams = _open_streams(settings, store, watch, {f"online:{group.name}": group for group in project.groups} | older)
         for source in project.sources:
             _begin_histories(spark, settings, store, source, watch.ids[source.topic], streams)
-            queries |= _start_online(engine, tasks, store, source, streams)
+            queries |= _start_online(engine, settings.engine, tasks, store, source, streams)
             with pool(spark, "background"):
                 queries[f"archive:{source.name}"] = start_archive(spark, settings, source, watch.ids[source.topic])
         details = {name: {"version": one.group.fingerprint, "token": one.tiles.token} for name, one in streams.items()}
@@ -117,7 +118,7 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
                     older.pop(name)
                     source = streams.pop(name).group.source
                     queries.pop(name).stop()
-                    queries |= _start_online(engine, tasks, store, source, streams)
+                    queries |= _start_online(engine, settings.engine, tasks, store, source, streams)
                 lost = {
                     name: reason for name, stream in streams.items()
                     if (reason := stream.follow(store, board.entry(name), queries[name].committed()))
@@ -207,7 +208,7 @@ def _serve_whole(store: Store, streams: Mapping[str, TileStream], groups: Iterab
 
 
 def _start_online(
-    engine: Engine, tasks: int, store: Store, source: EventSource, streams: Mapping[str, TileStream]
+    engine: Engine, name: str, tasks: int, store: Store, source: EventSource, streams: Mapping[str, TileStream]
 ) -> dict[str, Query]:
     """The one query of a source, by the names of the entries of all its streams of tiles."""
     mine = {name: stream for name, stream in streams.items() if stream.group.source.name == source.name}
@@ -215,7 +216,7 @@ def _start_online(
         return {}
     tokens = {f"{stream.group.name}@{stream.group.fingerprint}": stream.tiles.token for stream in mine.values()}
     pairs = [(stream.group, stream.tiles) for stream in mine.values()]
-    checkpoint = checkpoint_of(store, source, tokens, tasks)
+    checkpoint = checkpoint_of(store, source, tokens, tasks, name)
     for stream in mine.values():
         stream.tasks = checkpoint.tasks
     return dict.fromkeys(mine, engine.start(source, pairs, checkpoint))

@@ -21,11 +21,13 @@ class Checkpoint:
         name: Of its folder, and of the store's memory of the events that it has read.
         tokens: Version of a group → the token of its stream of tiles, of those that it has read from the beginning.
         tasks: How many tasks write tiles.
+        engine: What has read them, by the name of the setting.
     """
 
     name: str
     tokens: Mapping[str, str]
     tasks: int
+    engine: str = "spark"
 
 
 def checkpoints(store: Store) -> list[str]:
@@ -39,16 +41,16 @@ def recorded_tokens(store: Store, source: EventSource) -> Mapping[str, str]:
     return last.tokens if last else {}
 
 
-def checkpoint_of(store: Store, source: EventSource, tokens: Mapping[str, str], tasks: int) -> Checkpoint:
+def checkpoint_of(store: Store, source: EventSource, tokens: Mapping[str, str], tasks: int, engine: str = "spark") -> Checkpoint:
     """The checkpoint that has read everything of these streams of tiles (version of a group → token).
 
     A stream that the last checkpoint did not have is read from the first message, hence by a checkpoint that begins; the others pass over what they have.
-    The first checkpoint of a source decides the number of tasks, because each of them leaves marks.
+    So it is where another engine has read them. The first checkpoint of a source decides the number of tasks, because each of them leaves marks.
     """
     last = _last_checkpoint(store, source)
-    if last and tokens.items() <= last.tokens.items():
+    if last and last.engine == engine and tokens.items() <= last.tokens.items():
         return last
-    checkpoint = Checkpoint(uuid.uuid4().hex[:12], tokens, last.tasks if last else tasks)
+    checkpoint = Checkpoint(uuid.uuid4().hex[:12], tokens, last.tasks if last else tasks, engine)
     store.note(_NOTES, source.name, asdict(checkpoint))
     return checkpoint
 

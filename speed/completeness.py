@@ -107,6 +107,8 @@ class TileStream:
         named = store.tiles(self.group.name).get(version_of(self.group.fingerprint))
         if named is None or named.token != self.tiles.token:
             return "New histories were asked for" if named and named.history else "The online store has lost what it held"
+        # The writer may have met what it could not read for certain.
+        self.tiles = replace(self.tiles, complete_since_ms=named.complete_since_ms)
         if committed is not None and not store.has_tiles_of(self.tiles.token, self.tasks, committed):
             self.tiles = replace(self.tiles, token=new_token(), whole=False)
             store.set_tiles(self.group, self.tiles)

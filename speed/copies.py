@@ -1,6 +1,6 @@
-"""Which events of a micro-batch count: those that are neither late nor copies; runs in Spark's Python workers.
+"""Which events of a micro-batch count: those that are neither late nor copies.
 
-Reads contributions (`speed.stream.contributions`); gives each a verdict. The online store remembers which events the stream has seen, and the highest time
+Reads contributions (`speed.stream.contributions`); gives each a verdict, in Spark's Python workers (`with_verdicts`) or in the writer of another engine (`verdicts`). The online store remembers which events the stream has seen, and the highest time
 of an event in each micro-batch, from which the watermark follows as Spark reckons it: that of the micro-batches before. So the memory outlives the
 process, and Spark has no state to write in each micro-batch, or to search for what has expired.
 """
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyspark import TaskContext
 
@@ -26,16 +28,65 @@ VERDICT = "verdict"
 OBSERVED = "verdicts"
 
 
-def micro_batch() -> tuple[str, int, bytes]:
-    """The query of this task, which a new checkpoint names anew, the number of its micro-batch, and both as a name of 4 bytes."""
+class MicroBatch(NamedTuple):
+    """A micro-batch of a query: a new checkpoint names the query anew, and the number grows by one."""
+
+    query: str
+    number: int
+
+    @property
+    def name(self) -> bytes:
+        """Both as a name of 4 bytes."""
+        return zlib.crc32(f"{self.query} {self.number}".encode()).to_bytes(4, "big")
+
+
+def micro_batch() -> MicroBatch:
+    """The micro-batch of this task of Spark."""
     task = TaskContext.get()
     assert task is not None
     query, number = task.getLocalProperty("sql.streaming.queryId") or "", int(task.getLocalProperty("streaming.sql.batchId") or 0)
-    return query, number, zlib.crc32(f"{query} {number}".encode()).to_bytes(4, "big")
+    return MicroBatch(query, number)
+
+
+def watermark_before(store: Store, settings: Settings, batch: MicroBatch) -> int | None:
+    """The watermark of the micro-batches before one, in ms; None before the first event."""
+    high_ms = store.high_water(batch.query, batch.number)
+    return None if high_ms is None else high_ms - settings.watermark_seconds * 1_000
+
+
+def verdicts(
+    store: Store,
+    settings: Settings,
+    memory: str,
+    batch: MicroBatch,
+    watermark_ms: int | None,
+    ts_ms: npt.NDArray[np.int64],
+    messages: Messages,
+) -> npt.NDArray[np.int8]:
+    """The verdict on each event.
+
+    Args:
+        store: The online store.
+        settings: For how long a copy is recognized.
+        memory: The name of the store's memory of this stream.
+        batch: The micro-batch.
+        watermark_ms: An event at it is late; None where none is.
+        ts_ms: The times of the events.
+        messages: Their messages.
+    """
+    verdict = np.full(len(ts_ms), COUNTS, np.int8)
+    if watermark_ms is not None:
+        verdict[ts_ms <= watermark_ms] = LATE
+    in_time = np.flatnonzero(verdict == COUNTS)
+    in_time = in_time[np.lexsort((messages.offset[in_time], messages.partition[in_time], messages.arrival_ms[in_time]))]
+    asked = Messages(messages.event[in_time], messages.arrival_ms[in_time], messages.partition[in_time], messages.offset[in_time])
+    first = store.first_copies(memory, batch.name, asked, settings.stream_deduplication_seconds * 1_000)
+    verdict[in_time[~first]] = COPY
+    return verdict
 
 
 def with_verdicts(settings: Settings, memory: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The rows of a task, each with its verdict.
+    """The rows of a task, each with its verdict; runs in Spark's Python workers.
 
     Args:
         settings: Where the store is, how late an event may be, and for how long a copy is recognized.
@@ -43,29 +94,21 @@ def with_verdicts(settings: Settings, memory: str, batches: Iterator[pa.RecordBa
         batches: The rows.
     """
     store = writing_store(settings)
-    query, number, name = micro_batch()
-    high_ms = store.high_water(query, number)
-    watermark_ms = None if high_ms is None else high_ms - settings.watermark_seconds * 1_000
+    this = micro_batch()
+    watermark_ms = watermark_before(store, settings, this)
     highest_ms: list[int] = []
     for batch in batches:
         ts_ms, event, *place = (_numbers(batch, column) for column in ("ts_ms", "event", *ARRIVAL))
-        verdict = np.full(batch.num_rows, COUNTS, np.int8)
-        if watermark_ms is not None:
-            verdict[ts_ms <= watermark_ms] = LATE
-        in_time = np.flatnonzero(verdict == COUNTS)
-        in_time = in_time[np.lexsort([column[in_time] for column in reversed(place)])]
-        messages = Messages(event[in_time], *(column[in_time] for column in place))
-        first = store.first_copies(memory, name, messages, settings.stream_deduplication_seconds * 1_000)
-        verdict[in_time[~first]] = COPY
+        verdict = verdicts(store, settings, memory, this, watermark_ms, ts_ms, Messages(event, *place))
         highest_ms += [int(ts_ms.max())] if batch.num_rows else []
         yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(verdict)], [*batch.schema.names, VERDICT])
     if highest_ms:
-        store.raise_high_water(query, number, max(highest_ms))
+        store.raise_high_water(this.query, this.number, max(highest_ms))
 
 
 def without_later_copies(store: Store, memory: str, rows: pa.Table) -> pa.Table:
     """The rows of a task, after all tasks of its micro-batch have ended that give verdicts: but for those of which a copy had arrived earlier in another task."""
-    later = store.later_copies(memory, micro_batch()[2])
+    later = store.later_copies(memory, micro_batch().name)
     if not later:
         return rows
     places = zip(*(rows.column(name).to_pylist() for name in PLACE), strict=True)

@@ -32,7 +32,18 @@ from features.merge import EVER_MS
 from features.windows import floor_ms
 from infra.settings import Settings
 from speed.checkpoints import Checkpoint
-from speed.copies import COPY, COUNTS, LATE, OBSERVED, VERDICT, micro_batch, with_verdicts, without_later_copies
+from speed.copies import (
+    COPY,
+    COUNTS,
+    LATE,
+    OBSERVED,
+    VERDICT,
+    MicroBatch,
+    micro_batch,
+    watermark_before,
+    with_verdicts,
+    without_later_copies,
+)
 from speed.fold import contributions_of, first_starts, fold_into, roll_into
 from speed.stream import by_entity, contributions, input_names, judged_events, slots
 from store.protocol import Folded, Histories, Mark, Store, Tiles
@@ -67,16 +78,22 @@ def online_writer(
 ) -> DataStreamWriter:
     """The query of groups of one source, to be started; `at_most` as in `speed.stream.messages`."""
     groups = [group for group, _ in streams]
-    source, places = groups[0].source, slots(groups)
-    targets = [
-        Target(group, tiles.token, places[group.entity_sql], tuple(input_names(groups, group)), tiles.begins or {})
-        for group, tiles in streams
-    ]
+    source, targets = groups[0].source, targets_of(streams)
     events = judged_events(spark, settings, source, at_most).withWatermark(source.time, f"{settings.watermark_seconds} seconds")
     counting = counted(settings, checkpoint.name, contributions(groups, events).drop(source.time))
     write = partial(write_tiles, settings, checkpoint.name, targets)
     tiles = by_entity(groups, counting, checkpoint.tasks).mapInArrow(write, "tiles BIGINT")
     return tiles.writeStream.outputMode("append").format("noop")
+
+
+def targets_of(streams: Sequence[tuple[FeatureGroup, Tiles]]) -> list[Target]:
+    """What the query of groups of one source writes."""
+    groups = [group for group, _ in streams]
+    places = slots(groups)
+    return [
+        Target(group, tiles.token, places[group.entity_sql], tuple(input_names(groups, group)), tiles.begins or {})
+        for group, tiles in streams
+    ]
 
 
 def counted(settings: Settings, memory: str, rows: DataFrame) -> DataFrame:
@@ -93,8 +110,7 @@ def write_tiles(
     settings: Settings, memory: str, targets: Sequence[Target], batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Folds the events of a task and writes their tiles, each group's with the task's mark behind them; runs in Spark's Python workers. Gives how many."""
-    store, written = writing_store(settings), 0
-    query, batch_id, _ = micro_batch()
+    store = writing_store(settings)
     # All rows of an entity at once: what is folded of it once is passed over when it comes again.
     collected = [batch for batch in batches if batch.num_rows]
     of_slot: dict[int, pa.Table] = {}
@@ -103,10 +119,27 @@ def write_tiles(
         of_slot = {slot: rows.filter(pc.equal(rows.column("slot"), slot)) for slot in {target.slot for target in targets}}
     task = TaskContext.get()
     assert task is not None
-    high_ms = store.high_water(query, batch_id) if settings.kappa and of_slot else None
-    watermark_ms = None if high_ms is None else high_ms - settings.watermark_seconds * 1_000
+    written = put_part(store, settings, targets, micro_batch(), task.partitionId(), of_slot)
+    yield pa.record_batch({"tiles": pa.array([written], pa.int64())})
+
+
+def put_part(
+    store: Store, settings: Settings, targets: Sequence[Target], batch: MicroBatch, task: int, of_slot: Mapping[int, pa.Table]
+) -> int:
+    """Folds a part of a micro-batch, and puts the tiles, each group's with a mark behind them; gives how many.
+
+    Args:
+        store: The online store.
+        settings: The architecture, and how long tiles are kept.
+        targets: What is written.
+        batch: The micro-batch.
+        task: The part; all events of an entity are in one.
+        of_slot: Slot → all rows of its entities: entity, ts_ms, the place of the message, the inputs. Empty for a part without rows.
+    """
+    written = 0
+    watermark_ms = watermark_before(store, settings, batch) if settings.kappa and of_slot else None
     for target in targets:
-        group, mark = target.group, Mark(target.token, task.partitionId(), batch_id)
+        group, mark = target.group, Mark(target.token, task, batch.number)
         tiles: list[tuple[int | str, int, bytes]] = []
         folded: Folded | None = None
         histories: Histories | None = None
@@ -116,7 +149,7 @@ def write_tiles(
             tiles, folded = fold_rows(store, target, of_slot[target.slot])
         store.put_tiles(group, tiles, settings.tiles_kept_seconds(group.buffer_ms), mark, folded, histories)
         written += len(tiles)
-    yield pa.record_batch({"tiles": pa.array([written], pa.int64())})
+    return written
 
 
 def fold_rows(store: Store, target: Target, rows: pa.Table) -> tuple[list[tuple[int | str, int, bytes]], Folded]:

@@ -18,7 +18,7 @@ from infra.kafka import spark_reader_options
 from infra.settings import Settings
 
 #: 2011, the year of the first Kafka.
-_FIRST_ARRIVAL_MS = 1_293_840_000_000
+FIRST_ARRIVAL_MS = 1_293_840_000_000
 #: Where a message is in its topic.
 PLACE = {"kafka_partition": "partition", "kafka_offset": "offset"}
 #: The columns of `features.arrival.ARRIVAL_ORDER`.
@@ -32,7 +32,7 @@ def _arrival_ms_sql() -> str:
     """
     # Spark writes a number into the code that it generates, and would compile that code anew in each micro-batch, but refers to a decimal.
     now = "CAST(unix_millis(current_timestamp()) AS DECIMAL(20, 0))"
-    message_ms = f"CASE WHEN unix_millis(timestamp) >= {_FIRST_ARRIVAL_MS} THEN CAST(unix_millis(timestamp) AS DECIMAL(20, 0)) END"
+    message_ms = f"CASE WHEN unix_millis(timestamp) >= {FIRST_ARRIVAL_MS} THEN CAST(unix_millis(timestamp) AS DECIMAL(20, 0)) END"
     return f"CAST(least({message_ms}, {now}) AS BIGINT)"
 
 
@@ -120,6 +120,11 @@ def input_names(groups: Iterable[FeatureGroup], group: FeatureGroup) -> list[str
     """The columns of the inputs of one of the groups."""
     names = _inputs(groups)
     return [names[one.sql, one.sql_type] for one in group.inputs]
+
+
+def different_inputs(groups: Iterable[FeatureGroup]) -> list[tuple[str, str]]:
+    """The SQL and the type of each of the different inputs of groups, in the order of their columns."""
+    return list(_inputs(groups))
 
 
 def _entities(groups: Iterable[FeatureGroup]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import redis
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from infra.flink.cluster import rest_url
 from infra.kafka import client_options
 from infra.settings import Settings
 
@@ -25,7 +26,7 @@ def ailment(settings: Settings, name: str, started_seconds: int = 0) -> str | No
 
     Args:
         settings: The settings that name the services.
-        name: One of `infra.embedded.programs.NAMES`.
+        name: One of `infra.embedded.programs.service_names`.
         started_seconds: The start of the process, in Unix seconds. Progress of the speed layer before that does not count.
     """
     try:
@@ -33,6 +34,8 @@ def ailment(settings: Settings, name: str, started_seconds: int = 0) -> str | No
             return _kafka(settings)
         if name == "valkey":
             return None if _store(settings).ping() else "it does not answer PING"
+        if name == "flink-taskmanager":
+            return _taskmanager(settings)
         if name == "speed":
             return _speed(settings, started_seconds)
         if name == "dagster-code":
@@ -51,7 +54,7 @@ def url(settings: Settings, name: str) -> str | None:
     address = {
         "kafka": settings.kafka_bootstrap, "valkey": settings.redis_url, "mlflow": settings.mlflow_tracking_uri,
         "dagster": settings.dagster_url, "serving": settings.serving_url,
-        "data-docs": settings.data_docs_url,
+        "data-docs": settings.data_docs_url, "flink-jobmanager": rest_url(settings),
     }.get(name)  # fmt: skip
     if address and "@" in address and "://" in address:
         scheme, rest = address.split("://", 1)
@@ -59,10 +62,16 @@ def url(settings: Settings, name: str) -> str | None:
     return address
 
 
+def _taskmanager(settings: Settings) -> str | None:
+    answer = httpx.get(f"{rest_url(settings)}/overview", timeout=_TIMEOUT_SECONDS, trust_env=False)
+    return None if answer.is_success and answer.json()["taskmanagers"] else "the JobManager does not know it yet"
+
+
 _PROBES: dict[str, Callable[[Settings], str]] = {
     "mlflow": lambda settings: f"{settings.mlflow_tracking_uri.rstrip('/')}/health",
     "dagster": lambda settings: f"{settings.dagster_url}/server_info",
     "serving": lambda settings: f"{settings.serving_url}/readyz",
+    "flink-jobmanager": lambda settings: f"{rest_url(settings)}/overview",
     "data-docs": lambda settings: settings.data_docs_url,
 }
 

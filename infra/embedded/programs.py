@@ -11,12 +11,15 @@ from pathlib import Path
 
 from infra.embedded.broker import kafka_command, prepare_kafka
 from infra.embedded.valkey import prepare_valkey, valkey_command
+from infra.flink.cluster import jobmanager_command, prepare_flink, taskmanager_command
 from infra.settings import Settings
 
 #: The `nice` of the speed layer, and of programs for which seconds do not count: an answer has milliseconds.
 _SPEED, _BACKGROUND = 5, 10
 #: Every service of a deployment, in the order in which `braid status` shows them.
 NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon", "data-docs")
+#: The services of the engine flink, which the speed layer needs.
+FLINK_NAMES = ("flink-jobmanager", "flink-taskmanager")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class Program:
     helper: bool = False
 
 
+def service_names(settings: Settings) -> tuple[str, ...]:
+    """Every service of a deployment with its engine, in the order in which `braid status` shows them."""
+    before = NAMES.index("speed")
+    return (*NAMES[:before], *FLINK_NAMES, *NAMES[before:]) if settings.engine == "flink" else NAMES
+
+
 def programs(settings: Settings) -> list[Program]:
     """The programs that this deployment runs itself, without external services."""
     ports = settings.ports
@@ -56,9 +65,15 @@ def programs(settings: Settings) -> list[Program]:
         stores.append(Program("valkey", valkey_command, (ports.valkey,), prepare=prepare_valkey))
     if "mlflow" in settings.embedded:
         stores.append(Program("mlflow", _mlflow_command, (ports.mlflow,), prepare=_prepare_mlflow, nice=_BACKGROUND))
+    if settings.engine == "flink":
+        rest = (ports.flink_rest, ports.flink_rpc)
+        stores += [
+            Program("flink-jobmanager", jobmanager_command, rest, prepare=prepare_flink, nice=_SPEED),
+            Program("flink-taskmanager", taskmanager_command, after=("flink-jobmanager",), prepare=prepare_flink, nice=_SPEED),
+        ]
     return [
         *stores,
-        Program("speed", _speed_command, after=("kafka", "valkey"), stop_seconds=45, nice=_SPEED),
+        Program("speed", _speed_command, after=("kafka", "valkey", "flink-taskmanager"), stop_seconds=45, nice=_SPEED),
         Program("serving", _serving_command, (ports.serving,), after=("valkey", "mlflow")),
         Program(
             "dagster-code", _code_command, (ports.dagster_code,), after=("kafka", "valkey"), prepare=prepare_dagster, nice=_BACKGROUND

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from infra.embedded.health import ailment, url
-from infra.embedded.programs import NAMES, Program, programs
+from infra.embedded.programs import Program, programs, service_names
 from infra.embedded.supervision import Info, Supervisor
 from infra.errors import ServiceError
 from infra.kafka import create_topics
@@ -33,7 +33,7 @@ class ServiceStatus:
     """The status of a service.
 
     Attributes:
-        name: One of `infra.embedded.programs.NAMES`.
+        name: One of `infra.embedded.programs.service_names`.
         state: The state in supervisord (RUNNING, STARTING, STOPPED, BACKOFF, FATAL, …); EXTERNAL for a service that braid does not run.
         pid: The id of its process; None if no process runs, or if the service is external.
         url: The address of the service; None if it has no address.
@@ -93,7 +93,7 @@ def status(settings: Settings) -> list[ServiceStatus]:
     infos = Supervisor(settings).infos()
     own = {program.name for program in programs(settings)}
     statuses = []
-    for name in NAMES:
+    for name in service_names(settings):
         info = infos.get(name) if name in own else None
         state = "EXTERNAL" if name not in own else info.state if info else "STOPPED"
         if state in ("EXTERNAL", "RUNNING", "STARTING"):
@@ -171,9 +171,10 @@ def _start(
     timeout_seconds: float,
 ) -> None:
     own = {program.name: program for program in programs(settings)}
-    wanted = [name for name in NAMES if only is None or name in only]
-    if strangers := [name for name in only or () if name not in NAMES]:
-        raise ServiceError(f"There is no service {strangers[0]}.", f"The services are {', '.join(NAMES)}.")
+    names = service_names(settings)
+    wanted = [name for name in names if only is None or name in only]
+    if strangers := [name for name in only or () if name not in names]:
+        raise ServiceError(f"There is no service {strangers[0]}.", f"The services are {', '.join(names)}.")
     waiting, watches, done = list(wanted), list[_Watch](), set[str]()
     while waiting or watches:
         for name in list(waiting):

@@ -1,4 +1,4 @@
-"""`braid compare`: the same events through deployments of each architecture."""
+"""`braid compare`: the same events through deployments of each architecture and engine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from infra.settings import Settings
     from orchestration.compare.events import Events
 
-#: The architectures that are compared.
-VARIANTS = ("lambda", "kappa")
+#: What is compared: an architecture, and the engine of the stream.
+VARIANTS = ("lambda/spark", "kappa/spark", "lambda/flink", "kappa/flink")
 
 
 def compare(
@@ -25,7 +25,7 @@ def compare(
         str | None, typer.Argument(help="An example. Default: the project, with the events of the home's lake.", show_default=False)
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="A variant: lambda or kappa. Repeatable. Default: all.", show_default=False)
+        list[str] | None, typer.Option("--only", help="A variant, such as kappa/flink. Repeatable. Default: all.", show_default=False)
     ] = None,
     rate: Annotated[float, typer.Option("--rate", min=1, help="Events per second of the streamed part.")] = 500,
     seconds: Annotated[int, typer.Option("--seconds", min=5, help="Length of the stream.")] = 60,
@@ -36,7 +36,7 @@ def compare(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Run the same events through a deployment of each architecture, one after the other, and show what each costs.
+    """Run the same events through a deployment of each architecture and engine, one after the other, and show what each costs.
 
     Each deployment loads the history, streams the last events, loses its online store, and gets a changed declaration; its answers are compared with
     brute force. The deployments are in the folder `compare` of the home, and are removed. The home's own services should not run
@@ -99,6 +99,8 @@ def _settings_of_variant(settings: Settings, folder: Path, variant: str) -> Sett
     """The settings of a new home of a variant."""
     from infra.settings import Settings
 
-    (folder / variant).mkdir()
-    own = Settings.load(folder / variant, settings.project)
-    return own.model_copy(update={"project_folder": settings.project_folder, "architecture": variant})
+    home = folder / variant.replace("/", "-")
+    home.mkdir()
+    architecture, engine = variant.split("/")
+    own = Settings.load(home, settings.project)
+    return own.model_copy(update={"project_folder": settings.project_folder, "architecture": architecture, "engine": engine})

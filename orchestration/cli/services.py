@@ -23,6 +23,13 @@ class Architecture(StrEnum):
     KAPPA = "kappa"
 
 
+class EngineName(StrEnum):
+    """The values of `--engine`."""
+
+    SPARK = "spark"
+    FLINK = "flink"
+
+
 MARK = {True: "[green]✓[/green]", False: "[red]✗[/red]"}
 
 
@@ -37,6 +44,14 @@ def up(
             show_default=False,
         ),
     ] = None,
+    engine: Annotated[
+        EngineName | None,
+        typer.Option(
+            "--engine",
+            help="spark or flink, which makes the tiles of the stream; the home remembers it. Default: BRAID_ENGINE, else that of the last start.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -45,22 +60,26 @@ def up(
     Running services with an older declaration are restarted with the current declaration.
     """
     from infra.embedded import services
-    from infra.embedded.programs import NAMES
-    from orchestration.architecture import with_architecture
+    from infra.embedded.programs import service_names
+    from orchestration.architecture import with_architecture, with_engine
     from orchestration.progress import Progress
     from orchestration.reload import load_declarations, readers
     from orchestration.running import until_ended
     from orchestration.topics import topics
 
     project, settings = deployment_of(context, home)
-    settings = with_architecture(settings, architecture)
+    settings = with_engine(with_architecture(settings, architecture), engine)
+    if settings.engine == "flink":
+        from speed.flink.job_sql import check_translations
+
+        check_translations(project)
     if project.assets is not None:
         from orchestration.own_assets import own_assets
 
         own_assets(project, settings)  # an error is shown here, and running services keep the older definitions
     with nullcontext() if detach else until_ended(settings):
         ran = readers(settings)
-        with Progress() as progress, progress.step("start of the services", total=len(NAMES)) as advance:
+        with Progress() as progress, progress.step("start of the services", total=len(service_names(settings))) as advance:
             services.up(
                 settings, topics(project), on_progress=lambda name, step: advance(f"{name} {step}", by=int(step == "healthy"))
             )
@@ -206,6 +225,7 @@ def _status(project: Any, settings: Any) -> dict[str, Any]:
     overview: dict[str, Any] = {
         "home": str(settings.home),
         "architecture": settings.architecture,
+        "engine": settings.engine,
         "healthy": all(service["healthy"] for service in services.values()),
         "urls": {"dagster": settings.dagster_url, "serving": settings.serving_url, "mlflow": settings.mlflow_tracking_uri,
                  "kafka": settings.kafka_bootstrap, "redis": url(settings, "valkey"), "data docs": settings.data_docs_url},
@@ -249,7 +269,7 @@ def _print_status(project: Any, settings: Any) -> None:
     console = Console()
     console.print(table)
     kappa = overview["architecture"] == "kappa"
-    console.print(f"architecture: {overview['architecture']}")
+    console.print(f"architecture: {overview['architecture']}, engine of the stream: {overview['engine']}")
     for name, group in overview["groups"].items():
         console.print(
             f"{name}: {'histories from the lake as of' if kappa else 'batch_end'} {group['batch_end'] or 'none'}, {group['entities']} entities, newest event {group['newest_event'] or 'none'}"

@@ -22,6 +22,7 @@ import psutil
 from features.project import Project
 from infra.embedded import services
 from infra.embedded.memory import PeakMemory
+from infra.embedded.programs import FLINK_NAMES
 from infra.embedded.supervision import Supervisor
 from infra.errors import InputError, ServiceError
 from infra.settings import Settings
@@ -47,7 +48,7 @@ class Compared:
     """A deployment that is compared.
 
     Args:
-        settings: Its settings: the home, the architecture, and the compared project.
+        settings: Its settings: the home, the architecture, the engine, and the compared project.
         events: The events.
         rate: Events per second of the live part.
         report: Told of each step.
@@ -188,7 +189,9 @@ class Compared:
         services.wait_healthy(self.settings, ["valkey"])
 
     def _speed(self) -> Usage:
-        return Usage.of(Supervisor(self.settings).processes(of="speed"))
+        """What the processes that make tiles have used."""
+        supervisor = Supervisor(self.settings)
+        return Usage.of([process for name in ("speed", *FLINK_NAMES) for process in supervisor.processes(of=name)])
 
     def _braid(self, *arguments: str) -> Any:
         """The JSON of a command.

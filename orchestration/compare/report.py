@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-#: Variant, such as "lambda", → its figures.
+#: Variant, such as "lambda/spark", → its figures.
 Figures = Mapping[str, Mapping[str, Any]]
 #: The figures in the order of the table, and their names in it.
 MEASURES = {

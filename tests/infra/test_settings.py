@@ -7,10 +7,11 @@ import socket
 
 import pytest
 
+from infra.embedded.programs import programs, service_names
 from infra.errors import SettingsError
 from infra.ports import ports_of
 from infra.settings import Settings
-from orchestration.architecture import with_architecture
+from orchestration.architecture import with_architecture, with_engine
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +82,24 @@ def test_a_home_remembers_its_architecture_and_the_environment_wins(tmp_path, mo
     assert not with_architecture(Settings.load(tmp_path), None).kappa
     monkeypatch.delenv("BRAID_ARCHITECTURE")
     assert not Settings.load(tmp_path).kappa, "the last start counts"
+
+
+def test_a_home_remembers_its_engine_and_has_its_services(tmp_path, monkeypatch):
+    monkeypatch.delenv("BRAID_ENGINE", raising=False)
+    assert Settings.load(tmp_path).engine == "spark"
+    assert not [name for name in service_names(Settings.load(tmp_path)) if name.startswith("flink")]
+    assert with_engine(Settings.load(tmp_path), "flink").engine == "flink"
+    settings = Settings.load(tmp_path)
+    assert settings.environment()["BRAID_ENGINE"] == "flink", "services have what the home has"
+    assert {"flink-jobmanager", "flink-taskmanager"} <= {*service_names(settings)} & {program.name for program in programs(settings)}
+    assert with_engine(settings, "spark").engine == "spark"
+    assert Settings.load(tmp_path).engine == "spark", "the last start counts"
+
+
+def test_a_home_of_an_older_version_gets_the_ports_that_it_lacks(tmp_path):
+    older = {"kafka": 19_092, "valkey": 16_379}
+    (tmp_path / "ports.json").write_text(json.dumps(older))
+    ports = ports_of(tmp_path)
+    assert (ports.kafka, ports.valkey) == (19_092, 16_379)
+    assert json.loads((tmp_path / "ports.json").read_text()) == ports.model_dump()
+    assert ports_of(tmp_path) == ports

@@ -111,8 +111,9 @@ def differing(
     return cells, different
 
 
+@pytest.mark.parametrize("engine", ["spark", "flink"])
 def test_every_cell_is_that_of_brute_force_from_files_archive_and_stream_through_kills_and_losses(
-    tmp_path_factory: pytest.TempPathFactory, spark: Any
+    tmp_path_factory: pytest.TempPathFactory, spark: Any, engine: str
 ) -> None:
     home = tmp_path_factory.mktemp("kappa")
     definitions = home / "definitions.py"
@@ -120,6 +121,7 @@ def test_every_cell_is_that_of_brute_force_from_files_archive_and_stream_through
     settings = Settings.load(home).model_copy(
         update={
             "architecture": "kappa",
+            "engine": engine,
             "archive_seconds": 1,
             "offline_seconds": 600,
             "speed_memory": "768m",
@@ -128,7 +130,8 @@ def test_every_cell_is_that_of_brute_force_from_files_archive_and_stream_through
     )
     [source] = load_project(settings).sources
     users, items = load_project(settings).groups
-    services.up(settings, {source.topic: 2, source.dlq_topic: 1}, only={"kafka", "valkey"})
+    of_engine = {"flink-jobmanager", "flink-taskmanager"} if engine == "flink" else set()
+    services.up(settings, {source.topic: 2, source.dlq_topic: 1}, only={"kafka", "valkey", *of_engine})
     speed = Speed(settings)
     rng, sent = random.Random(11), list[dict[str, Any]]()
     now_ms = time.time_ns() // 1_000_000

@@ -1,0 +1,82 @@
+"""The jobs of the cluster: which there are, by the JobManager's REST interface, and how one is started, by Flink's SQL client."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import httpx
+
+from infra.errors import ServiceError
+from infra.flink.cluster import rest_url, sql_client_command, sql_client_environment
+from infra.settings import Settings
+
+#: The states of a job that has ended, or soon will.
+_ENDED = {"FINISHED", "FAILED", "CANCELED", "SUSPENDED"}
+_TIMEOUT_SECONDS = 5.0
+_SUBMIT_SECONDS = 120
+
+
+class Cluster:
+    """The cluster of a deployment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client = httpx.Client(base_url=rest_url(settings), timeout=_TIMEOUT_SECONDS, trust_env=False)
+
+    def jobs(self) -> dict[str, list[str]] | None:
+        """Name → the ids of its jobs that have not ended; None where the JobManager does not answer, or has no TaskManager."""
+        try:
+            if not self._client.get("/overview").raise_for_status().json()["taskmanagers"]:
+                return None
+            jobs = self._client.get("/jobs/overview").raise_for_status().json()["jobs"]
+        except (httpx.HTTPError, ValueError, KeyError):
+            return None
+        ids: dict[str, list[str]] = {}
+        for job in jobs:
+            if job["state"] not in _ENDED:
+                ids.setdefault(job["name"], []).append(job["jid"])
+        return ids
+
+    def cancel(self, job_id: str) -> None:
+        """Ends a job; one that has ended is left as it is."""
+        try:
+            self._client.patch(f"/jobs/{job_id}", params={"mode": "cancel"})
+        except httpx.HTTPError:
+            return
+
+    def submit(self, statements: str) -> str:
+        """Starts a job; gives its id.
+
+        Raises:
+            ServiceError: The SQL client does not start it.
+        """
+        folder = self._settings.home / "flink"
+        # The statements may have the password of Kafka's user: the file can be read by its owner only, and goes.
+        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".sql", delete=False) as file:
+            file.write(statements)
+        path = Path(file.name)
+        try:
+            done = subprocess.run(
+                sql_client_command(self._settings, path), env={**os.environ, **sql_client_environment(self._settings)},
+                capture_output=True, text=True, timeout=_SUBMIT_SECONDS, check=False, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+            output = done.stdout + done.stderr
+        except subprocess.TimeoutExpired:
+            output = f"it has not answered for {_SUBMIT_SECONDS} s"
+        finally:
+            path.unlink()
+        if match := re.search(r"Job ID: ([0-9a-f]{32})", output):
+            return match[1]
+        causes = [line for line in output.splitlines() if "Exception" in line and not line.lstrip().startswith("at ")]
+        raise ServiceError(
+            f"Flink did not take the job: {(causes or output.strip().splitlines() or ['no reason'])[-1].strip()[:500]}.",
+            "See the logs of flink-jobmanager and flink-taskmanager.",
+        )
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._client.close()

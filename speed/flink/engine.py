@@ -1,0 +1,292 @@
+"""Flink as the engine (`speed.engine`): a job per source makes contributions (`speed.flink.job_sql`), and a thread of this process writes tiles of them.
+
+The job's only state is where it reads, and the writer knows that better: it knows what is in the store. So a job that is gone, with its JobManager or
+without, is started again from the offsets of the writer. Where the cluster starts a job's tasks again, it reads from its last checkpoint; the writer passes
+over what it has. A process that starts again goes on with the job that runs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from features.declaration import FeatureGroup
+from features.sources import EventSource
+from infra.errors import BraidError
+from infra.kafka import client_options, create_topics, delete_messages, delete_topic, flink_options
+from infra.settings import Settings
+from speed.checkpoints import Checkpoint
+from speed.engine import Entry, Query
+from speed.flink.cluster import Cluster
+from speed.flink.job_sql import Job, job_of
+from speed.flink.rows import contribution_rows
+from speed.online import targets_of
+from speed.writer import TileWriter, in_order
+from store.protocol import Tiles
+from store.server import writing_store
+
+#: How often the writer looks whether its job runs and how much is to be read, and for how long nothing may come before it looks for what readers do not see.
+_LOOK_SECONDS, _IDLE_SECONDS = 1.0, 2.0
+#: How old the ends of the source's partitions may be, and from how many messages at once on they are asked for again: they may be a backlog.
+_ENDS_SECONDS, _BURST = 0.2, 200
+#: For how long rows wait for a partition of which nothing comes, such as one that is new.
+_WAIT_SECONDS = 15.0
+#: How often the messages are deleted that have been written.
+_TRIM_SECONDS = 60.0
+#: How often in a row a job may not be taken before the process gives up.
+_ATTEMPTS = 5
+_POLL_MS = 50
+
+
+class FlinkEngine:
+    """`speed.engine.Engine` by Apache Flink."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def start(self, source: EventSource, streams: Sequence[tuple[FeatureGroup, Tiles]], checkpoint: Checkpoint) -> Query:
+        """As `Engine.start`."""
+        job = job_of([group for group, _ in streams], checkpoint.name)
+        return FlinkQuery(self._settings, source, streams, checkpoint, job)
+
+
+class FlinkQuery:
+    """The methods are `speed.engine.Query`'s."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: EventSource,
+        streams: Sequence[tuple[FeatureGroup, Tiles]],
+        checkpoint: Checkpoint,
+        job: Job,
+    ) -> None:
+        self._settings, self._source, self._job, self._checkpoint = settings, source, job, checkpoint
+        self._writer = TileWriter(writing_store(settings), settings, targets_of(streams), checkpoint.name, checkpoint.tasks)
+        self._failure: str | None = None
+        self._ended = threading.Event()
+        self._reader = _Reader(settings, source, job, self._writer)
+        self._thread = threading.Thread(target=self._run, name=f"tiles of {source.name}", daemon=True)
+        self._thread.start()
+
+    def fault(self) -> str | None:
+        """As `Query.fault`."""
+        return None if self._failure is None else f"{self._failure}. Its job is {self._job.name}"
+
+    def committed(self) -> int | None:
+        """As `Query.committed`."""
+        return None if self._writer.number < 0 else self._writer.number
+
+    def entry(self, before: Mapping[str, Any]) -> Entry:
+        """As `Query.entry`."""
+        counters, done = self._writer.counters, self._writer.done
+        oldest = [ms for ms in (before.get("oldest_event_ms"), counters.oldest_ms) if ms is not None]
+        newest = [ms for ms in (before.get("newest_event_ms"), counters.newest_ms) if ms is not None]
+        return {
+            "offsets": {str(partition): offset for partition, offset in done.items()},
+            "batch_id": self._writer.number,
+            "watermark_ms": counters.watermark_ms,
+            "oldest_event_ms": min(oldest, default=None),
+            "newest_event_ms": max(newest, default=None),
+            "rows_per_second": round(counters.rows_per_second, 1),
+            "late_rows": counters.late,
+            "copies": counters.copies,
+            "undecided": counters.undecided,
+            "lag": self._reader.lag,
+        }
+
+    def stop(self) -> None:
+        """As `Query.stop`. The job runs on, for the next process."""
+        self._ended.set()
+        self._thread.join(30)
+
+    def _run(self) -> None:
+        try:
+            self._reader.open()
+            while not self._ended.is_set():
+                began = time.monotonic()
+                self._reader.step()
+                self._ended.wait(max(0.0, self._settings.speed_trigger_seconds - (time.monotonic() - began)))
+        except Exception as error:  # noqa: BLE001 — whatever ends the thread ends the process, which starts again
+            self._failure = " ".join(f"{type(error).__name__}: {error}".split())[:2_000]
+        finally:
+            self._reader.close()
+
+
+class _Reader:
+    """Keeps the job of a source running, and gives its contributions to the writer.
+
+    Attributes:
+        lag: How many messages of the source are not in the store yet.
+    """
+
+    def __init__(self, settings: Settings, source: EventSource, job: Job, writer: TileWriter) -> None:
+        self._settings, self._source, self._job, self._writer = settings, source, job, writer
+        self._cluster = Cluster(settings)
+        self._topic = TopicPartition(job.name, 0)
+        self._rows: pa.Table | None = None
+        self._position = self._noted = 0
+        self._failed = 0
+        self._looked = self._came = self._wrote = self._trimmed = time.monotonic()
+        self._ends: dict[int, int] = {}
+        self._ends_at = 0.0
+        self.lag = 0
+
+    def open(self) -> None:
+        """Goes on with the job that runs, from where the last micro-batch began in its topic; or starts one."""
+        create_topics(self._settings, {self._job.name: 1})
+        options = client_options(self._settings)
+        self._consumer = KafkaConsumer(
+            **options, isolation_level="read_committed", enable_auto_commit=False, fetch_max_wait_ms=20, max_poll_records=20_000
+        )
+        self._consumer.assign([self._topic])
+        noted = self._writer.again.engine if self._writer.again else {}
+        if noted.get("topic") == self._job.name:
+            self._consumer.seek(self._topic, noted["position"])
+        else:
+            self._consumer.seek_to_beginning(self._topic)
+            if noted.get("topic"):
+                delete_topic(self._settings, noted["topic"])
+        self._position = self._consumer.position(self._topic)
+        if noted.get("topic") == self._job.name and self._position != noted["position"]:
+            self._job_ids_to_end()
+        self._keep_job()
+
+    def step(self) -> None:
+        """Writes what has come; looks after the job."""
+        polled = self._consumer.poll(timeout_ms=_POLL_MS, max_records=min(self._settings.speed_batch_events, 20_000))
+        records = polled.get(self._topic, [])
+        current = time.monotonic()
+        if records:
+            self._came = current
+            rows = contribution_rows([record.value for record in records], self._job.entities, self._job.inputs)
+            rows = rows.append_column("position", pa.array([record.offset for record in records], pa.int64()))
+            if not self._rows:
+                self._wrote = current
+            self._rows = pa.concat_tables([self._rows, rows]) if self._rows else rows
+        if self._rows:
+            self._write(burst=len(records) > _BURST)
+            self._writer.counters.rows_per_second = len(records) / max(time.monotonic() - current, 1e-9)
+        if current - self._looked > _LOOK_SECONDS:
+            self._looked = current
+            self._keep_job()
+            self._see_ends()
+            if current - self._came > _IDLE_SECONDS and any(self._behind()):
+                self._pass_unseen()
+            self._writer.hold_degraded()
+            if current - self._trimmed > _TRIM_SECONDS:
+                self._trimmed = current
+                self._trim()
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self._cluster.close()
+        if consumer := getattr(self, "_consumer", None):
+            consumer.close()
+
+    def _write(self, burst: bool = False) -> None:
+        """Writes what has come, but for rows that have to wait for others."""
+        rows, writer = self._rows, self._writer
+        if writer.again:
+            if not writer.has_come(rows):
+                return
+            if rows is None:
+                writer.abandon()
+                return
+            rows = writer.write_again(rows)
+        if rows is None:
+            return
+        if burst or time.monotonic() - self._ends_at > _ENDS_SECONDS:
+            self._see_ends()
+        rows = writer.new(rows)
+        waiting = rows.slice(0, 0)
+        if time.monotonic() - self._wrote < _WAIT_SECONDS:
+            rows, waiting = in_order(rows, self._ends, writer.done)
+        if rows.num_rows:
+            self._noted = self._position
+            writer.write(rows, {"topic": self._job.name, "position": self._noted})
+            self._wrote = time.monotonic()
+        self._rows = waiting if waiting.num_rows else None
+        # Where a later process has to begin, to have all rows that are not written yet.
+        self._position = pc.min(waiting.column("position")).as_py() if waiting.num_rows else self._consumer.position(self._topic)
+
+    def _keep_job(self) -> None:
+        """Starts the job where none runs, and ends those of other declarations."""
+        jobs = self._cluster.jobs()
+        if jobs is None:
+            return
+        prefix = f"{self._source.topic}.contributions."
+        for name, ids in jobs.items():
+            if name.startswith(prefix):
+                for job_id in ids if name != self._job.name else ids[1:]:
+                    self._cluster.cancel(job_id)
+        if self._job.name in jobs:
+            self._failed = 0
+            return
+        partitions = self._consumer.partitions_for_topic(self._source.topic) or set()
+        statements = self._job.statements(self._source, flink_options(self._settings), self._writer.done, partitions)
+        try:
+            self._cluster.submit(statements)
+            self._failed = 0
+        except BraidError:
+            # The cluster may have gone meanwhile.
+            self._failed += 1
+            if self._failed >= _ATTEMPTS:
+                raise
+
+    def _job_ids_to_end(self) -> None:
+        """Ends the job whose topic has lost messages that were not written yet, so that another begins."""
+        for job_id in (self._cluster.jobs() or {}).get(self._job.name, []):
+            self._cluster.cancel(job_id)
+        while self._job.name in (self._cluster.jobs() or {}):
+            time.sleep(0.1)
+
+    def _see_ends(self) -> None:
+        topic = self._source.topic
+        partitions = [TopicPartition(topic, partition) for partition in self._consumer.partitions_for_topic(topic) or ()]
+        try:
+            self._ends = {each.partition: end for each, end in self._consumer.end_offsets(partitions).items()}
+        except KafkaError:
+            return
+        self._ends_at = time.monotonic()
+        self.lag = sum(self._behind().values())
+
+    def _behind(self) -> dict[int, int]:
+        """Partition → how many of its messages are not in the store yet."""
+        done = self._writer.done
+        return {partition: end - done.get(partition, 0) for partition, end in self._ends.items() if end > done.get(partition, 0)}
+
+    def _pass_unseen(self) -> None:
+        """Passes over the ends of transactions and what else readers do not see, where nothing else is left of a partition."""
+        consumer = KafkaConsumer(**client_options(self._settings), isolation_level="read_committed", enable_auto_commit=False)
+        try:
+            for partition in self._behind():
+                end = self._ends[partition]
+                topic = TopicPartition(self._source.topic, partition)
+                consumer.assign([topic])
+                earliest = consumer.beginning_offsets([topic])[topic]
+                consumer.seek(topic, max(earliest, self._writer.done.get(partition, 0)))
+                polled = any(consumer.poll(timeout_ms=300, max_records=1) for _ in range(2))
+                if not polled and consumer.position(topic) >= end:
+                    self._writer.passed({partition: end})
+        except KafkaError:
+            return
+        finally:
+            consumer.close()
+        self._write()
+
+    def _trim(self) -> None:
+        """Deletes what was written before the last micro-batch, which may have to be made again."""
+        try:
+            earliest = self._consumer.beginning_offsets([self._topic])[self._topic]
+            if self._noted > earliest:
+                delete_messages(self._settings, self._job.name, {0: self._noted})
+        except (KafkaError, BraidError):
+            return
