@@ -76,7 +76,12 @@ def programs(settings: Settings) -> list[Program]:
         Program("speed", _speed_command, after=("kafka", "valkey", "flink-taskmanager"), stop_seconds=45, nice=_SPEED),
         Program("serving", _serving_command, (ports.serving,), after=("valkey", "mlflow")),
         Program(
-            "dagster-code", _code_command, (ports.dagster_code,), after=("kafka", "valkey"), prepare=prepare_dagster, nice=_BACKGROUND
+            "dagster-code",
+            _code_command,
+            (ports.dagster_code,),
+            after=("kafka", "valkey"),
+            prepare=prepare_dagster,
+            nice=_BACKGROUND,
         ),
         Program("dagster", _dagster_command, (ports.dagster,), after=("dagster-code",), prepare=prepare_dagster, nice=_BACKGROUND),
         Program("dagster-daemon", _daemon_command, after=("dagster",), prepare=prepare_dagster, nice=_BACKGROUND),

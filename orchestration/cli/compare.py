@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.errors import InputError
-from orchestration.cli.console import HomeOption, JsonOption, print_json, settings_of
+from orchestration.cli.console import HomeOption, JsonOption, note, print_json, settings_of
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -25,7 +25,8 @@ def compare(
         str | None, typer.Argument(help="An example. Default: the project, with the events of the home's lake.", show_default=False)
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="A variant, such as kappa/flink. Repeatable. Default: all.", show_default=False)
+        list[str] | None,
+        typer.Option("--only", help="A variant, such as kappa/flink. Repeatable. Default: all.", show_default=False),
     ] = None,
     rate: Annotated[float, typer.Option("--rate", min=1, help="Events per second of the streamed part.")] = 500,
     seconds: Annotated[int, typer.Option("--seconds", min=5, help="Length of the stream.")] = 60,
@@ -62,6 +63,7 @@ def compare(
         with Progress(remain=True) as progress:
             with progress.step("events"):
                 settings, events = _prepared(settings, example, folder, round(rate * seconds), days)
+            variants = _runnable(settings, variants)
             lasting = sum(events.streamed.values()) / seconds
             figures = {}
             for variant in variants:
@@ -93,6 +95,31 @@ def _prepared(settings: Settings, example: str | None, folder: Path, streamed: i
     events = files_of_lake(settings, project) if chosen is None else nullcontext(chosen.write(folder / "written", now_ms()))
     with events as files:
         return settings, divided(project, files, folder / "events", streamed, days)
+
+
+def _runnable(settings: Settings, variants: list[str]) -> list[str]:
+    """The variants that can run the project. For those on Flink it is installed, because the comparison does not count that time.
+
+    Raises:
+        UntranslatableError: All variants are on Flink, which cannot run the project.
+    """
+    from infra.flink.distribution import distribution
+    from orchestration.compare.declared import project_of
+    from speed.flink.expressions import UntranslatableError
+    from speed.flink.job_sql import check_translations
+
+    others = [variant for variant in variants if not variant.endswith("/flink")]
+    if others == variants:
+        return variants
+    try:
+        check_translations(project_of(settings.project, str(settings.project_folder), changed=True))
+    except UntranslatableError as error:
+        if not others:
+            raise
+        note(f"The variants on Flink are left out. {error}")
+        return others
+    distribution(settings)
+    return variants
 
 
 def _settings_of_variant(settings: Settings, folder: Path, variant: str) -> Settings:
