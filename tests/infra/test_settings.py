@@ -91,7 +91,9 @@ def test_a_home_remembers_its_engine_and_has_its_services(tmp_path, monkeypatch)
     assert with_engine(Settings.load(tmp_path), "flink").engine == "flink"
     settings = Settings.load(tmp_path)
     assert settings.environment()["BRAID_ENGINE"] == "flink", "services have what the home has"
-    assert {"flink-jobmanager", "flink-taskmanager"} <= {*service_names(settings)} & {program.name for program in programs(settings)}
+    assert {"flink-jobmanager", "flink-taskmanager"} <= {*service_names(settings)} & {
+        program.name for program in programs(settings)
+    }
     assert with_engine(settings, "spark").engine == "spark"
     assert Settings.load(tmp_path).engine == "spark", "the last start counts"
 
