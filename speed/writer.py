@@ -9,6 +9,7 @@ the same number, so that the store does not take an event for a copy of itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -105,14 +106,10 @@ class TileWriter:
     def write_again(self, rows: pa.Table) -> pa.Table:
         """Makes the micro-batch again that was noted last, of which all rows must be there; gives the rows behind it."""
         assert self.again is not None
-        rows = self.new(rows)
-        partition, offset = _numbers(rows, "kafka_partition"), _numbers(rows, "kafka_offset")
-        inside = np.zeros(rows.num_rows, bool)
-        for number, end in self.again.end.items():
-            inside |= (partition == number) & (offset < end)
-        self._write(rows.filter(pa.array(inside)), self.again)
+        inside, behind = split(self.new(rows), self.again.end)
+        self._write(inside, self.again)
         self.again = None
-        return rows.filter(pa.array(~inside))
+        return behind
 
     def new(self, rows: pa.Table) -> pa.Table:
         """The rows that are not in the store yet, each place once."""
@@ -125,12 +122,6 @@ class TileWriter:
             highest = np.maximum.accumulate(np.concatenate(([self.done.get(number, 0) - 1], offsets[:-1])))
             fresh[places] = offsets > highest
         return rows if fresh.all() else rows.filter(pa.array(fresh))
-
-    def has_come(self, rows: pa.Table | None) -> bool:
-        """Whether a micro-batch that is to be made again is whole in these rows, with what was passed over."""
-        ends = ends_of(rows) if rows else {}
-        wanted = self.again.end if self.again else {}
-        return all(max(ends.get(partition, 0), self.done.get(partition, 0)) >= end for partition, end in wanted.items())
 
     def abandon(self) -> None:
         """Passes over the micro-batch that is to be made again, of which Kafka has no message any more."""
@@ -208,30 +199,35 @@ class TileWriter:
         return of_slot
 
 
-def in_order(rows: pa.Table, ends: Mapping[int, int], done: Mapping[int, int]) -> tuple[pa.Table, pa.Table]:
-    """Rows that may be written now, and those that have to wait: for rows of another partition that arrived earlier and have not come yet.
+def next_ends(ends: Mapping[int, int], done: Mapping[int, int], at_most: int) -> dict[int, int]:
+    """Partition → the offset behind the last message of the next micro-batch: what Kafka has, as far as a bound allows.
 
-    An engine reads the partitions of a backlog one after the other. Without this order the first of them would raise the watermark, and
-    the events of the others would be late.
+    The bound is shared among the partitions by how much each holds, as in Spark, so that all of them come to their ends at the same time: otherwise the
+    events of one would raise the watermark, and those of another would be late.
 
     Args:
-        rows: As in `TileWriter.write`.
-        ends: Partition → the offset behind its last message.
-        done: Partition → the offset before which all is in the store.
+        ends: What Kafka has.
+        done: What has been written.
+        at_most: The bound.
     """
-    come = ends_of(rows)
-    behind = [partition for partition, end in ends.items() if max(come.get(partition, 0), done.get(partition, 0)) < end]
-    if not behind:
-        return rows, rows.slice(0, 0)
-    partition, arrival_ms = _numbers(rows, "kafka_partition"), _numbers(rows, "arrival_ms")
-    # Of a partition of which nothing has come, nobody knows.
-    limit_ms = min((int(arrival_ms[partition == number].max()) if number in come else -1) for number in behind)
-    ready = np.zeros(rows.num_rows, bool)
-    for number in come:
-        places = np.flatnonzero(partition == number)
-        # By a producer's clock a message may be older than the one before it, and has to wait with that one.
-        ready[places] = np.maximum.accumulate(arrival_ms[places]) <= limit_ms
-    return rows.filter(pa.array(ready)), rows.filter(pa.array(~ready))
+    left = {partition: max(0, end - done.get(partition, 0)) for partition, end in ends.items()}
+    share = min(1.0, at_most / max(1, sum(left.values())))
+    return {partition: done.get(partition, 0) + math.ceil(count * share) for partition, count in left.items()}
+
+
+def have_come(rows: pa.Table | None, ends: Mapping[int, int], reached: Mapping[int, int]) -> bool:
+    """Whether all rows before `ends` are there; `reached` names offsets before which there is nothing else."""
+    come = ends_of(rows) if rows else {}
+    return all(max(come.get(partition, 0), reached.get(partition, 0)) >= end for partition, end in ends.items())
+
+
+def split(rows: pa.Table, ends: Mapping[int, int]) -> tuple[pa.Table, pa.Table]:
+    """The rows before the offsets of their partitions, and the others."""
+    partition, offset = _numbers(rows, "kafka_partition"), _numbers(rows, "kafka_offset")
+    inside = np.zeros(rows.num_rows, bool)
+    for number, end in ends.items():
+        inside |= (partition == number) & (offset < end)
+    return rows.filter(pa.array(inside)), rows.filter(pa.array(~inside))
 
 
 def ends_of(rows: pa.Table) -> dict[int, int]:

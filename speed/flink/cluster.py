@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import httpx
+import psutil
 
 from infra.errors import ServiceError
 from infra.flink.cluster import rest_url, sql_client_command, sql_client_environment
@@ -17,7 +18,8 @@ from infra.settings import Settings
 #: The states of a job that has ended, or soon will.
 _ENDED = {"FINISHED", "FAILED", "CANCELED", "SUSPENDED"}
 _TIMEOUT_SECONDS = 5.0
-_SUBMIT_SECONDS = 120
+#: On a busy machine a Java that plans takes some minutes.
+_SUBMIT_SECONDS = 300
 
 
 class Cluster:
@@ -25,6 +27,11 @@ class Cluster:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # Of processes that were killed while they started a job.
+        for path in (settings.home / "flink").glob("*.sql"):
+            pid = path.name.split("-")[0]
+            if not (pid.isdigit() and psutil.pid_exists(int(pid))):
+                path.unlink(missing_ok=True)
         self._client = httpx.Client(base_url=rest_url(settings), timeout=_TIMEOUT_SECONDS, trust_env=False)
 
     def jobs(self) -> dict[str, list[str]] | None:
@@ -56,7 +63,7 @@ class Cluster:
         """
         folder = self._settings.home / "flink"
         # The statements may have the password of Kafka's user: the file can be read by its owner only, and goes.
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".sql", delete=False) as file:
+        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=f"{os.getpid()}-", suffix=".sql", delete=False) as file:
             file.write(statements)
         path = Path(file.name)
         try:
@@ -68,7 +75,7 @@ class Cluster:
         except subprocess.TimeoutExpired:
             output = f"it has not answered for {_SUBMIT_SECONDS} s"
         finally:
-            path.unlink()
+            path.unlink(missing_ok=True)
         if match := re.search(r"Job ID: ([0-9a-f]{32})", output):
             return match[1]
         causes = [line for line in output.splitlines() if "Exception" in line and not line.lstrip().startswith("at ")]

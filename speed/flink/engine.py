@@ -28,21 +28,22 @@ from speed.flink.cluster import Cluster
 from speed.flink.job_sql import Job, job_of
 from speed.flink.rows import contribution_rows
 from speed.online import targets_of
-from speed.writer import TileWriter, in_order
+from speed.writer import TileWriter, ends_of, have_come, next_ends, split
 from store.protocol import Tiles
 from store.server import writing_store
 
 #: How often the writer looks whether its job runs and how much is to be read, and for how long nothing may come before it looks for what readers do not see.
 _LOOK_SECONDS, _IDLE_SECONDS = 1.0, 2.0
-#: How old the ends of the source's partitions may be, and from how many messages at once on they are asked for again: they may be a backlog.
-_ENDS_SECONDS, _BURST = 0.2, 200
-#: For how long rows wait for a partition of which nothing comes, such as one that is new.
+#: For how long rows wait for a partition of which nothing comes, such as one that is new to the job.
 _WAIT_SECONDS = 15.0
+#: For how long rows wait before the writer looks whether that of which they wait is anything that readers see.
+_DOUBT_SECONDS = 0.25
 #: How often the messages are deleted that have been written.
 _TRIM_SECONDS = 60.0
 #: How often in a row a job may not be taken before the process gives up.
 _ATTEMPTS = 5
-_POLL_MS = 50
+_POLL_MS, _POLLS = 50, 10
+_WAITING_POLL_MS = 5
 
 
 class FlinkEngine:
@@ -121,11 +122,7 @@ class FlinkQuery:
 
 
 class _Reader:
-    """Keeps the job of a source running, and gives its contributions to the writer.
-
-    Attributes:
-        lag: How many messages of the source are not in the store yet.
-    """
+    """Keeps the job of a source running, and gives its contributions to the writer."""
 
     def __init__(self, settings: Settings, source: EventSource, job: Job, writer: TileWriter) -> None:
         self._settings, self._source, self._job, self._writer = settings, source, job, writer
@@ -134,10 +131,16 @@ class _Reader:
         self._rows: pa.Table | None = None
         self._position = self._noted = 0
         self._failed = 0
-        self._looked = self._came = self._wrote = self._trimmed = time.monotonic()
+        self._looked = self._came = self._wrote = self._doubted = self._trimmed = time.monotonic()
         self._ends: dict[int, int] = {}
-        self._ends_at = 0.0
-        self.lag = 0
+        # Partition → an offset before which there is nothing but what has come, and what readers do not see.
+        self._unseen: dict[int, int] = {}
+        self._goal: dict[int, int] | None = None
+
+    @property
+    def lag(self) -> int:
+        """How many messages of the source are not in the store yet."""
+        return sum(self._behind().values())
 
     def open(self) -> None:
         """Goes on with the job that runs, from where the last micro-batch began in its topic; or starts one."""
@@ -156,12 +159,15 @@ class _Reader:
                 delete_topic(self._settings, noted["topic"])
         self._position = self._consumer.position(self._topic)
         if noted.get("topic") == self._job.name and self._position != noted["position"]:
-            self._job_ids_to_end()
+            self._end_job()
+        self._see_ends()
         self._keep_job()
 
     def step(self) -> None:
         """Writes what has come; looks after the job."""
-        polled = self._consumer.poll(timeout_ms=_POLL_MS, max_records=min(self._settings.speed_batch_events, 20_000))
+        polled = self._consumer.poll(
+            timeout_ms=_WAITING_POLL_MS if self._rows else _POLL_MS, max_records=min(self._settings.speed_batch_events, 20_000)
+        )
         records = polled.get(self._topic, [])
         current = time.monotonic()
         if records:
@@ -172,14 +178,17 @@ class _Reader:
                 self._wrote = current
             self._rows = pa.concat_tables([self._rows, rows]) if self._rows else rows
         if self._rows:
-            self._write(burst=len(records) > _BURST)
+            self._write()
             self._writer.counters.rows_per_second = len(records) / max(time.monotonic() - current, 1e-9)
+        if self._rows and current - max(self._wrote, self._doubted) > _DOUBT_SECONDS:
+            self._doubted = current
+            self._look_for_unseen()
         if current - self._looked > _LOOK_SECONDS:
             self._looked = current
             self._keep_job()
             self._see_ends()
             if current - self._came > _IDLE_SECONDS and any(self._behind()):
-                self._pass_unseen()
+                self._look_for_unseen()
             self._writer.hold_degraded()
             if current - self._trimmed > _TRIM_SECONDS:
                 self._trimmed = current
@@ -191,31 +200,37 @@ class _Reader:
         if consumer := getattr(self, "_consumer", None):
             consumer.close()
 
-    def _write(self, burst: bool = False) -> None:
-        """Writes what has come, but for rows that have to wait for others."""
+    def _write(self) -> None:
+        """Writes what has come, when a micro-batch is whole."""
         rows, writer = self._rows, self._writer
         if writer.again:
-            if not writer.has_come(rows):
+            if not have_come(rows, writer.again.end, self._reached()):
                 return
             if rows is None:
                 writer.abandon()
-                return
-            rows = writer.write_again(rows)
-        if rows is None:
-            return
-        if burst or time.monotonic() - self._ends_at > _ENDS_SECONDS:
-            self._see_ends()
-        rows = writer.new(rows)
-        waiting = rows.slice(0, 0)
-        if time.monotonic() - self._wrote < _WAIT_SECONDS:
-            rows, waiting = in_order(rows, self._ends, writer.done)
-        if rows.num_rows:
-            self._noted = self._position
-            writer.write(rows, {"topic": self._job.name, "position": self._noted})
-            self._wrote = time.monotonic()
-        self._rows = waiting if waiting.num_rows else None
+            else:
+                rows = writer.write_again(rows)
+        if rows is not None:
+            rows = writer.new(rows)
+            waits = time.monotonic() - self._wrote > _WAIT_SECONDS
+            if self._goal is None:
+                self._see_ends()
+                self._goal = next_ends(self._ends, writer.done, self._settings.speed_batch_events)
+            if waits or have_come(rows, self._goal, self._reached()):
+                inside, rows = (rows, rows.slice(0, 0)) if waits else split(rows, self._goal)
+                self._noted = self._position
+                writer.write(inside, {"topic": self._job.name, "position": self._noted})
+                self._wrote, self._goal = time.monotonic(), None
+        self._rows = rows or None
+        of_waiting = ends_of(self._rows) if self._rows else {}
+        writer.passed({partition: end for partition, end in self._unseen.items() if partition not in of_waiting})
         # Where a later process has to begin, to have all rows that are not written yet.
-        self._position = pc.min(waiting.column("position")).as_py() if waiting.num_rows else self._consumer.position(self._topic)
+        self._position = pc.min(self._rows.column("position")).as_py() if self._rows else self._consumer.position(self._topic)
+
+    def _reached(self) -> dict[int, int]:
+        """Partition → an offset before which there is nothing but what has come."""
+        done = self._writer.done
+        return {partition: max(done.get(partition, 0), self._unseen.get(partition, 0)) for partition in {*done, *self._unseen}}
 
     def _keep_job(self) -> None:
         """Starts the job where none runs, and ends those of other declarations."""
@@ -241,7 +256,7 @@ class _Reader:
             if self._failed >= _ATTEMPTS:
                 raise
 
-    def _job_ids_to_end(self) -> None:
+    def _end_job(self) -> None:
         """Ends the job whose topic has lost messages that were not written yet, so that another begins."""
         for job_id in (self._cluster.jobs() or {}).get(self._job.name, []):
             self._cluster.cancel(job_id)
@@ -255,27 +270,28 @@ class _Reader:
             self._ends = {each.partition: end for each, end in self._consumer.end_offsets(partitions).items()}
         except KafkaError:
             return
-        self._ends_at = time.monotonic()
-        self.lag = sum(self._behind().values())
 
     def _behind(self) -> dict[int, int]:
         """Partition → how many of its messages are not in the store yet."""
         done = self._writer.done
         return {partition: end - done.get(partition, 0) for partition, end in self._ends.items() if end > done.get(partition, 0)}
 
-    def _pass_unseen(self) -> None:
-        """Passes over the ends of transactions and what else readers do not see, where nothing else is left of a partition."""
+    def _look_for_unseen(self) -> None:
+        """Looks whether what is left of a partition is only the ends of transactions, or what else readers do not see."""
+        come = ends_of(self._rows) if self._rows else {}
         consumer = KafkaConsumer(**client_options(self._settings), isolation_level="read_committed", enable_auto_commit=False)
         try:
             for partition in self._behind():
-                end = self._ends[partition]
-                topic = TopicPartition(self._source.topic, partition)
+                topic, end = TopicPartition(self._source.topic, partition), self._ends[partition]
                 consumer.assign([topic])
                 earliest = consumer.beginning_offsets([topic])[topic]
-                consumer.seek(topic, max(earliest, self._writer.done.get(partition, 0)))
-                polled = any(consumer.poll(timeout_ms=300, max_records=1) for _ in range(2))
-                if not polled and consumer.position(topic) >= end:
-                    self._writer.passed({partition: end})
+                consumer.seek(topic, max(earliest, self._writer.done.get(partition, 0), come.get(partition, 0)))
+                for _ in range(_POLLS):
+                    if consumer.position(topic) >= end:
+                        self._unseen[partition] = end
+                        break
+                    if consumer.poll(timeout_ms=_POLL_MS, max_records=1):
+                        break
         except KafkaError:
             return
         finally:

@@ -26,6 +26,19 @@ def test_a_checkpoint_goes_on_without_a_version_and_another_begins_with_a_new_on
     store(valkey).flushall()
 
 
+def test_another_engine_begins_a_checkpoint_with_the_tiles_that_are_there(valkey: Settings) -> None:
+    store(valkey).flushall()
+    online = open_store(valkey)
+    of_spark = checkpoint_of(online, user_events, {"a@1": "x"}, 2)
+    of_flink = checkpoint_of(online, user_events, {"a@1": "x"}, 1, "flink")
+    assert (of_spark.engine, of_flink.engine) == ("spark", "flink")
+    assert of_flink.name != of_spark.name
+    assert (of_flink.tokens, of_flink.tasks) == (of_spark.tokens, 2)
+    assert checkpoint_of(online, user_events, {"a@1": "x"}, 1, "flink") == of_flink
+    assert checkpoint_of(online, user_events, {"a@1": "x"}, 2) not in (of_spark, of_flink)
+    store(valkey).flushall()
+
+
 def test_tiles_of_a_former_layout_are_made_again_and_say_so_until_they_are_whole(valkey: Settings) -> None:
     store(valkey).flushall()
     online = open_store(valkey)

@@ -15,7 +15,7 @@ from features.windows import HOUR_MS
 from infra.settings import Settings
 from speed import writer as writers
 from speed.online import targets_of
-from speed.writer import FITS, REFUSED, UNDECIDED, TileWriter, in_order
+from speed.writer import FITS, REFUSED, UNDECIDED, TileWriter, have_come, next_ends, split
 from store.keys import version_of
 from store.protocol import Tiles
 from store.server import RedisStore, writing_store
@@ -106,9 +106,9 @@ def test_a_micro_batch_that_was_torn_is_made_again_under_its_number(
     again = stream.writer()
     assert again.again is not None
     assert (again.again.engine, again.number) == ({"position": 7}, -1)
-    assert not again.has_come(table(rows[:3]))
+    assert not have_come(table(rows[:3]), again.again.end, {})
     more = [*rows[:4], *rows, row(0, 6, 200, ts_ms)]
-    assert again.has_come(table(more))
+    assert have_come(table(more), again.again.end, {})
     left = again.write_again(table(more))
     assert left.column("kafka_offset").to_pylist() == [6]
     again.write(left, {})
@@ -143,26 +143,26 @@ def test_what_is_refused_moves_the_offsets_and_what_is_undecided_is_named(stream
 def test_what_no_message_is_left_of_is_passed_over(stream: Stream) -> None:
     stream.writer().write(table([row(0, 0, 500), row(0, 1, 501)]), {})
     again = stream.writer()
-    assert not again.has_come(None)
-    again.passed({0: 9})
-    assert again.has_come(None)
+    assert not have_come(None, {0: 2}, {0: 1})
+    assert have_come(None, {0: 2}, {0: 9})
     again.abandon()
+    again.passed({0: 9})
     assert (again.done, again.number, again.again) == ({0: 9}, 0, None)
 
 
-def test_rows_of_a_backlog_wait_for_those_that_arrived_earlier() -> None:
-    rows = table([row(0, offset, offset, arrival_ms=100 + offset) for offset in range(10)])
-    ready, waiting = in_order(rows, {0: 10, 1: 5}, {})
-    assert (ready.num_rows, waiting.num_rows) == (0, 10), "nobody knows when the first message of the other partition arrived"
-    rows = pa.concat_tables([rows, table([row(1, 0, 20, arrival_ms=103)])])
-    ready, waiting = in_order(rows, {0: 10, 1: 5}, {})
-    assert ready.column("arrival_ms").to_pylist() == [100, 101, 102, 103, 103]
-    assert in_order(rows, {0: 10, 1: 5}, {1: 5})[1].num_rows == 0, "all of the other partition has come"
-    # By a producer's clock: the third arrived earlier than the second.
-    rows = table(
-        [row(0, offset, offset, arrival_ms=ms) for offset, ms in enumerate((100, 300, 200))] + [row(1, 0, 9, arrival_ms=250)]
+def test_a_micro_batch_of_a_backlog_takes_of_each_partition_its_share() -> None:
+    assert next_ends({0: 1_000, 1: 3_000, 2: 5}, {0: 0, 1: 1_000, 2: 5}, 300) == {0: 100, 1: 1_200, 2: 5}
+    assert next_ends({0: 7, 1: 9}, {0: 4}, 300) == {0: 7, 1: 9}
+    rows = table([row(0, offset, offset) for offset in range(10)])
+    assert not have_come(rows, {0: 5, 1: 2}, {}), "the watermark waits for the other partition"
+    assert have_come(rows, {0: 5, 1: 2}, {1: 2})
+    rows = pa.concat_tables([rows, table([row(1, 1, 21)])])
+    assert have_come(rows, {0: 5, 1: 2}, {})
+    inside, waiting = split(rows, {0: 5, 1: 2})
+    assert (inside.column("kafka_offset").to_pylist(), waiting.column("kafka_offset").to_pylist()) == (
+        [0, 1, 2, 3, 4, 1],
+        [5, 6, 7, 8, 9],
     )
-    assert in_order(rows, {0: 3, 1: 2}, {})[0].column("kafka_offset").to_pylist() == [0, 0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -174,7 +174,7 @@ def test_however_rows_come_again_each_event_counts_once(stream: Stream, seed: in
         size = rng.randrange(1, 12)
         begin = max(0, at - rng.randrange(20))
         came = rows[begin : at + size]
-        if writer.again and not writer.has_come(table(came)):
+        if writer.again and not have_come(table(came), writer.again.end, {}):
             came = rows[: at + size]
         if writer.again:
             came = writer.write_again(table(came)).to_pylist()
