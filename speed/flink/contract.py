@@ -35,6 +35,8 @@ _ASCII = r"\A[\x00-\x7f]*\z"
 _CERTAIN_TIME = (
     r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:[Zz]|[+-](?:0[0-9]|1[0-7]):[0-5][0-9])\z"
 )
+#: The longest message in characters; a longer one may make a contribution that Kafka does not take.
+_LONGEST = 100_000
 #: The first year of the Gregorian calendar, which Spark counts by.
 _FIRST_YEAR = 1_583
 
@@ -154,6 +156,7 @@ def _shape_sql() -> str:
     wrapped = """CONCAT('{"e":', message, ',"end":1}') IS JSON OBJECT"""
     return (
         f"CASE WHEN message IS NULL OR ENCODE(message, 'UTF-8') <> `value` THEN {REFUSED} "
+        f"WHEN CHAR_LENGTH(message) > {_LONGEST} THEN {UNDECIDED} "
         f"WHEN REGEXP(message, {text(JSON_OBJECT)}) THEN CASE WHEN {half} THEN {REFUSED} ELSE {FITS} END "
         rf"WHEN REGEXP(message, '\A[ \t\n\r]*+[^{{ \t\n\r]') OR {bounded} AND NOT ({wrapped}) THEN {REFUSED} ELSE {UNDECIDED} END"
     )

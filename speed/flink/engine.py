@@ -35,7 +35,7 @@ from store.server import writing_store
 #: How often the writer looks whether its job runs and how much is to be read, and for how long nothing may come before it looks for what readers do not see.
 _LOOK_SECONDS, _IDLE_SECONDS = 1.0, 2.0
 #: For how long rows wait for a partition of which nothing comes, such as one that is new to the job.
-_WAIT_SECONDS = 15.0
+_WAIT_SECONDS = 120.0
 #: For how long rows wait before the writer looks whether that of which they wait is anything that readers see.
 _DOUBT_SECONDS = 0.25
 #: How often the messages are deleted that have been written.
@@ -44,6 +44,8 @@ _TRIM_SECONDS = 60.0
 _ATTEMPTS = 5
 _POLL_MS, _POLLS = 50, 10
 _WAITING_POLL_MS = 5
+#: How many contributions are read at once at most.
+_AT_ONCE = 20_000
 
 
 class FlinkEngine:
@@ -131,6 +133,8 @@ class _Reader:
         self._rows: pa.Table | None = None
         self._position = self._noted = 0
         self._failed = 0
+        # Whether the job that runs has to end, so that another begins.
+        self._stale = False
         self._looked = self._came = self._wrote = self._doubted = self._trimmed = time.monotonic()
         self._ends: dict[int, int] = {}
         # Partition → an offset before which there is nothing but what has come, and what readers do not see.
@@ -147,27 +151,30 @@ class _Reader:
         create_topics(self._settings, {self._job.name: 1})
         options = client_options(self._settings)
         self._consumer = KafkaConsumer(
-            **options, isolation_level="read_committed", enable_auto_commit=False, fetch_max_wait_ms=20, max_poll_records=20_000
-        )
+            **options, isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=20,
+            max_poll_records=_AT_ONCE,
+        )  # fmt: skip
         self._consumer.assign([self._topic])
         noted = self._writer.again.engine if self._writer.again else {}
-        if noted.get("topic") == self._job.name:
-            self._consumer.seek(self._topic, noted["position"])
-        else:
-            self._consumer.seek_to_beginning(self._topic)
-            if noted.get("topic"):
-                delete_topic(self._settings, noted["topic"])
-        self._position = self._consumer.position(self._topic)
-        if noted.get("topic") == self._job.name and self._position != noted["position"]:
-            self._end_job()
+        [earliest], [end] = (
+            self._consumer.beginning_offsets([self._topic]).values(),
+            self._consumer.end_offsets([self._topic]).values(),
+        )
+        self._position = earliest
+        if noted.get("topic") == self._job.name and earliest <= noted["position"] <= end:
+            self._position = noted["position"]
+        elif noted.get("topic") == self._job.name:
+            # Its topic has lost messages that may not have been written yet.
+            self._stale = True
+        elif noted.get("topic"):
+            delete_topic(self._settings, noted["topic"])
+        self._consumer.seek(self._topic, self._position)
         self._see_ends()
         self._keep_job()
 
     def step(self) -> None:
         """Writes what has come; looks after the job."""
-        polled = self._consumer.poll(
-            timeout_ms=_WAITING_POLL_MS if self._rows else _POLL_MS, max_records=min(self._settings.speed_batch_events, 20_000)
-        )
+        polled = self._consumer.poll(timeout_ms=_WAITING_POLL_MS if self._rows else _POLL_MS, max_records=_AT_ONCE)
         records = polled.get(self._topic, [])
         current = time.monotonic()
         if records:
@@ -187,7 +194,7 @@ class _Reader:
             self._looked = current
             self._keep_job()
             self._see_ends()
-            if current - self._came > _IDLE_SECONDS and any(self._behind()):
+            if current - self._came > _IDLE_SECONDS and self._behind():
                 self._look_for_unseen()
             self._writer.hold_degraded()
             if current - self._trimmed > _TRIM_SECONDS:
@@ -240,7 +247,7 @@ class _Reader:
         prefix = f"{self._source.topic}.contributions."
         for name, ids in jobs.items():
             if name.startswith(prefix):
-                for job_id in ids if name != self._job.name else ids[1:]:
+                for job_id in ids if name != self._job.name or self._stale else ids[1:]:
                     self._cluster.cancel(job_id)
         if self._job.name in jobs:
             self._failed = 0
@@ -249,19 +256,13 @@ class _Reader:
         statements = self._job.statements(self._source, flink_options(self._settings), self._writer.done, partitions)
         try:
             self._cluster.submit(statements)
-            self._failed = 0
         except BraidError:
             # The cluster may have gone meanwhile.
             self._failed += 1
             if self._failed >= _ATTEMPTS:
                 raise
-
-    def _end_job(self) -> None:
-        """Ends the job whose topic has lost messages that were not written yet, so that another begins."""
-        for job_id in (self._cluster.jobs() or {}).get(self._job.name, []):
-            self._cluster.cancel(job_id)
-        while self._job.name in (self._cluster.jobs() or {}):
-            time.sleep(0.1)
+            return
+        self._failed, self._stale, self._wrote = 0, False, time.monotonic()
 
     def _see_ends(self) -> None:
         topic = self._source.topic
