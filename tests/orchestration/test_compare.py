@@ -120,15 +120,18 @@ def test_a_probe_is_known_when_a_tile_has_an_event_of_its_time_or_later(valkey: 
         )
 
     watch = Watch(valkey)
-    for user in (1, 2, 3):
+    known, early, later = 9_000_001, 9_000_002, 9_000_003  # no other test of the store has them
+    for user in (known, early, later):
         watch.add(Probe(user_features, user, NOW_MS))
     assert watch.look() == 0
     open_store(valkey).put_tiles(
-        user_features, [(1, START_MS, tile(NOW_MS)), (2, START_MS, tile(NOW_MS - 1)), (3, START_MS, tile(NOW_MS + 1))], 600
+        user_features,
+        [(known, START_MS, tile(NOW_MS)), (early, START_MS, tile(NOW_MS - 1)), (later, START_MS, tile(NOW_MS + 1))],
+        600,
     )
     assert watch.look() == 2
     assert len(watch.waited_ms) == 2
-    assert [probe.entity_id for probe in watch.pending] == [2]
+    assert [probe.entity_id for probe in watch.pending] == [early]
     assert percentiles([]) == {}
     assert percentiles([1.0, 2.0, 3.0])["freshness_p50_ms"] == 2
 
