@@ -40,7 +40,7 @@ SERVICES = ("kafka", "valkey", "flink-jobmanager", "flink-taskmanager")
 def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     home = tmp_path_factory.mktemp("flink")
     settings = Settings.load(home).model_copy(
-        update={"engine": "flink", "archive_seconds": 5, "offline_seconds": 600, "speed_memory": "768m"}
+        update={"engine": "flink", "store_timeout_seconds": 5, "archive_seconds": 5, "offline_seconds": 600, "speed_memory": "768m"}
     )
     services.up(settings, {user_events.topic: 4, user_events.dlq_topic: 1}, only=SERVICES)
     yield settings
