@@ -88,6 +88,8 @@ def prepare_flink(settings: Settings) -> None:
         "taskmanager.memory.jvm-metaspace.size": "192m",
         "taskmanager.memory.jvm-overhead.min": "64m",
         "taskmanager.memory.jvm-overhead.max": "64m",
+        # On a busy machine an actor system takes longer to begin than Flink waits by default.
+        "pekko.startup-timeout": "60 s",
         "heartbeat.interval": "2 s",
         "heartbeat.timeout": "8 s",
         "execution.target": "remote",

@@ -140,6 +140,7 @@ class _Reader:
         # Partition → an offset before which there is nothing but what has come, and what readers do not see.
         self._unseen: dict[int, int] = {}
         self._goal: dict[int, int] | None = None
+        self._looker: Any = None
 
     @property
     def lag(self) -> int:
@@ -204,8 +205,9 @@ class _Reader:
     def close(self) -> None:
         """Ends the connections."""
         self._cluster.close()
-        if consumer := getattr(self, "_consumer", None):
-            consumer.close()
+        for consumer in (getattr(self, "_consumer", None), self._looker):
+            if consumer is not None:
+                consumer.close()
 
     def _write(self) -> None:
         """Writes what has come, when a micro-batch is whole."""
@@ -280,23 +282,27 @@ class _Reader:
     def _look_for_unseen(self) -> None:
         """Looks whether what is left of a partition is only the ends of transactions, or what else readers do not see."""
         come = ends_of(self._rows) if self._rows else {}
-        consumer = KafkaConsumer(**client_options(self._settings), isolation_level="read_committed", enable_auto_commit=False)
+        if self._looker is None:
+            self._looker = KafkaConsumer(
+                **client_options(self._settings),
+                isolation_level="read_committed",
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+            )
         try:
             for partition in self._behind():
                 topic, end = TopicPartition(self._source.topic, partition), self._ends[partition]
-                consumer.assign([topic])
-                earliest = consumer.beginning_offsets([topic])[topic]
-                consumer.seek(topic, max(earliest, self._writer.done.get(partition, 0), come.get(partition, 0)))
+                self._looker.assign([topic])
+                earliest = self._looker.beginning_offsets([topic])[topic]
+                self._looker.seek(topic, max(earliest, self._writer.done.get(partition, 0), come.get(partition, 0)))
                 for _ in range(_POLLS):
-                    if consumer.position(topic) >= end:
+                    if self._looker.position(topic) >= end:
                         self._unseen[partition] = end
                         break
-                    if consumer.poll(timeout_ms=_POLL_MS, max_records=1):
+                    if self._looker.poll(timeout_ms=_POLL_MS, max_records=1):
                         break
         except KafkaError:
             return
-        finally:
-            consumer.close()
         self._write()
 
     def _trim(self) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 
+import redis
+
 from infra.settings import Settings
 from store.clients import store
 from store.keys import PROGRESS_KEY
@@ -25,7 +27,10 @@ class Speed:
 
         def entered() -> bool:
             assert self._process.poll() is None, self.log.read_text()[-2_000:]
-            raw = store(self._settings).hget(PROGRESS_KEY, "online")
+            try:
+                raw = store(self._settings).hget(PROGRESS_KEY, "online")
+            except redis.TimeoutError:  # the machine is busy
+                return False
             return raw is not None and f'"pid": {self._process.pid}'.encode() in raw
 
         eventually(entered)
