@@ -1,7 +1,7 @@
 """Streams the live part at a steady rate, and measures how long after an event was sent the online store knows it.
 
 A probe is an event of the live part itself: it is known when a read of its entity, as a request makes it, gives a tile with an event of its
-time or later.
+time or later. In the first half of the stream Java still compiles what it runs, so only the probes of the second half count.
 """
 
 from __future__ import annotations
@@ -44,12 +44,17 @@ class Probe:
 class Watch:
     """Probes that were sent, until the online store knows them.
 
+    Args:
+        settings: The settings of the deployment.
+        warm_up_seconds: For so long from now on, probes that are sent do not count.
+
     Attributes:
-        waited_ms: For each known probe the time since it was sent, in milliseconds.
+        waited_ms: For each known probe that counts the time since it was sent, in milliseconds.
         pending: The probes that the store does not know, and when each was sent.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, warm_up_seconds: float = 0.0) -> None:
+        self._counts_from = time.monotonic() + warm_up_seconds
         self.waited_ms: list[float] = []
         self.pending: dict[Probe, float] = {}
         self._store = open_store(settings)
@@ -76,7 +81,9 @@ class Watch:
         known = self._known(list(self.pending))
         now = time.monotonic()
         for probe in known:
-            self.waited_ms.append((now - self.pending.pop(probe)) * 1_000)
+            sent = self.pending.pop(probe)
+            if sent >= self._counts_from:
+                self.waited_ms.append((now - sent) * 1_000)
         return len(known)
 
     def _known(self, probes: list[Probe]) -> list[Probe]:
@@ -91,7 +98,7 @@ class Watch:
 
 
 def stream(settings: Settings, project: Project, events: Events, rate: float, see: Callable[[], None]) -> list[float]:
-    """Sends the live part, and returns when the online store has all of it: how long each probe waited, in milliseconds.
+    """Sends the live part, and returns when the online store has all of it: how long each probe that counts waited, in milliseconds.
 
     Args:
         settings: The settings of the deployment.
@@ -103,7 +110,8 @@ def stream(settings: Settings, project: Project, events: Events, rate: float, se
     Raises:
         ServiceError: Kafka does not take the events, or the speed layer does not read them.
     """
-    watch, total = Watch(settings), sum(events.streamed.values())
+    total = sum(events.streamed.values())
+    watch = Watch(settings, total / rate / 2)
 
     def send(source: EventSource) -> Mapping[int, int]:
         mine = rate * events.streamed[source.name] / total

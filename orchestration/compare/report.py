@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,15 +54,18 @@ def plot(figures: Figures, target: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    columns = 4
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "braid", "font.size": 9}):
-        figure = Figure(figsize=(11, 1.1 + 0.5 * len(figures)), layout="constrained")
-        rows = 2
-        figure.set_figheight(rows * figure.get_figheight())
-        for axes, measure in zip(figure.subplots(rows, -(-len(PLOTTED) // rows)).flat, PLOTTED, strict=True):
+        rows = -(-len(PLOTTED) // columns)
+        figure = Figure(figsize=(12, rows * (0.7 + 0.3 * len(figures))), layout="constrained")
+        places = list(figure.subplots(rows, columns).flat)
+        for axes in places[len(PLOTTED) :]:
+            axes.set_axis_off()
+        for axes, measure in zip(places, PLOTTED, strict=False):
             values = [of_variant.get(measure) or 0 for of_variant in figures.values()]
             bars = axes.barh(list(figures), values, color=BAR, height=0.6)
             axes.bar_label(bars, [_text(value) for value in values], color=GREY, padding=2)
-            axes.set_title(MEASURES[measure], color=GREY, loc="left", fontsize=9, wrap=True)
+            axes.set_title(textwrap.fill(MEASURES[measure], 26), color=GREY, loc="left", fontsize=9)
             axes.tick_params(colors=GREY, length=0)
             axes.set_xticks([])
             axes.set_xlim(0, max(*values, 1e-9) * 1.35)

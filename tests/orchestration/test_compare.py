@@ -132,6 +132,10 @@ def test_a_probe_is_known_when_a_tile_has_an_event_of_its_time_or_later(valkey: 
     assert watch.look() == 2
     assert len(watch.waited_ms) == 2
     assert [probe.entity_id for probe in watch.pending] == [early]
+    warming = Watch(valkey, warm_up_seconds=600)
+    warming.add(Probe(user_features, known, NOW_MS))
+    assert warming.look() == 1
+    assert warming.waited_ms == [], "it was sent while the engine warms up"
     assert percentiles([]) == {}
     assert percentiles([1.0, 2.0, 3.0])["freshness_p50_ms"] == 2
 
