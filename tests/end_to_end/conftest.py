@@ -25,9 +25,9 @@ from infra.embedded import services
 from infra.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-BASE = int(datetime(2026, 4, 16, tzinfo=UTC).timestamp() * 1_000)
+BASE = int(datetime(2026, 2, 5, tzinfo=UTC).timestamp() * 1_000)
 DAY_MS = 86_400_000
-CUT = BASE + 60 * DAY_MS + 13 * 3_600_000 + 47_123  # in the middle of a tile
+CUT = BASE + 130 * DAY_MS + 13 * 3_600_000 + 47_123  # in the middle of a tile
 USERS = 120
 HEADER = "id,customer,basket,kind,total,when\n"
 MAPPING = ["user_id=customer", "session_id=basket", "event_type=kind", "amount=total", "event_timestamp=when", "event_id=id"]
