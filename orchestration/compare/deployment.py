@@ -90,7 +90,7 @@ class Compared:
         }  # fmt: skip
 
     def _run(self, project: Project, changed: Callable[[], Project]) -> None:
-        sources = [source for source in project.sources if project.groups_of(source)]
+        sources = project.sources
         self.report("load")
         for source in (source for source in sources if self.events.loaded[source.name]):
             self._braid("load", str(self.events.history(source)), "--source", source.name)

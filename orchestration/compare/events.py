@@ -100,12 +100,12 @@ def divided(project: Project, files: EventFiles, folder: Path, streamed: int, da
         earliest_ms = end_ms - min(group.buffer_ms for group in project.groups)
         recent = f"SELECT _ms FROM ({instants}) WHERE _ms >= {earliest_ms} ORDER BY _ms DESC LIMIT {streamed}"
         [cut_ms] = connection.execute(f"SELECT min(_ms) FROM ({recent})").fetchone() or (end_ms,)
-        events = Events(folder, int(cut_ms), end_ms, {}, {})
         loaded, live = dict[str, int](), dict[str, int]()
+        events = Events(folder, int(cut_ms), end_ms, loaded, live)
         for source in project.sources:
             loaded[source.name] = _copy(connection, source, cut_ms - days * DAY_MS, cut_ms, events.history(source))
             live[source.name] = _copy(connection, source, cut_ms, end_ms, events.live(source))
-    return Events(folder, int(cut_ms), end_ms, loaded, live)
+    return events
 
 
 def _read(connection: duckdb.DuckDBPyConnection, source: EventSource, files: Sequence[Path]) -> None:

@@ -35,18 +35,15 @@ GREY, BAR = "#737b85", "#2f81f7"
 def table(figures: Figures) -> Table:
     """A row per measure, a column per variant."""
     shown = Table("", *figures)
-    for measure, name in MEASURES.items():
-        shown.add_row(name, *(_text(of_variant.get(measure)) for of_variant in figures.values()))
+    for row in _rows(figures):
+        shown.add_row(*row)
     return shown
 
 
 def markdown(figures: Figures) -> str:
     """The table for a page."""
     lines = [f"| | {' | '.join(figures)} |", f"|---{'|---' * len(figures)}|"]
-    lines += [
-        f"| {name} | {' | '.join(_text(each.get(measure)) for each in figures.values())} |" for measure, name in MEASURES.items()
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in _rows(figures))])
 
 
 def plot(figures: Figures, target: Path) -> None:
@@ -74,6 +71,11 @@ def plot(figures: Figures, target: Path) -> None:
                 spine.set_visible(False)
         metadata = {"Date": None, "Creator": None} if target.suffix == ".svg" else None
         figure.savefig(target, transparent=True, metadata=metadata)
+
+
+def _rows(figures: Figures) -> list[list[str]]:
+    """Per measure its name and the figure of each variant."""
+    return [[name, *(_text(of_variant.get(measure)) for of_variant in figures.values())] for measure, name in MEASURES.items()]
 
 
 def _text(value: float | None) -> str:

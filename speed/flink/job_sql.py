@@ -20,7 +20,7 @@ import sqlglot
 from sqlglot import exp
 
 from features.declaration import FeatureGroup, columns_read
-from features.declaration.entity import MAX_ENTITY_LENGTH
+from features.declaration.entity import MAX_ENTITY_LENGTH, SEPARATOR
 from features.project import Project
 from features.sources import Column, ColumnType, EventSource
 from speed.flink.contract import FITS, Reading, judged_sql, text
@@ -157,7 +157,8 @@ def _entity(columns: Sequence[Column], reading: Reading) -> str:
     texts = [f"CAST({value} AS STRING)" for value in values]
     if len(texts) > 1:
         texts = [f"REPLACE(REPLACE({value}, '~', '~0'), '/', '~1')" for value in texts]
-    return f"CASE WHEN {' AND '.join(present)} THEN {' || $/$ || '.join(texts).replace('$/$', chr(39) + '/' + chr(39))} END"
+    joined = f" || '{SEPARATOR}' || ".join(texts)
+    return f"CASE WHEN {' AND '.join(present)} THEN {joined} END"
 
 
 def _input(sql: str, reading: Reading, owner: str) -> tuple[str, InputColumn]:
