@@ -20,9 +20,10 @@ MISFIT = "_misfit"
 Projection = list[str]
 
 _STRICT = "'allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false', 'columnNameOfCorruptRecord', '_corrupt'"
-#: A high and a low surrogate in sequence are one character. An escaped backslash begins no escape.
-_WHOLE_PAIRS = r"\\\\|\\u[dD][89abAB]\p{XDigit}{2}\\u[dD][c-fC-F]\p{XDigit}{2}"
-_HALF = r"\\u[dD][89a-fA-F]\p{XDigit}{2}"
+#: A high and a low surrogate in sequence are one character. An escaped backslash begins no escape. As a regular expression of Java.
+WHOLE_PAIRS = r"\\\\|\\u[dD][89abAB]\p{XDigit}{2}\\u[dD][c-fC-F]\p{XDigit}{2}"
+#: A half of such a pair.
+HALF = r"\\u[dD][89a-fA-F]\p{XDigit}{2}"
 
 
 def message_projections(
@@ -123,7 +124,7 @@ def _message_misfit_sql(source: EventSource) -> str:
         "WHEN json_object_keys(_message_text) IS NOT NULL AND _message_first._corrupt IS NULL THEN 'there is text behind the JSON object of the message' "
         "ELSE 'the message is not a JSON object' END"
     )
-    half = rf"(contains(_message_text, r'\ud') OR contains(_message_text, r'\uD')) AND regexp_replace(_message_text, r'{_WHOLE_PAIRS}', ' ') RLIKE r'{_HALF}'"
+    half = rf"(contains(_message_text, r'\ud') OR contains(_message_text, r'\uD')) AND regexp_replace(_message_text, r'{WHOLE_PAIRS}', ' ') RLIKE r'{HALF}'"
     return (
         "CASE WHEN _message_value IS NULL THEN 'the message has no value: a tombstone' "
         "WHEN NOT is_valid_utf8(_message_text) THEN 'the message is not text in UTF-8' "

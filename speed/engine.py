@@ -15,6 +15,8 @@ from store.protocol import Tiles
 
 #: How far a query is, as `speed.progress` describes it.
 Entry = dict[str, Any]
+#: The verdicts of an engine on a message, where braid's own writer takes what it makes (`speed.writer`).
+FITS, REFUSED, UNDECIDED = 0, 1, 2
 #: The numbers of an entry that are counted since the process began.
 COUNTED = ("late_rows", "copies")
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 from features.instants import now_ms
 from infra.settings import Settings
 from speed.copies import COPY, COUNTS, LATE, MicroBatch, verdicts, watermark_before
+from speed.engine import FITS, UNDECIDED
 from speed.online import Target, put_part
 from speed.stream import FIRST_ARRIVAL_MS
 from store.keys import version_of
@@ -28,8 +29,6 @@ from store.protocol import Messages, Store
 
 #: The notes of the last micro-batch of each checkpoint.
 _NOTES = "micro-batches"
-#: The verdicts of an engine on a message.
-FITS, REFUSED, UNDECIDED = 0, 1, 2
 
 
 @dataclass

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from features.judgement import HALF, WHOLE_PAIRS
 from features.sources import RFC3339, Column, ColumnType, EventSource
+from speed.engine import FITS, REFUSED, UNDECIDED
 from speed.flink.json_tokens import JSON_OBJECT, last_token, only_token, without_key
 
-FITS, REFUSED, UNDECIDED = 0, 1, 2
 #: What marks a value of a map that cannot be read for certain; a token never is this.
 _UNCERTAIN = "?"
-_WHOLE_PAIRS = r"\\\\|\\u[dD][89abAB]\p{XDigit}{2}\\u[dD][c-fC-F]\p{XDigit}{2}"
-_HALF = r"\\u[dD][89a-fA-F]\p{XDigit}{2}"
 _INTEGER = r"^[+-]?\d+(\.0+)?$"
 _CERTAIN_INTEGER = r"\A *[+-]?[0-9]{1,37}(?:\.0+)? *\z"
 _CERTAIN_DECIMAL = r"\A *[+-]?(?:[0-9]{1,19}(?:\.[0-9]{0,18})?|\.[0-9]{1,18}) *\z"
@@ -149,7 +148,7 @@ def _same(*names: str) -> dict[str, str]:
 
 def _shape_sql() -> str:
     """FITS for what is an object for certain, REFUSED for what is none for certain."""
-    half = f"REGEXP(message, '\\\\u[dD]') AND REGEXP(REGEXP_REPLACE(message, {text(_WHOLE_PAIRS)}, ' '), {text(_HALF)})"
+    half = f"REGEXP(message, '\\\\u[dD]') AND REGEXP(REGEXP_REPLACE(message, {text(WHOLE_PAIRS)}, ' '), {text(HALF)})"
     bounded = (
         "CHAR_LENGTH(message) < 100000 AND NOT REGEXP(message, '[0-9]{900}') AND NOT REGEXP(message, '(?:[\\[{][^\\[{]*+){400}')"
     )

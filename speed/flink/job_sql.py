@@ -23,7 +23,8 @@ from features.declaration import FeatureGroup, columns_read
 from features.declaration.entity import MAX_ENTITY_LENGTH, SEPARATOR
 from features.project import Project
 from features.sources import Column, ColumnType, EventSource
-from speed.flink.contract import FITS, Reading, judged_sql, text
+from speed.engine import FITS
+from speed.flink.contract import Reading, judged_sql, text
 from speed.flink.expressions import UntranslatableError, columns_used, condition_sql
 from speed.stream import different_inputs, slots
 

@@ -14,8 +14,9 @@ from features.merge import merge
 from features.windows import HOUR_MS
 from infra.settings import Settings
 from speed import writer as writers
+from speed.engine import FITS, REFUSED, UNDECIDED
 from speed.online import targets_of
-from speed.writer import FITS, REFUSED, UNDECIDED, TileWriter, have_come, next_ends, split
+from speed.writer import TileWriter, have_come, next_ends, split
 from store.keys import version_of
 from store.protocol import Tiles
 from store.server import RedisStore, writing_store

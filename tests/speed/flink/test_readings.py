@@ -10,9 +10,9 @@ import pytest
 
 from braid import FeatureGroup, count, distinct, last_k, mean, top_k, total
 from infra.settings import Settings
+from speed.engine import FITS, REFUSED, UNDECIDED
 from speed.flink.job_sql import job_of
 from speed.flink.rows import contribution_rows
-from speed.writer import FITS, REFUSED, UNDECIDED
 from tests.declarations import user_events
 from tests.speed.flink.odd_messages import odd_messages, typical_messages
 from tests.speed.flink.reading import ARRIVAL_MS, flink_rows, spark_rows
