@@ -2,8 +2,8 @@
 
     python -m benchmarks.example_demos [fraud ads …] [--json]
 
-Each demo has a home of its own, and takes minutes. Its clients send a request, wait for the answer, and pause 10 ms, so the rate is what they
-reach beside the stream and the batch on the same machine.
+Each demo has a home of its own, and takes minutes. Its clients send requests at the rates of the example whatever the answers do, from a process
+of their own, beside the stream and the batch on the same machine; the time of an answer is counted from when its request was due.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import typer
 from examples import NAMES
 
 _COLUMNS = (
-    "example", "events/s in", "requests", "per second", "p50 ms", "p99 ms", "p99.9 ms", "AUC merged", "AUC batch only", "95 % interval",
+    "example", "entities", "events/s in", "requests", "per second", "p50 ms", "p99 ms", "p99.9 ms", "within the budget", "degraded", "AUC merged",
+    "AUC batch only", "95 % interval",
 )  # fmt: skip
 
 
@@ -44,8 +45,9 @@ def rows_of(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             zip(
                 _COLUMNS,
                 (
-                    summary["example"], summary["events_per_second"], kind, summary[f"{kind}_per_second"],
+                    summary["example"], summary["entities"], summary["events_per_second"], kind, summary[f"{kind}_per_second"],
                     *(summary[f"{kind}_p{percent}_ms"] for percent in ("50", "99", "999")),
+                    f"{within:.2%}" if (within := summary.get(f"{kind}_within_budget")) is not None else "", f"{summary[f'{title}_degraded'] / summary[title]:.1%}",
                     round(gain["auc"]["merged"], 3), round(gain["auc"]["batch_only"], 3), interval,
                 ),
                 strict=True,

@@ -69,6 +69,8 @@ class Example:
         candidate: What differs between the candidates of a request to `/models/{name}/score`: keys and request columns. Without it the
             demo requests predictions only.
         candidates: The number of candidates of a request.
+        predictions_per_second: The rate of the requests for a prediction while the demo streams.
+        scores_per_second: The rate of the requests for candidates.
         first_stage: Makes the choice of candidates, from the home of the deployment after a backfill and the Parquet file of the events that
             are streamed; without it the candidates of the demo are those of earlier label points.
         outcome_hours: The hours after which the outcome of an answer is known, for the experiment between the champion and its batch-only
@@ -86,6 +88,8 @@ class Example:
     write: Callable[[Path, int], EventFiles]
     candidate: tuple[str, ...] = ()
     candidates: int = 20
+    predictions_per_second: float = 50
+    scores_per_second: float = 10
     first_stage: Callable[[Path, Path], FirstStage] | None = None
     outcome_hours: float | None = None
     speedup: float = 40_000

@@ -43,9 +43,10 @@ from infra.policies import Experiment
 from infra.project import load_project
 from infra.settings import Settings
 from orchestration.backfill import consistency_figures
+from orchestration.demo_clients import Answers, Clients
 from orchestration.demo_data import LIVE_DAYS, DemoData, divide
 from orchestration.demo_gain import gain
-from orchestration.demo_requests import Answers, Clients, Requests, requests_of
+from orchestration.demo_requests import Requests, requests_of
 from orchestration.demo_summary import summary_panel
 from orchestration.progress import Progress
 from orchestration.proof import ProofReport, prove, sample_ids
@@ -58,8 +59,6 @@ from speed.visible import wait_visible
 SAMPLE = 600
 #: Stages of the replay, in days after the cut.
 FIRST_STAGE, SECOND_STAGE, END = 2, 6, LIVE_DAYS
-#: The number of concurrent clients during the replay.
-CALLERS = 2
 
 
 def example_of(name: str) -> Example:
@@ -159,12 +158,13 @@ class Demo:
                 services.down(settings)
                 raise
             starting.result()
-        trained = self._backfill("backfill and training", data.cut_ms, train=True).models[model.name]
+        first = self._backfill("backfill and training", data.cut_ms, train=True)
+        trained = first.models[model.name]
         if trained.champion_version is None:
             raise NotReadyError(f"The model {model.name} was not trained: {trained.reason}", "See the log backfill.log.")
         with quiet(settings.home / "logs" / "backfill.log"), self._step("gain of merged features"):
             gained = gain(settings, model)
-        requests = self._with_first_stage(requests_of(model, data, CALLERS * SAMPLE), data)
+        requests = self._with_first_stage(requests_of(model, data, 2 * SAMPLE), data)
         self._await_champion(requests)
         with self._working() as worker:
             sent = self._replay(data, requests, 0, FIRST_STAGE)
@@ -176,15 +176,15 @@ class Demo:
         self._prove(data, END)
         quality = self._quality()
         return {
-            "example": self._example.name,
+            "example": self._example.name, "entities": sum(first.entities.values()),
             "events_loaded": loaded, "events_replayed": sent, "events_per_second": round(sent / max(1e-9, self._predictions.wall_seconds), 1),
             "cells_compared": sum(proof.cells_compared for proof in self._proofs),
             "cells_different": sum(proof.cells_different for proof in self._proofs),
             "champion_version": trained.champion_version, "auc_merged": trained.auc_merged, "auc_batch_only": trained.auc_batch_only,
             "gain": gained,
             **_latency("predict", self._predictions, model.budget_ms), **(_latency("score", self._scores, model.budget_ms) if self._example.candidate else {}),
-            "predictions": len(self._predictions.seconds), "predictions_degraded": self._predictions.degraded, "predictions_failed": self._predictions.failed,
-            "scores": len(self._scores.seconds), "scores_degraded": self._scores.degraded, "scores_failed": self._scores.failed,
+            "predictions": len(self._predictions.seconds), "predictions_degraded": self._predictions.degraded, "predictions_failed": self._predictions.failed, "predictions_saturated": self._predictions.saturated,
+            "scores": len(self._scores.seconds), "scores_degraded": self._scores.degraded, "scores_failed": self._scores.failed, "scores_saturated": self._scores.saturated,
             "worker": dict(worker.summary()) if worker else None,
             "consistency": consistency_figures(self._project, quality),
             "experiment": quality[f"{model.name}_experiment"]["verdict"] if self._settings.experiment else None,
@@ -290,8 +290,6 @@ class Demo:
         """Streams some days of all sources. Meanwhile clients request predictions as of the time of the stream."""
         parts = {source: data.part(source, from_day, to_day) for source in self._project.sources}
         parts = {source: (path, count) for source, (path, count) in parts.items() if count}
-        clients = Clients(self._settings, self._model, requests, self._example, self._predictions, self._scores)
-        clients.now_ms = data.instant_ms(from_day)
         sent = dict.fromkeys(parts, 0)
         with self._step(f"replay of days {from_day} to {to_day}", total=sum(count for _, count in parts.values())) as advance:
 
@@ -299,20 +297,20 @@ class Demo:
                 def on_progress(report: Any) -> None:
                     sent[source] = report.sent
                     advance(to=sum(sent.values()))
-                    if source == self._model.group.source:
-                        clients.now_ms = report.last_ms or clients.now_ms
+                    if source == self._model.group.source and report.last_ms:
+                        clients.move(report.last_ms)
 
                 with open_events(parts[source][0], source) as file:
                     report = replay(self._settings, source, file.batches(), speedup=self._speedup, on_progress=on_progress)
                 if self._project.groups_of(source):
                     wait_visible(self._settings, self._project.groups_of(source), report.end_offsets)
 
-            clients.start(CALLERS)
+            clients = Clients(self._settings, self._model, requests, self._example, data.instant_ms(from_day))
             try:
                 with ThreadPoolExecutor(max(1, len(parts))) as executor:
                     list(executor.map(stream, parts))
             finally:
-                clients.stop()
+                clients.stop(self._predictions, self._scores)
         return sum(sent.values())
 
     def _prove(self, data: DemoData, day: int) -> None:

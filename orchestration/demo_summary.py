@@ -64,10 +64,10 @@ def _answers(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         latency += "" if within is None else f", {within:.2%} within the budget"
         degraded = f"{summary[f'{title}_degraded']:,} marked degraded while the batch was late"
         rate = f"{summary[f'{kind}_per_second']:g} a second"
-        yield (
-            what,
-            f"{summary[title]:,} {title} during the replay, {rate}: {latency}, {degraded}, {summary[f'{title}_failed']} failed",
-        )
+        failed = f"{summary[f'{title}_failed']} failed"
+        if times := summary[f"{title}_saturated"]:
+            failed += f"; serving did not keep up with the rate, so the clients gave up {times} times"
+        yield what, f"{summary[title]:,} {title} during the replay, {rate}: {latency}, {degraded}, {failed}"
     if summary["worker"]:
         yield "worker", ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in summary["worker"].items())
     for name, figures in summary["consistency"].items():

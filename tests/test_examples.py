@@ -29,8 +29,9 @@ from infra.errors import InputError
 from infra.project import load_project
 from infra.settings import Settings
 from orchestration.demo import EXAMPLES, example_of
+from orchestration.demo_clients import Answers
 from orchestration.demo_data import DemoData, divide
-from orchestration.demo_requests import Answers, requests_of
+from orchestration.demo_requests import requests_of
 
 SIMULATED = [name for name in EXAMPLES if example_of(name).gain is not None]
 

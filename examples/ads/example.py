@@ -28,7 +28,8 @@ example = Example(
     origin="impressions and clicks: simulated data",
     write=write,
     # About 270 events per second, so that the budget is measured on a machine that is busy, but not full.
-    speedup=10_000,
+    speedup=5_000,
+    scores_per_second=5,
     candidate=("ad_id",),
     gain=Gain(
         generate=labelled,

@@ -28,8 +28,10 @@ example = Example(
     name="recommendation",
     origin="visits and clicks: simulated data",
     write=write,
-    # So that the budget is measured on a machine that is busy, but not full.
-    speedup=10_000,
+    # About 170 events per second, so that the budget is measured on a machine that is busy, but not full.
+    speedup=5_000,
+    predictions_per_second=10,
+    scores_per_second=3,
     candidate=("item_id", "category", "popularity"),
     candidates=CANDIDATES,
     first_stage=FirstStage,

@@ -27,8 +27,10 @@ example = Example(
     name="search",
     origin="searches and clicks: simulated data",
     write=write,
-    # About 320 events per second, so that the budget is measured on a machine that is busy, but not full.
-    speedup=10_000,
+    # About 300 events per second, so that the budget is measured on a machine that is busy, but not full.
+    speedup=5_000,
+    predictions_per_second=20,
+    scores_per_second=5,
     candidate=("document_id", "query_id", "text_match"),
     candidates=50,
     gain=Gain(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from monitoring.attribution import Reason
 from orchestration.demo import example_of
-from orchestration.demo_requests import Answers
+from orchestration.demo_clients import Answers
 from orchestration.demo_summary import summary_panel
 
 
@@ -33,7 +33,7 @@ def summary(**figures: Any) -> dict[str, Any]:
             "rows": 20_000, "positives": 200, "auc": {"merged": 0.9, "batch_only": 0.8}, "log_loss": {"merged": 0.1, "batch_only": 0.2},
             "average_precision": {"merged": 0.6, "batch_only": 0.4}, "auc_difference": {"value": 0.1, "low": 0.05, "high": 0.15},
         },
-        "predictions": 1_000, "predictions_degraded": 7, "predictions_failed": 0, "predict_p50_ms": 3.0, "predict_p99_ms": 9.0, "predict_p999_ms": 12.0, "predict_per_second": 80.0,
+        "predictions": 1_000, "predictions_degraded": 7, "predictions_failed": 0, "predictions_saturated": 0, "predict_p50_ms": 3.0, "predict_p99_ms": 9.0, "predict_p999_ms": 12.0, "predict_per_second": 80.0,
         "scores": 0, "worker": None, "experiment": None,
         "consistency": {"cards": {"answers": 10, "cells": 110, "defects": 0, **{str(reason): 0 for reason in Reason}}},
         "answer": {"card_id": 17, "prediction": 0.25, "features_used": {"amount": 12.5}, "model": {"name": "fraud", "version": "1"}, "provenance": provenance},
@@ -68,12 +68,13 @@ def test_the_panel_has_proof_gain_answers_and_an_example() -> None:
                 "scores": 50,
                 "scores_degraded": 1,
                 "scores_failed": 0,
+                "scores_saturated": 2,
                 "score_p50_ms": 4.0,
                 "score_p99_ms": 8.0,
                 "score_p999_ms": 9.0,
                 "score_per_second": 20.5,
             },
-            "50 scores during the replay, 20.5 a second: p50 4.0 ms",
+            "1 marked degraded while the batch was late, 0 failed; serving did not keep up with the rate, so the clients gave up 2 times",
         ),
         ({"worker": {"keep": 1_234, "p50_seconds": 0.2}}, "keep 1,234, p50 seconds 0.2"),
         ({"experiment": "Too early."}, "Too early."),

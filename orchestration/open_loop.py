@@ -10,11 +10,15 @@ import asyncio
 import gc
 import selectors
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import httptools
 import numpy as np
+
+T = TypeVar("T")
 
 #: More than a process of serving has in work at a time, so that a rate beyond it is refused and not hidden in the generator.
 CONNECTIONS = 128
@@ -34,7 +38,7 @@ class Load:
         late_seconds: How late the generator sent each request for which a connection was free.
         statuses: Status → answers; `BROKEN` and `DEGRADED` count as statuses.
         stall_seconds: The longest time without an answer while a request was due.
-        saturated: Whether the trial was ended, because too many requests waited.
+        saturated: Whether the load was ended, because too many requests waited.
     """
 
     rate: float
@@ -56,7 +60,7 @@ class Load:
 class _Connection(asyncio.Protocol):
     """One connection, with at most one request under way."""
 
-    def __init__(self, generator: _Generator) -> None:
+    def __init__(self, generator: Generator) -> None:
         self._generator, self._parser = generator, httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._place: int | None = None
@@ -85,41 +89,62 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._place is not None:
             self._generator.answered(self._place, BROKEN, None)
+        else:
+            self._generator.lost(self)
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
 
 
-class _Generator:
-    """The requests of one load: which are due, which wait for a connection, and which are under way."""
+class Generator:
+    """The requests of one load: which are due, which wait for a connection, and which are under way.
 
-    def __init__(self, requests: Sequence[bytes], rate: float, seconds: float) -> None:
-        self._requests, self._number = requests, max(1, int(rate * seconds))
+    Args:
+        request: Gives the bytes of a request by its number, from 0. Called before the request is due, so that its making delays nothing.
+        rate: Requests per second.
+        number: How many requests; None: until `stop`.
+    """
+
+    def __init__(self, request: Callable[[int], bytes], rate: float, number: int | None) -> None:
+        self._request, self._number = request, float("inf") if number is None else number
         self.load = Load(rate)
         self._loop = asyncio.get_running_loop()
-        self._begin = self._last_answer = self._loop.time() + 0.1
+        self._begin = self._last_answer = 0.0
         self._next = self._answers = 0
+        self._prepared = b""
         self._free: list[_Connection] = []
-        self._waiting: deque[int] = deque()
+        self._waiting: deque[tuple[int, bytes]] = deque()
         self._open: dict[int, None] = {}  # in the order in which the requests were due
-        self._ended = asyncio.Event()
+        self._sent, self._ended = asyncio.Event(), asyncio.Event()
 
     async def run(self, port: int) -> Load:
+        """Sends the requests to a port of this machine over `CONNECTIONS` connections, and waits for the answers."""
         connections = [
             (await self._loop.create_connection(lambda: _Connection(self), "127.0.0.1", port))[1] for _ in range(CONNECTIONS)
         ]
         self._free = list(connections)
+        self._prepared = self._request(0)
+        self._begin = self._last_answer = self._loop.time() + 0.1
         self._loop.call_at(self._begin, self._offer)
-        duration = self._number / self.load.rate + _DRAIN_SECONDS
+        await self._sent.wait()
         try:
-            async with asyncio.timeout(duration):
+            async with asyncio.timeout(_DRAIN_SECONDS):
                 await self._ended.wait()
         except TimeoutError:
             self.load.saturated = True
         for connection in connections:
             connection.close()
         return self.load
+
+    def lost(self, connection: _Connection) -> None:
+        """Sends nothing more over a connection that the server has closed at rest."""
+        if connection in self._free:
+            self._free.remove(connection)
+
+    def stop(self) -> None:
+        """Lets no further request be due."""
+        self._number = min(self._number, self._next)
 
     def _due(self, place: int) -> float:
         return self._begin + place / self.load.rate
@@ -130,14 +155,21 @@ class _Generator:
             self._open[self._next] = None
             if self._free and not self._waiting:
                 self.load.late_seconds.append(now - self._due(self._next))
-                self._free.pop().send(self._next, self._requests[self._next % len(self._requests)])
+                self._free.pop().send(self._next, self._prepared)
             else:
-                self._waiting.append(self._next)
+                self._waiting.append((self._next, self._prepared))
             self._next += 1
+            if self._next < self._number:
+                self._prepared = self._request(self._next)
         if len(self._waiting) > max(CONNECTIONS, _BACKLOG_SECONDS * self.load.rate):
-            self.load.saturated, self._number = True, self._next
+            self.load.saturated = True
+            self.stop()
         if self._next < self._number:
             self._loop.call_at(self._due(self._next), self._offer)
+        else:
+            self._sent.set()
+            if self._answers == self._number:
+                self._ended.set()
 
     def answered(self, place: int, status: int, connection: _Connection | None) -> None:
         """Counts an answer, and gives its connection to the request that has waited longest."""
@@ -150,35 +182,41 @@ class _Generator:
         self._answers += 1
         if connection is not None:
             if self._waiting:
-                waiting = self._waiting.popleft()
-                connection.send(waiting, self._requests[waiting % len(self._requests)])
+                connection.send(*self._waiting.popleft())
             else:
                 self._free.append(connection)
         if self._answers == self._number:
             self._ended.set()
 
 
-def request_of(path: str, body: str) -> bytes:
+def request_of(path: str, body: str, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
     """The bytes of a POST request."""
     content = body.encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
-    return head.encode() + content
+    fields = {"host": "127.0.0.1", "content-type": "application/json", "content-length": str(len(content)), **headers}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "\r\n"]
+    return "\r\n".join(lines).encode() + content
+
+
+def run_timed(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Runs a coroutine on an event loop whose timer counts microseconds, without pauses of the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        # epoll's timer counts milliseconds, select's microseconds.
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
+            return runner.run(main())
+    finally:
+        gc.enable()
 
 
 def offer(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Load:
     """Sends requests to a port at a rate, in turn, over `CONNECTIONS` connections."""
 
     async def load() -> Load:
-        return await _Generator(requests, rate, seconds).run(port)
+        number = max(1, int(rate * seconds))
+        return await Generator(lambda place: requests[place % len(requests)], rate, number).run(port)
 
-    gc.collect()
-    gc.disable()
-    try:
-        # epoll's timer counts milliseconds, select's microseconds.
-        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
-            return runner.run(load())
-    finally:
-        gc.enable()
+    return run_timed(load)
 
 
 def highest_rate(trial: Callable[[float], Load], limit_ms: float, first: float, trials: int) -> float:

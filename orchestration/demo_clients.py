@@ -1,0 +1,146 @@
+"""The clients of a demo: they ask at fixed rates while the stream runs, and measure the answers.
+
+They run in a process of their own, so that nothing of the demo itself delays a request. A request is due at its time whatever the answers
+do, and its time is measured from then on (`orchestration.open_loop`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+from examples.example import Example
+from features.model import Model
+from infra.errors import NotReadyError
+from infra.settings import Settings
+from orchestration.demo_requests import Requests
+from orchestration.open_loop import DEGRADED, Generator, Load, request_of, run_timed
+
+
+@dataclass
+class Answers:
+    """The answers to one kind of request.
+
+    Attributes:
+        seconds: The seconds of each answer, from when its request was due.
+        degraded: How many answers are degraded.
+        failed: How many requests got no answer.
+        saturated: How often the clients gave up, because serving did not keep up with their rate.
+        wall_seconds: For how long clients have asked.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    degraded: int = 0
+    failed: int = 0
+    saturated: int = 0
+    wall_seconds: float = 0.0
+
+    def add(self, load: Load, wall_seconds: float) -> None:
+        """Counts the answers of one load."""
+        self.seconds += load.seconds
+        self.degraded += load.statuses[DEGRADED]
+        self.failed += sum(count for status, count in load.statuses.items() if status not in (200, DEGRADED))
+        self.saturated += load.saturated
+        self.wall_seconds += wall_seconds
+
+    @property
+    def per_second(self) -> float:
+        """The rate of the requests."""
+        return round(len(self.seconds) / self.wall_seconds, 1) if self.wall_seconds else 0.0
+
+    def percentile_ms(self, percent: float) -> float:
+        """A percentile of the latency, in milliseconds."""
+        cuts = statistics.quantiles(self.seconds, n=1_000) if len(self.seconds) > 1 else [0.0] * 999
+        return round(cuts[round(percent * 10) - 1] * 1_000, 2)
+
+    def within(self, budget_ms: float) -> float:
+        """The share of the answers that took at most so many milliseconds."""
+        return sum(seconds * 1_000 <= budget_ms for seconds in self.seconds) / max(1, len(self.seconds))
+
+
+class Clients:
+    """Clients that ask a model for predictions, and for scores of many candidates if the example has candidates, until they are stopped.
+
+    Args:
+        settings: The settings that name the address of serving.
+        model: The model.
+        requests: The requests.
+        example: The example, which has the rates.
+        now_ms: The time as of which they ask first.
+    """
+
+    def __init__(self, settings: Settings, model: Model, requests: Requests, example: Example, now_ms: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._now_ms = context.Value("q", now_ms)
+        self._clients, connection = context.Pipe()
+        asked = _Asked(settings.ports.serving, settings.serving_headers, f"/models/{model.name}", requests, example)
+        self._process = context.Process(target=_ask, args=(asked, self._now_ms, connection), daemon=True)
+        self._process.start()
+        connection.close()
+
+    def move(self, now_ms: int) -> None:
+        """Lets the clients ask as of a later time."""
+        self._now_ms.value = now_ms
+
+    def stop(self, predictions: Answers, scores: Answers) -> None:
+        """Ends the clients, and counts their answers.
+
+        Raises:
+            NotReadyError: The clients have failed.
+        """
+        try:
+            self._clients.send("stop")
+            wall_seconds, *loads = self._clients.recv()
+        except (EOFError, ConnectionError):
+            raise NotReadyError("The clients of the demo have failed.", "Their error is printed above.") from None
+        finally:
+            self._process.join()
+        for answers, load in zip((predictions, scores), loads, strict=False):
+            answers.add(load, wall_seconds)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What clients ask: the port and the headers of serving, the path of the model, and the requests."""
+
+    port: int
+    headers: Mapping[str, str]
+    path: str
+    requests: Requests
+    example: Example
+
+    def predict(self, number: int, at_ms: int) -> bytes:
+        return self._bytes("predict", self.requests.body(number, at_ms))
+
+    def score(self, number: int, at_ms: int) -> bytes:
+        return self._bytes("score", self.requests.candidates(number, at_ms, self.example))
+
+    def _bytes(self, operation: str, body: Mapping[str, Any]) -> bytes:
+        return request_of(f"{self.path}/{operation}", json.dumps(body), self.headers)
+
+
+def _ask(asked: _Asked, now_ms: Any, demo: Connection) -> None:
+    """Asks until the demo sends something or is gone; sends it the seconds and the load of each kind of request."""
+
+    def generator(request: Callable[[int, int], bytes], rate: float) -> Generator:
+        return Generator(lambda number: request(number, now_ms.value), rate, None)
+
+    async def loads() -> tuple[Any, ...]:
+        generators = [generator(asked.predict, asked.example.predictions_per_second)]
+        if asked.example.candidate:
+            generators.append(generator(asked.score, asked.example.scores_per_second))
+        began, running = time.monotonic(), asyncio.gather(*(each.run(asked.port) for each in generators))
+        await asyncio.to_thread(demo.poll, None)
+        wall_seconds = time.monotonic() - began
+        for each in generators:
+            each.stop()
+        return wall_seconds, *await running
+
+    demo.send(run_timed(loads))
