@@ -6,7 +6,7 @@ Probes are events of users of their own, two a second; an answer is fresh when a
 the probe. Beside them a load of other events is sent at a steady rate: users evenly, items by Zipf's law, so that one item is hot. The peer
 (the floor) is the plainest stateful query of Spark on the same topic in the same run: a count by user in windows of 5 minutes, RocksDB, from Kafka to
 Kafka, without a contract, duplicates or a store; its probes are fresh when a consumer has read their counts. The services run in a
-temporary home, which is deleted; each engine has one of its own. CPU time and memory of Flink are those of the speed layer, which archives by Spark, and of the
+temporary home, which is deleted; each engine has one of its own, and a minute at the highest rate to warm up. CPU time and memory of Flink are those of the speed layer, which archives by Spark, and of the
 JobManager and the TaskManager.
 """
 
@@ -77,7 +77,7 @@ def main(
             pids = [status.pid for status in services.status(settings) if status.name in measured and status.pid is not None]
             assert len(pids) == len(measured)
             see = partial(_in_the_store, open_store(settings))
-            phase(settings, numbers, 50, _WARM_UP_SECONDS, see, pids)
+            phase(settings, numbers, max(chosen), _WARM_UP_SECONDS, see, pids)
             for rate in chosen:
                 results.append({"who": who, **phase(settings, numbers, rate, seconds, see, pids)})
                 print(json.dumps(results[-1]), file=sys.stderr, flush=True)
@@ -85,7 +85,7 @@ def main(
             if floor and name == engines[-1]:
                 Supervisor(settings).stop(["speed"])
                 with floor_query(settings) as (floor_pid, in_the_topic):
-                    phase(settings, numbers, 50, _WARM_UP_SECONDS, in_the_topic, [floor_pid])
+                    phase(settings, numbers, max(chosen), _WARM_UP_SECONDS, in_the_topic, [floor_pid])
                     for rate in chosen:
                         results.append({"who": "floor", **phase(settings, numbers, rate, seconds, in_the_topic, [floor_pid])})
                         print(json.dumps(results[-1]), file=sys.stderr, flush=True)

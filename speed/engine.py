@@ -48,3 +48,10 @@ class Engine(Protocol):
             streams: Versions of its groups, each with its stream of tiles.
             checkpoint: What the query goes on with, or begins.
         """
+
+
+def widened(before: Mapping[str, Any], oldest_ms: int | None, newest_ms: int | None) -> dict[str, int | None]:
+    """The times of the oldest and the newest event of an entry, with those of the entry before; None for no event."""
+    oldest = [ms for ms in (before.get("oldest_event_ms"), oldest_ms) if ms is not None]
+    newest = [ms for ms in (before.get("newest_event_ms"), newest_ms) if ms is not None]
+    return {"oldest_event_ms": min(oldest, default=None), "newest_event_ms": max(newest, default=None)}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from pyspark.sql import SparkSession
 
 from infra.settings import Settings
 from infra.spark import spark_session
+
+#: How far Spark stands back behind the writer of tiles, where it only archives.
+_BEHIND_THE_WRITER = 5
 
 #: The online query gets the slots that it asks for before the archive and the offline store get theirs.
 _POOLS = """\
@@ -65,7 +72,12 @@ def speed_session(settings: Settings, extra: dict[str, str] | None = None) -> Sp
         **({} if "://" in settings.lake_uri else _LOCAL_CHECKPOINTS),
         **(extra or {}),
     }
-    return spark_session(settings, "braid speed", settings.speed_memory, properties)
+    start = partial(spark_session, settings, "braid speed", settings.speed_memory, properties)
+    if settings.engine == "spark" or sys.platform != "linux":
+        return start()
+    # On Linux each thread has a priority of its own, which a process that it starts has, too.
+    with ThreadPoolExecutor(1, initializer=partial(os.nice, _BEHIND_THE_WRITER)) as executor:
+        return executor.submit(start).result()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from features.sources import EventSource
 from infra.settings import Settings
 from speed.checkpoints import Checkpoint
 from speed.copies import OBSERVED
-from speed.engine import COUNTED, Entry, Query
+from speed.engine import COUNTED, Entry, Query, widened
 from speed.online import online_writer
 from speed.session import pool
 from store.protocol import Tiles
@@ -82,14 +82,11 @@ def _entry(progress: Any, before: Mapping[str, Any]) -> Entry:
     """The entry of a query's latest progress; what only a batch with events can say stays as it was."""
     source, times = progress.sources[0], progress.eventTime or {}
     offsets, latest = _offsets(source.endOffset), _offsets(source.latestOffset)
-    oldest = [ms for ms in (before.get("oldest_event_ms"), _millis(times.get("min"))) if ms is not None]
-    newest = [ms for ms in (before.get("newest_event_ms"), _millis(times.get("max"))) if ms is not None]
     return {
         "offsets": offsets or before.get("offsets", {}),
         "batch_id": progress.batchId if progress.numInputRows else before.get("batch_id", -1),
         "watermark_ms": _millis(times.get("watermark")),
-        "oldest_event_ms": min(oldest, default=None),
-        "newest_event_ms": max(newest, default=None),
+        **widened(before, _millis(times.get("min")), _millis(times.get("max"))),
         "rows_per_second": round(progress.processedRowsPerSecond, 1) if progress.numInputRows else 0.0,
         "lag": max(0, sum(latest.values()) - sum(offsets.values())) if latest else 0,
     }

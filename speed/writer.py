@@ -27,7 +27,7 @@ from speed.stream import FIRST_ARRIVAL_MS
 from store.keys import version_of
 from store.protocol import Messages, Store
 
-#: The notes of the last micro-batch of each checkpoint.
+#: The notes of the last micro-batch of each source.
 _NOTES = "micro-batches"
 
 
@@ -67,6 +67,7 @@ class TileWriter:
     Args:
         store: The online store.
         settings: The settings.
+        source: The name of the source.
         targets: What is written.
         memory: The name of the checkpoint.
         tasks: How many marks a micro-batch leaves.
@@ -75,13 +76,17 @@ class TileWriter:
         done: Partition → the offset before which all is in the store.
         number: The last micro-batch that is in the store; -1 before the first.
         again: The micro-batch to be made again before any other, or None.
+        noted: What the engine noted with the source's last micro-batch, also of an earlier checkpoint.
         counters: What it has met.
     """
 
-    def __init__(self, store: Store, settings: Settings, targets: Sequence[Target], memory: str, tasks: int) -> None:
-        self._store, self._settings, self._targets, self._memory, self._tasks = store, settings, targets, memory, tasks
+    def __init__(self, store: Store, settings: Settings, source: str, targets: Sequence[Target], memory: str, tasks: int) -> None:
+        self._store, self._settings, self._source = store, settings, source
+        self._targets, self._memory, self._tasks = targets, memory, tasks
         self.counters = Counters()
-        self.again = self._noted()
+        note = store.notes(_NOTES).get(source)
+        self.noted: Mapping[str, Any] = note["engine"] if note else {}
+        self.again = _span(note) if note and note["checkpoint"] == memory else None
         self.done: dict[int, int] = dict(self.again.begin) if self.again else {}
         self.number = self.again.number - 1 if self.again else -1
         self._undecided_ms: int | None = None
@@ -98,8 +103,10 @@ class TileWriter:
         if not rows.num_rows:
             return
         span = Span(self.number + 1, dict(self.done), {**self.done, **ends_of(rows)}, engine)
-        note = {"number": span.number, "begin": _keys(span.begin), "end": _keys(span.end), "engine": dict(engine)}
-        self._store.note(_NOTES, self._memory, note)
+        note = {
+            "checkpoint": self._memory, "number": span.number, "begin": _keys(span.begin), "end": _keys(span.end), "engine": dict(engine)
+        }  # fmt: skip
+        self._store.note(_NOTES, self._source, note)
         self._write(rows, span)
 
     def write_again(self, rows: pa.Table) -> pa.Table:
@@ -146,13 +153,6 @@ class TileWriter:
             tiles = self._store.tiles(target.group.name).get(version_of(target.group.fingerprint))
             if tiles and tiles.token == target.token and (tiles.complete_since_ms is None or tiles.complete_since_ms < since_ms):
                 self._store.set_tiles(target.group, replace(tiles, complete_since_ms=since_ms))
-
-    def _noted(self) -> Span | None:
-        note = self._store.notes(_NOTES).get(self._memory)
-        if note is None:
-            return None
-        begin, end = ({int(partition): offset for partition, offset in note[name].items()} for name in ("begin", "end"))
-        return Span(note["number"], begin, end, note["engine"])
 
     def _write(self, rows: pa.Table, span: Span) -> None:
         batch = MicroBatch(self._memory, span.number)
@@ -238,6 +238,11 @@ def ends_of(rows: pa.Table) -> dict[int, int]:
 def _numbers(rows: pa.Table, name: str) -> npt.NDArray[np.int64]:
     """A column of numbers; 0 where there is none."""
     return np.asarray(rows.column(name).combine_chunks().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64))
+
+
+def _span(note: Mapping[str, Any]) -> Span:
+    begin, end = ({int(partition): offset for partition, offset in note[name].items()} for name in ("begin", "end"))
+    return Span(note["number"], begin, end, note["engine"])
 
 
 def _keys(offsets: Mapping[int, int]) -> dict[str, int]:

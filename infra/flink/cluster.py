@@ -96,7 +96,7 @@ def prepare_flink(settings: Settings) -> None:
         "execution.attached": "false",
         "parallelism.default": 1,
         # A job's only state is its offsets, so a checkpoint is small; a TaskManager that starts again goes on from the last.
-        "execution.checkpointing.interval": "3 s",
+        "execution.checkpointing.interval": "10 s",
         "execution.checkpointing.mode": "AT_LEAST_ONCE",
         "execution.checkpointing.storage": "filesystem",
         "execution.checkpointing.dir": (settings.home / "flink" / "checkpoints").as_uri(),

@@ -23,7 +23,7 @@ from infra.errors import BraidError
 from infra.kafka import client_options, create_topics, delete_messages, delete_topic, flink_options
 from infra.settings import Settings
 from speed.checkpoints import Checkpoint
-from speed.engine import Entry, Query
+from speed.engine import Entry, Query, widened
 from speed.flink.cluster import Cluster
 from speed.flink.job_sql import Job, job_of
 from speed.flink.rows import contribution_rows
@@ -42,7 +42,9 @@ _DOUBT_SECONDS = 0.25
 _TRIM_SECONDS = 60.0
 #: How often in a row a job may not be taken before the process gives up.
 _ATTEMPTS = 5
-_POLL_MS, _POLLS = 50, 10
+_UNSEEN_POLL_MS, _POLLS = 50, 10
+#: How long the broker waits for a message before it answers that there is none. A message that comes ends the wait.
+_POLL_MS = 250
 _WAITING_POLL_MS = 5
 #: How many contributions are read at once at most.
 _AT_ONCE = 20_000
@@ -72,7 +74,9 @@ class FlinkQuery:
         job: Job,
     ) -> None:
         self._settings, self._source, self._job, self._checkpoint = settings, source, job, checkpoint
-        self._writer = TileWriter(writing_store(settings), settings, targets_of(streams), checkpoint.name, checkpoint.tasks)
+        self._writer = TileWriter(
+            writing_store(settings), settings, source.name, targets_of(streams), checkpoint.name, checkpoint.tasks
+        )
         self._failure: str | None = None
         self._ended = threading.Event()
         self._reader = _Reader(settings, source, job, self._writer)
@@ -90,14 +94,11 @@ class FlinkQuery:
     def entry(self, before: Mapping[str, Any]) -> Entry:
         """As `Query.entry`."""
         counters, done = self._writer.counters, self._writer.done
-        oldest = [ms for ms in (before.get("oldest_event_ms"), counters.oldest_ms) if ms is not None]
-        newest = [ms for ms in (before.get("newest_event_ms"), counters.newest_ms) if ms is not None]
         return {
             "offsets": {str(partition): offset for partition, offset in done.items()},
             "batch_id": self._writer.number,
             "watermark_ms": counters.watermark_ms,
-            "oldest_event_ms": min(oldest, default=None),
-            "newest_event_ms": max(newest, default=None),
+            **widened(before, counters.oldest_ms, counters.newest_ms),
             "rows_per_second": round(counters.rows_per_second, 1),
             "late_rows": counters.late,
             "copies": counters.copies,
@@ -152,11 +153,11 @@ class _Reader:
         create_topics(self._settings, {self._job.name: 1})
         options = client_options(self._settings)
         self._consumer = KafkaConsumer(
-            **options, isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=20,
+            **options, isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=_POLL_MS,
             max_poll_records=_AT_ONCE,
         )  # fmt: skip
         self._consumer.assign([self._topic])
-        noted = self._writer.again.engine if self._writer.again else {}
+        noted = self._writer.noted
         [earliest], [end] = (
             self._consumer.beginning_offsets([self._topic]).values(),
             self._consumer.end_offsets([self._topic]).values(),
@@ -167,11 +168,12 @@ class _Reader:
         elif noted.get("topic") == self._job.name:
             # Its topic has lost messages that may not have been written yet.
             self._stale = True
-        elif noted.get("topic"):
-            delete_topic(self._settings, noted["topic"])
         self._consumer.seek(self._topic, self._position)
         self._see_ends()
         self._keep_job()
+        if noted.get("topic") not in (None, self._job.name):
+            # Of another declaration or a lost store, whose job has been ended.
+            delete_topic(self._settings, noted["topic"])
 
     def step(self) -> None:
         """Writes what has come; looks after the job."""
@@ -299,7 +301,7 @@ class _Reader:
                     if self._looker.position(topic) >= end:
                         self._unseen[partition] = end
                         break
-                    if self._looker.poll(timeout_ms=_POLL_MS, max_records=1):
+                    if self._looker.poll(timeout_ms=_UNSEEN_POLL_MS, max_records=1):
                         break
         except KafkaError:
             return

@@ -72,11 +72,12 @@ class Job:
             **options, "topic": source.topic, "value.format": "raw", "scan.startup.mode": "specific-offsets", "scan.startup.specific-offsets": starts,
             "scan.topic-partition-discovery.interval": "10 s", "properties.isolation.level": "read_committed", "properties.group.id": self.name,
             # Small parts, so that the partitions of a backlog come beside each other.
-            "properties.fetch.max.wait.ms": "50", "properties.max.partition.fetch.bytes": "131072",
+            "properties.max.partition.fetch.bytes": "131072",
         }  # fmt: skip
         writes = {
             **options, "topic": self.name, "value.format": "json", "value.json.encode.decimal-as-plain-number": "true",
-            "sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "0",
+            # A request for each contribution would keep the broker as busy as Flink.
+            "sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "5",
         }  # fmt: skip
         metadata = (
             "`partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL, `timestamp` TIMESTAMP_LTZ(3) METADATA VIRTUAL"

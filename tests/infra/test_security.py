@@ -19,14 +19,17 @@ from features.speed_value import pack_tile, speed_field
 from infra.embedded.broker import kafka_command, prepare_kafka
 from infra.embedded.valkey import valkey_command
 from infra.errors import ServiceError, SettingsError
+from infra.flink.cluster import prepare_flink
 from infra.java import find_java
-from infra.kafka import client_options, create_topics, end_offsets, spark_options
+from infra.kafka import client_options, create_topics, end_offsets, flink_options, spark_options
 from infra.settings import Settings
+from speed.flink.contract import text
 from store.acl import acl
 from store.clients import async_store, store
 from store.protocol import Messages, View
 from store.server import reached_store
 from tests.declarations import user_features
+from tests.speed.flink.reading import run_sql
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -178,6 +181,30 @@ def test_events_go_through_a_broker_that_asks_for_a_password_over_tls(locked: Se
     options = {**spark_options(locked), "subscribe": "events", "startingOffsets": "earliest"}
     rows = spark.read.format("kafka").options(**options).load().collect()
     assert sorted(int(row["value"]) for row in rows) == list(range(10))
+
+
+@pytest.mark.long
+def test_flink_reads_through_a_broker_that_asks_for_a_password_over_tls(locked: Settings, tmp_path: Path) -> None:
+    prepare_flink(locked)
+    create_topics(locked, {"of_flink": 1})
+    producer = KafkaProducer(**client_options(locked))
+    for n in range(10):
+        producer.send("of_flink", value=str(n).encode())
+    producer.close()
+    options = {
+        "connector": "kafka", "topic": "of_flink", "value.format": "raw", "scan.startup.mode": "earliest-offset",
+        "scan.bounded.mode": "latest-offset", **flink_options(locked),
+    }  # fmt: skip
+    of_kafka = ", ".join(f"{text(name)} = {text(value)}" for name, value in options.items())
+    rows, printed = run_sql(
+        locked,
+        f"CREATE TEMPORARY TABLE messages (`value` STRING) WITH ({of_kafka});\n"
+        f"CREATE TEMPORARY TABLE copies (`value` STRING) WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = '{(tmp_path / 'out').as_uri()}');\n"
+        "INSERT INTO copies SELECT * FROM messages;\n",
+        tmp_path,
+    )
+    assert sorted(int(row["value"]) for row in rows) == list(range(10)), printed
+    assert PASSWORD not in printed
 
 
 def test_a_wrong_password_is_refused_in_a_sentence_without_the_password(locked: Settings) -> None:

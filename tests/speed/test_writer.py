@@ -54,8 +54,9 @@ class Stream:
         self.tiles = Tiles(self.token)
         self.store.set_tiles(user_features, self.tiles)
 
-    def writer(self) -> TileWriter:
-        return TileWriter(self.store, self.settings, targets_of([(user_features, self.tiles)]), self.token, 1)
+    def writer(self, checkpoint: str | None = None) -> TileWriter:
+        targets = targets_of([(user_features, self.tiles)])
+        return TileWriter(self.store, self.settings, user_features.source.name, targets, checkpoint or self.token, 1)
 
     def counted(self) -> int:
         values = merge(user_features, None, list(stored_tiles(self.settings, 1).values()), NOW_MS + 1).values
@@ -122,6 +123,12 @@ def test_a_writer_that_begins_again_after_a_whole_micro_batch_changes_nothing(st
     again = stream.writer()
     assert not again.write_again(table(rows)).num_rows
     assert (stream.counted(), again.number, again.counters.copies) == (4, 0, 0)
+
+
+def test_a_writer_of_another_checkpoint_begins_anew_and_knows_what_was_noted_before(stream: Stream) -> None:
+    stream.writer().write(table([row(0, 0, 350)]), {"topic": "former"})
+    other = stream.writer("another checkpoint")
+    assert (other.again, other.done, other.number, other.noted) == (None, {}, -1, {"topic": "former"})
 
 
 def test_what_is_refused_moves_the_offsets_and_what_is_undecided_is_named(stream: Stream) -> None:

@@ -37,20 +37,29 @@ def flink_rows(settings: Settings, job: Job, messages: Sequence[bytes | None], f
     (folder / "in" / "messages.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     table = "`value` BYTES, `partition` INT, `offset` BIGINT, `timestamp` TIMESTAMP_LTZ(3)"
     connector = "'connector' = 'filesystem', 'format' = 'json', 'path' = '{}'"
-    (folder / "job.sql").write_text(
-        "SET 'execution.target' = 'local';\nSET 'rest.port' = '0';\nSET 'rest.bind-port' = '0';\nSET 'execution.runtime-mode' = 'batch';\nSET 'execution.attached' = 'true';\n"
-        "SET 'table.dml-sync' = 'true';\nSET 'taskmanager.memory.managed.size' = '32m';\nSET 'taskmanager.numberOfTaskSlots' = '1';\n"
+    rows, printed = run_sql(
+        settings,
         f"CREATE TEMPORARY TABLE messages ({table}) WITH ({connector.format((folder / 'in').as_uri())}, 'json.timestamp-format.standard' = 'SQL');\n"
         f"CREATE TEMPORARY TABLE contributions ({job.columns}) WITH ({connector.format((folder / 'out').as_uri())});\n"
-        f"INSERT INTO contributions {job.select};\n"
+        f"INSERT INTO contributions {job.select};\n",
+        folder,
+    )
+    assert len(rows) == len(messages), printed
+    return {row["o"]: row for row in rows}
+
+
+def run_sql(settings: Settings, statements: str, folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """Runs statements in the SQL client itself; gives the rows of the JSON files in the subfolder `out`, and the end of what was printed."""
+    (folder / "job.sql").write_text(
+        "SET 'execution.target' = 'local';\nSET 'rest.port' = '0';\nSET 'rest.bind-port' = '0';\nSET 'execution.runtime-mode' = 'batch';\nSET 'execution.attached' = 'true';\n"
+        f"SET 'table.dml-sync' = 'true';\nSET 'taskmanager.memory.managed.size' = '32m';\nSET 'taskmanager.numberOfTaskSlots' = '1';\n{statements}"
     )
     done = subprocess.run(
         sql_client_command(settings, folder / "job.sql"), env={**os.environ, **sql_client_environment(settings)}, capture_output=True,
         text=True, timeout=180, check=False,
     )  # fmt: skip
     rows = [json.loads(line) for path in (folder / "out").glob("[!_.]*") for line in path.read_text().splitlines()]
-    assert len(rows) == len(messages), done.stdout[-3_000:] + done.stderr[-3_000:]
-    return {row["o"]: row for row in rows}
+    return rows, done.stdout[-3_000:] + done.stderr[-3_000:]
 
 
 def spark_rows(

@@ -15,6 +15,7 @@ from features.declaration import FeatureGroup
 from features.merge import merge
 from features.windows import HOUR_MS, MINUTE_MS
 from infra.embedded import services
+from infra.kafka import end_offsets
 from infra.settings import Settings
 from speed.checkpoints import checkpoints
 from speed.flink.cluster import Cluster
@@ -22,7 +23,7 @@ from speed.replay import replay, wait_visible
 from store.clients import store
 from store.keys import version_of
 from store.server import open_store
-from tests.declarations import GROUPS, user_events
+from tests.declarations import GROUPS, user_events, user_features
 from tests.oracle import oracle
 from tests.speed.aloud import batch_of, instant, stored_tiles
 from tests.speed.process import Speed
@@ -167,3 +168,27 @@ def test_every_cell_is_that_of_brute_force_through_kills_of_every_part(flink: Se
     finally:
         speed.stop()
         producer.close()
+
+
+def test_what_was_committed_counts_and_what_was_aborted_does_not(flink: Settings) -> None:
+    speed, user, now_ms = Speed(flink), USERS + 1, time.time_ns() // 1_000_000
+    transactional = KafkaProducer(bootstrap_servers=flink.kafka_bootstrap, transactional_id="shop")
+    transactional.init_transactions()
+    try:
+        speed.start()
+        for ids, end in ((("a", "b", "c"), transactional.abort_transaction), (("d", "e"), transactional.commit_transaction)):
+            transactional.begin_transaction()
+            for name in ids:
+                event = {"event_id": f"transactional {name}", "user_id": user, "session_id": "s", "event_type": "VIEW"}
+                value = json.dumps({**event, "event_timestamp": instant(now_ms - MINUTE_MS)}).encode()
+                transactional.send(user_events.topic, key=b"1", value=value)
+            transactional.flush()
+            end()
+        # What the end of a transaction takes in the topic is passed over, too.
+        wait_visible(flink, GROUPS.values(), end_offsets(flink, user_events.topic))
+        values = merge(user_features, None, list(stored_tiles(flink, user).values()), now_ms).values
+        assert values[user_features.feature_names.index("events_last_hour")] == 2
+        eventually(lambda: open_store(flink).progress()["online"]["lag"] == 0)
+    finally:
+        speed.stop()
+        transactional.close()
