@@ -1,7 +1,8 @@
 """Streams the live part at a steady rate, and measures how long after an event was sent the online store knows it.
 
 A probe is an event of the live part itself: it is known when a read of its entity, as a request makes it, gives a tile with an event of its
-time or later. In the first half of the stream Java still compiles what it runs, so only the probes of the second half count.
+time or later. In the first half of the stream the engine's job may still start, and Java compiles what it runs. So the second half is sent when the probes
+of the first are known, and only the probes of the second half count.
 """
 
 from __future__ import annotations
@@ -46,23 +47,21 @@ class Watch:
 
     Args:
         settings: The settings of the deployment.
-        warm_up_seconds: For so long from now on, probes that are sent do not count.
 
     Attributes:
         waited_ms: For each known probe that counts the time since it was sent, in milliseconds.
-        pending: The probes that the store does not know, and when each was sent.
+        pending: The probes that the store does not know; for those that count, when each was sent.
     """
 
-    def __init__(self, settings: Settings, warm_up_seconds: float = 0.0) -> None:
-        self._counts_from = time.monotonic() + warm_up_seconds
+    def __init__(self, settings: Settings) -> None:
         self.waited_ms: list[float] = []
-        self.pending: dict[Probe, float] = {}
+        self.pending: dict[Probe, float | None] = {}
         self._store = open_store(settings)
         self._sent = threading.Event()
 
-    def add(self, probe: Probe) -> None:
+    def add(self, probe: Probe, counts: bool) -> None:
         """A probe that has just been sent."""
-        self.pending.setdefault(probe, time.monotonic())
+        self.pending.setdefault(probe, time.monotonic() if counts else None)
 
     def all_sent(self) -> None:
         """No other probe will be sent."""
@@ -82,7 +81,7 @@ class Watch:
         now = time.monotonic()
         for probe in known:
             sent = self.pending.pop(probe)
-            if sent >= self._counts_from:
+            if sent is not None:
                 self.waited_ms.append((now - sent) * 1_000)
         return len(known)
 
@@ -111,12 +110,15 @@ def stream(settings: Settings, project: Project, events: Events, rate: float, se
         ServiceError: Kafka does not take the events, or the speed layer does not read them.
     """
     total = sum(events.streamed.values())
-    watch = Watch(settings, total / rate / 2)
+    watch = Watch(settings)
 
     def send(source: EventSource) -> Mapping[int, int]:
-        mine = rate * events.streamed[source.name] / total
+        count = events.streamed[source.name]
+        mine = rate * count / total
         with open_events(events.live(source), source) as file:
-            batches = _paced(file.batches(max(1, round(mine / _PARTS_PER_SECOND))), mine, project.groups_of(source), watch, see)
+            batches = _paced(
+                file.batches(max(1, round(mine / _PARTS_PER_SECOND))), mine, count // 2, project.groups_of(source), watch, see
+            )
             return replay(settings, source, batches).end_offsets
 
     sources = [source for source in project.sources if events.streamed[source.name]]
@@ -141,17 +143,30 @@ def percentiles(waited_ms: list[float]) -> dict[str, int]:
 
 
 def _paced(
-    batches: Iterator[pa.RecordBatch], rate: float, groups: tuple[FeatureGroup, ...], watch: Watch, see: Callable[[], None]
+    batches: Iterator[pa.RecordBatch],
+    rate: float,
+    warm_up: int,
+    groups: tuple[FeatureGroup, ...],
+    watch: Watch,
+    see: Callable[[], None],
 ) -> Iterator[pa.RecordBatch]:
-    """The batches, each when it is due. When the next one is asked for, the last event of a batch has been sent, and is a probe."""
-    began, sent, seen = time.monotonic(), 0, 0.0
+    """The batches, each when it is due. When the next one is asked for, the last event of a batch has been sent, and is a probe.
+
+    The batches after the first `warm_up` events wait until the probes are known.
+    """
+    began, sent, seen, warm = time.monotonic(), 0, 0.0, False
     for batch in batches:
+        if not warm and sent >= warm_up:
+            warm, reached = True, time.monotonic()
+            while watch.pending and time.monotonic() - reached < _PATIENCE_SECONDS:
+                time.sleep(_POLL_SECONDS)
+            began += time.monotonic() - reached
         time.sleep(max(0.0, began + sent / rate - time.monotonic()))
         sent += batch.num_rows
         yield batch
         for group in groups:
             if (probe := probe_of(group, batch)) is not None:
-                watch.add(probe)
+                watch.add(probe, counts=warm)
         if time.monotonic() - seen > 1:
             seen = time.monotonic()
             see()
