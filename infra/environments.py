@@ -1,0 +1,64 @@
+"""Environments of Python beside braid's own, for packages that braid does not import: made once per lock, in the cache that all deployments of a user share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from infra.errors import SetupError
+from infra.settings import Settings
+from infra.setup import uv_environment
+
+#: The version of Python, as the folders of an environment have it.
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def environment(
+    settings: Settings, name: str, lock: Path, parts: Sequence[str] = (), finish: Callable[[Path], None] = lambda folder: None
+) -> Path:
+    """The folder of an environment, which is made where it is missing, by uv, or by pip where there is no uv.
+
+    Args:
+        settings: The settings that name the cache.
+        name: The beginning of the name of its folder.
+        lock: The locked requirements, with hashes.
+        parts: What else the environment is made of. Another lock, Python or part is another environment.
+        finish: Adds the other parts to the folder.
+
+    Raises:
+        SetupError: The packages cannot be installed.
+    """
+    key = hashlib.sha256(lock.read_bytes() + PYTHON.encode() + "".join(parts).encode()).hexdigest()[:12]
+    folder = settings.cache_dir / f"{name}-{key}"
+    complete = folder / "complete"
+    if not complete.exists():
+        print(f"the environment of {name}, once: {folder}", file=sys.stderr, flush=True)
+        settings.cache_dir.mkdir(parents=True, exist_ok=True)
+        _install(name, folder, lock)
+        finish(folder)
+        complete.touch()
+    return folder
+
+
+def _install(name: str, folder: Path, lock: Path) -> None:
+    python = str(folder / "bin" / "python")
+    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
+    variables = {**os.environ, **uv_environment(), "UV_PYTHON_DOWNLOADS": "never"}
+    if uv:
+        make = [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)]
+        install = [uv, "pip", "install", "--quiet", "--python", python]
+    else:
+        make = [sys.executable, "-m", "venv", "--clear", str(folder)]
+        install = [python, "-m", "pip", "install", "--quiet"]
+    # What builds a package from its source archive is in the lock, too.
+    install += ["--no-build-isolation", "--require-hashes", "-r", str(lock)]
+    try:
+        for command in (make, install):
+            subprocess.run(command, check=True, env=variables)
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise SetupError(f"The environment of {name} could not be made ({error}).", "Check the network, and start again.") from None
