@@ -1,12 +1,13 @@
 """The freshness of the speed layer: how long after an event was sent the online store knows it, beside a load.
 
-    python -m benchmarks.freshness [--rates 50,1000] [--seconds 60] [--engine spark] [--engine flink] [--floor/--no-floor] [--everything] [--json]
+    python -m benchmarks.freshness [--rates 50,1000] [--seconds 60] [--engine spark] [--engine flink] [--groups 2] [--groups 10] [--floor/--no-floor]
+        [--everything] [--json]
 
 Probes are events of users of their own, two a second; an answer is fresh when a read of the store, as a request makes it, gives the tile of
 the probe. Beside them a load of other events is sent at a steady rate: users evenly, items by Zipf's law, so that one item is hot. The peer
 (the floor) is the plainest stateful query of Spark on the same topic in the same run: a count by user in windows of 5 minutes, RocksDB, from Kafka to
 Kafka, without a contract, duplicates or a store; its probes are fresh when a consumer has read their counts. The services run in a
-temporary home, which is deleted; each engine has one of its own, and a minute at the highest rate to warm up. CPU time and memory of Flink are those of the speed layer, which archives by Spark, and of the
+temporary home, which is deleted; each engine and number of groups has one of its own, and a minute at the highest rate to warm up. CPU time and memory of Flink are those of the speed layer, which archives by Spark, and of the
 JobManager and the TaskManager.
 """
 
@@ -62,15 +63,19 @@ def main(
     engine: Annotated[
         list[str] | None, typer.Option(help="spark or flink; several are measured one after the other. Default: spark.")
     ] = None,
+    groups: Annotated[
+        list[int] | None, typer.Option(min=2, help="Feature groups; several numbers are measured one after the other. Default: 2.")
+    ] = None,
     everything: Annotated[bool, typer.Option(help="Run all services of `braid up`.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measures the freshness of braid and of the plainest stateful query."""
-    chosen, engines, results = [float(rate) for rate in rates.split(",")], engine or ["spark"], []
-    for name in engines:
-        who = "braid" if name == "spark" else f"braid with {name}"
+    chosen, results = [float(rate) for rate in rates.split(",")], []
+    deployments = [(name, count) for name in engine or ["spark"] for count in groups or [2]]
+    for name, count in deployments:
+        who = f"braid{'' if name == 'spark' else f' with {name}'}{'' if count == 2 else f', {count} groups'}"
         with temporary_home() as of_home:
-            settings = of_home.model_copy(update={"engine": name})
+            settings = of_home.model_copy(update={"engine": name, "project": _project_of(count, of_home)})
             measured = {"speed"} | ({"flink-jobmanager", "flink-taskmanager"} if name == "flink" else set())
             services.up(settings, {**topics(project), _FLOOR_TOPIC: 4}, only=None if everything else {"kafka", "valkey", *measured})
             numbers = iter(range(_FIRST_PROBE, 2 * _FIRST_PROBE))
@@ -82,7 +87,7 @@ def main(
                 results.append({"who": who, **phase(settings, numbers, rate, seconds, see, pids)})
                 print(json.dumps(results[-1]), file=sys.stderr, flush=True)
             results.append({"who": who, **idle(pids)})
-            if floor and name == engines[-1]:
+            if floor and (name, count) == deployments[-1]:
                 Supervisor(settings).stop(["speed"])
                 with floor_query(settings) as (floor_pid, in_the_topic):
                     phase(settings, numbers, max(chosen), _WARM_UP_SECONDS, in_the_topic, [floor_pid])
@@ -90,6 +95,17 @@ def main(
                         results.append({"who": "floor", **phase(settings, numbers, rate, seconds, in_the_topic, [floor_pid])})
                         print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     print(json.dumps(results) if as_json else "\n".join(map(_sentence, results)))
+
+
+def _project_of(groups: int, settings: Settings) -> str:
+    """The project of the shop with so many groups, as the settings name it: those of users and items again under other names."""
+    path = settings.home / "definitions.py"
+    path.write_text(
+        "from dataclasses import replace\n\nfrom examples.shop.definitions import project as shop\n\n"
+        f"copies = [replace(shop.groups[n % 2], name=f'copy_{{n}}') for n in range({groups - 2})]\n"
+        "project = replace(shop, groups=(*shop.groups, *copies))\n"
+    )
+    return f"{path}:project"
 
 
 def _in_the_store(store: Store, pending: list[int]) -> set[int]:

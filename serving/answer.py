@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from features.declaration import FeatureGroup, ModelInput
@@ -16,7 +17,7 @@ from serving.encoding import FeatureRow, ModelInfo, Provenance, predict_answer
 from serving.errors import RefusalError
 from serving.ids import RequestId
 from serving.model import LoadedModel
-from store.protocol import Parts
+from store.protocol import Parts, Reading
 
 
 class Stale(NamedTuple):
@@ -38,6 +39,26 @@ class Served(NamedTuple):
     parts: Parts
     merged: Merged
     at_ms: int
+
+
+def features_at(
+    reading: Reading, q_ms: int, kept_ms: int, stale: Stale | None = None, batch_only: bool = False
+) -> Callable[[Parts], Served]:
+    """The function from the parts of an entity to its features at `q_ms`; many entities share the work.
+
+    Args:
+        reading: What the store has of the entities.
+        q_ms: When.
+        kept_ms: For how long the store keeps speed tiles.
+        stale: As for `served_features`.
+        batch_only: As for `served_features`.
+    """
+    since_ms = max(q_ms - kept_ms, reading.complete_since_ms)
+    at_q = ManyMerge(reading.group, q_ms, reading.batch_end_ms, since_ms) if len(reading.parts) > 1 else None
+    return partial(
+        served_features, reading.group, q_ms=q_ms, batch_end_ms=reading.batch_end_ms, stale=stale, batch_only=batch_only,
+        complete_since_ms=since_ms, at_q=at_q,
+    )  # fmt: skip
 
 
 def served_features(

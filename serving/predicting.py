@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from features.declaration import FeatureGroup
 from features.instants import now_ms
-from features.merge_many import ManyMerge
 from features.model import Model, WhenLate
 from infra.settings import Settings
-from serving.answer import Provenances, Served, ServedInput, Stale, combined, prediction, served_features
+from serving.answer import Provenances, Served, ServedInput, Stale, combined, features_at, prediction
 from serving.answer_log import Answered, AnswerLog
 from serving.contract import PredictRequest
 from serving.encoding import CandidateScore, ModelInfo, ScoreAnswer, encoded
@@ -195,20 +194,8 @@ class Predictor:
     def _stale(self, use_case: str | None, q_ms: int) -> list[Stale | None]:
         return [self._freshness.stale(use_case, entry.group.name, q_ms) for entry in self._inputs]
 
-    def _serve(self, reading: Reading, stale: Stale | None, q_ms: int, batch_only: bool) -> Any:
-        """The function from the parts of an entity to its features."""
-        since_ms = max(q_ms - tiles_kept_ms(self._settings, reading.group), reading.complete_since_ms)
-        at_q = ManyMerge(reading.group, q_ms, reading.batch_end_ms, since_ms) if len(reading.parts) > 1 else None
-        return partial(
-            served_features,
-            reading.group,
-            q_ms=q_ms,
-            batch_end_ms=reading.batch_end_ms,
-            stale=stale,
-            batch_only=batch_only,
-            complete_since_ms=since_ms,
-            at_q=at_q,
-        )
+    def _serve(self, reading: Reading, stale: Stale | None, q_ms: int, batch_only: bool) -> Callable[[Parts], Served]:
+        return features_at(reading, q_ms, tiles_kept_ms(self._settings, reading.group), stale, batch_only)
 
     def _contexts(self, request: Any) -> list[dict[str, Any]]:
         """The request columns of each candidate: its own values, and those of the whole request for the rest."""

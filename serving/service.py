@@ -20,12 +20,11 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 
 from features.instants import now_ms
-from features.merge_many import ManyMerge
 from features.model import Model
 from infra.experiments import experiment_model
 from infra.project import load_project
 from infra.settings import Settings
-from serving.answer import Provenances, feature_rows, served_features
+from serving.answer import Provenances, feature_rows, features_at
 from serving.arrow_answer import arrow_stream
 from serving.console.app import Console, console_app
 from serving.console.requests import CONSOLE_REQUESTS
@@ -230,16 +229,7 @@ class Braid(_Endpoints):
         reading = await self._store.read(group, keys)
         stages.read(reading.decode_seconds)
         group = reading.group
-        since_ms = max(q_ms - tiles_kept_ms(_settings, group), reading.complete_since_ms)
-        serve = partial(
-            served_features,
-            group,
-            q_ms=q_ms,
-            batch_end_ms=reading.batch_end_ms,
-            stale=stale,
-            complete_since_ms=since_ms,
-            at_q=ManyMerge(group, q_ms, reading.batch_end_ms, since_ms),
-        )
+        serve = features_at(reading, q_ms, tiles_kept_ms(_settings, group), stale)
         found = [serve(parts) for parts in reading.parts]
         stages.end("merge")
         if arrow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import httpx
@@ -42,7 +43,7 @@ def ailment(settings: Settings, name: str, started_seconds: int = 0) -> str | No
             socket.create_connection(("127.0.0.1", settings.ports.dagster_code), timeout=2).close()
             return None
         if probe := _PROBES.get(name):
-            answer = httpx.get(probe(settings), timeout=_TIMEOUT_SECONDS, trust_env=False)
+            answer = _http().get(probe(settings))
             return None if answer.is_success else f"it answers {answer.status_code}: {answer.text.strip()[:200]}"
         return None  # the daemon has no address; supervisord checks that it runs
     except (KafkaError, redis.RedisError, httpx.HTTPError, OSError, ValueError) as error:
@@ -62,8 +63,14 @@ def url(settings: Settings, name: str) -> str | None:
     return address
 
 
+@cache
+def _http() -> httpx.Client:
+    """A client reads the authorities' certificates when it is made, which takes tens of milliseconds. Each request has a connection of its own."""
+    return httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+
+
 def _taskmanager(settings: Settings) -> str | None:
-    answer = httpx.get(f"{rest_url(settings)}/overview", timeout=_TIMEOUT_SECONDS, trust_env=False)
+    answer = _http().get(f"{rest_url(settings)}/overview")
     return None if answer.is_success and answer.json()["taskmanagers"] else "the JobManager does not know it yet"
 
 
