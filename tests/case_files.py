@@ -25,7 +25,7 @@ SOURCE = EventSource(
         Column("event_id", required=True), Column("user_id", ColumnType.INT64), Column("session_id"), Column("event_type"), Column("item_id"),
         Column("amount", ColumnType.DECIMAL), Column("points", ColumnType.INT64), Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
     ),
-    key="event_id",
+    key="event_id", earliest="1900-01-01",
 )  # fmt: skip
 
 

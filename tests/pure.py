@@ -5,7 +5,7 @@ An event is a row of the `events` table: the source's columns by name, decimals 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
@@ -72,11 +72,16 @@ def series_of(group: FeatureGroup, events: Sequence[Event]) -> list[Series]:
     return result
 
 
-def view_of(group: FeatureGroup, events: Sequence[Event], batch_end_ms: int) -> packed.BatchValue:
+def view_of(
+    group: FeatureGroup,
+    events: Sequence[Event],
+    batch_end_ms: int,
+    inputs: Callable[[FeatureGroup, Sequence[Event]], list[Series]] = series_of,
+) -> packed.BatchValue:
     """Batch: an entity's events before batch_end, in tiles, and those of the exact spans by the instant, in a view, through its bytes."""
 
     def pieces(chosen: list[Event], step_ms: int) -> tuple[list[int], list[list[Any]]]:
-        series = series_of(group, chosen)
+        series = inputs(group, chosen)
         lo, hi = runs(series[0].ts_ms // step_ms)
         return (series[0].ts_ms[lo] // step_ms * step_ms).tolist(), fold_ranges(group, series, lo, hi)
 

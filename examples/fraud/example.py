@@ -28,6 +28,8 @@ example = Example(
     name="fraud",
     origin="purchases and chargebacks: simulated data",
     write=write,
+    # About 300 events per second, so that the budget is measured on a machine that is busy, but not full.
+    speedup=25_000,
     gain=Gain(
         generate=labelled,
         scenarios={
