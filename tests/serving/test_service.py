@@ -466,7 +466,7 @@ def test_no_request_whatever_it_holds_is_answered_by_an_error_of_the_server(api:
         if label.startswith("POST"):  # the others have nothing to vary
             misshapen = statuses_of(operation, schemathesis.GenerationMode.NEGATIVE, requested)
             assert min(fitting.total(), misshapen.total()) >= requested
-            assert fitting[200] >= requested // 100, "some are right in all that the description cannot say"
+            assert fitting[200] > requested * 3 // 100
             assert misshapen[400] > requested // 10
 
 
