@@ -24,12 +24,13 @@ import numpy as np
 import typer
 
 from benchmarks._home import temporary_home
+from benchmarks._open_loop import highest_rate, offer
 from benchmarks._publication import publication
 from benchmarks._serving import BATCH_END_MS, CASES, bodies_of, publish, register, wait
 from features.windows import HOUR_MS
 from infra.embedded import services
 from infra.settings import Settings
-from orchestration.open_loop import DEGRADED, Load, highest_rate, offer, request_of
+from orchestration.open_loop import DEGRADED, Load, request_of
 
 #: The program of the peer. Its arguments are the port and the number of bytes of an answer.
 PEER = r"""

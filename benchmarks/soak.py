@@ -26,6 +26,7 @@ from kafka import KafkaProducer
 from scipy.stats import theilslopes
 
 from benchmarks._home import temporary_home
+from benchmarks._open_loop import offer
 from benchmarks._publication import publication
 from benchmarks._serving import CASES, USERS, bodies_of, register
 from benchmarks._stream import send_events
@@ -36,7 +37,7 @@ from infra.embedded import services
 from infra.embedded.supervision import Supervisor
 from infra.kafka import client_options
 from infra.settings import Settings
-from orchestration.open_loop import DEGRADED, Load, offer, request_of
+from orchestration.open_loop import DEGRADED, Load, request_of
 from orchestration.topics import topics
 
 #: Case → its share of the requests, in percent.

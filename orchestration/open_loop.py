@@ -10,7 +10,7 @@ import asyncio
 import gc
 import selectors
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -207,36 +207,3 @@ def run_timed(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
             return runner.run(main())
     finally:
         gc.enable()
-
-
-def offer(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Load:
-    """Sends requests to a port at a rate, in turn, over `CONNECTIONS` connections."""
-
-    async def load() -> Load:
-        number = max(1, int(rate * seconds))
-        return await Generator(lambda place: requests[place % len(requests)], rate, number).run(port)
-
-    return run_timed(load)
-
-
-def highest_rate(trial: Callable[[float], Load], limit_ms: float, first: float, trials: int) -> float:
-    """The highest rate, to about 5 %, whose answers are good and within the limit; 0 where no rate is.
-
-    A rate is given up after it has failed twice, because another process of the machine can spoil one trial.
-
-    Args:
-        trial: Offers a load at a rate.
-        limit_ms: The limit of the 99th percentile.
-        first: The rate to begin with.
-        trials: The number of rates to try.
-    """
-    held, failed, rate = 0.0, float("inf"), first
-    for _ in range(trials):
-        if trial(rate).holds(limit_ms) or trial(rate).holds(limit_ms):
-            held = rate
-        else:
-            failed = rate
-        if held and failed / held < 1.05:
-            break
-        rate = held * 1.5 if failed == float("inf") else (held * failed) ** 0.5 if held else failed / 2
-    return held

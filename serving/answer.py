@@ -44,7 +44,7 @@ class Served(NamedTuple):
 def features_at(
     reading: Reading, q_ms: int, kept_ms: int, stale: Stale | None = None, batch_only: bool = False
 ) -> Callable[[Parts], Served]:
-    """The function from the parts of an entity to its features at `q_ms`; many entities share the work.
+    """The function from the parts of an entity to its features at `q_ms`; the entities of a reading share the work.
 
     Args:
         reading: What the store has of the entities.
@@ -54,10 +54,9 @@ def features_at(
         batch_only: As for `served_features`.
     """
     since_ms = max(q_ms - kept_ms, reading.complete_since_ms)
-    at_q = ManyMerge(reading.group, q_ms, reading.batch_end_ms, since_ms) if len(reading.parts) > 1 else None
     return partial(
         served_features, reading.group, q_ms=q_ms, batch_end_ms=reading.batch_end_ms, stale=stale, batch_only=batch_only,
-        complete_since_ms=since_ms, at_q=at_q,
+        complete_since_ms=since_ms, at_q=ManyMerge(reading.group, q_ms, reading.batch_end_ms, since_ms),
     )  # fmt: skip
 
 

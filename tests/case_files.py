@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from features import declaration
@@ -38,6 +39,15 @@ class Cells:
     values: dict[str, Value]
     degraded: tuple[str, ...]
 
+    def id_in(self, group: FeatureGroup) -> int | str:
+        """The id that the entity has in a group."""
+        return self.entity if isinstance(self.entity, int | str) else group.id_of(self.entity)
+
+    def check(self, values: dict[str, Value], degraded: set[str]) -> None:
+        """Fails where values differ that no feature's mark excuses, or where other features are marked."""
+        assert degraded == set(self.degraded), (self, degraded)
+        assert {name: value for name, value in values.items() if name not in degraded} == self.values, (self, values)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -60,6 +70,19 @@ class Case:
     batch_end_ms: int
     cells: tuple[Cells, ...]
     skip: dict[str, str]
+
+    @property
+    def counting(self) -> list[Event]:
+        """The events that count: of the copies of an event the first to arrive."""
+        latest_first = sorted(
+            self.events, key=lambda event: [event[name] for name in ("arrival_ms", "partition", "offset")], reverse=True
+        )
+        return list({event["event_id"]: event for event in latest_first}.values())
+
+    def expect(self, engine: str, request: pytest.FixtureRequest) -> None:
+        """Lets a test of an engine that cannot do this yet fail, for the reason in the file."""
+        if engine in self.skip:
+            request.applymarker(pytest.mark.xfail(reason=self.skip[engine], strict=True))
 
 
 def load_cases() -> list[Case]:

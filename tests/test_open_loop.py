@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestration.open_loop import BROKEN, DEGRADED, Load, highest_rate, offer, request_of
+from benchmarks._open_loop import highest_rate, offer
+from orchestration.open_loop import BROKEN, DEGRADED, Load, request_of
 
 STALL_SECONDS = 0.5
 HEAD = "HTTP/1.1 {} OK\r\ncontent-length: {}\r\n\r\n{}"

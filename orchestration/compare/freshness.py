@@ -67,6 +67,13 @@ class Watch:
         """No other probe will be sent."""
         self._sent.set()
 
+    def await_known(self) -> float:
+        """Returns when the probes are known, or have been waited for long enough: the seconds that it took."""
+        began = time.monotonic()
+        while self.pending and time.monotonic() - began < _PATIENCE_SECONDS:
+            time.sleep(_POLL_SECONDS)
+        return time.monotonic() - began
+
     def run(self) -> None:
         """Looks for the probes until all are sent and known, or none has become known for a long time."""
         latest = time.monotonic()
@@ -157,10 +164,8 @@ def _paced(
     began, sent, seen, warm = time.monotonic(), 0, 0.0, False
     for batch in batches:
         if not warm and sent >= warm_up:
-            warm, reached = True, time.monotonic()
-            while watch.pending and time.monotonic() - reached < _PATIENCE_SECONDS:
-                time.sleep(_POLL_SECONDS)
-            began += time.monotonic() - reached
+            warm = True
+            began += watch.await_known()
         time.sleep(max(0.0, began + sent / rate - time.monotonic()))
         sent += batch.num_rows
         yield batch

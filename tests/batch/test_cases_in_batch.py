@@ -11,7 +11,7 @@ from batch.events import ingest_archive
 from batch.point_in_time import point_in_time
 from features.merge import merge
 from infra.settings import Settings
-from speed.archive import COLUMNS, create_archive
+from tests.batch.test_archive import archive
 from tests.batch.test_every_aggregation import batch_views, speed_tiles
 from tests.case_files import SOURCE, Case, load_cases
 from tests.speed.test_cases_by_engine import message
@@ -27,22 +27,17 @@ pytestmark = pytest.mark.long
 def test_the_batch_and_the_training_set_give_the_right_cells(
     case: Case, spark: SparkSession, lake: Settings, request: pytest.FixtureRequest
 ) -> None:
-    if reason := case.skip.get("batch") or case.skip.get("training_set"):
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    for engine in ("batch", "training_set"):
+        case.expect(engine, request)
     group = case.group
-    create_archive(spark, lake, SOURCE)
-    rows = [
-        (SOURCE.topic, event["partition"], event["offset"], event["arrival_ms"], b"key", message(event)) for event in case.events
-    ]
-    archived = spark.createDataFrame(rows, COLUMNS.rsplit(", ", 1)[0])
-    archived = archived.withColumn("arrival_day", F.to_date(F.timestamp_millis("arrival_ms")))
-    archived.coalesce(1).write.format("delta").mode("append").save(lake.table(SOURCE.archive_table))
+    places = [(SOURCE.topic, event["partition"], event["offset"], event["arrival_ms"], b"key") for event in case.events]
+    archive(spark, lake, *((*place, message(event)) for place, event in zip(places, case.events, strict=True)), source=SOURCE)
     ingest_archive(spark, lake, SOURCE)
     events = spark.read.format("delta").load(lake.table(SOURCE.table))
     views = {str(entity): view for entity, view in batch_views(spark, lake, group, case.batch_end_ms).items()}
     late = [event["event_id"] for event in case.events if event["late"]]
     streamed = speed_tiles(lake, group, events.where(~F.col("event_id").isin(late)))
-    ids = [cells.entity if isinstance(cells.entity, int | str) else group.id_of(cells.entity) for cells in case.cells]
+    ids = [cells.id_in(group) for cells in case.cells]
     kind = "BIGINT" if isinstance(ids[0], int) else "STRING"
     labels = [(entity_id, cells.q_ms) for entity_id, cells in zip(ids, case.cells, strict=True)]
     points = spark.createDataFrame(list(dict.fromkeys(labels)), f"entity {kind}, q_ms BIGINT")
@@ -50,8 +45,6 @@ def test_the_batch_and_the_training_set_give_the_right_cells(
     for entity_id, cells in zip(ids, case.cells, strict=True):
         merged = merge(group, views.get(str(entity_id)), streamed.get(str(entity_id), []), cells.q_ms, case.batch_end_ms)
         degraded = {group.feature_names[index] for index in merged.degraded_features}
-        values = dict(zip(group.feature_names, merged.values, strict=True))
-        assert degraded == set(cells.degraded), cells
-        assert {name: value for name, value in values.items() if name not in degraded} == cells.values, cells
+        cells.check(dict(zip(group.feature_names, merged.values, strict=True)), degraded)
         row = trained[entity_id, cells.q_ms]
         assert {name: row[name] for name in cells.values} == cells.values, cells

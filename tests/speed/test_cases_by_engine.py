@@ -24,14 +24,14 @@ from speed.flink.expressions import UntranslatableError
 from speed.flink.job_sql import job_of
 from speed.flink.rows import contribution_rows
 from speed.online import Target
-from speed.stream import PLACE, contributions, different_inputs, input_names, judged, slots
+from speed.stream import input_names, slots
 from speed.writer import TileWriter
 from store.protocol import Tiles
 from store.server import writing_store
 from tests.case_files import SOURCE, Case, load_cases
 from tests.pure import Event, view_of
 from tests.speed.aloud import instant, stored_tiles
-from tests.speed.flink.reading import flink_rows
+from tests.speed.flink.reading import flink_rows, spark_rows
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -95,18 +95,14 @@ def with_places(rows: pa.Table) -> pa.Table:
 
 def by_spark(spark: SparkSession, settings: Settings, _: Path) -> Engine:
     groups = [case.group for case in CASES]
-    frame = spark.createDataFrame(
-        [(message(event), 0, place, event["arrival_ms"]) for place, (_, event) in enumerate(EVENTS)],
-        "value BINARY, partition INT, offset BIGINT, arrival_ms BIGINT",
-    )
-    typed = judged(settings, frame, SOURCE, PLACE)
-    refused = typed.where("_reason IS NOT NULL").select("kafka_offset", "_reason").collect()
-    assert not refused, [(row._reason, EVENTS[row.kafka_offset]) for row in refused]
-    rows = sorted(contributions(groups, typed).collect(), key=lambda row: row.kafka_offset)
-    columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in (*PLACES, "ts_ms", "event")}
-    columns["verdict"] = [FITS] * len(rows)
-    columns |= {f"entity_{slot}": [row.entities[slot] for row in rows] for slot in slots(groups).values()}
-    columns |= {f"input_{index}": [row[f"input_{index}"] for row in rows] for index in range(len(different_inputs(groups)))}
+    rows = spark_rows(spark, settings, groups, [message(event) for _, event in EVENTS])
+    refused = {place: reason for place, reason in rows.items() if isinstance(reason, str)}
+    assert not refused
+    ordered = [rows[place] for place in range(len(EVENTS))]
+    columns: dict[str, list[Any]] = {name: [row[name] for row in ordered] for name in (*PLACES, "ts_ms", "event")}
+    columns["verdict"] = [FITS] * len(ordered)
+    columns |= {f"entity_{slot}": [row.entities[slot] for row in ordered] for slot in slots(groups).values()}
+    columns |= {name: [row[name] for row in ordered] for name in ordered[0].__fields__ if name.startswith("input_")}
     return Engine("stream", groups, with_places(pa.table(columns)))
 
 
@@ -136,33 +132,23 @@ def engine(
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_an_engine_gives_the_right_cells(case: Case, engine: Engine, valkey: Settings, request: pytest.FixtureRequest) -> None:
-    if engine.name in case.skip:
-        request.applymarker(pytest.mark.xfail(reason=case.skip[engine.name], strict=True))
+    case.expect(engine.name, request)
     assert case.group in engine.groups, "the engine cannot run its expressions"
     group, store, checkpoint = case.group, writing_store(valkey), uuid.uuid4().hex[:12]
-    ids = {cells.entity if isinstance(cells.entity, int | str) else group.id_of(cells.entity) for cells in case.cells}
-    store.drop(group, list(ids))
+    store.drop(group, list({cells.id_in(group) for cells in case.cells}))
     store.set_tiles(group, Tiles(checkpoint))
     target = Target(group, checkpoint, slots(engine.groups)[group.entity_sql], tuple(input_names(engine.groups, group)), begins={})
     TileWriter(store, valkey, checkpoint, [target], checkpoint, 1).write(engine.streamed(case), {})
-    counting = first_copies(case.events)
+    counting = sorted(case.counting, key=lambda event: event["ts_ms"])
     for cells in case.cells:
-        entity_id = cells.entity if isinstance(cells.entity, int | str) else group.id_of(cells.entity)
+        entity_id = cells.id_in(group)
         mine = [event for event in counting if entity_of(group, event) == entity_id]
         before = [event for event in mine if event["ts_ms"] < case.batch_end_ms]
         view = view_of(group, mine, case.batch_end_ms, engine.series_of) if before else None
         tiles = list(stored_tiles(valkey, entity_id, group).values())
         merged = merge(group, view, tiles, cells.q_ms, case.batch_end_ms)
         degraded = {group.feature_names[index] for index in merged.degraded_features}
-        values = dict(zip(group.feature_names, merged.values, strict=True))
-        assert degraded == set(cells.degraded), cells
-        assert {name: value for name, value in values.items() if name not in degraded} == cells.values, cells
-
-
-def first_copies(events: Sequence[Event]) -> list[Event]:
-    """Of the copies of an event the first to arrive, in the order of their times."""
-    latest_first = sorted(events, key=lambda event: [event[name] for name in ("arrival_ms", "partition", "offset")], reverse=True)
-    return sorted({event["event_id"]: event for event in latest_first}.values(), key=lambda event: event["ts_ms"])
+        cells.check(dict(zip(group.feature_names, merged.values, strict=True)), degraded)
 
 
 def entity_of(group: FeatureGroup, event: Event) -> int | str | None:

@@ -23,6 +23,7 @@ from infra.settings import Settings
 from speed.visible import wait_archived
 from store.clients import store
 from store.keys import PROGRESS_KEY
+from tests.speed.transactions import send_in_transactions
 from tests.waiting import eventually
 
 from .calls import CALLER, CALLS
@@ -108,14 +109,8 @@ def test_what_kafka_really_holds_is_counted_once_and_by_one_rule(spark: SparkSes
     producer.send(CALLS.topic, call("twice", 1, 10.0), partition=1).get(30)
     time.sleep(0.05)
     producer.send(CALLS.topic, call("twice", 1, 99.0), partition=0).get(30)
-    transactional = KafkaProducer(**options, transactional_id="calls")
-    transactional.init_transactions()
-    for ids, end in ((("a1", "a2", "a3"), transactional.abort_transaction), (("c1", "c2"), transactional.commit_transaction)):
-        transactional.begin_transaction()
-        for event_id in ids:
-            transactional.send(CALLS.topic, call(event_id, 2, 10.0))
-        transactional.flush()
-        end()
+    aborted, committed = (tuple(call(event_id, 2, 10.0) for event_id in ids) for ids in (("a1", "a2", "a3"), ("c1", "c2")))
+    send_in_transactions(kafka, CALLS.topic, aborted, committed)
     admin = KafkaAdminClient(**options)
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, CALLS.topic, configs={"message.timestamp.type": "CreateTime"})])
     assert producer_timed_topics(kafka, [CALLS.topic]) == [CALLS.topic]
@@ -151,5 +146,4 @@ def test_what_kafka_really_holds_is_counted_once_and_by_one_rule(spark: SparkSes
     finally:
         layer.stop()
         producer.close()
-        transactional.close()
         admin.close()

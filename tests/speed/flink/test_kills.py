@@ -29,6 +29,7 @@ from tests.speed.aloud import batch_of, instant, stored_tiles
 from tests.speed.process import Speed
 from tests.speed.test_kappa import unique
 from tests.speed.test_stream_equals_brute_force import ITEMS, USERS, made
+from tests.speed.transactions import send_in_transactions
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(900)]
@@ -172,18 +173,14 @@ def test_every_cell_is_that_of_brute_force_through_kills_of_every_part(flink: Se
 
 def test_what_was_committed_counts_and_what_was_aborted_does_not(flink: Settings) -> None:
     speed, user, now_ms = Speed(flink), USERS + 1, time.time_ns() // 1_000_000
-    transactional = KafkaProducer(bootstrap_servers=flink.kafka_bootstrap, transactional_id="shop")
-    transactional.init_transactions()
+
+    def view(name: str) -> bytes:
+        event = {"event_id": f"transactional {name}", "user_id": user, "session_id": "s", "event_type": "VIEW"}
+        return json.dumps({**event, "event_timestamp": instant(now_ms - MINUTE_MS)}).encode()
+
     try:
         speed.start()
-        for ids, end in ((("a", "b", "c"), transactional.abort_transaction), (("d", "e"), transactional.commit_transaction)):
-            transactional.begin_transaction()
-            for name in ids:
-                event = {"event_id": f"transactional {name}", "user_id": user, "session_id": "s", "event_type": "VIEW"}
-                value = json.dumps({**event, "event_timestamp": instant(now_ms - MINUTE_MS)}).encode()
-                transactional.send(user_events.topic, key=b"1", value=value)
-            transactional.flush()
-            end()
+        send_in_transactions(flink, user_events.topic, map(view, "abc"), map(view, "de"))
         # What the end of a transaction takes in the topic is passed over, too.
         wait_visible(flink, GROUPS.values(), end_offsets(flink, user_events.topic))
         values = merge(user_features, None, list(stored_tiles(flink, user).values()), now_ms).values
@@ -191,4 +188,3 @@ def test_what_was_committed_counts_and_what_was_aborted_does_not(flink: Settings
         eventually(lambda: open_store(flink).progress()["online"]["lag"] == 0)
     finally:
         speed.stop()
-        transactional.close()
