@@ -16,7 +16,7 @@ plan a second job per micro-batch and go through the driver's Python.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
@@ -46,8 +46,11 @@ from speed.copies import (
 )
 from speed.fold import contributions_of, first_starts, fold_into, roll_into
 from speed.stream import by_entity, contributions, input_names, judged_events, slots
-from store.protocol import Folded, Histories, Mark, Store, Tiles
+from store.protocol import Folded, Histories, Mark, Opening, Store, Tiles, Writing
 from store.server import writing_store
+
+#: Rows times groups that are folded between two requests to the store. What is more costs memory, and requests count no more.
+FOLDED_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,9 @@ def write_tiles(
 def put_part(
     store: Store, settings: Settings, targets: Sequence[Target], batch: MicroBatch, task: int, of_slot: Mapping[int, pa.Table]
 ) -> int:
-    """Folds a part of a micro-batch, and puts the tiles, each group's with a mark behind them; gives how many.
+    """Folds a part of a micro-batch, and puts the tiles, with the groups' marks behind them; gives how many.
+
+    All groups share the round trips to the store: on a machine without an idle core each costs a turn of waiting.
 
     Args:
         store: The online store.
@@ -136,40 +141,53 @@ def put_part(
         task: The part; all events of an entity are in one.
         of_slot: Slot → all rows of its entities: entity, ts_ms, the place of the message, the inputs. Empty for a part without rows.
     """
-    written = 0
     watermark_ms = watermark_before(store, settings, batch) if settings.kappa and of_slot else None
-    for target in targets:
-        group, mark = target.group, Mark(target.token, task, batch.number)
-        tiles: list[tuple[int | str, int, bytes]] = []
-        folded: Folded | None = None
-        histories: Histories | None = None
-        if of_slot and settings.kappa:
-            tiles, folded, histories = roll_rows(store, target, of_slot[target.slot], watermark_ms)
-        elif of_slot:
-            tiles, folded = fold_rows(store, target, of_slot[target.slot])
-        store.put_tiles(group, tiles, settings.tiles_kept_seconds(group.buffer_ms), mark, folded, histories)
-        written += len(tiles)
+    rows = max((table.num_rows for table in of_slot.values()), default=0)
+    groups = max(1, FOLDED_AT_ONCE // max(rows, 1))
+    written = 0
+    for begun in range(0, len(targets), groups):
+        some = targets[begun : begun + groups]
+        writings = (
+            fold_rows(store, settings, some, of_slot, watermark_ms)
+            if of_slot
+            else [Writing(target.group, [], 0) for target in some]
+        )
+        written += sum(len(writing.tiles) for writing in writings)
+        marks = [Mark(target.token, task, batch.number) for target in some]
+        store.put_all_tiles([replace(writing, mark=mark) for writing, mark in zip(writings, marks, strict=True)])
     return written
 
 
-def fold_rows(store: Store, target: Target, rows: pa.Table) -> tuple[list[tuple[int | str, int, bytes]], Folded]:
-    """The rows of a group's entities, folded into the tiles that the store has of them: what is to be put."""
-    group, new = target.group, contributions_of(target.group, rows, target.inputs)
-    tiles, offsets = fold_into(group, new, store.open_tiles(group, target.token, first_starts(group, new)))
-    return tiles, Folded(target.token, offsets)
+def fold_rows(
+    store: Store, settings: Settings, targets: Sequence[Target], of_slot: Mapping[int, pa.Table], watermark_ms: int | None
+) -> list[Writing]:
+    """The rows of the groups' entities, folded into what the store has of them: what is to be put, without marks."""
+    new = [contributions_of(target.group, _since(of_slot[target.slot], target.begins), target.inputs) for target in targets]
+    openings, closed = [], []
+    for target, its_new in zip(targets, new, strict=True):
+        group = target.group
+        # An event at the watermark is late.
+        closed.append(None if watermark_ms is None else floor_ms(watermark_ms + 1, group.tile_ms))
+        until_ms = (EVER_MS if closed[-1] is None else closed[-1]) if settings.kappa else None
+        openings.append(Opening(group, target.token, first_starts(group, its_new), until_ms))
+    writings = []
+    for target, its_new, opened, closed_ms in zip(targets, new, store.open_all_tiles(openings), closed, strict=True):
+        group, histories = target.group, None
+        if settings.kappa:
+            rolled = roll_into(group, its_new, opened, closed_ms)
+            tiles, offsets = rolled.tiles, rolled.folded
+            fresh = [entity for entity, state in zip(its_new.entities, opened, strict=True) if state is None]
+            histories = Histories(rolled.histories, fresh)
+        else:
+            tiles, offsets = fold_into(group, its_new, opened)
+        kept = settings.tiles_kept_seconds(group.buffer_ms)
+        writings.append(Writing(group, tiles, kept, None, Folded(target.token, offsets), histories))
+    return writings
 
 
-def roll_rows(
-    store: Store, target: Target, rows: pa.Table, watermark_ms: int | None
-) -> tuple[list[tuple[int | str, int, bytes]], Folded, Histories]:
-    """`fold_rows` of an architecture with histories, which closed tiles join."""
-    for partition, offset in target.begins.items():
+def _since(rows: pa.Table, begins: Mapping[int, int]) -> pa.Table:
+    """The rows but for those of a partition that lie before an offset."""
+    for partition, offset in begins.items():
         before = pc.and_(pc.equal(rows.column("kafka_partition"), partition), pc.less(rows.column("kafka_offset"), offset))
         rows = rows.filter(pc.invert(before))
-    group, new = target.group, contributions_of(target.group, rows, target.inputs)
-    # An event at the watermark is late.
-    closed_ms = None if watermark_ms is None else floor_ms(watermark_ms + 1, group.tile_ms)
-    opened = store.open_tiles(group, target.token, first_starts(group, new), EVER_MS if closed_ms is None else closed_ms)
-    rolled = roll_into(group, new, opened, closed_ms)
-    fresh = [entity for entity, state in zip(new.entities, opened, strict=True) if state is None]
-    return rolled.tiles, Folded(target.token, rolled.folded), Histories(rolled.histories, fresh)
+    return rows

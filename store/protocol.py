@@ -149,6 +149,28 @@ class Histories:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """Whose open tiles are read: the arguments of `Store.open_tiles`."""
+
+    group: FeatureGroup
+    token: str
+    first_ms: Mapping[int | str, int]
+    closed_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What is written of a group: the arguments of `Store.put_tiles`."""
+
+    group: FeatureGroup
+    tiles: Sequence[tuple[int | str, int, bytes]]
+    ttl_seconds: int
+    mark: Mark | None = None
+    folded: Folded | None = None
+    histories: Histories | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """What the store knows of one entity; `faults` says why that may not be all."""
 
@@ -237,6 +259,9 @@ class Store(Protocol):
         With `histories`, tiles and histories do not expire, and an entity's history is put in the same step, which removes the tiles that it has.
         """
 
+    def put_all_tiles(self, writings: Sequence[Writing]) -> None:
+        """`put_tiles` of several groups in one round trip, and all of their marks behind the tiles in another."""
+
     def first_copies(self, memory: str, batch: bytes, messages: Messages, remember_ms: int) -> npt.NDArray[np.bool_]:
         """Per message whether it is the first of its event that arrived, as far as the store has seen; the store then knows it.
 
@@ -264,6 +289,9 @@ class Store(Protocol):
         With `closed_ms`, of an architecture with histories, also the tiles that begin before it; and the history, where there are such tiles or
         where the start lies before the end of the history.
         """
+
+    def open_all_tiles(self, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
+        """`open_tiles` of several groups, in one round trip."""
 
     def serve_stream(self, group: FeatureGroup, as_of_ms: int, entities: int) -> None:
         """From now on a version is served from its stream of tiles and histories alone, without batch views; older versions are removed.

@@ -18,7 +18,7 @@ from store import copies, publishing, tiles
 from store.clients import patient_store, reading_store, store
 from store.errors import store_errors
 from store.keys import GENERATION_KEY, PROGRESS_KEY, Buckets, meta_key, notes_key
-from store.protocol import Folded, Histories, Mark, Messages, OpenTiles, Published, Reading, Tiles, View
+from store.protocol import Folded, Histories, Mark, Messages, Opening, OpenTiles, Published, Reading, Tiles, View, Writing
 from store.reading import ATTEMPTS, Query, Versions
 
 _P = ParamSpec("_P")
@@ -98,7 +98,11 @@ class RedisStore:
         folded: Folded | None = None,
         histories: Histories | None = None,
     ) -> None:
-        tiles.put_tiles(self._client, self._buckets, group, values, ttl_seconds, mark, folded, histories)
+        self.put_all_tiles([Writing(group, values, ttl_seconds, mark, folded, histories)])
+
+    @_told
+    def put_all_tiles(self, writings: Sequence[Writing]) -> None:
+        tiles.put_tiles(self._client, self._buckets, writings)
 
     @_told
     def first_copies(self, memory: str, batch: bytes, messages: Messages, remember_ms: int) -> npt.NDArray[np.bool_]:
@@ -120,7 +124,12 @@ class RedisStore:
     def open_tiles(
         self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int], closed_ms: int | None = None
     ) -> list[OpenTiles | None]:
-        return tiles.open_tiles(self._client, group, token, first_ms, closed_ms)
+        [opened] = self.open_all_tiles([Opening(group, token, first_ms, closed_ms)])
+        return opened
+
+    @_told
+    def open_all_tiles(self, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
+        return tiles.open_tiles(self._client, openings)
 
     @_told
     def serve_stream(self, group: FeatureGroup, as_of_ms: int, entities: int) -> None:

@@ -11,7 +11,7 @@ has committed, or does not follow upon the one before, and the stream is read ag
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +23,7 @@ from features.instants import now_ms
 from features.speed_value import SPEED_FORMAT, folded_field, speed_field, speed_head
 from features.windows import HOUR_MS
 from store.keys import Buckets, meta_key, tiles_field, version_of
-from store.protocol import Folded, Histories, Mark, OpenTiles, Tiles
+from store.protocol import Opening, OpenTiles, Tiles, Writing
 from store.scripts import Script
 
 #: Entities per round trip to the store.
@@ -175,28 +175,28 @@ end
 )
 
 
-def put_tiles(
-    client: Any,
-    buckets: Buckets,
-    group: FeatureGroup,
-    tiles: Sequence[tuple[int | str, int, bytes]],
-    ttl_seconds: int,
-    mark: Mark | None,
-    folded: Folded | None,
-    histories: Histories | None,
-) -> None:
-    """Writes tiles (entity, start in ms, packed value), each entity's with its history and which events are in them, and after all the mark."""
+def put_tiles(client: Any, buckets: Buckets, writings: Sequence[Writing]) -> None:
+    """Writes tiles, each entity's with its history and which events are in them, and after all the marks."""
+    _run(client, _PUT, [call for writing in writings for call in _put_calls(writing)])
+    marks = [(writing.mark.token, writing.mark.task, writing.mark.batch_id) for writing in writings if writing.mark]
+    if marks:
+        _MARK.run(client, [(key, task, batch_id) for token, task, batch_id in marks for key in buckets.mark_keys(token)])
+
+
+def _put_calls(writing: Writing) -> Iterator[Sequence[Any]]:
+    """A call per entity."""
+    group, folded, histories = writing.group, writing.folded, writing.histories
     # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
     hour = now_ms() // HOUR_MS
-    ttl_seconds = 0 if histories else ttl_seconds
+    ttl_seconds = 0 if histories else writing.ttl_seconds
     fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour
     beside, history = folded_field(group.fingerprint), history_field(group.fingerprint)
     packed, fresh = (histories.packed, set(histories.fresh)) if histories else ({}, set())
     entities: dict[int | str, dict[int, bytes]] = {entity: {} for entity in packed}
-    for entity, start_ms, value in tiles:
+    for entity, start_ms, value in writing.tiles:
         entities.setdefault(entity, {})[start_ms] = value
-    calls = [
-        (
+    for entity, values in entities.items():
+        yield (
             group.key(entity),
             *fixed,
             beside,
@@ -206,29 +206,36 @@ def put_tiles(
             int(entity in fresh),
             *(part for tile in sorted(values.items()) for part in tile),
         )
-        for entity, values in entities.items()
-    ]
-    for begun in range(0, len(calls), PIPELINE_LENGTH):
-        _PUT.run(client, calls[begun : begun + PIPELINE_LENGTH])
-    if mark is not None:
-        _MARK.run(client, [(key, mark.task, mark.batch_id) for key in buckets.mark_keys(mark.token)])
 
 
-def open_tiles(
-    client: Any, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int], closed_ms: int | None
-) -> list[OpenTiles | None]:
+def open_tiles(client: Any, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
     """Of each entity what the stream has folded, with its tiles from a start on and those that are closed, and its history if these join it."""
+    answers = iter(_run(client, _OPEN, [call for opening in openings for call in _open_calls(opening)]))
+    return [[_opened(next(answers), opening.token) for _ in opening.first_ms] for opening in openings]
+
+
+def _open_calls(opening: Opening) -> Iterator[Sequence[Any]]:
+    """A call per entity."""
+    group = opening.group
     field, head, beside = speed_field(group.fingerprint), speed_head(group), folded_field(group.fingerprint)
-    closed = () if closed_ms is None else (history_field(group.fingerprint), closed_ms)
-    calls = [(group.key(entity), field, head, beside, start_ms, *closed) for entity, start_ms in first_ms.items()]
-    opened: list[OpenTiles | None] = []
-    for begun in range(0, len(calls), PIPELINE_LENGTH):
-        for answer in _OPEN.run(client, calls[begun : begun + PIPELINE_LENGTH]):
-            its_token, offsets = _decoder.decode(answer[0]) if answer else ("", {})
-            starts_ms = map(int, answer[2::2])
-            tiles = dict(zip(starts_ms, answer[3::2], strict=True))
-            opened.append(OpenTiles(offsets, tiles, answer[1] or None) if its_token == token else None)
-    return opened
+    closed = () if opening.closed_ms is None else (history_field(group.fingerprint), opening.closed_ms)
+    for entity, start_ms in opening.first_ms.items():
+        yield (group.key(entity), field, head, beside, start_ms, *closed)
+
+
+def _opened(answer: Sequence[bytes], token: str) -> OpenTiles | None:
+    its_token, offsets = _decoder.decode(answer[0]) if answer else ("", {})
+    tiles = dict(zip(map(int, answer[2::2]), answer[3::2], strict=True))
+    return OpenTiles(offsets, tiles, answer[1] or None) if its_token == token else None
+
+
+def _run(client: Any, script: Script, calls: Sequence[Sequence[Any]]) -> list[Any]:
+    """The results of calls, of which `PIPELINE_LENGTH` share a round trip."""
+    return [
+        result
+        for begun in range(0, len(calls), PIPELINE_LENGTH)
+        for result in script.run(client, calls[begun : begun + PIPELINE_LENGTH])
+    ]
 
 
 def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int, batch_id: int) -> bool:

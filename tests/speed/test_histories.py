@@ -12,7 +12,7 @@ from features.merge import EVER_MS, merge
 from features.merge_many import ManyMerge
 from infra.settings import Settings
 from speed.histories import write_histories
-from speed.online import Target, roll_rows
+from speed.online import Target, fold_rows
 from store.clients import store
 from store.protocol import Tiles
 from store.server import RedisStore, writing_store
@@ -58,8 +58,8 @@ def test_what_the_lake_has_and_the_stream_brings_merge_to_all_events_once(valkey
         size = rng.randrange(1, 80)
         micro_batch, left = left[:size], left[size:]
         for part in (micro_batch[: size // 2], micro_batch):  # a task that was killed in between is made again
-            tiles, folded, histories = roll_rows(stream, target, table(part), None if high_ms is None else high_ms - WATERMARK_MS)
-            stream.put_tiles(user_features, tiles, 60, None, folded, histories)
+            watermark_ms = None if high_ms is None else high_ms - WATERMARK_MS
+            stream.put_all_tiles(fold_rows(stream, settings, [target], {0: table(part)}, watermark_ms))
         high_ms = max(each["ts_ms"] for each in (*micro_batch, {"ts_ms": high_ms or 0}))
     online.set_tiles(user_features, Tiles("k", history=1, begins=begins))
     reading, whole = online.read(user_features, list(range(4))), Stream()

@@ -88,7 +88,7 @@ def test_copies_and_late_events_do_not_count_and_their_numbers_are_known(stream:
     assert (counters.oldest_ms, counters.newest_ms, counters.watermark_ms) == (late_ms, ts_ms, late_ms)
 
 
-@pytest.mark.parametrize("torn_at", ["put_tiles", "raise_high_water", "first_copies"])
+@pytest.mark.parametrize("torn_at", ["put_all_tiles", "raise_high_water", "first_copies"])
 def test_a_micro_batch_that_was_torn_is_made_again_under_its_number(
     stream: Stream, torn_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,20 @@ from infra.errors import NotReadyError
 from infra.settings import Settings
 from store.clients import store
 from store.keys import version_of
-from store.protocol import ALWAYS_MS, NEVER_MS, Folded, Histories, Mark, Messages, Parts, Tiles, View, published_version
+from store.protocol import (
+    ALWAYS_MS,
+    NEVER_MS,
+    Folded,
+    Histories,
+    Mark,
+    Messages,
+    Opening,
+    Parts,
+    Tiles,
+    View,
+    Writing,
+    published_version,
+)
 from store.publishing import CHUNK
 from store.reading import LEFT, LOST, OTHER_ARCHITECTURE, OTHER_VERSION, UNREADABLE, OnlineStore
 from store.server import RedisStore
@@ -385,6 +398,29 @@ def test_marks_that_are_missing_or_do_not_follow_tell_of_lost_tiles(online: Redi
     online.set_tiles(user_features, Tiles("t"))
     online.set_tiles(user_features, Tiles("u"))
     assert not list(client.scan_iter("braid/marks/t/*"))
+
+
+def test_several_groups_share_a_round_trip_and_each_has_its_own_tiles_and_marks(online: RedisStore) -> None:
+    groups = {user_features: range(1, 1_501), OTHER: range(1_000, 2_200)}
+    online.put_all_tiles(
+        [
+            Writing(
+                group, [(entity, B, packed_tile(B, entity, group)) for entity in entities], TTL, Mark(group.name, 0, 0),
+                Folded(group.name, {entity: {0: entity} for entity in entities}),
+            )
+            for group, entities in groups.items()
+        ]
+    )  # fmt: skip
+    assert [online.has_tiles_of(group.name, 1, 0) for group in groups] == [True, True]
+    asked = dict.fromkeys((1_500, 1, 2_199, 1_000), B)
+    opened = online.open_all_tiles([Opening(group, group.name, asked) for group in groups])
+    for group, its_opened in zip(groups, opened, strict=True):
+        for entity, state in zip(asked, its_opened, strict=True):
+            if entity not in groups[group]:
+                assert state is None
+                continue
+            assert state is not None
+            assert (dict(state.offsets), dict(state.tiles)) == ({0: entity}, {B: packed_tile(B, entity, group)})
 
 
 def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(online: RedisStore, servers: Servers) -> None:
