@@ -14,7 +14,8 @@ from features.aggregations import Partial
 from features.declaration import FeatureGroup
 from features.merge import BEGINNING_MS, EVER_MS, Merged, beyond_the_buffer, merge, missing_tiles
 from features.packed import BatchValue, FeatureView, HistoryView, TileValue
-from features.speed_value import Column, Pieces, SpeedTiles, layout_of
+from features.speed_tiles import Pieces, SpeedTiles
+from features.speed_value import Column, layout_of
 from features.view import exact_partial
 from features.windows import Window
 

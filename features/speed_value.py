@@ -17,25 +17,22 @@ The script of `store.tiles` replaces a tile without reading any: it needs the he
 
 from __future__ import annotations
 
-import struct
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from features.aggregations import Aggregation, Mean, Partial, Sum
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
-from features.packed import FORMAT, BatchValue, TileValue, decode_log, encode_log, has_log
+from features.packed import TileValue, decode_log, has_log
 
 #: Changes when anything above does, or the form of a partial.
 SPEED_FORMAT = 1
 #: Up to so many instants a tile has no partials of its own.
 FEW = 8
 
-_HEAD, _INDEX = struct.Struct(">B8shII"), struct.Struct(">hIHI")
-_encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[list[Any]])
+_encoder = msgspec.msgpack.Encoder()
 
 
 def speed_field(fingerprint: str) -> bytes:
@@ -139,169 +136,3 @@ def entry_of(group: FeatureGroup, start_ms: int, instant_ms: int, partials: Sequ
 def moved(aggregation: Aggregation, partial: Partial, by_ms: int) -> Partial:
     """A partial with the times in it, if it has any, later by `by_ms`; None stays None."""
     return aggregation.moved(partial, by_ms) if aggregation.timed and partial is not None else partial
-
-
-def decode_speed(data: bytes, group: FeatureGroup) -> SpeedTiles:
-    """The tiles in a speed value.
-
-    Raises:
-        PackedValueError: Another format or another version of the declaration, or no speed value at all.
-    """
-    try:
-        speed_format, fingerprint, high, low, count = _HEAD.unpack_from(data)
-        if speed_format != SPEED_FORMAT or fingerprint.hex() != group.fingerprint:
-            raise PackedValueError(f"The speed value has format {speed_format} and version {fingerprint.hex()}.")
-        end = _HEAD.size + count * _INDEX.size
-        starts_ms = [high << 32 | low for high, low, _, _ in _INDEX.iter_unpack(data[_HEAD.size : end])]
-        packed = _decoder.decode(memoryview(data)[end:])
-    except (struct.error, msgspec.DecodeError) as error:
-        raise PackedValueError(f"The speed value cannot be read: {error}.") from None
-    if len(packed) != count or not count or len(starts_ms) != count:
-        raise PackedValueError("The speed value has another number of tiles than its index.")
-    return SpeedTiles(group, starts_ms, packed, high << 32 | low)
-
-
-class Pieces:
-    """What of a speed value lies from `cut_ms` on, the end of a batch view, and before an instant, in pieces that no sawtooth window splits.
-
-    Attributes:
-        cut_ms: Where the pieces begin.
-        instants_ms: The first instant of each piece, ascending.
-        starts_ms: The start of each piece's tile.
-        entries: Each piece's entry.
-        tiles: How many tiles they are of.
-        batch, windows_ms, partials: What was merged last: with which view, from which instants, and what came of it.
-    """
-
-    __slots__ = ("batch", "cut_ms", "entries", "instants_ms", "partials", "starts_ms", "tiles", "windows_ms")
-
-    def __init__(self, cut_ms: int) -> None:
-        self.cut_ms, self.tiles = cut_ms, 0
-        self.instants_ms: list[int] = []
-        self.starts_ms: list[int] = []
-        self.entries: list[list[Any]] = []
-        self.batch: BatchValue | None = None
-        self.windows_ms: tuple[int, ...] = ()
-        self.partials: list[Partial] = []
-
-    @property
-    def last_ms(self) -> int:
-        """The latest event of the pieces, of which there must be one."""
-        return self.starts_ms[-1] + int(self.entries[-1][0])
-
-    def since(self, column: Column, window_ms: int) -> Partial:
-        """The partial of a feature over the pieces from `window_ms` on."""
-        first = bisect_left(self.instants_ms, window_ms)
-        entries, place = self.entries[first:] if first else self.entries, column.place
-        aggregation = column.aggregation
-        if aggregation.timed:
-            starts_ms = self.starts_ms[first:]
-            return aggregation.combine_all(
-                aggregation.moved(entry[place], start_ms + entry[0])
-                for entry, start_ms in zip(entries, starts_ms, strict=True)
-                if entry[place] is not None
-            )
-        return aggregation.combine_all([entry[place] for entry in entries if entry[place] is not None])
-
-
-class SpeedTiles(Sequence[TileValue]):
-    """The speed tiles of one entity, ascending; a tile is made when it is looked at.
-
-    Attributes:
-        dropped_ms: Tiles that began before may have been dropped because of their age.
-        last_ms: The latest event.
-    """
-
-    __slots__ = ("_group", "_packed", "_pieces", "_starts_ms", "dropped_ms", "last_ms")
-
-    def __init__(self, group: FeatureGroup, starts_ms: list[int], packed: list[list[Any]], dropped_ms: int) -> None:
-        self._group, self._starts_ms, self._packed, self.dropped_ms = group, starts_ms, packed, dropped_ms
-        self._pieces: Pieces | None = None
-        newest = packed[-1]
-        self.last_ms: int = starts_ms[-1] + (newest[2] if newest[0] is None else newest[-1])[0]
-
-    def __len__(self) -> int:
-        return len(self._packed)
-
-    @overload
-    def __getitem__(self, index: int) -> TileValue: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[TileValue]: ...
-    def __getitem__(self, index: int | slice) -> TileValue | list[TileValue]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        return _tile(self._group, self._starts_ms[index], self._packed[index])
-
-    def __iter__(self) -> Iterator[TileValue]:
-        return (_tile(self._group, start_ms, packed) for start_ms, packed in zip(self._starts_ms, self._packed, strict=True))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SpeedTiles):
-            return NotImplemented
-        return (self._starts_ms, self._packed, self.dropped_ms) == (other._starts_ms, other._packed, other.dropped_ms)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def pieces(self, cut_ms: int, until_ms: int) -> Pieces | None:
-        """The pieces from `cut_ms` on and before `until_ms`; None where a tile that has to be cut kept no log.
-
-        The last answer about all events from `cut_ms` on is kept.
-        """
-        if until_ms <= self.last_ms:
-            return self._cut(cut_ms, until_ms)
-        if self._pieces is None or self._pieces.cut_ms != cut_ms:
-            self._pieces = self._cut(cut_ms, until_ms)
-        return self._pieces
-
-    def _cut(self, cut_ms: int, until_ms: int) -> Pieces | None:
-        pieces = Pieces(cut_ms)
-        instants_ms, starts_ms, merged, exact = (
-            pieces.instants_ms,
-            pieces.starts_ms,
-            pieces.entries,
-            bool(self._group.exact_windows),
-        )
-        for start_ms, packed in zip(self._starts_ms, self._packed, strict=True):
-            if start_ms >= until_ms:
-                break
-            entries = packed
-            if packed[0] is None:
-                first_ms, last_ms = start_ms + packed[1], start_ms + packed[2][0]
-                if last_ms < cut_ms or first_ms >= until_ms:
-                    continue
-                if cut_ms <= first_ms and last_ms < until_ms and not exact:
-                    pieces.tiles += 1
-                    instants_ms.append(first_ms)
-                    starts_ms.append(start_ms)
-                    merged.append(packed[2])
-                    continue
-                entries = packed[3]
-                if entries is None:
-                    return None
-            if start_ms < cut_ms or start_ms + entries[-1][0] >= until_ms:
-                entries = [entry for entry in entries if cut_ms <= start_ms + entry[0] < until_ms]
-                if not entries:
-                    continue
-            pieces.tiles += 1
-            for entry in entries:
-                instants_ms.append(start_ms + entry[0])
-                starts_ms.append(start_ms)
-                merged.append(entry)
-        return pieces
-
-
-def _tile(group: FeatureGroup, start_ms: int, packed: list[Any]) -> TileValue:
-    columns = layout_of(group).columns
-
-    def partials(entry: list[Any]) -> list[Partial]:
-        return [column.partial(entry, start_ms) for column in columns]
-
-    few = packed[0] is not None
-    entries = packed if few else packed[3]
-    log = encode_log([(start_ms + entry[0], partials(entry)) for entry in entries or ()])
-    if few:
-        whole = [column.aggregation.combine_all(column.partial(entry, start_ms) for entry in packed) for column in columns]
-        first, last = packed[0][0], packed[-1][0]
-    else:
-        whole, first, last = partials(packed[2]), packed[1], packed[2][0]
-    return TileValue(FORMAT, group.fingerprint, start_ms + first, start_ms + last, whole, log)

@@ -1,6 +1,7 @@
-"""Decoded values by the very bytes that they are of, within a bound on their size: a value that is read again is not decoded again.
+"""Decoded values by their entities, within a bound on their size: a value that is read again is not decoded again.
 
-The store's reader asks with what came from the server; so neither a new publication nor a tile that grew can ever meet an old decoding.
+A value is given only for the very bytes that it is of, so neither a new publication nor a tile that grew can ever meet an old decoding. What is new of an
+entity takes the place of the former value, from which its decoding may begin.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from features.declaration import FeatureGroup
@@ -23,33 +25,35 @@ class DecodedValues(Generic[_Value]):
     """A cache that forgets what was not asked for longest.
 
     Args:
-        decode: Bytes and the version of the group → the value.
+        decode: Bytes, the version of the group, and what is known of the entity in this version, if anything → the value.
         most_bytes: The bound.
     """
 
-    def __init__(self, decode: Callable[[bytes, FeatureGroup], _Value], most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, decode: Callable[[bytes, FeatureGroup, tuple[bytes, _Value] | None], _Value], most_bytes: int = MOST_BYTES
+    ) -> None:
         self._decode, self._most_bytes, self._bytes = decode, most_bytes, 0
         self._lock = threading.Lock()
-        self._values: OrderedDict[tuple[bytes, str], _Value] = OrderedDict()
+        self._values: OrderedDict[tuple[str, int | str], tuple[bytes, _Value]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def value(self, data: bytes, group: FeatureGroup) -> _Value:
-        """The decoded value. Raises what `decode` does."""
-        key = data, group.fingerprint
-        try:
-            self._values.move_to_end(key)
-            return self._values[key]
-        except KeyError:
-            pass
-        value = self._decode(data, group)
+    def value(self, data: bytes, group: FeatureGroup, entity_id: int | str) -> _Value:
+        """The decoded value of an entity. Raises what `decode` does."""
+        key = group.fingerprint, entity_id
+        known = self._values.get(key)
+        if known is not None and known[0] == data:
+            with suppress(KeyError):  # forgotten meanwhile
+                self._values.move_to_end(key)
+            return known[1]
+        value = self._decode(data, group, known)
         with self._lock:
-            if key not in self._values:
-                self._values[key] = value
-                self._bytes += _cost(data)
+            former = self._values.pop(key, None)
+            self._bytes += _cost(data) - (_cost(former[0]) if former else 0)
+            self._values[key] = data, value
             while self._bytes > self._most_bytes:
-                (forgotten, _), _ = self._values.popitem(last=False)
+                _, (forgotten, _) = self._values.popitem(last=False)
                 self._bytes -= _cost(forgotten)
         return value
 

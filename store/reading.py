@@ -1,8 +1,7 @@
 """The online store as it is read: everything of every entity in one round trip, decoded once.
 
 Gives `features.merge` its parts, of the version of the group that was published last: an older declaration is served until the newer one
-is there. A decoding is kept by the very bytes that it is of, so that neither a new publication nor a tile
-that grew can ever meet an old decoding. What the store can be seen to lack stands in the faults of the parts:
+is there. What was decoded is kept (`store.decoded`). What the store can be seen to lack stands in the faults of the parts:
 
 - a known entity without a view has lost it (`LOST`); an entity that no publication knows is a new one, and exact;
 - a view older than what is published is of an entity that has left the view, or was lost since (`LEFT`).
@@ -23,7 +22,8 @@ from features.errors import PackedValueError
 from features.history import HISTORY_FORMAT, decode_history, history_field
 from features.merge import EVER_MS
 from features.packed import FORMAT, BatchValue, TileValue, batch_field, decode_batch
-from features.speed_value import decode_speed, speed_field
+from features.speed_tiles import SpeedTiles, decode_speed
+from features.speed_value import speed_field
 from infra.settings import Settings
 from store.decoded import DecodedValues
 from store.errors import CLIENT_ERRORS, reason_of
@@ -44,9 +44,9 @@ OTHER_ARCHITECTURE = "what is published is of another architecture than BRAID_AR
 LOST = "the online store has lost the entity's batch view"
 LEFT = "the entity's batch view is older than the one that was published"
 
-_views = DecodedValues(lambda data, group: decode_batch(data, group.fingerprint))
-_speed_values = DecodedValues(decode_speed)
-_histories: DecodedValues[BatchValue] = DecodedValues(decode_history)
+_views = DecodedValues[BatchValue](lambda data, group, _: decode_batch(data, group.fingerprint))
+_speed_values = DecodedValues[SpeedTiles](decode_speed)
+_histories = DecodedValues[BatchValue](lambda data, group, _: decode_history(data, group))
 
 #: The groups that are asked for, each with its entities.
 Wanted = Sequence[tuple[FeatureGroup, Sequence[int | str]]]
@@ -133,8 +133,8 @@ class Query:
                 answer = next(left)
                 for index, at in enumerate(places):
                     stamps[at] = answer if isinstance(answer, Exception) else answer[index]
-            rows = zip(islice(left, len(ids)), stamps, strict=True)
-            parts = [parts_of(values, group, stamp, end_ms, faults) for values, stamp in rows]
+            rows = zip(ids, islice(left, len(ids)), stamps, strict=True)
+            parts = [parts_of(entity_id, values, group, stamp, end_ms, faults) for entity_id, values, stamp in rows]
             readings.append(Reading(parts, end_ms, group, since_ms, time.perf_counter() - began))
         return readings
 
@@ -161,6 +161,7 @@ class Query:
 
 
 def parts_of(
+    entity_id: int | str,
     values: Sequence[bytes | None] | Exception,
     group: FeatureGroup,
     stamp: bytes | Exception | None = None,
@@ -170,6 +171,7 @@ def parts_of(
     """What the store has of an entity, or what reading it has come to.
 
     Args:
+        entity_id: The entity.
         values: The packed batch view or history, and the speed value, or the error that came instead.
         group: The version that is served.
         stamp: The stamp of the view that was published of the entity; None where no publication knows the entity.
@@ -184,12 +186,12 @@ def parts_of(
     faults: tuple[str, ...] = group_faults
     if packed_view is not None:
         try:
-            batch = (_histories if published_end_ms == EVER_MS else _views).value(packed_view, group)
+            batch = (_histories if published_end_ms == EVER_MS else _views).value(packed_view, group, entity_id)
         except PackedValueError:
             faults = (UNREADABLE, *group_faults)
     if speed_value is not None:
         try:
-            tiles = _speed_values.value(speed_value, group)
+            tiles = _speed_values.value(speed_value, group, entity_id)
         except PackedValueError:
             faults = (UNREADABLE, *group_faults)
     if batch is not None:

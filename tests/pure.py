@@ -21,7 +21,8 @@ from features import packed
 from features.aggregations import Series, Value
 from features.declaration import FeatureGroup
 from features.sources import ColumnType, EventSource
-from features.speed_value import SpeedTiles, decode_speed, pack_tile, speed_head
+from features.speed_tiles import SpeedTiles, decode_speed
+from features.speed_value import pack_tile, speed_head
 from features.tiles import fold_ranges, fold_tile_values, runs
 from features.view import build_view, exact_span_ms
 from features.windows import floor_ms

@@ -16,7 +16,7 @@ from features.aggregations import Value
 from features.declaration import FeatureGroup
 from features.merge import EVER_MS
 from features.packed import FORMAT, BatchValue, FeatureView
-from features.speed_value import SpeedTiles
+from features.speed_tiles import SpeedTiles
 from serving.answer import Served, served_features
 from serving.errors import RefusalError
 from store.protocol import Parts, Reading

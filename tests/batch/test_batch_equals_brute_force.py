@@ -21,7 +21,8 @@ from batch.view import build_view, default_batch_end_ms
 from features.declaration import FeatureGroup, count
 from features.merge import merge
 from features.packed import FORMAT, TileValue, batch_field, decode_batch, encode_log
-from features.speed_value import decode_speed, speed_field
+from features.speed_tiles import decode_speed
+from features.speed_value import speed_field
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.errors import NotReadyError
 from infra.settings import Settings

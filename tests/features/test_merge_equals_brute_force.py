@@ -36,7 +36,7 @@ from features.declaration import (
 from features.merge import Merged, merge
 from features.merge_many import ManyMerge
 from features.sources import Column, ColumnType, EventSource
-from features.speed_value import SpeedTiles
+from features.speed_tiles import SpeedTiles
 from features.windows import BUFFER_MS, DAY_MS, HOUR_MS, MINUTE_MS
 from tests import pure
 from tests.oracle import oracle

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from features.declaration import FeatureGroup
 from features.packed import TileValue
-from features.speed_value import decode_speed, speed_field
+from features.speed_tiles import decode_speed
+from features.speed_value import speed_field
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.settings import Settings
 from store.clients import store

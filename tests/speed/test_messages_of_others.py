@@ -16,7 +16,8 @@ from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from batch.events import ingest_archive
-from features.speed_value import decode_speed, speed_field
+from features.speed_tiles import decode_speed
+from features.speed_value import speed_field
 from infra.embedded import services
 from infra.kafka import client_options, create_topics, end_offsets, producer_timed_topics
 from infra.settings import Settings
