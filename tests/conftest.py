@@ -45,6 +45,11 @@ _LONGEST = (
 )
 
 
+#: Spark makes a class for each stage of a query and compiles it. For a few rows that is a third of the CPU time of a test.
+_COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}
+_INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+
+
 class ByDeployment(LoadScopeScheduling):
     """Gives a worker all tests of a deployment."""
 
@@ -102,11 +107,20 @@ def spark(settings: Settings) -> Iterator[SparkSession]:
     from infra.spark import spark_session
 
     # On a few thousand rows, to plan anew between stages and a third and fourth partition cost more than they bring.
-    session = spark_session(
-        settings, "braid tests", "1g", {"spark.sql.adaptive.enabled": "false", "spark.sql.shuffle.partitions": "2"}
-    )
+    few_rows = {"spark.sql.adaptive.enabled": "false", "spark.sql.shuffle.partitions": "2"}
+    session = spark_session(settings, "braid tests", "1g", few_rows | _INTERPRETED)
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="module")
+def compiled(spark: SparkSession) -> Iterator[None]:
+    """The expressions of a module's tests are compiled, as those of a batch are."""
+    for name, value in _COMPILED.items():
+        spark.conf.set(name, value)
+    yield
+    for name, value in _INTERPRETED.items():
+        spark.conf.set(name, value)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from speed.stream import judged
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 CLICKS = EventSource(
     name="clicks",
     topic="clicks",

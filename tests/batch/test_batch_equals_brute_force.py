@@ -35,6 +35,8 @@ from tests.pure import speed_value
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 BASE = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1_000)
 END = BASE + 40 * DAY_MS + 7 * HOUR_MS + 123_456
 USERS = 25

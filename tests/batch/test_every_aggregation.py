@@ -61,6 +61,8 @@ from tests.pure import joined, unpacked
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 BOUGHT = "event_type = 'PURCHASE'"
 EVERYTHING = FeatureGroup(
     name="everything",

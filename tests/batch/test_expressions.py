@@ -15,6 +15,8 @@ from tests.features.test_predicates import EXAMPLES, OPERATORS, SOURCE
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 def test_spark_evaluates_everything_that_the_list_allows(spark: SparkSession) -> None:
     conditions = [*EXAMPLES.values(), *OPERATORS]
