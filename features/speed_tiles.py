@@ -24,8 +24,8 @@ _ARRAY = b"\xdd"
 #: The length of the beginning of a MessagePack array.
 _ARRAY_BEGINS = len(_ARRAY) + _COUNT.size
 _decoder = msgspec.msgpack.Decoder(list[list[Any]])
-#: Fewer pieces are combined anew rather than remembered.
-_FEW_PIECES = 64
+#: Fewer pieces are combined anew rather than remembered; and how many sums are remembered at most.
+_FEW_PIECES, _MOST_SUMS = 64, 500
 
 
 def decode_speed(data: bytes, group: FeatureGroup, former: tuple[bytes, SpeedTiles] | None = None) -> SpeedTiles:
@@ -85,6 +85,10 @@ def _in_common(data: bytes, count: int, former: bytes) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
+#: The place of a feature's partial, whether it is a mean's sum, and the first instant → the place before which pieces are in the partial, and the partial.
+_Sums = dict[tuple[int, bool, int], tuple[int, Partial]]
+
+
 class Pieces:
     """What of a speed value lies from `cut_ms` on, the end of a batch view, and before an instant, in pieces that no sawtooth window splits.
 
@@ -99,10 +103,10 @@ class Pieces:
 
     __slots__ = ("_settled", "_sums", "batch", "cut_ms", "entries", "instants_ms", "partials", "starts_ms", "tiles", "windows_ms")
 
-    def __init__(self, cut_ms: int) -> None:
+    def __init__(self, cut_ms: int, settled: int = 0, sums: _Sums | None = None) -> None:
         self.cut_ms, self.tiles = cut_ms, 0
-        # How many pieces were in a former value already, and of features from an instant on the partial of those before a place.
-        self._settled, self._sums = 0, dict[tuple[int, bool, int], tuple[int, Partial]]()
+        # How many pieces were in a former value already, and sums of those.
+        self._settled, self._sums = settled, {} if sums is None else sums
         self.instants_ms: list[int] = []
         self.starts_ms: list[int] = []
         self.entries: list[list[Any]] = []
@@ -115,16 +119,26 @@ class Pieces:
         """The latest event of the pieces, of which there must be one."""
         return self.starts_ms[-1] + int(self.entries[-1][0])
 
-    def take_over(self, former: Pieces, first_ms: int, end_ms: int) -> None:
-        """Begins with the pieces of a former value, those of tiles from `first_ms` on and before `end_ms`."""
-        first, end = bisect_left(former.starts_ms, first_ms), bisect_left(former.starts_ms, end_ms)
-        self.instants_ms, self.starts_ms = former.instants_ms[first:end], former.starts_ms[first:end]
-        self.entries = former.entries[first:end]
-        self.tiles = former.tiles - len(set(former.starts_ms[:first])) - len(set(former.starts_ms[end:]))
-        self._settled = end - first
-        if not first and former._settled <= end:
-            # What the former did not need any more, because a window has moved on, ends earlier.
-            self._sums = {key: known for key, known in former._sums.items() if known[0] == former._settled}
+    def of_later(self, first_ms: int, end_ms: int) -> Pieces:
+        """What the pieces of a later value begin with: those of tiles from `first_ms` on and before `end_ms`."""
+        first, end = bisect_left(self.starts_ms, first_ms), bisect_left(self.starts_ms, end_ms)
+        sums: _Sums = {}
+        if not first and self._settled <= end:
+            # A sum that was not needed any more, because a window has moved on, ends earlier.
+            sums = {key: known for key, known in self._sums.items() if known[0] == self._settled}
+        return self._part(first, end, end - first, sums)
+
+    def before(self, end_ms: int) -> Pieces:
+        """The pieces of tiles before `end_ms`."""
+        end = bisect_left(self.starts_ms, end_ms)
+        return self._part(0, end, self._settled, self._sums) if self._settled <= end else self._part(0, end, 0, {})
+
+    def _part(self, first: int, end: int, settled: int, sums: _Sums) -> Pieces:
+        pieces = Pieces(self.cut_ms, settled, sums)
+        pieces.instants_ms, pieces.starts_ms = self.instants_ms[first:end], self.starts_ms[first:end]
+        pieces.entries = self.entries[first:end]
+        pieces.tiles = self.tiles - len(set(self.starts_ms[:first])) - len(set(self.starts_ms[end:]))
+        return pieces
 
     def since(self, column: Column, window_ms: int) -> Partial:
         """The partial of a feature over the pieces from `window_ms` on."""
@@ -135,6 +149,8 @@ class Pieces:
         end, partial = self._sums.get(key, (first, None))
         if end < settled:
             partial = column.aggregation.combine_all([partial, self._between(column, end, settled)])
+            if len(self._sums) >= _MOST_SUMS:
+                self._sums.clear()
             self._sums[key] = settled, partial
         return column.aggregation.combine_all([partial, self._between(column, settled, None)])
 
@@ -205,19 +221,26 @@ class SpeedTiles(Sequence[TileValue]):
     def pieces(self, cut_ms: int, until_ms: int) -> Pieces | None:
         """The pieces from `cut_ms` on and before `until_ms`; None where a tile that has to be cut kept no log.
 
-        The last answer about all events from `cut_ms` on is kept.
+        The last answer about all events from `cut_ms` on is kept, and cut for an earlier `until_ms`.
         """
-        if until_ms <= self.last_ms:
-            return self._cut(cut_ms, until_ms)
         if self._pieces is None or self._pieces.cut_ms != cut_ms:
-            self._pieces, self._former = self._cut(cut_ms, until_ms, self._former), None
-        return self._pieces
+            self._pieces, self._former = self._whole(cut_ms), None
+        if until_ms > self.last_ms:
+            return self._pieces
+        if self._pieces is None:
+            return self._cut(Pieces(cut_ms), 0, until_ms)
+        place = max(bisect_left(self._starts_ms, until_ms) - 1, 0)
+        return self._cut(self._pieces.before(self._starts_ms[place]), place, until_ms)
 
-    def _cut(self, cut_ms: int, until_ms: int, former: tuple[Pieces, int] | None = None) -> Pieces | None:
-        pieces, done = Pieces(cut_ms), 0
-        if former is not None and former[0].cut_ms == cut_ms:
-            known, done = former
-            pieces.take_over(known, self._starts_ms[0], self._starts_ms[done])
+    def _whole(self, cut_ms: int) -> Pieces | None:
+        if self._former is not None and self._former[0].cut_ms == cut_ms:
+            former, shared = self._former
+            return self._cut(former.of_later(self._starts_ms[0], self._starts_ms[shared]), shared, self.last_ms + 1)
+        return self._cut(Pieces(cut_ms), 0, self.last_ms + 1)
+
+    def _cut(self, pieces: Pieces, done: int, until_ms: int) -> Pieces | None:
+        """The pieces with those of the tiles behind the first `done` ones, before an instant."""
+        cut_ms = pieces.cut_ms
         instants_ms, starts_ms, merged, exact = (
             pieces.instants_ms,
             pieces.starts_ms,

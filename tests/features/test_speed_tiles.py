@@ -40,13 +40,14 @@ def test_a_value_that_grows_is_decoded_cut_and_merged_as_if_it_was_alone(seed: i
     view = view_of(group, rows([Event(BASE - HOUR_MS, 10**6, 1, "a", 1)]), BASE + source.choice((0, HOUR_MS + 1)))
     former: tuple[bytes, SpeedTiles] | None = None
     dropped, taken_over = 0, list[int]()
-    take_over = speed_tiles.Pieces.take_over
+    of_later = speed_tiles.Pieces.of_later
 
-    def counted(self: speed_tiles.Pieces, former: speed_tiles.Pieces, first_ms: int, end_ms: int) -> None:
-        take_over(self, former, first_ms, end_ms)
-        taken_over.append(len(self._sums))
+    def counted(self: speed_tiles.Pieces, first_ms: int, end_ms: int) -> speed_tiles.Pieces:
+        pieces = of_later(self, first_ms, end_ms)
+        taken_over.append(len(pieces._sums))
+        return pieces
 
-    monkeypatch.setattr(speed_tiles.Pieces, "take_over", counted)
+    monkeypatch.setattr(speed_tiles.Pieces, "of_later", counted)
     for come in range(1, len(arriving) + 1):
         tiles = tiles_of(group, rows(arriving[:come]))
         dropped += come > 15 and not source.randrange(5) and len(tiles) > dropped + 3
@@ -54,7 +55,8 @@ def test_a_value_that_grows_is_decoded_cut_and_merged_as_if_it_was_alone(seed: i
         grown, fresh = decode_speed(data, group, former), decode_speed(data, group)
         # In the order of a hot entity's requests: about now, and now and then about a moment before.
         windows_move = source.choice((0, 0, 1, FIVE))
-        for q_ms in (grown.last_ms + 1 + windows_move, BASE + source.randrange(span)):
+        instants = [grown.last_ms + 1 + windows_move, grown.last_ms, BASE + source.randrange(span)]
+        for q_ms in source.sample(instants, 3):
             agree(group, grown, fresh, view if seed % 2 else None, max(q_ms, view.batch_end_ms))
         if source.randrange(6):
             former = data, grown
