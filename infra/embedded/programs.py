@@ -14,8 +14,8 @@ from infra.embedded.valkey import prepare_valkey, valkey_command
 from infra.flink.cluster import jobmanager_command, prepare_flink, taskmanager_command
 from infra.settings import Settings
 
-#: The `nice` of the speed layer, and of programs for which seconds do not count: an answer has milliseconds.
-_SPEED, _BACKGROUND = 5, 10
+#: The `nice` of the speed layer, and of programs for which seconds do not count: an answer has milliseconds. Beside each other they share the cores three to one.
+_SPEED, _BACKGROUND = 15, 19
 #: Every service of a deployment, in the order in which `braid status` shows them.
 NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon", "data-docs")
 #: The services of the engine flink, which the speed layer needs.
