@@ -16,13 +16,13 @@ from infra.jars import SPARK
 QUIETLY = ("-Xlog:cds=off", "-Xlog:cds+dynamic=off")
 
 
-def class_archive(java: Path) -> Path:
-    """The path of the archive for a Java's home, this Spark and its JARs."""
-    parts = (str(java), pyspark.__file__, pyspark.__version__, *SPARK.coordinates)
+def class_archive(java: Path, cache: Path) -> Path:
+    """The path of the archive for a Java's home, this Spark and its JARs, which lie in a cache."""
+    parts = (str(java), pyspark.__file__, pyspark.__version__, str(SPARK.folder(cache)), *SPARK.coordinates)
     return Path(pyspark.__file__).parents[1] / f"spark-classes-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}.jsa"
 
 
-def class_archive_options(java: Path) -> list[str]:
+def class_archive_options(java: Path, cache: Path) -> list[str]:
     """The options of Java that map the archive; none where there is no archive."""
-    archive = class_archive(java)
+    archive = class_archive(java, cache)
     return [f"-XX:SharedArchiveFile={archive}", *QUIETLY] if archive.exists() else []

@@ -32,7 +32,7 @@ def main() -> int:
             folder = wanted.folder(cache)
             print(f"    JARs of {wanted.name}: {count} in {folder}", file=sys.stderr, flush=True)
             paths.append(str(folder))
-        if not (archive := class_archive(home)).exists():
+        if not (archive := class_archive(home, cache)).exists():
             print(f"    an archive of Spark's classes, by which Java starts faster: {archive}", file=sys.stderr, flush=True)
             make_class_archive(archive)
         paths += [str(archive)] if archive.exists() else []

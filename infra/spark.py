@@ -64,7 +64,7 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
                 # A short run calls thousands of methods only for a while: the optimizing compiler (C2) compiles only those called often.
                 "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000",
                 "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000",
-                *map(_quoted, class_archive_options(java)),
+                *map(_quoted, class_archive_options(java, settings.cache_dir)),
             )
         ),
         **(_without_chmod(present) if settings.spark_master.startswith("local") else {}),
