@@ -180,8 +180,8 @@ def fold_rows(
             histories = Histories(rolled.histories, fresh)
         else:
             tiles, offsets = fold_into(group, its_new, opened)
-        kept = settings.tiles_kept_seconds(group.buffer_ms)
-        writings.append(Writing(group, tiles, kept, None, Folded(target.token, offsets), histories))
+        seconds = settings.tiles_kept_seconds(group.buffer_ms)
+        writings.append(Writing(group, tiles, seconds, None, Folded(target.token, offsets), histories))
     return writings
 
 
