@@ -24,6 +24,8 @@ _ARRAY = b"\xdd"
 #: The length of the beginning of a MessagePack array.
 _ARRAY_BEGINS = len(_ARRAY) + _COUNT.size
 _decoder = msgspec.msgpack.Decoder(list[list[Any]])
+#: So many tiles are decoded and cut anew rather than taken over.
+_FEW_TILES = 16
 #: Fewer pieces are combined anew rather than remembered; and how many sums are remembered at most.
 _FEW_PIECES, _MOST_SUMS = 64, 500
 
@@ -44,7 +46,7 @@ def decode_speed(data: bytes, group: FeatureGroup, former: tuple[bytes, SpeedTil
         if speed_format != SPEED_FORMAT or fingerprint.hex() != group.fingerprint:
             raise PackedValueError(f"The speed value has format {speed_format} and version {fingerprint.hex()}.")
         end = _HEAD.size + count * _INDEX.size
-        first, shared, length = _in_common(data, count, former[0]) if former else (0, 0, 0)
+        first, shared, length = _in_common(data, count, former[0]) if former and count > _FEW_TILES else (0, 0, 0)
         starts_ms = [high << 32 | low for high, low, _, _ in _INDEX.iter_unpack(data[_HEAD.size + shared * _INDEX.size : end])]
         if former and shared:
             packed = _decoder.decode(_ARRAY + _COUNT.pack(count - shared) + data[end + _ARRAY_BEGINS + length :])
@@ -223,6 +225,8 @@ class SpeedTiles(Sequence[TileValue]):
 
         The last answer about all events from `cut_ms` on is kept, and cut for an earlier `until_ms`.
         """
+        if until_ms <= self.last_ms and len(self._packed) <= _FEW_TILES:
+            return self._cut(Pieces(cut_ms), 0, until_ms)
         if self._pieces is None or self._pieces.cut_ms != cut_ms:
             self._pieces, self._former = self._whole(cut_ms), None
         if until_ms > self.last_ms:

@@ -31,6 +31,7 @@ def agree(group: FeatureGroup, grown: SpeedTiles, fresh: SpeedTiles, view: packe
 @pytest.mark.parametrize("seed", range(5))
 def test_a_value_that_grows_is_decoded_cut_and_merged_as_if_it_was_alone(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed_tiles, "_FEW_PIECES", 2)
+    monkeypatch.setattr(speed_tiles, "_FEW_TILES", 0)
     source, group = random.Random(seed), EVERY_WINDOW if seed % 3 else group_of("1h", "1d", "3d", "ever")
     span = source.choice((2 * HOUR_MS, DAY_MS))
     times = sorted(BASE + source.randrange(span) for _ in range(45))
@@ -109,14 +110,16 @@ def of(start_ms: int, *after_ms: int) -> TileValue:
 
 
 @pytest.mark.parametrize("cut", [0, 5, 18, 19, 30, 60, -1])
-def test_a_value_that_cannot_be_read_is_refused_whatever_was_known(cut: int) -> None:
+def test_a_value_that_cannot_be_read_is_refused_whatever_was_known(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed_tiles, "_FEW_TILES", 0)
     good = speed_value(user_features, [of(BASE, 1), of(BASE + FIVE, 1, 2)])
     known = good, decode_speed(good, user_features)
     with pytest.raises(PackedValueError):
         decode_speed(good[:cut], user_features, known)
 
 
-def test_nothing_is_taken_from_a_value_of_other_tiles() -> None:
+def test_nothing_is_taken_from_a_value_of_other_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed_tiles, "_FEW_TILES", 0)
     former = speed_value(user_features, [of(BASE + n * FIVE, 1) for n in range(4)])
     known = former, decode_speed(former, user_features)
     for tiles in (
