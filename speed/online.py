@@ -171,7 +171,7 @@ def fold_rows(
         until_ms = (EVER_MS if closed[-1] is None else closed[-1]) if settings.kappa else None
         openings.append(Opening(group, target.token, first_starts(group, its_new), until_ms))
     writings = []
-    for target, its_new, opened, closed_ms in zip(targets, new, store.open_all_tiles(openings), closed, strict=True):
+    for target, its_new, opened, closed_ms in zip(targets, new, store.open_tiles(openings), closed, strict=True):
         group, histories = target.group, None
         if settings.kappa:
             rolled = roll_into(group, its_new, opened, closed_ms)

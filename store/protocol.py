@@ -150,7 +150,7 @@ class Histories:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Whose open tiles are read: the arguments of `Store.open_tiles`."""
+    """Whose open tiles are read: of the entities of a group, in the stream of tiles `token`, from a start per entity on."""
 
     group: FeatureGroup
     token: str
@@ -281,17 +281,12 @@ class Store(Protocol):
     def raise_high_water(self, query: str, batch_id: int, ts_ms: int) -> None:
         """Notes a time of an event in a micro-batch, if it is the highest."""
 
-    def open_tiles(
-        self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int], closed_ms: int | None = None
-    ) -> list[OpenTiles | None]:
-        """What the stream of tiles `token` has folded of entities, each with its tiles from a start on; None where it has folded nothing.
+    def open_tiles(self, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
+        """What the streams of tiles of groups have folded of entities, each with its tiles from a start on; None where one has folded nothing.
 
-        With `closed_ms`, of an architecture with histories, also the tiles that begin before it; and the history, where there are such tiles or
-        where the start lies before the end of the history.
+        All groups are read in one round trip. With `closed_ms`, of an architecture with histories, also the tiles that begin before it; and the history,
+        where there are such tiles or where the start lies before the end of the history.
         """
-
-    def open_all_tiles(self, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
-        """`open_tiles` of several groups, in one round trip."""
 
     def serve_stream(self, group: FeatureGroup, as_of_ms: int, entities: int) -> None:
         """From now on a version is served from its stream of tiles and histories alone, without batch views; older versions are removed.

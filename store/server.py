@@ -121,14 +121,7 @@ class RedisStore:
         copies.raise_high_water(self._client, query, batch_id, ts_ms)
 
     @_told
-    def open_tiles(
-        self, group: FeatureGroup, token: str, first_ms: Mapping[int | str, int], closed_ms: int | None = None
-    ) -> list[OpenTiles | None]:
-        [opened] = self.open_all_tiles([Opening(group, token, first_ms, closed_ms)])
-        return opened
-
-    @_told
-    def open_all_tiles(self, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
+    def open_tiles(self, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
         return tiles.open_tiles(self._client, openings)
 
     @_told

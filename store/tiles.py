@@ -178,9 +178,8 @@ end
 def put_tiles(client: Any, buckets: Buckets, writings: Sequence[Writing]) -> None:
     """Writes tiles, each entity's with its history and which events are in them, and after all the marks."""
     _run(client, _PUT, [call for writing in writings for call in _put_calls(writing)])
-    marks = [(writing.mark.token, writing.mark.task, writing.mark.batch_id) for writing in writings if writing.mark]
-    if marks:
-        _MARK.run(client, [(key, task, batch_id) for token, task, batch_id in marks for key in buckets.mark_keys(token)])
+    marks = [writing.mark for writing in writings if writing.mark]
+    _MARK.run(client, [(key, mark.task, mark.batch_id) for mark in marks for key in buckets.mark_keys(mark.token)])
 
 
 def _put_calls(writing: Writing) -> Iterator[Sequence[Any]]:

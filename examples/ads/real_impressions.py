@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from examples.ads.impressions import Report
+from examples.simulation import SECOND_MS, rfc3339
 
 #: What `pip download --require-hashes` takes.
 REQUIREMENT = "obp==0.4.1 --hash=sha256:87dec9caf4283c25ab13036532e0a24566f1c7bdcad1653a8ded43b2f5ef8208"
@@ -28,23 +29,20 @@ def write(wheel: Path, folder: Path) -> Report:
     """
     with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as file:
         rows = pd.read_csv(file, index_col=0)
-    at = pd.to_datetime(rows["timestamp"], format="ISO8601").dt.floor("ms")
+    rows["at_ms"] = pd.to_datetime(rows["timestamp"], format="ISO8601").dt.as_unit("ms").astype("int64")
+    rows = rows.sort_values("at_ms", kind="stable")
     shown = pd.DataFrame({
         "event_id": [f"shown-{number}" for number in rows.index], "event_type": "IMPRESSION", "impression_id": rows.index.astype(str),
         "user_id": rows.groupby(_ATTRIBUTES).ngroup(), "ad_id": "item" + rows["item_id"].astype(str), "slot_id": "position" + rows["position"].astype(str),
-        "page": rows["user_feature_0"].str[:8], "at": at,
+        "page": rows["user_feature_0"].str[:8], "at_ms": rows["at_ms"],
     })  # fmt: skip
     clicked = shown[rows["click"] == 1]
     clicks = clicked.assign(
-        event_id=[f"clicked-{number}" for number in clicked.index], event_type="CLICK", at=clicked["at"] + pd.Timedelta(seconds=1)
+        event_id=[f"clicked-{number}" for number in clicked.index], event_type="CLICK", at_ms=clicked["at_ms"] + SECOND_MS
     )
-    events = pd.concat([shown, clicks]).sort_values("at", kind="stable")
-    labels = shown[["impression_id", "user_id", "ad_id", "slot_id", "page", "at"]].assign(label=rows["click"], scenario=0)
+    events = pd.concat([shown, clicks]).sort_values("at_ms", kind="stable")
+    labels = shown.drop(columns=["event_id", "event_type"]).assign(label=rows["click"], scenario=0)
     report = Report(folder / "real_ad_events.csv", folder / "real_labels.csv", len(shown), len(clicks))
-    for path, frame, name in (
-        (report.ad_events, events, "event_timestamp"),
-        (report.labels, labels.sort_values("at", kind="stable"), "time"),
-    ):
-        instants = frame["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%f").str[:-3] + "Z"
-        frame.drop(columns="at").assign(**{name: instants}).to_csv(path, index=False)
+    for path, frame, name in ((report.ad_events, events, "event_timestamp"), (report.labels, labels, "time")):
+        frame.drop(columns="at_ms").assign(**{name: rfc3339(frame["at_ms"].to_numpy())}).to_csv(path, index=False)
     return report

@@ -413,7 +413,7 @@ def test_several_groups_share_a_round_trip_and_each_has_its_own_tiles_and_marks(
     )  # fmt: skip
     assert [online.has_tiles_of(group.name, 1, 0) for group in groups] == [True, True]
     asked = dict.fromkeys((1_500, 1, 2_199, 1_000), B)
-    opened = online.open_all_tiles([Opening(group, group.name, asked) for group in groups])
+    opened = online.open_tiles([Opening(group, group.name, asked) for group in groups])
     for group, its_opened in zip(groups, opened, strict=True):
         for entity, state in zip(asked, its_opened, strict=True):
             if entity not in groups[group]:
@@ -433,7 +433,7 @@ def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(onlin
         )
 
     def opened(entity: int, first_ms: int = B, token: str = "t") -> tuple[dict[int, int], dict[int, int]] | None:
-        [found] = online.open_tiles(user_features, token, {entity: first_ms})
+        [[found]] = online.open_tiles([Opening(user_features, token, {entity: first_ms})])
         return found and (
             dict(found.offsets),
             {start: unpacked(user_features, start, data).partials[0] for start, data in found.tiles.items()},
@@ -450,7 +450,7 @@ def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(onlin
     online.put_tiles(user_features, [(10, B, packed_tile(B))], TTL)
     assert opened(10) is None
     ids = dict.fromkeys((8, *range(100, 2600), 7), B)
-    found = online.open_tiles(user_features, "t", ids)
+    [found] = online.open_tiles([Opening(user_features, "t", ids)])
     assert [one is not None for one in found] == [entity in (7, 8) for entity in ids]
     store(servers.settings).delete(user_features.key(7))
     assert opened(7) is None, "a lost tile would be begun anew by its next event, not joined to what is not there"
@@ -598,7 +598,7 @@ def test_a_history_is_put_with_the_tiles_that_are_still_open_and_without_those_t
         )
 
     def opened(start: int, closed_ms: int) -> tuple[bytes | None, list[int]] | None:
-        [state] = online.open_tiles(user_features, "k", {1: start}, closed_ms)
+        [[state]] = online.open_tiles([Opening(user_features, "k", {1: start}, closed_ms)])
         return None if state is None else (state.history, sorted(state.tiles))
 
     assert opened(first, EVER_MS) is None
