@@ -17,13 +17,13 @@ def now_ms() -> int:
 
 def rfc3339(instant_ms: int) -> str:
     """The RFC 3339 text of an instant, in UTC and to the millisecond, such as 2026-11-01T12:00:00.000Z."""
-    minute, milliseconds = divmod(instant_ms, 60_000)
-    return "%s:%02d.%03dZ" % (_minute(minute), *divmod(milliseconds, 1_000))  # noqa: UP031  # an answer has hundreds of them
+    second, milliseconds = divmod(instant_ms, 1_000)
+    return f"{_second(second)}.{milliseconds:03d}Z"
 
 
-@lru_cache(4_096)
-def _minute(minute: int) -> str:
-    return (_EPOCH + minute * timedelta(minutes=1)).isoformat(timespec="minutes")[:-6]
+@lru_cache(16_384)  # an answer has hundreds of them
+def _second(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds")[:-6]
 
 
 def parse_rfc3339(text: str) -> int:

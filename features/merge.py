@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
+
+import msgspec
 
 from features.aggregations import Partial, Value
 from features.declaration import FeatureGroup
@@ -38,8 +39,7 @@ _MISSING_EVENTS = "the stream has not read all events of the window"
 _first_ms = attrgetter("first_ms")
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(msgspec.Struct, frozen=True, gc=False):
     """The features of one entity at one instant.
 
     Attributes:
@@ -50,7 +50,7 @@ class Merged:
         reasons: Why values may not be exact, each with the indices of the features that it touches; empty where all values are exact.
     """
 
-    values: list[Value]
+    values: Sequence[Value]
     batch_end_ms: int | None
     newest_event_ms: int | None
     tiles_merged: int

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from features.aggregations import Partial
+from features.aggregations import Partial, Value
 from features.declaration import FeatureGroup
 from features.merge import BEGINNING_MS, EVER_MS, Merged, beyond_the_buffer, merge, missing_tiles
 from features.packed import BatchValue, FeatureView, HistoryView, TileValue
@@ -53,6 +53,7 @@ class ManyMerge:
             _Feature(feature.aggregation.value, feature.aggregation.empty, group.scale_of(index))
             for index, feature in enumerate(group.features)
         ]
+        self._ageing = [index for index, feature in enumerate(group.features) if feature.aggregation.ages]
         self._exact = [index for index, window in enumerate(self._windows) if window is not None and window.exact]
         self._reasons: dict[int, Mapping[str, Sequence[int]]] = {}
         self._beyond_of: dict[int, list[int]] = {}
@@ -75,7 +76,7 @@ class ManyMerge:
             newest_ms = batch.newest_event_ms
             if isinstance(batch, HistoryView):
                 end_ms = EVER_MS
-            if any(batch.features[index].by_tile for index in self._exact):
+            if self._exact and any(batch.features[index].by_tile for index in self._exact):
                 return None
         if end_ms is None or q_ms < max(end_ms, cut_ms):
             return None
@@ -89,11 +90,7 @@ class ManyMerge:
             pieces = cut
             if pieces.tiles:
                 newest_ms = pieces.last_ms
-        partials = self._partials(batch, cut_ms, pieces)
-        values = [
-            empty if partial is None else value(partial, q_ms, scale)
-            for (value, empty, scale), partial in zip(self._features, partials, strict=True)
-        ]
+        values = self._values(batch, cut_ms, pieces)
         reasons = self._reasons.get(end_ms)
         if reasons is None:
             reasons = self._reasons[end_ms] = self._missing(end_ms)
@@ -102,14 +99,28 @@ class ManyMerge:
             reasons = {beyond_the_buffer(self._group): lost, **reasons} if lost else reasons
         return Merged(values, None if end_ms == EVER_MS else end_ms, newest_ms, pieces.tiles, reasons)
 
+    def _values(self, batch: BatchValue | None, cut_ms: int, pieces: Pieces) -> Sequence[Value]:
+        """One per feature. What was merged last is still right for the same view and windows that begin where they did."""
+        if pieces.batch is not batch or pieces.windows_ms != self._windows_ms:
+            partials = self._partials(batch, cut_ms, pieces)
+            values = [self._value(index, partial) for index, partial in enumerate(partials)]
+            if pieces.entries:
+                pieces.batch, pieces.windows_ms, pieces.partials, pieces.values = batch, self._windows_ms, partials, values
+            return values
+        if not self._ageing:
+            return pieces.values
+        values = [*pieces.values]
+        for index in self._ageing:
+            values[index] = self._value(index, pieces.partials[index])
+        return values
+
+    def _value(self, index: int, partial: Partial) -> Value:
+        value, empty, scale = self._features[index]
+        return empty if partial is None else value(partial, self._q_ms, scale)
+
     def _partials(self, batch: BatchValue | None, cut_ms: int, pieces: Pieces) -> list[Partial]:
-        """One per feature. Those that were merged last are still right for the same view and windows that begin where they did."""
         windows_ms = self._windows_ms
-        known: Sequence[int | None] = ()
-        if pieces.entries and pieces.batch is batch and pieces.windows_ms:
-            if pieces.windows_ms == windows_ms:
-                return pieces.partials
-            known = pieces.windows_ms
+        known: Sequence[int] = pieces.windows_ms if pieces.batch is batch else ()
         views: Sequence[FeatureView | None] = batch.features if batch is not None else (None,) * len(windows_ms)
         partials: list[Partial] = []
         for index, (window_ms, view, column) in enumerate(zip(windows_ms, views, self._columns, strict=True)):
@@ -120,8 +131,6 @@ class ManyMerge:
             if view is not None and window_ms < cut_ms:
                 partial = column.aggregation.combine(self._of_view(view, index, window_ms), partial)
             partials.append(partial)
-        if pieces.entries:
-            pieces.batch, pieces.windows_ms, pieces.partials = batch, windows_ms, partials
         return partials
 
     def _of_view(self, view: FeatureView, index: int, window_ms: int) -> Partial:

@@ -13,7 +13,7 @@ from typing import Any, overload
 
 import msgspec
 
-from features.aggregations import Partial
+from features.aggregations import Partial, Value
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
 from features.packed import FORMAT, BatchValue, TileValue, encode_log
@@ -100,13 +100,28 @@ class Pieces:
         starts_ms: The start of each piece's tile.
         entries: Each piece's entry.
         tiles: How many tiles they are of.
-        batch, windows_ms, partials: What was merged last: with which view, from which instants, and what came of it.
+        last_ms: The latest event; 0 without pieces.
+        batch, windows_ms, partials, values: What was merged last: with which view, from which instants, and what came of it. Values of
+            aggregations that age are those of that time.
     """
 
-    __slots__ = ("_settled", "_sums", "batch", "cut_ms", "entries", "instants_ms", "partials", "starts_ms", "tiles", "windows_ms")
+    __slots__ = (
+        "_settled",
+        "_sums",
+        "batch",
+        "cut_ms",
+        "entries",
+        "instants_ms",
+        "last_ms",
+        "partials",
+        "starts_ms",
+        "tiles",
+        "values",
+        "windows_ms",
+    )
 
     def __init__(self, cut_ms: int, settled: int = 0, sums: _Sums | None = None) -> None:
-        self.cut_ms, self.tiles = cut_ms, 0
+        self.cut_ms, self.tiles, self.last_ms = cut_ms, 0, 0
         # How many pieces were in a former value already, and sums of those.
         self._settled, self._sums = settled, {} if sums is None else sums
         self.instants_ms: list[int] = []
@@ -114,12 +129,8 @@ class Pieces:
         self.entries: list[list[Any]] = []
         self.batch: BatchValue | None = None
         self.windows_ms: tuple[int, ...] = ()
-        self.partials: list[Partial] = []
-
-    @property
-    def last_ms(self) -> int:
-        """The latest event of the pieces, of which there must be one."""
-        return self.starts_ms[-1] + int(self.entries[-1][0])
+        self.partials: Sequence[Partial] = ()
+        self.values: Sequence[Value] = ()
 
     def of_later(self, first_ms: int, end_ms: int) -> Pieces:
         """What the pieces of a later value begin with: those of tiles from `first_ms` on and before `end_ms`."""
@@ -277,6 +288,8 @@ class SpeedTiles(Sequence[TileValue]):
                 instants_ms.append(start_ms + entry[0])
                 starts_ms.append(start_ms)
                 merged.append(entry)
+        if merged:
+            pieces.last_ms = starts_ms[-1] + merged[-1][0]
         return pieces
 
 

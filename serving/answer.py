@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from features.declaration import FeatureGroup, ModelInput
 from features.instants import rfc3339
@@ -13,7 +15,7 @@ from features.merge import EVER_MS, Merged
 from features.merge_many import ManyMerge
 from features.packed import HistoryView
 from infra.policies import WhenStale
-from serving.encoding import FeatureRow, ModelInfo, Provenance, predict_answer
+from serving.encoding import FeatureRow, ModelInfo, Provenance, features_struct, predict_answer
 from serving.errors import RefusalError
 from serving.ids import RequestId
 from serving.model import LoadedModel
@@ -27,7 +29,7 @@ class Stale(NamedTuple):
     reason: str
 
 
-class Served(NamedTuple):
+class Served(msgspec.Struct, frozen=True, gc=False):
     """One entity's features as they are served.
 
     Attributes:
@@ -53,11 +55,20 @@ def features_at(
         stale: As for `served_features`.
         batch_only: As for `served_features`.
     """
-    since_ms = max(q_ms - kept_ms, reading.complete_since_ms)
-    return partial(
-        served_features, reading.group, q_ms=q_ms, batch_end_ms=reading.batch_end_ms, stale=stale, batch_only=batch_only,
-        complete_since_ms=since_ms, at_q=ManyMerge(reading.group, q_ms, reading.batch_end_ms, since_ms),
-    )  # fmt: skip
+    group, end_ms, since_ms = reading.group, reading.batch_end_ms, max(q_ms - kept_ms, reading.complete_since_ms)
+    at_q = ManyMerge(group, q_ms, end_ms, since_ms)
+    if stale is not None or batch_only or (end_ms is not None and q_ms < end_ms):
+        return partial(
+            served_features, group, q_ms=q_ms, batch_end_ms=end_ms, stale=stale, batch_only=batch_only,
+            complete_since_ms=since_ms, at_q=at_q,
+        )  # fmt: skip
+
+    def serve(parts: Parts) -> Served:
+        if parts.batch is not None and q_ms < parts.batch.batch_end_ms:
+            return served_features(group, parts, q_ms, end_ms)  # refuses
+        return Served(parts, at_q(parts.batch, parts.tiles), q_ms)
+
+    return serve
 
 
 def served_features(
@@ -115,6 +126,9 @@ class Marks(NamedTuple):
     missing: Sequence[str]
 
 
+_UNMARKED = Marks((), (), ())
+
+
 class Provenances:
     """The provenance of the entities of one answer; what they share is made once.
 
@@ -126,11 +140,10 @@ class Provenances:
 
     def __init__(self, names: tuple[str, ...], q_ms: int, architecture: str = "lambda") -> None:
         self._names, self._as_of, self._architecture = names, rfc3339(q_ms), architecture
-        self._batch_ends: dict[int | None, str | None] = {None: None}
 
     def marks(self, served: Served, fault: str = "") -> Marks:
         """What may be wrong with an entity's features; `fault` is what is wrong with the model's input."""
-        parts, merged, _ = served
+        parts, merged = served.parts, served.merged
         names, values = self._names, merged.values
         # Of an entity that no layer knows, also a count of 0 is a default and not a finding.
         missing: Sequence[str] = ()
@@ -143,25 +156,23 @@ class Provenances:
         if parts.faults or merged.reasons or fault:
             reasons = [*parts.faults, *merged.degraded, fault] if fault else [*parts.faults, *merged.degraded]
             features = names if parts.faults else [names[index] for index in merged.degraded_features]
-        return Marks(reasons, features, missing)
+        return Marks(reasons, features, missing) if reasons or missing else _UNMARKED
 
     def of(self, served: Served, fault: str = "") -> Provenance:
         """Where an entity's features come from; `fault` is what is wrong with the model's input."""
         merged = served.merged
         newest_ms, end_ms = merged.newest_event_ms, merged.batch_end_ms
-        if end_ms not in self._batch_ends:
-            self._batch_ends[end_ms] = rfc3339(end_ms)  # type: ignore[arg-type]  # None is there
         reasons, features, missing = self.marks(served, fault)
         return Provenance(
-            as_of=self._as_of,
-            batch_end=self._batch_ends[end_ms],
-            newest_event=None if newest_ms is None else rfc3339(newest_ms),
-            tiles_merged=merged.tiles_merged,
-            degraded=bool(reasons),
-            degraded_reasons=reasons,
-            degraded_features=features,
-            missing=missing,
-            architecture=self._architecture,
+            self._as_of,
+            None if end_ms is None else rfc3339(end_ms),
+            None if newest_ms is None else rfc3339(newest_ms),
+            merged.tiles_merged,
+            bool(reasons),
+            reasons,
+            features,
+            missing,
+            self._architecture,
         )
 
 
@@ -170,10 +181,9 @@ def feature_rows(
 ) -> list[FeatureRow]:
     """The rows of entities, with the ids as the request has them."""
     names = group.feature_names
-    provenances = Provenances(names, q_ms, architecture)
+    provenances, features = Provenances(names, q_ms, architecture), features_struct(names)
     return [
-        FeatureRow(entity_id, dict(zip(names, one.merged.values, strict=True)), provenances.of(one))
-        for entity_id, one in zip(ids, served, strict=True)
+        FeatureRow(entity_id, features(*its.merged.values), provenances.of(its)) for entity_id, its in zip(ids, served, strict=True)
     ]
 
 

@@ -35,8 +35,17 @@ class FeatureRow(msgspec.Struct, frozen=True, gc=False):
     """`serving.contract.FeatureRow`."""
 
     id: int | str | Mapping[str, int | str]
-    features: Mapping[str, Value]
+    features: Any
     provenance: Provenance
+
+
+@cache
+def features_struct(names: tuple[str, ...]) -> Any:
+    """The struct of `features` in a row: the value of each feature by its name."""
+    fields: list[Any] = [(f"value_{index}", Value) for index in range(len(names))]
+    return msgspec.defstruct(
+        "Features", fields, rename={f"value_{index}": name for index, name in enumerate(names)}, frozen=True, gc=False
+    )
 
 
 class FeaturesAnswer(msgspec.Struct, frozen=True, gc=False):

@@ -66,6 +66,8 @@ def _ids(group: FeatureGroup, names: Sequence[str], columns: Sequence[Sequence[o
 
 
 def _typed(group: FeatureGroup, name: str, kind: ColumnType, values: Sequence[object]) -> list[int | str]:
+    if set(map(type, values)) == {str if kind is ColumnType.STRING else int}:
+        return list(values)  # type: ignore[arg-type]
     typed: list[int | str] = []
     for position, value in enumerate(values):
         if (kind is ColumnType.STRING and isinstance(value, str)) or (kind is ColumnType.INT64 and isinstance(value, int)):

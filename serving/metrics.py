@@ -90,12 +90,12 @@ class Metrics:
     def counted(self, group: FeatureGroup, rows: Sequence[Served], q_ms: int) -> None:
         """Counts the entities of one group in an answer."""
         states = Tally(
-            "degraded" if merged.degraded or parts.faults else "exact" if parts.known else "unknown" for parts, merged, _ in rows
+            ["degraded" if its.merged.reasons or its.parts.faults else "exact" if its.parts.known else "unknown" for its in rows]
         )
         for state, n in states.items():
             self._rows_of(group.name, state).inc(n)
-        newest_ms = max((merged.newest_event_ms for _, merged, _ in rows if merged.newest_event_ms is not None), default=None)
-        if newest_ms is not None:
+        newest_ms = max([its.merged.newest_event_ms or 0 for its in rows], default=0)
+        if newest_ms:
             self._age_of(group.name).set((q_ms - newest_ms) / 1_000)
 
     def newest_event(self, group: str, newest_ms: int) -> None:

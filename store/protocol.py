@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -170,8 +171,7 @@ class Writing:
     histories: Histories | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(msgspec.Struct, frozen=True, gc=False):
     """What the store knows of one entity; `faults` says why that may not be all."""
 
     batch: BatchValue | None = None

@@ -31,7 +31,7 @@ from store.keys import Buckets, batch_end_of, meta_key, tiles_field, version_of
 from store.protocol import ALWAYS_MS, NEVER_MS, Parts, Reading
 from store.publishing import STREAM_FORMAT
 from store.tiles import read_tiles
-from store.wire import Command, Replies, reading_client
+from store.wire import Command, HashReads, Replies, reading_client
 
 #: Requests in one round trip: as many as are merged well within a deadline, for the next one is under way meanwhile.
 _SHARED = 32
@@ -106,7 +106,7 @@ class Query:
             fingerprint = self._versions.group(declared).fingerprint
             view = history_field(fingerprint) if self._kappa else batch_field(fingerprint)
             speed = speed_field(fingerprint)
-            commands += [("HMGET", declared.key(entity_id), view, speed) for entity_id in ids]
+            commands.append(HashReads([declared.key(entity_id) for entity_id in ids], [view, speed]))
         return commands
 
     def changed(self, answers: Sequence[Any]) -> list[tuple[FeatureGroup, bytes | None]]:

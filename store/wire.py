@@ -18,7 +18,15 @@ from redis.asyncio.connection import DefaultParser, parse_url
 from infra.settings import Settings
 from store.clients import async_store
 
-Command = tuple[str | bytes | int, ...]
+
+class HashReads(NamedTuple):
+    """HMGET of the same fields of several hashes, with a reply for each of them."""
+
+    keys: Sequence[str]
+    fields: Sequence[bytes]
+
+
+Command = tuple[str | bytes | int, ...] | HashReads
 _INCOMPLETE = object()
 #: What a URL may say for a connection of this module.
 _PLAIN = {"host", "port", "db", "username", "password"}
@@ -28,7 +36,7 @@ class Replies(Protocol):
     """A client that reads. What does not answer raises the client's errors (`store.errors.CLIENT_ERRORS`)."""
 
     async def replies(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies in the order of the commands; an error reply is an exception among them."""
+        """The replies in the order of the commands, with the replies of a `HashReads` in its place; an error reply is an exception among them."""
 
     async def close(self) -> None:
         """Ends the connections."""
@@ -53,7 +61,10 @@ class Pipelines:
         """As `Replies.replies`."""
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
-            pipeline.execute_command(*command)
+            for single in (
+                [("HMGET", key, *command.fields) for key in command.keys] if isinstance(command, HashReads) else [command]
+            ):
+                pipeline.execute_command(*single)
         replies: list[Any] = await pipeline.execute(raise_on_error=False)
         return replies
 
@@ -112,6 +123,14 @@ class Wire:
             return self._connection
 
 
+def _packed(command: Command) -> bytes:
+    if not isinstance(command, HashReads):
+        return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one word
+    head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(command.fields))
+    fields = b"".join([b"$%d\r\n%b\r\n" % (len(field), field) for field in command.fields])
+    return b"".join([b"%b$%d\r\n%b\r\n%b" % (head, len(key), key, fields) for key in map(str.encode, command.keys)])
+
+
 class _Asked(NamedTuple):
     replies: list[Any]
     expected: int
@@ -132,9 +151,10 @@ class _Connection(asyncio.Protocol):
     async def replies(self, commands: Sequence[Command]) -> list[Any]:
         if not self.alive:
             raise redis.ConnectionError("The connection is lost.")
-        asked = _Asked([], len(commands), asyncio.get_running_loop().create_future())
+        expected = sum(len(command.keys) if isinstance(command, HashReads) else 1 for command in commands)
+        asked = _Asked([], expected, asyncio.get_running_loop().create_future())
         self._asked.append(asked)
-        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))  # type: ignore[arg-type]  # its stub knows tuples of one word
+        self._transport.write(b"".join([_packed(command) for command in commands]))
         try:
             return await asked.future
         except asyncio.CancelledError:

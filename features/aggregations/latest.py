@@ -103,6 +103,7 @@ class SinceLast(Aggregation):
     sql_type = "BIGINT"
     value_sql_type = "DOUBLE"
     timed = True
+    ages = True
 
     unit: str = "days"
 

@@ -44,6 +44,7 @@ class Aggregation:
         takes_text: Whether `v` may be a text.
         empty: The value without events: 0 for counts and sums, else None.
         timed: Whether a partial holds times, which `moved` moves.
+        ages: Whether the value of the same partial changes with `q_ms`.
     """
 
     kind: ClassVar[str]
@@ -52,6 +53,7 @@ class Aggregation:
     takes_text: ClassVar[bool] = False
     empty: ClassVar[Value] = None
     timed: ClassVar[bool] = False
+    ages: ClassVar[bool] = False
 
     def lift(self, ts_ms: int, v: Any) -> Partial:
         """The partial of one event."""

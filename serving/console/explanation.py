@@ -6,11 +6,11 @@ Every value is an answer of `serving.answer.served_features`, the merge of `/fea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from features.aggregations import Value
 from features.declaration import FeatureGroup

@@ -304,3 +304,16 @@ def test_a_tile_without_a_log_blurs_only_the_windows_that_begin_in_it() -> None:
     assert all(group.feature_names[index].endswith("_1h_exact") for index in merged.degraded_features)
     cut = merge(group, None, tiles_of(group, rows(many)), BASE + 500, BASE - 1)
     assert len(cut.degraded_features) == len(group.features), "a tile that q cuts blurs all"
+
+
+def test_values_that_age_are_those_of_each_instant_while_no_window_moves() -> None:
+    group = group_of("1h", "3d", "ever")
+    events = [Event(BASE + minute * MINUTE_MS, minute, 1, "a") for minute in range(-90, 90)]
+    view, tiles = view_of(group, rows(events), BASE), tiles_of(group, rows(events))
+    speed, end_ms = speed_tiles_of(group, tiles), events[-1].ts_ms
+    instants_ms = [end_ms + 1, end_ms + 2, end_ms + MINUTE_MS - 1]
+    assert len({ManyMerge(group, q_ms)._windows_ms for q_ms in instants_ms}) == 1
+    for batch in (view, None):
+        expected = [merge(group, batch, tiles, q_ms, BASE) for q_ms in instants_ms]
+        assert [ManyMerge(group, q_ms, BASE)(batch, speed) for q_ms in instants_ms] == expected
+        assert expected[0] != expected[1]
