@@ -31,6 +31,33 @@ class _Feature(NamedTuple):
     scale: int
 
 
+class _Plan(NamedTuple):
+    """What every merge of a version of a group has in common: lists of one entry per feature, and indices of features."""
+
+    columns: Sequence[Column]
+    windows: Sequence[Window | None]
+    features: Sequence[_Feature]
+    ageing: Sequence[int]
+    exact: Sequence[int]
+
+
+_plans: dict[str, _Plan] = {}
+
+
+def _plan_of(group: FeatureGroup) -> _Plan:
+    plan = _plans.get(group.fingerprint)
+    if plan is None:
+        windows, aggregations = [feature.window for feature in group.features], [feature.aggregation for feature in group.features]
+        plan = _plans[group.fingerprint] = _Plan(
+            layout_of(group).columns,
+            windows,
+            [_Feature(of.value, of.empty, group.scale_of(index)) for index, of in enumerate(aggregations)],
+            [index for index, of in enumerate(aggregations) if of.ages],
+            [index for index, window in enumerate(windows) if window is not None and window.exact],
+        )
+    return plan
+
+
 class ManyMerge:
     """`merge` at one instant for any number of entities.
 
@@ -45,16 +72,8 @@ class ManyMerge:
         self, group: FeatureGroup, q_ms: int, batch_end_ms: int | None = None, complete_since_ms: int | None = None
     ) -> None:
         self._group, self._q_ms, self._batch_end_ms, self._complete_since_ms = group, q_ms, batch_end_ms, complete_since_ms
-        self._columns: tuple[Column, ...] = layout_of(group).columns
-        self._windows: list[Window | None] = [feature.window for feature in group.features]
-        starts_ms = {window: window.start_ms(q_ms) for window in set(self._windows) if window is not None}
-        self._windows_ms = tuple(BEGINNING_MS if window is None else starts_ms[window] for window in self._windows)
-        self._features = [
-            _Feature(feature.aggregation.value, feature.aggregation.empty, group.scale_of(index))
-            for index, feature in enumerate(group.features)
-        ]
-        self._ageing = [index for index, feature in enumerate(group.features) if feature.aggregation.ages]
-        self._exact = [index for index, window in enumerate(self._windows) if window is not None and window.exact]
+        self._columns, self._windows, self._features, self._ageing, self._exact = _plan_of(group)
+        self._windows_ms = tuple([BEGINNING_MS if window is None else window.start_ms(q_ms) for window in self._windows])
         self._reasons: dict[int, Mapping[str, Sequence[int]]] = {}
         self._beyond_of: dict[int, list[int]] = {}
 

@@ -48,7 +48,7 @@ class Front:
         key: SecretStr | None,
         decoders: Mapping[str, Callable[[bytes], Any]],
         answer: Callable[[str, Any, bytes], Awaitable[bytes]],
-        media_types: Mapping[str, Sequence[bytes]],
+        media_types: Mapping[str, tuple[bytes, ...]],
         most_at_once: int,
         shed: Callable[[str], None],
         timeout_seconds: float,
@@ -64,7 +64,7 @@ class Front:
             return
         media_type = JSON
         if offered := self._media_types.get(scope["path"]):
-            media_type = preferred([value for name, value in scope["headers"] if name == b"accept"], offered)
+            media_type = preferred(tuple([value for name, value in scope["headers"] if name == b"accept"]), offered)
         try:
             answer = await self._within_bounds(scope, receive, media_type)
         except RefusalError as refusal:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 JSON = b"application/json"
 ARROW = b"application/vnd.apache.arrow.stream"
 
 
-def preferred(accept: Sequence[bytes], offered: Sequence[bytes]) -> bytes:
+@lru_cache(256)  # callers send the same headers again and again
+def preferred(accept: tuple[bytes, ...], offered: tuple[bytes, ...]) -> bytes:
     """The offered type that the headers weigh most; of equal weights the one that they name more exactly, then the first that is offered.
 
     A request that accepts none of them gets the first: a caller without a use for it is told more by an answer than by a refusal.

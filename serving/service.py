@@ -35,6 +35,7 @@ from serving.errors import RefusalError
 from serving.freshness import Freshness
 from serving.front import Front, cross_origin, put_in_front
 from serving.guard import Door, Readiness
+from serving.http_protocol import use_one_write
 from serving.ids import group_of, keys_of
 from serving.media_types import ARROW, JSON
 from serving.metrics import Metrics
@@ -47,6 +48,7 @@ from serving.tracing import end_tracing, tracing
 from serving.variants import Models, Variant
 from store.reading import OnlineStore
 
+use_one_write()
 _settings = Settings.load()
 _project = load_project(_settings)
 #: (model, action) → the contract of its endpoint; an action is a method of `Predictor`.

@@ -1,0 +1,49 @@
+"""The HTTP protocol of the server: uvicorn's, which sends the head and the body of an answer by two calls of the system, with both in one.
+
+The first of the two calls wakes the caller, who then waits for the body. On a machine without an idle core that costs more than the merge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import uvicorn.config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+class OneWriteProtocol(HttpToolsProtocol):
+    """uvicorn's protocol on a transport that writes once per turn of the event loop."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begins a connection."""
+        super().connection_made(_OneWrite(transport, self.loop))  # type: ignore[arg-type]  # a transport by all that it does
+
+
+class _OneWrite:
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._waiting: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            parts, self._waiting = self._waiting, []
+            if not self._transport.is_closing():
+                self._transport.writelines(parts)
+
+
+def use_one_write() -> None:
+    """Makes the servers of this process use the protocol: BentoML, which starts the server, does not let a service choose it."""
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{OneWriteProtocol.__name__}"
