@@ -107,6 +107,7 @@ _encoder = msgspec.msgpack.Encoder()
 _batch_decoder = msgspec.msgpack.Decoder(BatchValue)
 _tile_decoder = msgspec.msgpack.Decoder(TileValue)
 _NIL = _encoder.encode(None)
+_NO_LOG = msgspec.Raw(_NIL)
 _log_decoder = msgspec.msgpack.Decoder(list[tuple[int, list[Any]]] | None)
 
 
@@ -117,7 +118,7 @@ def encode(value: BatchValue | TileValue) -> bytes:
 
 def encode_log(log: list[tuple[int, list[Partial]]]) -> msgspec.Raw:
     """The log of a tile, or nil where it would say nothing or too much."""
-    return msgspec.Raw(_encoder.encode(log if 1 < len(log) <= LOG_BOUND else None))
+    return msgspec.Raw(_encoder.encode(log)) if 1 < len(log) <= LOG_BOUND else _NO_LOG
 
 
 def decode_batch(data: bytes, fingerprint: str) -> BatchValue:

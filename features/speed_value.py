@@ -74,10 +74,14 @@ class Column(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Which partials an entry has: `columns` by feature, and the features that `stored` names, in the order of the entry."""
+    """Which partials an entry has: `columns` by feature, and the features that `stored` names, in the order of the entry.
+
+    `timed` names those of them whose partials hold times: the index in an entry, and the aggregation.
+    """
 
     columns: tuple[Column, ...]
     stored: tuple[int, ...]
+    timed: tuple[tuple[int, Aggregation], ...]
 
 
 _layouts: dict[str, Layout] = {}
@@ -103,7 +107,8 @@ def _layout(group: FeatureGroup) -> Layout:
             stored.append(next(at for at, other in enumerate(meanings) if other == meaning) if sum_of_mean else index)
             places[meaning] = len(stored)
         columns.append(Column(places[meaning], sum_of_mean, aggregation))
-    return Layout(tuple(columns), tuple(stored))
+    timed = tuple((place, meanings[index][0]) for place, index in enumerate(stored, 1) if meanings[index][0].timed)
+    return Layout(tuple(columns), tuple(stored), timed)
 
 
 def pack_tile(group: FeatureGroup, start_ms: int, tile: TileValue) -> bytes:
@@ -129,8 +134,12 @@ def entries_of(group: FeatureGroup, start_ms: int, tile: TileValue) -> list[list
 
 def entry_of(group: FeatureGroup, start_ms: int, instant_ms: int, partials: Sequence[Partial]) -> list[Any]:
     """The entry of partials, one per feature, whose latest instant that is."""
-    stored = layout_of(group).stored
-    return [instant_ms - start_ms, *(moved(group.features[index].aggregation, partials[index], -instant_ms) for index in stored)]
+    _, stored, timed = layout_of(group)
+    entry = [instant_ms - start_ms, *[partials[index] for index in stored]]
+    for place, aggregation in timed:
+        if entry[place] is not None:
+            entry[place] = aggregation.moved(entry[place], -instant_ms)
+    return entry
 
 
 def moved(aggregation: Aggregation, partial: Partial, by_ms: int) -> Partial:

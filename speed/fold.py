@@ -169,7 +169,9 @@ def _not_yet_folded(new: Contributions, before: Sequence[OpenTiles | None]) -> n
     done: dict[int, Ints] = {}
     for index, state in enumerate(before):
         for partition, offset in state.offsets.items() if state else ():
-            done.setdefault(partition, np.zeros(len(before), np.int64))[index] = offset
+            if partition not in done:
+                done[partition] = np.zeros(len(before), np.int64)
+            done[partition][index] = offset
     fresh = np.ones(len(new.entity), dtype=bool)
     for partition, offsets in done.items():
         fresh &= (new.partition != partition) | (new.offset >= offsets[new.entity])

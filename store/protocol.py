@@ -121,8 +121,7 @@ class Messages:
     offset: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class OpenTiles:
+class OpenTiles(msgspec.Struct, frozen=True, gc=False):
     """What the next events of an entity are folded into.
 
     Attributes:

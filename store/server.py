@@ -20,6 +20,7 @@ from store.errors import store_errors
 from store.keys import GENERATION_KEY, PROGRESS_KEY, Buckets, meta_key, notes_key
 from store.protocol import Folded, Histories, Mark, Messages, Opening, OpenTiles, Published, Reading, Tiles, View, Writing
 from store.reading import ATTEMPTS, Query, Versions
+from store.wire import single
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -122,7 +123,7 @@ class RedisStore:
 
     @_told
     def open_tiles(self, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
-        return tiles.open_tiles(self._client, openings)
+        return tiles.open_tiles(self._client, self._buckets, openings)
 
     @_told
     def serve_stream(self, group: FeatureGroup, as_of_ms: int, entities: int) -> None:
@@ -178,7 +179,7 @@ class RedisStore:
         query = Query([(group, ids)], self._buckets, self._versions, self._settings.kappa)
         for attempt in range(1, ATTEMPTS + 1):
             pipeline = self._client.pipeline(transaction=False)
-            for command in query.commands():
+            for command in single(query.commands()):
                 pipeline.execute_command(*command)
             answers = pipeline.execute(raise_on_error=False)
             if not query.changed(answers) or attempt == ATTEMPTS:

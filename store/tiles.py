@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -26,8 +27,9 @@ from store.keys import Buckets, meta_key, tiles_field, version_of
 from store.protocol import Opening, OpenTiles, Tiles, Writing
 from store.scripts import Script
 
-#: Entities per round trip to the store.
-PIPELINE_LENGTH = 1_000
+#: Entities per round trip to the store, and per call of a script on a server that is no cluster: half of a call's time is its own, but other clients
+#: wait for all of it.
+PIPELINE_LENGTH, _ENTITIES_PER_CALL = 1_000, 16
 #: A speed value that would be longer loses its oldest tiles, and says so.
 LONGEST_VALUE = 4 * 1_024 * 1_024
 #: The index of a speed value, as `features.speed_value` describes it. `start` of the tile at `place`, counted from 0; `write` gives a field its
@@ -58,105 +60,122 @@ end
 _PUT = Script(
     SPEED_LUA
     + """
--- key: an entity; field, format and fingerprint, tile_ms, seconds until a tile expires (0: never), longest value, hour, field and text of what is
--- folded ('' for none), field and value of the history ('' for none), whether nothing that is there counts; starts and tiles, ascending
+-- keys: entities; field, format and fingerprint, tile_ms, seconds until a tile expires (0: never), longest value, hour, field of what is folded, field of
+-- the history; for each entity the text of what is folded ('' for none), the history ('' for none), whether nothing that is there counts, the number of
+-- tiles; starts and tiles, ascending
 local field, head, tile_ms, ttl, longest, hour = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 -- An hour is told from the hours of half the range before it, so the latest of those after it stands for none.
 local expiry = (hour + (ttl > 0 and math.ceil(ttl / 3600) + 1 or 32767)) % 65536
-local value = redis.call('HGET', KEYS[1], field)
-if ARGV[11] == '1' then
-  redis.call('HDEL', KEYS[1], field, ARGV[7], ARGV[9])
-  value = nil
-end
-local closed = -140737488355328
-if ARGV[10] ~= '' then
-  local high, low = struct.unpack('>hI', ARGV[10], 10)
-  closed = high * 4294967296 + low
-end
-local dropped, n, index, tiles = -140737488355328, 0, '', ''
-if value and is_speed(value) and string.sub(value, 1, #head) == head then dropped, n, index, tiles = parts(value) end
+local function put(key, folded, history, fresh, from, to)
+  local value = redis.call('HGET', key, field)
+  if fresh == '1' then
+    redis.call('HDEL', key, field, ARGV[7], ARGV[8])
+    value = nil
+  end
+  local closed = -140737488355328
+  if history ~= '' then
+    local high, low = struct.unpack('>hI', history, 10)
+    closed = high * 4294967296 + low
+  end
+  local dropped, n, index, tiles = -140737488355328, 0, '', ''
+  if value and is_speed(value) and string.sub(value, 1, #head) == head then dropped, n, index, tiles = parts(value) end
 
--- Tiles from the first new one on are taken off: usually none, or the one that is replaced.
-local first, stay, bytes, after = tonumber(ARGV[12] or 140737488355327), n, #tiles, {}
-while stay > 0 do
-  local start, _, size = entry(index, stay - 1)
-  if start < first then break end
-  stay = stay - 1
-  after[#after + 1] = {start, string.sub(index, stay * ENTRY + 1, (stay + 1) * ENTRY), string.sub(tiles, bytes - size + 1, bytes)}
-  bytes = bytes - size
-end
--- The oldest go: what the history has, what has expired, and what makes the value too long.
-local total, skip, skipped = #tiles, 0, 0
-for at = 13, #ARGV, 2 do total = total + #ARGV[at] end
-while skip < stay do
-  local start, expires, size = entry(index, skip)
-  if start >= closed then
-    if (expires - hour) % 65536 < 32768 and total <= longest then break end
-    dropped = math.max(dropped, start + tile_ms)
+  -- Tiles from the first new one on are taken off: usually none, or the one that is replaced.
+  local first, stay, bytes, after = from < to and tonumber(ARGV[from]) or 140737488355327, n, #tiles, {}
+  while stay > 0 do
+    local start, _, size = entry(index, stay - 1)
+    if start < first then break end
+    stay = stay - 1
+    after[#after + 1] = {start, string.sub(index, stay * ENTRY + 1, (stay + 1) * ENTRY), string.sub(tiles, bytes - size + 1, bytes)}
+    bytes = bytes - size
   end
-  skip, skipped, total = skip + 1, skipped + size, total - size
-end
-local count, indices, values = stay - skip, {string.sub(index, skip * ENTRY + 1, stay * ENTRY)}, {string.sub(tiles, skipped + 1, bytes)}
-local function add(its_index, its_value)
-  count, indices[#indices + 1], values[#values + 1] = count + 1, its_index, its_value
-end
-local place = #after
-for at = 12, #ARGV, 2 do
-  local start, tile = tonumber(ARGV[at]), ARGV[at + 1]
-  while place > 0 and after[place][1] < start do
-    add(after[place][2], after[place][3])
-    place = place - 1
+  -- The oldest go: what the history has, what has expired, and what makes the value too long.
+  local total, skip, skipped = #tiles, 0, 0
+  for at = from + 1, to, 2 do total = total + #ARGV[at] end
+  while skip < stay do
+    local start, expires, size = entry(index, skip)
+    if start >= closed then
+      if (expires - hour) % 65536 < 32768 and total <= longest then break end
+      dropped = math.max(dropped, start + tile_ms)
+    end
+    skip, skipped, total = skip + 1, skipped + size, total - size
   end
-  if place > 0 and after[place][1] == start then place = place - 1 end
-  local high = math.floor(start / 4294967296)
-  add(struct.pack('>hIHI', high, start - high * 4294967296, expiry, #tile), tile)
+  local count, indices, values = stay - skip, {string.sub(index, skip * ENTRY + 1, stay * ENTRY)}, {string.sub(tiles, skipped + 1, bytes)}
+  local function add(its_index, its_value)
+    count, indices[#indices + 1], values[#values + 1] = count + 1, its_index, its_value
+  end
+  local place = #after
+  for at = from, to - 1, 2 do
+    local start, tile = tonumber(ARGV[at]), ARGV[at + 1]
+    while place > 0 and after[place][1] < start do
+      add(after[place][2], after[place][3])
+      place = place - 1
+    end
+    if place > 0 and after[place][1] == start then place = place - 1 end
+    local high = math.floor(start / 4294967296)
+    add(struct.pack('>hIHI', high, start - high * 4294967296, expiry, #tile), tile)
+  end
+  for left = place, 1, -1 do add(after[left][2], after[left][3]) end
+  local refused
+  if count > 0 then
+    refused = write(key, field, whole(head, dropped, count, table.concat(indices), table.concat(values)), ttl * 1000)
+  elseif value then
+    redis.call('HDEL', key, field)
+  end
+  if refused then return refused end
+  if history ~= '' then redis.call('HSET', key, ARGV[8], history) end
+  if folded ~= '' then return write(key, ARGV[7], folded, ttl * 1000) end
 end
-for left = place, 1, -1 do add(after[left][2], after[left][3]) end
-local refused
-if count > 0 then
-  refused = write(KEYS[1], field, whole(head, dropped, count, table.concat(indices), table.concat(values)), ttl * 1000)
-elseif value then
-  redis.call('HDEL', KEYS[1], field)
+
+local at = 9
+for _, key in ipairs(KEYS) do
+  local last = at + 3 + 2 * tonumber(ARGV[at + 3])
+  local refused = put(key, ARGV[at], ARGV[at + 1], ARGV[at + 2], at + 4, last)
+  if refused then return refused end
+  at = last + 1
 end
-if refused then return refused end
-if ARGV[10] ~= '' then redis.call('HSET', KEYS[1], ARGV[9], ARGV[10]) end
-if ARGV[8] ~= '' then return write(KEYS[1], ARGV[7], ARGV[8], ttl * 1000) end
 """
 )
 _OPEN = Script(
     SPEED_LUA
     + """
--- key: an entity; field, format and fingerprint, field of what is folded, start of the first tile, then of an architecture with histories
--- the field of the history, and before when a tile is closed; gives what is folded, the history or '', then starts and tiles
-local folded, value = redis.call('HGET', KEYS[1], ARGV[3]), redis.call('HGET', KEYS[1], ARGV[1])
-if not folded then return {} end
-local found, head, first = {folded, ''}, ARGV[2], tonumber(ARGV[4])
-local history = ARGV[5] and redis.call('HGET', KEYS[1], ARGV[5])
-local needed = false
-if history then
-  local high, low = struct.unpack('>hI', history, 10)
-  needed = first < high * 4294967296 + low
-end
-if value and is_speed(value) and string.sub(value, 1, #head) == head then
-  local _, n, index, tiles = parts(value)
-  local bytes, closed, place = 0, tonumber(ARGV[6] or -140737488355328), 0
-  needed = needed or (n > 0 and entry(index, 0) < closed)
-  while place < n do
-    local start, _, size = entry(index, place)
-    if start >= closed or start >= first then break end
-    found[#found + 1], found[#found + 2] = string.format('%.0f', start), string.sub(tiles, bytes + 1, bytes + size)
-    place, bytes = place + 1, bytes + size
+-- keys: entities; field, format and fingerprint, field of what is folded, of an architecture with histories the field of the history and before when a
+-- tile is closed ('' and '' of another); for each entity the start of the first tile. Gives for each what is folded, the history or '', then starts and tiles
+local function open(key, first)
+  local folded, value = redis.call('HGET', key, ARGV[3]), redis.call('HGET', key, ARGV[1])
+  if not folded then return {} end
+  local found, head = {folded, ''}, ARGV[2]
+  local history = ARGV[4] ~= '' and redis.call('HGET', key, ARGV[4])
+  local needed = false
+  if history then
+    local high, low = struct.unpack('>hI', history, 10)
+    needed = first < high * 4294967296 + low
   end
-  bytes = #tiles
-  for place = n - 1, 0, -1 do
-    local start, _, size = entry(index, place)
-    if start < first then break end
-    found[#found + 1], found[#found + 2] = string.format('%.0f', start), string.sub(tiles, bytes - size + 1, bytes)
-    bytes = bytes - size
+  if value and is_speed(value) and string.sub(value, 1, #head) == head then
+    local _, n, index, tiles = parts(value)
+    local bytes, closed, place = 0, tonumber(ARGV[5]) or -140737488355328, 0
+    needed = needed or (n > 0 and entry(index, 0) < closed)
+    while place < n do
+      local start, _, size = entry(index, place)
+      if start >= closed or start >= first then break end
+      found[#found + 1], found[#found + 2] = string.format('%.0f', start), string.sub(tiles, bytes + 1, bytes + size)
+      place, bytes = place + 1, bytes + size
+    end
+    bytes = #tiles
+    for place = n - 1, 0, -1 do
+      local start, _, size = entry(index, place)
+      if start < first then break end
+      found[#found + 1], found[#found + 2] = string.format('%.0f', start), string.sub(tiles, bytes - size + 1, bytes)
+      bytes = bytes - size
+    end
   end
+  if history and needed then found[2] = history end
+  return found
 end
-if history and needed then found[2] = history end
-return found
+
+local opened = {}
+for place, key in ipairs(KEYS) do opened[place] = open(key, tonumber(ARGV[5 + place])) end
+return opened
 """
 )
 _BROKEN = b"broken"
@@ -177,64 +196,72 @@ end
 
 def put_tiles(client: Any, buckets: Buckets, writings: Sequence[Writing]) -> None:
     """Writes tiles, each entity's with its history and which events are in them, and after all the marks."""
-    _run(client, _PUT, [call for writing in writings for call in _put_calls(writing)])
+    _run(client, _PUT, [call for writing in writings for call in _put_calls(writing, _entities_per_call(buckets))])
     marks = [writing.mark for writing in writings if writing.mark]
     _MARK.run(client, [(key, mark.task, mark.batch_id) for mark in marks for key in buckets.mark_keys(mark.token)])
 
 
-def _put_calls(writing: Writing) -> Iterator[Sequence[Any]]:
-    """A call per entity."""
+def _put_calls(writing: Writing, at_once: int) -> Iterator[Sequence[Any]]:
+    """The calls, each of so many entities."""
     group, folded, histories = writing.group, writing.folded, writing.histories
     # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
     hour = now_ms() // HOUR_MS
     ttl_seconds = 0 if histories else writing.ttl_seconds
-    fixed = speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour
-    beside, history = folded_field(group.fingerprint), history_field(group.fingerprint)
+    shared = (
+        speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour, folded_field(group.fingerprint),
+        history_field(group.fingerprint),
+    )  # fmt: skip
     packed, fresh = (histories.packed, set(histories.fresh)) if histories else ({}, set())
     entities: dict[int | str, dict[int, bytes]] = {entity: {} for entity in packed}
     for entity, start_ms, value in writing.tiles:
         entities.setdefault(entity, {})[start_ms] = value
-    for entity, values in entities.items():
-        yield (
-            group.key(entity),
-            *fixed,
-            beside,
-            _encoder.encode((folded.token, folded.offsets[entity])) if folded else b"",
-            history,
-            packed.get(entity, b""),
-            int(entity in fresh),
-            *(part for tile in sorted(values.items()) for part in tile),
-        )
+    items = list(entities.items())
+    for begun in range(0, len(items), at_once):
+        some = items[begun : begun + at_once]
+        arguments: list[Any] = []
+        for entity, values in some:
+            text = _encoder.encode((folded.token, folded.offsets[entity])) if folded else b""
+            arguments += text, packed.get(entity, b""), int(entity in fresh), len(values)
+            for tile in sorted(values.items()):
+                arguments += tile
+        yield [group.key(entity) for entity, _ in some], *shared, *arguments
 
 
-def open_tiles(client: Any, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
+def _entities_per_call(buckets: Buckets) -> int:
+    """How many entities a call of a script may be about: those of a cluster are on several servers."""
+    return _ENTITIES_PER_CALL if len(buckets.names) == 1 else 1
+
+
+def open_tiles(client: Any, buckets: Buckets, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
     """Of each entity what the stream has folded, with its tiles from a start on and those that are closed, and its history if these join it."""
-    answers = iter(_run(client, _OPEN, [call for opening in openings for call in _open_calls(opening)]))
+    calls = [call for opening in openings for call in _open_calls(opening, _entities_per_call(buckets))]
+    answers = chain.from_iterable(_run(client, _OPEN, calls))
     return [[_opened(next(answers), opening.token) for _ in opening.first_ms] for opening in openings]
 
 
-def _open_calls(opening: Opening) -> Iterator[Sequence[Any]]:
-    """A call per entity."""
+def _open_calls(opening: Opening, at_once: int) -> Iterator[Sequence[Any]]:
+    """The calls, each of so many entities."""
     group = opening.group
     field, head, beside = speed_field(group.fingerprint), speed_head(group), folded_field(group.fingerprint)
-    closed = () if opening.closed_ms is None else (history_field(group.fingerprint), opening.closed_ms)
-    for entity, start_ms in opening.first_ms.items():
-        yield (group.key(entity), field, head, beside, start_ms, *closed)
+    closed = ("", "") if opening.closed_ms is None else (history_field(group.fingerprint), opening.closed_ms)
+    firsts = list(opening.first_ms.items())
+    for begun in range(0, len(firsts), at_once):
+        some = firsts[begun : begun + at_once]
+        yield [group.key(entity) for entity, _ in some], field, head, beside, *closed, *[start_ms for _, start_ms in some]
 
 
 def _opened(answer: Sequence[bytes], token: str) -> OpenTiles | None:
-    its_token, offsets = _decoder.decode(answer[0]) if answer else ("", {})
+    if not answer:
+        return None
+    its_token, offsets = _decoder.decode(answer[0])
     tiles = dict(zip(map(int, answer[2::2]), answer[3::2], strict=True))
     return OpenTiles(offsets, tiles, answer[1] or None) if its_token == token else None
 
 
 def _run(client: Any, script: Script, calls: Sequence[Sequence[Any]]) -> list[Any]:
-    """The results of calls, of which `PIPELINE_LENGTH` share a round trip."""
-    return [
-        result
-        for begun in range(0, len(calls), PIPELINE_LENGTH)
-        for result in script.run(client, calls[begun : begun + PIPELINE_LENGTH])
-    ]
+    """The results of calls, of which so many share a round trip that they are about `PIPELINE_LENGTH` entities."""
+    length = PIPELINE_LENGTH // max((len(keys) for keys, *_ in calls), default=1)
+    return [result for begun in range(0, len(calls), length) for result in script.run(client, calls[begun : begun + length])]
 
 
 def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int, batch_id: int) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import hiredis
@@ -26,7 +26,20 @@ class HashReads(NamedTuple):
     fields: Sequence[bytes]
 
 
-Command = tuple[str | bytes | int, ...] | HashReads
+_Single = tuple[str | bytes | int, ...]
+Command = _Single | HashReads
+
+
+def single(commands: Sequence[Command]) -> Iterator[_Single]:
+    """The commands with a reply for each, as redis-py takes them."""
+    for command in commands:
+        if isinstance(command, HashReads):
+            for key in command.keys:
+                yield "HMGET", key, *command.fields
+        else:
+            yield command
+
+
 _INCOMPLETE = object()
 #: What a URL may say for a connection of this module.
 _PLAIN = {"host", "port", "db", "username", "password"}
@@ -60,11 +73,8 @@ class Pipelines:
     async def replies(self, commands: Sequence[Command]) -> list[Any]:
         """As `Replies.replies`."""
         pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            for single in (
-                [("HMGET", key, *command.fields) for key in command.keys] if isinstance(command, HashReads) else [command]
-            ):
-                pipeline.execute_command(*single)
+        for command in single(commands):
+            pipeline.execute_command(*command)
         replies: list[Any] = await pipeline.execute(raise_on_error=False)
         return replies
 

@@ -423,6 +423,27 @@ def test_several_groups_share_a_round_trip_and_each_has_its_own_tiles_and_marks(
             assert (dict(state.offsets), dict(state.tiles)) == ({0: entity}, {B: packed_tile(B, entity, group)})
 
 
+def test_entities_that_are_put_together_have_each_its_own_tiles_history_and_offsets(servers: Servers) -> None:
+    kappa = servers.settings.model_copy(update={"architecture": "kappa"})
+    online, entities, later = RedisStore(kappa), range(1, 51), B + 4 * TILE_MS
+    history, before = rolled({B: 3}, B + TILE_MS), {entity: {B: 1} for entity in entities}
+    new = {entity: {B + place * TILE_MS: entity for place in range(1, 1 + entity % 4)} for entity in entities}
+    with_history, fresh = {entity: history for entity in entities if entity % 4 == 0 or entity % 5 == 0}, list(entities[::3])
+
+    def put(tiles: dict[int, dict[int, int]], offset: int, histories: Histories) -> None:
+        packed = [(entity, start, packed_tile(start, n)) for entity, its in tiles.items() for start, n in its.items()]
+        online.put_tiles(user_features, packed, TTL, None, Folded("k", {entity: {0: offset} for entity in entities}), histories)
+
+    put(before, 1, Histories({}, list(entities)))
+    put(new, 2, Histories(with_history, fresh))
+    [states] = online.open_tiles([Opening(user_features, "k", dict.fromkeys(entities, B), later)])
+    for entity, state in zip(entities, states, strict=True):
+        assert state is not None
+        stays = {} if entity in fresh or entity in with_history else before[entity]
+        expected = {start: packed_tile(start, n) for start, n in {**stays, **new[entity]}.items()}
+        assert (dict(state.offsets), dict(state.tiles), state.history) == ({0: 2}, expected, with_history.get(entity))
+
+
 def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(online: RedisStore, servers: Servers) -> None:
     def put(entity: int, offset: int, *starts: int) -> None:
         online.put_tiles(
