@@ -63,7 +63,7 @@ local function prune(key, field, tile_ms, end_ms)
   elseif skip > 0 then
     local left = redis.pcall('HPTTL', key, 'FIELDS', 1, field)
     index, tiles = string.sub(index, skip * ENTRY + 1), string.sub(tiles, skipped + 1)
-    write(key, field, whole(string.sub(value, 1, 9), dropped, n - skip, index, tiles), tonumber(left[1] or 0))
+    write(key, tonumber(left[1] or 0), {field, whole(string.sub(value, 1, 9), dropped, n - skip, index, tiles)})
   end
 end
 """

@@ -32,8 +32,8 @@ from store.scripts import Script
 PIPELINE_LENGTH, _ENTITIES_PER_CALL = 1_000, 16
 #: A speed value that would be longer loses its oldest tiles, and says so.
 LONGEST_VALUE = 4 * 1_024 * 1_024
-#: The index of a speed value, as `features.speed_value` describes it. `start` of the tile at `place`, counted from 0; `write` gives a field its
-#: value and its expiry, where the server knows one for fields (Valkey 9, Redis 7.4).
+#: The index of a speed value, as `features.speed_value` describes it. `start` of the tile at `place`, counted from 0; `write` gives fields their
+#: values and their expiry, where the server knows one for fields (Valkey 9, Redis 7.4).
 SPEED_LUA = """
 local HEAD, ENTRY, FORMAT = 19, 12, %d
 local function entry(index, place)
@@ -51,9 +51,11 @@ local function whole(head, dropped, n, index, tiles)
   local high = math.floor(dropped / 4294967296)
   return head .. struct.pack('>hII', high, dropped - high * 4294967296, n) .. index .. string.char(221) .. struct.pack('>I', n) .. tiles
 end
-local function write(key, field, value, ttl_ms)
-  redis.call('HSET', key, field, value)
-  local answer = ttl_ms > 0 and redis.pcall('HPEXPIRE', key, ttl_ms, 'FIELDS', 1, field)
+local function write(key, ttl_ms, values)
+  redis.call('HSET', key, unpack(values))
+  local fields = {}
+  for at = 1, #values, 2 do fields[#fields + 1] = values[at] end
+  local answer = ttl_ms > 0 and redis.pcall('HPEXPIRE', key, ttl_ms, 'FIELDS', #fields, unpack(fields))
   if type(answer) == 'table' and answer.err and not string.find(answer.err, 'nknown') then return answer end
 end
 """.replace("%d", str(SPEED_FORMAT))
@@ -116,15 +118,15 @@ local function put(key, folded, history, fresh, from, to)
     add(struct.pack('>hIHI', high, start - high * 4294967296, expiry, #tile), tile)
   end
   for left = place, 1, -1 do add(after[left][2], after[left][3]) end
-  local refused
+  local written = folded ~= '' and {ARGV[7], folded} or {}
   if count > 0 then
-    refused = write(key, field, whole(head, dropped, count, table.concat(indices), table.concat(values)), ttl * 1000)
+    written[#written + 1] = field
+    written[#written + 1] = whole(head, dropped, count, table.concat(indices), table.concat(values))
   elseif value then
     redis.call('HDEL', key, field)
   end
-  if refused then return refused end
   if history ~= '' then redis.call('HSET', key, ARGV[8], history) end
-  if folded ~= '' then return write(key, ARGV[7], folded, ttl * 1000) end
+  if #written > 0 then return write(key, ttl * 1000, written) end
 end
 
 local at = 9
@@ -142,10 +144,9 @@ _OPEN = Script(
 -- keys: entities; field, format and fingerprint, field of what is folded, of an architecture with histories the field of the history and before when a
 -- tile is closed ('' and '' of another); for each entity the start of the first tile. Gives for each what is folded, the history or '', then starts and tiles
 local function open(key, first)
-  local folded, value = redis.call('HGET', key, ARGV[3]), redis.call('HGET', key, ARGV[1])
+  local folded, value, history = unpack(redis.call('HMGET', key, ARGV[3], ARGV[1], ARGV[4]))
   if not folded then return {} end
   local found, head = {folded, ''}, ARGV[2]
-  local history = ARGV[4] ~= '' and redis.call('HGET', key, ARGV[4])
   local needed = false
   if history then
     local high, low = struct.unpack('>hI', history, 10)
