@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class OneWriteProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on a transport that writes once per turn of the event loop."""
+    """uvicorn's protocol on a transport that holds back the first of two writes."""
 
     def connection_made(self, transport: Any) -> None:
         """Begins a connection."""
@@ -26,9 +26,11 @@ class _OneWrite:
         self._waiting: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        if not self._waiting:
-            self._loop.call_soon(self._flush)
         self._waiting.append(data)
+        if len(self._waiting) > 1:
+            self._flush()
+        else:  # for an answer whose body is not ready yet
+            self._loop.call_soon(self._flush)
 
     def close(self) -> None:
         self._flush()

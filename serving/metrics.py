@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -75,7 +74,7 @@ class Metrics:
 
     def answered(self, endpoint: str, stages: Stages, model: Model | None = None) -> None:
         """Counts one answer, of a model if it is given, and the time of each of its stages, which are spans of a trace as well."""
-        seconds, name = time.perf_counter() - stages.started, "" if model is None else model.name
+        seconds, name = stages.whole_seconds, "" if model is None else model.name
         self._seconds_of(endpoint).observe(seconds)
         for stage, its_seconds in stages.seconds.items():
             self._stage_of(endpoint, name, stage).observe(its_seconds)

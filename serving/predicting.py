@@ -83,15 +83,19 @@ class Predictor:
         stages.end("model")
         response = encoded(answer)
         stages.end("encode")
-        self._metrics.predicted(variant.name)
-        if self._log.wants(ids[0], exposed):
-            provenances = [answer.provenance] if len(inputs) == 1 else list(answer.inputs.values())
-            outcome_id = self._log.outcome_id({**_told(request, self._fields), **context})
-            logged = Answered(answered, provenances, context, outcome_id, answer.prediction)
-            self._log.add(logged, q_ms, variant, model, exposed, served)
-        for entry, _, its in answered:
-            self._metrics.counted(entry.group, [its], q_ms)
-        self._metrics.answered("predict", stages, self._declared)
+
+        def afterwards() -> None:
+            self._metrics.predicted(variant.name)
+            if self._log.wants(ids[0], exposed):
+                provenances = [answer.provenance] if len(inputs) == 1 else list(answer.inputs.values())
+                outcome_id = self._log.outcome_id({**_told(request, self._fields), **context})
+                logged = Answered(answered, provenances, context, outcome_id, answer.prediction)
+                self._log.add(logged, q_ms, variant, model, exposed, served)
+            for entry, _, its in answered:
+                self._metrics.counted(entry.group, [its], q_ms)
+            self._metrics.answered("predict", stages, self._declared)
+
+        asyncio.get_running_loop().call_soon(afterwards)  # the caller does not wait for it
         return response
 
     async def score(self, request: Any) -> bytes:

@@ -8,6 +8,7 @@ The entry point of a process: the settings and the project are those of its envi
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 from collections.abc import Awaitable, Callable
@@ -239,14 +240,18 @@ class Braid(_Endpoints):
         else:
             response = encoded(FeaturesAnswer(feature_rows(group, request.ids, found, q_ms, _settings.architecture)))
         stages.end("encode")
-        if self._served.on:
-            request_id, provenances = current_request_id(), Provenances(group.feature_names, q_ms, _settings.architecture)
-            for key, served in zip(keys, found, strict=True):
-                if self._served.wants(key):
-                    provenance = provenances.of(served)
-                    self._served.add(partial(served_record, group, key, served, provenance, q_ms, now_ms(), None, request_id))
-        self.metrics.counted(group, found, q_ms)
-        self.metrics.answered("features", stages)
+
+        def afterwards() -> None:
+            if self._served.on:
+                request_id, provenances = current_request_id(), Provenances(group.feature_names, q_ms, _settings.architecture)
+                for key, served in zip(keys, found, strict=True):
+                    if self._served.wants(key):
+                        provenance = provenances.of(served)
+                        self._served.add(partial(served_record, group, key, served, provenance, q_ms, now_ms(), None, request_id))
+            self.metrics.counted(group, found, q_ms)
+            self.metrics.answered("features", stages)
+
+        asyncio.get_running_loop().call_soon(afterwards)  # the caller does not wait for it
         return response
 
     def _exchanged(self, declared: Model, variant: Variant, model: LoadedModel) -> None:

@@ -28,6 +28,11 @@ class Stages:
         self.started = self._since = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
+    @property
+    def whole_seconds(self) -> float:
+        """From the arrival to the end of the last stage."""
+        return self._since - self.started
+
     def read(self, decode_seconds: float) -> None:
         """Ends reading the store, of which so many seconds were decoding."""
         self.end("store")

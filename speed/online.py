@@ -44,7 +44,7 @@ from speed.copies import (
     with_verdicts,
     without_later_copies,
 )
-from speed.fold import contributions_of, first_starts, fold_into, roll_into
+from speed.fold import Contributions, contributions_of, first_starts, fold_into, roll_into
 from speed.stream import by_entity, contributions, input_names, judged_events, slots
 from store.protocol import Folded, Histories, Mark, Opening, Store, Tiles, Writing
 from store.server import writing_store
@@ -162,7 +162,14 @@ def fold_rows(
     store: Store, settings: Settings, targets: Sequence[Target], of_slot: Mapping[int, pa.Table], watermark_ms: int | None
 ) -> list[Writing]:
     """The rows of the groups' entities, folded into what the store has of them: what is to be put, without marks."""
-    new = [contributions_of(target.group, _since(of_slot[target.slot], target.begins), target.inputs) for target in targets]
+    # Groups of the same entity and inputs share their columns.
+    columns: dict[tuple[object, ...], Contributions] = {}
+    new = []
+    for target in targets:
+        what = target.slot, target.group.entity_type, target.inputs, *target.begins.items()
+        if what not in columns:
+            columns[what] = contributions_of(target.group, _since(of_slot[target.slot], target.begins), target.inputs)
+        new.append(columns[what])
     openings, closed = [], []
     for target, its_new in zip(targets, new, strict=True):
         group = target.group

@@ -16,7 +16,6 @@ FOLDERS = (*ALLOWED, "benchmarks", "tests")
 NOT_YET_RENAMED = {
     "features/tiles.py",
     "features/view.py",
-    "serving/answer.py",
     "serving/contract.py",
     "serving/service.py",
     "speed/__main__.py",
