@@ -47,9 +47,9 @@ _THROUGHPUT, _PER_CPU = f"predictions_per_second_{_CONNECTIONS}_connections", "p
 #: Figure → its name for readers.
 ROWS = {
     **{
-        f"{case}_p{percent}_ms": f"{path}{'' if path == '/predict' else f' of {entities}'}, p{percent} ms"
+        f"{case}_{figure}": f"{path}{'' if path == '/predict' else f' of {entities}'}, {words}"
         for case, (path, entities) in CASES.items()
-        for percent in (50, 99)
+        for figure, words in (("p50_ms", "p50 ms"), ("p99_ms", "p99 ms"), ("cpu_us", "µs of CPU of the server"))
     },
     _THROUGHPUT: f"predictions/s, {_CONNECTIONS} connections",
     _PER_CPU: "predictions per CPU second",
@@ -137,7 +137,9 @@ def compare(servers: dict[str, Server], plain: redis.Redis, requests: int, runs:
         measured: list[tuple[str, str, float]] = []
         for name, case, path, of_case in cases:
             port, pid = servers[name]
+            cpu = cpu_seconds(pid)
             measured += [(name, f"{case}_{figure}", value) for figure, value in percentiles(ask(port, path, of_case))]
+            measured.append((name, f"{case}_cpu_us", (cpu_seconds(pid) - cpu) / len(of_case) * 1e6))
             if case == "predict":
                 cpu = cpu_seconds(pid)
                 measured.append((name, _THROUGHPUT, throughput(port, of_case)))
