@@ -1,6 +1,6 @@
 """What a group's buffer costs: the bytes of one entity's packed view for buffers of 1, 2 and 7 days.
 
-    python -m benchmarks.buffers
+    python -m benchmarks.buffers [--json]
 
 The entity is synthetic: an event at a random time, so many per day on the mean, for 40 days. A feature per row: a count and a sum
 over a week with a sawtooth tail and with an exact one, the distinct values of a day, and a mean over a month. The first table is that of
@@ -9,7 +9,11 @@ docs/tails.md; the second one, of docs/lambda-or-kappa.md, compares the view of 
 
 from __future__ import annotations
 
+import json
+from typing import Annotated
+
 import numpy as np
+import typer
 
 from features.aggregations import Series
 from features.declaration import Feature, FeatureGroup, count, distinct, mean, total
@@ -72,18 +76,30 @@ def history_bytes(feature: Feature, per_day: int) -> int:
     return len(pack_history(group, history))
 
 
-def main() -> None:
+def main(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Prints the tables."""
-    print(f"| feature | {' | '.join(f'{n} events a day: {buffer}' for n in PER_DAY for buffer in BUFFERS)} |")
-    print(f"|---|{'---|' * len(PER_DAY) * len(BUFFERS)}")
-    for name, feature in FEATURES.items():
-        print(f"| {name} | {' | '.join(f'{view_bytes(feature, buffer, n):,}' for n in PER_DAY for buffer in BUFFERS)} |")
-    print(f"\n| feature | {' | '.join(f'{n} events a day: view | history' for n in PER_DAY)} |")
-    print(f"|---|{'---|' * len(PER_DAY) * 2}")
-    for name, feature in FEATURES.items():
-        pairs = " | ".join(f"{view_bytes(feature, BUFFER, n):,} | {history_bytes(feature, n):,}" for n in PER_DAY)
-        print(f"| {name} | {pairs} |")
+    # Feature → events a day → the bytes of the view by its buffer, and those of the history.
+    sizes = {
+        name: {
+            n: {**{buffer: view_bytes(feature, buffer, n) for buffer in BUFFERS}, "history": history_bytes(feature, n)}
+            for n in PER_DAY
+        }
+        for name, feature in FEATURES.items()
+    }
+    if as_json:
+        print(json.dumps(sizes))
+        return
+    for columns in (BUFFERS, (BUFFER, "history")):
+        heads = [
+            f"{n} events a day: {'view' if column == BUFFER and columns != BUFFERS else column}"
+            for n in PER_DAY
+            for column in columns
+        ]
+        print(f"| feature | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
+        for name, of in sizes.items():
+            print(f"| {name} | {' | '.join(f'{of[n][column]:,}' for n in PER_DAY for column in columns)} |")
+        print()
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
