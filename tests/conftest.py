@@ -86,8 +86,10 @@ def _port_claims(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.
         for offset, name in enumerate(ports.PREFERRED):
             patch.setitem(ports.PREFERRED, name, first + offset)
         if pytestconfig.option.markexpr != "long":
-            # Most Javas of the tests end before the optimizing compiler has saved the CPU time that it takes, a tenth of all.
-            patch.setenv("JAVA_TOOL_OPTIONS", f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} -XX:TieredStopAtLevel=1".strip())
+            # Most Javas of the tests end before the optimizing compiler has saved the CPU time that it takes, a tenth of all. Without it
+            # Java reserves 48 MB for compiled code. Spark fills them, and Java then drops code that it soon compiles again: another tenth.
+            options = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
+            patch.setenv("JAVA_TOOL_OPTIONS", f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {options}".strip())
         # The same for the services and for the commands that a test runs, which then share the warm JVM.
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         # By its path: a library may have a package of the name `tests`.
