@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -60,17 +61,28 @@ def events() -> list[Event]:
     ]  # fmt: skip
 
 
-@pytest.fixture
-def loaded(spark: SparkSession, lake: Settings, valkey: Settings, events: list[Event], tmp_path: Path) -> Settings:
-    """The deployment with the events in its lake, and the views of all groups in a store of its own."""
-    settings = lake.model_copy(update={"redis_url": valkey.redis_url})
-    path = tmp_path / "events.jsonl"
+@pytest.fixture(scope="module")
+def loaded(
+    spark: SparkSession, settings: Settings, valkey: Settings, events: list[Event], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """The deployment with a lake for all tests: the events, the views of all groups, and the training set of the model."""
+    home = tmp_path_factory.mktemp("pairs")
+    settings = settings.model_copy(update={"lake_uri": str(home / "lake"), "home": home, "redis_url": valkey.redis_url})
+    path = home / "events.jsonl"
     path.write_text("".join(json.dumps(line(event)) + "\n" for event in events))
     assert load_events(spark, settings, user_events, path).loaded == len(events)
     for group in project.groups:
         build_tiles(spark, settings, group, stale_days(spark, settings, group))
         build_view(spark, settings, group, END)
+    build_training_set(spark, settings, views, END)
     return settings
+
+
+@pytest.fixture
+def copied(loaded: Settings, lake: Settings) -> Settings:
+    """The deployment with a copy of that lake, in which a test may write."""
+    shutil.copytree(loaded.lake_uri, lake.lake_uri)
+    return lake
 
 
 def line(event: Event) -> dict[str, Any]:
@@ -132,7 +144,6 @@ def test_the_proof_of_a_pair_is_brute_force_in_another_engine(
 
 
 def test_a_model_about_pairs_has_a_training_set_by_pair(spark: SparkSession, loaded: Settings, events: list[Event]) -> None:
-    build_training_set(spark, loaded, views, END)
     rows = spark.read.format("delta").load(loaded.table(views.training_table)).collect()
     bought = [event for event in events if event["event_type"] == "PURCHASE"]
     assert len(rows) > 50
@@ -148,24 +159,23 @@ def test_a_model_about_pairs_has_a_training_set_by_pair(spark: SparkSession, loa
 
 @pytest.mark.parametrize(("column", "value"), [("user_id", 1), ("item_id", "a/b")])
 def test_forgetting_a_part_erases_every_pair_with_it_and_no_other(
-    spark: SparkSession, loaded: Settings, events: list[Event], column: str, value: int | str
+    spark: SparkSession, copied: Settings, events: list[Event], column: str, value: int | str
 ) -> None:
-    build_training_set(spark, loaded, views, END)
     served = [("pairs", pairs.id_of(entity)) for entity in entities_of(events)] + [("user_features", "1"), ("user_features", "11")]
-    spark.createDataFrame(served, "group STRING, entity STRING").write.format("delta").save(loaded.table("served_features"))
+    spark.createDataFrame(served, "group STRING, entity STRING").write.format("delta").save(copied.table("served_features"))
     entity, tables = Entity(column, value), [tiles_table(pairs), "view_pairs", views.training_table, "served_features"]
-    before = {name: rows_of(spark, loaded, name) for name in tables}
+    before = {name: rows_of(spark, copied, name) for name in tables}
     assert all(len(rows) > 20 for rows in before.values())
 
-    deleted, days = erase_rows(spark, loaded, project, entity)
-    forget_days(spark, loaded, project, entity, days)
+    deleted, days = erase_rows(spark, copied, project, entity)
+    forget_days(spark, copied, project, entity, days)
 
     place = pairs.entity_names.index(column)
     for name in tables:
         mine = [row for row in before[name] if is_of(row, place, value)]
         assert deleted[name] == len(mine) > 0, name
-        assert sorted(rows_of(spark, loaded, name)) == sorted(row for row in before[name] if row not in mine), name
-    assert set(count_rows(spark, loaded, project, entity).values()) == {0}
+        assert sorted(rows_of(spark, copied, name)) == sorted(row for row in before[name] if row not in mine), name
+    assert set(count_rows(spark, copied, project, entity).values()) == {0}
 
 
 def rows_of(spark: SparkSession, settings: Settings, name: str) -> list[tuple[str, str]]:
