@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from speed.archive import COLUMNS, create_archive
 from tests.declarations import user_events
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import Row, SparkSession
 
 #: 2026-01-01T00:00:00Z
 BASE = 1_767_225_600_000
@@ -63,26 +64,118 @@ def table(spark: SparkSession, settings: Settings) -> dict[str, str]:
     return sessions
 
 
-def test_each_message_is_ingested_once_and_the_first_of_an_id_stays(spark: SparkSession, lake: Settings) -> None:
+@dataclass(frozen=True)
+class Stage:
+    """What an ingest says, and the table of events after it."""
+
+    report: IngestReport
+    rows: list[Row]
+    files: dict[tuple[str, ...], list[str]]
+    commits: int
+
+    def sessions(self, *events: int) -> list[tuple[str, str]]:
+        """event_id and session_id of each row of these events."""
+        ids = {f"e{event}" for event in events}
+        return sorted((row["event_id"], row["session_id"]) for row in self.rows if row["event_id"] in ids)
+
+
+#: Of one id, as they arrive; copies are two days apart at most.
+CUT = ["01", "02", "03", "05", "04", "07"]
+
+
+def of_day(event: int, *places: int) -> list[tuple[Any, ...]]:
+    return [message(place, event, BASE + place, time=f"2025-12-{CUT[place]}T00:00:00Z") for place in places]
+
+
+#: The messages of each ingest. Each of the tests below has events of its own among them.
+MISFITS = [message(i, value) for i, value in enumerate((b"[1]", b"nope", b"", b'{"event_id": "x"}', b"\xff\xfe"))]
+INGESTS = [
+    [
+        message(0, 0), message(1, 1), message(2, 1), message(3, 2),
+        *MISFITS, message(5, 5, time="2026-01-01T00:06:00Z"), message(6, 6, time="2026-01-01T00:04:00Z"),
+        message(0, 10), message(7, 17),
+        message(0, 20), message(1, 29, time="2025-11-30T00:00:00Z"),
+        message(10, 31, BASE + 50), message(11, 32, BASE + 50, time="2025-12-31T00:00:00Z"), message(12, 33, BASE + 70),
+        message(13, 34, BASE + 60), message(14, 35, time="2025-12-25T00:00:00Z"),
+        *of_day(40, 0, 1, 2, 3, 4, 5), *of_day(41, 0, 1, 2), *of_day(42, 0),
+    ],
+    [
+        message(4, 0), message(5, 3),
+        # Offsets begin at 0 again; the first message arrives in the very millisecond of the last known one.
+        message(0, 11, BASE + 7), message(1, 12, BASE + 8),
+        message(2, 20, time="2025-12-30T23:59:59Z"), message(3, 29, time="2025-11-30T00:00:00Z"),
+        # Of e31 a copy that arrived earlier; of e32 too, with another time; of e33 in the same millisecond, at a higher offset; e34 later.
+        message(20, 31, BASE + 40), message(21, 31, BASE + 45), message(22, 32, BASE + 49), message(23, 33, BASE + 70),
+        message(24, 34, BASE + 61), message(25, 36, BASE + 39),
+        *of_day(41, 3, 4, 5), *of_day(42, 1),
+    ],
+    [message(4, 20, time="2025-12-29T23:59:59Z"), message(20, 31, BASE + 40), *of_day(42, 2)],
+    *(of_day(42, place) for place in (3, 4, 5)),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stages(spark: SparkSession, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> list[Stage]:
+    """An archive that is ingested after each of `INGESTS`; copies are two days apart at most."""
+    home = tmp_path_factory.mktemp("stages")
+    lake = settings.model_copy(update={"deduplication_days": 2, "lake_uri": str(home / "lake"), "home": home})
+    path, stages = lake.table(user_events.table), []
     assert ingest_archive(spark, lake, user_events).read == 0  # no archive yet
-    archive(spark, lake, message(0, 0), message(1, 1), message(2, 1), message(3, 2))
-    report = ingest_archive(spark, lake, user_events)
-    assert (report.read, report.added, report.days) == (4, 3, (DAY,))
-    assert table(spark, lake) == {"e0": "at 0", "e1": "at 1", "e2": "at 3"}
-    assert ingest_archive(spark, lake, user_events).added == 0
-    archive(spark, lake, message(4, 0), message(5, 3))
-    report = ingest_archive(spark, lake, user_events)
-    assert report.added == 1
-    assert report.read >= 2  # the newest known message may be read again
-    assert table(spark, lake)["e0"] == "at 0"
+    for messages in INGESTS:
+        archive(spark, lake, *messages)
+        report = ingest_archive(spark, lake, user_events)
+        events = spark.read.format("delta").load(path)
+        rows = events.select("event_id", "session_id", "day", "ts_ms").collect()
+        stages.append(Stage(report, rows, partitions_of(events), spark.sql(f"DESCRIBE HISTORY delta.`{path}`").count()))
+        assert ingest_archive(spark, lake, user_events).added == 0
+    return stages
 
 
-def test_misfits_and_events_from_the_future_are_passed_over(spark: SparkSession, lake: Settings) -> None:
-    misfits = [message(i, value) for i, value in enumerate((b"[1]", b"nope", b"", b'{"event_id": "x"}', b"\xff\xfe"))]
-    archive(spark, lake, *misfits, message(5, 5, time="2026-01-01T00:06:00Z"), message(6, 6, time="2026-01-01T00:04:00Z"))
-    report = ingest_archive(spark, lake, user_events)
-    assert (report.read, report.added) == (7, 1)
-    assert table(spark, lake) == {"e6": "at 6"}  # four minutes ahead of its arrival; five are allowed
+def test_each_message_is_ingested_once_and_the_first_of_an_id_stays(stages: list[Stage]) -> None:
+    assert [stage.report.read for stage in stages] == [len(messages) for messages in INGESTS]
+    assert [stage.report.added for stage in stages] == [17, 5, 1, 1, 0, 0]
+    assert [len(stage.rows) for stage in stages] == [17, 22, 23, 24, 24, 24]
+    assert stages[0].sessions(0, 1, 2, 3) == [("e0", "at 0"), ("e1", "at 1"), ("e2", "at 3")]
+    assert stages[1].sessions(0, 1, 2, 3) == [("e0", "at 0"), ("e1", "at 1"), ("e2", "at 3"), ("e3", "at 5")]
+
+
+def test_misfits_and_events_from_the_future_are_passed_over(stages: list[Stage]) -> None:
+    assert stages[0].report.refused == len(MISFITS) + 1
+    events = {0, 1, 2, 6, 10, 17, 20, 29, 31, 32, 33, 34, 35, 40, 41, 42}
+    assert {row["event_id"] for row in stages[0].rows} == {f"e{event}" for event in events}
+    assert stages[0].sessions(5, 6) == [("e6", "at 6")]  # four minutes ahead of its arrival; five are allowed
+
+
+def test_a_topic_made_anew_is_read_from_its_first_message(stages: list[Stage]) -> None:
+    assert [event_id for event_id, _ in stages[0].sessions(10, 11, 12, 17)] == ["e10", "e17"]
+    assert [event_id for event_id, _ in stages[1].sessions(10, 11, 12, 17)] == ["e10", "e11", "e12", "e17"]
+
+
+def test_copies_fall_within_the_days_of_deduplication_and_an_exact_copy_always(stages: list[Stage]) -> None:
+    assert stages[0].sessions(20, 29) == stages[1].sessions(20, 29) == [("e20", "at 0"), ("e29", "at 1")]
+    # Three days apart: as another event.
+    assert stages[2].sessions(20, 29) == [("e20", "at 0"), ("e20", "at 4"), ("e29", "at 1")]
+
+
+def test_what_arrived_first_counts_although_a_later_copy_was_ingested_before(stages: list[Stage]) -> None:
+    """As when a partition is archived late, or a file is loaded before the archive is read."""
+    before, after, again = stages[:3]
+    its = (31, 32, 33, 34, 35, 36)
+    assert before.sessions(*its) == [("e31", "at 10"), ("e32", "at 11"), ("e33", "at 12"), ("e34", "at 13"), ("e35", "at 14")]
+    assert after.sessions(*its) == [
+        ("e31", "at 20"), ("e32", "at 22"), ("e33", "at 12"), ("e34", "at 13"), ("e35", "at 14"), ("e36", "at 25"),
+    ]  # fmt: skip
+    assert after.files["2025-12-25",] == before.files["2025-12-25",]
+    moved = [(row["day"], row["ts_ms"]) for row in after.rows if row["event_id"] == "e32"]
+    assert moved == [(DAY, BASE)], "the day of the later copy has lost it"
+    # Once more, as after a crash: nothing changes.
+    assert again.sessions(*its) == after.sessions(*its)
+    assert again.commits <= after.commits + 1
+
+
+def test_which_copies_count_does_not_depend_on_how_the_messages_are_cut(stages: list[Stage]) -> None:
+    for event in (40, 41, 42):  # in one ingest, in two, in six
+        assert stages[-1].sessions(event) == [(f"e{event}", "at 0"), (f"e{event}", "at 3")]
 
 
 def test_a_crash_before_the_commit_loses_nothing_and_doubles_nothing(
@@ -103,15 +196,6 @@ def test_a_crash_before_the_commit_loses_nothing_and_doubles_nothing(
             ingest_archive(spark, lake, user_events)
     assert ingest_archive(spark, lake, user_events).added == 0
     assert sorted(table(spark, lake)) == ["e0", "e1", "e2", "e3"]
-
-
-def test_a_topic_made_anew_is_read_from_its_first_message(spark: SparkSession, lake: Settings) -> None:
-    archive(spark, lake, message(0, 0), message(7, 7))
-    ingest_archive(spark, lake, user_events)
-    # Offsets begin at 0 again; the first message arrives in the very millisecond of the last known one.
-    archive(spark, lake, message(0, 20, BASE + 7), message(1, 21, BASE + 8))
-    assert ingest_archive(spark, lake, user_events).added == 2
-    assert sorted(table(spark, lake)) == ["e0", "e20", "e21", "e7"]
 
 
 def test_two_ingests_at_once_take_each_message_once(spark: SparkSession, lake: Settings) -> None:
@@ -143,37 +227,45 @@ def test_only_what_was_archived_since_is_read_also_after_files_were_joined(spark
     assert sorted(table(spark, lake)) == ["e0", "e1", "e2", "e3"]
 
 
-def test_events_that_were_deleted_come_back_from_the_archive(spark: SparkSession, lake: Settings) -> None:
-    archive(spark, lake, message(0, 0))
-    ingest_archive(spark, lake, user_events)
-    archive(spark, lake, message(1, 1))
-    ingest_archive(spark, lake, user_events)
-    shutil.rmtree(lake.table(user_events.table))
-    assert ingest_archive(spark, lake, user_events) == IngestReport(2, 2, (DAY,))
-    assert sorted(table(spark, lake)) == ["e0", "e1"]
+@pytest.fixture(scope="module")
+def half_ingested(spark: SparkSession, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A lake with an event that was ingested and another that was archived since."""
+    home = tmp_path_factory.mktemp("half")
+    half = settings.model_copy(update={"lake_uri": str(home / "lake"), "home": home})
+    archive(spark, half, message(0, 0))
+    assert ingest_archive(spark, half, user_events).added == 1
+    archive(spark, half, message(1, 1))
+    return half.lake_uri
 
 
-def test_an_archive_made_anew_is_read_from_its_first_commit(spark: SparkSession, lake: Settings) -> None:
-    archive(spark, lake, message(0, 0))
-    archive(spark, lake, message(1, 1))
-    ingest_archive(spark, lake, user_events)
-    shutil.rmtree(lake.table(user_events.archive_table))
-    archive(spark, lake, message(0, 2))
-    assert ingest_archive(spark, lake, user_events) == IngestReport(1, 1, (DAY,))
-    assert sorted(table(spark, lake)) == ["e0", "e1", "e2"]
+@pytest.fixture
+def half(half_ingested: str, lake: Settings) -> Settings:
+    """The deployment with a copy of that lake."""
+    shutil.copytree(half_ingested, lake.lake_uri)
+    return lake
 
 
-def test_where_the_archives_log_is_gone_all_of_it_is_read_and_nothing_doubled(spark: SparkSession, lake: Settings) -> None:
-    for n in range(3):
-        archive(spark, lake, message(n, n))
-        if n == 0:
-            ingest_archive(spark, lake, user_events)
-    path = lake.table(user_events.archive_table)
+def test_events_that_were_deleted_come_back_from_the_archive(spark: SparkSession, half: Settings) -> None:
+    shutil.rmtree(half.table(user_events.table))
+    assert ingest_archive(spark, half, user_events) == IngestReport(2, 2, (DAY,))
+    assert sorted(table(spark, half)) == ["e0", "e1"]
+
+
+def test_an_archive_made_anew_is_read_from_its_first_commit(spark: SparkSession, half: Settings) -> None:
+    shutil.rmtree(half.table(user_events.archive_table))
+    archive(spark, half, message(0, 2))
+    assert ingest_archive(spark, half, user_events) == IngestReport(1, 1, (DAY,))
+    assert sorted(table(spark, half)) == ["e0", "e2"]
+
+
+def test_where_the_archives_log_is_gone_all_of_it_is_read_and_nothing_doubled(spark: SparkSession, half: Settings) -> None:
+    archive(spark, half, message(2, 2))
+    path = half.table(user_events.archive_table)
     spark._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path).checkpoint()
     for commit in Path(path, "_delta_log").glob("*[0-2].json"):  # as Delta does after a month
         commit.unlink()
-    assert ingest_archive(spark, lake, user_events) == IngestReport(3, 2, (DAY,))
-    assert sorted(table(spark, lake)) == ["e0", "e1", "e2"]
+    assert ingest_archive(spark, half, user_events) == IngestReport(3, 2, (DAY,))
+    assert sorted(table(spark, half)) == ["e0", "e1", "e2"]
 
 
 def test_two_sources_have_archives_of_their_own(spark: SparkSession, lake: Settings) -> None:
@@ -183,58 +275,3 @@ def test_two_sources_have_archives_of_their_own(spark: SparkSession, lake: Setti
     assert ingest_archive(spark, lake, user_events).added == ingest_archive(spark, lake, other).added == 1
     assert list(table(spark, lake)) == ["e0"]
     assert spark.read.format("delta").load(lake.table(other.table)).first()["event_id"] == "e1"
-
-
-def test_copies_fall_within_the_days_of_deduplication_and_an_exact_copy_always(spark: SparkSession, lake: Settings) -> None:
-    lake = lake.model_copy(update={"deduplication_days": 2})
-    archive(spark, lake, message(0, 0), message(1, 9, time="2025-11-30T00:00:00Z"))
-    ingest_archive(spark, lake, user_events)
-    archive(spark, lake, message(2, 0, time="2025-12-30T23:59:59Z"), message(3, 9, time="2025-11-30T00:00:00Z"))
-    assert ingest_archive(spark, lake, user_events).added == 0
-    archive(spark, lake, message(4, 0, time="2025-12-29T23:59:59Z"))
-    assert ingest_archive(spark, lake, user_events).added == 1  # three days apart: as another event
-
-
-def test_what_arrived_first_counts_although_a_later_copy_was_ingested_before(spark: SparkSession, lake: Settings) -> None:
-    """As when a partition is archived late, or a file is loaded before the archive is read."""
-    archive(
-        spark, lake, message(10, 1, BASE + 50), message(11, 2, BASE + 50, time="2025-12-31T00:00:00Z"), message(12, 3, BASE + 70)
-    )
-    archive(spark, lake, message(13, 4, BASE + 60), message(14, 5, time="2025-12-25T00:00:00Z"))
-    ingest_archive(spark, lake, user_events)
-    # Of e1 a copy that arrived earlier; of e2 too, with another time; of e3 in the same millisecond, at a higher offset; e4 later.
-    archive(
-        spark, lake,
-        message(20, 1, BASE + 40), message(21, 1, BASE + 45), message(22, 2, BASE + 49), message(23, 3, BASE + 70), message(24, 4, BASE + 61),
-        message(25, 6, BASE + 39),
-    )  # fmt: skip
-    untouched = partitions_of(spark.read.format("delta").load(lake.table(user_events.table)))["2025-12-25",]
-    assert ingest_archive(spark, lake, user_events).added == 1
-    assert table(spark, lake) == {"e1": "at 20", "e2": "at 22", "e3": "at 12", "e4": "at 13", "e5": "at 14", "e6": "at 25"}
-    assert partitions_of(spark.read.format("delta").load(lake.table(user_events.table)))["2025-12-25",] == untouched
-    rows = spark.read.format("delta").load(lake.table(user_events.table)).where("event_id = 'e2'").select("day", "ts_ms").collect()
-    assert [(row["day"], row["ts_ms"]) for row in rows] == [(DAY, BASE)], "the day of the later copy has lost it"
-    # Once more, as after a crash: nothing changes.
-    version = spark.sql(f"DESCRIBE HISTORY delta.`{lake.table(user_events.table)}`").count()
-    archive(spark, lake, message(20, 1, BASE + 40))
-    ingest_archive(spark, lake, user_events)
-    assert table(spark, lake)["e1"] == "at 20"
-    assert spark.sql(f"DESCRIBE HISTORY delta.`{lake.table(user_events.table)}`").count() <= version + 1
-
-
-def test_which_copies_count_does_not_depend_on_how_the_messages_are_cut(spark: SparkSession, lake: Settings) -> None:
-    days = ["01", "02", "03", "05", "04", "07"]  # of one id, as they arrive; copies are two days apart at most
-    messages = [message(n, 0, BASE + n, time=f"2025-12-{day}T00:00:00Z") for n, day in enumerate(days)]
-    sessions_of = []
-    for name, cuts in (
-        ("once", [messages]),
-        ("each", [[message] for message in messages]),
-        ("halves", [messages[:3], messages[3:]]),
-    ):
-        settings = lake.model_copy(update={"deduplication_days": 2, "lake_uri": f"{lake.lake_uri}-{name}"})
-        for cut in cuts:
-            archive(spark, settings, *cut)
-            ingest_archive(spark, settings, user_events)
-        rows = spark.read.format("delta").load(settings.table(user_events.table)).select("session_id").collect()
-        sessions_of.append(sorted(row["session_id"] for row in rows))
-    assert sessions_of == [["at 0", "at 3"]] * 3
