@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,8 +63,6 @@ from tests.pure import joined, unpacked
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 BOUGHT = "event_type = 'PURCHASE'"
 EVERYTHING = FeatureGroup(
     name="everything",
@@ -90,11 +90,14 @@ ITEMS = ["7", " 7", "a:b", "ü b:", "\U0001f986", "\uffff", "{tag}x", "'\"`", "x
 def generated(seed: int, batch_end_ms: int, n: int = 4_000) -> list[dict[str, Any]]:
     """Events of items of any spelling and of none, many around batch_end and beside the edges of hops and windows, some of them twice."""
     source = random.Random(seed)
+    # A few of all days: each is a partition of two tables.
+    days = [*source.sample(range(-90, 0), 6), *source.sample(range(DAYS), 8)]
     reaches = [0, MINUTE_MS, HOUR_MS, 26 * HOUR_MS, DAY_MS, 2 * DAY_MS, 3 * DAY_MS, 7 * DAY_MS, 30 * DAY_MS]
     events = []
     for index in range(n):
         at = source.choice([
-            BASE + source.randrange(-90, DAYS) * DAY_MS + source.randrange(DAY_MS), BASE + source.randrange(DAYS * DAY_MS), batch_end_ms + source.randrange(-2 * HOUR_MS, 2 * HOUR_MS),
+            BASE + source.choice(days) * DAY_MS + source.randrange(DAY_MS), batch_end_ms - source.randrange(3 * DAY_MS),
+            batch_end_ms + source.randrange(-2 * HOUR_MS, 2 * HOUR_MS),
             batch_end_ms - source.choice(reaches) + source.choice((-1, 0, 1, source.randrange(BUFFER_MS))),
             batch_end_ms // HOUR_MS * HOUR_MS - source.randrange(60) * 5 * MINUTE_MS - source.randrange(2),
         ])  # fmt: skip
@@ -151,25 +154,45 @@ def differing(group: FeatureGroup, values: Mapping[str, Value], right: Mapping[s
     return [(f.name, values[f.name], right[f.name]) for f in group.features if not agree(f, values[f.name], right[f.name])]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_view_and_tiles_merged_are_the_training_set_are_tiles_alone_are_brute_force(
-    spark: SparkSession, lake: Settings, tmp_path: Path, seed: int
-) -> None:
-    source, group = random.Random(seed), EVERYTHING
-    batch_end_ms = BASE + source.randrange(32 * DAY_MS, 34 * DAY_MS)
-    lines, parquet = write(tmp_path, generated(seed, batch_end_ms))
-    load_events(spark, lake, user_events, lines)
-    views = batch_views(spark, lake, group, batch_end_ms)
-    streamed = speed_tiles(lake, group, spark.read.format("delta").load(lake.table("events")))
+@dataclass(frozen=True)
+class Built:
+    """A lake of generated events: the views of its items as of batch_end, and the tiles that the speed layer makes of all events."""
+
+    settings: Settings
+    parquet: Path
+    batch_end_ms: int
+    views: Mapping[str, BatchValue]
+    streamed: Mapping[str, list[TileValue]]
+
+
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.long)])
+def built(
+    request: pytest.FixtureRequest,
+    spark: SparkSession,
+    settings: Settings,
+    compiled: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Built:
+    home, batch_end_ms = tmp_path_factory.mktemp("built"), BASE + random.Random(request.param).randrange(32 * DAY_MS, 34 * DAY_MS)
+    settings = settings.model_copy(update={"lake_uri": str(home / "lake"), "home": home})
+    lines, parquet = write(home, generated(request.param, batch_end_ms))
+    load_events(spark, settings, user_events, lines)
+    views = batch_views(spark, settings, EVERYTHING, batch_end_ms)
+    streamed = speed_tiles(settings, EVERYTHING, spark.read.format("delta").load(settings.table("events")))
+    return Built(settings, parquet, batch_end_ms, views, streamed)
+
+
+def test_view_and_tiles_merged_are_the_training_set_are_tiles_alone_are_brute_force(spark: SparkSession, built: Built) -> None:
+    source, group, views, streamed, batch_end_ms = random.Random(1), EVERYTHING, built.views, built.streamed, built.batch_end_ms
     assert set(streamed) == set(ITEMS), "an event without an item, with an empty id, or with an id that is too long, has no tile"
     ahead = [0, 1, BUFFER_MS, *(source.randrange(BUFFER_MS) for _ in range(4)), *(source.randrange(2 * HOUR_MS) for _ in range(3))]
     instants = [batch_end_ms + offset_ms for offset_ms in ahead]
     ids = [*ITEMS, "nobody"]
     labels = spark.createDataFrame([(entity, q_ms) for entity in ids for q_ms in instants], "entity STRING, q_ms BIGINT")
-    rows = {(row["entity"], row["q_ms"]): row.asDict() for row in point_in_time(spark, lake, group, labels).collect()}
+    rows = {(row["entity"], row["q_ms"]): row.asDict() for row in point_in_time(spark, built.settings, group, labels).collect()}
     cells = 0
     for q_ms in instants:
-        right = brute_force(group, [parquet], ids, q_ms)
+        right = brute_force(group, [built.parquet], ids, q_ms)
         for entity in ids:
             merged = merge(group, views.get(entity), streamed.get(entity, []), q_ms, batch_end_ms)
             assert merged.degraded == ()
@@ -182,9 +205,11 @@ def test_view_and_tiles_merged_are_the_training_set_are_tiles_alone_are_brute_fo
     assert cells == len(instants) * len(ids) * len(group.features)
 
 
-def test_a_planted_future_moves_no_feature_of_the_training_set(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
-    q_ms = BASE + 30 * DAY_MS + 1_234
-    load_events(spark, lake, user_events, write(tmp_path, generated(3, q_ms, 1_500))[0])
+def test_a_planted_future_moves_no_feature_of_the_training_set(
+    spark: SparkSession, built: Built, lake: Settings, tmp_path: Path
+) -> None:
+    q_ms = built.batch_end_ms + 3 * HOUR_MS
+    shutil.copytree(built.settings.table("events"), lake.table("events"))
     labels = spark.createDataFrame(
         [(item, q_ms - past_ms) for item in ITEMS for past_ms in (0, 1, HOUR_MS)], "entity STRING, q_ms BIGINT"
     )
@@ -208,13 +233,8 @@ def test_a_planted_future_moves_no_feature_of_the_training_set(spark: SparkSessi
     )
 
 
-def test_the_check_of_what_was_served_holds_lists_and_finds_a_wrong_one(
-    spark: SparkSession, lake: Settings, tmp_path: Path
-) -> None:
-    group, batch_end_ms = EVERYTHING, BASE + 30 * DAY_MS + 77_777
-    load_events(spark, lake, user_events, write(tmp_path, generated(5, batch_end_ms, 1_000))[0])
-    views = batch_views(spark, lake, group, batch_end_ms)
-    streamed = speed_tiles(lake, group, spark.read.format("delta").load(lake.table("events")))
+def test_the_check_of_what_was_served_holds_lists_and_finds_a_wrong_one(spark: SparkSession, built: Built) -> None:
+    group, lake, views, streamed, batch_end_ms = EVERYTHING, built.settings, built.views, built.streamed, built.batch_end_ms
     q_ms, records = batch_end_ms + HOUR_MS, []
     for item in ITEMS:
         served = served_features(group, Parts(views.get(item), streamed.get(item, [])), q_ms, batch_end_ms)
