@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,11 +36,11 @@ from tests.pure import speed_value
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 BASE = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1_000)
 END = BASE + 40 * DAY_MS + 7 * HOUR_MS + 123_456
 USERS = 25
+#: The days of the events, also those at which windows of a week and of thirty days begin. Each is a partition of two tables.
+DAYS = (0, 9, 10, 11, 12, 20, 33, 34, 35, 38, 39)
 
 
 def generated(seed: int, n: int = 3_000) -> list[dict[str, Any]]:
@@ -48,7 +49,8 @@ def generated(seed: int, n: int = 3_000) -> list[dict[str, Any]]:
     events = []
     for index in range(n):
         at = source.choice([
-            source.randrange(BASE, END), source.randrange(END - 3 * HOUR_MS, END), BASE + source.randrange(40) * DAY_MS,
+            BASE + source.choice(DAYS) * DAY_MS + source.randrange(DAY_MS), source.randrange(END - 3 * HOUR_MS, END),
+            BASE + source.choice(DAYS) * DAY_MS,
             END // (5 * MINUTE_MS) * 5 * MINUTE_MS - source.randrange(30) * 5 * MINUTE_MS - source.randrange(2), END - 1, END,
         ])  # fmt: skip
         amount = source.choice([None, round(source.uniform(-5, 500), 2), source.randrange(10**6) / 10**6])
@@ -102,14 +104,28 @@ def backfill(spark: SparkSession, settings: Settings, batch_end_ms: int = END) -
     build_view(spark, settings, user_features, batch_end_ms)
 
 
-def test_the_published_view_is_brute_force_at_every_q_of_its_buffer(
-    spark: SparkSession, lake: Settings, valkey: Settings, tmp_path: Path
-) -> None:
-    settings = lake.model_copy(update={"redis_url": valkey.redis_url})
-    path = write_lines(tmp_path / "events.jsonl", generated(1))
-    report = load_events(spark, settings, user_events, path)
+@pytest.fixture(scope="module")
+def loaded(
+    spark: SparkSession, settings: Settings, valkey: Settings, compiled: None, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """A lake of generated events, `events.jsonl` beside it, with tiles and a view."""
+    home = tmp_path_factory.mktemp("loaded")
+    settings = settings.model_copy(update={"lake_uri": str(home / "lake"), "home": home, "redis_url": valkey.redis_url})
+    report = load_events(spark, settings, user_events, write_lines(home / "events.jsonl", generated(1)))
     assert (report.read, report.loaded, report.duplicates, report.quarantined) == (3_150, 3_000, 150, 0)
     backfill(spark, settings)
+    return settings
+
+
+def copy(loaded: Settings, lake: Settings) -> None:
+    """Copies the tables that the lake does not have."""
+    for table in Path(loaded.lake_uri).iterdir():
+        if not Path(lake.table(table.name)).exists():
+            shutil.copytree(table, lake.table(table.name))
+
+
+def test_the_published_view_is_brute_force_at_every_q_of_its_buffer(spark: SparkSession, loaded: Settings, tmp_path: Path) -> None:
+    settings = loaded
     published = publish_view(spark, settings, user_features)
     client = store(settings)
     assert int(client.hget(meta_key("user_features"), "batch_end_ms")) == END == published.batch_end_ms
@@ -127,9 +143,7 @@ def test_the_published_view_is_brute_force_at_every_q_of_its_buffer(
     assert cells == USERS * len(instants) * 6
 
 
-def test_the_training_set_is_brute_force_at_each_label(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "events.jsonl", generated(2))
-    load_events(spark, lake, user_events, path)
+def test_the_training_set_is_brute_force_at_each_label(spark: SparkSession, loaded: Settings) -> None:
     source = random.Random(3)
     questions = sorted(
         {
@@ -141,17 +155,19 @@ def test_the_training_set_is_brute_force_at_each_label(spark: SparkSession, lake
         }
     )
     labels = spark.createDataFrame(questions, "entity BIGINT, q_ms BIGINT")
-    rows = point_in_time(spark, lake, user_features, labels).collect()
-    expected = brute_force(path, questions)
+    rows = point_in_time(spark, loaded, user_features, labels).collect()
+    expected = brute_force(loaded.home / "events.jsonl", questions)
     assert len(rows) == len(questions)
     for row in rows:
         values = tuple(row)[2:]
         assert all(map(same, values, expected[row["entity"], row["q_ms"]])), (row, expected[row["entity"], row["q_ms"]])
 
 
-def test_no_feature_of_a_label_moves_when_its_future_changes(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
+def test_no_feature_of_a_label_moves_when_its_future_changes(
+    spark: SparkSession, loaded: Settings, lake: Settings, tmp_path: Path
+) -> None:
     q_ms = END - DAY_MS
-    load_events(spark, lake, user_events, write_lines(tmp_path / "events.jsonl", generated(4, 800)))
+    copy(loaded, lake)
     labels = spark.createDataFrame([(user, q_ms) for user in range(USERS)], "entity BIGINT, q_ms BIGINT")
     before = sorted(map(tuple, point_in_time(spark, lake, user_features, labels).collect()))
     planted = [
@@ -164,15 +180,14 @@ def test_no_feature_of_a_label_moves_when_its_future_changes(spark: SparkSession
 
 
 def test_loading_and_folding_again_changes_nothing_and_late_events_heal(
-    spark: SparkSession, lake: Settings, tmp_path: Path
+    spark: SparkSession, loaded: Settings, lake: Settings, tmp_path: Path
 ) -> None:
-    path = write_lines(tmp_path / "events.jsonl", generated(5, 400))
-    load_events(spark, lake, user_events, path)
-    again = load_events(spark, lake, user_events, path)
-    assert (again.loaded, again.duplicates) == (0, 420)
+    shutil.copytree(loaded.table("events"), lake.table("events"))
+    again = load_events(spark, lake, user_events, loaded.home / "events.jsonl")
+    assert (again.loaded, again.duplicates) == (0, 3_150)
     with pytest.raises(NotReadyError, match=r"no tiles|not up to date"):
         build_view(spark, lake, user_features, END)
-    backfill(spark, lake)
+    copy(loaded, lake)
     view = lake.table("view_user_features")
 
     def values() -> list[Any]:
@@ -182,7 +197,7 @@ def test_loading_and_folding_again_changes_nothing_and_late_events_heal(
     backfill(spark, lake)
     assert values() == first
     assert stale_days(spark, lake, user_features) == []
-    late = {**generated(5, 400)[0], "event_id": "late", "event_timestamp": "2026-03-20T12:00:00Z", "amount": 5}
+    late = {**generated(1)[0], "event_id": "late", "event_timestamp": "2026-03-20T12:00:00Z", "amount": 5}
     load_events(spark, lake, user_events, write_lines(tmp_path / "late.jsonl", [late]))
     assert stale_days(spark, lake, user_features) == [date(2026, 3, 20)]
     with pytest.raises(NotReadyError, match="2026-03-20"):
@@ -226,14 +241,11 @@ def test_an_entity_that_an_event_need_not_have_has_its_view(spark: SparkSession,
     assert sum(expected.values()) > 0
 
 
-def test_publishing_removes_tiles_of_the_past_and_never_goes_back(
-    spark: SparkSession, lake: Settings, valkey: Settings, tmp_path: Path
-) -> None:
-    settings = lake.model_copy(update={"redis_url": valkey.redis_url})
+def test_publishing_removes_tiles_of_the_past_and_never_goes_back(spark: SparkSession, loaded: Settings, lake: Settings) -> None:
+    settings = lake.model_copy(update={"redis_url": loaded.redis_url})
     client = store(settings)
     client.flushdb()
-    load_events(spark, settings, user_events, write_lines(tmp_path / "events.jsonl", generated(10, 300)))
-    backfill(spark, settings)
+    copy(loaded, settings)
     cut = END // (5 * MINUTE_MS) * 5 * MINUTE_MS
     key, speed = user_features.key(0), speed_field(user_features.fingerprint)
     tiles = [TileValue(FORMAT, user_features.fingerprint, at, at, [None] * 6, encode_log([])) for at in (cut - 5 * MINUTE_MS, cut)]
