@@ -46,12 +46,14 @@ def instant(text: str) -> int:
 
 
 def events_of_a_year(seed: int, n: int = 600) -> list[dict[str, Any]]:
-    """From November to May; each user is there for a few weeks, and some come back months later."""
+    """From November to May; each user is there for a few weeks, and some come back months later. On every tenth day, so that a table has
+    few partitions.
+    """
     source, begin = random.Random(seed), instant("2025-11-10")
     rows = []
     for index in range(n):
         user = source.randrange(30)
-        at = begin + user * 5 * DAY_MS + source.randrange(20) * DAY_MS + source.choice([0, source.randrange(DAY_MS)])
+        at = begin + user // 2 * 10 * DAY_MS + source.choice([0, 10, 20]) * DAY_MS + source.choice([0, source.randrange(DAY_MS)])
         at += source.choice([0, 0, 0, 40 * DAY_MS]) if user % 3 == 0 else 0
         rows.append({
             "event_id": f"e{index}", "user_id": user, "session_id": f"s{source.randrange(40)}", "amount": source.randrange(-500, 10**5) / 100,
@@ -109,8 +111,8 @@ def test_a_view_by_snapshots_is_the_view_by_every_tile(
     assert now.keys() & first.keys() == {snapshot for snapshot in first if snapshot[0] == "2026-02-01"}
     assert len(now) == 3
 
-    DeltaTable.forPath(spark, lake.table("events")).delete("day = DATE'2025-12-05'")
-    assert [str(day) for day in stale_days(spark, lake, group)] == ["2025-12-05"]
+    DeltaTable.forPath(spark, lake.table("events")).delete("day = DATE'2025-12-10'")
+    assert [str(day) for day in stale_days(spark, lake, group)] == ["2025-12-10"]
     build_tiles(spark, lake, group, stale_days(spark, lake, group))
     few = same_at("2026-05-30T00:00:00")
     assert sorted(until for until, _ in snapshots(spark, lake)) == ["2025-12-01", "2026-04-01"]
