@@ -78,8 +78,29 @@ def prompt(user: int, *instants_ms: int) -> list[Event]:
     return [Event(user, ts_ms, ts_ms + 1_000) for ts_ms in instants_ms]
 
 
+#: What the stream brings of the users of each test, all in one append.
+PUNCTUAL = {user: prompt(user, B, B + 1, B + HOUR_MS, Q - 4 * MINUTE_MS - user, Q - 1, Q) for user in range(10)}
+ON_THEIR_WAY = prompt(20, B + 5, Q - 40_000, Q - 3_000)
+EARLY, AFTER_THE_ANSWER = prompt(21, B + 5), [Event(21, Q - 1_000, Q + 60_000), Event(40, Q - 1_000, Q + 60_000)]
+# At the arrival of the event of user 41 the watermark passes that of user 22, but not that of user 23.
+AROUND_THE_WATERMARK = [
+    Event(41, B + 40 * MINUTE_MS, B + 41 * MINUTE_MS), Event(22, B + 29 * MINUTE_MS, B + 42 * MINUTE_MS),
+    Event(23, B + 31 * MINUTE_MS, B + 42 * MINUTE_MS),
+]  # fmt: skip
+AFTER_THE_VIEW = Q - 30 * MINUTE_MS
+WAITING = [Event(24, B - DAY_MS, AFTER_THE_VIEW), Event(25, B - DAY_MS, AFTER_THE_VIEW, "load")]
+LOST = Event(26, B - DAY_MS, NOW - 3 * HOUR_MS)  # was there long before the view, and is not in it
+DEGRADED, PARTLY_DEGRADED = prompt(27, B + 5), prompt(29, B + 5)
+LOGGED = {user: prompt(user, B + user, Q - 50 * MINUTE_MS + user, Q - 1) for user in range(30, 36)}
+WEEK_LATER, BUYERS = Q + 7 * DAY_MS, {user for user in LOGGED if user % 2}
+STREAMED = [
+    *(event for events in (PUNCTUAL | LOGGED).values() for event in events), *ON_THEIR_WAY, *EARLY, *AFTER_THE_ANSWER, *AROUND_THE_WATERMARK, *WAITING, LOST,
+    *DEGRADED, *PARTLY_DEGRADED, *prompt(0, WEEK_LATER), *(Event(user, WEEK_LATER - 1, WEEK_LATER) for user in sorted(BUYERS)),
+]  # fmt: skip
+
+
 class Shop:
-    """A lake, a view of it, and a log of what was served."""
+    """A lake, a view of it, events that came after it, and a log of what was served."""
 
     def __init__(self, spark: SparkSession, settings: Settings, loaded: Iterable[Event]) -> None:
         self.spark, self.settings = spark, settings
@@ -87,6 +108,7 @@ class Shop:
         build_tiles(spark, settings, user_features, stale_days(spark, settings, user_features))
         build_view(spark, settings, user_features, B)
         view = spark.read.format("delta").load(settings.table("view_user_features")).select("entity", "packed").collect()
+        self.append(STREAMED)
         self.views = {row["entity"]: decode_batch(row["packed"], user_features.fingerprint) for row in view}
         self.session = spark.sql("SELECT xxhash64('s') AS h").collect()[0]["h"]
         self.records: list[dict[str, Any]] = []
@@ -159,11 +181,7 @@ def reasons(report: ConsistencyReport) -> set[Reason]:
 
 
 def test_without_lag_or_late_events_nothing_differs(shop: Shop) -> None:
-    sent = {
-        user: prompt(user, B, B + 1, B + HOUR_MS, Q - 4 * MINUTE_MS - user, Q - 1, Q) for user in range(10)
-    }  # two are new to the batch
-    shop.append(event for events in sent.values() for event in events)
-    for user, events in sent.items():
+    for user, events in PUNCTUAL.items():  # two are new to the batch
         for q_ms in (B, B + HOUR_MS + 1, Q):
             shop.serve(user, events, q_ms, Q)
         shop.serve(user, events, batch_only=True)
@@ -177,10 +195,8 @@ def test_without_lag_or_late_events_nothing_differs(shop: Shop) -> None:
 
 
 def test_an_event_that_was_on_its_way_is_lag_and_only_within_the_bound(shop: Shop) -> None:
-    events = prompt(20, B + 5, Q - 40_000, Q - 3_000)
-    shop.append(events)
-    shop.serve(20, events[:-1])
-    shop.serve(20, events[:-2])
+    shop.serve(20, ON_THEIR_WAY[:-1])
+    shop.serve(20, ON_THEIR_WAY[:-2])
     report = shop.check(lag_ms=5_000)
     assert reasons(report) == {Reason.LAG, Reason.DEFECT}
     assert reasons(shop.check()) == {Reason.LAG}
@@ -192,9 +208,7 @@ def test_an_event_that_was_on_its_way_is_lag_and_only_within_the_bound(shop: Sho
 
 
 def test_an_event_that_arrives_after_the_answer_is_late_data(shop: Shop) -> None:
-    early = prompt(21, B + 5)
-    shop.append([*early, Event(21, Q - 1_000, Q + 60_000), Event(40, Q - 1_000, Q + 60_000)])
-    shop.serve(21, early)
+    shop.serve(21, EARLY)
     shop.serve(40, [])
     report = shop.check()
     assert reasons(report) == {Reason.LATE_DATA}
@@ -204,10 +218,6 @@ def test_an_event_that_arrives_after_the_answer_is_late_data(shop: Shop) -> None
 
 
 def test_what_the_watermark_has_passed_is_late_data_and_what_it_has_not_is_a_defect(shop: Shop) -> None:
-    # Another user's event, at whose arrival the watermark passes the first event but not the second.
-    ahead = Event(41, B + 40 * MINUTE_MS, B + 41 * MINUTE_MS)
-    late, in_time = B + 29 * MINUTE_MS, B + 31 * MINUTE_MS
-    shop.append([ahead, Event(22, late, B + 42 * MINUTE_MS), Event(23, in_time, B + 42 * MINUTE_MS)])
     shop.serve(22, [])
     shop.serve(23, [])
     report = shop.check()
@@ -217,9 +227,6 @@ def test_what_the_watermark_has_passed_is_late_data_and_what_it_has_not_is_a_def
 
 
 def test_what_waits_for_the_next_batch_is_late_data_and_what_a_batch_has_lost_is_a_defect(shop: Shop) -> None:
-    after_the_view = Q - 30 * MINUTE_MS
-    lost = Event(26, B - DAY_MS, NOW - 3 * HOUR_MS)  # was there long before the view, and is not in it
-    shop.append([Event(24, B - DAY_MS, after_the_view), Event(25, B - DAY_MS, after_the_view, "load"), lost])
     for user in (24, 25, 26):
         shop.serve(user, [])
     report = shop.check()
@@ -228,11 +235,9 @@ def test_what_waits_for_the_next_batch_is_late_data_and_what_a_batch_has_lost_is
 
 
 def test_an_answer_that_said_so_is_degraded_and_a_wrong_number_is_a_defect(shop: Shop) -> None:
-    events = prompt(27, B + 5)
-    shop.append(events)
-    shop.serve(27, events, stale=Stale(WhenStale.BATCH_ONLY, "stale"))  # which says of when its values are, so they are right
-    shop.serve(27, events, stale=Stale(WhenStale.DEFAULT, "stale"))
-    shop.serve(27, events, spoil=lambda values: [values[0], values[1], values[2], values[3] + 1, *values[4:]])
+    shop.serve(27, DEGRADED, stale=Stale(WhenStale.BATCH_ONLY, "stale"))  # which says of when its values are, so they are right
+    shop.serve(27, DEGRADED, stale=Stale(WhenStale.DEFAULT, "stale"))
+    shop.serve(27, DEGRADED, spoil=lambda values: [values[0], values[1], values[2], values[3] + 1, *values[4:]])
     report = shop.check()
     assert reasons(report) == {Reason.DEGRADED, Reason.DEFECT}
     assert report.defects == 1
@@ -241,8 +246,7 @@ def test_an_answer_that_said_so_is_degraded_and_a_wrong_number_is_a_defect(shop:
 
 
 def test_a_degraded_feature_excuses_no_other_one(shop: Shop) -> None:
-    events = prompt(29, B + 5)
-    shop.append(events)
+    events = PARTLY_DEGRADED
     wrong = {"events_last_hour": 99, "purchase_count_7d": 999}
     spoil = lambda values: [wrong.get(name, value) for name, value in zip(user_features.feature_names, values, strict=True)]  # noqa: E731
     # Of the tiles since batch_end only those of the last minutes are there: the windows that begin before them are degraded.
@@ -278,13 +282,7 @@ def test_only_answers_that_can_be_judged_are(shop: Shop) -> None:
 
 
 def test_a_logged_training_set_is_the_backfilled_one_cell_by_cell(shop: Shop) -> None:
-    users, week = range(30, 36), Q + 7 * DAY_MS
-    sent = {user: prompt(user, B + user, Q - 50 * MINUTE_MS + user, Q - 1) for user in users}
-    buyers = {user for user in users if user % 2}
-    shop.append(
-        [*(event for events in sent.values() for event in events), *prompt(0, week), *(Event(u, week - 1, week) for u in buyers)]
-    )
-    for user, events in sent.items():
+    for user, events in LOGGED.items():
         shop.serve(user, events)
         shop.serve(user, [], served_at_ms=Q + 1)  # the first answer is the row
         shop.serve(user, events, batch_only=True)
@@ -293,15 +291,15 @@ def test_a_logged_training_set_is_the_backfilled_one_cell_by_cell(shop: Shop) ->
     shop.serve(0, [], q_ms=Q)
     shop.records[-1]["fingerprint"] = "0" * 16
     shop.log()
-    logged = logged_training_set(shop.spark, shop.settings, repurchase, week)
-    points = shop.spark.createDataFrame([(user, Q, B) for user in users], "entity BIGINT, q_ms BIGINT, batch_ms BIGINT")
+    logged = logged_training_set(shop.spark, shop.settings, repurchase, WEEK_LATER)
+    points = shop.spark.createDataFrame([(user, Q, B) for user in LOGGED], "entity BIGINT, q_ms BIGINT, batch_ms BIGINT")
     backfilled = point_in_time(shop.spark, shop.settings, user_features, points, {"": "q_ms", "batch_": "batch_ms"})
     features = [f"{prefix}{name}" for prefix in ("", "batch_") for name in user_features.feature_names]
     rows = {row["entity"]: row for row in logged.collect()}
     right = {row["entity"]: row for row in backfilled.collect()}
-    assert {user: rows[user]["label"] for user in rows} == {user: int(user in buyers) for user in users}
+    assert {user: rows[user]["label"] for user in rows} == {user: int(user in BUYERS) for user in LOGGED}
     assert {user: [rows[user][name] for name in features] for user in rows} == {
-        u: [right[u][name] for name in features] for u in users
+        u: [right[u][name] for name in features] for u in LOGGED
     }
     assert (rows[30]["events_last_hour"], rows[30]["batch_events_last_hour"]) == (2, 0)
     build_training_set(shop.spark, shop.settings, repurchase, B)
