@@ -9,19 +9,19 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import httpx
 import numpy as np
 import pandas as pd
 import pytest
 from kafka import KafkaConsumer
+from typer.testing import CliRunner
 
 from batch.load import load_events
 from batch.publish import publish_view
@@ -37,6 +37,7 @@ from infra.settings import Settings
 from models.promotion import promote
 from models.training import train_models
 from models.training_set import build_training_set
+from orchestration.cli import app
 from orchestration.plan import model_plans
 from tests.payments import card_at_terminal, cards, chargebacks, fraud, payments, project, relay, terminals
 from tests.waiting import eventually
@@ -206,12 +207,10 @@ def test_labels_of_the_owner_get_the_features_of_their_time(built: Built) -> Non
     labels.append({**labels[0], "label_id": "lx", "label": None})
     path = built.settings.home / "labels.jsonl"
     path.write_text("\n".join(map(json.dumps, labels)))
-    command = [
-        sys.executable, "-m", "orchestration.cli", "--home", str(built.settings.home), "training-set", "--model", "relay", "--labels", str(path), "--json",
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "BRAID_PROJECT": built.settings.project}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
+    arguments = ["--home", str(built.settings.home), "training-set", "--model", "relay", "--labels", str(path), "--json"]
+    with mock.patch.dict(os.environ, {"BRAID_PROJECT": built.settings.project}):
+        done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert (report["loaded"]["loaded"], report["loaded"]["quarantined"]) == (80, 1)
     assert report["rows"] == 80, "also those of the gap between training and evaluation"
