@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,14 +116,28 @@ def spark(settings: Settings) -> Iterator[SparkSession]:
     session.stop()
 
 
+@pytest.fixture(scope="session")
+def compiling(spark: SparkSession) -> Callable[[], AbstractContextManager[None]]:
+    """A context in which Spark compiles expressions, as in a batch."""
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        for name, value in _COMPILED.items():
+            spark.conf.set(name, value)
+        try:
+            yield
+        finally:
+            for name, value in _INTERPRETED.items():
+                spark.conf.set(name, value)
+
+    return context
+
+
 @pytest.fixture(scope="module")
-def compiled(spark: SparkSession) -> Iterator[None]:
-    """The expressions of a module's tests are compiled, as those of a batch are."""
-    for name, value in _COMPILED.items():
-        spark.conf.set(name, value)
-    yield
-    for name, value in _INTERPRETED.items():
-        spark.conf.set(name, value)
+def compiled(compiling: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """The expressions of a module's tests are compiled."""
+    with compiling():
+        yield
 
 
 @pytest.fixture

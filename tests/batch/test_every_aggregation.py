@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -170,26 +171,31 @@ def built(
     request: pytest.FixtureRequest,
     spark: SparkSession,
     settings: Settings,
-    compiled: None,
+    compiling: Callable[[], AbstractContextManager[None]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Built:
     home, batch_end_ms = tmp_path_factory.mktemp("built"), BASE + random.Random(request.param).randrange(32 * DAY_MS, 34 * DAY_MS)
     settings = settings.model_copy(update={"lake_uri": str(home / "lake"), "home": home})
     lines, parquet = write(home, generated(request.param, batch_end_ms))
-    load_events(spark, settings, user_events, lines)
-    views = batch_views(spark, settings, EVERYTHING, batch_end_ms)
-    streamed = speed_tiles(settings, EVERYTHING, spark.read.format("delta").load(settings.table("events")))
+    with compiling():
+        load_events(spark, settings, user_events, lines)
+        views = batch_views(spark, settings, EVERYTHING, batch_end_ms)
+        streamed = speed_tiles(settings, EVERYTHING, spark.read.format("delta").load(settings.table("events")))
     return Built(settings, parquet, batch_end_ms, views, streamed)
 
 
-def test_view_and_tiles_merged_are_the_training_set_are_tiles_alone_are_brute_force(spark: SparkSession, built: Built) -> None:
+def test_view_and_tiles_merged_are_the_training_set_are_tiles_alone_are_brute_force(
+    spark: SparkSession, built: Built, compiling: Callable[[], AbstractContextManager[None]]
+) -> None:
     source, group, views, streamed, batch_end_ms = random.Random(1), EVERYTHING, built.views, built.streamed, built.batch_end_ms
     assert set(streamed) == set(ITEMS), "an event without an item, with an empty id, or with an id that is too long, has no tile"
     ahead = [0, 1, BUFFER_MS, *(source.randrange(BUFFER_MS) for _ in range(4)), *(source.randrange(2 * HOUR_MS) for _ in range(3))]
     instants = [batch_end_ms + offset_ms for offset_ms in ahead]
     ids = [*ITEMS, "nobody"]
     labels = spark.createDataFrame([(entity, q_ms) for entity in ids for q_ms in instants], "entity STRING, q_ms BIGINT")
-    rows = {(row["entity"], row["q_ms"]): row.asDict() for row in point_in_time(spark, built.settings, group, labels).collect()}
+    with compiling():
+        trained = point_in_time(spark, built.settings, group, labels).collect()
+    rows = {(row["entity"], row["q_ms"]): row.asDict() for row in trained}
     cells = 0
     for q_ms in instants:
         right = brute_force(group, [built.parquet], ids, q_ms)
