@@ -104,7 +104,7 @@ def test_a_view_by_snapshots_is_the_view_by_every_tile(
     same_at("2026-01-20T12:00:00")  # and back
     assert sorted(until for until, _ in snapshots(spark, lake)) == ["2025-12-01", "2026-02-01", "2026-03-01"]
 
-    late = {**events_of_a_year(1)[0], "event_id": "late", "user_id": 77, "event_timestamp": "2026-02-11T00:00:00Z"}
+    late = {**events_of_a_year(1)[0], "event_id": "late", "user_id": 77, "event_timestamp": "2026-02-08T00:00:00Z"}
     load(spark, lake, path, late)
     same_at("2026-04-02T00:00:00")  # February is another; what ends before it still holds
     now = snapshots(spark, lake)
