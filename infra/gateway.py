@@ -35,6 +35,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from infra.settings import Settings
+
 #: The age from which a JVM gets no more runs.
 MAX_AGE_SECONDS = 12 * 3_600.0
 #: The time that a run waits for the holder to start a JVM. The run would need most of it for a JVM of its own.
@@ -81,6 +83,13 @@ def allow() -> None:
     """Permits this process to use the warm JVM. Only for a process that ends after its work, because it keeps the JVM until then."""
     global _allowed  # noqa: PLW0603 - a property of the process
     _allowed = True
+
+
+def command_session(settings: Settings, name: str) -> SparkSession:
+    """The Spark session of a command, as `batch_session`, under a name in Spark's logs."""
+    from infra.spark import spark_properties
+
+    return batch_session(settings.home, spark_properties(settings, name, settings.batch_memory))
 
 
 def batch_session(home: Path, properties: Mapping[str, str]) -> SparkSession:

@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 
-import pyspark
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from infra.errors import SetupError
@@ -43,7 +43,8 @@ KAFKA = JarSet("kafka", ("org.apache.kafka:kafka_2.13:4.3.1", "org.slf4j:slf4j-s
 FLINK = JarSet(
     "flink", ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2", "org.apache.flink:flink-sql-gateway:2.2.1"), transitive=False
 )
-_PYSPARK_JARS = Path(pyspark.__file__).parent / "jars"
+#: Without an import of pyspark, which takes most commands longer than all they need of it.
+_PYSPARK_JARS = Path(str(distribution("pyspark").locate_file("pyspark/jars")))
 
 
 def jars(wanted: JarSet, cache_dir: Path) -> list[Path]:

@@ -97,16 +97,17 @@ def _followed(instance: dg.DagsterInstance, run_id: str, on_asset: OnAsset | Non
     """A block that runs a job. Meanwhile a thread reads the log of the run and calls `on_asset` for its steps."""
     import dagster as dg
 
-    reported, ended = 0, threading.Event()
+    cursor: str | None = None
+    ended, of_steps = threading.Event(), {dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_SUCCESS}
 
     def report() -> None:
-        nonlocal reported
+        nonlocal cursor
         assert on_asset is not None
-        entries = instance.all_logs(run_id, of_type={dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_SUCCESS})
-        for entry in entries[reported:]:
-            event = entry.get_dagster_event()
+        new = instance.get_records_for_run(run_id, cursor, of_steps)
+        for record in new.records:
+            event = record.event_log_entry.get_dagster_event()
             on_asset(event.step_key or "", event.step_success_data.duration_ms / 1_000 if event.is_step_success else None)
-        reported = len(entries)
+        cursor = new.cursor
 
     def follow() -> None:
         while not ended.wait(_POLL_SECONDS):

@@ -10,14 +10,18 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batch.events import no_events
 from features.sources import EventSource
 from infra.settings import Settings
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
 
 @contextmanager
-def export_known_events(settings: Settings, source: EventSource) -> Iterator[list[Path]]:
+def export_known_events(spark: SparkSession, settings: Settings, source: EventSource) -> Iterator[list[Path]]:
     """Parquet files with the columns of the source; they are deleted at the end of the block.
 
     Raises:
@@ -26,9 +30,7 @@ def export_known_events(settings: Settings, source: EventSource) -> Iterator[lis
     from delta.tables import DeltaTable
 
     from batch.events import read_archive
-    from infra.spark import spark_session
 
-    spark = spark_session(settings, "braid consistency", settings.batch_memory)
     columns = [column.name for column in source.columns]
     frames = []
     if DeltaTable.isDeltaTable(spark, settings.table(source.table)):

@@ -50,6 +50,7 @@ class SparkQuery:
 
     def __init__(self, query: StreamingQuery, checkpoint: str) -> None:
         self._query, self._checkpoint = query, checkpoint
+        self._progress: tuple[Any, Any] = None, None
 
     def fault(self) -> str | None:
         """As `Query.fault`."""
@@ -61,7 +62,7 @@ class SparkQuery:
 
     def committed(self) -> int | None:
         """As `Query.committed`."""
-        progress = self._query.lastProgress
+        progress = self._last_progress()
         if progress is None:
             return None
         # A trigger without a micro-batch reports too, by the number of the batch that may come.
@@ -70,12 +71,21 @@ class SparkQuery:
 
     def entry(self, before: Mapping[str, Any]) -> Entry:
         """As `Query.entry`."""
-        last = self._query.lastProgress
+        last = self._last_progress()
         return dict(before) if last is None else {**_entry(last, before), **_counted(self._query, last, before)}
 
     def stop(self) -> None:
         """As `Query.stop`."""
         self._query.stop()
+
+    def _last_progress(self) -> Any:
+        """The query's `lastProgress`: as JSON from the JVM, so it is read once, although it is looked at ten times a second."""
+        newest = self._query._jsq.lastProgress()  # noqa: SLF001 - pyspark has no other name for what it has read already
+        seen, progress = self._progress
+        if newest != seen:
+            progress = self._query.lastProgress
+            self._progress = newest, progress
+        return progress
 
 
 def _entry(progress: Any, before: Mapping[str, Any]) -> Entry:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx._transports.default as transports
 import hypothesis
 import psutil
 import pytest
@@ -20,6 +22,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from infra import ports
 from infra.settings import Settings
+from tests.codegen import COMPILED, INTERPRETED, INTERPRETING
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -44,11 +47,6 @@ _LONGEST = (
     "tests/serving/",
     "tests/monitoring/",
 )
-
-
-#: Spark makes a class for each stage of a query and compiles it. For a few rows that is a third of the CPU time of a test.
-_COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}
-_INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 
 
 class ByDeployment(LoadScopeScheduling):
@@ -93,8 +91,18 @@ def _port_claims(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.
             patch.setenv("JAVA_TOOL_OPTIONS", f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {options}".strip())
         # The same for the services and for the commands that a test runs, which then share the warm JVM.
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        # Each call of httpx.get or httpx.post reads the certificates of authorities, which takes 50 ms of CPU time.
+        patch.setattr(transports, "create_ssl_context", cache(transports.create_ssl_context))
         # By its path: a library may have a package of the name `tests`.
         patch.setenv("BRAID_PROJECT", f"{Path(__file__).with_name('declarations.py')}:project")
+        yield
+
+
+@pytest.fixture(scope="module")
+def interpreted(_port_claims: None) -> Iterator[None]:
+    """Spark of a module's deployment interprets its plans, as `spark` does; that of tests/test_wheel.py and tests/speed compiles them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAVA_TOOL_OPTIONS", f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {INTERPRETING}")
         yield
 
 
@@ -111,7 +119,7 @@ def spark(settings: Settings) -> Iterator[SparkSession]:
 
     # On a few thousand rows, to plan anew between stages and a third and fourth partition cost more than they bring.
     few_rows = {"spark.sql.adaptive.enabled": "false", "spark.sql.shuffle.partitions": "2"}
-    session = spark_session(settings, "braid tests", "1g", few_rows | _INTERPRETED)
+    session = spark_session(settings, "braid tests", "1g", few_rows | INTERPRETED)
     yield session
     session.stop()
 
@@ -122,12 +130,12 @@ def compiling(spark: SparkSession) -> Callable[[], AbstractContextManager[None]]
 
     @contextmanager
     def context() -> Iterator[None]:
-        for name, value in _COMPILED.items():
+        for name, value in COMPILED.items():
             spark.conf.set(name, value)
         try:
             yield
         finally:
-            for name, value in _INTERPRETED.items():
+            for name, value in INTERPRETED.items():
                 spark.conf.set(name, value)
 
     return context
@@ -154,6 +162,16 @@ def valkey(settings: Settings) -> Iterator[Settings]:
     up(settings, {}, only={"valkey"})
     yield settings
     down(settings)
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry of MLflow on SQLite without models. To make its tables takes 5 s of CPU time, to copy it none."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
 
 
 @pytest.fixture

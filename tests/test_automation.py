@@ -40,12 +40,12 @@ SERVICES = {"kafka", "valkey", "speed", "serving", "dagster-code", "dagster", "d
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
+def deployment(tmp_path_factory: pytest.TempPathFactory, interpreted: None) -> Iterator[Settings]:
     home = tmp_path_factory.mktemp("automation")
     settings = Settings.load(home).model_copy(
         update={
             "automation": frozenset({"batch", "late"}), "late_events": 3, "sensor_seconds": 6, "archive_seconds": 1, "batch_memory": "1g",
-            "speed_memory": "768m",
+            "speed_memory": "768m", "speed_trigger_seconds": 0.5,
         }
     )  # fmt: skip
     (home / "first_day.json").write_text(json.dumps("2026-05-18"))
@@ -206,6 +206,8 @@ def test_a_store_that_lost_its_content_is_made_whole_by_itself(deployment: Setti
     assert not callers.wrong
 
 
+# A kill is in tests/serving/test_service.py, and stops of a second are in tests/serving/test_faults.py.
+@pytest.mark.long
 def test_a_store_that_is_killed_or_stands_still_costs_no_caller_an_error(deployment: Settings) -> None:
     at = MIDNIGHT + 30 * MINUTE_MS
     before = rows_at(deployment, at)

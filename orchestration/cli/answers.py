@@ -105,6 +105,7 @@ def consistency(
 
     The exit status is 1 if a value differs (with --logged, if a value differs without a known reason), and 3 if there is nothing to compare.
     """
+    from infra.gateway import command_session
     from orchestration.known_events import export_known_events
     from orchestration.proof import prove, sample_ids
     from orchestration.quiet import quiet
@@ -117,8 +118,10 @@ def consistency(
         return
     q_ms = instant_ms(at or "now")
     checked = published_version(reached_store(settings), project.group(group))
-    with quiet(settings.home / "logs" / "consistency.log"), export_known_events(settings, checked.source) as events:
-        report = prove(settings, checked, events, sample_ids(checked, events, sample), q_ms)
+    with quiet(settings.home / "logs" / "consistency.log"):
+        spark = command_session(settings, "braid consistency")
+        with export_known_events(spark, settings, checked.source) as events:
+            report = prove(settings, checked, events, sample_ids(checked, events, sample), q_ms)
     if as_json:
         print_json({**vars(report), "cells_different": report.cells_different})
     else:

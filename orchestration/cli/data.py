@@ -75,13 +75,13 @@ def load(
     # An invalid file is refused before Spark starts.
     with open_events(file, declared, columns, options) as opened:
         from batch.load import load_file
-        from infra.spark import spark_session
+        from infra.gateway import command_session
         from orchestration.progress import Progress
         from orchestration.quiet import quiet
 
         step = f"{'check' if check else 'load'} of {file}"
         with Progress() as progress, progress.step(step), quiet(settings.home / "logs" / "load.log"):
-            spark = spark_session(settings, "braid load", settings.batch_memory)
+            spark = command_session(settings, "braid load")
             report = load_file(spark, settings, declared, opened, check)
     if not check:
         from orchestration.execution import reload_definitions

@@ -101,7 +101,7 @@ def training_set(
     """Build the training set of a model: its labels, with the features of all inputs as of the time of each label."""
     from batch.files import ReadOptions
     from batch.load import load_events
-    from infra.spark import spark_session
+    from infra.gateway import command_session
     from models.training_set import build_training_set, training_end_ms
     from orchestration.quiet import quiet
 
@@ -110,7 +110,7 @@ def training_set(
     if labels is not None and declared.labels is None:
         raise InputError(f"The model {declared.name} takes its labels from events.", "Declare it with outcome=Labels().")
     with quiet(settings.home / "logs" / "training-set.log"):
-        spark = spark_session(settings, "braid training set", settings.batch_memory)
+        spark = command_session(settings, "braid training set")
         loaded = None
         if labels is not None and declared.labels is not None:
             loaded = load_events(spark, settings, declared.labels, labels, columns, ReadOptions(time_zone, time_format))

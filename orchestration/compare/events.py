@@ -59,11 +59,14 @@ def files_of_lake(settings: Settings, project: Project) -> Iterator[EventFiles]:
     Raises:
         NoEventsError: The lake has no events of any source.
     """
+    from infra.spark import spark_session
+
+    spark = spark_session(settings, "braid compare", settings.batch_memory)
     with ExitStack() as stack:
         files, missing = dict[str, list[Path]](), list[NoEventsError]()
         for source in project.sources:
             try:
-                files[source.name] = stack.enter_context(export_known_events(settings, source))
+                files[source.name] = stack.enter_context(export_known_events(spark, settings, source))
             except NoEventsError as error:
                 missing.append(error)
         if not files:

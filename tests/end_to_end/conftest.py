@@ -23,12 +23,13 @@ import pytest
 
 from infra.embedded import services
 from infra.settings import Settings
+from tests.codegen import INTERPRETING
 
 ROOT = Path(__file__).parents[2]
-BASE = int(datetime(2026, 2, 5, tzinfo=UTC).timestamp() * 1_000)
+BASE = int(datetime(2026, 4, 10, tzinfo=UTC).timestamp() * 1_000)
 DAY_MS = 86_400_000
-CUT = BASE + 130 * DAY_MS + 13 * 3_600_000 + 47_123  # in the middle of a tile
-USERS = 120
+CUT = BASE + 66 * DAY_MS + 13 * 3_600_000 + 47_123  # in the middle of a tile
+USERS = 300  # with fewer, so few days would not have the 200 label points that the evaluation of a model needs
 HEADER = "id,customer,basket,kind,total,when\n"
 MAPPING = ["user_id=customer", "session_id=basket", "event_type=kind", "amount=total", "event_timestamp=when", "event_id=id"]
 MAPPED = [part for one in MAPPING for part in ("--map", one)]
@@ -85,7 +86,10 @@ class Shop:
 
 def run(project: Path, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "orchestration.cli", "--home", str(home), *arguments, "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BRAID_SERVED_SHARE": "1"}
+    # The batch compiles what it runs in tests/batch and tests/test_wheel.py.
+    of_java = f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {INTERPRETING}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BRAID_SERVED_SHARE": "1", "JAVA_TOOL_OPTIONS": of_java}
+    environment["BRAID_SPEED_TRIGGER_SECONDS"] = "0.5"  # by default it asks Kafka twenty times a second, all the while
     environment.pop("BRAID_PROJECT")  # the project's pyproject.toml names it
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=project, timeout=600)
 
@@ -125,8 +129,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterat
     assert strict in declared
     (project / "shop" / "definitions.py").write_text(declared)
     try:
-        loaded = braid(project, home, "load", str(home / "history.csv"), *MAPPED)
         braid(project, home, "up", "--detach")
+        loaded = braid(project, home, "load", str(home / "history.csv"), *MAPPED)
         backfilled = braid(project, home, "backfill", "--to", str(CUT))
         replayed = braid(project, home, "replay", str(home / "live.csv"), "--wait", *MAPPED)
         yield Shop(settings, project, home / "raw.parquet", CUT, list(range(USERS)), loaded, backfilled, replayed)

@@ -1,4 +1,4 @@
-"""The whole way, by hand, on anyone's file, through the real stack: load, up, backfill, replay, ask over HTTP, compare with brute force."""
+"""The whole way, by hand, on anyone's file, through the real stack: up, load, backfill, replay, ask over HTTP, compare with brute force."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_the_older_version_is_served_and_streamed_until_the_newer_one_is_backfil
         "altered": [["purchase_count_7d", "window 7d → 14d, hop 1h → 1d"]],
     }
     assert planned["not_known_to_model"] == ["purchase_count_7d"]
-    assert planned["days"] > 100
+    assert planned["days"] > 60
 
     shop.braid("up", "--detach")
     at = shop.cut_ms + DAY_MS + 5 * MINUTE_MS + 1
