@@ -12,6 +12,8 @@ import httpx
 import redis
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from infra.flink.cluster import rest_url
 from infra.kafka import client_options
@@ -105,5 +107,6 @@ def _speed(settings: Settings, started_seconds: int) -> str | None:
 
 def _store(settings: Settings) -> redis.Redis:
     kind: Any = redis.RedisCluster if settings.redis_cluster else redis.Redis
-    client: redis.Redis = kind.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    # One attempt: a server that stands still would by default be asked eleven times.
+    client: redis.Redis = kind.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0))
     return client

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +71,32 @@ if orders.get("stay"):
 """
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+@contextmanager
+def supervised(folder: Path) -> Iterator[Settings]:
     """A home with a supervisor, and so with a holder, but without services."""
-    settings = Settings.load(tmp_path / "a home").model_copy(
+    settings = Settings.load(folder / "a home").model_copy(
         update={"batch_memory": "1g", "spark_master": "local[1]", "warm_jvm_seconds": 1_800}
     )
-    services.up(settings, {}, only=set())
-    eventually(lambda: gateway.held(settings.home))
-    yield settings
-    services.down(settings)
+    try:
+        services.up(settings, {}, only=set())
+        eventually(lambda: gateway.held(settings.home))
+        yield settings
+    finally:
+        services.down(settings)
     assert services.process_ids(settings) == []
+
+
+@pytest.fixture
+def home(tmp_path: Path, interpreted: None) -> Iterator[Settings]:
+    with supervised(tmp_path) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory, interpreted: None) -> Iterator[Settings]:
+    """A home in which the JVM of a test is that of the test before it."""
+    with supervised(tmp_path_factory.mktemp("gateway")) as settings:
+        yield settings
 
 
 def started(settings: Settings, **orders: Any) -> subprocess.Popen[str]:
@@ -109,7 +125,8 @@ def holder(settings: Settings) -> psutil.Process:
     return psutil.Process(pid)
 
 
-def test_runs_take_the_jvm_in_turn_and_each_finds_it_as_new(home: Settings) -> None:
+def test_runs_take_the_jvm_in_turn_and_each_finds_it_as_new(shared_home: Settings) -> None:
+    home = shared_home
     assert holder(home).memory_info().rss < 40 * 2**20, "it is light until it has a JVM"
     first = run(home, name="first", write=1_000, extra={"spark.sql.shuffle.partitions": "3"})
     second = run(home, name="first", extra={"spark.sql.shuffle.partitions": "3"})
@@ -140,7 +157,8 @@ def test_a_run_that_finds_the_jvm_in_use_or_of_other_settings_starts_its_own(hom
     assert (again["pid"], again["rows"]) == (used, 20)
 
 
-def test_a_jvm_in_which_a_run_was_killed_ends_with_its_jobs_and_the_next_run_is_right(home: Settings) -> None:
+def test_a_jvm_in_which_a_run_was_killed_ends_with_its_jobs_and_the_next_run_is_right(shared_home: Settings) -> None:
+    home = shared_home
     killed = started(home, write=10, job=True)
     assert killed.stdout is not None
     used = json.loads(killed.stdout.readline())["pid"]
@@ -156,8 +174,9 @@ def test_a_jvm_in_which_a_run_was_killed_ends_with_its_jobs_and_the_next_run_is_
     third = run(home, write=30)
     assert third["pid"] != used
     assert third["rows"] == 30
+    next_pid = run(home)["pid"]
     # The third run has a JVM of its own if the next holder was not there yet.
-    assert run(home)["pid"] == run(home)["pid"] != used, "the next JVM is warm again"
+    assert next_pid == third["pid"] or next_pid == run(home)["pid"] != used, "the next JVM is warm again"
 
 
 @pytest.mark.long
