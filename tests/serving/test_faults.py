@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import lightgbm
@@ -82,11 +84,11 @@ def register(settings: Settings, model: lightgbm.Booster, spoil: Callable[[str],
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
+def serving(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[Settings]:
     home = tmp_path_factory.mktemp("faults")
     settings = Settings.load(home).model_copy(
         update={
-            "mlflow_tracking_uri": f"sqlite:///{home}/mlflow.db",
+            "mlflow_tracking_uri": f"sqlite:///{shutil.copy(empty_registry, home)}",
             "alias_poll_seconds": 0.3,
             "store_timeout_seconds": 0.5,
             "requests_at_once": 256,
@@ -385,7 +387,7 @@ def test_a_plain_end_under_load_drops_no_request_of_callers_who_heed_the_probe(s
             time.sleep(0.05)
 
     def ask() -> None:
-        while not over.is_set():
+        while not over.wait(0.02):  # so that the callers leave the server some of the cores
             if not ready.wait(0.1):
                 continue
             try:

@@ -1,31 +1,39 @@
-"""Serving with several processes on one port: both answer, their metrics are one, and a new champion reaches both."""
+"""Serving with several processes on one port: both answer, their metrics are one, and a new champion reaches both.
+
+The registry is MLflow on SQLite, without its server.
+"""
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from infra.embedded import services
 from infra.settings import Settings
-from models.promotion import promote
-from models.training import train_models
 from tests.declarations import repurchase
-from tests.serving.test_service import training_rows
+from tests.serving.test_faults import booster, register
 from tests.waiting import eventually
 
 REQUESTS = 400
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
-    settings = Settings.load(tmp_path_factory.mktemp("workers")).model_copy(update={"serving_workers": 2})
+def deployment(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[Settings]:
+    home = tmp_path_factory.mktemp("workers")
+    settings = Settings.load(home).model_copy(
+        update={"serving_workers": 2, "mlflow_tracking_uri": f"sqlite:///{shutil.copy(empty_registry, home)}"}
+    )
+    MlflowClient(settings.mlflow_tracking_uri).create_experiment(repurchase.name, artifact_location=str(home / "artifacts"))
     try:
-        services.up(settings, {}, only={"valkey", "mlflow", "serving"})
+        services.up(settings, {}, only={"valkey", "serving"})
         yield settings
     finally:
         services.down(settings)
@@ -63,10 +71,7 @@ def test_both_processes_answer_and_the_metrics_count_every_answer(deployment: Se
 
 
 def test_a_new_champion_answers_from_both_processes(deployment: Settings) -> None:
-    rows = training_rows(1)
-    report = train_models(deployment, repurchase, rows, 0, None)
-    assert report.candidate_version is not None
-    champion = promote(deployment, repurchase, report.candidate_version, rows).champion_version
+    champion = register(deployment, booster())
 
     def all_answer() -> bool:
         answers = [httpx.post(f"{deployment.serving_url}/predict", json={"user_id": 1}, timeout=20) for _ in range(20)]
