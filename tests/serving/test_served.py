@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -96,12 +98,12 @@ def _tile(ts_ms: int) -> Any:
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
+def deployment(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[Settings]:
     """Champion and twin, no challenger; of /features half of the users are logged."""
     home = tmp_path_factory.mktemp("served")
     settings = Settings.load(home).model_copy(
         update={
-            "mlflow_tracking_uri": f"sqlite:///{home}/mlflow.db", "alias_poll_seconds": 0.3, "store_timeout_seconds": 5,
+            "mlflow_tracking_uri": f"sqlite:///{shutil.copy(empty_registry, home)}", "alias_poll_seconds": 0.3, "store_timeout_seconds": 5,
             "experiment": EXPERIMENT, "use_cases": CASES, "served_share": 0.5,
         }
     )  # fmt: skip
@@ -133,11 +135,15 @@ def features(settings: Settings, *ids: int, **more: Any) -> list[dict[str, Any]]
 def records(settings: Settings) -> list[dict[str, Any]]:
     """All that is on the topic."""
     ends = end_offsets(settings, SERVED_TOPIC)
-    consumer = KafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=2_000)
-    consumer.assign([TopicPartition(SERVED_TOPIC, partition) for partition in ends])
-    found = [json.loads(line) for message in consumer for line in message.value.split(b"\n")] if sum(ends.values()) else []
+    consumer = KafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
+    topic = {TopicPartition(SERVED_TOPIC, partition): end for partition, end in ends.items()}
+    consumer.assign(list(topic))
+    everything: list[dict[str, Any]] = []
+    while any(consumer.position(partition) < end for partition, end in topic.items()):
+        messages = [message for batch in consumer.poll(1_000).values() for message in batch]
+        everything += [json.loads(line) for message in messages for line in message.value.split(b"\n")]
     consumer.close()
-    return found
+    return everything
 
 
 def logged(settings: Settings, at: int, count: int) -> list[dict[str, Any]]:

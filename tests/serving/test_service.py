@@ -1,10 +1,14 @@
-"""One request, over HTTP, on real Valkey, MLflow and BentoML: what is answered, what is refused, and what happens when a part fails."""
+"""One request, over HTTP, on real Valkey, MLflow and BentoML: what is answered, what is refused, and what happens when a part fails.
+
+The registry is MLflow on SQLite, without its server; tests/end_to_end has the server.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
 import json
+import shutil
 import threading
 import time
 from collections import Counter
@@ -39,6 +43,7 @@ from features.view import build_view
 from infra.embedded import services
 from infra.settings import Settings
 from models.promotion import promote
+from models.registry import batch_only_name
 from models.training import train_models
 from serving.contract import rfc3339
 from store.clients import store
@@ -100,10 +105,13 @@ def training_rows(seed: int) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[Settings]:
-    settings = Settings.load(tmp_path_factory.mktemp("serving"))
+def deployment(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[Settings]:
+    home = tmp_path_factory.mktemp("serving")
+    settings = Settings.load(home).model_copy(update={"mlflow_tracking_uri": f"sqlite:///{shutil.copy(empty_registry, home)}"})
+    for name in (repurchase.name, batch_only_name(repurchase.name)):
+        MlflowClient(settings.mlflow_tracking_uri).create_experiment(name, artifact_location=str(home / "artifacts"))
     try:
-        services.up(settings, {}, only={"valkey", "mlflow", "serving"})
+        services.up(settings, {}, only={"valkey", "serving"})
         yield settings
     finally:
         services.down(settings)
