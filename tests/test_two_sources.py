@@ -88,12 +88,12 @@ class TwoSources:
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, _port_claims: None) -> Iterator[TwoSources]:
+def deployment(tmp_path_factory: pytest.TempPathFactory, interpreted: None) -> Iterator[TwoSources]:
     home = tmp_path_factory.mktemp("two")
     (home / "definitions.py").write_text(DEFINITIONS.replace("HOME", str(home)))
     (home / "own.py").write_text(OWN)
     settings = Settings.load(home, f"{home}/definitions.py:project").model_copy(
-        update={"archive_seconds": 1, "batch_memory": "1g", "speed_memory": "768m"}
+        update={"archive_seconds": 1, "batch_memory": "1g", "speed_memory": "768m", "speed_trigger_seconds": 0.5}
     )
     try:
         services.up(settings, topics(load_project(settings)), only={"kafka", "valkey", "speed", "serving"})
