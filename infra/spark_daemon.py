@@ -1,6 +1,4 @@
-"""The process that forks Spark's Python workers: Spark's own, with libraries for them, and less of their work on garbage.
-
-The libraries that are imported here take half of the CPU time with which a worker starts. None starts a thread, as NumPy does, which a fork would not have.
+"""The process that forks Spark's Python workers: Spark's own, but that a worker looks at its modules for garbage no more than a few times.
 
 Spark's worker collects garbage behind each task. With the modules that braid's tasks import that takes 100 ms of CPU time, as long as the task of a small micro-batch,
 and the next task waits for it. What is there after the first tasks, mostly these modules, is taken out of the collection here.
@@ -12,10 +10,6 @@ import gc
 import socket
 from itertools import count
 
-import kafka.admin  # noqa: F401
-import pydantic_settings  # noqa: F401
-import redis  # noqa: F401
-import sqlglot  # noqa: F401
 from pyspark import daemon
 
 #: Tasks until a worker has imported what it needs.
