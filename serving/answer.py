@@ -140,6 +140,9 @@ class Provenances:
 
     def __init__(self, names: tuple[str, ...], q_ms: int, architecture: str = "lambda") -> None:
         self._names, self._as_of, self._architecture = names, rfc3339(q_ms), architecture
+        # Most entities have the same batch_end as the one before.
+        self._end_ms: int | None = None
+        self._end: str | None = None
 
     def marks(self, served: Served, fault: str = "") -> Marks:
         """What may be wrong with an entity's features; `fault` is what is wrong with the model's input."""
@@ -162,10 +165,12 @@ class Provenances:
         """Where an entity's features come from; `fault` is what is wrong with the model's input."""
         merged = served.merged
         newest_ms, end_ms = merged.newest_event_ms, merged.batch_end_ms
+        if end_ms != self._end_ms:
+            self._end_ms, self._end = end_ms, None if end_ms is None else rfc3339(end_ms)
         reasons, features, missing = self.marks(served, fault)
         return Provenance(
             self._as_of,
-            None if end_ms is None else rfc3339(end_ms),
+            self._end,
             None if newest_ms is None else rfc3339(newest_ms),
             merged.tiles_merged,
             bool(reasons),

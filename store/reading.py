@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from features.packed import FORMAT, BatchValue, TileValue, batch_field, decode_b
 from features.speed_tiles import SpeedTiles, decode_speed
 from features.speed_value import speed_field
 from infra.settings import Settings
-from store.decoded import DecodedValues
+from store.decoded import DecodedValues, Fields
 from store.errors import CLIENT_ERRORS, reason_of
 from store.keys import Buckets, batch_end_of, meta_key, tiles_field, version_of
 from store.protocol import ALWAYS_MS, NEVER_MS, Parts, Reading
@@ -44,9 +45,7 @@ OTHER_ARCHITECTURE = "what is published is of another architecture than BRAID_AR
 LOST = "the online store has lost the entity's batch view"
 LEFT = "the entity's batch view is older than the one that was published"
 
-_views = DecodedValues[BatchValue](lambda data, group, _: decode_batch(data, group.fingerprint))
-_speed_values = DecodedValues[SpeedTiles](decode_speed)
-_histories = DecodedValues[BatchValue](lambda data, group, _: decode_history(data, group))
+_NOTHING = Parts()
 
 #: The groups that are asked for, each with its entities.
 Wanted = Sequence[tuple[FeatureGroup, Sequence[int | str]]]
@@ -180,29 +179,47 @@ def parts_of(
     """
     if isinstance(values, Exception):
         return Parts(faults=(reason_of(values), *group_faults))
-    packed_view, speed_value = values
-    batch: BatchValue | None = None
-    tiles: Sequence[TileValue] = ()
-    faults: tuple[str, ...] = group_faults
-    if packed_view is not None:
-        try:
-            batch = (_histories if published_end_ms == EVER_MS else _views).value(packed_view, group, entity_id)
-        except PackedValueError:
-            faults = (UNREADABLE, *group_faults)
-    if speed_value is not None:
-        try:
-            tiles = _speed_values.value(speed_value, group, entity_id)
-        except PackedValueError:
-            faults = (UNREADABLE, *group_faults)
-    if batch is not None:
-        if published_end_ms is not None and batch.batch_end_ms < published_end_ms:
+    parts = (_with_histories if published_end_ms == EVER_MS else _with_views).value(values, group, entity_id)
+    faults = group_faults
+    if parts.batch is not None:
+        if published_end_ms is not None and parts.batch.batch_end_ms < published_end_ms:
             faults = (*faults, LEFT)
     elif isinstance(stamp, Exception):
         faults = (*faults, reason_of(stamp))
     # What a publication under way has just written is not missing yet.
-    elif stamp and packed_view is None and published_end_ms is not None and batch_end_of(stamp) <= published_end_ms:
+    elif stamp and values[0] is None and published_end_ms is not None and batch_end_of(stamp) <= published_end_ms:
         faults = (*faults, LOST)
+    return Parts(parts.batch, parts.tiles, (*parts.faults, *faults)) if faults else parts
+
+
+def _decoded(
+    decode_view: Callable[[bytes, FeatureGroup], BatchValue],
+    fields: Fields,
+    group: FeatureGroup,
+    former: tuple[Fields, Parts] | None,
+) -> Parts:
+    """The parts in the view or history, and the speed value, of an entity. What its former fields had as well is taken over."""
+    (view, speed), ((former_view, former_speed), known) = fields, former or ((None, None), _NOTHING)
+    batch = known.batch if view == former_view else None
+    tiles: Sequence[TileValue] = known.tiles if speed == former_speed else ()
+    faults: tuple[str, ...] = ()
+    try:
+        if view is not None and batch is None:
+            batch = decode_view(view, group)
+    except PackedValueError:
+        faults = (UNREADABLE,)
+    try:
+        if speed is not None and not tiles:
+            tiles = decode_speed(
+                speed, group, (former_speed, known.tiles) if former_speed and isinstance(known.tiles, SpeedTiles) else None
+            )
+    except PackedValueError:
+        faults = (UNREADABLE,)
     return Parts(batch, tiles, faults)
+
+
+_with_views = DecodedValues[Parts](partial(_decoded, lambda data, group: decode_batch(data, group.fingerprint)))
+_with_histories = DecodedValues[Parts](partial(_decoded, decode_history))
 
 
 class _Waiting(NamedTuple):
