@@ -11,3 +11,8 @@ registration    a fitted model as a run and a version in MLflow
 registry        versions and aliases in MLflow; serving follows the alias `champion`
 ranking         the measure of each objective, and the difference between two models
 """
+
+import os
+
+# MLflow reads it when it is imported. Its telemetry changes environment variables in a thread, and who reads them at that moment fails (KeyError).
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # How long an example takes says something about the machine alone.
 hypothesis.settings.register_profile("braid", deadline=None)
 hypothesis.settings.load_profile("braid")
+# As `models` has it; tests import MLflow first.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
 #: Folders of which all tests share one deployment.
