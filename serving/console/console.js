@@ -602,6 +602,8 @@ async function start() {
   $("model-form").addEventListener("submit", (event) => askModel(event).catch(report));
   addEventListener("hashchange", () => { readAddress(); showForm(); });
   addEventListener("resize", () => state.explanation && state.points.length && drawPlot(state.explanation));
+  // Until now an id that was entered would have been lost.
+  for (const control of $("entity-form").elements) control.disabled = false;
   turn();
 }
 
