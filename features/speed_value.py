@@ -137,8 +137,7 @@ def entry_of(group: FeatureGroup, start_ms: int, instant_ms: int, partials: Sequ
     _, stored, timed = layout_of(group)
     entry = [instant_ms - start_ms, *[partials[index] for index in stored]]
     for place, aggregation in timed:
-        if entry[place] is not None:
-            entry[place] = aggregation.moved(entry[place], -instant_ms)
+        entry[place] = moved(aggregation, entry[place], -instant_ms)
     return entry
 
 
