@@ -1,25 +1,26 @@
 """ASGI application in front of BentoML's: answers the operations of the project itself, and passes on every other request.
 
 BentoML reads a body twice more, starts three spans of its own, and inspects its methods on each request: together twice the
-work of a whole prediction. It stays the server; its probes, metrics and the page of the API answer as before, and its counts of requests stay
-in front.
+work of a whole prediction. It stays the server; its probes, metrics and the page of the API answer as before, and its counts of requests
+count what is answered here (`serving.request_counts`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import SecretStr
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from serving.errors import RefusalError
 from serving.guard import App, Receive, Scope, Send, admit, body_of
 from serving.media_types import JSON, preferred
+from serving.request_counts import RequestCounts
 from serving.request_ids import current_request_id
 
 _log = logging.getLogger("serving")
@@ -38,6 +39,7 @@ class Front:
             A request is in work from the last byte of its body on: callers that send slowly keep nobody out.
         shed: Called with the path of a request that is refused for that bound.
         timeout_seconds: The time of a request, from its first byte to its answer.
+        counts: Counts the requests; None for no counts.
 
     A request is refused by status 400, 401, 413, 415 or 422, by 503 beyond the bound, by 504 after its time, and by 500 where the service itself fails.
     """
@@ -52,28 +54,44 @@ class Front:
         most_at_once: int,
         shed: Callable[[str], None],
         timeout_seconds: float,
+        counts: RequestCounts | None = None,
     ) -> None:
         self._app, self._key, self._decoders, self._answer = app, key.get_secret_value() if key else None, decoders, answer
         self._media_types = media_types
-        self._free, self._shed, self._timeout_seconds = most_at_once, shed, timeout_seconds
+        self._free, self._shed, self._timeout_seconds, self._counts = most_at_once, shed, timeout_seconds, counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers the request, or passes it on."""
         if scope["type"] != "http" or scope["path"] not in self._decoders or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        if self._counts is None:
+            await self._answered(scope, receive, send)
+            return
+        path, began, status = scope["path"], time.perf_counter(), None
+        self._counts.begin(path)
+        try:
+            status = await self._answered(scope, receive, send)
+        finally:  # the caller does not wait for it
+            asyncio.get_running_loop().call_soon(self._counts.end, path, status, time.perf_counter() - began)
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> int | None:
+        """Answers the request. Returns the status; None if the caller has disconnected."""
         media_type = JSON
         if offered := self._media_types.get(scope["path"]):
             media_type = preferred(tuple([value for name, value in scope["headers"] if name == b"accept"]), offered)
         try:
             answer = await self._within_bounds(scope, receive, media_type)
         except RefusalError as refusal:
-            await refusal.response()(scope, receive, send)
-            return
-        if answer is not None:
-            headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(answer))]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": answer})
+            response = refusal.response()
+            await response(scope, receive, send)
+            return response.status_code
+        if answer is None:
+            return None
+        headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(answer))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+        return 200
 
     async def _within_bounds(self, scope: Scope, receive: Receive, media_type: bytes) -> bytes | None:
         """The answer; None if the caller has disconnected."""
@@ -123,10 +141,8 @@ def cross_origin(origins: Collection[str]) -> list[Middleware]:
     ]
 
 
-def put_in_front(app: Starlette, layers: Sequence[Middleware]) -> None:
-    """Puts `layers`, the outermost first, before all middleware of BentoML's application but its counts of requests."""
-    stack = app.user_middleware
-    counts = next(
-        (place for place, layer in enumerate(stack) if getattr(layer.cls, "__name__", "") == "RunnerTrafficMetricsMiddleware"), -1
-    )
-    stack[counts + 1 : counts + 1] = layers
+def put_in_front(app: App, layers: Sequence[Middleware]) -> App:
+    """The application behind `layers`, the outermost first. BentoML's own layers are all behind them, for each costs every request."""
+    for layer in reversed(layers):
+        app = layer.cls(app, *layer.args, **layer.kwargs)
+    return app

@@ -42,6 +42,7 @@ from serving.media_types import ARROW, JSON
 from serving.metrics import Metrics
 from serving.model import LoadedModel
 from serving.predicting import Predictor, tiles_kept_ms
+from serving.request_counts import RequestCounts
 from serving.request_ids import RequestIds, current_request_id
 from serving.served_log import ServedLog, served_record
 from serving.stages import Stages
@@ -83,9 +84,9 @@ class _FrontedService(bentoml.Service[Any]):
             most_at_once=_settings.requests_at_once,
             shed=_shed,
             timeout_seconds=_TIMEOUT_SECONDS,
+            counts=RequestCounts(app),
         )
-        put_in_front(app, [*tracing(_settings), Middleware(RequestIds), *cross_origin(_settings.cors_origins), front])
-        return app
+        return put_in_front(app, [*tracing(_settings), Middleware(RequestIds), *cross_origin(_settings.cors_origins), front])
 
     @property
     def openapi_spec(self) -> Any:

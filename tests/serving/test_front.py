@@ -18,6 +18,7 @@ from serving.contract import FeaturesRequest
 from serving.decoding import decoder, features_struct
 from serving.errors import RefusalError
 from serving.front import Front, cross_origin, put_in_front
+from serving.guard import App
 from serving.media_types import ARROW, JSON
 from serving.request_ids import RequestIds
 
@@ -42,8 +43,8 @@ def caller(
         Front, key=secret, decoders=decoders, answer=answer, media_types={"/features": (JSON, ARROW)}, most_at_once=most, shed=shed,
         timeout_seconds=0.2,
     )  # fmt: skip
-    app = Starlette(routes=[Mount("/", behind)])
-    put_in_front(app, [Middleware(RequestIds), *cross_origin(origins), front])
+    app: App = Starlette(routes=[Mount("/", behind)])
+    app = put_in_front(app, [Middleware(RequestIds), *cross_origin(origins), front])
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://braid")
 
 

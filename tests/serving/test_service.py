@@ -28,6 +28,7 @@ import pytest
 import requests
 import schemathesis
 from mlflow import MlflowClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from batch.load import load_events
 from batch.publish import publish_view
@@ -355,10 +356,34 @@ def test_the_probes_the_metrics_and_the_page_of_the_api_answer(deployment: Setti
     for path in ("/livez", "/readyz", "/healthz", "/"):
         assert httpx.get(f"{deployment.serving_url}{path}").is_success, path
     features(deployment, 1, at=NOW)
-    metrics = httpx.get(f"{deployment.serving_url}/metrics").text
-    assert "braid_answer_seconds_bucket" in metrics
-    counts = [line for line in metrics.splitlines() if line.startswith("bentoml_service_request_total{")]
-    assert any('endpoint="/features",http_response_code="200"' in line for line in counts), "BentoML counts what the front answers"
+    assert "braid_answer_seconds_bucket" in httpx.get(f"{deployment.serving_url}/metrics").text
+
+
+def test_bentoml_counts_what_the_front_answers(deployment: Settings) -> None:
+    def counts() -> dict[tuple[str, str], float]:
+        """(The name of a metric of /features, the status) → its value."""
+        families = text_string_to_metric_families(httpx.get(f"{deployment.serving_url}/metrics").text)
+        return {
+            (sample.name.removeprefix("bentoml_service_request_"), sample.labels.get("http_response_code", "")): sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name.startswith("bentoml_service_request_") and sample.labels["endpoint"] == "/features"
+        }
+
+    features(deployment, 1, at=NOW)
+    before = counts()
+    for _ in range(3):
+        features(deployment, 1, at=NOW)
+    assert httpx.post(f"{deployment.serving_url}/features", json={"group": "user_features"}).status_code == 400
+    after = counts()
+    assert (
+        after["total", "200"] - before["total", "200"]
+        == after["duration_seconds_count", "200"] - before["duration_seconds_count", "200"]
+        == 3
+    )
+    assert after["total", "400"] - before.get(("total", "400"), 0) == 1
+    assert 0 < after["duration_seconds_sum", "200"] - before["duration_seconds_sum", "200"] < 60
+    assert after["in_progress", ""] == 0
 
 
 def test_publishing_under_reads_never_shows_a_wrong_value(

@@ -76,8 +76,7 @@ def caller(url: str, share: float = 1) -> httpx.AsyncClient:
     front = Middleware(
         Front, key=None, decoders=decoders, answer=answer, media_types={}, most_at_once=9, shed=print, timeout_seconds=9
     )  # fmt: skip
-    app = Starlette()
-    put_in_front(app, [*tracing.tracing(settings), Middleware(RequestIds), front])
+    app = put_in_front(Starlette(), [*tracing.tracing(settings), Middleware(RequestIds), front])
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://braid")
 
 
