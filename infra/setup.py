@@ -103,6 +103,10 @@ def _install_packages(key: str) -> None:
                 error.returncode
             )
         ) from None
+    _say("the packages' bytecode")
+    # uv leaves it to the first process of a module, and so to every process where PYTHONDONTWRITEBYTECODE is set or the folder is read-only.
+    compiling = [str(PYTHON), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib")]
+    subprocess.run(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)  # some are templates
     if _key() != key:
         raise SetupFailedError("The requirements changed meanwhile. Run `make setup` again.")
     UNFINISHED.unlink()
@@ -175,8 +179,9 @@ def _block(package: str) -> str:
 
 
 def _key() -> str:
-    """A hash of what the environment depends on: the lock, the project, and their folder."""
-    return hashlib.sha256(LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
+    """A hash of what the environment depends on: the lock, the project, this file, and their folder."""
+    files = (LOCK, ROOT / "pyproject.toml", ROOT / "infra" / "setup.py")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files) + str(ROOT).encode()).hexdigest()
 
 
 def _cache() -> str:

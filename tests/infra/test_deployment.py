@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,12 @@ def test_setup_with_no_python_that_fits_is_one_sentence(monkeypatch, version):
     monkeypatch.setattr(setup, "_version", lambda _python: version)
     with pytest.raises(setup.SetupFailedError, match=r"No Python 3\.11, 3\.12 or 3\.13 .* is 3\.1"):
         setup._fitting_python()
+
+
+def test_the_packages_of_the_environment_are_compiled():
+    """Else each process compiles thousands of modules where it cannot write them: half of the CPU time of a command."""
+    import great_expectations
+
+    folder = Path(great_expectations.__file__).parent  # no process imports all of it
+    without = [path for path in folder.rglob("*.py") if not Path(cache_from_source(str(path))).exists()]
+    assert without == []
