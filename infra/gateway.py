@@ -48,8 +48,8 @@ _KEPT_SHARE = 0.25
 _POLL_SECONDS = 0.05
 #: Environment variables that change what a JVM and its Python workers do.
 _SHAPING = ("AWS_", "AZURE_", "GOOGLE_", "HADOOP_", "JAVA_", "JDK_", "LC_", "LD_", "PYSPARK_", "PYTHON", "SPARK_")
-#: Variables with such a prefix that change nothing, or that Spark itself sets in a process that uses it.
-_SHAPELESS = {"PYTHONUNBUFFERED", "SPARK_AUTH_SOCKET_TIMEOUT", "SPARK_BUFFER_SIZE"}
+#: Variables with such a prefix that change nothing, that Spark itself sets in a process that uses it, or that are settings of braid.
+_SHAPELESS = {"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "SPARK_AUTH_SOCKET_TIMEOUT", "SPARK_BUFFER_SIZE", "SPARK_MASTER"}
 _OF_A_SESSION = ("spark.app.name", "spark.databricks.", "spark.sql.")
 _log = logging.getLogger(__name__)
 _allowed = False

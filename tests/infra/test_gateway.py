@@ -20,6 +20,7 @@ from infra import gateway
 from infra.embedded import services
 from infra.embedded.programs import child_environment
 from infra.settings import Settings
+from infra.spark import spark_properties
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(1_200)  # several JVMs start
@@ -31,6 +32,7 @@ from pathlib import Path
 
 from infra import gateway
 from infra.settings import Settings
+from infra.spark import spark_properties
 from infra.spark import spark_properties
 
 settings, orders = Settings.load(), json.loads(sys.argv[1])
@@ -247,5 +249,11 @@ def test_what_shapes_a_jvm_is_in_its_identity(monkeypatch: pytest.MonkeyPatch) -
         with monkeypatch.context() as patch:
             patch.setenv(name, "another")
             assert gateway.identity(properties) != same, name
-    monkeypatch.setenv("BRAID_BATCH_EVERY", "hour")
-    assert gateway.identity(properties) == same, "a command of the shell has fewer variables than a service"
+
+
+def test_a_command_of_the_shell_may_use_the_jvm_of_the_services(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    properties = spark_properties(settings, "a", "1g")
+    of_the_shell = gateway.identity(properties)
+    for name, value in child_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert gateway.identity(properties) == of_the_shell, "a command of the shell has fewer variables than a service"
