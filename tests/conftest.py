@@ -92,7 +92,7 @@ def _port_claims(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.
             # Java reserves 48 MB for compiled code. Spark fills them, and Java then drops code that it soon compiles again: another tenth.
             options = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
             patch.setenv("JAVA_TOOL_OPTIONS", f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {options}".strip())
-        # With this variable, each process of a test would compile the modules that it imports anew: a third of the CPU time of a command.
+        # With this variable, each process of a test would compile the modules of braid anew. `make setup` has compiled those of the packages.
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         patch.setattr(sys, "dont_write_bytecode", False)
         # The same for the services and for the commands that a test runs, which then share the warm JVM.
