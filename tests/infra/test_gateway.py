@@ -33,7 +33,6 @@ from pathlib import Path
 from infra import gateway
 from infra.settings import Settings
 from infra.spark import spark_properties
-from infra.spark import spark_properties
 
 settings, orders = Settings.load(), json.loads(sys.argv[1])
 if orders.get("allowed", True):
