@@ -1,16 +1,16 @@
-"""The throughput of the speed layer in events per second, compared with the sliding-window query of the seed.
+"""The throughput of the speed layer in events per second, compared with the classic sliding-window query.
 
     python -m benchmarks.speed_throughput [--events 1000000] [--batch 100000] [--visit 1] [--runs 3] [--json]
 
-The peer is the query in the seed's document: windows of 1 hour every 5 minutes with a count, a conditional sum and a distinct count
+The peer is a streaming query as tutorials have it: windows of 1 hour every 5 minutes with a count, a conditional sum and a distinct count
 (approx_count_distinct, since Spark refuses countDistinct in a stream), state in RocksDB, and a sink that discards its rows. braid
 runs the real query of `speed.online`: the contract, duplicates, all declared features, written to Valkey. Both read the same topic on
 the same machine. Their runs alternate in one warm session; each run has a new checkpoint. The CPU time of Spark and its workers is
 reported beside wall-clock time, because it hardly depends on other load. The services run in a temporary home, which is deleted.
 
 `--batch` is the number of events per micro-batch, for both queries. With 0 the topic is one micro-batch; each window is then updated
-once, which saves the seed's query most of its work on state. `--visit` is the number of events of a user within a few minutes. The
-more events a visit has, the more work the partial aggregation saves the seed's query, and the smaller the difference is.
+once, which saves the sliding-window query most of its work on state. `--visit` is the number of events of a user within a few minutes. The
+more events a visit has, the more work the partial aggregation saves that query, and the smaller the difference is.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from store.protocol import Tiles
 PARTITIONS = 4
 #: The number of runs that do not count, in which the JVM compiles both queries.
 _WARM_UPS = 2
-_SEED_SCHEMA = "event_id STRING, user_id BIGINT, session_id STRING, event_type STRING, amount DOUBLE, event_timestamp TIMESTAMP"
+_SLIDING_SCHEMA = "event_id STRING, user_id BIGINT, session_id STRING, event_type STRING, amount DOUBLE, event_timestamp TIMESTAMP"
 
 
 def main(
@@ -56,7 +56,7 @@ def main(
     runs: Annotated[int, typer.Option(help="Runs of each query.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compares the throughput of the seed's query and braid's."""
+    """Compares the throughput of the sliding-window query and of braid's."""
     with temporary_home() as home:
         settings = home.model_copy(update={"speed_memory": "2g"})
         services.up(settings, {user_events.topic: PARTITIONS}, only={"kafka", "valkey"})
@@ -70,8 +70,8 @@ def compare(settings: Settings, events: int, users: int, minutes: int, visit: in
     defaults = dict.fromkeys((*SQL_PROPERTIES, *ROCKSDB))
     checkpoint = Checkpoint("benchmark", {}, spark.sparkContext.defaultParallelism)
     contenders: dict[str, tuple[Callable[[], DataStreamWriter], dict[str, str | None]]] = {
-        "seed": (
-            lambda: seed_writer(spark, settings, batch),
+        "sliding": (
+            lambda: sliding_writer(spark, settings, batch),
             {**defaults, **ROCKSDB, "spark.sql.shuffle.partitions": SQL_PROPERTIES["spark.sql.shuffle.partitions"]},
         ),
         "braid": (
@@ -103,12 +103,12 @@ def compare(settings: Settings, events: int, users: int, minutes: int, visit: in
         "visit": visit,
         "batch": batch,
         "runs": {name: [round(per_second) for per_second, _ in pairs] for name, pairs in rates.items()},
-        "seed_events_per_second": round(wall["seed"]),
+        "sliding_events_per_second": round(wall["sliding"]),
         "braid_events_per_second": round(wall["braid"]),
-        "ratio": round(wall["braid"] / wall["seed"], 2),
-        "seed_events_per_cpu_second": round(cpu["seed"]),
+        "ratio": round(wall["braid"] / wall["sliding"], 2),
+        "sliding_events_per_cpu_second": round(cpu["sliding"]),
         "braid_events_per_cpu_second": round(cpu["braid"]),
-        "cpu_ratio": round(cpu["braid"] / cpu["seed"], 2),
+        "cpu_ratio": round(cpu["braid"] / cpu["sliding"], 2),
     }
 
 
@@ -142,8 +142,8 @@ def _cpu_seconds() -> float:
     return used
 
 
-def seed_writer(spark: SparkSession, settings: Settings, batch: int) -> DataStreamWriter:
-    """The seed's streaming query."""
+def sliding_writer(spark: SparkSession, settings: Settings, batch: int) -> DataStreamWriter:
+    """The sliding-window query."""
     options = {
         "kafka.bootstrap.servers": settings.kafka_bootstrap,
         "subscribe": user_events.topic,
@@ -152,7 +152,7 @@ def seed_writer(spark: SparkSession, settings: Settings, batch: int) -> DataStre
     if batch:
         options["maxOffsetsPerTrigger"] = str(batch)
     stream = spark.readStream.format("kafka").options(**options).load()
-    events = stream.select(F.from_json(F.col("value").cast("string"), _SEED_SCHEMA).alias("data")).select("data.*")
+    events = stream.select(F.from_json(F.col("value").cast("string"), _SLIDING_SCHEMA).alias("data")).select("data.*")
     features = (
         events.withWatermark("event_timestamp", "10 minutes")
         .groupBy(F.col("user_id"), F.window("event_timestamp", "1 hour", "5 minutes"))
@@ -193,7 +193,7 @@ def produce(spark: SparkSession, settings: Settings, events: int, users: int, mi
 
 def _sentence(result: dict[str, object]) -> str:
     return (
-        f"seed {result['seed_events_per_second']:,} events/s, braid {result['braid_events_per_second']:,} events/s into Valkey: "
+        f"sliding windows {result['sliding_events_per_second']:,} events/s, braid {result['braid_events_per_second']:,} events/s into Valkey: "
         f"{result['ratio']} times (medians)."
     )
 
