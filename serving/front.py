@@ -39,7 +39,7 @@ class Front:
             A request is in work from the last byte of its body on: callers that send slowly keep nobody out.
         shed: Called with the path of a request that is refused for that bound.
         timeout_seconds: The time of a request, from its first byte to its answer.
-        counts: Counts the requests; None for no counts.
+        counts: Counts the requests.
 
     A request is refused by status 400, 401, 413, 415 or 422, by 503 beyond the bound, by 504 after its time, and by 500 where the service itself fails.
     """
@@ -54,7 +54,7 @@ class Front:
         most_at_once: int,
         shed: Callable[[str], None],
         timeout_seconds: float,
-        counts: RequestCounts | None = None,
+        counts: RequestCounts,
     ) -> None:
         self._app, self._key, self._decoders, self._answer = app, key.get_secret_value() if key else None, decoders, answer
         self._media_types = media_types
@@ -64,9 +64,6 @@ class Front:
         """Answers the request, or passes it on."""
         if scope["type"] != "http" or scope["path"] not in self._decoders or scope["method"] != "POST":
             await self._app(scope, receive, send)
-            return
-        if self._counts is None:
-            await self._answered(scope, receive, send)
             return
         path, began, status = scope["path"], time.perf_counter(), None
         self._counts.begin(path)

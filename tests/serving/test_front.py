@@ -20,6 +20,7 @@ from serving.errors import RefusalError
 from serving.front import Front, cross_origin, put_in_front
 from serving.guard import App
 from serving.media_types import ARROW, JSON
+from serving.request_counts import RequestCounts
 from serving.request_ids import RequestIds
 
 BODY = {"group": "cards", "ids": [1, "2"]}
@@ -41,7 +42,7 @@ def caller(
     secret = SecretStr(key) if key else None
     front = Middleware(
         Front, key=secret, decoders=decoders, answer=answer, media_types={"/features": (JSON, ARROW)}, most_at_once=most, shed=shed,
-        timeout_seconds=0.2,
+        timeout_seconds=0.2, counts=RequestCounts(Starlette()),
     )  # fmt: skip
     app: App = Starlette(routes=[Mount("/", behind)])
     app = put_in_front(app, [Middleware(RequestIds), *cross_origin(origins), front])

@@ -22,6 +22,7 @@ from serving import tracing
 from serving.contract import FeaturesRequest
 from serving.decoding import decoder, features_struct
 from serving.front import Front, put_in_front
+from serving.request_counts import RequestCounts
 from serving.request_ids import RequestIds
 from serving.stages import Stages
 
@@ -74,7 +75,8 @@ def caller(url: str, share: float = 1) -> httpx.AsyncClient:
     settings = Settings(BRAID_TRACES_ENDPOINT=url, BRAID_TRACES_SHARE=share)
     decoders = {"/features": decoder(features_struct(), FeaturesRequest)}
     front = Middleware(
-        Front, key=None, decoders=decoders, answer=answer, media_types={}, most_at_once=9, shed=print, timeout_seconds=9
+        Front, key=None, decoders=decoders, answer=answer, media_types={}, most_at_once=9, shed=print, timeout_seconds=9,
+        counts=RequestCounts(Starlette()),
     )  # fmt: skip
     app = put_in_front(Starlette(), [*tracing.tracing(settings), Middleware(RequestIds), front])
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://braid")
