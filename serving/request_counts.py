@@ -1,7 +1,7 @@
 """BentoML's counts of requests, at `/metrics`: also of the requests that `serving.front` answers before BentoML sees them.
 
-BentoML's own middleware looks labels up six times for a request. prometheus_client checks them each time, which together took as long as a
-merge. Here each look-up is made once, and all but the number of requests in work is counted after the answer has been sent.
+BentoML's own middleware looks labels up four times for a request, and prometheus_client checks them each time. Here each look-up is made once,
+and all but the number of requests in work is counted after the answer has been sent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class RequestCounts:
     """Counts the requests that are answered in front of a BentoML application, in the metrics of that application.
 
     Args:
-        app: The application, before its first request. Without metrics, or if BentoML counts otherwise, nothing is counted.
+        app: The application, before its first request; from then on its layer that counts shares its metrics. Without that layer nothing is
+            counted.
     """
 
     def __init__(self, app: Starlette) -> None:
