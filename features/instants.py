@@ -15,13 +15,14 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+@lru_cache(16_384)  # an answer has hundreds of them, mostly those of the answer before
 def rfc3339(instant_ms: int) -> str:
     """The RFC 3339 text of an instant, in UTC and to the millisecond, such as 2026-11-01T12:00:00.000Z."""
     second, milliseconds = divmod(instant_ms, 1_000)
     return f"{_second(second)}.{milliseconds:03d}Z"
 
 
-@lru_cache(16_384)  # an answer has hundreds of them
+@lru_cache(16_384)
 def _second(second: int) -> str:
     return (_EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds")[:-6]
 

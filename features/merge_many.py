@@ -74,6 +74,7 @@ class ManyMerge:
         self._group, self._q_ms, self._batch_end_ms, self._complete_since_ms = group, q_ms, batch_end_ms, complete_since_ms
         self._columns, self._windows, self._features, self._ageing, self._exact = _plan_of(group)
         self._windows_ms = tuple([BEGINNING_MS if window is None else window.start_ms(q_ms) for window in self._windows])
+        self._buffer_ms = group.buffer_ms
         self._reasons: dict[int, Mapping[str, Sequence[int]]] = {}
         self._beyond_of: dict[int, list[int]] = {}
 
@@ -97,11 +98,11 @@ class ManyMerge:
                 end_ms = EVER_MS
             if self._exact and any(batch.features[index].by_tile for index in self._exact):
                 return None
-        if end_ms is None or q_ms < max(end_ms, cut_ms):
+        if end_ms is None or q_ms < end_ms or q_ms < cut_ms:
             return None
         pieces = _NO_PIECES
-        if tiles:
-            if not isinstance(tiles, SpeedTiles) or tiles.dropped_ms > end_ms:
+        if isinstance(tiles, SpeedTiles):
+            if tiles.dropped_ms > end_ms:
                 return None
             cut = tiles.pieces(cut_ms, q_ms)
             if cut is None:
@@ -109,11 +110,13 @@ class ManyMerge:
             pieces = cut
             if pieces.tiles:
                 newest_ms = pieces.last_ms
+        elif tiles:
+            return None
         values = self._values(batch, cut_ms, pieces)
         reasons = self._reasons.get(end_ms)
         if reasons is None:
             reasons = self._reasons[end_ms] = self._missing(end_ms)
-        if batch is not None and q_ms > cut_ms + self._group.buffer_ms:
+        if batch is not None and q_ms > cut_ms + self._buffer_ms:
             lost = [index for index in self._beyond(cut_ms) if batch.features[index].collapsed is not None]
             reasons = {beyond_the_buffer(self._group): lost, **reasons} if lost else reasons
         return Merged(values, None if end_ms == EVER_MS else end_ms, newest_ms, pieces.tiles, reasons)
@@ -128,9 +131,9 @@ class ManyMerge:
             return values
         if not self._ageing:
             return pieces.values
-        values = [*pieces.values]
+        values, partials = [*pieces.values], pieces.partials
         for index in self._ageing:
-            values[index] = self._value(index, pieces.partials[index])
+            values[index] = self._value(index, partials[index])
         return values
 
     def _value(self, index: int, partial: Partial) -> Value:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import hiredis
@@ -136,9 +137,18 @@ class Wire:
 def _packed(command: Command) -> bytes:
     if not isinstance(command, HashReads):
         return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one word
-    head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(command.fields))
-    fields = b"".join([b"$%d\r\n%b\r\n" % (len(field), field) for field in command.fields])
-    return b"".join([b"%b$%d\r\n%b\r\n%b" % (head, len(key), key, fields) for key in map(str.encode, command.keys)])
+    head, tail = _around_key(tuple(command.fields))
+    # Formatted as text, which takes half of the time that bytes take; their lengths are the same in ASCII.
+    if (text := "".join([f"{head}{len(key)}\r\n{key}{tail}" for key in command.keys])).isascii():
+        return text.encode()
+    return "".join([f"{head}{len(key.encode())}\r\n{key}{tail}" for key in command.keys]).encode()
+
+
+@lru_cache(256)  # the fields of the versions that are served
+def _around_key(fields: tuple[bytes, ...]) -> tuple[str, str]:
+    """What stands before the length of the key in HMGET of these fields, and what after the key."""
+    words = "".join([f"${len(field)}\r\n{field.decode()}\r\n" for field in fields])
+    return f"*{2 + len(fields)}\r\n$5\r\nHMGET\r\n$", f"\r\n{words}"
 
 
 class _Asked(NamedTuple):

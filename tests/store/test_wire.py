@@ -13,7 +13,7 @@ import redis
 
 from infra.settings import Settings
 from store.clients import store
-from store.wire import Pipelines, Wire, reading_client
+from store.wire import HashReads, Pipelines, Wire, reading_client, single
 
 from .conftest import Servers
 
@@ -43,6 +43,23 @@ def test_the_replies_of_many_callers_are_in_the_order_of_their_commands(valkey: 
     for number, (value, refused, absent) in enumerate(asyncio.run(ask())):
         assert (value, absent) == (str(number).encode(), None)
         assert isinstance(refused, redis.ResponseError)
+
+
+@pytest.mark.parametrize("keys", [["item:1", "item:22"], ["item:Käse", "item:1"], ["item:\N{GRINNING FACE}"], []])
+def test_one_read_of_many_hashes_gives_what_a_command_for_each_gives(valkey: Servers, keys: list[str]) -> None:
+    read = HashReads(keys, [b"batch:1", b"absent"])
+    for key in keys:
+        store(valkey.settings).hset(key, "batch:1", f"of {key}")
+
+    async def ask() -> list[list[Any]]:
+        wire = reading_client(valkey.settings)
+        try:
+            return [await wire.replies([*commands, ("PING",)]) for commands in ([read], list(single([read])))]
+        finally:
+            await wire.close()
+
+    together, apart = asyncio.run(ask())
+    assert together == apart == [*[[f"of {key}".encode(), None] for key in keys], b"PONG"]
 
 
 def test_a_connection_that_the_server_has_closed_is_made_again(valkey: Servers) -> None:
