@@ -3,8 +3,8 @@
 Six commands lead from nothing to a value over HTTP that is merged from batch and speed:
 
     braid init shop && cd shop
-    braid load history.jsonl
     braid up --detach
+    braid load history.jsonl
     braid backfill
     braid replay live.jsonl --wait
     braid features 7
@@ -55,7 +55,7 @@ def init(
         print_json({"project": f"{name}.definitions:project", "folder": folder.absolute(), "files": sorted(files)})
     else:
         note(f"The project {name} is ready. Next: cd {name}, then the commands of its README.md. The first command is")
-        note("  braid load history.jsonl")
+        note("  braid up --detach")
 
 
 def _check_name(name: str) -> None:
