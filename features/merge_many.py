@@ -131,9 +131,9 @@ class ManyMerge:
             return values
         if not self._ageing:
             return pieces.values
-        values, partials = [*pieces.values], pieces.partials
+        values = [*pieces.values]
         for index in self._ageing:
-            values[index] = self._value(index, partials[index])
+            values[index] = self._value(index, pieces.partials[index])
         return values
 
     def _value(self, index: int, partial: Partial) -> Value:

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from infra.deadlines import Deadline
 from serving.errors import RefusalError
 from serving.guard import App, Receive, Scope, Send, admit, body_of
 from serving.media_types import JSON, preferred
@@ -94,7 +95,7 @@ class Front:
         """The answer; None if the caller has disconnected."""
         path = scope["path"]
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            with Deadline(self._timeout_seconds):
                 if self._key is not None:
                     admit(scope, self._key)
                 body = await body_of(scope, receive)

@@ -20,6 +20,7 @@ from serving.bodies import decoded
 from serving.contract import MAX_BODY_BYTES
 from serving.decoding import refusal_of
 from serving.errors import RefusalError
+from serving.media_types import JSON
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -122,16 +123,19 @@ async def body_of(scope: Scope, receive: Receive) -> bytes | None:
     Raises:
         RefusalError: The body is not JSON, is too large, or has an encoding that is not gzip.
     """
+    kinds, length, encodings = [], b"0", []
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            kinds.append(value)
+        elif name == b"content-length":
+            length = value
+        elif name == b"content-encoding":
+            encodings.append(value)
     # Every content-type header counts, because of two different headers BentoML could read the other one.
-    kinds = [value.split(b";")[0].strip().lower() for name, value in scope["headers"] if name == b"content-type"]
-    if kinds != [b"application/json"]:
+    if kinds != [JSON] and [kind.split(b";")[0].strip().lower() for kind in kinds] != [JSON]:
         raise RefusalError(415, "The body is not JSON.", "Send it as application/json.")
-    too_large = RefusalError(
-        413, "The body is too large.", f"Send at most {MAX_BODY_BYTES} bytes; ask for more ids in several requests."
-    )
-    length = dict(scope["headers"]).get(b"content-length", b"0")
     if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-        raise too_large
+        raise _too_large()
     body, more = b"", True
     while more:
         message = await receive()
@@ -139,8 +143,14 @@ async def body_of(scope: Scope, receive: Receive) -> bytes | None:
             return None
         body, more = body + message.get("body", b""), message.get("more_body", False)
         if len(body) > MAX_BODY_BYTES:
-            raise too_large
-    return decoded(body, [value for name, value in scope["headers"] if name == b"content-encoding"])
+            raise _too_large()
+    return decoded(body, encodings)
+
+
+def _too_large() -> RefusalError:
+    return RefusalError(
+        413, "The body is too large.", f"Send at most {MAX_BODY_BYTES} bytes; ask for more ids in several requests."
+    )
 
 
 def _check(contract: type[BaseModel] | None, body: bytes) -> None:

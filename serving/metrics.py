@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from functools import cache
 
@@ -88,9 +87,10 @@ class Metrics:
 
     def counted(self, group: FeatureGroup, rows: Sequence[Served], q_ms: int) -> None:
         """Counts the entities of one group in an answer."""
-        states = Tally(
-            ["degraded" if its.merged.reasons or its.parts.faults else "exact" if its.parts.known else "unknown" for its in rows]
-        )
+        states: dict[str, int] = {}
+        for its in rows:
+            state = "degraded" if its.merged.reasons or its.parts.faults else "exact" if its.parts.known else "unknown"
+            states[state] = states.get(state, 0) + 1
         for state, n in states.items():
             self._rows_of(group.name, state).inc(n)
         newest_ms = max([its.merged.newest_event_ms or 0 for its in rows], default=0)

@@ -147,19 +147,23 @@ class Predictor:
                 ]
             return [ServedInput(*parts) for parts in zip(inputs, entities, whole, strict=True)]
 
-        for place in self._log.places(ids[0], exposed):
-            context = {column.name: contexts[place].get(column.name) for column in self._declared.request}
-            outcome_id = self._log.outcome_id({**candidates[place], **context})
-            shown = [its[of_input[place]] for its, of_input in zip(provenances, ids, strict=True)]
-            logged = Answered(inputs_at(place), shown, context, outcome_id, scores[place])
-            self._log.add(logged, q_ms, variant, model, exposed, partial(inputs_at, place))
         everything = [(entry, provenance) for entry, its in zip(inputs, provenances, strict=True) for provenance in its.values()]
         info = ModelInfo(model.name, model.version, variant.name)
         response = encoded(ScoreAnswer(rows, info, combined(everything)))
         stages.end("encode")
-        for entry, known in zip(inputs, served, strict=True):
-            self._metrics.counted(entry.group, list(known.values()), q_ms)
-        self._metrics.answered("score", stages, self._declared)
+
+        def afterwards() -> None:
+            for place in self._log.places(ids[0], exposed):
+                context = {column.name: contexts[place].get(column.name) for column in self._declared.request}
+                outcome_id = self._log.outcome_id({**candidates[place], **context})
+                shown = [its[of_input[place]] for its, of_input in zip(provenances, ids, strict=True)]
+                logged = Answered(inputs_at(place), shown, context, outcome_id, scores[place])
+                self._log.add(logged, q_ms, variant, model, exposed, partial(inputs_at, place))
+            for entry, known in zip(inputs, served, strict=True):
+                self._metrics.counted(entry.group, list(known.values()), q_ms)
+            self._metrics.answered("score", stages, self._declared)
+
+        asyncio.get_running_loop().call_soon(afterwards)  # the caller does not wait for it
         return response
 
     async def _read(self, wanted: Wanted, stages: Stages) -> tuple[list[Reading], float | None]:

@@ -25,6 +25,7 @@ from features.merge import EVER_MS
 from features.packed import FORMAT, BatchValue, TileValue, batch_field, decode_batch
 from features.speed_tiles import SpeedTiles, decode_speed
 from features.speed_value import speed_field
+from infra.deadlines import Deadline
 from infra.settings import Settings
 from store.decoded import DecodedValues, Fields
 from store.errors import CLIENT_ERRORS, reason_of
@@ -51,20 +52,53 @@ _NOTHING = Parts()
 Wanted = Sequence[tuple[FeatureGroup, Sequence[int | str]]]
 
 
+class Served(NamedTuple):
+    """A version of a group that is served, and where the store has what a read asks for.
+
+    Attributes:
+        fingerprint: Of the version.
+        group: Its declaration; the declared one where it cannot be read any more.
+        meta: The command for what is published of the group.
+        known: The keys of the entities that a publication knows, by bucket.
+        fields: Of an entity: the batch view or the history, and the speed value.
+    """
+
+    fingerprint: bytes
+    group: FeatureGroup
+    meta: Command
+    known: Sequence[str]
+    fields: tuple[bytes, bytes]
+
+
 class Versions:
-    """The version of each group that is served, as far as it is known; the keys that a read asks for depend on it."""
+    """The version of each group that is served, as far as it is known; the keys that a read asks for depend on it.
 
-    def __init__(self) -> None:
-        self._served: dict[str, bytes] = {}
+    Args:
+        buckets: How known entities are spread.
+        kappa: Whether histories stand in the place of batch views.
+    """
+
+    def __init__(self, buckets: Buckets, kappa: bool = False) -> None:
+        self.buckets, self.kappa = buckets, kappa
+        self._fingerprints: dict[str, bytes] = {}
         self._known: dict[tuple[str, bytes], FeatureGroup] = {}
+        self._served: dict[tuple[str, str], Served] = {}
 
-    def fingerprint(self, declared: FeatureGroup) -> bytes:
-        """Of the version that was served last."""
-        return self._served.get(declared.name, declared.fingerprint.encode())
-
-    def group(self, declared: FeatureGroup) -> FeatureGroup:
-        """That version; the declared one where it cannot be read any more."""
-        return self._known.get((declared.name, self.fingerprint(declared)), declared)
+    def served(self, declared: FeatureGroup) -> Served:
+        """The version that was served last; before the first answer, the declared one."""
+        served = self._served.get((declared.name, declared.fingerprint))
+        if served is None:
+            fingerprint = self._fingerprints.get(declared.name, declared.fingerprint.encode())
+            group = self._known.get((declared.name, fingerprint), declared)
+            version = version_of(fingerprint.decode())
+            served = self._served[declared.name, declared.fingerprint] = Served(
+                fingerprint,
+                group,
+                ("HMGET", meta_key(declared.name), "batch_end_ms", "fingerprint", "format", tiles_field(version)),
+                self.buckets.known_keys(declared.name, version),
+                ((history_field if self.kappa else batch_field)(group.fingerprint), speed_field(group.fingerprint)),
+            )
+        return served
 
     def is_known(self, declared: FeatureGroup, fingerprint: bytes) -> bool:
         """Whether the declaration of a version is here."""
@@ -75,7 +109,8 @@ class Versions:
         served = fingerprint or declared.fingerprint.encode()
         if not self.is_known(declared, served):
             self._known[declared.name, served] = published_group(declared, served, text)
-        self._served[declared.name] = served
+        self._fingerprints[declared.name] = served
+        self._served.clear()
 
 
 class Query:
@@ -83,29 +118,21 @@ class Query:
 
     Args:
         wanted: What is asked for.
-        buckets: How known entities are spread.
         versions: Which versions are served.
-        kappa: Whether histories stand in the place of batch views.
     """
 
-    def __init__(self, wanted: Wanted, buckets: Buckets, versions: Versions, kappa: bool = False) -> None:
-        self._wanted, self._buckets, self._versions, self._kappa = wanted, buckets, versions, kappa
+    def __init__(self, wanted: Wanted, versions: Versions) -> None:
+        self._wanted, self._versions, self._buckets, self._kappa = wanted, versions, versions.buckets, versions.kappa
         self._declared = {group.name: group for group, _ in wanted}
 
     def commands(self) -> list[Command]:
         """The commands, each of one key. Whether an entity is known is asked before its view, for it is written after it."""
-        commands: list[Command] = []
-        for declared in self._declared.values():
-            since = tiles_field(self._version(declared))
-            commands.append(("HMGET", meta_key(declared.name), "batch_end_ms", "fingerprint", "format", since))
+        commands: list[Command] = [self._versions.served(declared).meta for declared in self._declared.values()]
         for declared, ids in self._wanted:
-            keys = self._buckets.known_keys(declared.name, self._version(declared))
+            served = self._versions.served(declared)
             for bucket, places in self._buckets.split(ids):
-                commands.append(("HMGET", keys[bucket], *[ids[at] for at in places]))
-            fingerprint = self._versions.group(declared).fingerprint
-            view = history_field(fingerprint) if self._kappa else batch_field(fingerprint)
-            speed = speed_field(fingerprint)
-            commands.append(HashReads([declared.key(entity_id) for entity_id in ids], [view, speed]))
+                commands.append(("HMGET", served.known[bucket], *[ids[at] for at in places]))
+            commands.append(HashReads([declared.key(entity_id) for entity_id in ids], served.fields))
         return commands
 
     def changed(self, answers: Sequence[Any]) -> list[tuple[FeatureGroup, bytes | None]]:
@@ -115,7 +142,7 @@ class Query:
             meta = answers[index]
             if isinstance(meta, Exception):
                 continue
-            if (meta[1] or declared.fingerprint.encode()) != self._versions.fingerprint(declared):
+            if (meta[1] or declared.fingerprint.encode()) != self._versions.served(declared).fingerprint:
                 changed.append((declared, meta[1]))
         return changed
 
@@ -137,12 +164,9 @@ class Query:
             readings.append(Reading(parts, end_ms, group, since_ms, time.perf_counter() - began))
         return readings
 
-    def _version(self, declared: FeatureGroup) -> str:
-        return version_of(self._versions.fingerprint(declared).decode())
-
     def _state(self, declared: FeatureGroup, meta: Any) -> tuple[FeatureGroup, int | None, int, tuple[str, ...]]:
         """The served version of a group, its batch_end, since when its tiles are complete, and what is wrong with all of it."""
-        group = self._versions.group(declared)
+        group = self._versions.served(declared).group
         if isinstance(meta, Exception):
             return group, None, ALWAYS_MS, (reason_of(meta),)
         batch_end, fingerprint, written, tiles = meta
@@ -237,7 +261,7 @@ class OnlineStore:
     def __init__(self, settings: Settings, client: Callable[[Settings], Replies] = reading_client) -> None:
         self._client = client(settings)
         self._deadline_seconds = settings.store_timeout_seconds
-        self._buckets, self._versions, self._kappa = Buckets(settings.redis_cluster), Versions(), settings.kappa
+        self._versions = Versions(Buckets(settings.redis_cluster), settings.kappa)
         self._waiting: deque[_Waiting] = deque()
         self._flying = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -260,7 +284,7 @@ class OnlineStore:
         self._flying = True
         taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), _SHARED))]
         try:
-            async with asyncio.timeout(self._deadline_seconds):
+            with Deadline(self._deadline_seconds):
                 readings = await self._round_trip([group_and_ids for waiting in taken for group_and_ids in waiting.wanted])
         except CLIENT_ERRORS as error:
             # Whoever came meanwhile has waited for the same silence.
@@ -287,7 +311,7 @@ class OnlineStore:
                 waiting.readings.set_result(its)
 
     async def _round_trip(self, wanted: Wanted) -> list[Reading]:
-        query = Query(wanted, self._buckets, self._versions, self._kappa)
+        query = Query(wanted, self._versions)
         for attempt in range(1, ATTEMPTS + 1):
             answers = await self._client.replies(query.commands())
             changed = query.changed(answers)
@@ -306,7 +330,7 @@ class OnlineStore:
     async def fault(self) -> str | None:
         """Why the store does not answer now; None where it does."""
         try:
-            async with asyncio.timeout(self._deadline_seconds):
+            with Deadline(self._deadline_seconds):
                 [reply] = await self._client.replies([("PING",)])
                 return reason_of(reply) if isinstance(reply, Exception) else None
         except CLIENT_ERRORS as error:

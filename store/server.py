@@ -48,7 +48,8 @@ class RedisStore:
     def __init__(self, settings: Settings, client: Callable[[Settings], Any] = store) -> None:
         self._settings, self._connect = settings, client
         self._made: Any = None
-        self._buckets, self._versions = Buckets(settings.redis_cluster), Versions()
+        self._buckets = Buckets(settings.redis_cluster)
+        self._versions = Versions(self._buckets, settings.kappa)
 
     @property
     def _client(self) -> Any:
@@ -176,7 +177,7 @@ class RedisStore:
 
     @_told
     def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
-        query = Query([(group, ids)], self._buckets, self._versions, self._settings.kappa)
+        query = Query([(group, ids)], self._versions)
         for attempt in range(1, ATTEMPTS + 1):
             pipeline = self._client.pipeline(transaction=False)
             for command in single(query.commands()):

@@ -24,7 +24,7 @@ class HashReads(NamedTuple):
     """HMGET of the same fields of several hashes, with a reply for each of them."""
 
     keys: Sequence[str]
-    fields: Sequence[bytes]
+    fields: tuple[bytes, ...]
 
 
 _Single = tuple[str | bytes | int, ...]
@@ -137,7 +137,7 @@ class Wire:
 def _packed(command: Command) -> bytes:
     if not isinstance(command, HashReads):
         return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one word
-    head, tail = _around_key(tuple(command.fields))
+    head, tail = _around_key(command.fields)
     # Formatted as text, which takes half of the time that bytes take; their lengths are the same in ASCII.
     if (text := "".join([f"{head}{len(key)}\r\n{key}{tail}" for key in command.keys])).isascii():
         return text.encode()

@@ -47,7 +47,7 @@ def test_the_replies_of_many_callers_are_in_the_order_of_their_commands(valkey: 
 
 @pytest.mark.parametrize("keys", [["item:1", "item:22"], ["item:Käse", "item:1"], ["item:\N{GRINNING FACE}"], []])
 def test_one_read_of_many_hashes_gives_what_a_command_for_each_gives(valkey: Servers, keys: list[str]) -> None:
-    read = HashReads(keys, [b"batch:1", b"absent"])
+    read = HashReads(keys, (b"batch:1", b"absent"))
     for key in keys:
         store(valkey.settings).hset(key, "batch:1", f"of {key}")
 
