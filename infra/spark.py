@@ -13,6 +13,10 @@ from infra.class_archive import class_archive_options
 from infra.jars import SPARK, jars
 from infra.java import find_java
 from infra.settings import Settings
+from infra.spark_daemon import MODULES
+
+#: What the tasks of a batch import. By their names, because `infra` imports no room.
+_BATCH_MODULES = "batch.point_in_time,batch.publish,batch.tiles"
 
 
 def spark_session(settings: Settings, name: str, memory: str, extra: dict[str, str] | None = None) -> SparkSession:
@@ -71,6 +75,7 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         # Over TCP on the loopback, the first rows for a Python worker often wait for 40 ms, the delay of an acknowledgement.
         "spark.python.unix.domain.socket.enabled": "true",
         "spark.python.daemon.module": "infra.spark_daemon",
+        f"spark.executorEnv.{MODULES}": _BATCH_MODULES,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(scratch),

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 
 from infra.settings import Settings
 from infra.spark import spark_session
+from infra.spark_daemon import MODULES
 
 #: How far Spark stands back behind the writer of tiles, where it only archives.
 _BEHIND_THE_WRITER = 5
@@ -68,6 +69,7 @@ def speed_session(settings: Settings, extra: dict[str, str] | None = None) -> Sp
         "spark.scheduler.mode": "FAIR",
         "spark.scheduler.allocation.file": pools.as_uri(),
         "spark.locality.wait": "0",
+        f"spark.executorEnv.{MODULES}": "speed.online",
         **SQL_PROPERTIES,
         **({} if "://" in settings.lake_uri else _LOCAL_CHECKPOINTS),
         **(extra or {}),
