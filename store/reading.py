@@ -52,7 +52,7 @@ _NOTHING = Parts()
 Wanted = Sequence[tuple[FeatureGroup, Sequence[int | str]]]
 
 
-class Served(NamedTuple):
+class ServedVersion(NamedTuple):
     """A version of a group that is served, and where the store has what a read asks for.
 
     Attributes:
@@ -70,6 +70,15 @@ class Served(NamedTuple):
     fields: tuple[bytes, bytes]
 
 
+class _State(NamedTuple):
+    """A group as it is published: the served version, its batch_end, since when its tiles are complete, and what is wrong with all of it."""
+
+    group: FeatureGroup
+    end_ms: int | None
+    since_ms: int
+    faults: tuple[str, ...]
+
+
 class Versions:
     """The version of each group that is served, as far as it is known; the keys that a read asks for depend on it.
 
@@ -82,23 +91,27 @@ class Versions:
         self.buckets, self.kappa = buckets, kappa
         self._fingerprints: dict[str, bytes] = {}
         self._known: dict[tuple[str, bytes], FeatureGroup] = {}
-        self._served: dict[tuple[str, str], Served] = {}
+        self._served: dict[str, tuple[FeatureGroup, ServedVersion]] = {}
+        self._states: dict[str, tuple[FeatureGroup, Any, _State]] = {}
 
-    def served(self, declared: FeatureGroup) -> Served:
+    def served(self, declared: FeatureGroup) -> ServedVersion:
         """The version that was served last; before the first answer, the declared one."""
-        served = self._served.get((declared.name, declared.fingerprint))
-        if served is None:
-            fingerprint = self._fingerprints.get(declared.name, declared.fingerprint.encode())
-            group = self._known.get((declared.name, fingerprint), declared)
-            version = version_of(fingerprint.decode())
-            served = self._served[declared.name, declared.fingerprint] = Served(
-                fingerprint,
-                group,
-                ("HMGET", meta_key(declared.name), "batch_end_ms", "fingerprint", "format", tiles_field(version)),
-                self.buckets.known_keys(declared.name, version),
-                ((history_field if self.kappa else batch_field)(group.fingerprint), speed_field(group.fingerprint)),
-            )
-        return served
+        known = self._served.get(declared.name)
+        if known is None or known[0] is not declared:
+            known = self._served[declared.name] = declared, self._served_of(declared)
+        return known[1]
+
+    def _served_of(self, declared: FeatureGroup) -> ServedVersion:
+        fingerprint = self._fingerprints.get(declared.name, declared.fingerprint.encode())
+        group = self._known.get((declared.name, fingerprint), declared)
+        version, view_field = version_of(fingerprint.decode()), history_field if self.kappa else batch_field
+        return ServedVersion(
+            fingerprint,
+            group,
+            ("HMGET", meta_key(declared.name), "batch_end_ms", "fingerprint", "format", tiles_field(version)),
+            self.buckets.known_keys(declared.name, version),
+            (view_field(group.fingerprint), speed_field(group.fingerprint)),
+        )
 
     def is_known(self, declared: FeatureGroup, fingerprint: bytes) -> bool:
         """Whether the declaration of a version is here."""
@@ -111,6 +124,31 @@ class Versions:
             self._known[declared.name, served] = published_group(declared, served, text)
         self._fingerprints[declared.name] = served
         self._served.clear()
+        self._states.clear()
+
+    def state(self, declared: FeatureGroup, meta: Any) -> _State:
+        """The state of a group by the answer to `ServedVersion.meta`, which is mostly the answer to the request before."""
+        known = self._states.get(declared.name)
+        if known is None or known[0] is not declared or known[1] != meta:
+            known = self._states[declared.name] = declared, meta, self._state_of(declared, meta)
+        return known[2]
+
+    def _state_of(self, declared: FeatureGroup, meta: Any) -> _State:
+        group = self.served(declared).group
+        if isinstance(meta, Exception):
+            return _State(group, None, ALWAYS_MS, (reason_of(meta),))
+        batch_end, fingerprint, written, tiles = meta
+        stream = read_tiles(tiles) if tiles else None
+        since_ms = stream.merge_since_ms if stream else ALWAYS_MS
+        if self.kappa and not (stream and stream.history == HISTORY_FORMAT):
+            since_ms = NEVER_MS  # without a batch view, what no stream has read is missing
+        if fingerprint is not None and (fingerprint != group.fingerprint.encode() or written not in _FORMATS.values()):
+            return _State(group, None, since_ms, (OTHER_VERSION,))
+        if fingerprint is not None and written != _FORMATS[self.kappa]:
+            return _State(group, None, since_ms, (OTHER_ARCHITECTURE,))
+        if self.kappa:
+            return _State(group, EVER_MS, since_ms, ())
+        return _State(group, None if batch_end is None else int(batch_end), since_ms, ())
 
 
 class Query:
@@ -122,7 +160,7 @@ class Query:
     """
 
     def __init__(self, wanted: Wanted, versions: Versions) -> None:
-        self._wanted, self._versions, self._buckets, self._kappa = wanted, versions, versions.buckets, versions.kappa
+        self._wanted, self._versions, self._buckets = wanted, versions, versions.buckets
         self._declared = {group.name: group for group, _ in wanted}
 
     def commands(self) -> list[Command]:
@@ -149,7 +187,7 @@ class Query:
     def readings(self, answers: Sequence[Any]) -> list[Reading]:
         """What was read, in the order of what is wanted."""
         left = iter(answers)
-        state = {name: self._state(declared, next(left)) for name, declared in self._declared.items()}
+        state = {name: self._versions.state(declared, next(left)) for name, declared in self._declared.items()}
         readings = []
         for declared, ids in self._wanted:
             group, end_ms, since_ms, faults = state[declared.name]
@@ -163,24 +201,6 @@ class Query:
             parts = [parts_of(entity_id, values, group, stamp, end_ms, faults) for entity_id, values, stamp in rows]
             readings.append(Reading(parts, end_ms, group, since_ms, time.perf_counter() - began))
         return readings
-
-    def _state(self, declared: FeatureGroup, meta: Any) -> tuple[FeatureGroup, int | None, int, tuple[str, ...]]:
-        """The served version of a group, its batch_end, since when its tiles are complete, and what is wrong with all of it."""
-        group = self._versions.served(declared).group
-        if isinstance(meta, Exception):
-            return group, None, ALWAYS_MS, (reason_of(meta),)
-        batch_end, fingerprint, written, tiles = meta
-        stream = read_tiles(tiles) if tiles else None
-        since_ms = stream.merge_since_ms if stream else ALWAYS_MS
-        if self._kappa and not (stream and stream.history == HISTORY_FORMAT):
-            since_ms = NEVER_MS  # without a batch view, what no stream has read is missing
-        if fingerprint is not None and (fingerprint != group.fingerprint.encode() or written not in _FORMATS.values()):
-            return group, None, since_ms, (OTHER_VERSION,)
-        if fingerprint is not None and written != _FORMATS[self._kappa]:
-            return group, None, since_ms, (OTHER_ARCHITECTURE,)
-        if self._kappa:
-            return group, EVER_MS, since_ms, ()
-        return group, None if batch_end is None else int(batch_end), since_ms, ()
 
 
 def parts_of(
