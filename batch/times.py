@@ -18,21 +18,35 @@ from infra.errors import InputError
 
 _RFC3339 = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)"
 _EPOCH = r"[+-]?\d{1,19}(\.\d+)?"
-#: 20261101 and 20261101113000 are dates, because as epochs they would lie in 1970, or later than any source allows.
-_COMPACT_DATE, _COMPACT_CLOCK = r"((?:19|20)\d\d)(0[1-9]|1[0-2])([0-2]\d|3[01])", r"[Tt ]?([0-2]\d)([0-5]\d)([0-5]\d)"
+#: 20261101, 202611011130 and 20261101113000 are dates, because as epochs they would lie in 1970, in 1976, or later than any source allows.
+_COMPACT_DATE, _COMPACT_MINUTE = r"((?:19|20)\d\d|0001|9999)(0[1-9]|1[0-2])([0-2]\d|3[01])", r"[Tt ]?([0-2]\d)([0-5]\d)"
+_COMPACT_ZONE = r"(\s*(?:[Zz]|[Uu][Tt][Cc]|[+-]\d\d:?\d\d))?"
+#: Each form of such a date → the same time with signs between its parts. A fraction may follow the seconds as 3 digits without a point.
+_COMPACT = {
+    rf"{_COMPACT_DATE}(?:\.0+)?": r"\1-\2-\3",
+    rf"{_COMPACT_DATE}{_COMPACT_MINUTE}(?:\.0+)?{_COMPACT_ZONE}": r"\1-\2-\3 \4:\5\6",
+    rf"{_COMPACT_DATE}{_COMPACT_MINUTE}([0-5]\d)(?:[.,](\d{{1,9}})|(\d{{3}}))?{_COMPACT_ZONE}": r"\1-\2-\3 \4:\5:\6.\7\80\9",
+    rf"{_COMPACT_DATE}((?:\s*[Tt,]\s*|\s+)\d{{1,2}}:\d\d.*)": r"\1-\2-\3\4",
+}
+#: What may be no time of the calendar, but is no epoch: zeros, as SAP writes for no date, and twelve digits that would lie in 1976.
+_COMPACT_ANY = rf"{'|'.join(_COMPACT)}|0{{8}}|0{{14}}|(?:19|20)\d{{10}}(?:\.0+)?"
 _WORD = r"(\D.*)?"
 _CLOCK = r"(?:(?:\s*[Tt,]\s*|\s+)(\d{1,2}):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?)?\s*(?:([AaPp])\.?[Mm]\.?)?\s*" + _WORD
 _CALENDAR = r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})"
 _NUMBERS, _SHORT = (r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})", r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{2})")
-_NAIVE = f"{_COMPACT_DATE}({_COMPACT_CLOCK})?|({_CALENDAR}|{_NUMBERS}){_CLOCK.removesuffix(_WORD)}"
+_NAIVE = f"({_CALENDAR}|{_NUMBERS}){_CLOCK.removesuffix(_WORD)}"
 _PARTS = "['year', 'month', 'day', 'hour', 'minute', 'second', 'fraction', 'half', 'zone']"
 #: Words behind a time that are zones with a fixed offset, in minutes.
 _ZONES = {
     "Z": 0, "UTC": 0, "GMT": 0, "EST": -300, "EDT": -240, "CST": -360, "CDT": -300, "MST": -420, "MDT": -360, "PST": -480, "PDT": -420,
 }  # fmt: skip
 _OFFSET = r"([+-])(\d\d):?(\d\d)?"
+#: An offset counts, and not the name of the zone that Go and Java write behind it: `+0100 CET`, `+01:00[Europe/Berlin]`, `Z[UTC]`.
+_NAMED_OFFSET = r"(?:([+-]\d\d:?\d\d|[Zz])(?:\s*\[[\w/+-]+\]|\s+(?:[A-Z]{3,5}|[+-]\d\d(?:\d\d)?)(?:\s+m=[+-][\d.]+)?))"
 #: Number of digits before the point → the unit, for times from 1973 on.
 _UNIT_OF_DIGITS = {9: "s", 10: "s", 12: "ms", 13: "ms", 15: "us", 16: "us", 18: "ns", 19: "ns"}
+#: Spreadsheets count the days since 1900; those from 1927 to 2173 have so many digits.
+_SERIAL_DIGITS = 5
 _UNITS = {
     "s": ("seconds", "* 1000000"),
     "ms": ("milliseconds", "* 1000"),
@@ -91,7 +105,7 @@ class TimeColumn:
 
 _SHAPE = (
     f"CASE WHEN regexp_full_match(t, {text_sql(_RFC3339)}) THEN 'rfc3339' "
-    f"WHEN regexp_full_match(t, {text_sql(f'{_COMPACT_DATE}({_COMPACT_CLOCK})?')}) THEN 'compact' "
+    f"WHEN regexp_full_match(t, {text_sql(_COMPACT_ANY)}) THEN 'compact' "
     f"WHEN regexp_full_match(t, {text_sql(_EPOCH)}) THEN 'epoch' WHEN regexp_full_match(t, {text_sql(_CALENDAR + _CLOCK)}) THEN 'calendar' "
     f"WHEN regexp_full_match(t, {text_sql(_NUMBERS + _CLOCK)}) THEN 'numbers' "
     f"WHEN regexp_full_match(t, {text_sql(_SHORT + _CLOCK)}) THEN 'short' ELSE 'other' END"
@@ -139,7 +153,7 @@ def read_times(column: TimeColumn, time_format: str | None = None, day_first: bo
         order, why = _order(column, day_first)
         readings["day/month/year" if order == "day" else "month/day/year"] = why
     if shapes.keys() & {"calendar", "numbers", "compact"} and column.query(
-        "1", f"regexp_full_match(t, {text_sql(_NAIVE)}) LIMIT 1"
+        "1", f"regexp_full_match({_spread_sql()}, {text_sql(_NAIVE)}) LIMIT 1"
     ):
         readings[f"without an offset in {column.zone}"] = "--time-zone, by default UTC"
     if "other" in shapes:
@@ -149,13 +163,15 @@ def read_times(column: TimeColumn, time_format: str | None = None, day_first: bo
 
 def _unit(column: TimeColumn) -> tuple[str, str]:
     """The unit of the epochs, and how it was chosen."""
-    cure = "Name the unit by --time-format epoch-s, epoch-ms, epoch-us or epoch-ns."
+    cure = "Name the unit by --time-format epoch-s, epoch-ms, epoch-us or epoch-ns, or the form of dates, such as by --time-format '%d%m%Y'."
     digits = column.query(r"length(regexp_extract(t, '\d+')), arg_min(t, _at), min(_at)", "shape = 'epoch' GROUP BY 1 ORDER BY 3")
     examples: dict[str, str] = {}
     for count, text, at in digits:
         if count in _UNIT_OF_DIGITS:
             examples.setdefault(_UNIT_OF_DIGITS[count], column.at(text, at))
     if not examples:
+        if digits[0][0] == _SERIAL_DIGITS:
+            cure += " If a spreadsheet counts days in it, export the column as a date and time."
         raise InputError(f"The unit of the epochs of {column.name} is not clear, such as of {column.at(*digits[0][1:])}.", cure)
     if len(examples) > 1:
         units = " and ".join(f"{_UNITS[unit][0]} by {example}" for unit, example in examples.items())
@@ -235,26 +251,27 @@ def _relation(column: TimeColumn, unit: str, order: str, exact: bool = False) ->
         order: The first part of dates such as 01/02/2026, "day" or "month"; empty for a column without such dates.
         exact: Whether a text of another shape is a misfit, because the user named the shape.
     """
-    shaped = _with(_texts(column), shape=_SHAPE)
+    # A declared unit is that of all digits, also of those that would be a date.
+    shaped = _with(
+        _texts(column), shape=f"CASE WHEN regexp_full_match(t, {text_sql(_EPOCH)}) THEN 'epoch' END" if exact and unit else _SHAPE
+    )
     # Every date is brought into the form year-month-day, so that one expression reads all dates.
-    digits = [
-        f"regexp_replace(t, {text_sql(f'^{_COMPACT_DATE}{clock}$')}, {text_sql(to)})"
-        for clock, to in (("", r"\1-\2-\3"), (_COMPACT_CLOCK, r"\1-\2-\3 \4:\5:\6"))
-    ]
     order_sql = r"\3-\2-\1" if order == "day" else r"\3-\1-\2"
     numbers = f"regexp_replace(t, {text_sql(_NUMBERS)}, {text_sql(order_sql)})"
-    date = f"CASE shape WHEN 'calendar' THEN t WHEN 'numbers' THEN {numbers} WHEN 'compact' THEN CASE length(t) WHEN 8 THEN {digits[0]} ELSE {digits[1]} END END"
-    parsed = _with(_with(shaped, date=date), p=f"regexp_extract(date, {text_sql(f'^{_CALENDAR}{_CLOCK}$')}, {_PARTS})")
+    date = f"CASE shape WHEN 'calendar' THEN t WHEN 'numbers' THEN {numbers} WHEN 'compact' THEN {_spread_sql()} END"
+    parts = f"regexp_extract(date, {text_sql(f'^{_CALENDAR}{_CLOCK}$')}, {_PARTS})"
+    zone = f"regexp_replace(p.zone, {text_sql(f'^{_NAMED_OFFSET}$')}, {text_sql(chr(92) + '1')})"
+    parsed = _with(_with(_with(shaped, date=date), p=parts), zone=zone)
     hour = (
         "CASE WHEN p.half = '' THEN p.hour WHEN try_cast(p.hour AS INT) BETWEEN 1 AND 12 "
         "THEN CAST(CAST(p.hour AS INT) % 12 + CASE WHEN upper(p.half) = 'P' THEN 12 ELSE 0 END AS VARCHAR) ELSE 'none' END"
     )
     zones = " ".join(f"WHEN '{word}' THEN {minutes}" for word, minutes in _ZONES.items())
-    sign, hours, minutes = (f"regexp_extract(p.zone, {text_sql(_OFFSET)}, {group})" for group in (1, 2, 3))
+    sign, hours, minutes = (f"regexp_extract(zone, {text_sql(_OFFSET)}, {group})" for group in (1, 2, 3))
     offset = (
-        f"CASE WHEN regexp_full_match(p.zone, {text_sql(_OFFSET)}) "
+        f"CASE WHEN regexp_full_match(zone, {text_sql(_OFFSET)}) "
         f"THEN CASE {sign} WHEN '-' THEN -1 ELSE 1 END * (CAST({hours} AS INT) * 60 + coalesce(try_cast({minutes} AS INT), 0)) "
-        f"ELSE CASE upper(p.zone) {zones} END END"
+        f"ELSE CASE upper(zone) {zones} END END"
     )
     timed = _with(
         parsed,
@@ -278,6 +295,14 @@ def _relation(column: TimeColumn, unit: str, order: str, exact: bool = False) ->
         wrong=wrong,
     )
     return _finished(column, staged, f"shape = 'rfc3339' AND {declared}")
+
+
+def _spread_sql() -> str:
+    """SQL for the text t with signs between the parts of a date of digits alone."""
+    sql = "t"
+    for pattern, to in _COMPACT.items():
+        sql = f"regexp_replace({sql}, {text_sql(f'^(?:{pattern})$')}, {text_sql(to)})"
+    return sql
 
 
 def _texts(column: TimeColumn) -> str:

@@ -54,9 +54,21 @@ def times(folder: Path, *texts: str, **options: Any) -> list[str]:
         ("20260102", "2026-01-01T23:00:00Z"),
         ("20260102030405", "2026-01-02T02:04:05Z"),
         ("20260102T030405", "2026-01-02T02:04:05Z"),
+        ("202601020304", "2026-01-02T02:04:00Z"),  # dateHourMinute of Google Analytics
+        ("202601020304.0", "2026-01-02T02:04:00Z"),
+        ("20260102.0", "2026-01-01T23:00:00Z"),  # of a column with gaps in pandas
+        ("20260102030405678", "2026-01-02T02:04:05.678000Z"),
+        ("20260102030405.1234567", "2026-01-02T02:04:05.123456Z"),  # SAP
+        ("20260102T030405Z", "2026-01-02T03:04:05Z"),
+        ("20260102T0304+0100", "2026-01-02T02:04:00Z"),
+        ("20260102 3:04:05 PM", "2026-01-02T14:04:05Z"),
         ("2026-05-14 11:23:45 +0100", "2026-05-14T10:23:45Z"),
         ("2026-05-14 11:23:45 +01:00", "2026-05-14T10:23:45Z"),
         ("2026-05-14 11:23:45-05", "2026-05-14T16:23:45Z"),
+        ("2026-05-14 11:23:45 +0100 CET", "2026-05-14T10:23:45Z"),  # Go
+        ("2026-05-14 11:23:45.5 +0530 IST m=+0.012", "2026-05-14T05:53:45.500000Z"),
+        ("2026-05-14T11:23+01:00[Europe/Berlin]", "2026-05-14T10:23:00Z"),  # Java
+        ("2026-05-14T11:23Z[UTC]", "2026-05-14T11:23:00Z"),
         ("2026-05-14 11:23:45 UTC", "2026-05-14T11:23:45Z"),
         ("2026-05-14 11:23:45 GMT", "2026-05-14T11:23:45Z"),
         ("2026-05-14 11:23:45 Z", "2026-05-14T11:23:45Z"),
@@ -90,9 +102,12 @@ def test_a_zone_is_for_times_without_one() -> None:
 def test_what_cannot_be_told_of_one_value_is_the_reason_of_its_row(tmp_path: Path) -> None:
     texts = {
         "2026-05-14 11:23:45 CET": "event_timestamp has a word behind the time that is no zone of a fixed offset",
+        "2026-05-14 11:23 +0000 PM": "event_timestamp has a word behind the time that is no zone of a fixed offset",
         "2026-05-14 11:23 UTC+1": "event_timestamp has a word behind the time that is no zone of a fixed offset",
         "2026-02-30 00:00:00": "event_timestamp is no time of the calendar",
         "0000-00-00 00:00:00": "event_timestamp is no time of the calendar",
+        "00000000": "event_timestamp is no time of the calendar",
+        "202613011130": "event_timestamp is no time of the calendar",
         "2026-05-14 25:00": "event_timestamp is no time of the calendar",
         "2026-05-14 13:00 PM": "event_timestamp is no time of the calendar",
         "2026-05-14 11:23:60": "event_timestamp is no time of the calendar",
@@ -158,6 +173,8 @@ def test_years_of_two_digits_are_refused_unless_a_format_says(tmp_path: Path) ->
         ),
         (["12345", "0"], "unit of the epochs of event_timestamp is not clear, such as of '12345' in line 2"),
         (["17673230456"], "not clear"),
+        (["46327.479166"], "not clear, such as of '46327.479166' in line 2"),  # Excel's days since 1900
+        (["01112026"], "not clear, such as of '01112026' in line 2"),
     ],
 )
 def test_epochs_of_an_unclear_unit_are_refused_unless_an_option_says(tmp_path: Path, texts: list[str], says: str) -> None:
@@ -184,6 +201,7 @@ def test_a_declared_format_is_the_only_one(tmp_path: Path) -> None:
         ("2026-01-02T03:04:05Z", "event_timestamp is not of the declared form: 2026-01-02T03:04:05Z"),
         ("2026-01-02T03:04:05.000000Z", None),
     ]
+    assert times(tmp_path, "202601020304", time_format="epoch-ms") == ["1976-06-02T22:03:40.304000Z"]
     result = read(column(tmp_path, "2026-01-02 03:04:05", "1767323045"), time_format="iso")
     assert [reason for _, reason in result] == [None, "event_timestamp is not of the declared form: 1767323045"]
     result = read(column(tmp_path, "02.01.26 03h", "02.01.2026 03h"), time_format="%d.%m.%y %Hh", time_zone="Europe/Berlin")
