@@ -19,17 +19,24 @@ import duckdb
 import pyarrow as pa
 
 from batch.quoted import name_sql, text_sql
-from batch.spool import Spool, is_literal, spool_csv, spool_json, view_parquet
+from batch.spool import NUMBERS, Spool, is_literal, spool_csv, spool_json, view_parquet
 from batch.times import TIME, TIME_MISFIT, TimeColumn, read_times
 from features.judgement import MISFIT
-from features.sources import ColumnType, EventSource
+from features.sources import EventSource
 from infra.errors import InputError
 
 #: Texts that exporters write for a missing value in a CSV. An empty field is always a missing value.
-NULLS = ("NULL", "null", "Null", "(null)", "[NULL]", r"\N", "NaN", "nan", "None", "<NA>", "N/A", "#N/A")
+NULLS = (
+    "NULL", "null", "Null", "(null)", "(NULL)", "[NULL]", "<null>", r"\N", "NaN", "nan", "-nan", "NaT", "None", "<NA>", "N/A", "n/a", "#N/A",
+)  # fmt: skip
 
-#: A number with an optional decimal comma, and with points between thousands.
-_COMMA = r"[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?"
+#: A number with an optional decimal comma, and with points or blanks between thousands.
+_COMMA = r"[+-]?(\d+|\d{1,3}(\.\d{3})+|\d{1,3}([ \x{A0}\x{202F}]\d{3})+)(,\d+)?"
+#: A number that has a decimal comma for certain: its last group of digits is none of thousands, or a point stands before it.
+_SURELY_COMMA = r"[+-]?(\d+,(\d{1,2}|\d{4,})|\d{1,3}(\.\d{3})+,\d+)"
+#: A number whose point separates thousands where a comma is the decimal sign.
+_POINT_OR_THOUSANDS = r"[+-]?\d{1,3}(\.\d{3})+"
+_GROUPING = r"[. \x{A0}\x{202F}]"
 _ID = '"braid: id"'
 
 
@@ -180,7 +187,7 @@ class EventFile:
             self.readings = [ColumnReading(name, name, "as in a message of Kafka", "no mapping, no option") for name in origins]
             return spool.relation
         nulls = options.nulls if options.nulls is not None else NULLS if spool.dialect.startswith("CSV") else ()
-        counts = self._counts(spool, nulls)
+        counts, commas = self._counts(spool, nulls), self._comma_columns(spool)
         raw = f"(SELECT *, {self._derived_id(origins)} AS {_ID} FROM {spool.relation})"
         values, misfits = {}, [MISFIT]
         for column in self._source.columns:
@@ -191,13 +198,19 @@ class EventFile:
             if nulls or spool.dialect.startswith("CSV"):
                 value = f"CASE WHEN {value} NOT IN ({', '.join(map(text_sql, ('', *nulls)))}) THEN {value} END"
             as_what, why = column.type.name.lower(), ""
-            if column.type is ColumnType.DECIMAL and options.decimal_comma:
+            if column.type in NUMBERS and options.decimal_comma and column.name not in spool.typed:
                 number = f"regexp_full_match({value}, {text_sql(_COMMA)})"
                 misfits.append(
                     f"CASE WHEN NOT {number} THEN concat({text_sql(f'{column.name} has no decimal comma: ')}, {value}) END"
                 )
-                value = f"CASE WHEN {number} THEN replace(replace({value}, '.', ''), ',', '.') ELSE {value} END"
-                as_what, why = "decimal with a comma", "--decimal-comma"
+                digits = f"regexp_replace({value}, {text_sql(_GROUPING)}, '', 'g')"
+                value = f"CASE WHEN {number} THEN replace({digits}, ',', '.') ELSE {value} END"
+                as_what, why = f"{as_what} with a comma", "--decimal-comma"
+            elif column.name in commas:
+                unclear = f"{column.name} may have a point between thousands, because other values have a decimal comma: "
+                thousands = f"regexp_full_match({value}, {text_sql(_POINT_OR_THOUSANDS)})"
+                misfits.append(f"CASE WHEN {thousands} THEN concat({text_sql(unclear)}, {value}) END")
+                why = f"other values have a decimal comma, such as {commas[column.name]!r}: choose --decimal-comma"
             values[column.name] = value
             self.readings.append(ColumnReading(column.name, origins[column.name], as_what, why, counts.get(column.name, 0)))
         columns = ", ".join(f"{sql} AS {name_sql(name)}" for name, sql in values.items())
@@ -227,6 +240,17 @@ class EventFile:
         counts = ", ".join(f"count(*) FILTER ({name_sql(name)} IN ({', '.join(map(text_sql, nulls))}))" for name in names)
         [row] = self._connection.execute(f"SELECT {counts} FROM {spool.relation}").fetchall()
         return dict(zip(names, row, strict=True))
+
+    def _comma_columns(self, spool: Spool) -> dict[str, str]:
+        """The columns of numbers in which a value surely has a decimal comma that no option declares, each with such a value."""
+        names = [column.name for column in self._source.columns if column.type in NUMBERS and column.name in spool.origins]
+        if self._options.decimal_comma or spool.dialect == "Parquet" or not names:
+            return {}
+        examples = ", ".join(
+            f"min({name}) FILTER (regexp_full_match({name}, {text_sql(_SURELY_COMMA)}))" for name in map(name_sql, names)
+        )
+        [row] = self._connection.execute(f"SELECT {examples} FROM {spool.relation}").fetchall()
+        return {name: example for name, example in zip(names, row, strict=True) if example is not None}
 
     def _derived_id(self, origins: Mapping[str, str]) -> str:
         """SQL for the event id in a file without ids: the hash of the contract's columns in the file, and a number among equal rows.

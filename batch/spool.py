@@ -25,6 +25,8 @@ from infra.errors import InputError
 
 #: The columns of a file of messages: the bytes of a message, and its key as text. A third column is the source's time as text.
 MESSAGE, KEY = "_message", "_key"
+#: The types of numbers.
+NUMBERS = (ColumnType.INT64, ColumnType.DECIMAL)
 _BATCH_ROWS = 20_000
 
 
@@ -38,7 +40,7 @@ class Spool:
         place: The unit of `_at`: "line" or "row".
         dialect: The format of the file, in words.
         messages: Whether the rows are messages, with the columns `MESSAGE`, `KEY`, the source's time and `_row`.
-        typed: Contract columns whose values in the file have a type of time.
+        typed: Contract columns of times and numbers whose values in the file have such a type, so that no option applies to them.
     """
 
     relation: str
@@ -107,8 +109,11 @@ def view_parquet(
     number = "row_number() OVER ()"
     own = f"{number} AS _row, {number} AS _at, NULL::VARCHAR AS _line, coalesce({', '.join(misfits)}) AS {MISFIT}"
     relation = f"(SELECT {', '.join([*values, own])} FROM {read})"
-    typed = frozenset(name for name, origin in origins.items() if types.get(origin, "").startswith(("TIMESTAMP", "DATE")))
-    return Spool(_with_literals(relation, origins), origins, place="row", dialect="Parquet", typed=typed)
+    kinds = {name: types.get(origin, "") for name, origin in origins.items()}
+    typed = {name for name, kind in kinds.items() if kind.startswith(("TIMESTAMP", "DATE"))}
+    numbers = {column.name for column in source.columns if column.type in NUMBERS}
+    typed |= {name for name in numbers & kinds.keys() if kinds[name] not in ("", "VARCHAR", "BLOB")}
+    return Spool(_with_literals(relation, origins), origins, place="row", dialect="Parquet", typed=frozenset(typed))
 
 
 def is_literal(origin: str) -> bool:

@@ -49,7 +49,7 @@ NullOption = Annotated[
     list[str] | None,
     typer.Option(
         "--null",
-        help="Text that stands for a missing value. Repeatable. Default for CSV: NULL, null, Null, (null), [NULL], \\N, NaN, nan, None, <NA>, N/A, #N/A.",
+        help="Text that stands for a missing value. Repeatable. Default for CSV: NULL, null, Null, (null), (NULL), [NULL], <null>, \\N, NaN, nan, -nan, NaT, None, <NA>, N/A, n/a, #N/A.",
         show_default=False,
     ),
 ]

@@ -154,6 +154,29 @@ def test_a_decimal_comma_may_have_points_between_thousands_and_no_decimal_point(
     assert [row["_misfit"] for row in result] == [None, None, "amount has no decimal comma: 12.50", None]
 
 
+def test_a_decimal_comma_is_that_of_integers_too_and_blanks_may_separate_thousands(tmp_path: Path) -> None:
+    header, good = CONTRACT.replace(",", ";"), GOOD.replace(",", ";")
+    lines = [
+        good.replace("1;1", f"1;{id_}", 1) + f";{sum_}"
+        for id_, sum_ in (("1.000", "1 234,50"), ("12,0", "1\u202f234"), ("5.0", "1"))
+    ]
+    result = rows(write(tmp_path / "sap.csv", "\n".join([f"{header};amount", *lines, ""])), decimal_comma=True)
+    assert [(row["user_id"], row["amount"]) for row in result] == [("1000", "1234.50"), ("12.0", "1234"), ("5.0", "1")]
+    assert [row["_misfit"] for row in result] == [None, None, "user_id has no decimal comma: 5.0"]
+
+
+def test_a_point_beside_decimal_commas_may_stand_between_thousands(tmp_path: Path) -> None:
+    """Read as it stands, it would make a thousandth of the value."""
+    sums = ("1.234", "1.234,50", "12.50", "7", "1.234.567")
+    path = write(tmp_path / "sums.csv", f"{CONTRACT},amount\n" + "".join(f'{GOOD},"{sum_}"\n' for sum_ in sums))
+    unclear = "amount may have a point between thousands, because other values have a decimal comma: "
+    assert [row["_misfit"] for row in rows(path)] == [f"{unclear}1.234", None, None, None, f"{unclear}1.234.567"]
+    with open_events(path, SOURCE) as file:
+        assert "such as '1.234,50': choose --decimal-comma" in readings(file)["amount"].why
+    path = write(tmp_path / "thousands.csv", f"{CONTRACT},amount\n" + "".join(f'{GOOD},"{sum_}"\n' for sum_ in ("1.234", "1,234")))
+    assert [row["_misfit"] for row in rows(path)] == [None, None], "a comma between thousands says nothing of a point"
+
+
 def test_a_quote_means_the_same_in_every_row(tmp_path: Path) -> None:
     """DuckDB's reader decides the dialect on its first 20,480 rows."""
     many = "".join(f"e{i},1,s,VIEW,2026-01-01T00:00:00Z\n" for i in range(30_000))
@@ -187,7 +210,8 @@ def test_texts_that_stand_for_no_value_are_none_and_are_counted(tmp_path: Path) 
     assert [row["item_id"] for row in result] == ["sku-1", "sku-1", "sku-1", None]
     path = write(tmp_path / "events.csv", f"{CONTRACT},item_id\n{GOOD},NULL\n{GOOD},-\n{GOOD},\n")
     assert [row["item_id"] for row in rows(path, nulls=("-",))] == ["NULL", None, None]
-    texts = ("(null)", "[NULL]", "Null", "<NA>", "N/A", "#N/A", r"\N", "nan")  # of SQL Developer, DBeaver, pandas, Excel, MySQL
+    # Of SQL Developer, HeidiSQL, DBeaver, DataGrip, pandas, Excel, MySQL and C.
+    texts = ("(null)", "(NULL)", "[NULL]", "<null>", "Null", "<NA>", "NaT", "N/A", "n/a", "#N/A", r"\N", "nan", "-nan")
     path = write(
         tmp_path / "exports.csv", f"{CONTRACT},item_id\n" + "".join(f"{GOOD},{text}\n" for text in (*texts, "NA", "nullable"))
     )
@@ -310,7 +334,7 @@ def test_a_naive_time_of_parquet_is_the_zones(tmp_path: Path, kind: str) -> None
     ).write_parquet(str(path))
     assert rows(path)[0]["event_timestamp"] == "2026-01-01T00:00:00.001000Z"
     assert rows(path, time_zone="Europe/Berlin")[0]["event_timestamp"] == "2025-12-31T23:00:00.001000Z"
-    assert rows(path)[0]["amount"] == "1.50"
+    assert rows(path)[0]["amount"] == rows(path, decimal_comma=True)[0]["amount"] == "1.50"
 
 
 # Files that cannot be used
