@@ -18,6 +18,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from batch.csv_rows import other_content
 from batch.quoted import name_sql, text_sql
 from batch.spool import NUMBERS, Spool, is_literal, spool_csv, spool_json, view_parquet
 from batch.times import TIME, TIME_MISFIT, TimeColumn, read_times
@@ -105,6 +106,11 @@ def open_events(
     Raises:
         InputError: The file or the mapping cannot be used, or a column can be read in several ways.
     """
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder, not a file.",
+            f'Load its files one by one, such as by `for f in {path}/part-*; do braid load "$f"; done`.',
+        )
     if not path.is_file():
         raise InputError(f"The file {path} does not exist.", "Check the path.")
     options = options or ReadOptions()
@@ -156,7 +162,7 @@ class EventFile:
 
     def _spool(self, path: Path, scratch: Path, mapping: dict[str, str]) -> Spool:
         source, options = self._source, self._options
-        suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "").lower()
+        suffix = next((s for s in map(str.lower, reversed(path.suffixes)) if s != ".gz"), "")
         if suffix in (".csv", ".tsv", ".txt"):
             delimiter = options.delimiter or ("\t" if suffix == ".tsv" else None)
             return spool_csv(path, scratch, source, mapping, delimiter, options.decimal_comma)
@@ -164,7 +170,9 @@ class EventFile:
             return spool_json(path, scratch, source, mapping, options.translates)
         if suffix in (".parquet", ".pq"):
             return view_parquet(self._connection, path, scratch, source, mapping)
-        raise InputError(f"The format of the file {path} is unknown.", "Use a .csv, .jsonl or .parquet file.")
+        raise other_content(path) or InputError(
+            f"The format of the file {path} is unknown.", "Use a .csv, .jsonl or .parquet file."
+        )
 
     def write_parquet(self, target: Path) -> int:
         """Writes the rows to one Parquet file and returns their number."""

@@ -16,7 +16,7 @@ from typing import IO
 
 import msgspec
 
-from batch.csv_rows import not_utf8
+from batch.csv_rows import is_gzip, not_utf8, other_content
 from infra.errors import InputError
 
 _LINE_BYTES = 64 * 2**20
@@ -44,8 +44,10 @@ def messages_of_file(path: Path) -> Iterator[tuple[int, bytes]]:
     """Each message of a file, and the line in which the message begins.
 
     Raises:
-        InputError: A file other than JSON lines is incomplete, is not JSON, or is not text in UTF-8.
+        InputError: A file other than JSON lines is incomplete, is not JSON, or is not text in UTF-8; or the file is compressed or in UTF-16.
     """
+    if error := other_content(path):
+        raise error
     return _documents(path) if _is_one_text(path) else _lines(path)
 
 
@@ -54,17 +56,31 @@ def _is_one_text(path: Path) -> bool:
     with _open(path) as handle:
         lines = (line.removeprefix(_BOM).strip() for line in iter(lambda: handle.readline(_LINE_BYTES), b""))
         first, second = ([line for line, _ in zip(filter(None, lines), range(2), strict=False)] + [b"", b""])[:2]
-    if first[:1] == b"[" and not {suffix.lower() for suffix in path.suffixes} & {".jsonl", ".ndjson"}:
+    if not {suffix.lower() for suffix in path.suffixes} & {".jsonl", ".ndjson"} and (
+        first[:1] == b"[" or (not second and _has_several_objects(first))
+    ):
         return True
     # In a file of JSON lines, an array on a line of its own and a broken line are messages.
     return first == b"[" or (first[:1] in (b"[", b"{") and first[-1] in b"[{,:" and document_of(second) is None)
 
 
+def _has_several_objects(line: bytes) -> bool:
+    """Whether a line has an object and then another one, as in the files of Kinesis Data Firehose, which have no line ends."""
+    text = line.decode(errors="replace")
+    end = _end_of_value(text, 0) if text[:1] == "{" else None
+    return end is not None and text[end:].lstrip()[:1] == "{"
+
+
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     with _open(path) as handle:
         for at, line in enumerate(handle, start=1):
-            message = (line.removeprefix(_BOM) if at == 1 else line).strip()
-            if message:
+            # Each of several files that were joined to this one may have begun with a byte order mark.
+            message = line.removeprefix(_BOM).strip()
+            parts = [part for part in message.split(b"\r") if part.strip()]
+            if len(parts) > 1 and all(document_of(part) is not None for part in parts):
+                for part in parts:  # lines that end with a carriage return alone
+                    yield at, part.strip()
+            elif message:
                 yield at, message
 
 
@@ -115,4 +131,4 @@ def _end_of_value(text: str, position: int) -> int | None:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path) if is_gzip(path) else path.open("rb")  # type: ignore[return-value]

@@ -261,6 +261,28 @@ def test_mixed_line_ends_and_empty_keys_are_fine() -> None:
     assert len(rows(CASES / "A14-json-odds/empty_key.jsonl")) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "between"),
+    [
+        ("firehose.json", ""),
+        ("blanks.json", " "),
+        ("mac.json", "\r"),
+        ("mac.jsonl", "\r"),
+        ("joined.jsonl", "\n\ufeff"),
+        ("dos.jsonl", "\r\n\r\n"),
+    ],
+)
+def test_objects_without_line_ends_and_joined_files_give_all_their_events(tmp_path: Path, name: str, between: str) -> None:
+    events = [f'{{"event_id":"{i}","user_id":{i},"item_id":"}}{{"}}' for i in range(3)]
+    assert [row["_message"].decode() for row in rows(write(tmp_path / name, "\ufeff" + between.join(events)))] == events
+
+
+def test_two_objects_on_one_of_several_lines_are_one_message_as_in_the_stream(tmp_path: Path) -> None:
+    both = '{"event_id":"1"}{"event_id":"2"}'
+    for name, text in (("a.jsonl", both), ("b.json", f'{both}\n{{"user_id":3,"event_id":"3"}}'), ("c.json", '{"event_id":"1"} x')):
+        assert rows(write(tmp_path / name, f"{text}\n"))[0]["_message"] == text.splitlines()[0].encode()
+
+
 def test_documents_may_be_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
     events = [{"event_id": str(i), "user_id": i, "event_type": "ü" * 300_000, "n": 1.5} for i in range(9)]
     path = write(tmp_path / "large.json", json.dumps(events, indent=1, ensure_ascii=False))
@@ -375,6 +397,32 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(
         write(tmp_path / name, content)
     with pytest.raises(InputError, match=says):
         rows(tmp_path / name, mapping)
+
+
+@pytest.mark.parametrize("name", ["events.csv", "events.json", "events.jsonl", "events.csv.zst"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("\ufeffa,b\n".encode("utf-16-le"), "in UTF-16.*iconv -f UTF-16 -t UTF-8"),
+        ('{"a":1}\n'.encode("utf-16-le"), "in UTF-16.*iconv -f UTF-16LE"),
+        ("a,b\n".encode("utf-16-be"), "in UTF-16.*iconv -f UTF-16BE"),
+        (gzip.compress(b"a,b\n"), "is compressed by gzip.*ends in .gz"),
+        (b"\x28\xb5\x2f\xfd\x24", "is compressed by Zstandard.*Unpack it"),
+        (b"PK\3\4\x14\0\xff", "is a ZIP archive or a spreadsheet"),
+    ],
+)
+def test_the_first_bytes_of_what_is_no_text_say_the_cure(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        rows(tmp_path / name)
+
+
+def test_a_folder_is_no_file_and_upper_case_says_the_same(tmp_path: Path) -> None:
+    (tmp_path / "events.parquet").mkdir()
+    with pytest.raises(InputError, match=r"is a folder, not a file.*one by one"):
+        rows(tmp_path / "events.parquet")
+    (tmp_path / "EVENTS.CSV.GZ").write_bytes(gzip.compress(f"{CONTRACT}\n{GOOD}\n".encode()))
+    assert rows(tmp_path / "EVENTS.CSV.GZ")[0]["user_id"] == "1"
 
 
 def test_an_unknown_time_zone_is_refused(tmp_path: Path) -> None:
