@@ -261,12 +261,14 @@ class EventFile:
         return {name: example for name, example in zip(names, row, strict=True) if example is not None}
 
     def _derived_id(self, origins: Mapping[str, str]) -> str:
-        """SQL for the event id in a file without ids: the hash of the contract's columns in the file, and a number among equal rows.
+        """SQL for the event id in a file without ids: the hash of the contract's columns, and a number among equal rows.
 
-        So a second load, or a later delivery that contains the same rows, adds no event twice.
+        So a second load, or a later delivery that contains the same rows, adds no event twice. A column that the file does not have counts as
+        a column without values: a day of JSON may lack a key that a later delivery of the same day has.
         """
         if self._source.event_id in origins or not origins:
             return "NULL::VARCHAR"
-        texts = [f"coalesce({name_sql(column.name)}, chr(30))" for column in self._source.columns if column.name in origins]
+        names = [column.name for column in self._source.columns if column.name != self._source.event_id]
+        texts = [f"coalesce(nullif({name_sql(name)}, ''), chr(30))" if name in origins else "chr(30)" for name in names]
         content = f"md5(concat_ws(chr(31), {', '.join(texts)}))"
         return f"{content} || '-' || row_number() OVER (PARTITION BY {content}, _line IS NULL ORDER BY _row)"

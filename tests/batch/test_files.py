@@ -92,6 +92,18 @@ def test_a_derived_id_depends_on_the_contract_alone(tmp_path: Path) -> None:
     assert rows(tmp_path / "a.csv")[0]["event_id"] == rows(folder / "b.csv")[0]["event_id"]
 
 
+def test_a_column_without_values_does_not_change_a_derived_id(tmp_path: Path) -> None:
+    first = '{"user_id":1,"session_id":"s","event_type":"V","event_timestamp":"2026-01-01T00:00:00Z"}\n'
+    later = first.replace('"V"', '"PURCHASE","amount":5,"item_id":"x"')
+    # No object of the first day has an amount or an item.
+    once, again = (rows(write(tmp_path / name, text)) for name, text in (("day1.jsonl", first), ("day1_2.jsonl", first + later)))
+    assert [row["event_id"] for row in once] == [row["event_id"] for row in again[:1]]
+    header, good = CONTRACT.removeprefix("event_id,"), GOOD.removeprefix("1,")
+    files = {"a.csv": f"{header}\n{good}\n", "b.csv": f"{header},item_id\n{good},\n"}
+    a, b = (rows(write(tmp_path / name, text))[0] for name, text in files.items())
+    assert a["event_id"] == b["event_id"]
+
+
 def test_brackets_in_a_name_and_a_folder_like_a_column_are_nothing_special(tmp_path: Path) -> None:
     folder = tmp_path / "item_id=wrong"
     folder.mkdir()
