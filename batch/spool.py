@@ -10,11 +10,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from duckdb.sqltypes import DuckDBPyType
 
 from batch.csv_rows import CsvFile, Row
 from batch.json_messages import document_of, messages_of_file
@@ -28,6 +30,10 @@ MESSAGE, KEY = "_message", "_key"
 #: The types of numbers.
 NUMBERS = (ColumnType.INT64, ColumnType.DECIMAL)
 _BATCH_ROWS = 20_000
+#: The digits of the largest decimal that DuckDB reads; it reads a larger one as a floating-point number.
+_DECIMAL_DIGITS = 38
+#: Types of floating-point numbers → the number from which on integers may be rounded.
+_EXACT_BELOW = {"DOUBLE": 2**53, "FLOAT": 2**24}
 
 
 @dataclass(frozen=True)
@@ -96,20 +102,28 @@ def view_parquet(
     link = scratch / "file.parquet"
     link.symlink_to(path.absolute())
     read = f"read_parquet({text_sql(str(link))}, hive_partitioning = false)"
-    types = {name: kind for name, kind, *_ in connection.execute(f"DESCRIBE SELECT * FROM {read}").fetchall()}
+    described = connection.sql(f"SELECT * FROM {read}")
+    types: dict[str, DuckDBPyType] = dict(zip(described.columns, described.types, strict=True))
+    schema = pq.read_schema(path)
+    _check_names(path, schema, {column.name for column in source.columns} | set(mapping.values()))
     origins = _origins(path, source, mapping, list(types))
     values, misfits = [], ["NULL::VARCHAR"]
     for column in source.columns:
         origin = origins.get(column.name, "")
         if origin not in types or is_literal(origin):
             continue
+        if origin in schema.names and getattr(schema.field(origin).type, "precision", 0) > _DECIMAL_DIGITS:
+            raise InputError(
+                f"The decimals of the column {origin!r} of {path} have more than {_DECIMAL_DIGITS} digits, and would be rounded.",
+                f"Write the column as a decimal of at most {_DECIMAL_DIGITS} digits, or as text.",
+            )
         text, misfit = _parquet_text(column, name_sql(origin), types[origin])
         values.append(f"{text} AS {name_sql(column.name)}")
         misfits += [misfit] if misfit else []
     number = "row_number() OVER ()"
     own = f"{number} AS _row, {number} AS _at, NULL::VARCHAR AS _line, coalesce({', '.join(misfits)}) AS {MISFIT}"
     relation = f"(SELECT {', '.join([*values, own])} FROM {read})"
-    kinds = {name: types.get(origin, "") for name, origin in origins.items()}
+    kinds = {name: str(types.get(origin, "")) for name, origin in origins.items()}
     typed = {name for name, kind in kinds.items() if kind.startswith(("TIMESTAMP", "DATE"))}
     numbers = {column.name for column in source.columns if column.type in NUMBERS}
     typed |= {name for name in numbers & kinds.keys() if kinds[name] not in ("", "VARCHAR", "BLOB")}
@@ -156,17 +170,50 @@ def _missing(path: Path, missing: list[str], present: Collection[str]) -> InputE
     )
 
 
-def _parquet_text(column: Column, name: str, kind: str) -> tuple[str, str | None]:
+def _check_names(path: Path, schema: pa.Schema, wanted: Collection[str]) -> None:
+    """Refuses a file with several columns of a name that is used. DuckDB would give the later ones, also those that differ by case, other names."""
+    folded = [name.casefold() for name in schema.names]
+    for name in sorted(wanted):
+        if name in schema.names and folded.count(name.casefold()) > 1:
+            raise InputError(
+                f"The file {path} has several columns {name!r}, if case does not count.", "Give each column a name of its own."
+            )
+
+
+def _parquet_text(column: Column, name: str, kind: DuckDBPyType) -> tuple[str, str | None]:
     """SQL for a column of Parquet as text, and for the reason why a value cannot be read."""
-    if kind == "BLOB":
-        # ClickHouse and Impala write texts as BLOB.
-        text = f"TRY(decode({name}))"
+    if "BLOB" in str(kind):
+        value = _decoded(name, kind)
+        text = f"TRY({value if str(kind) == 'BLOB' else f'CAST(to_json({value}) AS VARCHAR)'})"
         return text, f"CASE WHEN {name} IS NOT NULL AND {text} IS NULL THEN {text_sql(f'{column.name} is not text in UTF-8')} END"
-    if column.type is ColumnType.MAP and kind != "VARCHAR":
+    if column.type is ColumnType.MAP and str(kind) != "VARCHAR":
         return f"CAST(to_json({name}) AS VARCHAR)", None
-    if kind in ("DOUBLE", "FLOAT"):
-        return f"CASE WHEN NOT isnan({name}) THEN CAST({name} AS VARCHAR) END", None
+    if str(kind) in _EXACT_BELOW:
+        text, misfit = f"CASE WHEN NOT isnan({name}) THEN CAST({name} AS VARCHAR) END", None
+        if column.type is ColumnType.INT64:
+            rounded = f"{column.name} is a floating-point number whose last digits may be rounded: "
+            misfit = f"CASE WHEN NOT isnan({name}) AND abs({name}) >= {_EXACT_BELOW[str(kind)]} THEN concat({text_sql(rounded)}, {name}) END"
+        return text, misfit
     return f"CAST({name} AS VARCHAR)", None
+
+
+def _decoded(value: str, kind: DuckDBPyType, depth: int = 0) -> str:
+    """SQL for a value in which each BLOB is text, also within lists, structs and maps: ClickHouse and Impala write texts as BLOB."""
+    if "BLOB" not in str(kind):
+        return value
+    if kind.id == "blob":
+        return f"decode({value})"
+    children: dict[str, Any] = dict(kind.children)
+    item = f"item_{depth}"
+    if kind.id == "struct":
+        fields = ", ".join(
+            f"{name_sql(name)} := {_decoded(f'{value}.{name_sql(name)}', child, depth)}" for name, child in children.items()
+        )
+        return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({fields}) END"
+    if kind.id == "map":
+        key, entry = (_decoded(f"{item}.{name}", children[name], depth + 1) for name in ("key", "value"))
+        return f"map_from_entries(list_transform(map_entries({value}), lambda {item}: struct_pack(k := {key}, v := {entry})))"
+    return f"list_transform({value}, lambda {item}: {_decoded(item, children['child'], depth + 1)})"
 
 
 def _json_rows(path: Path, columns: list[str]) -> Iterator[Row]:

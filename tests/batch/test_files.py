@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +370,61 @@ def test_a_naive_time_of_parquet_is_the_zones(tmp_path: Path, kind: str) -> None
     assert rows(path)[0]["event_timestamp"] == "2026-01-01T00:00:00.001000Z"
     assert rows(path, time_zone="Europe/Berlin")[0]["event_timestamp"] == "2025-12-31T23:00:00.001000Z"
     assert rows(path)[0]["amount"] == rows(path, decimal_comma=True)[0]["amount"] == "1.50"
+
+
+def test_binary_texts_within_maps_lists_and_structs_are_text(tmp_path: Path) -> None:
+    texts, two = "Käse".encode(), range(2)
+    types = {
+        "map": (pa.map_(pa.binary(), pa.binary()), [[(b"k", texts)], None], {"k": "Käse"}),
+        "struct": (
+            pa.struct([("k", pa.list_(pa.binary())), ("n", pa.int64())]),
+            [{"k": [texts, None], "n": 1}, None],
+            {"k": ["Käse", None], "n": 1},
+        ),
+        "broken": (pa.map_(pa.binary(), pa.binary()), [[(b"k", b"\xff")], None], None),
+    }
+    for name, (kind, values, expected) in types.items():
+        table = pa.table({
+            "event_id": [str(i) for i in two], "user_id": [1 for _ in two], "session_id": ["s" for _ in two], "event_type": ["V" for _ in two],
+            "event_timestamp": ["2026-01-01T00:00:00Z" for _ in two], "properties": pa.array(values, kind),
+        })  # fmt: skip
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        first, second = rows(tmp_path / f"{name}.parquet")
+        assert second["properties"] is second["_misfit"] is None
+        assert first["_misfit"] == (None if expected else "properties is not text in UTF-8")
+        assert expected is None or json.loads(first["properties"]) == expected
+
+
+def test_digits_that_parquet_may_have_rounded_are_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    good = {"event_id": "e", "session_id": "s", "event_type": "V", "event_timestamp": "2026-01-01T00:00:00Z"}
+
+    def write_ids(*ids: float, kind: pa.DataType) -> Path:
+        pq.write_table(
+            pa.table({**{name: [value] * len(ids) for name, value in good.items()}, "user_id": pa.array(ids, kind)}), path
+        )
+        return path
+
+    reason = "user_id is a floating-point number whose last digits may be rounded: "
+    result = rows(write_ids(2.0**53 - 1, 2.0**53, -1e16, kind=pa.float64()))
+    assert [row["_misfit"] for row in result] == [None, f"{reason}9007199254740992.0", f"{reason}-1e+16"]
+    assert [row["_misfit"] for row in rows(write_ids(2.0**24 - 1, 2.0**24, kind=pa.float32()))] == [None, f"{reason}16777216.0"]
+    table = pa.table({**{name: [value] for name, value in good.items()}, "user_id": [1]})
+    pq.write_table(table.append_column("amount", pa.array([Decimal("123456789012.123456")], pa.decimal256(76, 38))), path)
+    with pytest.raises(InputError, match=r"decimals of the column 'amount' .* have more than 38 digits"):
+        rows(path)
+
+
+@pytest.mark.parametrize("names", [("Amount", "amount"), ("amount", "amount")])
+def test_columns_of_parquet_that_differ_by_case_alone_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    """DuckDB would give the second one another name, and the amount would be none."""
+    good = zip(CONTRACT.split(","), ([value] for value in GOOD.split(",")), strict=True)
+    table = pa.table(dict(good))
+    for name in names:
+        table = table.append_column(name, pa.array([1]))
+    pq.write_table(table, tmp_path / "events.parquet")
+    with pytest.raises(InputError, match="several columns 'amount'"):
+        rows(tmp_path / "events.parquet")
 
 
 # Files that cannot be used
