@@ -54,7 +54,7 @@ def message_projections(
         [*(f"{column} AS {name}" for name, column in keep.items()), f"value AS {message[0]}", f"{text} AS {message[1]}", document],
         [*keep, *message[:-1], whole, *texts],
         [*keep, *message, *raw, first, *maps.values()],
-        [*keep, *raw, *maps, f"{_message_misfit_sql(source)} AS {MISFIT}"],
+        [*keep, *map(_exact_sql, source.columns), *maps, f"{_message_misfit_sql(source)} AS {MISFIT}"],
         *_verdict(source, list(keep), arrival_ms_sql, future_ms),
     )
 
@@ -112,12 +112,37 @@ def _json_type(column: Column) -> str:
     return "VARIANT" if column.type is ColumnType.DECIMAL else "STRING"
 
 
+def _exact_sql(column: Column) -> str:
+    """The text of a column with the digits that a number has in the message.
+
+    Spark makes a text of a number by a double: 1.234567E7 of 12345670.0, and of 1234567890.1699999999 one with fewer digits. Then the digits are
+    those of the key in the message whose number is the same double.
+    """
+    name = f"`{column.name}`"
+    if column.type is ColumnType.INT64:
+        rounded, number = f"contains({name}, 'E')", r"(-?\d+)\.0+"
+    elif column.type is ColumnType.STRING:
+        # A double's text has at most 17 digits, or an exponent.
+        rounded = rf"(length({name}) > 16 OR contains({name}, 'E')) AND {name} RLIKE r'^-?\d+\.\d+(E-?\d+)?$'"
+        number = r"(-?\d+\.\d+)"
+    else:
+        return name
+    digits = rf"""regexp_extract(_message_text, r'"\Q{column.name}\E"\s*:\s*{number}\s*[,}}]', 1)"""
+    return f"IF({rounded} AND try_cast({digits} AS DOUBLE) = try_cast({name} AS DOUBLE), {digits}, {name}) AS {name}"
+
+
 def _message_misfit_sql(source: EventSource) -> str:
     """The reason why the message (`_message_value`, `_message_text`, `_message_json`) is no event, or NULL."""
     nothing = " AND ".join(f"_message_json.e.`{column.name}` IS NULL" for column in source.columns)
+    registry = "'the message begins with a zero byte, as the serializer of a schema registry writes it'"
+    binary = (
+        f"CASE WHEN startswith(_message_value, X'00') THEN {registry} WHEN startswith(_message_value, X'1F8B') "
+        "THEN 'the message is compressed by gzip' ELSE 'the message is not text in UTF-8' END"
+    )
     broken = (
         r"CASE WHEN _message_text RLIKE r'^\s*$' THEN 'the message is empty' "
-        "WHEN startswith(_message_value, X'00') THEN 'the message begins with a zero byte, as the serializer of a schema registry writes it' "
+        f"WHEN startswith(_message_value, X'00') THEN {registry} "
+        "WHEN startswith(_message_value, X'EFBBBF') THEN 'the message begins with a byte order mark' "
         r"WHEN _message_json.`end` IS NOT NULL AND _message_text RLIKE r'^\s*\[' THEN 'the message is a JSON array, not one JSON object' "
         "WHEN _message_json.`end` IS NOT NULL AND _message_json.e IS NULL THEN 'the message is JSON, but not an object' "
         "WHEN _message_json.`end` IS NOT NULL THEN 'a number column of the message holds what is no value' "
@@ -127,7 +152,7 @@ def _message_misfit_sql(source: EventSource) -> str:
     half = rf"(contains(_message_text, r'\ud') OR contains(_message_text, r'\uD')) AND regexp_replace(_message_text, r'{WHOLE_PAIRS}', ' ') RLIKE r'{HALF}'"
     return (
         "CASE WHEN _message_value IS NULL THEN 'the message has no value: a tombstone' "
-        "WHEN NOT is_valid_utf8(_message_text) THEN 'the message is not text in UTF-8' "
+        f"WHEN NOT is_valid_utf8(_message_text) THEN {binary} "
         f"WHEN NOT _message_whole THEN {broken} "
         f"WHEN {half} THEN 'the message holds half a surrogate pair, which is no character' "
         f"WHEN {nothing} THEN concat('the message has no column of {source.name}; its keys are: ', "

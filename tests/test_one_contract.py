@@ -103,6 +103,15 @@ LINES: list[tuple[str | bytes, str | None]] = [
     ("not json", "the message is not a JSON object"),
     (line(49, value='"v"', offset="7"), None),
     (line(50, offset='"x"'), "offset is not a 64-bit integer: x"),
+    (line(51, user_id="12345670.0", offset="9007199254740993.00"), None),
+    (line(52, user_id="9223372036854775808.0"), "user_id is not a 64-bit integer: 9223372036854775808"),
+    (line(53, user_id="12345678.5"), "user_id is not a 64-bit integer: 1.23456785E7"),
+    (line(54, item="1234567890.1699999999", value="12345678.0"), None),
+    (line(55, properties='{"item":1500000000.5}', item='"1.5E9"', value="-0.00012", offset="-12345670.0"), None),
+    (line(56, item="1234567.0", value="1.5e10"), None),
+    (b"\x00\x00\x00\x00\x07\x06\xfe\xff", "the message begins with a zero byte, as the serializer of a schema registry writes it"),
+    (b"\x1f\x8b\x08\x00\x01\x02", "the message is compressed by gzip"),
+    (b"Obj\x01\xfe\xff", "the message is not text in UTF-8"),
 ]  # fmt: skip
 
 
@@ -133,6 +142,10 @@ def test_the_stream_gives_each_line_its_true_reason(streamed: list[tuple[Any, ..
     assert by_id["e3"][-1] == {}
     assert by_id["e7"][4:] == (None, by_id["e7"][5], None, None, None, None)
     assert (by_id["e8"][2], by_id["e9"][2], by_id["e15"][2]) == (2800, 9, 15)
+    assert (by_id["e51"][2], by_id["e51"][8]) == (12_345_670, 9_007_199_254_740_993), "no digit goes through a double"
+    assert by_id["e54"][6:8] == ("1234567890.1699999999", "12345678.0")
+    assert by_id["e55"][6:9] == ("1.5E9", "-0.00012", -12_345_670)
+    assert by_id["e56"][6:8] == ("1234567.0", "1.5E10")
     assert by_id["e49"][7:9] == ("v", 7), "columns may have the names that a message's own parts have"
     assert (by_id["e20"][6], by_id["e21"][6], by_id["e24"][6]) == ("\U0001f600", "\\ud83d", " blank ")
 
@@ -151,8 +164,10 @@ def test_a_file_gives_each_line_the_same_verdict_values_and_reason(
     assert [(row["row"], row["reason"]) for row in quarantined] == [
         (n, row[0]) for n, row in enumerate(streamed, start=1) if row[0]
     ]
-    assert [row["content"].encode() for row in quarantined if "UTF-8" not in row["reason"]] == [
-        line.strip() for line, row in zip(messages, streamed, strict=True) if row[0] and "UTF-8" not in row[0]
+    assert [row["content"].encode() for row in quarantined if "\ufffd" not in row["content"]] == [
+        line.strip()
+        for line, row in zip(messages, streamed, strict=True)
+        if row[0] and "\ufffd" not in line.decode(errors="replace")
     ]
 
 
@@ -173,13 +188,14 @@ def test_the_archive_gives_each_message_the_same_verdict_and_values(
 
 
 def test_a_message_of_nothing_has_its_true_reason(spark: SparkSession, settings: Settings) -> None:
-    rows = [(0, None), (1, b""), (2, b" \n\t"), (3, b'"x"')]
+    rows = [(0, None), (1, b""), (2, b" \n\t"), (3, b'"x"'), (4, b"\xef\xbb\xbf" + line(1).encode())]
     frame = spark.createDataFrame(rows, "offset BIGINT, value BINARY").selectExpr("*", "0L AS arrival_ms")
     assert [row[0] for row in verdicts(judged(settings, frame, CLICKS, {"_offset": "offset"}), "_offset")] == [
         "the message has no value: a tombstone",
         "the message is empty",
         "the message is empty",
         "the message is JSON, but not an object",
+        "the message begins with a byte order mark",
     ]
 
 
