@@ -95,7 +95,7 @@ class TimeColumn:
 
     def query(self, select: str, where: str = "true") -> list[tuple[Any, ...]]:
         """The result of a query over the columns t (the text), shape (the shape of the text) and _at."""
-        shaped = f"SELECT t, {_SHAPE} AS shape, _at FROM (SELECT {name_sql(self.name)} AS t, _at FROM {self.relation}) WHERE t IS NOT NULL"
+        shaped = f"SELECT t, {_SHAPE} AS shape, _at FROM (SELECT {_text_sql(name_sql(self.name))} AS t, _at FROM {self.relation}) WHERE t IS NOT NULL"
         return self.connection.execute(f"SELECT {select} FROM ({shaped}) WHERE {where}").fetchall()
 
     def at(self, text: str, at: int) -> str:
@@ -164,7 +164,13 @@ def read_times(column: TimeColumn, time_format: str | None = None, day_first: bo
 def _unit(column: TimeColumn) -> tuple[str, str]:
     """The unit of the epochs, and how it was chosen."""
     cure = "Name the unit by --time-format epoch-s, epoch-ms, epoch-us or epoch-ns, or the form of dates, such as by --time-format '%d%m%Y'."
-    digits = column.query(r"length(regexp_extract(t, '\d+')), arg_min(t, _at), min(_at)", "shape = 'epoch' GROUP BY 1 ORDER BY 3")
+    # 0 and -1 stand for no time, and are before 1970-01-02 in every unit.
+    digits = column.query(
+        r"length(regexp_extract(t, '\d+')), arg_min(t, _at), min(_at)",
+        r"shape = 'epoch' AND NOT regexp_full_match(t, '(0+|-0*1)(\.0+)?') GROUP BY 1 ORDER BY 3",
+    )
+    if not digits:
+        return "s", "0 and -1 are the same in every unit"
     examples: dict[str, str] = {}
     for count, text, at in digits:
         if count in _UNIT_OF_DIGITS:
@@ -186,21 +192,25 @@ def _order(column: TimeColumn, day_first: bool | None) -> tuple[str, str]:
         return ("day", "--day-first") if day_first else ("month", "--month-first")
     cure = "Choose by --day-first or --month-first"
     first, second = (rf"CAST(regexp_extract(t, '^(\d+)\D(\d+)', {group}) AS INT)" for group in (1, 2))
+    dots = r"(regexp_extract(t, '\D') = '.')"
     proofs = column.query(
-        f"CASE WHEN {first} > 12 THEN 'day' WHEN {second} > 12 THEN 'month' ELSE 'none' END, arg_min(t, _at), min(_at), "
-        r"bool_and(regexp_extract(t, '\D') = '.')",
+        f"CASE WHEN {first} > 12 THEN 'day' WHEN {second} > 12 THEN 'month' ELSE 'none' END, arg_min(t, ({dots}, _at)), "
+        f"arg_min(_at, ({dots}, _at)), bool_and({dots})",
         "shape = 'numbers' GROUP BY 1",
     )
     examples = {proof: column.at(text, at) for proof, text, at, _ in proofs}
+    dotted = {proof: only_dots for proof, _, _, only_dots in proofs}
     if {"day", "month"} <= examples.keys():
         raise InputError(
             f"The dates of {column.name} contradict each other: {examples['day']} has the day first, {examples['month']} the month.",
             f"{cure}; rows with the other order then go to quarantine.",
         )
+    # Dates with dots have the day first anyway, so they say nothing of the others.
+    shown = {order for order in ("day", "month") if order in examples and (not dotted[order] or dotted.get("none", True))}
     for order in ("day", "month"):
-        if order in examples:
+        if order in shown:
             return order, f"{examples[order]} can only have the {order} first"
-    if all(dots for *_, dots in proofs):
+    if all(dotted.values()):
         return "day", "dates with dots have the day first"
     raise InputError(
         f"The dates of {column.name} can be read with the day or the month first, such as {examples['none']}.", f"{cure}."
@@ -280,7 +290,7 @@ def _relation(column: TimeColumn, unit: str, order: str, exact: bool = False) ->
         minutes=offset,
         micros=f"try_cast(floor(try_cast(t AS DECIMAL(28, 9)) {_UNITS[unit][1]}) AS BIGINT)" if unit else "NULL::BIGINT",
     )
-    wrong = "CASE WHEN shape IN ('calendar', 'numbers', 'compact') THEN 'is no time of the calendar' WHEN shape = 'epoch' THEN 'is an epoch of no year' END"
+    wrong = "CASE WHEN shape IN ('calendar', 'numbers', 'compact') THEN 'is no time of the calendar' WHEN shape = 'epoch' THEN 'is an epoch before 1685 or after 2255' END"
     declared = "true"
     if exact:
         declared = "shape = 'epoch'" if unit else "shape IN ('rfc3339', 'calendar', 'compact')"
@@ -297,6 +307,11 @@ def _relation(column: TimeColumn, unit: str, order: str, exact: bool = False) ->
     return _finished(column, staged, f"shape = 'rfc3339' AND {declared}")
 
 
+def _text_sql(value: str) -> str:
+    """SQL for a text with plain blanks: browsers and Java write a narrow one without a break before PM."""
+    return f"translate({value}, chr(160) || chr(8239), '  ')"
+
+
 def _spread_sql() -> str:
     """SQL for the text t with signs between the parts of a date of digits alone."""
     sql = "t"
@@ -307,7 +322,8 @@ def _spread_sql() -> str:
 
 def _texts(column: TimeColumn) -> str:
     """The rows, each as one value r, and t, the text. So the columns of the next steps never collide with those of the file."""
-    return f'(SELECT "braid: row" AS r, "braid: row".{name_sql(column.name)} AS t FROM {column.relation} AS "braid: row")'
+    value = f'"braid: row".{name_sql(column.name)}'
+    return f'(SELECT "braid: row" AS r, {_text_sql(value)} AS t FROM {column.relation} AS "braid: row")'
 
 
 def _finished(column: TimeColumn, staged: str, unchanged: str = "false") -> str:

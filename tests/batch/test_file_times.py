@@ -84,6 +84,8 @@ def times(folder: Path, *texts: str, **options: Any) -> list[str]:
         ("1767323045678901", "2026-01-02T03:04:05.678901Z"),
         ("1767323045678901234", "2026-01-02T03:04:05.678901Z"),
         ("02.01.2026 03:04", "2026-01-02T02:04:00Z"),
+        ("11/25/2026, 1:02:03\u202fPM", "2026-11-25T12:02:03Z"),  # toLocaleString of browsers
+        ("2026-01-02\u00a003:04:05 UTC", "2026-01-02T03:04:05Z"),
         ("soon", "soon"),
     ],
 )
@@ -141,6 +143,24 @@ def test_days_and_months_that_could_be_exchanged_are_refused_unless_an_option_sa
     result = read(column(tmp_path, "01/14/2026", "13/10/2026"), day_first=True)
     assert result[0][1] == "event_timestamp is no time of the calendar: 01/14/2026"
     assert result[1] == ("2026-10-13T00:00:00.000000Z", None)
+
+
+def test_dates_with_dots_say_nothing_of_others(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"such as '01/11/2026' in line 4.*--day-first or --month-first"):
+        times(tmp_path, "25.10.2026", "02.03.2026", "01/11/2026")
+    with pytest.raises(InputError, match="contradict each other"):
+        times(tmp_path, "25.10.2026", "10/25/2026")
+    assert times(tmp_path, "25.10.2026", "25/10/2026", "01/11/2026")[2] == "2026-11-01T00:00:00Z"
+    assert times(tmp_path, "25.10.2026", "01/11/2026", day_first=True)[1] == "2026-11-01T00:00:00Z"
+
+
+def test_zero_beside_dates_refuses_its_row_alone(tmp_path: Path) -> None:
+    assert times(tmp_path, "2026-11-01", "0", "-1", "0.0")[1:] == [
+        "1970-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "1970-01-01T00:00:00Z",
+    ]  # fmt: skip
+    assert times(tmp_path, "1767323045678", "0", "-1")[1:] == ["1970-01-01T00:00:00Z", "1969-12-31T23:59:59.999000Z"]
+    result = read(column(tmp_path, "1767323045", "-62135596800"))
+    assert result[1][1] == "event_timestamp is an epoch before 1685 or after 2255: -62135596800"
 
 
 def test_a_day_before_the_month_behind_the_year_is_refused_unless_another_value_or_an_option_decides(tmp_path: Path) -> None:
