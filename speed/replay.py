@@ -38,8 +38,9 @@ _IN_FLIGHT = 20_000
 _NOTED_EVERY = 1_000
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
-_INTEGER = re.compile(r"\s*([+-]?\d+)(\.0+)?\s*")
-_JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_INTEGER = re.compile(r" *([+-]?[0-9]+)(\.0+)? *")
+#: A number of JSON that no reader takes for a floating-point number: without an exponent, and short.
+_JSON_NUMBER = re.compile(r"(?=.{1,38}$)-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 #: The text of a row that could not be read as one, the bytes of a message, and its key, as `batch.files` gives them.
 _LINE, _MESSAGE, _KEY = "_line", "_message", "_key"
 
@@ -181,7 +182,7 @@ def readable(batch: pa.RecordBatch) -> pa.RecordBatch:
 def messages_of(source: EventSource, batch: pa.RecordBatch) -> Iterator[Message]:
     """Rows of raw columns as messages: JSON without nulls; integers and decimals as numbers, digit for digit. Messages stay as they are.
 
-    A text that is no number stays a text: the contract refuses it in the stream, with its reason, as it would in a file.
+    Any other text stays a text: the contract reads or refuses it in the stream as it would in a file.
     """
     if _MESSAGE in batch.schema.names:
         times, keys, messages = (

@@ -88,11 +88,15 @@ def test_a_row_of_csv_means_the_same_loaded_and_replayed(spark: SparkSession, la
         "4,1,s,V,1,2026-11-01T11:30:00Z,i,{broken\n"
         "5,1,s,V,1,2026-11-01 11:30 CET,i,\n"
         "6,+7,s,V,+1.5,1793532600,i,\n"
+        "7,1\uff12,s,V,1,2026-11-01T11:30:00Z,i,\n"  # a digit two cells wide, as of a Japanese keyboard
+        "8,1,s,V,1.234567890123456789e11,2026-11-01T11:30:00Z,i,\n"
+        f"9,1,s,V,123456789012.123456{'0' * 30},2026-11-01T11:30:00Z,i,\n"
+        "10,1,s,V,1\uff12.5,2026-11-01T11:30:00Z,i,\n"
     )
     with open_events(path, SOURCE, None, ReadOptions()) as file:
         replayed = [message for batch in file.batches() for message in messages_of(SOURCE, readable(batch))]
     report = load_events(spark, lake, SOURCE, path)
-    assert (report.read, report.loaded, report.quarantined) == (6, 3, 3)
+    assert (report.read, report.loaded, report.quarantined) == (10, 6, 4)
     assert set(report.reasons) == {
         "user_id is not a 64-bit integer",
         "properties is not a JSON object",
@@ -104,4 +108,6 @@ def test_a_row_of_csv_means_the_same_loaded_and_replayed(spark: SparkSession, la
     sent = sorted((tuple(row) for row in frame.where("_reason IS NULL").select(*names).collect()), key=str)
     loaded = spark.read.format("delta").load(lake.table(SOURCE.table)).select(*names)
     assert sorted((tuple(row) for row in loaded.collect()), key=str) == sent
-    assert frame.where("_reason IS NOT NULL").count() == 2, "what the reader could not understand is not sent"
+    amounts = {row["event_id"]: str(row["amount"]) for row in loaded.collect()}
+    assert (amounts["8"], amounts["9"], amounts["10"]) == ("123456789012.345679", "123456789012.123456", "12.500000")
+    assert frame.where("_reason IS NOT NULL").count() == 3, "what the reader could not understand is not sent"
