@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import duckdb
 import pyarrow as pa
@@ -121,7 +122,10 @@ def open_events(
         try:
             connection.execute("SET TimeZone = 'UTC'").fetchall()
             connection.execute(f"SELECT TIMESTAMP '2000-01-01' AT TIME ZONE {text_sql(options.zone)}").fetchall()
-        except duckdb.Error:
+            # DuckDB takes further short names for zones of its choice: BST for Bangladesh, AST for Alaska.
+            if "/" not in options.zone:
+                ZoneInfo(options.zone.upper() if options.zone.upper() in ("UTC", "GMT") else options.zone)
+        except (duckdb.Error, KeyError, ValueError, OSError):
             raise InputError(
                 f"The time zone {options.zone!r} is unknown.", "Use a name such as 'UTC' or 'Europe/Berlin'."
             ) from None

@@ -136,7 +136,7 @@ def is_literal(origin: str) -> bool:
 
 
 def _origins(path: Path, source: EventSource, mapping: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
-    """The columns of the file, or literals, for the columns of the contract.
+    """The columns of the file, or literals, for the columns of the contract. A name may differ by case, as in exports of Snowflake and Oracle.
 
     Raises:
         InputError: The mapping names an unknown column, or a required column has no origin.
@@ -149,7 +149,14 @@ def _origins(path: Path, source: EventSource, mapping: Mapping[str, str], presen
             )
         if not is_literal(origin) and origin not in present:
             raise InputError(f"The file has no column {origin!r}.", f"Its columns are: {', '.join(present) or 'none'}.")
+    alike: dict[str, list[str]] = {}
+    for name in present:
+        alike.setdefault(name.casefold(), []).append(name)
     origins = {name: mapping.get(name, name) for name in known if name in mapping or name in present}
+    for name in known:
+        if name not in origins and len(names := alike.get(name.casefold(), [])) == 1 and names[0] not in mapping.values():
+            origins[name] = names[0]
+    origins = {name: origins[name] for name in known if name in origins}
     missing = [c.name for c in source.columns if c.required and c.name != source.event_id and c.name not in origins]
     if missing and present:
         raise _missing(path, missing, present)

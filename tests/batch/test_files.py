@@ -105,6 +105,17 @@ def test_a_column_without_values_does_not_change_a_derived_id(tmp_path: Path) ->
     assert a["event_id"] == b["event_id"]
 
 
+def test_a_column_may_differ_by_case_where_no_other_one_does(tmp_path: Path) -> None:
+    path = write(tmp_path / "snowflake.csv", f"{CONTRACT.upper()},Amount,AMOUNT,Item_Id\n{GOOD},5,6,x\n")
+    (row,) = rows(path)
+    assert (row["user_id"], row["amount"], row["item_id"]) == ("1", None, "x")
+    (row,) = rows(path, {"amount": "AMOUNT", "session_id": "Item_Id"})
+    assert (row["amount"], row["session_id"], row["item_id"]) == ("6", "x", None), "a column that is mapped is no other one"
+    table = pa.table({name.upper(): [value] for name, value in zip(CONTRACT.split(","), GOOD.split(","), strict=True)})
+    pq.write_table(table, tmp_path / "oracle.parquet")
+    assert rows(tmp_path / "oracle.parquet")[0]["event_id"] == "1"
+
+
 def test_brackets_in_a_name_and_a_folder_like_a_column_are_nothing_special(tmp_path: Path) -> None:
     folder = tmp_path / "item_id=wrong"
     folder.mkdir()
@@ -493,9 +504,16 @@ def test_a_folder_is_no_file_and_upper_case_says_the_same(tmp_path: Path) -> Non
     assert rows(tmp_path / "EVENTS.CSV.GZ")[0]["user_id"] == "1"
 
 
-def test_an_unknown_time_zone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="time zone"):
-        rows(write(tmp_path / "shop.csv", SHOP), SHOP_MAPPING, time_zone="Mars/Olympus")
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "BST", "IST", "CST", "UTC+2", "", ".."])
+def test_an_unknown_time_zone_and_an_abbreviation_of_several_are_refused(tmp_path: Path, zone: str) -> None:
+    with pytest.raises(InputError, match=r"time zone .* is unknown. Use a name such as"):
+        rows(write(tmp_path / "events.csv", f"{CONTRACT}\n{GOOD}\n"), time_zone=zone or " ")
+
+
+def test_a_time_zone_has_a_name_of_the_tz_database(tmp_path: Path) -> None:
+    path = write(tmp_path / "events.csv", f"{CONTRACT}\n1,1,s,V,2026-07-01 12:00\n")
+    zones = {"utc": "12", "GMT": "12", "Japan": "03", "CET": "10", "Etc/GMT+2": "14", "europe/berlin": "10"}
+    assert {zone: rows(path, time_zone=zone)[0]["event_timestamp"][11:13] for zone in zones} == zones
 
 
 def test_an_error_of_the_reader_of_the_rows_is_its_own(tmp_path: Path) -> None:
