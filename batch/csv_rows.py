@@ -135,7 +135,9 @@ class CsvFile:
                             f"The file {self._path} cannot be read to its end: a quote that opens in line {at} is not closed.",
                             "Repair the file; nothing was loaded.",
                         ) from None
-                    record = "there is text behind a closing quote: a quote in a quoted field is doubled"
+                    record = (
+                        "there is text behind a closing quote: a quote in a quoted field is doubled, not escaped by a backslash"
+                    )
                 if record:
                     yield record, at, "".join(taken).rstrip("\r\n")
                 at += len(taken)

@@ -102,22 +102,23 @@ def view_parquet(
     link = scratch / "file.parquet"
     link.symlink_to(path.absolute())
     read = f"read_parquet({text_sql(str(link))}, hive_partitioning = false)"
-    described = connection.sql(f"SELECT * FROM {read}")
-    types: dict[str, DuckDBPyType] = dict(zip(described.columns, described.types, strict=True))
-    schema = pq.read_schema(path)
+    schema, described = pq.read_schema(path), connection.sql(f"SELECT * FROM {read}")
     _check_names(path, schema, {column.name for column in source.columns} | set(mapping.values()))
+    # Of names that differ by case alone, DuckDB gives the later ones another name.
+    types: dict[str, DuckDBPyType] = dict(zip(schema.names, described.types, strict=True))
+    in_duckdb = dict(zip(schema.names, described.columns, strict=True))
     origins = _origins(path, source, mapping, list(types))
     values, misfits = [], ["NULL::VARCHAR"]
     for column in source.columns:
         origin = origins.get(column.name, "")
         if origin not in types or is_literal(origin):
             continue
-        if origin in schema.names and getattr(schema.field(origin).type, "precision", 0) > _DECIMAL_DIGITS:
+        if getattr(schema.field(origin).type, "precision", 0) > _DECIMAL_DIGITS:
             raise InputError(
                 f"The decimals of the column {origin!r} of {path} have more than {_DECIMAL_DIGITS} digits, and would be rounded.",
                 f"Write the column as a decimal of at most {_DECIMAL_DIGITS} digits, or as text.",
             )
-        text, misfit = _parquet_text(column, name_sql(origin), types[origin])
+        text, misfit = _parquet_text(column, name_sql(in_duckdb[origin]), types[origin])
         values.append(f"{text} AS {name_sql(column.name)}")
         misfits += [misfit] if misfit else []
     number = "row_number() OVER ()"
@@ -178,13 +179,10 @@ def _missing(path: Path, missing: list[str], present: Collection[str]) -> InputE
 
 
 def _check_names(path: Path, schema: pa.Schema, wanted: Collection[str]) -> None:
-    """Refuses a file with several columns of a name that is used. DuckDB would give the later ones, also those that differ by case, other names."""
-    folded = [name.casefold() for name in schema.names]
+    """Refuses a file with several columns of a name that is used."""
     for name in sorted(wanted):
-        if name in schema.names and folded.count(name.casefold()) > 1:
-            raise InputError(
-                f"The file {path} has several columns {name!r}, if case does not count.", "Give each column a name of its own."
-            )
+        if schema.names.count(name) > 1:
+            raise InputError(f"The file {path} has several columns {name!r}.", "Give each column a name of its own.")
 
 
 def _parquet_text(column: Column, name: str, kind: DuckDBPyType) -> tuple[str, str | None]:
