@@ -97,7 +97,7 @@ def of_labels(labels: npt.NDArray[Any], predictions: npt.NDArray[Any], classes: 
         classes: The classes of the columns of the predictions.
     """
     each: npt.NDArray[np.float64] = predictions * (labels[:, None] == np.array(classes, dtype=object)[None, :])
-    return each.sum(axis=1)  # type: ignore[no-any-return]
+    return each.sum(axis=1)
 
 
 def plots(

@@ -42,7 +42,7 @@ def keys_of(group: FeatureGroup, ids: Sequence[RequestId]) -> list[int | str]:
                 f"The id at position {wrong} is not an object of {', '.join(names)}.",
                 f"The entity of {group.name} is {group.entity_text}: name a value for each of them and for nothing else.",
             )
-        return _ids(group, names, [[entity[name] for entity in ids] for name in names])  # type: ignore[index,call-overload]
+        return _ids(group, names, [[entity[name] for entity in ids] for name in names])  # type: ignore[index]
     return _ids(group, names, [ids])
 
 

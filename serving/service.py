@@ -92,7 +92,7 @@ class _FrontedService(bentoml.Service[Any]):
     def openapi_spec(self) -> Any:
         """The description of the API, with the media type of answers that BentoML does not know of."""
         spec = super().openapi_spec
-        answer: Any = spec.paths["/features"].post["responses"][200]  # type: ignore[index]  # BentoML makes a mapping of it
+        answer: Any = spec.paths["/features"].post["responses"][200]  # BentoML makes a mapping of it
         answer["content"][ARROW.decode()] = {"schema": {"type": "string", "format": "binary"}}
         return spec
 
@@ -209,12 +209,12 @@ class Braid(_Endpoints):
         With `Accept: application/vnd.apache.arrow.stream` the answer is a stream of Arrow: one record batch with the columns `id`, one of each
         feature by its name, and one of each field of the provenance, such as `provenance.degraded`.
         """
-        return await self._response("/features", request)  # type: ignore[no-any-return]  # encoded already
+        return await self._response("/features", request)  # encoded already
 
     @bentoml.api(route="/predict")
     async def predict(self, request: PredictRequest, /) -> PredictResponse:
         """A prediction about an entity, on the features of this moment, by the default model or the entity's variant in an experiment."""
-        return await self._response("/predict", request)  # type: ignore[no-any-return]
+        return await self._response("/predict", request)
 
     async def readiness(self) -> tuple[bool, list[str]]:
         """Whether to send requests, and what keeps this service from answering everything; empty where nothing does."""
