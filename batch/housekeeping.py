@@ -72,9 +72,8 @@ def delete_unused(spark: SparkSession, settings: Settings, in_use: InUse, now_ms
     return deleted
 
 
-def vacuum(spark: SparkSession, settings: Settings, names: Iterable[str], in_use: InUse, now_ms: int | None = None) -> None:
+def vacuum(spark: SparkSession, settings: Settings, names: Iterable[str], in_use: InUse) -> None:
     """Deletes the files of versions that are older than `settings.keep_days` and older than every version in `in_use.versions`."""
-    now_ms = instants.now_ms() if now_ms is None else now_ms
     session = spark.newSession()
     session.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
     for name in names:
@@ -83,7 +82,7 @@ def vacuum(spark: SparkSession, settings: Settings, names: Iterable[str], in_use
             history = DeltaTable.forPath(spark, settings.table(name)).history().where(F.col("version").isin(versions))
             oldest = history.agg(F.min(F.unix_millis("timestamp")).alias("ms")).first()
             if oldest and oldest["ms"] is not None:
-                hours = max(hours, math.ceil((now_ms - oldest["ms"]) / HOUR_MS) + 1)
+                hours = max(hours, math.ceil((instants.now_ms() - oldest["ms"]) / HOUR_MS) + 1)
         session.sql(f"VACUUM delta.`{settings.table(name)}` RETAIN {hours} HOURS")
 
 

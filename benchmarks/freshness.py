@@ -150,10 +150,10 @@ def phase(
     }  # fmt: skip
 
 
-def idle(pids: Sequence[int], seconds: float = 30) -> dict[str, float]:
+def idle(pids: Sequence[int]) -> dict[str, float]:
     """The CPU time of processes without any event, in cores."""
     time.sleep(10)
-    before = _cpu_seconds(pids)
+    seconds, before = 30, _cpu_seconds(pids)
     time.sleep(seconds)
     return {"rate": 0, "cores": round((_cpu_seconds(pids) - before) / seconds, 3)}
 

@@ -30,9 +30,7 @@ def write_logged_training_set(spark: SparkSession, settings: Settings, model: Mo
     return state.read(spark).count(), state.version
 
 
-def logged_training_set(
-    spark: SparkSession, settings: Settings, model: Model, known_until_ms: int, since_ms: int | None = None
-) -> DataFrame:
+def logged_training_set(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> DataFrame:
     """Served answers whose outcome is known, with the columns and types of the training set of `models.training_set`.
 
     Each request at a time is one row, with the values that were served first. Degraded answers, answers from batch features alone, and
@@ -46,15 +44,12 @@ def logged_training_set(
         settings: The settings that name the lake.
         model: The declaration.
         known_until_ms: The instant up to which all events are in the lake; an outcome after this instant is not known yet.
-        since_ms: Only answers that were served at this instant or later.
     """
     condition = F.col("model").isin(model.name, batch_only_name(model.name))
     if model.vector.is_plain and model.outcome_key is None:
         condition = condition | F.col("model").isNull()
     if model.labels is None:
         condition = condition & (F.col("q_ms") + model.horizon_ms <= known_until_ms)
-    if since_ms is not None:
-        condition = condition & (F.col("served_at_ms") >= since_ms)
     answers = with_inputs(spark, settings, model, condition)
     entries = model.vector.inputs
     asked = {

@@ -39,20 +39,19 @@ class Guard:
     severity: Severity = Severity.HIGH
 
 
-def guards(settings: Settings, project: Project, now_ms: int | None = None) -> list[Guard]:
+def guards(settings: Settings, project: Project) -> list[Guard]:
     """All conditions that can be checked now. Conditions on Kafka are left out while Kafka does not answer.
 
     Raises:
         ServiceError: The online store does not answer.
     """
     store = reached_store(settings)
-    now_ms = instants.now_ms() if now_ms is None else now_ms
     buffer_ms = max(group.buffer_ms for group in project.groups)
     on_store = [eviction_guard(store.evicting_policies())]
     if settings.kappa:  # its tiles do not expire, and what Kafka deletes is in the archive
         return on_store
     on_store.append(expiry_guard(settings.tiles_kept_seconds(buffer_ms) * 1_000, buffer_ms))
-    return [*on_store, *_retention_guards(settings, project, store, now_ms)]
+    return [*on_store, *_retention_guards(settings, project, store, instants.now_ms())]
 
 
 def eviction_guard(policies: Iterable[str]) -> Guard:

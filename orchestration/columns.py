@@ -137,9 +137,9 @@ def feature_lineage(group: FeatureGroup, events: dg.AssetKey) -> Mapping[str, An
     return _lineage({"entity": list(entity), **deps}, events)
 
 
-def same_columns(names: tuple[str, ...], upstream: dg.AssetKey, prefix: str = "") -> Mapping[str, Any]:
-    """Lineage metadata: each column, whose name may begin with `prefix`, depends on the upstream column with the name itself."""
-    return _lineage({f"{prefix}{name}": [name] for name in names}, upstream)
+def same_columns(names: tuple[str, ...], upstream: dg.AssetKey) -> Mapping[str, Any]:
+    """Lineage metadata: each column depends on the upstream column of its name."""
+    return _lineage({name: [name] for name in names}, upstream)
 
 
 def _lineage(columns: Mapping[str, list[str]], upstream: dg.AssetKey) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_DOUBLE, _ROW_MAJOR, _NORMAL, _ALL_TREES = 1, 1, 0, -1
+_DOUBLE, _NORMAL, _ALL_TREES = 1, 0, -1
 _log = logging.getLogger("serving")
 
 

@@ -35,10 +35,11 @@ def wait_visible(settings: Settings, groups: Iterable[FeatureGroup], end_offsets
     _wait(settings, names, end_offsets, timeout_seconds, on_progress, "in the online store")
 
 
-def wait_archived(settings: Settings, source: EventSource, end_offsets: Mapping[int, int], timeout_seconds: float | None = None,
-                  on_progress: OnProgress | None = None) -> None:  # fmt: skip
+def wait_archived(
+    settings: Settings, source: EventSource, end_offsets: Mapping[int, int], timeout_seconds: float | None = None
+) -> None:
     """Returns when every event before `end_offsets` is in the archive. Arguments and errors as `wait_visible`."""
-    _wait(settings, [f"archive:{source.name}"], end_offsets, timeout_seconds, on_progress, "in the archive")
+    _wait(settings, [f"archive:{source.name}"], end_offsets, timeout_seconds, None, "in the archive")
 
 
 def _wait(settings: Settings, names: list[str], end_offsets: Mapping[int, int], timeout_seconds: float | None,

@@ -33,7 +33,7 @@ from store.keys import Buckets, batch_end_of, meta_key, tiles_field, version_of
 from store.protocol import ALWAYS_MS, NEVER_MS, Parts, Reading
 from store.publishing import STREAM_FORMAT
 from store.tiles import read_tiles
-from store.wire import Command, HashReads, Replies, reading_client
+from store.wire import Command, HashReads, reading_client
 
 #: Requests in one round trip: as many as are merged well within a deadline, for the next one is under way meanwhile.
 _SHARED = 32
@@ -278,8 +278,8 @@ class OnlineStore:
     and one connection, and a store that stalls costs each of them its deadline once.
     """
 
-    def __init__(self, settings: Settings, client: Callable[[Settings], Replies] = reading_client) -> None:
-        self._client = client(settings)
+    def __init__(self, settings: Settings) -> None:
+        self._client = reading_client(settings)
         self._deadline_seconds = settings.store_timeout_seconds
         self._versions = Versions(Buckets(settings.redis_cluster), settings.kappa)
         self._waiting: deque[_Waiting] = deque()

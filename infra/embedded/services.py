@@ -105,7 +105,7 @@ def status(settings: Settings) -> list[ServiceStatus]:
     return statuses
 
 
-def restart(settings: Settings, name: str, timeout_seconds: float = 300) -> None:
+def restart(settings: Settings, name: str) -> None:
     """Ends a service, starts it again and waits until it is healthy.
 
     Raises:
@@ -115,7 +115,7 @@ def restart(settings: Settings, name: str, timeout_seconds: float = 300) -> None
     _info(supervisor, settings, name)
     supervisor.stop([name])
     supervisor.start(name)
-    wait_healthy(settings, [name], timeout_seconds)
+    wait_healthy(settings, [name])
 
 
 def kill(settings: Settings, name: str) -> None:
@@ -142,9 +142,7 @@ def process_ids(settings: Settings) -> list[int]:
     return sorted(process.pid for process in Supervisor(settings).processes())
 
 
-def wait_healthy(
-    settings: Settings, names: Collection[str], timeout_seconds: float = 300, on_progress: Progress | None = None
-) -> None:
+def wait_healthy(settings: Settings, names: Collection[str], timeout_seconds: float = 300) -> None:
     """Returns when the services are healthy. External services are checked too.
 
     Raises:
@@ -157,8 +155,6 @@ def wait_healthy(
         for watch in list(watches):
             if watch.healthy():
                 watches.remove(watch)
-                if on_progress:
-                    on_progress(watch.name, "healthy")
         time.sleep(0.1 if watches else 0)
 
 
@@ -254,15 +250,15 @@ class _Watch:
         )
 
 
-def last_lines(log: Path, count: int = 8) -> str:
-    """The last lines of a log, without blank lines; empty if the log does not exist."""
+def last_lines(log: Path) -> str:
+    """The last eight lines of a log, without blank lines; empty if the log does not exist."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 16_384))
             lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""
-    return "\n".join(f"  {line[:300]}" for line in lines[-count:])
+    return "\n".join(f"  {line[:300]}" for line in lines[-8:])
 
 
 def _info(supervisor: Supervisor, settings: Settings, name: str) -> Info:
