@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -171,13 +172,13 @@ def valkey(settings: Settings) -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="session")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry of MLflow on SQLite without models. To make its tables takes 5 s of CPU time, to copy it none."""
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """Copies a registry of MLflow on SQLite without models into a folder; gives its URI. To make its tables takes 5 s of CPU time, to copy it none."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("registry") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    return lambda folder: f"sqlite:///{shutil.copy(path, folder)}"
 
 
 @pytest.fixture

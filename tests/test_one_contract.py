@@ -16,6 +16,7 @@ from features.sources import Column, ColumnType, EventSource
 from infra.settings import Settings
 from speed.archive import create_archive
 from speed.stream import judged
+from tests.archive import append_messages
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -178,9 +179,7 @@ def test_the_archive_gives_each_message_the_same_verdict_and_values(
     now_ms = int(time.time() * 1_000)
     more = [*messages, b"", b" \n", None]
     rows = [(CLICKS.topic, 0, offset, now_ms, None, value) for offset, value in enumerate(more)]
-    columns = "topic STRING, partition INT, offset BIGINT, arrival_ms BIGINT, key BINARY, value BINARY"
-    archived = spark.createDataFrame(rows, columns).selectExpr("*", "current_date() AS arrival_day")
-    archived.write.format("delta").mode("append").save(lake.table(CLICKS.archive_table))
+    append_messages(spark, lake, CLICKS, rows)
     fitting = [row for row in streamed if row[0] is None]
     assert ingest_archive(spark, lake, CLICKS).added == len(fitting)
     ingested = spark.read.format("delta").load(lake.table(CLICKS.table)).selectExpr("NULL AS _reason", *NAMES)

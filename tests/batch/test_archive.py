@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pyspark.sql import functions as F
 
 from batch import events
 from batch.events import IngestReport, ingest_archive
@@ -21,7 +20,8 @@ from batch.tables import partitions_of
 from features.sources import EventSource
 from features.windows import DAY_MS
 from infra.settings import Settings
-from speed.archive import COLUMNS, create_archive
+from speed.archive import create_archive
+from tests.archive import append_messages
 from tests.declarations import user_events
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ def message(offset: int, event: int | bytes, arrival_ms: int | None = None, time
 def archive(spark: SparkSession, settings: Settings, *messages: tuple[Any, ...], source: EventSource = user_events) -> None:
     """As a micro-batch of the speed layer does."""
     create_archive(spark, settings, source)
-    columns, day = COLUMNS.rsplit(", ", 1)[0], F.to_date(F.timestamp_millis("arrival_ms")).alias(DAY_COLUMN)
-    rows = spark.createDataFrame(list(messages), columns).select("*", day)
-    rows.coalesce(1).write.format("delta").mode("append").save(settings.table(source.archive_table))
+    append_messages(spark, settings, source, messages)
 
 
 def table(spark: SparkSession, settings: Settings) -> dict[str, str]:

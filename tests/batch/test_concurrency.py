@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pyspark.sql import functions as F
 
 from batch.events import ingest_archive
 from batch.load import load_events
@@ -26,7 +25,8 @@ from batch.view import build_view, view_table
 from features.windows import DAY_MS
 from infra.errors import NotReadyError
 from infra.settings import Settings
-from speed.archive import COLUMNS, create_archive
+from speed.archive import create_archive
+from tests.archive import append_messages
 from tests.declarations import user_events, user_features
 from tests.waiting import eventually
 
@@ -61,12 +61,9 @@ def write(path: Path, events: list[dict[str, Any]]) -> Path:
 def archive(spark: SparkSession, settings: Settings, offset: int, events: list[dict[str, Any]]) -> None:
     """As a micro-batch of the speed layer."""
     rows = [
-        (user_events.topic, 0, offset + n, END + offset + n, b"key", json.dumps(event).encode(), datetime(2026, 4, 3, tzinfo=UTC))
-        for n, event in enumerate(events)
+        (user_events.topic, 0, offset + n, END + offset + n, b"key", json.dumps(event).encode()) for n, event in enumerate(events)
     ]
-    frame = spark.createDataFrame(rows, COLUMNS.replace("DATE", "TIMESTAMP"))
-    frame = frame.withColumn("arrival_day", F.to_date("arrival_day"))
-    frame.coalesce(1).write.format("delta").mode("append").save(settings.table(user_events.archive_table))
+    append_messages(spark, settings, user_events, rows)
 
 
 def up_to_date(spark: SparkSession, settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,12 @@ import pytest
 
 from batch.csv_rows import joined_decimals
 from batch.files import EventFile, ReadOptions, open_events
-from features.sources import Column, ColumnType, EventSource
 from infra.errors import InputError
 from speed.replay import messages_of
+from tests.declarations import user_events
 
 CASES = Path(__file__).parents[1] / "cases"
-SOURCE = EventSource(
-    name="orders",
-    topic="orders",
-    table="orders",
-    columns=(
-        Column("event_id", required=True),
-        Column("user_id", ColumnType.INT64, required=True),
-        Column("session_id", required=True),
-        Column("event_type", required=True),
-        Column("amount", ColumnType.DECIMAL),
-        Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
-        Column("item_id"),
-        Column("properties", ColumnType.MAP),
-    ),
-)
+SOURCE = replace(user_events, name="orders", topic="orders", table="orders")
 CONTRACT = "event_id,user_id,session_id,event_type,event_timestamp"
 GOOD = "1,1,s,VIEW,2026-01-01T00:00:00Z"
 SHOP = "CustomerID,InvoiceDate,Total,Basket\n17850.0,12/1/2010 8:26,15.3,a\n17850.0,12/1/2010 8:26,15.3,a\n5,yesterday,1e2,b\n"

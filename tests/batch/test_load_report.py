@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,30 +12,16 @@ from delta.tables import DeltaTable
 
 from batch.files import ReadOptions, open_events
 from batch.load import load_events, load_file
-from features.sources import Column, ColumnType, EventSource
 from infra.settings import Settings
 from speed.replay import messages_of, readable
 from speed.stream import judged
+from tests.declarations import user_events
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 CASES = Path(__file__).parents[1] / "cases"
-SOURCE = EventSource(
-    name="orders",
-    topic="orders",
-    table="orders",
-    columns=(
-        Column("event_id", required=True),
-        Column("user_id", ColumnType.INT64, required=True),
-        Column("session_id", required=True),
-        Column("event_type", required=True),
-        Column("amount", ColumnType.DECIMAL),
-        Column("event_timestamp", ColumnType.TIMESTAMP, required=True),
-        Column("item_id"),
-        Column("properties", ColumnType.MAP),
-    ),
-)
+SOURCE = replace(user_events, name="orders", topic="orders", table="orders")
 EXPORT_MAPPING = {
     "user_id": "distinct_id",
     "session_id": "session",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,9 +68,9 @@ def rows_of(objective: str, n: int = 900) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def registry(tmp_path_factory: pytest.TempPathFactory, empty_registry: Callable[[Path], str]) -> Settings:
     home = tmp_path_factory.mktemp("registry")
-    settings = Settings(home=home, mlflow_tracking_uri=f"sqlite:///{home}/mlflow.db")
+    settings = Settings(home=home, mlflow_tracking_uri=empty_registry(home))
     client = MlflowClient(settings.mlflow_tracking_uri)
     for model in (declared("binary", linear), declared("regression"), declared("multiclass", linear)):
         for name in (model.name, batch_only_name(model.name)):

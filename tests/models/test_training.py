@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,9 +42,9 @@ TWIN = "repurchase_batch_only"
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def registry(tmp_path_factory: pytest.TempPathFactory, empty_registry: Callable[[Path], str]) -> Settings:
     home = tmp_path_factory.mktemp("registry")
-    settings = Settings(home=home, mlflow_tracking_uri=f"sqlite:///{home}/mlflow.db")
+    settings = Settings(home=home, mlflow_tracking_uri=empty_registry(home))
     client = MlflowClient(settings.mlflow_tracking_uri)
     for name in (repurchase.name, TWIN):
         client.create_experiment(name, artifact_location=str(home / "artifacts"))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from pyspark.sql import functions as F
 
 from batch.erasure import Entity
 from batch.events import ingest_archive
@@ -31,11 +30,12 @@ from infra.kafka import SERVED_TOPIC
 from infra.settings import Settings
 from orchestration.forget import ForgetReport, forget
 from orchestration.topics import topics
-from speed.archive import COLUMNS, create_archive
+from speed.archive import create_archive
 from speed.offline import table_of, tile_schema_sql
 from store.clients import store
 from store.server import open_store
 from tests import declarations
+from tests.archive import append_messages
 from tests.declarations import item_features, repurchase, user_events, user_features
 from tests.pure import tiles_of
 
@@ -90,8 +90,7 @@ def archive(spark: SparkSession, settings: Settings, *values: str, first: int = 
     """As a micro-batch of the speed layer does."""
     create_archive(spark, settings, user_events)
     rows = [(user_events.topic, 0, first + n, END + first + n, b"key", value.encode()) for n, value in enumerate(values)]
-    frame = spark.createDataFrame(rows, COLUMNS.rsplit(", ", 1)[0])
-    append(frame.withColumn("arrival_day", F.to_date(F.timestamp_millis("arrival_ms"))), settings, user_events.archive_table)
+    append_messages(spark, settings, user_events, rows)
 
 
 def item(settings: Settings) -> dict[str, Any]:

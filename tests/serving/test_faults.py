@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -84,11 +83,11 @@ def register(settings: Settings, model: lightgbm.Booster, spoil: Callable[[str],
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[Settings]:
+def serving(tmp_path_factory: pytest.TempPathFactory, empty_registry: Callable[[Path], str]) -> Iterator[Settings]:
     home = tmp_path_factory.mktemp("faults")
     settings = Settings.load(home).model_copy(
         update={
-            "mlflow_tracking_uri": f"sqlite:///{shutil.copy(empty_registry, home)}",
+            "mlflow_tracking_uri": empty_registry(home),
             "alias_poll_seconds": 0.3,
             "store_timeout_seconds": 0.5,
             "requests_at_once": 256,

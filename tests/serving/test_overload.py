@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -24,11 +23,11 @@ ORIGIN = "https://shop.example.com"
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[Settings]:
+def serving(tmp_path_factory: pytest.TempPathFactory, empty_registry: Callable[[Path], str]) -> Iterator[Settings]:
     home = tmp_path_factory.mktemp("overload")
     settings = Settings.load(home).model_copy(
         update={
-            "mlflow_tracking_uri": f"sqlite:///{shutil.copy(empty_registry, home)}",
+            "mlflow_tracking_uri": empty_registry(home),
             "requests_at_once": 2,
             "store_timeout_seconds": 60.0,
             "cors_origins": frozenset({ORIGIN}),

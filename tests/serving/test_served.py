@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,12 +97,12 @@ def _tile(ts_ms: int) -> Any:
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[Settings]:
+def deployment(tmp_path_factory: pytest.TempPathFactory, empty_registry: Callable[[Path], str]) -> Iterator[Settings]:
     """Champion and twin, no challenger; of /features half of the users are logged."""
     home = tmp_path_factory.mktemp("served")
     settings = Settings.load(home).model_copy(
         update={
-            "mlflow_tracking_uri": f"sqlite:///{shutil.copy(empty_registry, home)}", "alias_poll_seconds": 0.3, "store_timeout_seconds": 5,
+            "mlflow_tracking_uri": empty_registry(home), "alias_poll_seconds": 0.3, "store_timeout_seconds": 5,
             "experiment": EXPERIMENT, "use_cases": CASES, "served_share": 0.5,
         }
     )  # fmt: skip

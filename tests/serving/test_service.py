@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from http.client import HTTPConnection
@@ -106,9 +105,9 @@ def training_rows(seed: int) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[Settings]:
+def deployment(tmp_path_factory: pytest.TempPathFactory, empty_registry: Callable[[Path], str]) -> Iterator[Settings]:
     home = tmp_path_factory.mktemp("serving")
-    settings = Settings.load(home).model_copy(update={"mlflow_tracking_uri": f"sqlite:///{shutil.copy(empty_registry, home)}"})
+    settings = Settings.load(home).model_copy(update={"mlflow_tracking_uri": empty_registry(home)})
     for name in (repurchase.name, batch_only_name(repurchase.name)):
         MlflowClient(settings.mlflow_tracking_uri).create_experiment(name, artifact_location=str(home / "artifacts"))
     try:

@@ -6,8 +6,7 @@ The registry is MLflow on SQLite, without its server.
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,11 +25,9 @@ REQUESTS = 400
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Iterator[Settings]:
+def deployment(tmp_path_factory: pytest.TempPathFactory, empty_registry: Callable[[Path], str]) -> Iterator[Settings]:
     home = tmp_path_factory.mktemp("workers")
-    settings = Settings.load(home).model_copy(
-        update={"serving_workers": 2, "mlflow_tracking_uri": f"sqlite:///{shutil.copy(empty_registry, home)}"}
-    )
+    settings = Settings.load(home).model_copy(update={"serving_workers": 2, "mlflow_tracking_uri": empty_registry(home)})
     MlflowClient(settings.mlflow_tracking_uri).create_experiment(repurchase.name, artifact_location=str(home / "artifacts"))
     try:
         services.up(settings, {}, only={"valkey", "serving"})
