@@ -19,6 +19,7 @@ import pyarrow as pa
 from features.aggregations import Ints, Series
 from features.declaration import FeatureGroup
 from features.history import pack_history, roll, unpack_history
+from features.merge import EVER_MS
 from features.open_tile import join_tile
 from features.packed import TileValue
 from features.sources import ColumnType
@@ -131,7 +132,7 @@ def fold_into(
     return tiles, folded
 
 
-def roll_into(group: FeatureGroup, new: Contributions, before: Sequence[OpenTiles | None], closed_ms: int | None) -> Rolled:
+def roll_into(group: FeatureGroup, new: Contributions, before: Sequence[OpenTiles | None], closed_ms: int) -> Rolled:
     """`fold_into` of an architecture with histories: the tiles that the watermark has closed join the history of their entity.
 
     An event that is not late and lies before the end of the history joins the history as well. That happens where the stream is read again, because
@@ -141,7 +142,7 @@ def roll_into(group: FeatureGroup, new: Contributions, before: Sequence[OpenTile
         group: The declaration.
         new: As in `fold_into`.
         before: As in `fold_into`, with the closed tiles and the history.
-        closed_ms: No event that is still to be read lies before, but for these; None before the first micro-batch.
+        closed_ms: No event that is still to be read lies before, but for these; `EVER_MS` before the first micro-batch.
     """
     changed, folded = fold_into(group, new, before)
     of_entity: dict[int | str, dict[int, bytes]] = {}
@@ -152,11 +153,9 @@ def roll_into(group: FeatureGroup, new: Contributions, before: Sequence[OpenTile
     for entity, tiles in of_entity.items():
         state = states[entity]
         history = unpack_history(state.history, group) if state and state.history else None
-        known = state.tiles if state and closed_ms is not None else {}
-        joining = {start_ms: packed for start_ms, packed in known.items() if start_ms < (closed_ms or 0)}
-        end_ms = max((ms for ms in (history and history.until_ms, closed_ms if joining else None) if ms is not None), default=None)
-        if end_ms is None:
-            continue
+        known = state.tiles if state else {}
+        joining = {start_ms: packed for start_ms, packed in known.items() if start_ms < closed_ms}
+        end_ms = max(history.until_ms if history else EVER_MS, closed_ms if joining else EVER_MS)
         joining |= {start_ms: tiles.pop(start_ms) for start_ms in list(tiles) if start_ms < end_ms}
         if joining:
             histories[entity] = pack_history(group, roll(group, history, joining, end_ms))

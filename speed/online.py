@@ -170,18 +170,17 @@ def fold_rows(
         if what not in columns:
             columns[what] = contributions_of(target.group, _since(of_slot[target.slot], target.begins), target.inputs)
         new.append(columns[what])
-    openings, closed = [], []
+    openings = []
     for target, its_new in zip(targets, new, strict=True):
-        group = target.group
-        # An event at the watermark is late.
-        closed.append(None if watermark_ms is None else floor_ms(watermark_ms + 1, group.tile_ms))
-        until_ms = (EVER_MS if closed[-1] is None else closed[-1]) if settings.kappa else None
-        openings.append(Opening(group, target.token, first_starts(group, its_new), until_ms))
+        group, closed_ms = target.group, None
+        if settings.kappa:  # an event at the watermark is late
+            closed_ms = EVER_MS if watermark_ms is None else floor_ms(watermark_ms + 1, group.tile_ms)
+        openings.append(Opening(group, target.token, first_starts(group, its_new), closed_ms))
     writings = []
-    for target, its_new, opened, closed_ms in zip(targets, new, store.open_tiles(openings), closed, strict=True):
+    for target, its_new, opening, opened in zip(targets, new, openings, store.open_tiles(openings), strict=True):
         group, histories = target.group, None
-        if settings.kappa:
-            rolled = roll_into(group, its_new, opened, closed_ms)
+        if opening.closed_ms is not None:
+            rolled = roll_into(group, its_new, opened, opening.closed_ms)
             tiles, offsets = rolled.tiles, rolled.folded
             fresh = [entity for entity, state in zip(its_new.entities, opened, strict=True) if state is None]
             histories = Histories(rolled.histories, fresh)

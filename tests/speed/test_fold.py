@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.history import decode_history, unpack_history
-from features.merge import merge
+from features.merge import EVER_MS, merge
 from features.open_tile import join_tile
 from features.packed import LOG_BOUND, TileValue, decode_log, encode
 from features.speed_value import pack_tile
@@ -102,7 +102,7 @@ class RollingStream(Stream):
         super().__init__()
         self.histories: dict[int | str, bytes] = {}
 
-    def take_closed(self, closed_ms: int | None, *events: dict[str, Any], torn_after: int | None = None) -> None:
+    def take_closed(self, closed_ms: int, *events: dict[str, Any], torn_after: int | None = None) -> None:
         """A micro-batch before which no event comes any more that lies before `closed_ms`."""
         new = contributions_of(user_features, pa.Table.from_pylist(list(events), SCHEMA), INPUTS)
         starts = first_starts(user_features, new)
@@ -117,8 +117,8 @@ class RollingStream(Stream):
                 end_ms = unpack_history(rolled.histories[entity], user_features).until_ms
                 self.tiles[entity] = {start_ms: data for start_ms, data in tiles.items() if start_ms >= end_ms}
 
-    def open_with_closed(self, entity: int | str, first_ms: int, closed_ms: int | None) -> OpenTiles | None:
-        state = self.open(entity, min(first_ms, closed_ms or first_ms))
+    def open_with_closed(self, entity: int | str, first_ms: int, closed_ms: int) -> OpenTiles | None:
+        state = self.open(entity, min(first_ms, closed_ms))
         return state and OpenTiles(state.offsets, self.tiles[entity], self.histories.get(entity))
 
 
@@ -130,7 +130,7 @@ def test_histories_and_tiles_merge_to_what_tiles_alone_do_however_the_stream_is_
     while left:
         size = rng.randrange(1, 60)
         micro_batch, left = left[:size], left[size:]
-        closed_ms = None if high_ms is None else (high_ms - 300_000 + 1) // TILE_MS * TILE_MS
+        closed_ms = EVER_MS if high_ms is None else (high_ms - 300_000 + 1) // TILE_MS * TILE_MS
         for torn_after in rng.sample((1, None, 2), rng.randrange(3)):
             cut.take_closed(closed_ms, *rng.sample(micro_batch, len(micro_batch)), torn_after=torn_after)
         cut.take_closed(closed_ms, *micro_batch)
@@ -138,7 +138,7 @@ def test_histories_and_tiles_merge_to_what_tiles_alone_do_however_the_stream_is_
         offset += size
         if offset > 350 and not rng.randrange(6):
             # Read again from the start: all is passed over, and the watermark lies back.
-            cut.take_closed(None, *events[:offset])
+            cut.take_closed(EVER_MS, *events[:offset])
     assert cut.histories.keys() == whole.tiles.keys()
     for entity, tiles in whole.tiles.items():
         history = decode_history(cut.histories[entity], user_features)
@@ -151,9 +151,9 @@ def test_histories_and_tiles_merge_to_what_tiles_alone_do_however_the_stream_is_
 
 def test_an_event_that_is_not_late_behind_the_end_of_a_history_joins_it() -> None:
     stream = RollingStream()
-    stream.take_closed(None, event(0, TILE, 5))
+    stream.take_closed(EVER_MS, event(0, TILE, 5))
     stream.take_closed(TILE + TILE_MS, event(1, TILE + TILE_MS, 7))
-    stream.take_closed(None, event(2, TILE + 9, 11))
+    stream.take_closed(EVER_MS, event(2, TILE + 9, 11))
     history = decode_history(stream.histories[1], user_features)
     tiles = [stream.tile(1, start_ms) for start_ms in stream.tiles[1]]
     assert merge(user_features, history, tiles, TILE + 2 * TILE_MS).values[:2] == [3, 0.000023]
