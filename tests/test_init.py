@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -47,6 +49,15 @@ def test_a_new_project_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.home == folder / ".braid"
     project = load_project(settings)
     assert [group.name for group in project.groups] == ["customer_features"]
+
+
+def test_the_model_that_the_definitions_show_can_be_added(folder: Path) -> None:
+    text = (folder / "orchard" / "definitions.py").read_text()
+    [models] = re.findall(r"^#     models=(.*)$", text, flags=re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(f"from braid import Model, Outcome\n{text}\nmodels = {models}", names)
+    project = braid.Project(names["project"].sources, names["project"].groups, names["models"])
+    assert [model.name for model in project.models] == ["reorder"]
 
 
 def test_a_new_project_passes_its_own_test_and_the_linter(folder: Path) -> None:
