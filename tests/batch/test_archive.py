@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 #: 2026-01-01T00:00:00Z
 BASE = 1_767_225_600_000
 DAY = date(2026, 1, 1)
-DAY_COLUMN = "arrival_day"
 
 
 def message(offset: int, event: int | bytes, arrival_ms: int | None = None, time: str = "2026-01-01T00:00:00Z") -> tuple[Any, ...]:
