@@ -1,7 +1,7 @@
 """The batch layer: from files and the archive to Delta tables.
 
 files, load      a file → judged rows → `events`; rows that do not fit → `quarantine`
-csv_rows, times  the readers of files, with `json_messages`, `spool` and `quoted`
+csv_rows, times  the readers of files, with `json_messages`, `file_contents`, `spool` and `quoted`
 events           the raw archive → `events`, each event id once
 tiles, history   `events` → partials by entity and hop; a snapshot of each entity's history
 view             tiles → everything before batch_end, per entity

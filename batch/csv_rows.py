@@ -7,7 +7,7 @@ field is doubled. A row with too many or too few fields is returned as its text,
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import IO
 
+from batch.file_contents import not_utf8, open_bytes
 from infra.errors import InputError
 
 _DELIMITERS = (",", ";", "\t", "|")
@@ -22,19 +23,6 @@ _DELIMITERS = (",", ";", "\t", "|")
 _FIELD_BYTES = 16 * 2**20
 _CUT_DECIMAL = re.compile(r"[+-]?\d+(\.\d{3})*,\d{1,6}")
 csv.field_size_limit(_FIELD_BYTES)
-_UNPACK = "Unpack it, or compress it by gzip under a name that ends in .gz."
-_RECODE = "Convert it, such as by `iconv -f UTF-16 -t UTF-8`."
-#: The first bytes of a file that is no text in UTF-8 → what it is, and the cure.
-_CONTENTS = {
-    b"\x1f\x8b": ("compressed by gzip", "Give it a name that ends in .gz."),
-    b"\x28\xb5\x2f\xfd": ("compressed by Zstandard", _UNPACK),
-    b"\xfd7zXZ\0": ("compressed by xz", _UNPACK),
-    b"BZh": ("compressed by bzip2", _UNPACK),
-    b"PK\3\4": ("a ZIP archive or a spreadsheet", "Unpack it, or export the spreadsheet as CSV in UTF-8."),
-    b"PAR1": ("Parquet", "Give it a name that ends in .parquet."),
-    b"\xff\xfe": ("not text in UTF-8 but in UTF-16", _RECODE),
-    b"\xfe\xff": ("not text in UTF-8 but in UTF-16", _RECODE),
-}
 
 
 @dataclass(slots=True)
@@ -154,9 +142,7 @@ class CsvFile:
 
     def _open(self) -> IO[str]:
         # utf-8-sig keeps a byte order mark out of the first name; newline="" leaves the line ends to the CSV reader.
-        if is_gzip(self._path):
-            return gzip.open(self._path, "rt", encoding="utf-8-sig", newline="")
-        return self._path.open(encoding="utf-8-sig", newline="")
+        return io.TextIOWrapper(open_bytes(self._path), encoding="utf-8-sig", newline="")
 
 
 def joined_decimals(record: list[str], width: int, decimals: Sequence[int]) -> list[str] | None:
@@ -178,34 +164,6 @@ def joined_decimals(record: list[str], width: int, decimals: Sequence[int]) -> l
         else:
             ways.append(fields)
     return ways[0] if len(ways) == 1 else None
-
-
-def not_utf8(path: Path) -> InputError:
-    """The error for a file in another encoding, which braid does not guess, because a wrong guess would load wrong letters."""
-    return other_content(path) or InputError(
-        f"The file {path} is not text in UTF-8.", "Convert it, such as by `iconv -f LATIN1 -t UTF-8`."
-    )
-
-
-def other_content(path: Path) -> InputError | None:
-    """The error for a file whose first bytes say that it is compressed, a spreadsheet, Parquet or UTF-16; None for any other file."""
-    with gzip.open(path) if is_gzip(path) else path.open("rb") as handle:
-        head = handle.read(6)
-    for magic, (content, cure) in _CONTENTS.items():
-        if head.startswith(magic):
-            return InputError(f"The file {path} is {content}.", cure)
-    # Text in UTF-16 without a byte order mark, where it begins with ASCII.
-    if len(head) > 1 and (head[0] == 0) != (head[1] == 0):
-        name = "UTF-16BE" if head[0] == 0 else "UTF-16LE"
-        return InputError(
-            f"The file {path} is not text in UTF-8 but in UTF-16.", f"Convert it, such as by `iconv -f {name} -t UTF-8`."
-        )
-    return None
-
-
-def is_gzip(path: Path) -> bool:
-    """Whether the name of a file says that it is compressed by gzip."""
-    return path.suffix.lower() == ".gz"
 
 
 def _delimiter(path: Path, line: str, wanted: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 import duckdb
 import pyarrow as pa
 
-from batch.csv_rows import other_content
+from batch.file_contents import other_content
 from batch.quoted import name_sql, text_sql
 from batch.spool import NUMBERS, Spool, is_literal, spool_csv, spool_json, view_parquet
 from batch.times import TIME, TIME_MISFIT, TimeColumn, read_times

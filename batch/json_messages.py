@@ -6,17 +6,15 @@ the contract refuses. A file whose array is incomplete is refused as a whole.
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
-from batch.csv_rows import is_gzip, not_utf8, other_content
+from batch.file_contents import not_utf8, open_bytes, other_content
 from infra.errors import InputError
 
 _LINE_BYTES = 64 * 2**20
@@ -53,7 +51,7 @@ def messages_of_file(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _is_one_text(path: Path) -> bool:
     """Whether the file is read as a single text of JSON: an array, or documents of several lines."""
-    with _open(path) as handle:
+    with open_bytes(path) as handle:
         lines = (line.removeprefix(_BOM).strip() for line in iter(lambda: handle.readline(_LINE_BYTES), b""))
         first, second = ([line for line, _ in zip(filter(None, lines), range(2), strict=False)] + [b"", b""])[:2]
     if not {suffix.lower() for suffix in path.suffixes} & {".jsonl", ".ndjson"} and (
@@ -72,7 +70,7 @@ def _has_several_objects(line: bytes) -> bool:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with _open(path) as handle:
+    with open_bytes(path) as handle:
         for at, line in enumerate(handle, start=1):
             # Each of several files that were joined to this one may have begun with a byte order mark.
             message = line.removeprefix(_BOM).strip()
@@ -95,7 +93,7 @@ def _documents(path: Path) -> Iterator[tuple[int, bytes]]:
         return InputError(f"The file {path} {what} in line {at}.", "Repair the file; nothing was loaded.")
 
     text, position, counted, at, in_array = "", 0, 0, 1, False
-    with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as handle:
+    with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="") as handle:
         while True:
             position = _BETWEEN[in_array].match(text, position).end()  # type: ignore[union-attr]
             at += text.count("\n", counted, position)
@@ -128,7 +126,3 @@ def _end_of_value(text: str, position: int) -> int | None:
         return _DECODER.raw_decode(text, position)[1]
     except (ValueError, RecursionError):
         return None
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if is_gzip(path) else path.open("rb")  # type: ignore[return-value]

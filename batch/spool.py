@@ -6,7 +6,7 @@ a row the text (`_line`) and the reason (`MISFIT`). JSON without a mapping stays
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -65,9 +65,7 @@ def spool_csv(
     file = CsvFile(path, delimiter, [*names, *mapping.values()])
     origins = _origins(path, source, mapping, file.header)
     columns = {name: origin for name, origin in origins.items() if not is_literal(origin)}
-    for origin in columns.values():
-        if file.header.count(origin) > 1:
-            raise InputError(f"The file {path} has several columns {origin!r}.", "Give each column a name of its own.")
+    _check_names(path, file.header, columns.values())
     places = {name: file.header.index(origin) for name, origin in columns.items()}
     decimals = [places[column.name] for column in source.columns if column.type is ColumnType.DECIMAL and column.name in places]
     spooled = _write(scratch, list(columns), file.rows(list(places.values()), decimals if decimal_comma else ()))
@@ -103,7 +101,7 @@ def view_parquet(
     link.symlink_to(path.absolute())
     read = f"read_parquet({text_sql(str(link))}, hive_partitioning = false)"
     schema, described = pq.read_schema(path), connection.sql(f"SELECT * FROM {read}")
-    _check_names(path, schema, {column.name for column in source.columns} | set(mapping.values()))
+    _check_names(path, schema.names, sorted({column.name for column in source.columns} | set(mapping.values())))
     # Of names that differ by case alone, DuckDB gives the later ones another name.
     types: dict[str, DuckDBPyType] = dict(zip(schema.names, described.types, strict=True))
     in_duckdb = dict(zip(schema.names, described.columns, strict=True))
@@ -178,10 +176,10 @@ def _missing(path: Path, missing: list[str], present: Collection[str]) -> InputE
     )
 
 
-def _check_names(path: Path, schema: pa.Schema, wanted: Collection[str]) -> None:
+def _check_names(path: Path, present: Sequence[str], used: Iterable[str]) -> None:
     """Refuses a file with several columns of a name that is used."""
-    for name in sorted(wanted):
-        if schema.names.count(name) > 1:
+    for name in used:
+        if present.count(name) > 1:
             raise InputError(f"The file {path} has several columns {name!r}.", "Give each column a name of its own.")
 
 
