@@ -74,7 +74,6 @@ class ManyMerge:
         self._group, self._q_ms, self._batch_end_ms, self._complete_since_ms = group, q_ms, batch_end_ms, complete_since_ms
         self._columns, self._windows, self._features, self._ageing, self._exact = _plan_of(group)
         self._windows_ms = tuple([BEGINNING_MS if window is None else window.start_ms(q_ms) for window in self._windows])
-        self._buffer_ms = group.buffer_ms
         self._reasons: dict[int, Mapping[str, Sequence[int]]] = {}
         self._beyond_of: dict[int, list[int]] = {}
 
@@ -116,7 +115,7 @@ class ManyMerge:
         reasons = self._reasons.get(end_ms)
         if reasons is None:
             reasons = self._reasons[end_ms] = self._missing(end_ms)
-        if batch is not None and q_ms > cut_ms + self._buffer_ms:
+        if batch is not None and q_ms > cut_ms + self._group.buffer_ms:
             lost = [index for index in self._beyond(cut_ms) if batch.features[index].collapsed is not None]
             reasons = {beyond_the_buffer(self._group): lost, **reasons} if lost else reasons
         return Merged(values, None if end_ms == EVER_MS else end_ms, newest_ms, pieces.tiles, reasons)

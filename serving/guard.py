@@ -126,13 +126,13 @@ async def body_of(scope: Scope, receive: Receive) -> bytes | None:
     kinds, length, encodings = [], b"0", []
     for name, value in scope["headers"]:
         if name == b"content-type":
-            kinds.append(value)
+            kinds.append(value.split(b";")[0].strip().lower())
         elif name == b"content-length":
             length = value
         elif name == b"content-encoding":
             encodings.append(value)
     # Every content-type header counts, because of two different headers BentoML could read the other one.
-    if kinds != [JSON] and [kind.split(b";")[0].strip().lower() for kind in kinds] != [JSON]:
+    if kinds != [JSON]:
         raise RefusalError(415, "The body is not JSON.", "Send it as application/json.")
     if not length.isdigit() or int(length) > MAX_BODY_BYTES:
         raise _too_large()

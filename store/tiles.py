@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -284,7 +283,6 @@ def tiles_of(client: Any, group: str) -> dict[str, Tiles]:
     return {name.removeprefix(prefix): read_tiles(text) for name, text in fields.items() if name.startswith(prefix)}
 
 
-@lru_cache(256)  # each request reads what is published of its group, which hardly changes
 def read_tiles(text: bytes) -> Tiles:
     """What `set_tiles` wrote."""
     fields = json.loads(text)
