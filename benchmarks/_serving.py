@@ -93,20 +93,20 @@ def view_of(early: list[Series], batch_end_ms: int) -> BatchValue:
     return build_view(group, batch_end_ms, starts, fold_ranges(group, early, lo, hi), int(ts_ms[-1]))
 
 
-def publish(settings: Settings) -> tuple[float, float]:
-    """Writes the users' views and tiles to the store. Returns the mean number of tiles per user, and of bytes in the store."""
+def publish(settings: Settings, batch_end_ms: int = BATCH_END_MS) -> tuple[float, float]:
+    """Writes the users' views and a day of tiles to the store. Returns the mean number of tiles per user, and of bytes in the store."""
     client, online, tiles, used = store(settings), open_store(settings), 0, 0
-    for user, inputs in events():
-        early, late = cut_at(inputs, BATCH_END_MS)
+    for user, inputs in events(batch_end_ms):
+        early, late = cut_at(inputs, batch_end_ms)
         speed = [
             (user, start_ms := tile.first_ms // group.tile_ms * group.tile_ms, pack_tile(group, start_ms, tile))
             for tile in fold_tile_values(group, late, *runs(late[0].ts_ms // group.tile_ms))
         ]
         online.put_tiles(group, speed, settings.tiles_kept_seconds(group.buffer_ms))
         tiles += len(speed)
-        client.hset(group.key(user), batch_field(group.fingerprint), encode(view_of(early, BATCH_END_MS)))
+        client.hset(group.key(user), batch_field(group.fingerprint), encode(view_of(early, batch_end_ms)))
         used += client.memory_usage(group.key(user))
-    client.hset(meta_key(group.name), mapping={"batch_end_ms": BATCH_END_MS, "fingerprint": group.fingerprint, "format": FORMAT})
+    client.hset(meta_key(group.name), mapping={"batch_end_ms": batch_end_ms, "fingerprint": group.fingerprint, "format": FORMAT})
     return tiles / USERS, used / USERS
 
 

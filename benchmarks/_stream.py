@@ -1,16 +1,38 @@
-"""A stream of events beside a measurement: purchases, views and items in carts of users, as messages of the topic of the shop."""
+"""A stream of events beside a measurement: purchases, views and items in carts of users, as messages of the topic of the shop.
+
+As a program, it sends them until it is terminated; its arguments are the events per second and the number of users.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from kafka import KafkaProducer
 
 from examples.shop.definitions import user_events
+from infra.kafka import client_options
+from infra.settings import Settings
+
+
+@contextmanager
+def streaming(settings: Settings, rate: float, users: int) -> Iterator[None]:
+    """A block in which another process sends so many events per second, so that the measuring process has its own time."""
+    command = [sys.executable, "-m", "benchmarks._stream", str(rate), str(users)]
+    with subprocess.Popen(command, env={**os.environ, **settings.environment()}) as program:
+        try:
+            yield
+            assert program.poll() is None, "the stream has ended"
+        finally:
+            program.terminate()
 
 
 def send_events(producer: KafkaProducer, rate: float, over: threading.Event, users: int = 5_000) -> None:
@@ -33,3 +55,7 @@ def event(user: int, item: str) -> bytes:
         "event_type": random.choice(("PURCHASE", "VIEW", "CART")), "amount": random.randrange(10_000) / 100, "event_timestamp": now,
     }  # fmt: skip
     return json.dumps(fields).encode()
+
+
+if __name__ == "__main__":
+    send_events(KafkaProducer(**client_options(Settings.load())), float(sys.argv[1]), threading.Event(), int(sys.argv[2]))

@@ -1,10 +1,12 @@
 """Serving at a fixed rate of arrivals: the highest rate with a p99 within a limit, and the answers at a share of that rate.
 
-    python -m benchmarks.serving_load [--case predict] [--limit-ms 10] [--seconds 60] [--share 0.5] [--publish] [--workers 1] [--json]
+    python -m benchmarks.serving_load [--case predict] [--limit-ms 10] [--seconds 60] [--share 0.5] [--publish] [--stream 0]
+        [--workers 1] [--json]
 
 For each case, `/predict` and `/features` of 1, 100 and 500 users, the rate is searched by trials of some seconds. Then the load runs at a share of
-the rate, at rest, and once more with `--publish` while a later view of all users and another champion are published. Times count from when a
-request was due, so no stall is left out. The peer is a server that only answers, with as many bytes: the rate that the generator itself reaches
+the rate, at rest, and once more while other things happen: with `--publish` a later view of all users and another champion are published, with
+`--stream` so many events per second of the same users go through Kafka and the speed layer, and requests are about the moment at which they are sent.
+Times count from when a request was due, so no stall is left out. The peer is a server that only answers, with as many bytes: the rate that the generator itself reaches
 with it, which must be well above that of serving, or the figures are those of the generator. The data are those of
 `benchmarks.serving`, in a temporary home, which is deleted.
 """
@@ -17,20 +19,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from benchmarks._home import temporary_home
-from benchmarks._open_loop import highest_rate, offer
 from benchmarks._publication import publication
-from benchmarks._serving import BATCH_END_MS, CASES, bodies_of, publish, register, wait
-from features.windows import HOUR_MS
+from benchmarks._rates import highest_rate, offer
+from benchmarks._serving import BATCH_END_MS, CASES, USERS, bodies_of, publish, register, wait
+from benchmarks._stream import streaming
+from examples.shop.definitions import project, user_features
+from features.instants import now_ms
+from features.windows import DAY_MS, HOUR_MS, floor_ms
 from infra.embedded import services
 from infra.settings import Settings
 from orchestration.open_loop import DEGRADED, Load, request_of
+from orchestration.topics import topics
 
 #: The program of the peer. Its arguments are the port and the number of bytes of an answer.
 PEER = r"""
@@ -57,6 +63,8 @@ asyncio.run(main())
 """
 #: A trial has at least so many requests, for its 99th percentile, unless that takes longer than `_LONGEST_TRIAL_SECONDS`.
 _LEAST_REQUESTS, _LONGEST_TRIAL_SECONDS = 400, 20.0
+#: In the first minutes of a stream Java compiles.
+_STREAM_WARM_UP_SECONDS = 90
 
 
 def main(
@@ -67,6 +75,7 @@ def main(
     trial_seconds: Annotated[float, typer.Option(help="Seconds of a trial of a rate.")] = 5.0,
     trials: Annotated[int, typer.Option(help="Rates to try at most, each once or twice.")] = 12,
     published: Annotated[bool, typer.Option("--publish", help="Publish a view and a champion meanwhile, too.")] = False,
+    stream: Annotated[float, typer.Option(help="Events per second meanwhile; the speed layer runs from the begin.")] = 0.0,
     workers: Annotated[int, typer.Option(help="Processes of serving.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -79,9 +88,21 @@ def main(
             settings = home.model_copy(update=update)
             register(settings)
             next_version = register(settings, champion=False)
-            services.up(settings, {}, only={"valkey", "serving"})
-            publish(settings)
-            measured = measure(settings, case, limit_ms, seconds, share, trial_seconds, trials, next_version if published else None)
+            services.up(settings, topics(project), only={"valkey", "serving", *(("kafka", "speed") if stream else ())})
+            batch_end_ms = floor_ms(now_ms(), user_features.tile_ms) - DAY_MS if stream else BATCH_END_MS
+            publish(settings, batch_end_ms)
+            measured = measure(
+                settings,
+                case,
+                limit_ms,
+                seconds,
+                share,
+                trial_seconds,
+                trials,
+                next_version if published else None,
+                batch_end_ms,
+                stream,
+            )
             results.append({"case": case, "workers": workers, "limit_ms": limit_ms, "share": share, **measured})
             if not as_json:
                 print(_sentence(results[-1]), flush=True)  # the next case takes minutes
@@ -90,11 +111,12 @@ def main(
 
 
 def measure(
-    settings: Settings, case: str, limit_ms: float, seconds: float, share: float, trial_seconds: float, trials: int, next_version: str | None
+    settings: Settings, case: str, limit_ms: float, seconds: float, share: float, trial_seconds: float, trials: int, next_version: str | None,
+    batch_end_ms: int, stream: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """The figures of one case; `next_version` becomes champion meanwhile, if it is given."""
+    """The figures of one case; `next_version` becomes champion and so many events per second are sent meanwhile, if they are given."""
     path, _ = CASES[case]
-    bodies = bodies_of(case, 1_000)
+    bodies = bodies_of(case, 1_000, at_ms=None if stream else batch_end_ms + DAY_MS)
     requests, port = [request_of(path, body) for body in bodies], settings.ports.serving
 
     def rate_of(port: int, first: float) -> float:
@@ -112,11 +134,17 @@ def measure(
     shared = share * (rate or 1 / mean_seconds)
     rest = offer(port, requests, shared, seconds)
     figures |= {"at_rest": figures_of(rest)}
-    if next_version is not None:
-        with publication(settings, next_version, seconds / 4, BATCH_END_MS, BATCH_END_MS + 6 * HOUR_MS):
+    if next_version is not None or stream:
+        with ExitStack() as beside:
+            if stream:
+                beside.enter_context(streaming(settings, stream, USERS))
+                time.sleep(_STREAM_WARM_UP_SECONDS)
+            if next_version is not None:
+                end_ms = batch_end_ms + 6 * HOUR_MS
+                beside.enter_context(publication(settings, next_version, seconds / 4, batch_end_ms, end_ms))
             meanwhile = offer(port, requests, shared, seconds)
         twice = np.array(meanwhile.seconds) * 1_000 > 2 * rest.percentile_ms(99)
-        figures |= {"while_published": figures_of(meanwhile), "share_beyond_twice_the_p99_at_rest": round(float(twice.mean()), 6)}
+        figures |= {"meanwhile": figures_of(meanwhile), "share_beyond_twice_the_p99_at_rest": round(float(twice.mean()), 6)}
     return figures
 
 
@@ -167,7 +195,7 @@ def _sentence(result: dict[str, Any]) -> str:
         f"{result['case']}: {result['rate']:,} requests/s with p99 <= {result['limit_ms']:g} ms by {result['workers']} processes.",
         f"  A server that only answers, with as many bytes: {result['rate_of_the_peer']:,} requests/s.",
     ]
-    for phase, words in (("at_rest", "at rest"), ("while_published", "while a view and a champion are published")):
+    for phase, words in (("at_rest", "at rest"), ("meanwhile", "meanwhile")):
         if figures := result.get(phase):
             lines.append(
                 f"  {figures['rate']:,}/s {words}: p50 {figures['p50_ms']}, p99 {figures['p99_ms']}, p99.9 {figures['p99_9_ms']}, "
@@ -175,7 +203,7 @@ def _sentence(result: dict[str, Any]) -> str:
                 f"{figures['degraded']:,} of them degraded and {figures['refused']:,} refused; sent late by at most {figures['sent_late_p99_ms']} ms (p99)"
                 f"{'; ended, because too many requests waited' if figures['saturated'] else ''}."
             )
-    if "while_published" in result:
+    if "meanwhile" in result:
         lines.append(f"  Beyond twice the p99 at rest: {result['share_beyond_twice_the_p99_at_rest']:.4%}.")
     return "\n".join(lines)
 

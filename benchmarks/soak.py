@@ -22,20 +22,18 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import psutil
 import typer
-from kafka import KafkaProducer
 from scipy.stats import theilslopes
 
 from benchmarks._home import temporary_home
-from benchmarks._open_loop import offer
 from benchmarks._publication import publication
+from benchmarks._rates import offer
 from benchmarks._serving import CASES, USERS, bodies_of, register
-from benchmarks._stream import send_events
+from benchmarks._stream import streaming
 from examples.shop.definitions import project
 from features.instants import now_ms
 from features.windows import MINUTE_MS, floor_ms
 from infra.embedded import services
 from infra.embedded.supervision import Supervisor
-from infra.kafka import client_options
 from infra.settings import Settings
 from orchestration.open_loop import DEGRADED, Load, request_of
 from orchestration.topics import topics
@@ -81,25 +79,19 @@ def soak(
     with publication(settings, versions[0], 0, *_ends()):
         pass  # without a view there is nothing to merge
     over, samples = threading.Event(), dict[str, list[Sample]]()
-    producer = KafkaProducer(**client_options(settings))
-    beside = [
-        threading.Thread(target=send_events, args=(producer, events, over, USERS)),
-        threading.Thread(target=_watch, args=(settings, samples, over)),
-    ]
-    for thread in beside:
-        thread.start()
+    watch = threading.Thread(target=_watch, args=(settings, samples, over))
+    watch.start()
     loads, requests = [], mixed_requests()
     try:
         rounds = max(1, round(minutes / publish_minutes))
-        for number in range(rounds):
-            seconds = minutes * 60 / rounds
-            with publication(settings, versions[(number + 1) % 2], seconds / 2, *_ends()):
-                loads.append(offer(settings.ports.serving, requests, rate, seconds))
+        with streaming(settings, events, USERS):
+            for number in range(rounds):
+                seconds = minutes * 60 / rounds
+                with publication(settings, versions[(number + 1) % 2], seconds / 2, *_ends()):
+                    loads.append(offer(settings.ports.serving, requests, rate, seconds))
     finally:
         over.set()
-        for thread in beside:
-            thread.join()
-        producer.close()
+        watch.join()
     return loads, samples
 
 

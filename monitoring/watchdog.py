@@ -46,12 +46,9 @@ def guards(settings: Settings, project: Project) -> list[Guard]:
         ServiceError: The online store does not answer.
     """
     store = reached_store(settings)
-    buffer_ms = max(group.buffer_ms for group in project.groups)
-    on_store = [eviction_guard(store.evicting_policies())]
-    if settings.kappa:  # its tiles do not expire, and what Kafka deletes is in the archive
-        return on_store
-    on_store.append(expiry_guard(settings.tiles_kept_seconds(buffer_ms) * 1_000, buffer_ms))
-    return [*on_store, *_retention_guards(settings, project, store, instants.now_ms())]
+    eviction = eviction_guard(store.evicting_policies())
+    # In Kappa what Kafka deletes is in the archive.
+    return [eviction] if settings.kappa else [eviction, *_retention_guards(settings, project, store, instants.now_ms())]
 
 
 def eviction_guard(policies: Iterable[str]) -> Guard:
@@ -60,14 +57,6 @@ def eviction_guard(policies: Iterable[str]) -> Guard:
     return Guard(
         "eviction:store", not evicting, f"The online store drops keys when its memory is full ({evicting})." if evicting else "The online store drops nothing.",
         "Set its maxmemory-policy to noeviction.",
-    )  # fmt: skip
-
-
-def expiry_guard(ttl_ms: int, buffer_ms: int) -> Guard:
-    """A speed tile expires only when no answer needs it: after the buffer behind batch_end."""
-    return Guard(
-        "expiry:tiles", ttl_ms >= buffer_ms, f"Speed tiles expire after {_span(ttl_ms)}; the buffer behind batch_end is {_span(buffer_ms)}.",
-        f"Set BRAID_TILE_TTL_SECONDS to at least {-(-buffer_ms // 1_000)}.",
     )  # fmt: skip
 
 

@@ -28,8 +28,8 @@ from store.protocol import Opening, OpenTiles, Tiles, Writing
 from store.scripts import Script
 
 #: Entities per round trip to the store, and per call of a script on a server that is no cluster: half of a call's time is its own, but other clients
-#: wait for all of it.
-PIPELINE_LENGTH, _ENTITIES_PER_CALL = 1_000, 16
+#: wait for all of it, and for what has arrived of a round trip.
+PIPELINE_LENGTH, _ENTITIES_PER_CALL = 128, 16
 #: A speed value that would be longer loses its oldest tiles, and says so.
 LONGEST_VALUE = 4 * 1_024 * 1_024
 #: The index of a speed value, as `features.speed_value` describes it. `start` of the tile at `place`, counted from 0; `write` gives fields their

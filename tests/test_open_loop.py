@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks._open_loop import highest_rate, offer
+from benchmarks._rates import highest_rate, offer
 from orchestration.open_loop import BROKEN, DEGRADED, Load, request_of
 
 STALL_SECONDS = 0.5

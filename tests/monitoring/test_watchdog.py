@@ -20,7 +20,7 @@ from infra.embedded import services
 from infra.kafka import Retention, delete_messages
 from infra.settings import Settings
 from monitoring.alerts import Alerts
-from monitoring.watchdog import Guard, expiry_guard, guards, retention_guard
+from monitoring.watchdog import Guard, guards, retention_guard
 from orchestration.deployment import Deployment
 from orchestration.sensors.health import sensors_of
 from orchestration.topics import topics
@@ -78,8 +78,6 @@ def test_tiles_live_as_long_as_the_buffer() -> None:
     short = Settings.load().model_copy(update={"tile_ttl_seconds": 60})
     assert short.tiles_kept_seconds(BUFFER_MS) * 1_000 == BUFFER_MS + DAY_MS
     assert short.model_copy(update={"tile_ttl_seconds": 10 * 86_400}).tiles_kept_seconds(BUFFER_MS) == 10 * 86_400
-    assert expiry_guard(BUFFER_MS, BUFFER_MS).holds
-    assert not expiry_guard(BUFFER_MS - 1, BUFFER_MS).holds
 
 
 def test_each_condition_is_seen_to_be_broken(deployment: Settings) -> None:
@@ -88,7 +86,7 @@ def test_each_condition_is_seen_to_be_broken(deployment: Settings) -> None:
         producer.send(TOPIC, b"{}", partition=partition).get()
     producer.close()
     assert broken(deployment) == {}
-    assert {guard.key for guard in guards(deployment, project)} == {"eviction:store", "expiry:tiles", f"retention:{TOPIC}"}
+    assert {guard.key for guard in guards(deployment, project)} == {"eviction:store", f"retention:{TOPIC}"}
 
     configure(deployment, retention_ms=str(DAY_MS))
     assert broken(deployment) == {}, "nothing has been deleted yet, and the first message came just now"
@@ -117,7 +115,7 @@ def test_what_is_broken_is_told_by_doctor_and_as_an_alert(deployment: Settings) 
     )  # fmt: skip
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 1
-    assert (checks["expiry:tiles"]["ok"], checks["eviction:store"]["ok"]) == (True, False)
+    assert not checks["eviction:store"]["ok"]
     assert "noeviction" in checks["eviction:store"]["cure"]
 
     [sensor] = sensors_of(Deployment(project, settings))
