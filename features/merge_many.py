@@ -14,7 +14,7 @@ from features.aggregations import Partial, Value
 from features.declaration import FeatureGroup
 from features.merge import BEGINNING_MS, EVER_MS, Merged, beyond_the_buffer, merge, missing_tiles
 from features.packed import BatchValue, FeatureView, HistoryView, TileValue
-from features.speed_tiles import Pieces, SpeedTiles
+from features.speed_tiles import Pieces, PiecesMerged, SpeedTiles
 from features.speed_value import Column, layout_of
 from features.view import exact_partial
 from features.windows import Window
@@ -122,31 +122,32 @@ class ManyMerge:
 
     def _values(self, batch: BatchValue | None, cut_ms: int, pieces: Pieces) -> Sequence[Value]:
         """One per feature. What was merged last is still right for the same view and windows that begin where they did."""
-        if pieces.batch is not batch or pieces.windows_ms != self._windows_ms:
-            partials = self._partials(batch, cut_ms, pieces)
+        last = pieces.merged
+        if last is None or last.batch is not batch or last.windows_ms != self._windows_ms:
+            partials = self._partials(batch, cut_ms, pieces, last)
             values = [self._value(index, partial) for index, partial in enumerate(partials)]
             if pieces.entries:
-                pieces.batch, pieces.windows_ms, pieces.partials, pieces.values = batch, self._windows_ms, partials, values
+                pieces.merged = PiecesMerged(batch, self._windows_ms, partials, values)
             return values
         if not self._ageing:
-            return pieces.values
-        values = [*pieces.values]
+            return last.values
+        values = [*last.values]
         for index in self._ageing:
-            values[index] = self._value(index, pieces.partials[index])
+            values[index] = self._value(index, last.partials[index])
         return values
 
     def _value(self, index: int, partial: Partial) -> Value:
         value, empty, scale = self._features[index]
         return empty if partial is None else value(partial, self._q_ms, scale)
 
-    def _partials(self, batch: BatchValue | None, cut_ms: int, pieces: Pieces) -> list[Partial]:
+    def _partials(self, batch: BatchValue | None, cut_ms: int, pieces: Pieces, last: PiecesMerged | None) -> list[Partial]:
         windows_ms = self._windows_ms
-        known: Sequence[int] = pieces.windows_ms if pieces.batch is batch else ()
+        known = last if last is not None and last.batch is batch else None
         views: Sequence[FeatureView | None] = batch.features if batch is not None else (None,) * len(windows_ms)
         partials: list[Partial] = []
         for index, (window_ms, view, column) in enumerate(zip(windows_ms, views, self._columns, strict=True)):
-            if known and known[index] == window_ms:
-                partials.append(pieces.partials[index])
+            if known and known.windows_ms[index] == window_ms:
+                partials.append(known.partials[index])
                 continue
             partial = pieces.since(column, window_ms) if pieces.entries else None
             if view is not None and window_ms < cut_ms:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import msgspec
 
@@ -91,6 +91,22 @@ def _in_common(data: bytes, count: int, former: bytes) -> tuple[int, int, int]:
 _Sums = dict[tuple[int, bool, int], tuple[int, Partial]]
 
 
+class PiecesMerged(NamedTuple):
+    """Pieces merged with a view, one value because several threads read and replace it.
+
+    Attributes:
+        batch: The view.
+        windows_ms: Per feature the instant from which pieces are in it.
+        partials: One per feature.
+        values: One per feature; those of aggregations that age are of the time of that merge.
+    """
+
+    batch: BatchValue | None
+    windows_ms: tuple[int, ...]
+    partials: Sequence[Partial]
+    values: Sequence[Value]
+
+
 class Pieces:
     """What of a speed value lies from `cut_ms` on, the end of a batch view, and before an instant, in pieces that no sawtooth window splits.
 
@@ -101,24 +117,10 @@ class Pieces:
         entries: Each piece's entry.
         tiles: How many tiles they are of.
         last_ms: The latest event; 0 without pieces.
-        batch, windows_ms, partials, values: What was merged last: with which view, from which instants, and what came of it. Values of
-            aggregations that age are those of that time.
+        merged: What was merged last.
     """
 
-    __slots__ = (
-        "_settled",
-        "_sums",
-        "batch",
-        "cut_ms",
-        "entries",
-        "instants_ms",
-        "last_ms",
-        "partials",
-        "starts_ms",
-        "tiles",
-        "values",
-        "windows_ms",
-    )
+    __slots__ = ("_settled", "_sums", "cut_ms", "entries", "instants_ms", "last_ms", "merged", "starts_ms", "tiles")
 
     def __init__(self, cut_ms: int, settled: int = 0, sums: _Sums | None = None) -> None:
         self.cut_ms, self.tiles, self.last_ms = cut_ms, 0, 0
@@ -127,10 +129,7 @@ class Pieces:
         self.instants_ms: list[int] = []
         self.starts_ms: list[int] = []
         self.entries: list[list[Any]] = []
-        self.batch: BatchValue | None = None
-        self.windows_ms: tuple[int, ...] = ()
-        self.partials: Sequence[Partial] = ()
-        self.values: Sequence[Value] = ()
+        self.merged: PiecesMerged | None = None
 
     def of_later(self, first_ms: int, end_ms: int) -> Pieces:
         """What the pieces of a later value begin with: those of tiles from `first_ms` on and before `end_ms`."""
@@ -138,7 +137,7 @@ class Pieces:
         sums: _Sums = {}
         if not first and self._settled <= end:
             # A sum that was not needed any more, because a window has moved on, ends earlier.
-            sums = {key: known for key, known in self._sums.items() if known[0] == self._settled}
+            sums = {key: known for key, known in list(self._sums.items()) if known[0] == self._settled}
         return self._part(first, end, end - first, sums)
 
     def before(self, end_ms: int) -> Pieces:
@@ -238,18 +237,20 @@ class SpeedTiles(Sequence[TileValue]):
         """
         if until_ms <= self.last_ms and len(self._packed) <= _FEW_TILES:
             return self._cut(Pieces(cut_ms), 0, until_ms)
-        if self._pieces is None or self._pieces.cut_ms != cut_ms:
-            self._pieces, self._former = self._whole(cut_ms), None
+        pieces = self._pieces  # another thread may replace it
+        if pieces is None or pieces.cut_ms != cut_ms:
+            pieces = self._pieces = self._whole(cut_ms)
+            self._former = None
         if until_ms > self.last_ms:
-            return self._pieces
-        if self._pieces is None:
+            return pieces
+        if pieces is None:
             return self._cut(Pieces(cut_ms), 0, until_ms)
         place = max(bisect_left(self._starts_ms, until_ms) - 1, 0)
-        return self._cut(self._pieces.before(self._starts_ms[place]), place, until_ms)
+        return self._cut(pieces.before(self._starts_ms[place]), place, until_ms)
 
     def _whole(self, cut_ms: int) -> Pieces | None:
-        if self._former is not None and self._former[0].cut_ms == cut_ms:
-            former, shared = self._former
+        former, shared = self._former or (None, 0)
+        if former is not None and former.cut_ms == cut_ms:
             return self._cut(former.of_later(self._starts_ms[0], self._starts_ms[shared]), shared, self.last_ms + 1)
         return self._cut(Pieces(cut_ms), 0, self.last_ms + 1)
 

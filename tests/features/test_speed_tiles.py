@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from features import packed, speed_tiles
-from features.declaration import FeatureGroup
+from features.declaration import FeatureGroup, count
 from features.errors import PackedValueError
 from features.merge_many import ManyMerge
 from features.packed import TileValue
 from features.speed_tiles import SpeedTiles, decode_speed
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
-from tests.declarations import user_features
+from tests.declarations import user_events, user_features
 from tests.features.test_merge_equals_brute_force import BASE, EVERY_WINDOW, Event, group_of, rows
 from tests.pure import speed_value, tiles_of, view_of
 
@@ -63,6 +66,36 @@ def test_a_value_that_grows_is_decoded_cut_and_merged_as_if_it_was_alone(seed: i
             former = data, grown
     assert len(taken_over) > 15, "most values begin with the pieces of the former one"
     assert sum(map(bool, taken_over)) > 5, "and with its sums"
+
+
+@pytest.fixture
+def threads_that_alternate() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(2e-4)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_threads_that_merge_the_same_value_at_other_instants_do_not_mix(threads_that_alternate: None) -> None:
+    # An exact window begins elsewhere at each instant, the others only at each hop: these are taken over from the former merge.
+    windows = [count("exact", window="1h", tail="exact"), *(count(f"last_{hours}h", window=f"{hours}h") for hours in range(1, 9))]
+    group = FeatureGroup("counts", "user_id", user_events, tuple(windows))
+    events = rows([Event(BASE + minute * MINUTE_MS, None, 1, "a") for minute in range(-60, 180)])
+    tiles, view = tiles_of(group, events), view_of(group, events, BASE)
+    shared = decode_speed(speed_value(group, tiles), group)
+    hop_ms = BASE + 4 * HOUR_MS
+    asked = [range(hop_ms, hop_ms + 50), range(hop_ms - 50, hop_ms)]
+    alone = {
+        q_ms: ManyMerge(group, q_ms, BASE)(view, decode_speed(speed_value(group, tiles), group)).values
+        for of in asked
+        for q_ms in of
+    }
+
+    def wrong(instants_ms: range) -> int:
+        return sum(ManyMerge(group, q_ms, BASE)(view, shared).values != alone[q_ms] for _ in range(20) for q_ms in instants_ms)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(wrong, asked)) == [0, 0]
 
 
 def test_of_a_hot_entity_only_the_last_tiles_are_decoded_and_merged(monkeypatch: pytest.MonkeyPatch) -> None:
