@@ -33,7 +33,7 @@ from speed.archive import archived_offsets
 from speed.fold import contributions_of, fold
 from speed.online import Target
 from speed.stream import by_entity, contributions, input_names, slots
-from store.protocol import Folded, Histories, Tiles
+from store.protocol import Folded, Tiles
 from store.server import writing_store
 
 _ATTEMPTS = 5
@@ -122,6 +122,6 @@ def write_histories(
         ids = [events.entities[index] for index in closed.entity[first].tolist()]
         histories = fold_histories(group, series, closed.entity, end_ms) if ids else []
         packed = {entity: pack_history(group, history) for entity, history in zip(ids, histories, strict=True)}
-        folded = Folded(target.token, {entity: {} for entity in events.entities})
-        store.put_tiles(group, tiles, 0, None, folded, Histories(packed, events.entities))
+        folded = Folded(target.token, {entity: {} for entity in events.entities}, events.entities)
+        store.put_tiles(group, tiles, 0, None, folded, packed)
         yield pa.record_batch({"token": pa.array([target.token]), "entities": pa.array([len(events.entities)], pa.int64())})

@@ -46,7 +46,7 @@ from speed.copies import (
 )
 from speed.fold import Contributions, contributions_of, first_starts, fold_into, roll_into
 from speed.stream import by_entity, contributions, input_names, judged_events, slots
-from store.protocol import Folded, Histories, Mark, Opening, Store, Tiles, Writing
+from store.protocol import Folded, Mark, Opening, Store, Tiles, Writing
 from store.server import writing_store
 
 #: Rows times groups that are folded between two requests to the store. What is more costs memory, and requests count no more.
@@ -178,16 +178,16 @@ def fold_rows(
         openings.append(Opening(group, target.token, first_starts(group, its_new), closed_ms))
     writings = []
     for target, its_new, opening, opened in zip(targets, new, openings, store.open_tiles(openings), strict=True):
-        group, histories = target.group, None
+        group = target.group
         if opening.closed_ms is not None:
             rolled = roll_into(group, its_new, opened, opening.closed_ms)
-            tiles, offsets = rolled.tiles, rolled.folded
-            fresh = [entity for entity, state in zip(its_new.entities, opened, strict=True) if state is None]
-            histories = Histories(rolled.histories, fresh)
+            tiles, offsets, histories = rolled.tiles, rolled.folded, rolled.histories
         else:
             tiles, offsets = fold_into(group, its_new, opened)
+            histories = None
+        fresh = [entity for entity, state in zip(its_new.entities, opened, strict=True) if state is not None and state.of_another]
         seconds = settings.tiles_kept_seconds(group.buffer_ms)
-        writings.append(Writing(group, tiles, seconds, None, Folded(target.token, offsets), histories))
+        writings.append(Writing(group, tiles, seconds, None, Folded(target.token, offsets, fresh), histories))
     return writings
 
 

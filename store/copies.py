@@ -2,7 +2,7 @@
 
 The memory of a checkpoint is a hash per bucket. A field is the first two bytes of the hash of an event id; its value has a record of 32 bytes for each
 such event: the hash, the micro-batch in which the event was seen first, and when and where its message arrived (arrival_ms, partition, offset). An event is
-forgotten when a message of its field arrives `remember_ms` later. A message finds itself again when its micro-batch is made again, hence is no copy of itself.
+forgotten when a message of its field in a later micro-batch arrives `remember_ms` later: within one, a task may be hours ahead of another. A message finds itself again when its micro-batch is made again, hence is no copy of itself.
 
 Within a micro-batch several tasks look at once: the message that arrived first takes the place of one that was seen before, which is then named
 in the field `later`. The tasks that write tiles begin when all these have ended, and pass over what is named there.
@@ -56,8 +56,10 @@ for at = 1, #rows, MESSAGE do
   local records = redis.call('HGET', KEYS[1], field) or ''
   local seen, first = position(records, event), 1
   if not seen then
-    local keep, now_ms = 1, number(struct.unpack('>iI', arrival))
-    while keep < #records and number(struct.unpack('>iI', records, keep + 12)) < now_ms - remember_ms do keep = keep + RECORD end
+    local keep, before_ms = 1, number(struct.unpack('>iI', arrival)) - remember_ms
+    while keep < #records and string.sub(records, keep + 8, keep + 11) ~= batch and number(struct.unpack('>iI', records, keep + 12)) < before_ms do
+      keep = keep + RECORD
+    end
     redis.call('HSET', KEYS[1], field, string.sub(records, keep) .. event .. batch .. arrival)
   else
     local other = string.sub(records, seen + 12, seen + RECORD - 1)

@@ -98,10 +98,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Which events are in the tiles of entities: in the stream of tiles `token`, per entity and partition those before an offset."""
+    """Which events are in the tiles of entities: in the stream of tiles `token`, per entity and partition those before an offset.
+
+    `fresh` names the entities of which nothing that the store has counts any more, because it is of another stream.
+    """
 
     token: str
     offsets: Mapping[int | str, Mapping[int, int]]
+    fresh: Collection[int | str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,24 +132,13 @@ class OpenTiles(msgspec.Struct, frozen=True, gc=False):
         offsets: Per partition the offset of the first event that is in no tile yet.
         tiles: By their starts, packed (`features.speed_value`).
         history: The packed history (`features.history`), where it was asked for and is needed.
+        of_another: Whether what is there is of another stream, which may have the same events; then nothing of it is given.
     """
 
     offsets: Mapping[int, int]
     tiles: Mapping[int, bytes]
     history: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Histories:
-    """The histories of entities that are put together with their tiles.
-
-    Attributes:
-        packed: Entity → its new history, which has all tiles of the entity that begin before its end.
-        fresh: The entities of which nothing that the store has counts any more.
-    """
-
-    packed: Mapping[int | str, bytes]
-    fresh: Collection[int | str] = ()
+    of_another: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +160,7 @@ class Writing:
     ttl_seconds: int
     mark: Mark | None = None
     folded: Folded | None = None
-    histories: Histories | None = None
+    histories: Mapping[int | str, bytes] | None = None
 
 
 class Parts(msgspec.Struct, frozen=True, gc=False):
@@ -251,7 +244,7 @@ class Store(Protocol):
         ttl_seconds: int,
         mark: Mark | None = None,
         folded: Folded | None = None,
-        histories: Histories | None = None,
+        histories: Mapping[int | str, bytes] | None = None,
     ) -> None:
         """Puts tiles (entity, start, packed value), in one step with which events are in those of the entity; after all tiles the mark.
 

@@ -18,7 +18,7 @@ from store import copies, publishing, tiles
 from store.clients import patient_store, reading_store, store
 from store.errors import store_errors
 from store.keys import GENERATION_KEY, PROGRESS_KEY, Buckets, meta_key, notes_key
-from store.protocol import Folded, Histories, Mark, Messages, Opening, OpenTiles, Published, Reading, Tiles, View, Writing
+from store.protocol import Folded, Mark, Messages, Opening, OpenTiles, Published, Reading, Tiles, View, Writing
 from store.reading import ATTEMPTS, Query, Versions
 from store.wire import single
 
@@ -98,7 +98,7 @@ class RedisStore:
         ttl_seconds: int,
         mark: Mark | None = None,
         folded: Folded | None = None,
-        histories: Histories | None = None,
+        histories: Mapping[int | str, bytes] | None = None,
     ) -> None:
         self.put_all_tiles([Writing(group, values, ttl_seconds, mark, folded, histories)])
 

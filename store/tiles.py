@@ -207,12 +207,12 @@ def _put_calls(writing: Writing, at_once: int) -> Iterator[Sequence[Any]]:
     group, folded, histories = writing.group, writing.folded, writing.histories
     # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
     hour = now_ms() // HOUR_MS
-    ttl_seconds = 0 if histories else writing.ttl_seconds
+    ttl_seconds = 0 if histories is not None else writing.ttl_seconds
     shared = (
         speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour, folded_field(group.fingerprint),
         history_field(group.fingerprint),
     )  # fmt: skip
-    packed, fresh = (histories.packed, set(histories.fresh)) if histories else ({}, set())
+    packed, fresh = histories or {}, set(folded.fresh) if folded else ()
     entities: dict[int | str, dict[int, bytes]] = {entity: {} for entity in packed}
     for entity, start_ms, value in writing.tiles:
         entities.setdefault(entity, {})[start_ms] = value
@@ -255,8 +255,9 @@ def _opened(answer: Sequence[bytes], token: str) -> OpenTiles | None:
     if not answer:
         return None
     its_token, offsets = _decoder.decode(answer[0])
-    tiles = dict(zip(map(int, answer[2::2]), answer[3::2], strict=True))
-    return OpenTiles(offsets, tiles, answer[1] or None) if its_token == token else None
+    if its_token != token:
+        return OpenTiles({}, {}, of_another=True)
+    return OpenTiles(offsets, dict(zip(map(int, answer[2::2]), answer[3::2], strict=True)), answer[1] or None)
 
 
 def _run(client: Any, script: Script, calls: Sequence[Sequence[Any]]) -> list[Any]:

@@ -78,6 +78,20 @@ def test_rows_that_come_again_are_passed_over_also_within_a_micro_batch(stream: 
     assert stream.store.has_tiles_of(stream.token, 1, 1)
 
 
+def test_a_stream_that_is_read_again_under_another_token_counts_each_event_once(stream: Stream) -> None:
+    # Of three tiles: the first micro-batch of the second reading comes to one of them, which leaves the others for the next.
+    tile_ms = user_features.tile_ms
+    rows = [row(0, offset, offset, NOW_MS - (3 - offset // 2) * tile_ms) for offset in range(6)]
+    stream.writer().write(table(rows), {})
+    assert stream.counted() == 6
+    stream.tiles = Tiles(f"{stream.token}-again")
+    stream.store.set_tiles(user_features, stream.tiles)
+    writer = stream.writer("another checkpoint")
+    for begun in range(0, 6, 2):
+        writer.write(table(rows[begun : begun + 2]), {})
+    assert stream.counted() == 6
+
+
 def test_copies_and_late_events_do_not_count_and_their_numbers_are_known(stream: Stream) -> None:
     writer, ts_ms = stream.writer(), NOW_MS - 60_000
     late_ms = ts_ms - stream.settings.watermark_seconds * 1_000
