@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyspark import TaskContext
 
+from features.windows import DAY_MS, floor_ms
 from infra.settings import Settings
 from speed.stream import ARRIVAL, PLACE
 from store.protocol import Messages, Store
@@ -65,6 +66,9 @@ def verdicts(
 ) -> npt.NDArray[np.int8]:
     """The verdict on each event.
 
+    A late event is remembered like the others, so that a copy of it with a later time, which arrives afterwards, does not count here: in the batch layer
+    the first to arrive counts as well. It is not, where the batch layer would take the two for different events, because their days are too far apart.
+
     Args:
         store: The online store.
         settings: For how long a copy is recognized.
@@ -77,11 +81,15 @@ def verdicts(
     verdict = np.full(len(ts_ms), COUNTS, np.int8)
     if watermark_ms is not None:
         verdict[ts_ms <= watermark_ms] = LATE
-    in_time = np.flatnonzero(verdict == COUNTS)
-    in_time = in_time[np.lexsort((messages.offset[in_time], messages.partition[in_time], messages.arrival_ms[in_time]))]
-    asked = Messages(messages.event[in_time], messages.arrival_ms[in_time], messages.partition[in_time], messages.offset[in_time])
+    comparable = verdict == COUNTS
+    if watermark_ms is not None:
+        comparable |= floor_ms(ts_ms, DAY_MS) >= floor_ms(watermark_ms, DAY_MS) - settings.deduplication_days * DAY_MS
+    chosen = np.flatnonzero(comparable)
+    chosen = chosen[np.lexsort((messages.offset[chosen], messages.partition[chosen], messages.arrival_ms[chosen]))]
+    asked = Messages(messages.event[chosen], messages.arrival_ms[chosen], messages.partition[chosen], messages.offset[chosen])
     first = store.first_copies(memory, batch.name, asked, settings.stream_deduplication_seconds * 1_000)
-    verdict[in_time[~first]] = COPY
+    later = chosen[~first]
+    verdict[later[verdict[later] == COUNTS]] = COPY
     return verdict
 
 

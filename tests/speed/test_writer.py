@@ -11,7 +11,7 @@ import pytest
 
 from features.instants import now_ms
 from features.merge import merge
-from features.windows import HOUR_MS
+from features.windows import DAY_MS, HOUR_MS
 from infra.settings import Settings
 from speed import writer as writers
 from speed.engine import FITS, REFUSED, UNDECIDED
@@ -100,6 +100,20 @@ def test_copies_and_late_events_do_not_count_and_their_numbers_are_known(stream:
     counters = writer.counters
     assert (stream.counted(), counters.copies, counters.late, counters.undecided) == (3, 2, 1, 0)
     assert (counters.oldest_ms, counters.newest_ms, counters.watermark_ms) == (late_ms, ts_ms, late_ms)
+
+
+def test_a_copy_of_a_late_event_does_not_count_whatever_its_time(stream: Stream) -> None:
+    writer, ts_ms = stream.writer(), NOW_MS - 60_000
+    late_ms = ts_ms - stream.settings.watermark_seconds * 1_000
+    # Of these the batch layer counts both.
+    far_ms = ts_ms - (stream.settings.deduplication_days + 1) * DAY_MS
+    writer.write(table([row(0, 0, 10, ts_ms)]), {})
+    writer.write(table([row(0, 1, 11, late_ms), row(0, 2, 12, far_ms)]), {})
+    writer.write(table([row(0, 3, 11, ts_ms), row(0, 4, 12, ts_ms)]), {})
+    assert (stream.counted(), writer.counters.copies, writer.counters.late) == (2, 1, 2)
+    # In one micro-batch the late one counts as the first as well.
+    writer.write(table([row(0, 5, 13, ts_ms, NOW_MS), row(0, 6, 13, late_ms, NOW_MS - 1)]), {})
+    assert (stream.counted(), writer.counters.copies, writer.counters.late) == (2, 2, 3)
 
 
 @pytest.mark.parametrize("torn_at", ["put_all_tiles", "raise_high_water", "first_copies"])
