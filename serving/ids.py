@@ -13,6 +13,7 @@ from serving.errors import RefusalError
 #: An id in a request: a value; or column → value, for an entity of several columns.
 RequestId = int | str | Mapping[str, int | str]
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_INT64 = range(-(2**63), 2**63)
 
 
 def group_of(groups: Mapping[str, FeatureGroup], name: str) -> FeatureGroup:
@@ -72,7 +73,7 @@ def _typed(group: FeatureGroup, name: str, kind: ColumnType, values: Sequence[ob
     for position, value in enumerate(values):
         if (kind is ColumnType.STRING and isinstance(value, str)) or (kind is ColumnType.INT64 and isinstance(value, int)):
             typed.append(value)
-        elif kind is ColumnType.INT64 and isinstance(value, str) and _INTEGER.fullmatch(value):
+        elif kind is ColumnType.INT64 and isinstance(value, str) and _INTEGER.fullmatch(value) and int(value) in _INT64:
             typed.append(int(value))
         else:
             expected = "a text" if kind is ColumnType.STRING else "an integer"

@@ -24,6 +24,7 @@ def test_an_entity_of_several_columns_is_an_object_in_any_order_of_its_columns()
 
 def test_an_entity_of_one_column_is_its_value() -> None:
     assert keys_of(cards, [1, "-2", "0"]) == [1, -2, 0]
+    assert keys_of(cards, [str(-(2**63)), str(2**63 - 1)]) == [-(2**63), 2**63 - 1]
     assert keys_of(terminals, ["1/2", "~"]) == ["1/2", "~"]
 
 
@@ -32,6 +33,7 @@ def test_an_entity_of_one_column_is_its_value() -> None:
     [
         (cards, [1, "x"], "The id at position 1 is not an integer."),
         (cards, ["01"], "The id at position 0 is not an integer."),
+        (cards, [str(2**63)], "The id at position 0 is not an integer."),
         (cards, [{"card_id": 1}], "The id at position 0 is not an integer."),
         (terminals, ["t", 7], "The id at position 1 is not a text."),
         (card_at_terminal, ["1/t9"], "The id at position 0 is not an object of card_id, terminal_id."),
