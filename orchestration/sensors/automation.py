@@ -19,6 +19,7 @@ from orchestration.asking import ASKED_FOR, ask, latest_asked
 from orchestration.assets.quality import RETRAIN
 from orchestration.deployment import BatchEnd, Deployment
 from orchestration.due import Stream, due_batch_end_ms
+from orchestration.first_day import first_day
 from orchestration.materialized import latest_metadata
 from orchestration.names import PUBLISH_JOB, drift_key, features_job, live_quality_key, online_key, training_job
 from orchestration.run_days import RANGE_END, RANGE_START
@@ -60,7 +61,9 @@ def batch_when_due(deployment: Deployment, source: EventSource) -> dg.SensorDefi
             return dg.SkipReason("The stream has not passed the end of another period.")
         begin_ms = stream.oldest_event_ms if batch_end_ms is None else batch_end_ms
         assert begin_ms is not None
-        return ask(context, deployment, f"batch:{end_ms}", _range(begin_ms, end_ms), run_config=BatchEnd.run_config(end_ms))
+        return ask(
+            context, deployment, f"batch:{end_ms}", _range(deployment, begin_ms, end_ms), run_config=BatchEnd.run_config(end_ms)
+        )
 
     return sensor
 
@@ -89,7 +92,11 @@ def late_events_heal(deployment: Deployment, source: EventSource) -> dg.SensorDe
         if late < settings.late_events and not failed:
             return dg.SkipReason(f"{late} late rows since the last repair; {settings.late_events} start one.")
         subject = last[ASKED_FOR] if failed else f"late:{online['pid']}:{online['late_rows']}"
-        tags = {**_range(batch_end_ms - 1, batch_end_ms), _PID: str(online["pid"]), _LATE_ROWS: str(online["late_rows"])}
+        tags = {
+            **_range(deployment, batch_end_ms - 1, batch_end_ms),
+            _PID: str(online["pid"]),
+            _LATE_ROWS: str(online["late_rows"]),
+        }
         return ask(context, deployment, subject, tags, run_config=BatchEnd.run_config(batch_end_ms))
 
     return sensor
@@ -193,7 +200,12 @@ def _state(deployment: Deployment, source: EventSource) -> _State | dg.SkipReaso
     return _State(online, entries.get(f"archive:{source.name}", {}), min(published) if len(published) == len(groups) else None)
 
 
-def _range(begin_ms: int, end_ms: int) -> dict[str, str]:
-    """The days of [begin, end), as the tags of a run."""
-    first, last = (utc_day(instant_ms).isoformat() for instant_ms in (begin_ms, end_ms - 1))
+def _range(deployment: Deployment, begin_ms: int, end_ms: int) -> dict[str, str]:
+    """The days of [begin, end), as the tags of a run.
+
+    Dagster fails a run of a day before its partitions begin, such as the day of a streamed event that is older than all loaded events. The run of the first
+    day stands for such days: a run folds each earlier day whose events have changed.
+    """
+    earliest = first_day(deployment.settings).isoformat()
+    first, last = (max(utc_day(instant_ms).isoformat(), earliest) for instant_ms in (begin_ms, end_ms - 1))
     return {RANGE_START: first, RANGE_END: last}

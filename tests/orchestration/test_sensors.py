@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -97,6 +98,23 @@ def test_a_batch_is_asked_for_once_the_watermark_has_passed_midnight(deployment:
     assert (daily.tags[RANGE_START], daily.tags[RANGE_END]) == ("2026-05-19", "2026-05-19")
     published(deployment, MIDNIGHT)
     assert not tick(deployment, name, instance).run_requests
+
+
+@pytest.mark.parametrize(
+    ("begins", "days"), [("2026-05-19", ("2026-05-19", "2026-05-19")), ("2026-06-01", ("2026-06-01", "2026-06-01"))]
+)
+def test_a_batch_of_days_before_the_partitions_begin_asks_for_their_first_day(
+    deployment: Settings, instance: dg.DagsterInstance, tmp_path: Path, begins: str, days: tuple[str, str]
+) -> None:
+    (tmp_path / "first_day.json").write_text(f'"{begins}"')  # of a file that was loaded; the stream has older events
+    settings = deployment.model_copy(update={"home": tmp_path})
+    progress(settings, late_rows=2)
+    [request] = tick(settings, "batch_when_due_user_events", instance).run_requests
+    assert (request.tags[RANGE_START], request.tags[RANGE_END]) == days
+    assert Deployment(project, settings).days.get_partition_keys_in_range(dg.PartitionKeyRange(*days)) == [days[0]]
+    published(settings, MIDNIGHT)
+    [request] = tick(settings, "late_events_heal_user_events", instance).run_requests
+    assert (request.tags[RANGE_START], request.tags[RANGE_END]) == (days[1], days[1])
 
 
 def test_enough_late_events_ask_for_their_days_again_and_once(deployment: Settings, instance: dg.DagsterInstance) -> None:
