@@ -8,7 +8,7 @@
         history:{version}                           in Kappa, in the place of the batch view: see `features.history`
     braid/published/{group}                  hash   what was published of the group last: see `store.publishing`;
         tiles:{format}:{version}                    and since when its tiles are complete: see `store.tiles`
-    braid/known/{group}/{version}/{bucket}   hash   entity id → the stamp of the view that was published of it
+    braid/known/{group}/{version}/{bucket}   hash   entity id → the stamp of the view that was published of it: see `known_stamp`
     braid/marks/{token}/{bucket}             hash   task of a streaming query → the micro-batch whose tiles it wrote last
     braid/copies/{checkpoint}/{bucket}       hash   which events a stream has seen: see `store.copies`
     braid/high-water/{query}                 hash   micro-batch → the highest time of an event in it
@@ -29,6 +29,8 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from features.speed_value import SPEED_FORMAT
 
+#: The length of a stamp: two times of 15 digits, with a point between them.
+_STAMP_LENGTH = 31
 PROGRESS_KEY = "braid/progress"
 GENERATION_KEY = "braid/generation"
 
@@ -69,6 +71,16 @@ def stamp_field(version: str) -> bytes:
 def stamp(batch_end_ms: int, built_at_ms: int) -> bytes:
     """The order of the views of one version as text: by batch_end, and of one batch_end by when the view was built."""
     return b"%015d.%015d" % (batch_end_ms, built_at_ms)
+
+
+def known_stamp(stamp_of_view: bytes, lost_until_ms: int) -> bytes:
+    """The stamp of a known entity whose key was lost, with the time before which its speed tiles may be missing. It follows upon the stamp of its view."""
+    return b"%b %015d" % (stamp_of_view, lost_until_ms)
+
+
+def lost_until_of(stamp_of_known: bytes) -> int | None:
+    """The time before which the speed tiles of a known entity may be missing; None where its key was not lost."""
+    return int(stamp_of_known[_STAMP_LENGTH:]) if len(stamp_of_known) > _STAMP_LENGTH else None
 
 
 def batch_end_of(stamp_of_view: bytes) -> int:

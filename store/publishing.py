@@ -4,7 +4,8 @@ The order of the views of one version is their stamp: batch_end, then when the v
 
 1. begins: it is refused where the store has a later view of the version, and it enters its version (`begun:{version}`);
 2. puts views: each entity's is replaced in one step, unless the store has a newer one, and the tiles that it covers go in that step;
-   then the entity is entered among the known ones, with the stamp;
+   then the entity is entered among the known ones, with the stamp, and where its key was lost since it was known, with the time before which speed
+   tiles that went with the key may be missing (`store.keys.known_stamp`), until a view covers that time;
 3. ends: entities whose known stamp is older than the view that is published are removed, for they have left it; the group's hash moves,
    forwards only; what belongs to versions that nobody reads any more is removed.
 
@@ -18,7 +19,7 @@ publication, and `begun:{version}`, when its last publication began.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -30,7 +31,17 @@ from features.instants import now_ms
 from features.packed import FORMAT, batch_field
 from features.speed_value import folded_field, speed_field
 from infra.errors import NotReadyError
-from store.keys import Buckets, batch_end_of, meta_key, stamp, stamp_field, tiles_field, version_of
+from store.keys import (
+    Buckets,
+    batch_end_of,
+    known_stamp,
+    lost_until_of,
+    meta_key,
+    stamp,
+    stamp_field,
+    tiles_field,
+    version_of,
+)
 from store.protocol import Published, View
 from store.scripts import Script
 from store.tiles import SPEED_LUA
@@ -72,20 +83,22 @@ _REPLACE = Script(
     _PRUNE
     + """
 -- key: an entity; stamp field, stamp, batch field, value, speed field, tile_ms
-local present, replaced = redis.call('HGET', KEYS[1], ARGV[1]), 0
+-- Gives whether the entity had a view.
+local present = own(KEYS[1], redis.pcall('HGET', KEYS[1], ARGV[1]))
+local had_view = present and 1 or 0
 if not present or present <= ARGV[2] then
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
-  present, replaced = ARGV[2], 1
+  present = ARGV[2]
 end
 prune(KEYS[1], ARGV[5], tonumber(ARGV[6]), tonumber(string.sub(present, 1, 15)))
-return replaced
+return had_view
 """
 )
 _REMOVE = Script(
     _PRUNE
     + """
 -- key: an entity; stamp field, stamp, batch field, speed field, tile_ms
-local present = redis.call('HGET', KEYS[1], ARGV[1])
+local present = own(KEYS[1], redis.pcall('HGET', KEYS[1], ARGV[1]))
 if present and present >= ARGV[2] then return 0 end
 local removed = redis.call('HDEL', KEYS[1], ARGV[1], ARGV[3])
 prune(KEYS[1], ARGV[4], tonumber(ARGV[5]), tonumber(string.sub(ARGV[2], 1, 15)))
@@ -124,9 +137,10 @@ return present or ''
 """
 )
 _CLEAN = Script(
-    """
+    SPEED_LUA
+    + """
 -- key: an entity; what the fields of a version begin with
-for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+for _, name in ipairs(own(KEYS[1], redis.pcall('HKEYS', KEYS[1])) or {}) do
   for _, prefix in ipairs(ARGV) do
     if string.sub(name, 1, #prefix) == prefix then redis.call('HDEL', KEYS[1], name) end
   end
@@ -167,20 +181,65 @@ def begin(client: Any, group: FeatureGroup, view: View) -> View:
 
 
 def put_views(
-    client: Any, buckets: Buckets, group: FeatureGroup, view: View, ids: Sequence[int | str], values: Sequence[bytes]
+    client: Any,
+    buckets: Buckets,
+    group: FeatureGroup,
+    view: View,
+    ids: Sequence[int | str],
+    values: Sequence[bytes],
+    newest_tile_ms: Callable[[], int],
 ) -> None:
-    """Puts the views of some entities, at most `CHUNK` in one round trip."""
+    """Puts the views of some entities, at most `CHUNK` in one round trip.
+
+    Args:
+        client: The client.
+        buckets: How known entities are spread.
+        group: The version.
+        view: The view.
+        ids: The entities.
+        values: Their packed views.
+        newest_tile_ms: Gives the time before which all events are that are in speed tiles by now.
+    """
     version, mark = version_of(group.fingerprint), stamp(view.batch_end_ms, view.built_at_ms)
     fixed = stamp_field(version), mark, batch_field(group.fingerprint)
     speed, known = speed_field(group.fingerprint), buckets.known_keys(group.name, version)
     for begun in range(0, len(ids), CHUNK):
         some, their = ids[begun : begun + CHUNK], values[begun : begun + CHUNK]
-        _REPLACE.run(
+        places = [(known[bucket], at) for bucket, of_bucket in buckets.split(some) for at in of_bucket]
+        stamps = _stamps(client, buckets, known, some)
+        had_view = _REPLACE.run(
             client,
             [(group.key(entity_id), *fixed, value, speed, group.tile_ms) for entity_id, value in zip(some, their, strict=True)],
         )
         # After the views: a known entity without a view has lost it.
-        _KNOW.run(client, [(known[bucket], mark, *(some[at] for at in places)) for bucket, places in buckets.split(some)])
+        entered: dict[tuple[str, bytes], list[int | str]] = {}
+        for key, at in places:
+            lost_until_ms = _lost_until_ms(stamps[at], bool(had_view[at]), view.batch_end_ms, newest_tile_ms)
+            entered.setdefault((key, mark if lost_until_ms is None else known_stamp(mark, lost_until_ms)), []).append(some[at])
+        _KNOW.run(client, [(key, its_mark, *entities) for (key, its_mark), entities in entered.items()])
+
+
+def _stamps(client: Any, buckets: Buckets, known: Sequence[str], ids: Sequence[int | str]) -> list[bytes | None]:
+    """The stamps of known entities, in the order of the ids."""
+    stamps: list[bytes | None] = [None] * len(ids)
+    pipeline = client.pipeline(transaction=False)
+    split = list(buckets.split(ids))
+    for bucket, places in split:
+        pipeline.hmget(known[bucket], [ids[at] for at in places])
+    for (_, places), of_bucket in zip(split, pipeline.execute(), strict=True):
+        for at, stamp_of_known in zip(places, of_bucket, strict=True):
+            stamps[at] = stamp_of_known
+    return stamps
+
+
+def _lost_until_ms(
+    stamp_of_known: bytes | None, had_view: bool, batch_end_ms: int, newest_tile_ms: Callable[[], int]
+) -> int | None:
+    """The time before which the speed tiles of an entity may be missing beside its new view; None where none is missing."""
+    if stamp_of_known is None:
+        return None
+    lost_until_ms = lost_until_of(stamp_of_known) if had_view else newest_tile_ms()
+    return lost_until_ms if lost_until_ms is not None and lost_until_ms > batch_end_ms else None
 
 
 def end(client: Any, buckets: Buckets, group: FeatureGroup, view: View, entities: int, newest_event_ms: int | None) -> int:

@@ -4,7 +4,8 @@ Gives `features.merge` its parts, of the version of the group that was published
 is there. What was decoded is kept (`store.decoded`). What the store can be seen to lack stands in the faults of the parts:
 
 - a known entity without a view has lost it (`LOST`); an entity that no publication knows is a new one, and exact;
-- a view older than what is published is of an entity that has left the view, or was lost since (`LEFT`).
+- a view older than what is published is of an entity that has left the view, or was lost since (`LEFT`);
+- speed tiles that went with a key, whose view was published again since, may be missing until a view covers their time (`LOST_TILES`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from infra.deadlines import Deadline
 from infra.settings import Settings
 from store.decoded import DecodedValues, Fields
 from store.errors import CLIENT_ERRORS, reason_of
-from store.keys import Buckets, batch_end_of, meta_key, tiles_field, version_of
+from store.keys import Buckets, batch_end_of, lost_until_of, meta_key, tiles_field, version_of
 from store.protocol import ALWAYS_MS, NEVER_MS, Parts, Reading
 from store.publishing import STREAM_FORMAT
 from store.tiles import read_tiles
@@ -44,6 +45,7 @@ UNREADABLE = "a stored value cannot be read"
 OTHER_VERSION = "the online store holds a version of the declaration that cannot be read any more"
 OTHER_ARCHITECTURE = "what is published is of another architecture than BRAID_ARCHITECTURE"
 LOST = "the online store has lost the entity's batch view"
+LOST_TILES = "the online store has lost speed tiles of the entity"
 LEFT = "the entity's batch view is older than the one that was published"
 
 _NOTHING = Parts()
@@ -228,6 +230,8 @@ def parts_of(
     if parts.batch is not None:
         if published_end_ms is not None and parts.batch.batch_end_ms < published_end_ms:
             faults = (*faults, LEFT)
+        elif isinstance(stamp, bytes) and (lost_until_of(stamp) or EVER_MS) > parts.batch.batch_end_ms:
+            faults = (*faults, LOST_TILES)
     elif isinstance(stamp, Exception):
         faults = (*faults, reason_of(stamp))
     # What a publication under way has just written is not missing yet.

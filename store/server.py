@@ -13,6 +13,7 @@ import numpy.typing as npt
 import redis
 
 from features.declaration import FeatureGroup
+from features.instants import now_ms
 from infra.settings import Settings
 from store import copies, publishing, tiles
 from store.clients import patient_store, reading_store, store
@@ -76,7 +77,14 @@ class RedisStore:
 
     @_told
     def put_views(self, group: FeatureGroup, view: View, ids: Sequence[int | str], values: Sequence[bytes]) -> None:
-        publishing.put_views(self._client, self._buckets, group, view, ids, values)
+        publishing.put_views(self._client, self._buckets, group, view, ids, values, lambda: self._newest_tile_ms(group))
+
+    def _newest_tile_ms(self, group: FeatureGroup) -> int:
+        """The time before which all events are that are in speed tiles of a group by now."""
+        # An event may be ahead of the clock, and a micro-batch under way ahead of what the stream has reported.
+        newest_ms = now_ms() + self._settings.future_seconds * 1_000
+        reported_ms = self.progress().get(f"online:{group.name}", {}).get("newest_event_ms")
+        return newest_ms if reported_ms is None else min(newest_ms, reported_ms + group.tile_ms)
 
     @_told
     def end_publication(self, group: FeatureGroup, view: View, entities: int, newest_event_ms: int | None) -> int:

@@ -51,6 +51,11 @@ local function whole(head, dropped, n, index, tiles)
   local high = math.floor(dropped / 4294967296)
   return head .. struct.pack('>hII', high, dropped - high * 4294967296, n) .. index .. string.char(221) .. struct.pack('>I', n) .. tiles
 end
+-- The keys of a group are the store's own: what has another type there goes, so that it is in nobody's way.
+local function own(key, reply)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  redis.call(string.find(reply.err, 'WRONGTYPE') and 'DEL' or 'HLEN', key) -- HLEN meets the same error and raises it
+end
 local function write(key, ttl_ms, values)
   redis.call('HSET', key, unpack(values))
   local fields = {}
@@ -69,7 +74,7 @@ local field, head, tile_ms, ttl, longest, hour = ARGV[1], ARGV[2], tonumber(ARGV
 -- An hour is told from the hours of half the range before it, so the latest of those after it stands for none.
 local expiry = (hour + (ttl > 0 and math.ceil(ttl / 3600) + 1 or 32767)) % 65536
 local function put(key, folded, history, fresh, from, to)
-  local value = redis.call('HGET', key, field)
+  local value = own(key, redis.pcall('HGET', key, field))
   if fresh == '1' then
     redis.call('HDEL', key, field, ARGV[7], ARGV[8])
     value = nil
@@ -144,7 +149,7 @@ _OPEN = Script(
 -- keys: entities; field, format and fingerprint, field of what is folded, of an architecture with histories the field of the history and before when a
 -- tile is closed ('' and '' of another); for each entity the start of the first tile. Gives for each what is folded, the history or '', then starts and tiles
 local function open(key, first)
-  local folded, value, history = unpack(redis.call('HMGET', key, ARGV[3], ARGV[1], ARGV[4]))
+  local folded, value, history = unpack(own(key, redis.pcall('HMGET', key, ARGV[3], ARGV[1], ARGV[4])) or {})
   if not folded then return {} end
   local found, head = {folded, ''}, ARGV[2]
   local needed = false

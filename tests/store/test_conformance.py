@@ -22,6 +22,7 @@ from features.speed_value import pack_tile, speed_field
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from store.clients import store
+from store.errors import NOT_OURS
 from store.keys import version_of
 from store.protocol import (
     ALWAYS_MS,
@@ -38,7 +39,7 @@ from store.protocol import (
     published_version,
 )
 from store.publishing import CHUNK
-from store.reading import LEFT, LOST, OTHER_ARCHITECTURE, OTHER_VERSION, UNREADABLE, OnlineStore
+from store.reading import LEFT, LOST, LOST_TILES, OTHER_ARCHITECTURE, OTHER_VERSION, UNREADABLE, OnlineStore
 from store.server import RedisStore
 from tests.declarations import item_features, user_features
 from tests.pure import speed_value, unpacked
@@ -221,9 +222,34 @@ def test_an_entity_whose_view_is_lost_is_told_apart_from_a_new_one(online: Redis
     publish(online, B, {1: 1, 2: 2})
     store(servers.settings).delete(user_features.key(1))
     online.put_tiles(user_features, [(entity, B, packed_tile(B)) for entity in (1, 2, 3)], TTL)
+    online.set_progress({"online:user_features": {"newest_event_ms": B}})
     assert [one.faults for one in online.read(user_features, [1, 2, 3, 4]).parts] == [(LOST,), (), (), ()]
     publish(online, B + HOUR, {1: 1, 2: 2, 3: 3})
     assert [one.faults for one in online.read(user_features, [1, 2, 3, 4]).parts] == [(), (), (), ()]
+
+
+@pytest.mark.parametrize("loss", ["deleted", "another type"])
+def test_tiles_that_went_with_a_key_are_missing_until_a_view_covers_their_time(
+    online: RedisStore, servers: Servers, loss: str
+) -> None:
+    def faults_after(end_ms: int, built_ms: int = 1) -> list[tuple[str, ...]]:
+        publish(online, end_ms, {1: 1, 2: 2, 3: 3}, built_ms=built_ms)
+        return [entity.faults for entity in online.read(user_features, [1, 2, 3]).parts]
+
+    publish(online, B, {1: 1, 2: 2})
+    online.put_tiles(user_features, [(entity, B + HOUR, packed_tile(B + HOUR)) for entity in (1, 2, 3)], TTL)
+    online.set_progress({"online:user_features": {"newest_event_ms": B + HOUR}})
+    client = store(servers.settings)
+    client.delete(user_features.key(1))
+    if loss == "another type":
+        client.set(user_features.key(1), "a text")
+        assert parts(online, 1).faults == (NOT_OURS,)
+    assert faults_after(B, 2) == [(LOST_TILES,), (), ()]
+    assert faults_after(B, 3) == [(LOST_TILES,), (), ()]
+    assert faults_after(B + TILE_MS) == [(LOST_TILES,), (), ()]
+    online.put_tiles(user_features, [(1, B + 2 * HOUR, packed_tile(B + 2 * HOUR))], TTL)
+    assert (tiles_of(parts(online, 1)), parts(online, 1).faults) == ([B + 2 * HOUR], (LOST_TILES,))
+    assert faults_after(B + HOUR + TILE_MS) == [(), (), ()]
 
 
 def test_a_publication_under_way_makes_nobody_look_lost(online: RedisStore, servers: Servers) -> None:

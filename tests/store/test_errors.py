@@ -14,6 +14,7 @@ from infra.ports import ports_of
 from infra.settings import Settings
 from store.clients import store
 from store.errors import StoreError
+from store.protocol import Opening
 from store.reading import OnlineStore
 from store.server import RedisStore
 from tests.declarations import user_features
@@ -95,14 +96,21 @@ def test_a_user_without_permission_or_with_a_wrong_password(server: Callable[...
     assert "password" in next(iter(faults(servers.settings)))
 
 
-def test_a_key_of_another_type(server: Callable[..., Servers]) -> None:
+def test_a_key_of_another_type_gives_way_to_what_is_written(server: Callable[..., Servers]) -> None:
     servers = server()
-    store(servers.settings).set(user_features.key(1), "a text")
-    assert faults(servers.settings) == {"the online store holds something else under the entity's key"}
-    with pytest.raises(StoreError, match="holds something else"):
-        publish(RedisStore(servers.settings), B, {1: 1})
-    with pytest.raises(StoreError, match="holds something else"):
-        RedisStore(servers.settings).put_tiles(user_features, [(1, B, packed_tile(B))], TTL)
+    client, online = store(servers.settings), RedisStore(servers.settings)
+    opening = Opening(user_features, "token", {1: B})
+    writings = {
+        "a view": lambda: publish(online, B, {1: 1}),
+        "tiles": lambda: online.put_tiles(user_features, [(1, B, packed_tile(B))], TTL),
+        "a look at open tiles": lambda: online.open_tiles([opening]),
+        "a view without the entity": lambda: publish(online, B + 1, {}),
+    }
+    for name, write in writings.items():
+        client.set(user_features.key(1), "a text")
+        assert faults(servers.settings) == {"the online store holds something else under the entity's key"}, name
+        write()
+        assert client.type(user_features.key(1)) in (b"hash", b"none"), name
 
 
 def test_a_full_memory(server: Callable[..., Servers]) -> None:
