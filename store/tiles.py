@@ -75,6 +75,8 @@ local field, head, tile_ms, ttl, longest, hour = ARGV[1], ARGV[2], tonumber(ARGV
 local expiry = (hour + (ttl > 0 and math.ceil(ttl / 3600) + 1 or 32767)) % 65536
 local function put(key, folded, history, fresh, from, to)
   local value = own(key, redis.pcall('HGET', key, field))
+  -- Without a history tiles and what is folded are there together. Alone, the other one was lost, and with it events of these tiles or of earlier ones.
+  local lost = folded ~= '' and ttl > 0 and (redis.call('HEXISTS', key, ARGV[7]) == 1) ~= (value and true or false)
   if fresh == '1' then
     redis.call('HDEL', key, field, ARGV[7], ARGV[8])
     value = nil
@@ -86,6 +88,7 @@ local function put(key, folded, history, fresh, from, to)
   end
   local dropped, n, index, tiles = -140737488355328, 0, '', ''
   if value and is_speed(value) and string.sub(value, 1, #head) == head then dropped, n, index, tiles = parts(value) end
+  if lost and from < to then dropped = math.max(dropped, tonumber(ARGV[to - 1]) + tile_ms) end
 
   -- Tiles from the first new one on are taken off: usually none, or the one that is replaced.
   local first, stay, bytes, after = from < to and tonumber(ARGV[from]) or 140737488355327, n, #tiles, {}

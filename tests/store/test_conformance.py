@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from features.declaration import FeatureGroup, count
 from features.history import HISTORY_FORMAT, decode_history, pack_history, roll
 from features.merge import EVER_MS
 from features.packed import FORMAT, BatchValue, FeatureView, TileValue, batch_field, decode_tile, encode, encode_log
-from features.speed_value import pack_tile, speed_field
+from features.speed_value import folded_field, pack_tile, speed_field
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from store.clients import store
@@ -510,6 +510,21 @@ def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(onlin
     put(8, 11, B + HOUR)
     online.drop(user_features, [8])
     assert opened(8) is None
+
+
+@pytest.mark.parametrize(("lost", "dropped_ms"), [(speed_field, B + TILE_MS), (folded_field, B + TILE_MS), (batch_field, EVER_MS)])
+def test_tiles_and_what_is_folded_are_missing_where_one_of_them_was_lost_alone(
+    online: RedisStore, servers: Servers, lost: Callable[[str], bytes], dropped_ms: int
+) -> None:
+    def put(offset: int, start_ms: int) -> None:
+        folded = Folded("t", {1: {0: offset}})
+        online.put_tiles(user_features, [(1, start_ms, packed_tile(start_ms, offset))], TTL, folded=folded)
+
+    put(3, B)
+    store(servers.settings).hdel(user_features.key(1), lost(user_features.fingerprint))
+    put(5, B)
+    put(6, B + TILE_MS)
+    assert parts(online, 1).tiles.dropped_ms == dropped_ms  # type: ignore[attr-defined]
 
 
 def test_the_size_grows_with_the_content(online: RedisStore) -> None:
