@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,8 +16,12 @@ from infra.settings import Settings
 
 #: The topic of served answers: written by `serving.served_log`, read by `monitoring.served`, whose docstring has the columns.
 SERVED_TOPIC = "served_features"
+#: 2011, the year of the first Kafka: a record whose time is earlier has no time of arrival.
+FIRST_ARRIVAL_MS = 1_293_840_000_000
 #: The isolation level of every reader. An end offset is then the end of the committed messages, so a lag can be 0.
 _ISOLATION = "read_committed"
+#: How long the first messages of open transactions are waited for.
+_FIRST_MESSAGE_SECONDS = 5
 #: The time of a message is its arrival by the broker's clock, because a producer's clock may be wrong.
 _TOPIC_CONFIGS = {"message.timestamp.type": "LogAppendTime"}
 _LOGIN_MODULES = {
@@ -160,8 +165,44 @@ def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
         consumer.close()
 
 
+def open_transaction_ms(settings: Settings, topic: str) -> int | None:
+    """When the first message of the oldest open transaction of a topic arrived; None without one.
+
+    Readers get no message of a partition that lies behind that message before the transaction has ended, and a lag does not count such messages.
+
+    Raises:
+        ServiceError: Kafka does not answer.
+    """
+    committed = end_offsets(settings, topic)
+    try:
+        consumer = KafkaConsumer(**client_options(settings), enable_auto_commit=False)
+        try:
+            ends = consumer.end_offsets([TopicPartition(topic, partition) for partition in committed])
+            waiting = {partition for partition, end in ends.items() if end > committed[partition.partition]}
+            consumer.assign(sorted(waiting))
+            for partition in waiting:
+                consumer.seek(partition, committed[partition.partition])
+            arrivals_ms: list[int] = []
+            deadline = time.monotonic() + _FIRST_MESSAGE_SECONDS
+            while waiting and time.monotonic() < deadline:
+                for partition, records in consumer.poll(timeout_ms=500, max_records=1).items():
+                    arrivals_ms.append(records[0].timestamp)
+                    waiting.discard(partition)
+                    consumer.pause(partition)
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise ServiceError(
+            f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
+        ) from None
+    return min(arrivals_ms, default=None)
+
+
 class Held(NamedTuple):
-    """The messages that Kafka holds of a partition: the first offset, the end offset, and the first message's time (None if empty)."""
+    """The messages that Kafka holds of a partition: the first offset, the end offset, and the arrival of the first message.
+
+    The arrival is None if the partition is empty, or if the time of the record is not a time of arrival.
+    """
 
     earliest: int
     end: int
@@ -186,9 +227,12 @@ def held(settings: Settings, topic: str) -> dict[int, Held]:
         raise ServiceError(
             f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
         ) from None
+    arrivals_ms = {partition: message.timestamp for partition, message in first.items() if message}
     return {
         partition.partition: Held(
-            earliest[partition], end[partition], message.timestamp if (message := first.get(partition)) else None
+            earliest[partition],
+            end[partition],
+            arrival_ms if (arrival_ms := arrivals_ms.get(partition, 0)) >= FIRST_ARRIVAL_MS else None,
         )
         for partition in partitions
     }

@@ -1,7 +1,7 @@
-"""The watchdog: whether the online store could be rebuilt after a loss, and whether it keeps its data.
+"""The watchdog: whether the online store could be rebuilt after a loss, whether it keeps its data, and whether the stream gets its messages.
 
-Reads the retention of each source's topic, the published batch_end, the policy of the store's servers, and the settings. After a loss of
-the store the batch view is published again, and the stream reads Kafka again from batch_end on. So Kafka must still hold these messages.
+Reads the retention and the open transactions of each source's topic, the published batch_end, the policy of the store's servers, and the settings.
+After a loss of the store the batch view is published again, and the stream reads Kafka again from batch_end on. So Kafka must still hold these messages.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from features import instants
 from features.project import Project
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from infra.embedded.health import ailment
-from infra.kafka import Retention, retention_of
+from infra.kafka import Retention, open_transaction_ms, retention_of
 from infra.settings import Settings
 from monitoring.freshness import Severity
 from store.protocol import Store
 from store.server import reached_store
+
+#: The longest age of an open transaction: as long as Kafka's producers let one be open by default.
+LONGEST_TRANSACTION_MS = MINUTE_MS
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,16 @@ def guards(settings: Settings, project: Project) -> list[Guard]:
         ServiceError: The online store does not answer.
     """
     store = reached_store(settings)
-    eviction = eviction_guard(store.evicting_policies())
-    # In Kappa what Kafka deletes is in the archive.
-    return [eviction] if settings.kappa else [eviction, *_retention_guards(settings, project, store, instants.now_ms())]
+    on_store = [eviction_guard(store.evicting_policies())]
+    if ailment(settings, "kafka"):
+        return on_store
+    current_ms = instants.now_ms()
+    on_kafka = [
+        transaction_guard(source.topic, open_transaction_ms(settings, source.topic), current_ms) for source in project.sources
+    ]
+    if not settings.kappa:  # there what Kafka deletes is in the archive
+        on_kafka += _retention_guards(settings, project, store, current_ms)
+    return [*on_store, *on_kafka]
 
 
 def eviction_guard(policies: Iterable[str]) -> Guard:
@@ -57,6 +67,24 @@ def eviction_guard(policies: Iterable[str]) -> Guard:
     return Guard(
         "eviction:store", not evicting, f"The online store drops keys when its memory is full ({evicting})." if evicting else "The online store drops nothing.",
         "Set its maxmemory-policy to noeviction.",
+    )  # fmt: skip
+
+
+def transaction_guard(topic: str, open_ms: int | None, now_ms: int) -> Guard:
+    """No transaction is open for long, because readers do not get the messages behind it, and a lag does not count them.
+
+    Args:
+        topic: The topic.
+        open_ms: When the first message of the oldest open transaction arrived; None without one.
+        now_ms: The wall clock.
+    """
+    age_ms = 0 if open_ms is None else max(0, now_ms - open_ms)
+    holds = age_ms <= LONGEST_TRANSACTION_MS
+    return Guard(
+        f"transactions:{topic}", holds,
+        f"No transaction on the topic {topic} is open for longer than {_span(LONGEST_TRANSACTION_MS)}." if holds
+        else f"A transaction on the topic {topic} has been open for {_span(age_ms)}; the stream does not get the messages behind it.",
+        "Let its producer commit or abort it. Otherwise Kafka aborts it after the producer's transaction.timeout.ms.",
     )  # fmt: skip
 
 
@@ -78,8 +106,6 @@ def retention_guard(topic: str, retention: Retention, batch_end_ms: int, now_ms:
 
 
 def _retention_guards(settings: Settings, project: Project, store: Store, now_ms: int) -> Iterator[Guard]:
-    if ailment(settings, "kafka"):
-        return
     for source in project.sources:
         published = [store.published(group.name) for group in project.groups_of(source)]
         ends_ms = [view.batch_end_ms for view in published if view]

@@ -14,11 +14,9 @@ from pyspark.sql import DataFrame, SparkSession
 from features.declaration import FeatureGroup
 from features.judgement import message_projections
 from features.sources import EventSource
-from infra.kafka import spark_reader_options
+from infra.kafka import FIRST_ARRIVAL_MS, spark_reader_options
 from infra.settings import Settings
 
-#: 2011, the year of the first Kafka.
-FIRST_ARRIVAL_MS = 1_293_840_000_000
 #: Where a message is in its topic.
 PLACE = {"kafka_partition": "partition", "kafka_offset": "offset"}
 #: The columns of `features.arrival.ARRIVAL_ORDER`.

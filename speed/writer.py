@@ -19,11 +19,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features.instants import now_ms
+from infra.kafka import FIRST_ARRIVAL_MS
 from infra.settings import Settings
 from speed.copies import COPY, COUNTS, LATE, MicroBatch, verdicts, watermark_before
 from speed.engine import FITS, UNDECIDED
 from speed.online import Target, put_part
-from speed.stream import FIRST_ARRIVAL_MS
 from store.keys import version_of
 from store.protocol import Messages, Store
 

@@ -17,10 +17,10 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from features.windows import BUFFER_MS, DAY_MS, HOUR_MS
 from infra.embedded import services
-from infra.kafka import Retention, delete_messages
+from infra.kafka import Held, Retention, create_topics, delete_messages, held, open_transaction_ms
 from infra.settings import Settings
 from monitoring.alerts import Alerts
-from monitoring.watchdog import Guard, guards, retention_guard
+from monitoring.watchdog import LONGEST_TRANSACTION_MS, Guard, guards, retention_guard, transaction_guard
 from orchestration.deployment import Deployment
 from orchestration.sensors.health import sensors_of
 from orchestration.topics import topics
@@ -28,6 +28,7 @@ from store.clients import store
 from store.protocol import View
 from store.server import open_store
 from tests.declarations import project, user_events
+from tests.waiting import eventually
 
 NOW = time.time_ns() // 1_000_000
 TOPIC = user_events.topic
@@ -50,11 +51,11 @@ def broken(settings: Settings) -> dict[str, Guard]:
     return {guard.key: guard for guard in guards(settings, project) if not guard.holds}
 
 
-def configure(settings: Settings, **configs: str) -> None:
-    """Sets some of the topic's configuration."""
+def configure(settings: Settings, topic: str = TOPIC, **configs: str) -> None:
+    """Sets some of a topic's configuration."""
     admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
     named = {name.replace("_", "."): value for name, value in configs.items()}
-    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, TOPIC, configs=named)])
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=named)])
     admin.close()
 
 
@@ -86,7 +87,8 @@ def test_each_condition_is_seen_to_be_broken(deployment: Settings) -> None:
         producer.send(TOPIC, b"{}", partition=partition).get()
     producer.close()
     assert broken(deployment) == {}
-    assert {guard.key for guard in guards(deployment, project)} == {"eviction:store", f"retention:{TOPIC}"}
+    keys = {"eviction:store", f"retention:{TOPIC}", f"transactions:{TOPIC}"}
+    assert {guard.key for guard in guards(deployment, project)} == keys
 
     configure(deployment, retention_ms=str(DAY_MS))
     assert broken(deployment) == {}, "nothing has been deleted yet, and the first message came just now"
@@ -104,6 +106,39 @@ def test_each_condition_is_seen_to_be_broken(deployment: Settings) -> None:
     store(deployment).config_set("maxmemory-policy", "noeviction")
     assert broken(deployment) == {}
     assert broken(deployment.model_copy(update={"tile_ttl_seconds": 3_600})) == {}, "tiles outlast the buffer whatever the setting"
+
+
+def test_a_record_time_before_there_was_kafka_is_no_arrival(deployment: Settings) -> None:
+    create_topics(deployment, {"old": 2})
+    configure(deployment, "old", message_timestamp_type="CreateTime")
+    producer = KafkaProducer(bootstrap_servers=deployment.kafka_bootstrap)
+    for partition, timestamp_ms in ((0, 1), (1, NOW - DAY_MS)):
+        producer.send("old", b"{}", partition=partition, timestamp_ms=timestamp_ms).get(30)
+    producer.close()
+    assert held(deployment, "old") == {0: Held(0, 1, None), 1: Held(0, 1, NOW - DAY_MS)}
+
+
+def test_a_transaction_that_stays_open_is_seen(deployment: Settings) -> None:
+    assert open_transaction_ms(deployment, TOPIC) is None
+    producer = KafkaProducer(bootstrap_servers=deployment.kafka_bootstrap, transactional_id="open")
+    other = KafkaProducer(bootstrap_servers=deployment.kafka_bootstrap)
+    try:
+        producer.init_transactions()
+        producer.begin_transaction()
+        arrived_ms = producer.send(TOPIC, b"{}", partition=2).get(30).timestamp
+        other.send(TOPIC, b"{}", partition=2).get(30)
+        other.send(TOPIC, b"{}", partition=1).get(30)
+        assert open_transaction_ms(deployment, TOPIC) == arrived_ms
+        producer.commit_transaction()
+        eventually(lambda: open_transaction_ms(deployment, TOPIC) is None)
+    finally:
+        producer.close()
+        other.close()
+    assert transaction_guard(TOPIC, None, NOW).holds
+    assert transaction_guard(TOPIC, NOW - LONGEST_TRANSACTION_MS, NOW).holds
+    hanging = transaction_guard(TOPIC, NOW - 10 * LONGEST_TRANSACTION_MS, NOW)
+    assert not hanging.holds
+    assert "open for 10 minutes" in hanging.message
 
 
 def test_what_is_broken_is_told_by_doctor_and_as_an_alert(deployment: Settings) -> None:
