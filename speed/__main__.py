@@ -94,7 +94,11 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
             queries |= _start_online(engine, settings.engine, tasks, store, source, streams)
             with pool(spark, "background"):
                 queries[f"archive:{source.name}"] = start_archive(spark, settings, source, watch.ids[source.topic])
-        details = {name: {"version": one.group.fingerprint, "token": one.tiles.token} for name, one in streams.items()}
+        details = {
+            name: {"version": one.group.fingerprint, "token": one.tiles.token, "topic": watch.ids[one.group.source.topic]}
+            for name, one in streams.items()
+        }
+        details |= {f"archive:{source.name}": {"topic": watch.ids[source.topic]} for source in project.sources}
         offline = [
             OfflineStore(spark, settings, store, source, project.groups_of(source), watch.ids[source.topic])
             for source in project.sources

@@ -5,8 +5,8 @@ Reads the progress of the queries (`speed.engine.Query`); writes JSON per group,
 store: `braid replay --wait`, the probes and `braid status` read it.
 
     {"offsets": {"0": next offset to read, …}, "watermark_ms", "oldest_event_ms", "newest_event_ms", "rows_per_second",
-     "late_rows", "copies", "lag": messages not read yet, "lag_seconds": since it had read all, "batch_id", "written_at_ms", "pid", of an online query also
-     "version": of the declaration, "token": of its stream of tiles}
+     "late_rows", "copies", "lag": messages not read yet, "lag_seconds": since it had read all, "batch_id", "written_at_ms", "pid",
+     of a query also "topic": the identity of the topic, of an online query "version": of the declaration, "token": of its stream of tiles}
 
 The oldest and the newest event are of all processes: one that was started again does not make its groups stale.
 """

@@ -21,7 +21,7 @@ from features.speed_value import speed_field
 from infra.embedded import services
 from infra.kafka import client_options, create_topics, end_offsets, producer_timed_topics
 from infra.settings import Settings
-from speed.visible import wait_archived
+from speed.visible import wait_archived, wait_visible
 from store.clients import store
 from store.keys import PROGRESS_KEY
 from tests.speed.transactions import send_in_transactions
@@ -135,6 +135,8 @@ def test_what_kafka_really_holds_is_counted_once_and_by_one_rule(spark: SparkSes
         create_topics(kafka, {CALLS.topic: 2})
         for index in range(6):
             producer.send(CALLS.topic, call(f"after{index}", 5, 1.0), partition=index % 2).get(30)
+        wait_visible(kafka, [CALLER], end_offsets(kafka, CALLS.topic), 600)
+        assert layer.tile(5) == (6, 6.0), "the progress of the topic before counts for nothing"
         layer.wait(lambda: layer.starts == 2)
         # Whichever notices first: the query, while there is no such topic, or the watch, as soon as there is another.
         log = layer.log.read_text()
