@@ -57,11 +57,26 @@ class NormalView:
     central: dict[str, tuple[float, float]]
 
 
-def last_whole_day(spark: SparkSession, settings: Settings, source: EventSource, first: date, last: date) -> date | None:
-    """The latest day of a span that has events and is complete; the newest day of the table may still get events."""
+def days_to_check(
+    spark: SparkSession, settings: Settings, source: EventSource, first: date, last: date, published: date | None = None
+) -> list[date]:
+    """The days that a run must compare with their norms, the latest last: those that have events and are complete.
+
+    The newest day of the table may still get events, so it is not complete.
+
+    Args:
+        spark: The session.
+        settings: The settings that name the table.
+        source: The source.
+        first: The first day of the run, of which the latest complete day is checked.
+        last: The last day of the run.
+        published: The day that the last published batch_end cuts. No day from then on has passed, because a day that is kept out keeps all
+            views out; each of them is checked.
+    """
     state = table_state(spark, settings.table(source.table))
     days = sorted(date.fromisoformat(day) for (day,) in partitions_of(state.read(spark))) if state else []
-    return max((day for day in days[:-1] if first <= day <= last), default=None)
+    whole = [day for day in days[:-1] if day <= last]
+    return [day for day in whole if (published is not None and day >= published) or day == whole[-1] >= first]
 
 
 def normal_day(spark: SparkSession, settings: Settings, source: EventSource, day: date) -> NormalDay | None:

@@ -4,6 +4,8 @@ The thresholds are declared with the source (`SourceChecks`) and the group (`Gro
 a crossed threshold that the declaration names as blocking keeps the day out (`…_within_limits`). Great Expectations compares the rows.
 """
 
+from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -12,14 +14,15 @@ from pyspark.sql import DataFrame
 
 from batch.view import view_table
 from features.declaration import FeatureGroup
+from features.instants import parse_rfc3339, utc_day
 from features.sources import EventSource
 from infra.settings import Settings
-from monitoring.normal import NormalDay, NormalView, last_whole_day, normal_day, normal_view
+from monitoring.normal import NormalDay, NormalView, days_to_check, normal_day, normal_view
 from orchestration.assets.batch import DUPLICATES, READ, REFUSED
-from orchestration.checks.suites import gx_expectations, validate
+from orchestration.checks.suites import Verdict, gx_expectations, joined, validate
 from orchestration.deployment import Deployment
 from orchestration.materialized import latest_metadata
-from orchestration.names import events_key, view_key
+from orchestration.names import events_key, online_key, view_key
 from orchestration.run_days import first_and_last_day
 
 #: The share of the rows that must lie within a declared bound.
@@ -29,8 +32,12 @@ _MIN_MESSAGES = 100
 
 
 def events_as_usual(deployment: Deployment, source: EventSource) -> Any:
-    """The check that compares a source's latest complete day with the four weeks before it."""
+    """The check that compares the complete days of a source that were not published yet with the four weeks before them.
+
+    Where no threshold blocks, and before the first publication, it is the latest of them alone.
+    """
     settings, key, checks = deployment.settings, events_key(source), source.checks
+    source_groups = deployment.project.groups_of(source)
     limits, usual = f"{source.table}_within_limits", f"{source.table}_as_usual"
     specs = [
         dg.AssetCheckSpec(limits, asset=key, blocking=True, description=f"Blocking thresholds: {', '.join(sorted(checks.blocking)) or 'none'}."),
@@ -40,21 +47,32 @@ def events_as_usual(deployment: Deployment, source: EventSource) -> Any:
     @dg.multi_asset_check(name=f"{source.table}_normal", specs=specs)
     def check(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> Any:
         session = spark.spark_session
-        day = last_whole_day(session, settings, source, *first_and_last_day(context))
-        if day is None:
+        published = _published_day(context.instance, source_groups) if checks.blocking else None
+        days = days_to_check(session, settings, source, *first_and_last_day(context), published)
+        if not days:
             yield from _nothing_to_compare(key, limits, usual, "No day of the run is complete.")
             return
-        norm = normal_day(session, settings, source, day)
-        ingested = latest_metadata(context.instance, key)
-        verdict = validate(
-            settings,
-            day_frame(session, settings, source, str(day)),
-            f"{source.table}_normal",
-            day_expectations(source, norm, ingested),
-        )
+        verdict = verdict_on_days(session, settings, source, days, latest_metadata(context.instance, key))
         yield from verdict.results(key, limits, usual)
 
     return check
+
+
+def _published_day(instance: dg.DagsterInstance, groups: Sequence[FeatureGroup]) -> date | None:
+    """The day that the latest published batch_end of some groups cuts; None where nothing was published."""
+    ends = [latest_metadata(instance, online_key(group)).get("batch_end") for group in groups]
+    return max((utc_day(parse_rfc3339(end)) for end in ends if end), default=None)
+
+
+def verdict_on_days(
+    session: Any, settings: Settings, source: EventSource, days: Sequence[date], ingested: dict[str, Any]
+) -> Verdict:
+    """The verdict on some days, each compared with its own norm; the messages of the run belong to the last of them."""
+    verdicts = {}
+    for day in days:
+        expected = day_expectations(source, normal_day(session, settings, source, day), ingested if day == days[-1] else {})
+        verdicts[str(day)] = validate(settings, day_frame(session, settings, source, str(day)), f"{source.table}_normal", expected)
+    return joined(verdicts)
 
 
 def day_frame(session: Any, settings: Settings, source: EventSource, day: str) -> DataFrame:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,21 @@ class Verdict:
                 (whole, self.critical, dg.AssetCheckSeverity.ERROR), (plausible, self.warnings, dg.AssetCheckSeverity.WARN),
             )
         )  # type: ignore[return-value]  # fmt: skip
+
+
+def joined(verdicts: Mapping[str, Verdict]) -> Verdict:
+    """The verdict of several runs of a suite, by what each was about, in one; its page is that of the last that failed, else of the last."""
+    every = list(verdicts.values())
+    blocked, warned = (
+        [verdict for verdict in every if failed(verdict)] for failed in (attrgetter("critical"), attrgetter("warnings"))
+    )
+    return Verdict(
+        sum(verdict.expectations for verdict in every),
+        sum(verdict.rows for verdict in every),
+        tuple(f"{name}: {words}" for name, verdict in verdicts.items() for words in verdict.critical),
+        tuple(f"{name}: {words}" for name, verdict in verdicts.items() for words in verdict.warnings),
+        (blocked or warned or every)[-1].docs,
+    )
 
 
 def gx_expectations() -> Any:

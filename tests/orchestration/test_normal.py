@@ -14,9 +14,9 @@ from batch.tiles import build_tiles, stale_days
 from batch.view import build_view
 from braid import Column, ColumnType, DeclarationError, EventSource, FeatureGroup, GroupChecks, SourceChecks, count, total
 from infra.settings import Settings
-from monitoring.normal import last_whole_day, normal_day, normal_view
+from monitoring.normal import days_to_check, normal_day, normal_view
 from orchestration.assets.batch import DUPLICATES, READ, REFUSED
-from orchestration.checks.normal import day_expectations, day_frame, view_expectations
+from orchestration.checks.normal import day_expectations, day_frame, verdict_on_days, view_expectations
 from orchestration.checks.suites import Verdict, validate
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def verdict_on(
     from delta.tables import DeltaTable
 
     write(spark, settings, rows)
-    assert last_whole_day(spark, settings, SOURCE, DAY - timedelta(days=9), DAY + timedelta(days=1)) == DAY
+    assert days_to_check(spark, settings, SOURCE, DAY - timedelta(days=9), DAY + timedelta(days=1)) == [DAY]
     norm = normal_day(spark, settings, SOURCE, DAY)
     verdict = validate(
         settings, day_frame(spark, settings, source, str(DAY)), "usual", day_expectations(source, norm, ingested or {})
@@ -110,6 +110,29 @@ def test_a_bad_day_is_noticed_in_each_of_its_ways_and_what_the_declaration_block
     ):  # fmt: skip
         assert any(words in warning for warning in verdict.warnings), (words, verdict.warnings)
     assert len(verdict.warnings) == 7
+
+
+def test_a_day_that_was_kept_out_stays_out_on_later_days(spark: SparkSession, weeks: Settings) -> None:
+    from delta.tables import DeltaTable
+
+    strict = replace(SOURCE, checks=replace(CHECKS, blocking=frozenset({"volume"})))
+    after, today = DAY + timedelta(days=1), DAY + timedelta(days=2)
+    write(spark, weeks, [*day_rows(DAY, count=12), *day_rows(after)[1:], *day_rows(today, count=1)])
+    try:
+        # The run of the day after covers both, as that of the sensor, or the later alone, as a backfill behind a blocked one.
+        for first in (DAY, after):
+            days = days_to_check(spark, weeks, strict, first, after, published=DAY)
+            assert days == [DAY, after]
+        verdict = verdict_on_days(spark, weeks, strict, days, {})
+        [critical] = verdict.critical
+        assert critical.startswith(f"{DAY}: expect_table_row_count")
+        # A first backfill of a long history is not held up by its old days, and a published day is not judged again.
+        assert days_to_check(spark, weeks, strict, DAY - timedelta(days=28), after) == [after]
+        assert days_to_check(spark, weeks, strict, after, after, published=after) == [after]
+    finally:
+        DeltaTable.forPath(spark, weeks.table(SOURCE.table)).delete(
+            f"day = DATE'{DAY}' OR day = DATE'{today}' OR (day = DATE'{after}' AND event_id <> '{after}-0')"
+        )
 
 
 def test_a_ledger_of_negative_amounts_is_not_kept_out(spark: SparkSession, weeks: Settings) -> None:
