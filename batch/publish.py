@@ -24,28 +24,29 @@ from store.server import writing_store
 
 @dataclass(frozen=True)
 class PublishReport:
-    """The result of a publication: entities, bytes of packed values, batch_end, duration, and the number of removed entities."""
+    """The result of a publication: entities, bytes of packed values, batch_end, duration, the number of removed entities, and the Delta version of the view."""
 
     entities: int
     bytes: int
     batch_end_ms: int
     seconds: float
     removed: int
+    version: int
 
 
-def publish_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> PublishReport:
-    """Writes the group's view to the online store. Deletes the speed tiles that the view covers, and entities that have left the view.
+def publish_view(spark: SparkSession, settings: Settings, group: FeatureGroup, version: int | None = None) -> PublishReport:
+    """Writes the group's view, by default the latest, to the online store. Deletes the speed tiles that the view covers, and entities that have left the view.
 
     Raises:
         NotReadyError: There is no view of this version, or the store has a newer one.
     """
     started = time.monotonic()
-    frame, batch_end_ms, built_at_ms = read_view(spark, settings, group)
-    summary = frame.agg(F.count("*"), F.sum(F.length("packed")), F.max("newest_event_ms")).first()
+    stored = read_view(spark, settings, group, version)
+    summary = stored.rows.agg(F.count("*"), F.sum(F.length("packed")), F.max("newest_event_ms")).first()
     assert summary is not None
     entities, size, newest_ms = summary
     store = writing_store(settings)
-    view = store.begin_publication(group, View(batch_end_ms, built_at_ms))
+    view = store.begin_publication(group, View(stored.batch_end_ms, stored.built_at_ms))
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -53,8 +54,8 @@ def publish_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -
             writing_store(settings).put_views(group, view, ids, batch.column("packed").to_pylist())
             yield pa.RecordBatch.from_arrays([pa.array([len(ids)], pa.int64())], names=["written"])
 
-    written = frame.select("entity", "packed").mapInArrow(write, "written BIGINT").agg(F.sum("written")).first()
+    written = stored.rows.select("entity", "packed").mapInArrow(write, "written BIGINT").agg(F.sum("written")).first()
     assert written is not None
     assert (written[0] or 0) == entities
     removed = store.end_publication(group, view, entities, newest_ms)
-    return PublishReport(entities, size or 0, batch_end_ms, time.monotonic() - started, removed)
+    return PublishReport(entities, size or 0, stored.batch_end_ms, time.monotonic() - started, removed, stored.version)

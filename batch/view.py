@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from itertools import takewhile
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,6 +36,8 @@ from features.windows import floor_ms
 from infra.errors import NotReadyError
 from infra.settings import Settings
 
+#: The operation of Delta by which `batch.erasure` takes entities out of a view.
+_ERASURE = "DELETE"
 _SKIP_EMPTY = "spark.databricks.delta.skipRecordingEmptyCommits"
 
 
@@ -52,8 +55,43 @@ def view_table(group: FeatureGroup) -> str:
     return f"view_{group.name}"
 
 
-def read_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> tuple[DataFrame, int, int]:
-    """The group's view, its batch_end and the time when it was built, both in milliseconds, all of one commit.
+@dataclass(frozen=True)
+class StoredView:
+    """A group's view as of one commit: its rows, its batch_end, when it was built, and the Delta version."""
+
+    rows: DataFrame
+    batch_end_ms: int
+    built_at_ms: int
+    version: int
+
+
+def published_version(spark: SparkSession, settings: Settings, group: FeatureGroup, noted: int) -> int | None:
+    """The Delta version that has the view which was published, without what was erased from it since.
+
+    Args:
+        spark: The session.
+        settings: Where the lake is.
+        group: The group.
+        noted: The version that was published.
+
+    Returns:
+        None if the view is of another declaration, is not in the log any more, or if a later view replaced it before entities were erased.
+    """
+    path = settings.table(view_table(group))
+    if not table_state(spark, path):
+        return None
+    since = DeltaTable.forPath(spark, path).history().where("userMetadata IS NOT NULL").where(F.col("version") >= noted)
+    commits = since.orderBy("version").select("version", "operation", "userMetadata").collect()
+    if not commits or commits[0]["version"] != noted or json.loads(commits[0]["userMetadata"])["fingerprint"] != group.fingerprint:
+        return None
+    erased = list(takewhile(lambda commit: commit["operation"] == _ERASURE, commits[1:]))
+    if any(commit["operation"] == _ERASURE for commit in commits[1 + len(erased) :]):
+        return None
+    return int([commits[0], *erased][-1]["version"])
+
+
+def read_view(spark: SparkSession, settings: Settings, group: FeatureGroup, version: int | None = None) -> StoredView:
+    """The group's view, by default the latest.
 
     Raises:
         NotReadyError: There is no view of this version of the declaration.
@@ -62,12 +100,15 @@ def read_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> t
     written = None
     if table_state(spark, path):
         commits = DeltaTable.forPath(spark, path).history().where("userMetadata IS NOT NULL")
+        if version is not None:
+            commits = commits.where(F.col("version") == version)
         written = commits.orderBy("version", ascending=False).first()
     metadata = json.loads(written["userMetadata"]) if written else {}
     if written is None or metadata["fingerprint"] != group.fingerprint:
         raise NotReadyError(f"There is no batch view of the current version of {group.name}.", "Run `braid backfill`.")
     view = spark.read.format("delta").option("versionAsOf", written["version"]).load(path)
-    return view, int(metadata["batch_end_ms"]), int(written["timestamp"].timestamp() * 1_000)
+    built_at_ms = int(written["timestamp"].timestamp() * 1_000)
+    return StoredView(view, int(metadata["batch_end_ms"]), built_at_ms, int(written["version"]))
 
 
 def default_batch_end_ms(spark: SparkSession, settings: Settings, source: EventSource, now_ms: int) -> int:

@@ -57,11 +57,11 @@ class SourceChecks(_Checks):
 
 @dataclass(frozen=True)
 class GroupChecks(_Checks):
-    """Thresholds for the view of a group, compared with the previous view.
+    """Thresholds for the view of a group, compared with the view that was published last.
 
     Attributes:
-        entities: The least number of entities, as a multiple of the number in the previous view.
-        distribution: The median of a feature lies within this central share of the values of the previous view, 0 to 1.
+        entities: The least number of entities, as a multiple of the number in the published view.
+        distribution: The median of a feature lies within this central share of the values of the published view, 0 to 1.
         blocking: The names of the thresholds that block.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Norms: figures of the four weeks before a day of a source, and of the previous view of a group.
+"""Norms: figures of the four weeks before a day of a source, and of the published view of a group.
 
 Reads `events` and earlier versions of `view_{group}`; gives the figures with which checks compare new data. Without a history there is no
 norm.
@@ -6,18 +6,16 @@ norm.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.tables import partitions_of, table_state
-from batch.view import view_table
+from batch.view import published_version, view_table
 from features.declaration import FeatureGroup
 from features.sources import EventSource
 from infra.settings import Settings
@@ -51,7 +49,7 @@ class NormalDay:
 
 @dataclass(frozen=True)
 class NormalView:
-    """Figures of a previous view: the number of entities, and the bounds of the central share of the values of each numeric feature."""
+    """Figures of a published view: the number of entities, and the bounds of the central share of the values of each numeric feature."""
 
     entities: int
     central: dict[str, tuple[float, float]]
@@ -98,15 +96,17 @@ def normal_day(spark: SparkSession, settings: Settings, source: EventSource, day
     return NormalDay(sum(same) / len(same) if same else None, shares, categories)
 
 
-def normal_view(spark: SparkSession, settings: Settings, group: FeatureGroup) -> NormalView | None:
-    """The norm of a group's view: figures of the previous view of the same declaration; None if that view is not stored."""
+def normal_view(spark: SparkSession, settings: Settings, group: FeatureGroup, published: int | None) -> NormalView | None:
+    """The norm of a group's view: figures of the view of the same declaration that was published last, as this Delta version.
+
+    A later view may be one that a check has blocked. None if nothing was published, or if that view is not stored.
+    """
     path = settings.table(view_table(group))
-    commits = DeltaTable.forPath(spark, path).history().where("userMetadata IS NOT NULL").orderBy("version", ascending=False)
-    versions = [row["version"] for row in commits.collect() if json.loads(row["userMetadata"])["fingerprint"] == group.fingerprint]
-    if len(versions) < 2:
+    version = None if published is None else published_version(spark, settings, group, published)
+    if version is None:
         return None
     try:
-        view = spark.read.format("delta").option("versionAsOf", versions[1]).load(path)
+        view = spark.read.format("delta").option("versionAsOf", version).load(path)
         return _norm_of(view, group)
     except (PySparkException, Py4JJavaError):  # a vacuum has deleted the files of the version
         return None

@@ -82,10 +82,10 @@ def logged_training_job_of(model: Model) -> Any:
 
 
 def publish_job_of(deployment: Deployment) -> Any:
-    """The job that publishes the existing views."""
+    """The job that publishes again the views that were published last."""
     return dg.define_asset_job(
         PUBLISH_JOB, dg.AssetSelection.assets(*map(online_key, deployment.project.groups)), executor_def=dg.in_process_executor,
-        description="The existing views → the online store.",
+        description="The views that were published last → the online store.",
     )  # fmt: skip
 
 

@@ -4,6 +4,9 @@ from typing import Any
 
 import dagster as dg
 
+#: Metadata of `online_{group}`: the Delta version of the view that was published.
+VIEW_VERSION = "view version"
+
 
 def latest_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, Any]:
     """The metadata of the latest materialization by name; empty if the asset was never materialized."""

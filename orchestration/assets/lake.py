@@ -3,7 +3,8 @@
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
@@ -15,7 +16,8 @@ from infra.lake import table_sizes
 from infra.settings import Settings
 from models.registry import TABLE_TAG
 from orchestration.deployment import OWNERS, Deployment
-from orchestration.names import LAKE
+from orchestration.materialized import VIEW_VERSION, latest_metadata
+from orchestration.names import LAKE, online_key
 from speed.checkpoints import checkpoints
 from store.server import reached_store
 
@@ -30,9 +32,11 @@ def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
         key=LAKE, deps=list(dict.fromkeys(map(deployment.lake_key, project.groups))), group_name="batch", kinds={"delta"}, owners=OWNERS,
         description="The sizes of all tables, after unused tables and files older than BRAID_KEEP_DAYS have been deleted.",
     )  # fmt: skip
-    def lake(spark: LazyPySparkResource) -> dg.MaterializeResult:
+    def lake(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         session, started = spark.spark_session, time.monotonic()
-        in_use = used(settings, project, delta_tables(session, settings, project))
+        notes = {group.name: latest_metadata(context.instance, online_key(group)).get(VIEW_VERSION) for group in project.groups}
+        published = {name: version for name, version in notes.items() if version is not None}
+        in_use = used(settings, project, delta_tables(session, settings, project), published)
         deleted = delete_unused(session, settings, in_use)
         vacuum(session, settings, delta_tables(session, settings, project), in_use)
         sizes = {f"bytes of {name}": size for name, size in (table_sizes(settings) or {}).items()}
@@ -43,8 +47,14 @@ def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
     return [lake]
 
 
-def used(settings: Settings, project: Project, tables: list[str]) -> InUse:
+def used(settings: Settings, project: Project, tables: list[str], view_versions: Mapping[str, int] = MappingProxyType({})) -> InUse:
     """What is in use in the lake: by the declarations, the published views, and every model with an alias.
+
+    Args:
+        settings: Where the store and the registry are.
+        project: The project.
+        tables: The names of braid's tables.
+        view_versions: Group → the Delta version of its view that was published last.
 
     Raises:
         ServiceError: The online store does not answer.
@@ -54,7 +64,7 @@ def used(settings: Settings, project: Project, tables: list[str]) -> InUse:
     names = {group.name for group in project.groups} | {name for table in tables if (name := group_of(table))}
     published = [store.published(name) for name in sorted(names)]
     fingerprints = {group.fingerprint for group in project.groups} | {view.fingerprint for view in published if view}
-    versions: dict[str, set[int]] = {}
+    versions = {view_table(group): {view_versions[group.name]} for group in project.groups if group.name in view_versions}
     for name, tags in _trained(settings):
         fingerprints |= {fingerprint for value in tags.values() for fingerprint in _FINGERPRINT.findall(value)}
         table = tags.get(TABLE_TAG, f"training_set_{name}")

@@ -1,4 +1,4 @@
-"""Checks that compare new data with norms: a source's day with the four weeks before, a group's view with the previous view.
+"""Checks that compare new data with norms: a source's day with the four weeks before, a group's view with the published view.
 
 The thresholds are declared with the source (`SourceChecks`) and the group (`GroupChecks`). A crossed threshold is a warning (`…_as_usual`);
 a crossed threshold that the declaration names as blocking keeps the day out (`…_within_limits`). Great Expectations compares the rows.
@@ -21,7 +21,7 @@ from monitoring.normal import NormalDay, NormalView, days_to_check, normal_day, 
 from orchestration.assets.batch import DUPLICATES, READ, REFUSED
 from orchestration.checks.suites import Verdict, gx_expectations, joined, validate
 from orchestration.deployment import Deployment
-from orchestration.materialized import latest_metadata
+from orchestration.materialized import VIEW_VERSION, latest_metadata
 from orchestration.names import events_key, online_key, view_key
 from orchestration.run_days import first_and_last_day
 
@@ -129,19 +129,20 @@ def day_expectations(source: EventSource, norm: NormalDay | None, ingested: dict
 
 
 def view_as_usual(deployment: Deployment, group: FeatureGroup) -> Any:
-    """The check that compares a group's view with the previous view."""
+    """The check that compares a group's view with the published view."""
     settings, key, checks = deployment.settings, view_key(group), group.checks
     limits, usual = f"{group.name}_within_limits", f"{group.name}_as_usual"
     specs = [
         dg.AssetCheckSpec(limits, asset=key, blocking=True, description=f"Blocking thresholds: {', '.join(sorted(checks.blocking)) or 'none'}."),
-        dg.AssetCheckSpec(usual, asset=key, description="The number of entities and the medians of the features are like those of the previous view."),
+        dg.AssetCheckSpec(usual, asset=key, description="The number of entities and the medians of the features are like those of the published view."),
     ]  # fmt: skip
 
     @dg.multi_asset_check(name=f"{group.name}_normal", specs=specs)
-    def check(spark: LazyPySparkResource) -> Any:
-        norm = normal_view(spark.spark_session, settings, group)
+    def check(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> Any:
+        published = latest_metadata(context.instance, online_key(group)).get(VIEW_VERSION)
+        norm = normal_view(spark.spark_session, settings, group, published)
         if norm is None:
-            yield from _nothing_to_compare(key, limits, usual, "There is no previous view of this declaration.")
+            yield from _nothing_to_compare(key, limits, usual, "There is no published view of this declaration.")
             return
         view = spark.spark_session.read.format("delta").load(settings.table(view_table(group))).select("entity", *group.model_names)
         verdict = validate(settings, view, f"{group.name}_normal", view_expectations(group, norm))
@@ -151,7 +152,7 @@ def view_as_usual(deployment: Deployment, group: FeatureGroup) -> Any:
 
 
 def view_expectations(group: FeatureGroup, norm: NormalView) -> list[Any]:
-    """The expectations of a view, from the norm of the previous view."""
+    """The expectations of a view, from the norm of the published view."""
     gxe, checks = gx_expectations(), group.checks
     fewest = round(norm.entities * checks.entities)
     return [

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import pytest
 
 from batch.events import append_events
 from batch.tiles import build_tiles, stale_days
-from batch.view import build_view
+from batch.view import build_view, published_version, read_view, view_table
 from braid import Column, ColumnType, DeclarationError, EventSource, FeatureGroup, GroupChecks, SourceChecks, count, total
+from infra.errors import NotReadyError
 from infra.settings import Settings
 from monitoring.normal import days_to_check, normal_day, normal_view
 from orchestration.assets.batch import DUPLICATES, READ, REFUSED
+from orchestration.assets.serving import version_to_publish_again
 from orchestration.checks.normal import day_expectations, day_frame, verdict_on_days, view_expectations
 from orchestration.checks.suites import Verdict, validate
+from orchestration.materialized import VIEW_VERSION
+from orchestration.names import online_key
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -145,9 +151,8 @@ def test_vanished_entities_and_moved_features_are_noticed(spark: SparkSession, w
     end_ms = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)
     build_tiles(spark, weeks, GROUP, stale_days(spark, weeks, GROUP))
     build_view(spark, weeks, GROUP, end_ms)
-    assert normal_view(spark, weeks, GROUP) is None, "there is no view before"
-    build_view(spark, weeks, GROUP, end_ms)
-    norm = normal_view(spark, weeks, GROUP)
+    assert normal_view(spark, weeks, GROUP, None) is None, "nothing was published"
+    norm = normal_view(spark, weeks, GROUP, read_view(spark, weeks, GROUP).version)
     assert norm is not None
     assert norm.entities == 20
     view = spark.read.format("delta").load(weeks.table("view_usual_users")).select("entity", *GROUP.model_names)
@@ -158,6 +163,43 @@ def test_vanished_entities_and_moved_features_are_noticed(spark: SparkSession, w
     bad = validate(weeks, worse, "usual_users", view_expectations(strict, norm))
     assert any("row_count" in warning for warning in bad.warnings)
     assert any("median_to_be_between spend_7d" in failure for failure in bad.critical)
+
+
+def test_a_view_that_was_blocked_is_neither_the_norm_nor_published_again(spark: SparkSession, lake: Settings) -> None:
+    from delta.tables import DeltaTable
+
+    path = lake.table(view_table(GROUP))
+
+    def build(entities: int) -> int:
+        rows = spark.range(entities).selectExpr("id AS entity", *(f"1.0D AS {name}" for name in GROUP.model_names))
+        metadata = json.dumps({"batch_end_ms": 1, "fingerprint": GROUP.fingerprint})
+        rows.coalesce(1).write.format("delta").mode("overwrite").option("userMetadata", metadata).save(path)
+        return read_view(spark, lake, GROUP).version
+
+    def erase(entity: int) -> None:
+        metadata = json.dumps({"batch_end_ms": 1, "fingerprint": GROUP.fingerprint})
+        spark.conf.set("spark.databricks.delta.commitInfo.userMetadata", metadata)
+        DeltaTable.forPath(spark, path).delete(f"entity = {entity}")
+        spark.conf.unset("spark.databricks.delta.commitInfo.userMetadata")
+
+    good = build(10)
+    erase(7)
+    with dg.instance_for_test() as instance:
+        assert version_to_publish_again(instance, spark, lake, GROUP) is None
+        instance.report_runless_asset_event(dg.AssetMaterialization(online_key(GROUP), metadata={VIEW_VERSION: good}))
+        for _ in range(2):
+            build(2)  # blocked, and the same once more
+            norm = normal_view(spark, lake, GROUP, good)
+            assert norm is not None
+            assert norm.entities == 9
+            version = version_to_publish_again(instance, spark, lake, GROUP)
+            assert version is not None
+            assert read_view(spark, lake, GROUP, version).rows.count() == 9, "without who was erased since"
+        # Who is erased behind a blocked view is still in the published one.
+        erase(1)
+        assert published_version(spark, lake, GROUP, good) is None
+        with pytest.raises(NotReadyError, match="not stored any more"):
+            version_to_publish_again(instance, spark, lake, GROUP)
 
 
 def test_thresholds_of_unknown_names_are_refused() -> None:
