@@ -207,7 +207,7 @@ def _serve_whole(store: Store, streams: Mapping[str, TileStream], groups: Iterab
             continue
         served = store.published(group.name)
         if served is None or not served.is_stream(group, tiles):
-            store.serve_stream(group, tiles.as_of_ms, tiles.entities)
+            store.serve_stream(group, tiles.as_of_ms, tiles.entities, tiles.token)
             say(f"{group.name} is served by its version {group.fingerprint}.")
 
 

@@ -38,7 +38,7 @@ class View(NamedTuple):
 class Published:
     """What was published of a group last: as of when, which version (its fingerprint and its text), when, and of how many entities.
 
-    `architecture` is that of the deployment that published it, by the name of the setting.
+    `architecture` is that of the deployment that published it, by the name of the setting; `token` is the stream of tiles that is served, in Kappa.
     """
 
     batch_end_ms: int
@@ -48,10 +48,11 @@ class Published:
     newest_event_ms: int | None = None
     entities: int = 0
     architecture: str = "lambda"
+    token: str | None = None
 
     def is_stream(self, group: FeatureGroup, tiles: Tiles) -> bool:
         """Whether this is a version of a group, served from the histories of its stream of tiles (`Store.serve_stream`)."""
-        return (self.fingerprint, self.architecture, self.batch_end_ms) == (group.fingerprint, "kappa", tiles.as_of_ms)
+        return (self.fingerprint, self.architecture, self.token) == (group.fingerprint, "kappa", tiles.token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,13 +281,14 @@ class Store(Protocol):
         where there are such tiles or where the start lies before the end of the history.
         """
 
-    def serve_stream(self, group: FeatureGroup, as_of_ms: int, entities: int) -> None:
+    def serve_stream(self, group: FeatureGroup, as_of_ms: int, entities: int, token: str | None = None) -> None:
         """From now on a version is served from its stream of tiles and histories alone, without batch views; older versions are removed.
 
         Args:
             group: The version.
             as_of_ms: Up to when the histories were made from the lake.
             entities: Of how many entities they were made.
+            token: The stream of tiles; what another one has written of the version is removed.
         """
 
     def tiles(self, group: str) -> dict[str, Tiles]:

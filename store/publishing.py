@@ -13,6 +13,7 @@ Publications may run at once and may be killed anywhere. What an older one write
 were it killed before, an answer from such a value says that it is degraded (`store.reading`), and the next publication removes it.
 
 Fields of `braid/published/{group}`: batch_end_ms, fingerprint, declaration (its text), format, published_at_ms, newest_event_ms, entities;
+`token`, the stream of tiles that is served in the place of views (in Kappa);
 `before`, the version that was served until then; and for each version whose values are there `end:{version}`, the stamp of its last
 publication, and `begun:{version}`, when its last publication began.
 """
@@ -22,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
+
+import msgspec
 
 from features.declaration import FeatureGroup
 from features.declaration.entity import SEPARATOR, escaped
@@ -147,6 +150,13 @@ for _, name in ipairs(own(KEYS[1], redis.pcall('HKEYS', KEYS[1])) or {}) do
 end
 """
 )
+_LEAVE = Script(
+    """
+-- key: an entity; what begins the text of what the stream has folded; the field of that text, and the others of the version
+local folded = redis.call('HGET', KEYS[1], ARGV[2])
+if folded and string.sub(folded, 1, #ARGV[1]) ~= ARGV[1] then redis.call('HDEL', KEYS[1], unpack(ARGV, 2)) end
+"""
+)
 
 
 def published(client: Any, group: str) -> Published | None:
@@ -162,6 +172,7 @@ def published(client: Any, group: str) -> Published | None:
         published_at_ms=int(fields.get("published_at_ms", 0)),
         newest_event_ms=int(newest) if newest else None,
         entities=int(fields.get("entities", 0)),
+        token=fields["token"].decode() if "token" in fields else None,
         architecture="kappa" if fields.get("format", b"").startswith(b"history") else "lambda",
     )
 
@@ -274,8 +285,12 @@ def end(client: Any, buckets: Buckets, group: FeatureGroup, view: View, entities
     return removed
 
 
-def serve_stream(client: Any, buckets: Buckets, group: FeatureGroup, as_of_ms: int, entities: int) -> None:
+def serve_stream(
+    client: Any, buckets: Buckets, group: FeatureGroup, as_of_ms: int, entities: int, token: str | None = None
+) -> None:
     """Says that a version is served from histories and tiles, and removes the values of versions that nobody reads any more.
+
+    Also the values of entities of which the stream `token` has folded nothing: all their events were deleted before it began.
 
     The one process that writes them says it, so nothing is compared. No stamp is left, so that a batch view of any batch_end can take over.
     """
@@ -287,8 +302,21 @@ def serve_stream(client: Any, buckets: Buckets, group: FeatureGroup, as_of_ms: i
     }  # fmt: skip
     if served and served.decode() != group.fingerprint:
         fields["before"] = version_of(served.decode())
+    if token is not None:
+        fields["token"] = token
     client.hset(key, mapping=fields)
+    if token is not None:
+        _remove_left(client, group, token)
     _remove_dead_versions(client, buckets, group, of_streams=True)
+
+
+def _remove_left(client: Any, group: FeatureGroup, token: str) -> None:
+    """Removes the values of a version that another stream of tiles than `token` has written."""
+    begins = msgspec.msgpack.encode((token, {}))[:-1]  # `store.tiles` writes the token, then the offsets
+    fields = folded_field(group.fingerprint), speed_field(group.fingerprint), history_field(group.fingerprint)
+    keys = client.scan_iter(match=f"{group.key('')}*", count=CHUNK)
+    while some := list(islice(keys, CHUNK)):
+        _LEAVE.run(client, [(key, begins, *fields) for key in some])
 
 
 def drop(client: Any, buckets: Buckets, group: FeatureGroup, ids: Sequence[int | str]) -> int:

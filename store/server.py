@@ -135,8 +135,8 @@ class RedisStore:
         return tiles.open_tiles(self._client, self._buckets, openings)
 
     @_told
-    def serve_stream(self, group: FeatureGroup, as_of_ms: int, entities: int) -> None:
-        publishing.serve_stream(self._client, self._buckets, group, as_of_ms, entities)
+    def serve_stream(self, group: FeatureGroup, as_of_ms: int, entities: int, token: str | None = None) -> None:
+        publishing.serve_stream(self._client, self._buckets, group, as_of_ms, entities, token)
 
     @_told
     def tiles(self, group: str) -> dict[str, Tiles]:

@@ -719,3 +719,23 @@ def test_what_one_architecture_has_published_the_other_does_not_take_for_its_own
         of_stream.serve_stream(group, B, 1)
     fields = {name for name in store(kappa).hgetall(user_features.key(1)) if name.startswith(b"speed:")}
     assert fields == {speed_field(group.fingerprint) for group in (OTHER, THIRD)}
+
+
+def test_an_entity_whose_events_are_all_gone_has_no_history_when_histories_were_made_anew(servers: Servers) -> None:
+    of_stream = RedisStore(servers.settings.model_copy(update={"architecture": "kappa"}))
+    history = roll(user_features, None, {}, B)
+    for token, entities in (("before", (1, 2)), ("anew", (1,))):
+        packed = {entity: pack_history(user_features, history) for entity in entities}
+        tiles = [(entity, B, packed_tile(B)) for entity in entities]
+        of_stream.put_tiles(
+            user_features, tiles, 0, None, Folded(token, {entity: {} for entity in entities}), Histories(packed, entities)
+        )
+        stream = Tiles(token, history=HISTORY_FORMAT, begins={}, as_of_ms=B, entities=len(entities))
+        of_stream.set_tiles(user_features, stream)
+        served = of_stream.published("user_features")
+        # Up to the same time, as where the newest event was not among the deleted ones.
+        assert served is None or not served.is_stream(user_features, stream)
+        of_stream.serve_stream(user_features, B, len(entities), token)
+        assert of_stream.published("user_features").is_stream(user_features, stream)
+        assert [found.known for found in of_stream.read(user_features, [1, 2]).parts] == [True, 2 in entities]
+    assert of_stream.holds(user_features, [1, 2]) == 1
