@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from features.instants import now_ms
@@ -81,14 +81,23 @@ class Board:
         stamp = {"written_at_ms": now_ms(), "pid": os.getpid()}
         fields = dict(self._entries)
         for kind in ("online", "archive"):
-            fields[kind] = summary(entry for name, entry in self._entries.items() if name.startswith(f"{kind}:"))
+            by_query: dict[Query, list[Entry]] = {}
+            for name, query in self._queries.items():
+                if name.startswith(f"{kind}:"):
+                    by_query.setdefault(query, []).append(self._entries[name])
+            fields[kind] = summary(by_query.values())
         self._store.set_progress({name: {**entry, **stamp} for name, entry in fields.items()})
         self._written_at = time.monotonic()
 
 
-def summary(entries: Iterable[Entry]) -> Entry:
-    """Several queries as one that is where the last of them is."""
-    found = list(entries)
+def summary(queries: Iterable[Sequence[Entry]]) -> Entry:
+    """Several queries as one that is where the last of them is.
+
+    Args:
+        queries: The entries of each query. The query of a source has an entry per group, each of which counts the same rows.
+    """
+    queries = list(queries)
+    found = [entry for entries in queries for entry in entries]
     offsets: dict[str, int] = {}
     if all(entry["offsets"] for entry in found):
         for entry in found:
@@ -105,7 +114,7 @@ def summary(entries: Iterable[Entry]) -> Entry:
         "oldest_event_ms": over("oldest_event_ms", min),
         "newest_event_ms": over("newest_event_ms", max),
         "rows_per_second": over("rows_per_second", max),
-        **{name: sum(entry.get(name, 0) for entry in found) for name in COUNTED},
+        **{name: sum(max(entry.get(name, 0) for entry in entries) for entries in queries) for name in COUNTED},
         "lag": over("lag", max),
         "lag_seconds": over("lag_seconds", max),
     }

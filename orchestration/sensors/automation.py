@@ -196,7 +196,7 @@ def _state(deployment: Deployment, source: EventSource) -> _State | dg.SkipReaso
     except StoreError as error:
         return dg.SkipReason(error.cause)
     written = [entry for group in groups if (entry := entries.get(f"online:{group.name}"))]
-    online = {**summary(written), "pid": written[0]["pid"]} if len(written) == len(groups) else {}
+    online = {**summary([written]), "pid": written[0]["pid"]} if len(written) == len(groups) else {}
     return _State(online, entries.get(f"archive:{source.name}", {}), min(published) if len(published) == len(groups) else None)
 
 
