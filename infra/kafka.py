@@ -151,18 +151,22 @@ def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str
 
 
 def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """The end of the committed messages of each partition of a topic; empty if Kafka does not answer or has no such topic."""
+    """The end of the committed messages of each partition of a topic; empty if there is no such topic.
+
+    Raises:
+        ServiceError: Kafka does not answer.
+    """
     try:
         consumer = KafkaConsumer(**client_options(settings), isolation_level=_ISOLATION)
-    except KafkaError:
-        return {}
-    try:
-        partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
-        return {partition.partition: offset for partition, offset in consumer.end_offsets(partitions).items()}
-    except KafkaError:
-        return {}
-    finally:
-        consumer.close()
+        try:
+            partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+            return {partition.partition: offset for partition, offset in consumer.end_offsets(partitions).items()}
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        raise ServiceError(
+            f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
+        ) from None
 
 
 def open_transaction_ms(settings: Settings, topic: str) -> int | None:
