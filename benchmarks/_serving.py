@@ -26,7 +26,8 @@ from features.windows import DAY_MS, HOUR_MS
 from infra.settings import Settings
 from models.registry import CHAMPION, tracking
 from store.clients import store
-from store.keys import meta_key
+from store.keys import meta_key, version_of
+from store.protocol import Folded
 from store.server import open_store
 
 USERS = 2_469
@@ -96,13 +97,15 @@ def view_of(early: list[Series], batch_end_ms: int) -> BatchValue:
 def publish(settings: Settings, batch_end_ms: int = BATCH_END_MS) -> tuple[float, float]:
     """Writes the users' views and a day of tiles to the store. Returns the mean number of tiles per user, and of bytes in the store."""
     client, online, tiles, used = store(settings), open_store(settings), 0, 0
+    stream = online.tiles(group.name).get(version_of(group.fingerprint))  # of the speed layer, where it runs
+    token = stream.token if stream else "benchmark"
     for user, inputs in events(batch_end_ms):
         early, late = cut_at(inputs, batch_end_ms)
         speed = [
             (user, start_ms := tile.first_ms // group.tile_ms * group.tile_ms, pack_tile(group, start_ms, tile))
             for tile in fold_tile_values(group, late, *runs(late[0].ts_ms // group.tile_ms))
         ]
-        online.put_tiles(group, speed, settings.tiles_kept_seconds(group.buffer_ms))
+        online.put_tiles(group, speed, settings.tiles_kept_seconds(group.buffer_ms), folded=Folded(token, {user: {}}))
         tiles += len(speed)
         client.hset(group.key(user), batch_field(group.fingerprint), encode(view_of(early, batch_end_ms)))
         used += client.memory_usage(group.key(user))

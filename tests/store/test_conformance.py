@@ -727,9 +727,7 @@ def test_an_entity_whose_events_are_all_gone_has_no_history_when_histories_were_
     for token, entities in (("before", (1, 2)), ("anew", (1,))):
         packed = {entity: pack_history(user_features, history) for entity in entities}
         tiles = [(entity, B, packed_tile(B)) for entity in entities]
-        of_stream.put_tiles(
-            user_features, tiles, 0, None, Folded(token, {entity: {} for entity in entities}), Histories(packed, entities)
-        )
+        of_stream.put_tiles(user_features, tiles, 0, None, Folded(token, {entity: {} for entity in entities}, entities), packed)
         stream = Tiles(token, history=HISTORY_FORMAT, begins={}, as_of_ms=B, entities=len(entities))
         of_stream.set_tiles(user_features, stream)
         served = of_stream.published("user_features")
