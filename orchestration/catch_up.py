@@ -1,12 +1,14 @@
 """The waits of a batch for the stream.
 
 Before a batch reads the archive, it waits until the archive has all messages of Kafka, so that the batch has every event that the stream
-has accepted. A new version of a group is published when the stream has made its tiles.
+has accepted. The stream would take an event that is missing there into tiles before batch_end, which no answer reads and which no repair looks
+for. A new version of a group is published when the stream has made its tiles.
 """
 
 import time
 
 from features.declaration import FeatureGroup
+from features.instants import now_ms
 from features.project import Project
 from features.sources import EventSource
 from infra.embedded.health import ailment
@@ -14,6 +16,7 @@ from infra.errors import NotReadyError, ServiceError
 from infra.kafka import end_offsets
 from infra.settings import Settings
 from orchestration.running import runs
+from speed.progress import SILENT_SECONDS
 from speed.visible import wait_archived, wait_visible
 from store.keys import version_of
 from store.server import open_store
@@ -22,20 +25,59 @@ WAIT_SECONDS = 120
 VERSION_SECONDS = 900
 
 
-def wait_for_archive(settings: Settings, source: EventSource) -> str:
-    """Waits until the archive has all messages that are in Kafka now. Returns the result in words."""
-    # The health check comes first, because a consumer waits half a minute for a broker that does not run.
-    offsets = {} if not runs(settings, "kafka") or ailment(settings, "kafka") else end_offsets(settings, source.topic)
-    if not any(offsets.values()):
-        return "Kafka has no messages, or does not run"
-    if not open_store(settings).progress():
-        return "the speed layer does not run; the batch reads the archive without waiting"
+def wait_for_archive(settings: Settings, source: EventSource, batch_end_ms: int | None) -> str:
+    """Waits until the archive has all messages that are in Kafka now. Returns the result in words.
+
+    Args:
+        settings: The settings of the deployment.
+        source: The source of the archive.
+        batch_end_ms: The batch_end that the run was asked for. None: the run derives it from the archive, which then may be behind.
+
+    Raises:
+        NotReadyError: Events before batch_end may be missing, because the archive is behind Kafka, or Kafka does not answer although the archive has
+            had messages.
+    """
+    asked = batch_end_ms is not None
     started = time.monotonic()
+    # The health check comes first, because a consumer waits half a minute for a broker that does not run.
+    while not runs(settings, "kafka") or ailment(settings, "kafka"):
+        if not asked or not _was_read(settings, source):
+            return "Kafka does not run"
+        if not runs(settings, "kafka") or time.monotonic() - started > WAIT_SECONDS:
+            raise _behind(source, "Kafka does not run, or does not answer.")
+        time.sleep(1)
+    offsets = end_offsets(settings, source.topic)
+    if not any(offsets.values()):
+        return "Kafka has no messages"
+    running = _streams(settings, source)
+    if not running and not _was_read(settings, source):
+        return "the speed layer does not run; the batch reads the archive without waiting"
     try:
-        wait_archived(settings, source, offsets, WAIT_SECONDS)
-    except ServiceError:
-        return f"behind Kafka after {WAIT_SECONDS} s; the next run reads the rest"
+        wait_archived(settings, source, offsets, WAIT_SECONDS if running else 0)
+    except ServiceError as error:
+        if asked:
+            raise _behind(source, error.cause if running else "The speed layer does not run.") from None
+        return "behind Kafka; the next run reads the rest"
     return f"caught up with Kafka in {time.monotonic() - started:.1f} s"
+
+
+def _was_read(settings: Settings, source: EventSource) -> bool:
+    """Whether the archive has had messages; False where events come from files alone."""
+    entry = open_store(settings).progress().get(f"archive:{source.name}")
+    return entry is not None and any(entry["offsets"].values())
+
+
+def _streams(settings: Settings, source: EventSource) -> bool:
+    """Whether the speed layer runs: under this home's supervisor, or elsewhere, as its progress shows."""
+    entry = open_store(settings).progress().get(f"archive:{source.name}")
+    return runs(settings, "speed") or (entry is not None and now_ms() - entry["written_at_ms"] < SILENT_SECONDS * 1_000)
+
+
+def _behind(source: EventSource, cause: str) -> NotReadyError:
+    return NotReadyError(
+        f"The archive of {source.name} may lack events before batch_end. {cause}",
+        "Run `braid up --detach`, and the batch again; or `braid backfill` without --to, which ends before what may be missing.",
+    )
 
 
 def wait_for_tiles(settings: Settings, project: Project, group: FeatureGroup) -> None:

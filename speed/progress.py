@@ -24,6 +24,8 @@ from store.protocol import Store
 
 #: How old an entry may get while nothing happens.
 FRESH_SECONDS = 2.0
+#: From when on an entry says nothing about now, because its process has ended or stands still.
+SILENT_SECONDS = 60
 #: What is remembered of the process before.
 _REMEMBERED = ("oldest_event_ms", "newest_event_ms")
 

@@ -32,9 +32,9 @@ def events_asset(deployment: Deployment, source: EventSource) -> dg.AssetsDefini
         kinds={"spark", "delta"}, owners=OWNERS, metadata=schema(*event_columns(source)),
         description=f"Every event of {source.name} once, typed, by day: from loaded files and from the stream's archive, with late events.",
     )  # fmt: skip
-    def events(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
+    def events(context: dg.AssetExecutionContext, spark: LazyPySparkResource, batch_end: BatchEnd) -> dg.MaterializeResult:
         session = spark.spark_session
-        waited = wait_for_archive(settings, source)
+        waited = wait_for_archive(settings, source, batch_end.at_ms)
         report = ingest_archive(session, settings, source)
         require_events(session, settings, source)
         first, last = first_and_last_day(context)

@@ -23,7 +23,7 @@ from orchestration.first_day import first_day
 from orchestration.materialized import latest_metadata
 from orchestration.names import PUBLISH_JOB, drift_key, features_job, live_quality_key, online_key, training_job
 from orchestration.run_days import RANGE_END, RANGE_START
-from speed.progress import summary
+from speed.progress import SILENT_SECONDS, summary
 from store.errors import StoreError
 from store.server import open_store
 
@@ -187,7 +187,7 @@ class _State:
 
 
 def _state(deployment: Deployment, source: EventSource) -> _State | dg.SkipReason:
-    """The state of a source; a skip reason if the online store does not answer."""
+    """The state of a source; a skip reason if the online store does not answer, or if the speed layer stands still."""
     groups = deployment.project.groups_of(source)
     try:
         store = open_store(deployment.settings)
@@ -196,8 +196,12 @@ def _state(deployment: Deployment, source: EventSource) -> _State | dg.SkipReaso
     except StoreError as error:
         return dg.SkipReason(error.cause)
     written = [entry for group in groups if (entry := entries.get(f"online:{group.name}"))]
+    archive = entries.get(f"archive:{source.name}", {})
+    silent_ms = now_ms() - min((entry["written_at_ms"] for entry in (*written, archive) if entry), default=now_ms())
+    if silent_ms > SILENT_SECONDS * 1_000:
+        return dg.SkipReason(f"The speed layer has written no progress for {silent_ms // 1_000} s.")
     online = {**summary([written]), "pid": written[0]["pid"]} if len(written) == len(groups) else {}
-    return _State(online, entries.get(f"archive:{source.name}", {}), min(published) if len(published) == len(groups) else None)
+    return _State(online, archive, min(published) if len(published) == len(groups) else None)
 
 
 def _range(deployment: Deployment, begin_ms: int, end_ms: int) -> dict[str, str]:

@@ -85,6 +85,8 @@ def materialized(instance: dg.DagsterInstance, key: dg.AssetKey, **metadata: Any
 def test_a_batch_is_asked_for_once_the_watermark_has_passed_midnight(deployment: Settings, instance: dg.DagsterInstance) -> None:
     name = "batch_when_due_user_events"
     assert tick(deployment, name, instance).skip_message == "The stream has not passed the end of another period."
+    progress(deployment, written_at_ms=time.time_ns() // 1_000_000 - 90_000)
+    assert tick(deployment, name, instance).skip_message.startswith("The speed layer has written no progress for 9")
     progress(deployment)
     [first] = tick(deployment, name, instance).run_requests
     assert first.run_key == f"batch:{MIDNIGHT}:1"

@@ -1,0 +1,86 @@
+"""A batch that ends at a declared time needs an archive that has all messages of Kafka; another one ends where the archive does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from features.instants import now_ms
+from infra.errors import NotReadyError
+from infra.settings import Settings
+from orchestration import catch_up
+from orchestration.catch_up import wait_for_archive
+from store.clients import store
+from store.server import open_store
+from tests.declarations import user_events
+
+END_MS = 1_779_235_200_000
+
+
+@pytest.fixture
+def deployment(valkey: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """Kafka has seven messages, and there is no waiting."""
+    store(valkey).flushall()
+    monkeypatch.setattr(catch_up, "WAIT_SECONDS", 0)
+    monkeypatch.setattr(catch_up, "end_offsets", lambda *_: {0: 7})
+    services(monkeypatch, "kafka", "speed")
+    yield valkey
+    store(valkey).flushall()
+
+
+def services(monkeypatch: pytest.MonkeyPatch, *running: str, ailing: bool = False) -> None:
+    monkeypatch.setattr(catch_up, "runs", lambda _, name: name in running)
+    monkeypatch.setattr(catch_up, "ailment", lambda *_: "it does not answer yet" if ailing else None)
+
+
+def archived(settings: Settings, offset: int, silent_ms: int = 90_000) -> None:
+    entry = {"offsets": {"0": offset}, "written_at_ms": now_ms() - silent_ms}
+    open_store(settings).set_progress({f"archive:{user_events.name}": entry})
+
+
+@pytest.mark.parametrize(
+    ("running", "ailing", "cause"),
+    [
+        (("kafka", "speed"), False, "2 of the messages sent are not yet in the archive"),
+        (("kafka",), False, "The speed layer does not run"),
+        (("speed",), False, "Kafka does not run"),
+        (("kafka", "speed"), True, "Kafka does not run, or does not answer"),
+    ],
+)
+def test_an_archive_that_is_behind_refuses_a_batch_with_a_declared_end(
+    deployment: Settings, monkeypatch: pytest.MonkeyPatch, running: tuple[str, ...], ailing: bool, cause: str
+) -> None:
+    archived(deployment, 5)
+    services(monkeypatch, *running, ailing=ailing)
+    with pytest.raises(NotReadyError, match=cause):
+        wait_for_archive(deployment, user_events, END_MS)
+    assert wait_for_archive(deployment, user_events, None) in ("Kafka does not run", "behind Kafka; the next run reads the rest")
+
+
+def test_an_archive_that_has_all_is_not_waited_for(deployment: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    archived(deployment, 7)
+    assert wait_for_archive(deployment, user_events, END_MS).startswith("caught up with Kafka")
+    services(monkeypatch, "kafka")
+    assert wait_for_archive(deployment, user_events, END_MS).startswith("caught up with Kafka")
+
+
+def test_a_speed_layer_elsewhere_is_waited_for_while_it_writes_progress(
+    deployment: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services(monkeypatch, "kafka")
+    archived(deployment, 5, silent_ms=0)
+    with pytest.raises(NotReadyError, match="2 of the messages sent"):
+        wait_for_archive(deployment, user_events, END_MS)
+
+
+def test_where_no_stream_was_read_the_files_are_enough(deployment: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    services(monkeypatch)
+    assert wait_for_archive(deployment, user_events, END_MS) == "Kafka does not run"
+    archived(deployment, 0)
+    assert wait_for_archive(deployment, user_events, END_MS) == "Kafka does not run"
+    services(monkeypatch, "kafka")
+    assert wait_for_archive(deployment, user_events, END_MS).startswith("the speed layer does not run")
+    services(monkeypatch, "kafka", "speed")
+    monkeypatch.setattr(catch_up, "end_offsets", lambda *_: {0: 0})
+    assert wait_for_archive(deployment, user_events, END_MS) == "Kafka has no messages"
