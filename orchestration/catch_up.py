@@ -13,12 +13,14 @@ from features.project import Project
 from features.sources import EventSource
 from infra.embedded.health import ailment
 from infra.errors import NotReadyError, ServiceError
-from infra.kafka import end_offsets
+from infra.kafka import end_offsets, held, topic_id
 from infra.settings import Settings
 from orchestration.running import runs
+from speed.completeness import new_token
 from speed.progress import SILENT_SECONDS
 from speed.visible import wait_archived, wait_visible
 from store.keys import version_of
+from store.protocol import Store, Tiles
 from store.server import open_store
 
 WAIT_SECONDS = 120
@@ -83,15 +85,19 @@ def _behind(source: EventSource, cause: str) -> NotReadyError:
 def wait_for_tiles(settings: Settings, project: Project, group: FeatureGroup) -> None:
     """Waits, for a version that is not published yet, until the stream has made its tiles from all messages of Kafka.
 
-    So the published version is complete from its first answer on, also in a store that has lost its content.
+    So the published version is complete from its first answer on, also in a store that has lost its content. Where the speed layer does not run and the
+    store has no stream of tiles of the version, answers are marked until it has read Kafka's messages.
 
     Raises:
         NotReadyError: The speed layer runs with another declaration.
-        ServiceError: It takes too long.
+        ServiceError: It takes too long, or Kafka does not answer.
     """
     store = open_store(settings)
     published = store.published(group.name)
-    if (published and published.fingerprint == group.fingerprint) or not runs(settings, "speed"):
+    if not runs(settings, "speed"):
+        _mark_unread(settings, store, group)
+        return
+    if published and published.fingerprint == group.fingerprint:
         return
     deadline = time.monotonic() + VERSION_SECONDS
     while not (entry := store.progress().get(f"online:{group.name}")):
@@ -110,3 +116,12 @@ def wait_for_tiles(settings: Settings, project: Project, group: FeatureGroup) ->
         if time.monotonic() > deadline:
             raise ServiceError("The speed layer has not read the whole stream again.", "See the log speed.log.")
         time.sleep(0.5)
+
+
+def _mark_unread(settings: Settings, store: Store, group: FeatureGroup) -> None:
+    """Says of a version without a stream of tiles that its tiles are not whole, if Kafka holds messages. The speed layer goes on with that stream."""
+    if store.tiles(group.name).get(version_of(group.fingerprint)) or not runs(settings, "kafka") or ailment(settings, "kafka"):
+        return
+    topic = group.source.topic
+    if any(partition.earliest < partition.end for partition in held(settings, topic).values()):
+        store.set_tiles(group, Tiles(new_token(), whole=False, topic_id=topic_id(settings, topic) or ""))

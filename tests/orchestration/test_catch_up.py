@@ -1,4 +1,5 @@
-"""A batch that ends at a declared time needs an archive that has all messages of Kafka; another one ends where the archive does."""
+"""A batch that ends at a declared time needs an archive that has all messages of Kafka; another one ends where the archive does. What is published
+without the tiles of the stream says so."""
 
 from __future__ import annotations
 
@@ -8,12 +9,16 @@ import pytest
 
 from features.instants import now_ms
 from infra.errors import NotReadyError
+from infra.kafka import Held
 from infra.settings import Settings
 from orchestration import catch_up
-from orchestration.catch_up import wait_for_archive
+from orchestration.catch_up import wait_for_archive, wait_for_tiles
+from speed.completeness import open_stream
 from store.clients import store
+from store.keys import version_of
+from store.protocol import ALWAYS_MS, NEVER_MS
 from store.server import open_store
-from tests.declarations import user_events
+from tests.declarations import project, user_events, user_features
 
 END_MS = 1_779_235_200_000
 
@@ -84,3 +89,25 @@ def test_where_no_stream_was_read_the_files_are_enough(deployment: Settings, mon
     services(monkeypatch, "kafka", "speed")
     monkeypatch.setattr(catch_up, "end_offsets", lambda *_: {0: 0})
     assert wait_for_archive(deployment, user_events, END_MS) == "Kafka has no messages"
+
+
+def test_without_tiles_of_messages_in_kafka_a_published_view_is_marked_until_the_stream_has_read_them(
+    deployment: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online = open_store(deployment)
+    monkeypatch.setattr(catch_up, "topic_id", lambda *_: "topic")
+    services(monkeypatch)
+    wait_for_tiles(deployment, project, user_features)
+    services(monkeypatch, "kafka")
+    monkeypatch.setattr(catch_up, "held", lambda *_: {0: Held(7, 7, None)})
+    wait_for_tiles(deployment, project, user_features)
+    assert online.read(user_features, [1]).complete_since_ms == ALWAYS_MS, "there is nothing to read"
+    monkeypatch.setattr(catch_up, "held", lambda *_: {0: Held(0, 7, END_MS)})
+    wait_for_tiles(deployment, project, user_features)
+    assert online.read(user_features, [1]).complete_since_ms == NEVER_MS
+    stream = open_stream(online, user_features, "topic", {0: Held(0, 7, END_MS)}, {}, [], END_MS, 0)
+    assert not stream.tiles.whole
+    assert stream.follow(online, {"offsets": {"0": 7}}, None) is None
+    assert online.read(user_features, [1]).complete_since_ms == ALWAYS_MS
+    wait_for_tiles(deployment, project, user_features)
+    assert online.tiles(user_features.name)[version_of(user_features.fingerprint)] == stream.tiles, "what the stream says stays"
