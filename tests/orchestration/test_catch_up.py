@@ -13,6 +13,7 @@ from infra.kafka import Held
 from infra.settings import Settings
 from orchestration import catch_up
 from orchestration.catch_up import wait_for_archive, wait_for_tiles
+from speed import visible
 from speed.completeness import open_stream
 from store.clients import store
 from store.keys import version_of
@@ -29,6 +30,7 @@ def deployment(valkey: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
     store(valkey).flushall()
     monkeypatch.setattr(catch_up, "WAIT_SECONDS", 0)
     monkeypatch.setattr(catch_up, "end_offsets", lambda *_: {0: 7})
+    monkeypatch.setattr(visible, "topic_id", lambda *_: None)
     services(monkeypatch, "kafka", "speed")
     yield valkey
     store(valkey).flushall()

@@ -110,7 +110,7 @@ def test_a_batch_of_days_before_the_partitions_begin_asks_for_their_first_day(
 ) -> None:
     (tmp_path / "first_day.json").write_text(f'"{begins}"')  # of a file that was loaded; the stream has older events
     settings = deployment.model_copy(update={"home": tmp_path})
-    progress(settings, late_rows=2)
+    progress(settings, late_rows=9)
     [request] = tick(settings, "batch_when_due_user_events", instance).run_requests
     assert (request.tags[RANGE_START], request.tags[RANGE_END]) == days
     assert Deployment(project, settings).days.get_partition_keys_in_range(dg.PartitionKeyRange(*days)) == [days[0]]
