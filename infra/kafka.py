@@ -119,9 +119,7 @@ def topic_id(settings: Settings, topic: str) -> str | None:
         finally:
             admin.close()
     except KafkaError as error:
-        raise ServiceError(
-            f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
-        ) from None
+        raise _no_answer(settings, error) from None
     return None if description["topic_id"] is None else str(description["topic_id"])
 
 
@@ -164,9 +162,7 @@ def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
         finally:
             consumer.close()
     except KafkaError as error:
-        raise ServiceError(
-            f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
-        ) from None
+        raise _no_answer(settings, error) from None
 
 
 def open_transaction_ms(settings: Settings, topic: str) -> int | None:
@@ -196,9 +192,7 @@ def open_transaction_ms(settings: Settings, topic: str) -> int | None:
         finally:
             consumer.close()
     except KafkaError as error:
-        raise ServiceError(
-            f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
-        ) from None
+        raise _no_answer(settings, error) from None
     return min(arrivals_ms, default=None)
 
 
@@ -228,9 +222,7 @@ def held(settings: Settings, topic: str) -> dict[int, Held]:
         finally:
             consumer.close()
     except KafkaError as error:
-        raise ServiceError(
-            f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
-        ) from None
+        raise _no_answer(settings, error) from None
     arrivals_ms = {partition: message.timestamp for partition, message in first.items() if message}
     return {
         partition.partition: Held(
@@ -325,3 +317,9 @@ def _quoted(text: str) -> str:
     """A text in the quotes of Java's login configuration."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def _no_answer(settings: Settings, error: KafkaError) -> ServiceError:
+    return ServiceError(
+        f"Kafka on {settings.kafka_bootstrap} does not answer: {error}.", "Run `braid up`, or correct KAFKA_BOOTSTRAP."
+    )
