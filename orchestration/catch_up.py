@@ -6,6 +6,7 @@ for. A new version of a group is published when the stream has made its tiles.
 """
 
 import time
+from typing import Any
 
 from features.declaration import FeatureGroup
 from features.instants import now_ms
@@ -65,14 +66,20 @@ def wait_for_archive(settings: Settings, source: EventSource, batch_end_ms: int 
 
 def _was_read(settings: Settings, source: EventSource) -> bool:
     """Whether the archive has had messages; False where events come from files alone."""
-    entry = open_store(settings).progress().get(f"archive:{source.name}")
+    entry = _archive_progress(settings, source)
     return entry is not None and any(entry["offsets"].values())
 
 
 def _streams(settings: Settings, source: EventSource) -> bool:
     """Whether the speed layer runs: under this home's supervisor, or elsewhere, as its progress shows."""
-    entry = open_store(settings).progress().get(f"archive:{source.name}")
-    return runs(settings, "speed") or (entry is not None and now_ms() - entry["written_at_ms"] < SILENT_SECONDS * 1_000)
+    if runs(settings, "speed"):
+        return True
+    entry = _archive_progress(settings, source)
+    return entry is not None and now_ms() - entry["written_at_ms"] < SILENT_SECONDS * 1_000
+
+
+def _archive_progress(settings: Settings, source: EventSource) -> dict[str, Any] | None:
+    return open_store(settings).progress().get(f"archive:{source.name}")
 
 
 def _behind(source: EventSource, cause: str) -> NotReadyError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import cache, partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -77,7 +77,8 @@ class RedisStore:
 
     @_told
     def put_views(self, group: FeatureGroup, view: View, ids: Sequence[int | str], values: Sequence[bytes]) -> None:
-        publishing.put_views(self._client, self._buckets, group, view, ids, values, lambda: self._newest_tile_ms(group))
+        newest_tile_ms = cache(partial(self._newest_tile_ms, group))  # asked for each lost entity
+        publishing.put_views(self._client, self._buckets, group, view, ids, values, newest_tile_ms)
 
     def _newest_tile_ms(self, group: FeatureGroup) -> int:
         """The time before which all events are that are in speed tiles of a group by now."""

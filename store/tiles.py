@@ -74,9 +74,9 @@ local field, head, tile_ms, ttl, longest, hour = ARGV[1], ARGV[2], tonumber(ARGV
 -- An hour is told from the hours of half the range before it, so the latest of those after it stands for none.
 local expiry = (hour + (ttl > 0 and math.ceil(ttl / 3600) + 1 or 32767)) % 65536
 local function put(key, folded, history, fresh, from, to)
-  local value = own(key, redis.pcall('HGET', key, field))
+  local value, folded_before = unpack(own(key, redis.pcall('HMGET', key, field, ARGV[7])) or {})
   -- Without a history tiles and what is folded are there together. Alone, the other one was lost, and with it events of these tiles or of earlier ones.
-  local lost = folded ~= '' and ttl > 0 and (redis.call('HEXISTS', key, ARGV[7]) == 1) ~= (value and true or false)
+  local lost = folded ~= '' and ttl > 0 and (not folded_before) ~= (not value)
   if fresh == '1' then
     redis.call('HDEL', key, field, ARGV[7], ARGV[8])
     value = nil
