@@ -1,8 +1,9 @@
 """The waits of a batch for the stream.
 
 Before a batch reads the archive, it waits until the archive has all messages of Kafka, so that the batch has every event that the stream
-has accepted. The stream would take an event that is missing there into tiles before batch_end, which no answer reads and which no repair looks
-for. A new version of a group is published when the stream has made its tiles.
+has accepted. An event that is missing there would be in tiles before batch_end alone, which no answer reads. A batch with a batch_end is recorded
+before (`speed.batch_reads`), so that the stream counts the events that arrive later as late. A new version of a group is published when the stream has
+made its tiles.
 """
 
 import time
@@ -17,6 +18,7 @@ from infra.errors import NotReadyError, ServiceError
 from infra.kafka import end_offsets, held, topic_id
 from infra.settings import Settings
 from orchestration.running import runs
+from speed.batch_reads import BatchRead, record
 from speed.completeness import new_token
 from speed.progress import SILENT_SECONDS
 from speed.visible import wait_archived, wait_visible
@@ -50,6 +52,10 @@ def wait_for_archive(settings: Settings, source: EventSource, batch_end_ms: int 
             raise _behind(source, "Kafka does not run, or does not answer.")
         time.sleep(1)
     offsets = end_offsets(settings, source.topic)
+    if batch_end_ms is not None and not settings.kappa:
+        record(open_store(settings), source.name, BatchRead(batch_end_ms, offsets))
+        # The stream may have read what arrived before the record.
+        offsets = end_offsets(settings, source.topic)
     if not any(offsets.values()):
         return "Kafka has no messages"
     running = _streams(settings, source)

@@ -18,12 +18,15 @@ from pyspark import TaskContext
 
 from features.windows import DAY_MS, floor_ms
 from infra.settings import Settings
+from speed.batch_reads import BatchRead, missed, recorded
 from speed.stream import ARRIVAL, PLACE
 from store.protocol import Messages, Store
 from store.server import writing_store
 
-#: The verdicts.
-COUNTS, LATE, COPY = 0, 1, 2
+#: The verdicts. MISSED: the event counts, but the latest batch should have had it (`speed.batch_reads`).
+COUNTS, LATE, COPY, MISSED = 0, 1, 2, 3
+#: The verdicts on events that go into tiles, and on those that the next batch has to fold.
+COUNTING, FOR_THE_BATCH = (COUNTS, MISSED), (LATE, MISSED)
 VERDICT = "verdict"
 #: The name of the numbers of a micro-batch's late events and copies in Spark's progress.
 OBSERVED = "verdicts"
@@ -61,6 +64,7 @@ def verdicts(
     memory: str,
     batch: MicroBatch,
     watermark_ms: int | None,
+    read: BatchRead | None,
     ts_ms: npt.NDArray[np.int64],
     messages: Messages,
 ) -> npt.NDArray[np.int8]:
@@ -75,6 +79,7 @@ def verdicts(
         memory: The name of the store's memory of this stream.
         batch: The micro-batch.
         watermark_ms: An event at it is late; None where none is.
+        read: The latest batch of the source.
         ts_ms: The times of the events.
         messages: Their messages.
     """
@@ -90,24 +95,26 @@ def verdicts(
     first = store.first_copies(memory, batch.name, asked, settings.stream_deduplication_seconds * 1_000)
     later = chosen[~first]
     verdict[later[verdict[later] == COUNTS]] = COPY
+    verdict[(verdict == COUNTS) & missed(read, ts_ms, messages)] = MISSED
     return verdict
 
 
-def with_verdicts(settings: Settings, memory: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def with_verdicts(settings: Settings, memory: str, source: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The rows of a task, each with its verdict; runs in Spark's Python workers.
 
     Args:
         settings: Where the store is, how late an event may be, and for how long a copy is recognized.
         memory: The name of the store's memory of this stream.
+        source: The name of the source.
         batches: The rows.
     """
     store = writing_store(settings)
     this = micro_batch()
-    watermark_ms = watermark_before(store, settings, this)
+    watermark_ms, read = watermark_before(store, settings, this), recorded(store, source)
     highest_ms: list[int] = []
     for batch in batches:
         ts_ms, event, *place = (_numbers(batch, column) for column in ("ts_ms", "event", *ARRIVAL))
-        verdict = verdicts(store, settings, memory, this, watermark_ms, ts_ms, Messages(event, *place))
+        verdict = verdicts(store, settings, memory, this, watermark_ms, read, ts_ms, Messages(event, *place))
         highest_ms += [int(ts_ms.max())] if batch.num_rows else []
         yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(verdict)], [*batch.schema.names, VERDICT])
     if highest_ms:

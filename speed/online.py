@@ -34,8 +34,8 @@ from infra.settings import Settings
 from speed.checkpoints import Checkpoint
 from speed.copies import (
     COPY,
-    COUNTS,
-    LATE,
+    COUNTING,
+    FOR_THE_BATCH,
     OBSERVED,
     VERDICT,
     MicroBatch,
@@ -83,7 +83,7 @@ def online_writer(
     groups = [group for group, _ in streams]
     source, targets = groups[0].source, targets_of(streams)
     events = judged_events(spark, settings, source, at_most).withWatermark(source.time, f"{settings.watermark_seconds} seconds")
-    counting = counted(settings, checkpoint.name, contributions(groups, events).drop(source.time))
+    counting = counted(settings, checkpoint.name, source.name, contributions(groups, events).drop(source.time))
     write = partial(write_tiles, settings, checkpoint.name, targets)
     tiles = by_entity(groups, counting, checkpoint.tasks).mapInArrow(write, "tiles BIGINT")
     return tiles.writeStream.outputMode("append").format("noop")
@@ -99,14 +99,15 @@ def targets_of(streams: Sequence[tuple[FeatureGroup, Tiles]]) -> list[Target]:
     ]
 
 
-def counted(settings: Settings, memory: str, rows: DataFrame) -> DataFrame:
+def counted(settings: Settings, memory: str, source: str, rows: DataFrame) -> DataFrame:
     """Of contributions those that count: neither late nor copies, of which the progress has the numbers."""
     judged = rows.mapInArrow(
-        partial(with_verdicts, settings, memory), StructType([*rows.schema.fields, StructField(VERDICT, ByteType())])
+        partial(with_verdicts, settings, memory, source), StructType([*rows.schema.fields, StructField(VERDICT, ByteType())])
     )
-    numbers = {"late_rows": LATE, "copies": COPY}
-    observed = judged.observe(OBSERVED, *(F.count_if(F.col(VERDICT) == verdict).alias(name) for name, verdict in numbers.items()))
-    return observed.where(F.col(VERDICT) == COUNTS).drop(VERDICT)
+    verdict = F.col(VERDICT)
+    numbers = {"late_rows": verdict.isin(*FOR_THE_BATCH), "copies": verdict == COPY}
+    observed = judged.observe(OBSERVED, *(F.count_if(condition).alias(name) for name, condition in numbers.items()))
+    return observed.where(verdict.isin(*COUNTING)).drop(VERDICT)
 
 
 def write_tiles(

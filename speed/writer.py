@@ -21,7 +21,8 @@ import pyarrow as pa
 from features.instants import now_ms
 from infra.kafka import FIRST_ARRIVAL_MS
 from infra.settings import Settings
-from speed.copies import COPY, COUNTS, LATE, MicroBatch, verdicts, watermark_before
+from speed.batch_reads import recorded
+from speed.copies import COPY, COUNTING, FOR_THE_BATCH, MicroBatch, verdicts, watermark_before
 from speed.engine import FITS, UNDECIDED
 from speed.online import Target, put_part
 from store.keys import version_of
@@ -173,17 +174,18 @@ class TileWriter:
         ts_ms = ts_ms[chosen]
         watermark_ms = watermark_before(self._store, self._settings, batch)
         messages = Messages(event[chosen], arrival_ms[chosen], partition[chosen], offset[chosen])
-        judged = verdicts(self._store, self._settings, self._memory, batch, watermark_ms, ts_ms, messages)
+        read = recorded(self._store, self._source)
+        judged = verdicts(self._store, self._settings, self._memory, batch, watermark_ms, read, ts_ms, messages)
         if len(chosen):
             highest_ms = int(ts_ms.max())
             self._store.raise_high_water(batch.query, batch.number, highest_ms)
             counters.oldest_ms = min(ms for ms in (counters.oldest_ms, int(ts_ms.min())) if ms is not None)
             counters.newest_ms = max(ms for ms in (counters.newest_ms, highest_ms) if ms is not None)
-        counting = rows.take(pa.array(chosen[judged == COUNTS]))
+        counting = rows.take(pa.array(chosen[np.isin(judged, COUNTING)]))
         of_slot = self._of_slots(counting) if counting.num_rows else {}
         for task in range(self._tasks):
             put_part(self._store, self._settings, self._targets, batch, task, of_slot if task == 0 else {})
-        counters.late += int((judged == LATE).sum())
+        counters.late += int(np.isin(judged, FOR_THE_BATCH).sum())
         counters.copies += int((judged == COPY).sum())
         counters.watermark_ms = watermark_ms
         self.number = span.number

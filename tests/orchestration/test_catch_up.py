@@ -14,6 +14,7 @@ from infra.settings import Settings
 from orchestration import catch_up
 from orchestration.catch_up import wait_for_archive, wait_for_tiles
 from speed import visible
+from speed.batch_reads import BatchRead, recorded
 from speed.completeness import open_stream
 from store.clients import store
 from store.keys import version_of
@@ -70,6 +71,18 @@ def test_an_archive_that_has_all_is_not_waited_for(deployment: Settings, monkeyp
     assert wait_for_archive(deployment, user_events, END_MS).startswith("caught up with Kafka")
     services(monkeypatch, "kafka")
     assert wait_for_archive(deployment, user_events, END_MS).startswith("caught up with Kafka")
+
+
+def test_a_batch_with_a_declared_end_is_recorded_before_it_reads_the_archive(
+    deployment: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived(deployment, 7)
+    ends = iter(({0: 5}, {0: 8}))
+    monkeypatch.setattr(catch_up, "end_offsets", lambda *_: next(ends))
+    monkeypatch.setattr(catch_up, "WAIT_SECONDS", 0)
+    with pytest.raises(NotReadyError, match="1 of the messages sent"):  # also those that came before the record
+        wait_for_archive(deployment, user_events, END_MS)
+    assert recorded(open_store(deployment), user_events.name) == BatchRead(END_MS, {0: 5})
 
 
 def test_a_speed_layer_elsewhere_is_waited_for_while_it_writes_progress(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.settings import Settings
+from speed.batch_reads import BatchRead, record
 from speed.copies import OBSERVED, without_later_copies
 from speed.online import counted
 from speed.session import SQL_PROPERTIES
@@ -58,7 +59,9 @@ def counted_places(
     for name, value in SQL_PROPERTIES.items():
         session.conf.set(name, value)
     stream = session.readStream.schema(SCHEMA).option("maxFilesPerTrigger", 2).parquet(str(folder))
-    rows = counted(settings, "copies", stream.withWatermark("time", f"{settings.watermark_seconds} seconds").drop("time"))
+    rows = counted(
+        settings, "copies", "a_source", stream.withWatermark("time", f"{settings.watermark_seconds} seconds").drop("time")
+    )
     rows = rows.repartition(2, "event").mapInArrow(partial(first_only, settings), rows.schema)
     target = folder.parent / "events"
     writer = rows.writeStream.option("checkpointLocation", str(folder.parent / "checkpoint")).trigger(availableNow=True)
@@ -101,3 +104,19 @@ def test_an_event_is_late_by_the_micro_batches_before_its_own(spark: SparkSessio
     places, numbers = counted_places(spark, valkey, folder)
     assert sorted(places) == [1_001, 1_002, 1_004]
     assert numbers == [{"late_rows": 0, "copies": 0}, {"late_rows": 1, "copies": 0}]
+
+
+def test_an_event_that_the_latest_batch_has_missed_counts_and_is_a_late_row(
+    spark: SparkSession, valkey: Settings, tmp_path: Path
+) -> None:
+    folder, store = tmp_path / "messages", writing_store(valkey)
+    folder.mkdir()
+    record(store, "a_source", BatchRead(TILE, {0: 2}))
+    rows = [copy_of(2_001, TILE, 0, 1, TILE - 1), copy_of(2_002, TILE, 0, 2, TILE - 1), copy_of(2_003, TILE, 0, 3, TILE)]
+    micro_batch(folder, 1, rows)
+    try:
+        places, numbers = counted_places(spark, valkey, folder)
+    finally:
+        store.note("batch-reads", "a_source", None)
+    assert sorted(places) == [2_001, 2_002, 2_003]
+    assert numbers == [{"late_rows": 1, "copies": 0}]

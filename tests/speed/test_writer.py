@@ -14,6 +14,7 @@ from features.merge import merge
 from features.windows import DAY_MS, HOUR_MS
 from infra.settings import Settings
 from speed import writer as writers
+from speed.batch_reads import BatchRead, record
 from speed.engine import FITS, REFUSED, UNDECIDED
 from speed.online import targets_of
 from speed.writer import TileWriter, have_come, next_ends, split
@@ -114,6 +115,22 @@ def test_a_copy_of_a_late_event_does_not_count_whatever_its_time(stream: Stream)
     # In one micro-batch the late one counts as the first as well.
     writer.write(table([row(0, 5, 13, ts_ms, NOW_MS), row(0, 6, 13, late_ms, NOW_MS - 1)]), {})
     assert (stream.counted(), writer.counters.copies, writer.counters.late) == (2, 2, 3)
+
+
+def test_an_event_that_the_latest_batch_has_missed_is_a_late_row_and_stays_in_its_tile(stream: Stream) -> None:
+    source, store, ts_ms = user_features.source.name, stream.store, NOW_MS - 60_000
+    record(store, source, BatchRead(ts_ms, {0: 2}))
+    record(store, source, BatchRead(ts_ms - 1, {0: 0, 1: 0}))  # its view would not replace that of the later batch_end
+    try:
+        writer = stream.writer()
+        # The batch has the first two; the third is after batch_end, the others are what it has missed.
+        writer.write(
+            table([row(0, 0, 10, ts_ms - 1), row(0, 1, 11, ts_ms - 1), row(0, 2, 12, ts_ms), row(0, 3, 13, ts_ms - 1)]), {}
+        )
+        writer.write(table([row(1, 0, 14, ts_ms - 1), row(1, 1, 13, ts_ms - 1)]), {})
+        assert (stream.counted(), writer.counters.late, writer.counters.copies) == (5, 2, 1)
+    finally:
+        store.note("batch-reads", source, None)
 
 
 @pytest.mark.parametrize("torn_at", ["put_all_tiles", "raise_high_water", "first_copies"])
