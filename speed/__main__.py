@@ -39,6 +39,7 @@ from speed.archive import create_archive, start_archive
 from speed.checkpoints import checkpoint_of, recorded_tokens
 from speed.completeness import TileStream, open_stream, with_gaps
 from speed.engine import Engine, Query
+from speed.expiry import ExpiredTiles
 from speed.flink.engine import FlinkEngine
 from speed.histories import begin_histories
 from speed.offline import OfflineStore
@@ -103,6 +104,7 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
             OfflineStore(spark, settings, store, source, project.groups_of(source), watch.ids[source.topic])
             for source in project.sources
         ]
+        expired = {source.name: ExpiredTiles(store, settings, source.name, project.groups_of(source)) for source in project.sources}
         board = Board(store, queries, details, [f"offline:{group.name}" for group in project.groups])
         for one in offline:
             one.start(board, ended)
@@ -123,10 +125,12 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
                     source = streams.pop(name).group.source
                     queries.pop(name).stop()
                     queries |= _start_online(engine, settings.engine, tasks, store, source, streams)
-                lost = {
-                    name: reason for name, stream in streams.items()
-                    if (reason := stream.follow(store, board.entry(name), queries[name].committed()))
-                }  # fmt: skip
+                lost = {}
+                for name, stream in streams.items():
+                    entry, group = board.entry(name), stream.group
+                    expired_ms = expired[group.source.name].before_ms(group, entry.get("newest_event_ms"), now_ms())
+                    if reason := stream.follow(store, entry, queries[name].committed(), expired_ms):
+                        lost[name] = reason
                 if settings.kappa:
                     _serve_whole(store, streams, project.groups)
                 for name, reason in lost.items():
@@ -172,7 +176,9 @@ def _open_streams(settings: Settings, store: Store, watch: TopicWatch, groups: M
         elif not stream.tiles.whole:
             say(f"{name} is read from the first message that Kafka holds: no checkpoint of this layout has its tiles.")
         if stream.tiles.complete_since_ms is not None:
-            say(f"{name} is complete from {stream.tiles.complete_since_ms} ms on: Kafka did not hold what came before.")
+            say(
+                f"{name} is complete from {stream.tiles.complete_since_ms} ms on: Kafka did not hold what came before, or it has expired."
+            )
     return streams
 
 

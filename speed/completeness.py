@@ -96,19 +96,23 @@ class TileStream:
     ends: dict[int, int] = field(default_factory=dict)
     tasks: int = 1
 
-    def follow(self, store: Store, entry: Mapping[str, Any], committed: int | None) -> str | None:
-        """Says that the tiles are whole, once they are; gives in a sentence why the stream must be read again, or None.
+    def follow(self, store: Store, entry: Mapping[str, Any], committed: int | None, expired_ms: int | None = None) -> str | None:
+        """Records in the store that the tiles are whole, and which may have expired; returns in a sentence why the stream must be read again, or None.
 
         Args:
             store: The online store.
             entry: How far the query is (`speed.progress`).
             committed: The last committed micro-batch; None where there is none yet.
+            expired_ms: The event time before which tiles may have expired (`speed.expiry`); None if none may have.
         """
         named = store.tiles(self.group.name).get(version_of(self.group.fingerprint))
         if named is None or named.token != self.tiles.token:
             return "New histories were asked for" if named and named.history else "The online store has lost what it held"
         # The writer may have met what it could not read for certain.
         self.tiles = replace(self.tiles, complete_since_ms=named.complete_since_ms)
+        if expired_ms is not None and (named.complete_since_ms is None or named.complete_since_ms < expired_ms):
+            self.tiles = replace(self.tiles, complete_since_ms=expired_ms)
+            store.set_tiles(self.group, self.tiles)
         if committed is not None and not store.has_tiles_of(self.tiles.token, self.tasks, committed):
             self.tiles = replace(self.tiles, token=new_token(), whole=False)
             store.set_tiles(self.group, self.tiles)
