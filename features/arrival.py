@@ -1,9 +1,9 @@
-"""The order of arrival: of the copies of an event, which share an event id, the first to arrive counts.
+"""The order of arrival. Copies of an event share an event id; the copy that arrives first counts.
 
 `arrival_ms` is the time of arrival by the clock of the receiver: the Kafka broker, or the process that loads a file. Within one millisecond
-the lower Kafka partition comes first, then the lower offset; for a loaded file the offset is the number of the row. So the order is the
-same for every division of the input into files, micro-batches or partitions of a job. Every layer compares these columns in this order:
-the batch layer when it appends to `events`, the speed layer before it drops the copies of a micro-batch.
+the lower Kafka partition comes first, then the lower offset. For a loaded file the offset is the number of the row. So the order does not
+depend on how the input is divided into files, micro-batches or partitions of a job. Every layer compares these columns in this order:
+the batch layer when it appends to `events`, the speed layer before it drops the copies within a micro-batch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Thresholds for the days of a source and for the view of a group, with which the checks compare new data.
+"""Thresholds for the days of a source and for the view of a group. The checks of the batch assets compare new data with them.
 
-A crossed threshold is a warning. A crossed threshold that is named in `blocking` keeps the day out of the online store.
+A crossed threshold is a warning. If `blocking` names the threshold, the day is kept out of the online store.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class _Checks:
     blocking: frozenset[str]
 
     def severity(self, name: str) -> str:
-        """The severity of a crossed threshold, in the words of Great Expectations: "critical" or "warning"."""
+        """Returns the severity of a crossed threshold in Great Expectations: "critical" if the threshold blocks, else "warning"."""
         return "critical" if name in self.blocking else "warning"
 
 
@@ -29,17 +29,17 @@ class SourceChecks(_Checks):
     """Thresholds for the events of a source.
 
     Attributes:
-        volume: The least and the largest number of rows of a day, as multiples of the mean of the same weekday in the four weeks before.
-        nulls: The largest increase of a column's share of rows without a value, against the four weeks before, 0 to 1.
-        categories: Columns with a known set of values. The check reports a new value, and a missing value that 1 % of the rows had before.
-        bounds: Column → the least and the largest value of 99 % of the rows; None where there is no bound.
+        volume: The smallest and the largest number of rows of a day, as multiples of the mean of the same weekday in the four weeks before.
+        nulls: The largest increase of a column's share of rows without a value, compared with the four weeks before, 0 to 1.
+        categories: Columns with a known set of values. The check reports a new value, and the absence of a value that 1 % of the rows had before.
+        bounds: Column → the smallest and the largest value of 99 % of the rows; None for no bound.
         late: The largest share of a day's streamed events that arrived later than the watermark allows, 0 to 1.
-        refused: The largest share of the messages of one run that do not fit the contract, 0 to 1.
+        refused: The largest share of the messages of one run that do not fit the source, 0 to 1.
         duplicates: The largest share of the messages of one run whose event is known already, 0 to 1.
         blocking: The names of the thresholds that block.
 
     Raises:
-        DeclarationError: `blocking` names no check.
+        DeclarationError: `blocking` names a check that does not exist.
     """
 
     volume: tuple[float, float] = (0.2, 5.0)
@@ -60,12 +60,12 @@ class GroupChecks(_Checks):
     """Thresholds for the view of a group, compared with the view that was published last.
 
     Attributes:
-        entities: The least number of entities, as a multiple of the number in the published view.
-        distribution: The median of a feature lies within this central share of the values of the published view, 0 to 1.
+        entities: The smallest number of entities, as a multiple of the number in the published view.
+        distribution: The central share of the values of the published view in which the median of a feature must lie, 0 to 1.
         blocking: The names of the thresholds that block.
 
     Raises:
-        DeclarationError: `blocking` names no check.
+        DeclarationError: `blocking` names a check that does not exist.
     """
 
     entities: float = 0.8

@@ -1,7 +1,7 @@
-"""Finished values of very many windows at once, equal to the bit to `fold` followed by `finalize`.
+"""Finished values of many windows at once, equal to the bit to `fold` followed by `finalize`.
 
-Reads a series of events and index ranges; returns an array of values. A training set has millions of windows, for which most of the time
-would go into a Python object per partial. An aggregation without a form in arrays is computed from its partials.
+Reads a series of events and index ranges; returns an array of values. A training set has millions of windows, and a Python object per partial
+would take most of the time. For an aggregation without a form for arrays, the values are computed from its partials.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from features.aggregations import (
 from features.aggregations.sums import exact_totals
 
 Values = npt.NDArray[Any] | np.ma.MaskedArray[Any, Any] | list[Value]
-#: Every integer up to this magnitude is a double.
+#: Every integer up to this magnitude is exactly a double.
 _EXACT = 2**53
-#: The number of events of ranges per step of `_distinct`, which bounds its memory.
+#: The approximate number of events in the ranges of a step of `_distinct`, which bounds its memory.
 _CHUNK = 2**22
 
 
@@ -45,15 +45,19 @@ class _Windows(NamedTuple):
 
 
 def finish(aggregation: Aggregation, series: Series, lo: Ints, hi: Ints, q_ms: Ints, scale: int) -> Values:
-    """The values at `q_ms` of the ranges lo[i] <= index < hi[i], masked where there is no value.
+    """Returns the values at `q_ms` of the ranges lo[i] <= index < hi[i].
 
     Args:
         aggregation: The aggregation of the feature.
         series: The input of the feature.
         lo: First index of each range.
-        hi: End of each range, exclusive; a range does not split a millisecond of its entity.
-        q_ms: The instant of each value.
-        scale: The input's units per 1.
+        hi: End of each range, exclusive. A range does not split a millisecond of its entity.
+        q_ms: The instant of each value, in ms since 1970.
+        scale: The number of the input's units per 1.
+
+    Returns:
+        One value per range. For an aggregation with a form for arrays it is an array, in which a range without a value is masked; else a list, in
+        which it is None.
     """
     by_column = _BY_COLUMN.get(type(aggregation))
     if by_column:
@@ -103,7 +107,7 @@ def _since_last(aggregation: SinceLast, windows: _Windows) -> Values:
 
 
 def _distinct(aggregation: Distinct, windows: _Windows) -> Values:
-    # A value counts at its first place in the range: there the previous place of the same value lies before the range.
+    # A value counts at its first place in the range: the place whose previous occurrence of the value lies before the range.
     v, lo, hi = windows.series.v, windows.lo, windows.hi
     places = np.flatnonzero(windows.series.valid)
     places = places[np.argsort(v[places], kind="stable")]
@@ -133,20 +137,20 @@ _BY_COLUMN: dict[type[Aggregation], Callable[..., Values]] = {
 
 
 def _sums(values: npt.NDArray[Any], windows: _Windows) -> Ints:
-    # int64 wraps around, so the difference of two running sums is right even where the sums overflow.
+    # int64 wraps around, so the difference of two running sums is right even if the sums overflow.
     running = np.zeros(len(values) + 1, np.int64)
     np.cumsum(values, dtype=np.int64, out=running[1:])
     return running[windows.hi] - running[windows.lo]
 
 
 def _int64_totals(high: Ints, low: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """Totals from their two limbs, and which of them are 64-bit integers; the others are 0."""
+    """Returns the totals of pairs of limbs, and whether each fits int64; a total that does not fit is 0."""
     inside = (high >= -(2**31)) & (high < 2**31)
     return np.where(inside, high << 32 | low, 0), inside
 
 
 def _exact_quotients(windows: _Windows, divisors: Ints) -> npt.NDArray[Any]:
-    """The exact totals of the windows divided by the divisors, rounded once."""
+    """Returns the exact totals of the windows divided by the divisors, rounded once."""
     high, low = exact_totals(windows.series, windows.lo, windows.hi)
     totals, inside = _int64_totals(high, low)
     result = _quotients(totals, divisors)
@@ -156,7 +160,7 @@ def _exact_quotients(windows: _Windows, divisors: Ints) -> npt.NDArray[Any]:
 
 
 def _latest(windows: _Windows) -> Ints:
-    """The index of the last contributing event of each range, -1 where there is none."""
+    """Returns the index of the last contributing event of each range, -1 if the range has no such event."""
     valid = windows.series.valid
     running = np.append(np.maximum.accumulate(np.where(valid, np.arange(len(valid)), -1)), -1)
     latest = running[windows.hi - 1]
@@ -177,7 +181,7 @@ def _unscaled(numbers: Ints, scale: int) -> npt.NDArray[Any]:
 
 
 def _quotients(numbers: Ints, divisors: npt.NDArray[Any] | np.int64) -> npt.NDArray[Any]:
-    """Quotients that are rounded once. Python divides the numbers that are no doubles, because its division of integers is exact."""
+    """Returns quotients that are rounded once. Python divides the numbers beyond 2^53, because it rounds a quotient of integers once."""
     result = np.asarray(numbers / divisors)
     divisors = np.broadcast_to(divisors, numbers.shape)
     for place in np.flatnonzero((numbers > _EXACT) | (numbers < -_EXACT)).tolist():

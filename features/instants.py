@@ -11,13 +11,13 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 def now_ms() -> int:
-    """The current instant, by the clock of this machine."""
+    """Returns the current instant, by the clock of this machine."""
     return time.time_ns() // 1_000_000
 
 
-@lru_cache(16_384)  # an answer has hundreds of them, mostly those of the answer before
+@lru_cache(16_384)  # an answer has hundreds of instants, most of which the previous answer had as well
 def rfc3339(instant_ms: int) -> str:
-    """The RFC 3339 text of an instant, in UTC and to the millisecond, such as 2026-11-01T12:00:00.000Z."""
+    """Formats an instant in RFC 3339, in UTC and to the millisecond, such as 2026-11-01T12:00:00.000Z."""
     second, milliseconds = divmod(instant_ms, 1_000)
     return f"{_second(second)}.{milliseconds:03d}Z"
 
@@ -28,7 +28,7 @@ def _second(second: int) -> str:
 
 
 def parse_rfc3339(text: str) -> int:
-    """The instant that an RFC 3339 text names, rounded down to the millisecond.
+    """Parses an RFC 3339 text to an instant, rounded down to the millisecond.
 
     Raises:
         ValueError: The text is not a time, or it has no offset such as Z or +02:00.
@@ -37,7 +37,7 @@ def parse_rfc3339(text: str) -> int:
 
 
 def instant_of(moment: datetime) -> int:
-    """The instant of a datetime, rounded down to the millisecond.
+    """Returns the instant of a datetime, rounded down to the millisecond.
 
     Raises:
         ValueError: The datetime has no offset.
@@ -48,10 +48,10 @@ def instant_of(moment: datetime) -> int:
 
 
 def utc_day(instant_ms: int) -> date:
-    """The UTC day that contains an instant."""
+    """Returns the UTC day that contains an instant."""
     return (_EPOCH + instant_ms * _MILLISECOND).date()
 
 
 def day_start_ms(day: date) -> int:
-    """The first instant of a UTC day."""
+    """Returns the first instant of a UTC day."""
     return (day - _EPOCH.date()) // _MILLISECOND

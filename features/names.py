@@ -1,4 +1,4 @@
-"""The names of sources, tables, groups, features, models and their columns."""
+"""The valid names of sources, tables, groups, features, models and their columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FEATURE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def check_name(what: str, name: str) -> None:
-    """Raises a DeclarationError where `name` cannot be the name of a `what`."""
+    """Raises a DeclarationError if `name` is not a valid name of a `what`, such as a source, a table or a model."""
     if not NAME.fullmatch(name):
         raise DeclarationError(
             f"The name {name!r} of a {what} cannot be used.",
@@ -22,7 +22,7 @@ def check_name(what: str, name: str) -> None:
 
 
 def twin_of(names: Iterable[str]) -> str | None:
-    """The first name that is there twice; None where all are different."""
+    """Returns the first name that is repeated; None if all names are different."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

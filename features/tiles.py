@@ -1,7 +1,7 @@
-"""Tiles: the partials of one entity over one hop, folded from events in columns.
+"""Tiles: the partials of one entity over one step of time, folded from events in columns.
 
-Reads events as arrays sorted by (entity, ts); gives partials per run of them. Batch folds days of the lake, speed the new events of
-its micro-batches, the training set the windows before each label: all by `Aggregation.fold`.
+Reads events as arrays sorted by (entity, ts); returns the partials of index ranges. Batch folds the days of the lake, speed the new events of
+its micro-batches, and the training set the windows before each label, all by `Aggregation.fold`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from features.packed import FORMAT, LOG_BOUND, TileValue, encode_log
 
 
 def runs(*keys: npt.NDArray[Any]) -> tuple[Ints, Ints]:
-    """The index ranges [lo, hi) of the runs in which all of the equally long `keys` stay the same."""
+    """Returns the index ranges [lo, hi) of the runs in which no key changes. All `keys` have the same length."""
     n = len(keys[0])
     if n == 0:
         return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -31,7 +31,7 @@ def runs(*keys: npt.NDArray[Any]) -> tuple[Ints, Ints]:
 
 
 def fold_ranges(group: FeatureGroup, inputs: Sequence[Series], lo: Ints, hi: Ints) -> list[list[Partial]]:
-    """For each feature of the group, the partials of the ranges: len(features) lists of len(lo) partials.
+    """Folds the events of ranges. Returns the partials of the ranges for each feature: len(features) lists of len(lo) partials.
 
     Args:
         group: The declaration.
@@ -45,12 +45,22 @@ def fold_ranges(group: FeatureGroup, inputs: Sequence[Series], lo: Ints, hi: Int
 
 
 def fold_tile_values(group: FeatureGroup, inputs: Sequence[Series], lo: Ints, hi: Ints) -> list[TileValue]:
-    """The packed speed tile of each range; the range's events are one entity's, in one tile, ascending by time, at least one."""
+    """Folds the events of ranges to speed tiles.
+
+    Args:
+        group: The declaration.
+        inputs: One series per `group.inputs`, all over the same events.
+        lo: First index of each range. A range has at least one event, and all its events belong to one entity and one tile, ascending by time.
+        hi: End of each range, exclusive.
+
+    Returns:
+        One speed tile per range.
+    """
     ts_ms = inputs[0].ts_ms
     range_of = np.repeat(np.arange(len(lo)), hi - lo)
     log_lo, log_hi = runs(range_of, ts_ms)
     instants = np.bincount(range_of[log_lo], minlength=len(lo))
-    # Most tiles have one instant and need no log: folding it as well would double the work.
+    # Most tiles have one instant and need no log; folding a log for them as well would double the work.
     logged = (instants > 1) & (instants <= LOG_BOUND)
     kept = logged[range_of[log_lo]]
     log_lo, log_hi = log_lo[kept], log_hi[kept]

@@ -1,8 +1,8 @@
-"""Time: durations, hops and windows. All instants are int64 milliseconds UTC, all intervals half open.
+"""Time: durations, hops and windows. All instants are int64 milliseconds since 1970 in UTC. All intervals are half open.
 
-Every layer has the same rule: at time q a window of size w and hop h is [floor(q - w, h), q). The head is exact to the millisecond, and
-the tail snaps down to a hop (the sawtooth of Chronon, https://chronon.ai). A window with an exact tail has a hop of one millisecond, so
-the same rule holds for it.
+Every layer applies one rule: at time q a window of size w and hop h is [floor(q - w, h), q). The head of the window is exact to the
+millisecond, and its tail snaps down to a hop (the sawtooth of Chronon, https://chronon.ai). A window with an exact tail has a hop of one
+millisecond, so the rule holds for it, too.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _DURATION = re.compile(r"\s*(\d+)\s*(ms|s|min|m|h|d|w)\s*")
 
 
 def parse_duration(text: str) -> int:
-    """The milliseconds of a duration such as "5min", "1h", "7d".
+    """Returns the milliseconds of a duration such as "5min", "1h", "7d".
 
     Raises:
-        DeclarationError: The text is not a positive whole number followed by ms, s, min, h, d or w.
+        DeclarationError: The text is not a positive whole number followed by ms, s, min (or m), h, d or w.
     """
     match = _DURATION.fullmatch(text)
     if not match or int(match[1]) == 0:
@@ -48,18 +48,18 @@ def parse_duration(text: str) -> int:
 
 
 def duration_text(duration_ms: int) -> str:
-    """A duration as `parse_duration` reads it, in the largest unit that leaves a whole number."""
+    """Returns a duration as a text that `parse_duration` reads, in the largest unit up to days that makes it a whole number."""
     return next(f"{duration_ms // unit_ms}{unit}" for unit, unit_ms in (("d", DAY_MS), ("h", HOUR_MS), ("min", MINUTE_MS), ("s", SECOND_MS), ("ms", 1))
                 if duration_ms % unit_ms == 0)  # fmt: skip
 
 
 def floor_ms(instant_ms: InstantMs, step_ms: int) -> InstantMs:
-    """The latest multiple of `step_ms` that is not after `instant_ms` (also before 1970)."""
+    """Returns the latest multiple of `step_ms` at or before `instant_ms`, also for instants before 1970."""
     return instant_ms - instant_ms % step_ms
 
 
 def default_hop_ms(size_ms: int) -> int:
-    """The hop of a window: 5 minutes below 12 hours, 1 hour below 12 days, 1 day from there."""
+    """Returns the default hop of a window: 5 minutes below 12 hours, 1 hour below 12 days, 1 day from 12 days on."""
     if size_ms < 12 * HOUR_MS:
         return 5 * MINUTE_MS
     return HOUR_MS if size_ms < 12 * DAY_MS else DAY_MS
@@ -78,13 +78,13 @@ class Window:
         return self.hop_ms == EXACT_HOP_MS
 
     def start_ms(self, q_ms: InstantMs) -> InstantMs:
-        """The first instant that the window at `q_ms` contains."""
+        """Returns the first instant of the window that ends at `q_ms`."""
         return floor_ms(q_ms - self.size_ms, self.hop_ms)
 
     def collapse_ms(self, batch_end_ms: int, buffer_ms: int) -> int:
-        """The instant from which on the batch view holds a single partial, for a window of this size and hop.
+        """Returns the instant from which on the batch view of a window of this size and hop has a single partial.
 
-        Every window with q in [batch_end, batch_end + buffer] contains the whole of [collapse_ms, batch_end), or nothing of it. A window
-        with a later q may begin between the two; then it needs a part of that partial, which the view does not have.
+        Every window with q in [batch_end, batch_end + buffer] contains the whole of [collapse_ms, batch_end), which may be empty. A window
+        with a later q may begin inside that interval. Such a window needs a part of the single partial, which the view does not have.
         """
         return min(self.start_ms(batch_end_ms + buffer_ms), batch_end_ms)

@@ -1,9 +1,9 @@
-"""The algebra: aggregations as commutative monoids over partials, a module per family.
+"""Aggregations as commutative monoids over partials, with a module per family.
 
-    monoid      what an aggregation is: lift, join, fold, value
+    monoid      the interface of an aggregation: lift, join, fold, value
     sums        Count, Sum, Mean, Variance, StdDev      exact sums of integers
     extremes    Min, Max
-    latest      Last, LastK, SinceLast                  by time
+    latest      Last, LastK, SinceLast                  the events with the latest times
     distinct    Distinct, ApproxDistinct                sets of hashes, and sketches
     frequent    TopK                                    counts by value
 

@@ -1,6 +1,7 @@
-"""The number of different values: Distinct by the smallest hashes, ApproxDistinct by registers. `v` is a 64-bit hash of the value.
+"""The number of different values: Distinct keeps the smallest hashes, ApproxDistinct keeps registers. `v` is a 64-bit hash of the value.
 
-Both partials are functions of the set of hashes, so every order of the events and every split between layers gives the same bits.
+Both partials depend only on the set of hashes. So every order of the events, and every split of the events between layers, has the same partial,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from features.aggregations.monoid import Aggregation, Ints, Series, values_in_ra
 
 _RANK_BITS = 6
 _RANK = 2**_RANK_BITS - 1
-#: Registers to an int64 of a dense partial.
+#: The number of registers in an int64 of a dense partial.
 _PER_WORD = 8
 
 
@@ -25,7 +26,7 @@ _PER_WORD = 8
 class Distinct(Aggregation):
     """The number of different values. Partial: the `bound` smallest 64-bit hashes, sorted.
 
-    With fewer than `bound` hashes the set is complete and the count exact. With `bound` hashes the partial is a k-minimum-values sketch
+    With fewer than `bound` hashes the set is complete and the count is exact. With `bound` hashes the partial is a k-minimum-values sketch
     (Bar-Yossef et al. 2002; the unbiased estimator of Beyer et al. 2007) with a relative standard error of 1 / sqrt(bound - 2): 3.1 % at
     1,024.
     """
@@ -70,11 +71,13 @@ class Distinct(Aggregation):
 class ApproxDistinct(Aggregation):
     """The approximate number of different values: a HyperLogLog of 2^precision registers (Flajolet et al. 2007).
 
-    The first `precision` bits of a hash choose a register. The register holds the largest rank of its hashes; the rank is the place of
-    the lowest set bit among the other bits. Partial: while fewer than an eighth of the registers are filled, register · 64 + rank of
-    each, ascending; from there on all registers, a byte each, eight to an int64. The estimate is Ertl's (2017, "New cardinality
-    estimation algorithms for HyperLogLog sketches", algorithm 6), which is computed from the number of registers of each rank and needs
-    no table of corrections. The relative standard error is 1.04 / sqrt(2^precision), and smaller for a small count.
+    The first `precision` bits of a hash choose a register. The rank of a hash is the place, counted from 1, of the lowest set bit among its
+    other bits. A register contains the largest rank of its hashes.
+
+    Partial: if fewer than an eighth of the registers are filled, register · 64 + rank of each filled register, ascending; else all registers,
+    one byte each, eight in an int64. The estimate is Ertl's (2017, "New cardinality estimation algorithms for HyperLogLog sketches",
+    algorithm 6). It is computed from the number of registers of each rank and needs no table of corrections. The relative standard error is
+    1.04 / sqrt(2^precision), and smaller for a small count.
     """
 
     kind = "approx_distinct"
@@ -137,12 +140,12 @@ class ApproxDistinct(Aggregation):
 
 
 def _largest_ranks(entries: set[int]) -> list[int]:
-    """The entry with the largest rank of each register, ascending."""
+    """Returns the entry with the largest rank of each register, ascending."""
     return list({entry >> _RANK_BITS: entry for entry in sorted(entries)}.values())
 
 
 def _sigma(x: float) -> float:
-    """X + Σ x^(2^k) · 2^(k-1) over k ≥ 1; x in [0, 1)."""
+    """Returns x + Σ x^(2^k) · 2^(k-1) over k ≥ 1, for x in [0, 1)."""
     total, before, weight = x, -1.0, 1.0
     while total != before:
         x *= x
@@ -151,7 +154,7 @@ def _sigma(x: float) -> float:
 
 
 def _tau(x: float) -> float:
-    """(1 - x - Σ (1 - x^(2^-k))² · 2^-k over k ≥ 1) / 3; x in [0, 1]."""
+    """Returns (1 - x - Σ (1 - x^(2^-k))² · 2^-k over k ≥ 1) / 3, for x in [0, 1]."""
     if x in (0.0, 1.0):
         return 0.0
     total, before, weight = 1 - x, -1.0, 1.0

@@ -13,10 +13,9 @@ from features.aggregations.monoid import Aggregation, Ints, Series, unscaled, va
 class TopK(Aggregation):
     """The `k` most frequent values, the most frequent first; of equally frequent values the smaller first.
 
-    Partial: every value with its count, ascending by value. Every value is needed, because a value that is rare in each part may be
-    frequent in the whole. So that a partial stays small, events with more than `bound` different values have no answer: their partial is
-    the empty list, and so is the union of any partial with an empty list. Whether events have too many values therefore does not depend
-    on the way in which they are split.
+    Partial: every value with its count, ascending by value. Every value is needed, because a value that is rare in each part of the events
+    may be frequent in all of them. To keep partials small, events with more than `bound` different values have no result: their partial is
+    the empty list, and so is the union of any partial with an empty list. So the result does not depend on how the events are split.
     """
 
     kind = "top_k"

@@ -56,7 +56,7 @@ class Last(Aggregation):
 class LastK(Aggregation):
     """The values of the `k` latest events, the latest first; within one millisecond the largest first.
 
-    Partial: the (ts_ms, v) of these events, in this order. Two events with the same value are two entries.
+    Partial: the pairs (ts_ms, v) of these events, in this order. Two events with the same value are two pairs.
     """
 
     kind = "last_k"
@@ -97,7 +97,7 @@ class LastK(Aggregation):
 
 @dataclass(frozen=True)
 class SinceLast(Aggregation):
-    """The time from the latest event to q, in `unit`. Partial: ts_ms of the latest event."""
+    """The time from the latest event to q, in `unit`. Partial: the ts_ms of the latest event."""
 
     kind = "since_last"
     sql_type = "BIGINT"
@@ -129,7 +129,7 @@ class SinceLast(Aggregation):
 
 
 def _latest_valid(series: Series, lo: Ints, hi: Ints) -> Ints:
-    """The index of the last contributing event of each range, -1 where there is none."""
+    """Returns the index of the last contributing event of each range, -1 if the range has no such event."""
     positions = np.where(series.valid, np.arange(len(series.valid)), -1)
     running = np.append(np.maximum.accumulate(positions) if len(positions) else positions, -1)
     latest = np.where(hi > lo, running[hi - 1], -1)

@@ -1,8 +1,8 @@
 """The interface of an aggregation: a commutative monoid over partials, in scalar form for the merge and over arrays for the fold.
 
-The input of an aggregation is an event as (ts_ms, v), where `v` is the value of the feature's input expression: an int64 or a text,
-never null. The layers store partials; `None` is the partial of no event. A partial consists of ints, texts, pairs and lists, which
-Delta, msgpack and JSON store unchanged. It has no floats, so every order of `combine` gives the same bits.
+The input of an aggregation is an event as a pair (ts_ms, v). `v` is the value of the feature's input expression: an int64 or a text, never
+null. The layers store partials; the partial of no event is `None`. A partial consists of ints, texts, tuples and lists, which Delta, msgpack
+and JSON store without loss. It contains no floats, so every order of `combine` returns the same bits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-#: The stored state of an aggregation; None where there was no event. msgpack gives pairs back as lists, so read them by index.
+#: The stored state of an aggregation; None if no event counts. msgpack decodes a tuple as a list, so read its elements by index.
 Partial = Any
 #: A finished feature: a number, or the list of `LastK` and `TopK`.
 Value = float | int | list[Any] | None
@@ -23,9 +23,12 @@ Ints = npt.NDArray[np.int64]
 
 
 class Series(NamedTuple):
-    """The values of one input over n events: three arrays, in ascending order of time within each entity.
+    """The values of one input over n events, in ascending order of time within each entity.
 
-    `ts_ms` int64 (n,), `v` (n,) int64 or texts as objects, `valid` bool (n,): False where the event contributes nothing.
+    Attributes:
+        ts_ms: The times of the events, int64, shape (n,).
+        v: The values, int64 or texts as objects, shape (n,).
+        valid: Whether the event contributes to the input, bool, shape (n,).
     """
 
     ts_ms: Ints
@@ -35,16 +38,17 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class Aggregation:
-    """A commutative monoid with `None` as its zero. Each subclass defines its partial.
+    """A commutative monoid whose neutral element is `None`. Each subclass defines its partial.
 
     Attributes:
-        kind: The name in a declaration's fingerprint.
-        sql_type: The type of the partial's column in Delta; `{input}` stands for the type of `v`, BIGINT or STRING.
-        value_sql_type: The type of the value; `{value}` stands for the type of one input value: BIGINT, STRING, or DOUBLE if it is scaled.
+        kind: The name of the aggregation in the fingerprint of a declaration.
+        sql_type: The Spark SQL type of the partial in Delta; `{input}` stands for the type of `v`, BIGINT or STRING.
+        value_sql_type: The Spark SQL type of the value; `{value}` stands for the type of one input value: BIGINT, STRING, or DOUBLE if it is
+            scaled.
         takes_text: Whether `v` may be a text.
         empty: The value without events: 0 for counts and sums, else None.
-        timed: Whether a partial holds times, which `moved` moves.
-        ages: Whether the value of the same partial changes with `q_ms`.
+        timed: Whether a partial contains times, which `moved` shifts.
+        ages: Whether the value of one partial changes with `q_ms`.
     """
 
     kind: ClassVar[str]
@@ -56,27 +60,27 @@ class Aggregation:
     ages: ClassVar[bool] = False
 
     def lift(self, ts_ms: int, v: Any) -> Partial:
-        """The partial of one event."""
+        """Returns the partial of one event."""
         raise NotImplementedError
 
     def join(self, a: Partial, b: Partial) -> Partial:
-        """The partial of two disjoint sets of events, neither empty."""
+        """Returns the partial of the union of two disjoint sets of events, neither of which is empty."""
         raise NotImplementedError
 
     def value(self, partial: Partial, q_ms: int, scale: int) -> Value:
-        """The finished value at `q_ms` of a partial that is not None; `scale` is the input's units per 1."""
+        """Returns the finished value at `q_ms` of a partial that is not None; `scale` is the number of the input's units per 1."""
         raise NotImplementedError
 
     def moved(self, partial: Partial, by_ms: int) -> Partial:
-        """A partial that is not None with each time in it `by_ms` later: packed tiles count times from an instant near by."""
+        """Returns a partial that is not None, with all its times shifted by `by_ms`. Packed tiles store times relative to a nearby instant."""
         return partial
 
     def add(self, partial: Partial, ts_ms: int, v: Any) -> Partial:
-        """The partial of one event more."""
+        """Returns the partial with one more event."""
         return self.combine(partial, self.lift(ts_ms, v))
 
     def combine(self, a: Partial, b: Partial) -> Partial:
-        """The partial of the union of two disjoint sets of events. Associative and commutative; None is neutral."""
+        """Returns the partial of the union of two disjoint sets of events. Associative and commutative; None is neutral."""
         if a is None:
             return b
         if b is None:
@@ -84,16 +88,16 @@ class Aggregation:
         return self.join(a, b)
 
     def combine_all(self, partials: Iterable[Partial]) -> Partial:
-        """`combine` over any number of partials."""
+        """Combines any number of partials."""
         result: Partial = None
         for partial in partials:
             result = self.combine(result, partial)
         return result
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[Partial]:
-        """The partials of many index ranges: entry i is the partial of the events lo[i] <= index < hi[i].
+        """Returns the partials of many index ranges: entry i is the partial of the events lo[i] <= index < hi[i].
 
-        Ranges may overlap or be empty; no range splits a millisecond. This loop defines the result; subclasses compute it faster.
+        Ranges may overlap or be empty. No range splits a millisecond. This loop defines the result; subclasses compute it faster.
         """
         result = []
         for start, end in zip(lo.tolist(), hi.tolist(), strict=True):
@@ -105,24 +109,24 @@ class Aggregation:
         return result
 
     def finalize(self, partial: Partial, q_ms: int, scale: int) -> Value:
-        """The finished value at `q_ms`: `empty` for no event."""
+        """Returns the finished value at `q_ms`; `empty` if the partial is None."""
         return self.empty if partial is None else self.value(partial, q_ms, scale)
 
 
 def unscaled(v: Any, scale: int) -> Any:
-    """The value of an input, in the unit of its column."""
+    """Converts the value of an input to the unit of its column."""
     return v if scale == 1 else v / scale
 
 
 def range_sums(values: npt.NDArray[Any], lo: Ints, hi: Ints) -> Ints:
-    """The sum of each range. Each sum must fit int64; the running sums may wrap around, because their difference is still right."""
+    """Returns the sum of each range. Each sum must fit int64; the running sums may wrap around, because their difference is still right."""
     running = np.zeros(len(values) + 1, dtype=np.int64)
     np.cumsum(values, dtype=np.int64, out=running[1:])
     return running[hi] - running[lo]
 
 
 def values_in_ranges(series: Series, values: list[Any], lo: Ints, hi: Ints) -> Iterable[list[Any]]:
-    """The `values` (one per event) of the events that contribute, for each range."""
+    """Yields, for each range, the `values` of the events that contribute; `values` has one element per event."""
     contributing = [v for v, valid in zip(values, series.valid.tolist(), strict=True) if valid]
     before = np.zeros(len(values) + 1, dtype=np.int64)
     np.cumsum(series.valid, out=before[1:])

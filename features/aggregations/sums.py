@@ -1,9 +1,9 @@
 """Sums of integers: Count, Sum, Mean, Variance, StdDev. Sums are exact and never wrap; a quotient is rounded once, at the end.
 
 A sum of int64 values may need more than 64 bits, but Delta's BIGINT has 64. So a total is stored in two limbs, (high, low): the total
-is high · 2³² + low, with 0 ≤ low < 2³². The pair is a function of the total, so every order of additions gives the same bits. Both
-limbs fit int64 up to 2³¹ events in one partial, whatever their values. This is the limit of every layer; Arrow and MessagePack refuse
-a larger limb with an error.
+is high · 2³² + low, with 0 ≤ low < 2³². The pair depends only on the total, so every order of additions returns the same bits. Both
+limbs fit int64 for up to 2³¹ events in one partial, whatever their values. This is the limit of every layer; Arrow and MessagePack raise
+an error for a larger limb.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Sum(Aggregation):
         return a[0] + b[0] + (low >> _LIMB_BITS), low & _LOW
 
     def combine_all(self, partials: Iterable[Sequence[int] | None]) -> tuple[int, int] | None:
-        # Of each partial the first two limbs alone are read, so a mean's will do.
+        # Only the first two elements of each partial are read, so the partials of a mean are valid arguments as well.
         pairs = [(partial[0], partial[1]) for partial in partials if partial is not None]
         if not pairs:
             return None
@@ -117,10 +117,10 @@ class Mean(Aggregation):
 
 @dataclass(frozen=True)
 class Variance(Aggregation):
-    """The population variance, the mean of v² less the square of the mean of v. Partial: count, sum of v, sum of v².
+    """The population variance: the mean of v² minus the square of the mean of v. Partial: count, sum of v, sum of v², the sums in limbs.
 
     A square of micro-units has up to 126 bits, so v and v² are cut into limbs of 32 bits, and each limb is summed by itself. An int64
-    holds the sum of 2³¹ limbs, so no carry is needed, and every order of additions gives the same limbs.
+    holds the sum of 2³¹ limbs, so no carry is needed, and every order of additions returns the same limbs.
     """
 
     kind = "variance"
@@ -155,10 +155,10 @@ class StdDev(Variance):
 
 
 def exact_totals(series: Series, lo: Ints, hi: Ints) -> tuple[Ints, Ints]:
-    """The exact total of the values that contribute, for each range, in two limbs: high, low."""
+    """Returns, for each range, the exact total of the values that contribute, in two limbs: high, low."""
     values = np.where(series.valid, series.v, 0)
     largest = max(int(values.max()), -int(values.min())) if len(values) else 0
-    if largest * int(np.max(hi - lo, initial=0)) < 2**63:  # every total fits 64 bits, as with ordinary data
+    if largest * int(np.max(hi - lo, initial=0)) < 2**63:  # every total fits 64 bits, which is the usual case
         totals = range_sums(values, lo, hi)
         return totals >> _LIMB_BITS, totals & _LOW
     low = range_sums(values & _LOW, lo, hi)
@@ -166,13 +166,13 @@ def exact_totals(series: Series, lo: Ints, hi: Ints) -> tuple[Ints, Ints]:
 
 
 def _sums(series: Series, lo: Ints, hi: Ints, *columns: npt.NDArray[Any]) -> list[list[int]]:
-    """The number of events that contribute and the sum of each column over them, for each range."""
+    """Returns, for each range, the number of events that contribute, and the sum of each column over these events."""
     contributing = (np.where(series.valid, column, 0) for column in columns)
     return [range_sums(column, lo, hi).tolist() for column in (series.valid, *contributing)]
 
 
 def _square_limbs(v: Ints) -> tuple[npt.NDArray[Any], ...]:
-    """v² in four limbs, the highest first: (high · 2³² + low)² by its three products, each of which fits 64 bits."""
+    """Returns v² in four limbs, the highest first, computed from the three products of (high · 2³² + low)², each of which fits 64 bits."""
     magnitude = np.abs(v).view(np.uint64)  # also right for the smallest int64, whose magnitude fits uint64 only
     high, low = magnitude >> _LIMB_BITS, magnitude & _LOW
     highest, middle, lowest = high * high, high * low, low * low  # of weight 2⁶⁴, 2³³ and 1

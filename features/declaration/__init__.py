@@ -1,12 +1,12 @@
-"""The declaration: features and groups, checked when they are made.
+"""The declaration of features and groups. Each declaration is checked when it is made.
 
-    feature     Feature, and the functions that make a feature: count, total, mean, …
+    feature     Feature, and the functions that declare a feature: count, total, mean, …
     entity      the columns that identify an entity, and its id
-    inputs      what an event contributes to a feature, as SQL
-    group       FeatureGroup: the features of one kind of entity, compiled; ModelInput: a group as the input of a model
+    inputs      the value that an event contributes to a feature, as SQL
+    group       FeatureGroup: the features of one kind of entity, compiled; ModelInput: a group as an input of a model
     versions    the stored text of a declaration, and the difference between two versions
 
-A wrong declaration raises `features.errors.DeclarationError`.
+An invalid declaration raises `features.errors.DeclarationError`.
 """
 
 from features.declaration.entity import MAX_ENTITY_LENGTH

@@ -1,4 +1,4 @@
-"""The entity of a group: the columns that identify it, and the id that their values make.
+"""The entity of a group: the columns that identify it, and the id that is made of their values.
 
 With one column the id is the value of the column. With several columns the id is a text: the values in the order of the columns, with a
 slash between them, such as `17/t9`. In a value `~` becomes `~0` and `/` becomes `~1`, which is the escaping of JSON Pointer (RFC 6901). So
@@ -13,17 +13,17 @@ from features.errors import DeclarationError
 from features.names import twin_of
 from features.sources import Column, ColumnType, EventSource
 
-#: The longest text that identifies an entity, in characters, because it is a part of a key.
+#: The length of the longest text that identifies an entity, in characters. It is bounded, because the text is a part of a key.
 MAX_ENTITY_LENGTH = 256
-#: What stands between the values of an id.
+#: The text between the values of an id.
 SEPARATOR = "/"
 
 
 def entity_columns(group: str, names: Sequence[str], source: EventSource) -> tuple[Column, ...]:
-    """The columns of a group's entity.
+    """Returns the columns that identify a group's entity.
 
     Raises:
-        DeclarationError: There is no column, one is named twice, or one is not a text or integer column of the source.
+        DeclarationError: `names` is empty, a column is named twice, or a column is not a text or integer column of the source.
     """
     if not names:
         raise DeclarationError(f"The entity of {group} has no column.", "Name at least one column of the source.")
@@ -42,20 +42,24 @@ def entity_columns(group: str, names: Sequence[str], source: EventSource) -> tup
 
 
 def escaped(value: int | str) -> str:
-    """A value as it stands in the id of an entity of several columns."""
+    """Escapes a value for the id of an entity of several columns."""
     return str(value).replace("~", "~0").replace(SEPARATOR, "~1")
 
 
 def id_of(values: Sequence[int | str]) -> int | str:
-    """The id of the entity with these values of its columns."""
+    """Returns the id of the entity with these values of its columns."""
     return values[0] if len(values) == 1 else SEPARATOR.join(map(escaped, values))
 
 
 def values_of(entity_id: int | str, types: Sequence[ColumnType]) -> tuple[int | str, ...]:
-    """The values of the columns of these types that `id_of` has made an id of.
+    """Returns the values of the columns from which `id_of` has made an id.
+
+    Args:
+        entity_id: The id.
+        types: The types of the columns.
 
     Raises:
-        ValueError: The id has another number of values, or a value is not of its type.
+        ValueError: The number of values in the id is not the number of types, or a value is not of its type.
     """
     texts = [entity_id]
     if len(types) > 1:
@@ -64,7 +68,7 @@ def values_of(entity_id: int | str, types: Sequence[ColumnType]) -> tuple[int | 
 
 
 def id_sql(names: Sequence[str]) -> str:
-    """The id as an expression of Spark SQL over the columns of these names; null where one of several is null."""
+    """Returns a Spark SQL expression for the id, over the columns with these names. It is null if one of the columns is null."""
     if len(names) == 1:
         return f"`{names[0]}`"
     parts = [f"replace(replace(CAST(`{name}` AS STRING), '~', '~0'), '{SEPARATOR}', '~1')" for name in names]
@@ -73,9 +77,9 @@ def id_sql(names: Sequence[str]) -> str:
 
 
 def has_value_sql(column: Column) -> str:
-    """A SQL condition that is true where a column has a value that can identify an entity.
+    """Returns a SQL condition that is true if the value of a column can identify an entity.
 
-    An empty text or one above `MAX_ENTITY_LENGTH` is no such value.
+    A null, an empty text, and a text longer than `MAX_ENTITY_LENGTH` cannot.
     """
     if column.type is ColumnType.INT64:
         return f"`{column.name}` IS NOT NULL"
@@ -83,12 +87,12 @@ def has_value_sql(column: Column) -> str:
 
 
 def part_sql(entity_id: str, place: int) -> str:
-    """The value at a place of an id of several columns, `escaped`: an expression of Spark SQL over the expression of the id."""
+    """Returns the Spark SQL of the `escaped` value at a place, from 0, in an id of several columns; `entity_id` is the Spark SQL of the id."""
     return f"split_part({entity_id}, '{SEPARATOR}', {place + 1})"
 
 
 def value_sql(entity_id: str, place: int, count: int, kind: ColumnType) -> str:
-    """The value of the column at a place of an id of `count` columns: an expression of Spark SQL over the expression of the id."""
+    """Returns the Spark SQL of the value at a place, from 0, in an id of `count` columns; `entity_id` is the Spark SQL of the id."""
     if count == 1:
         return f"CAST({entity_id} AS {kind.value})"
     text = f"replace(replace({part_sql(entity_id, place)}, '~1', '{SEPARATOR}'), '~0', '~')"

@@ -1,6 +1,6 @@
-"""One feature, and the functions that declare a feature. The docstring of each function names its value without events.
+"""A feature, and the functions that declare a feature. The docstring of each function states the type of the feature and its value without events.
 
-All functions take `Options`. An event without a value in the column `of` does not count.
+All functions take `Options`, and raise a DeclarationError for an invalid argument. An event without a value in the column `of` does not count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from features.aggregations import (
 from features.errors import DeclarationError
 from features.windows import EXACT_HOP_MS, MINUTE_MS, Window, default_hop_ms, parse_duration
 
-#: The longest list that is a feature.
+#: The largest k: the length of the longest list that is a feature.
 MAX_K = 100
 
 
@@ -39,12 +39,12 @@ class Feature:
     Use the functions of this module (`count`, `total`, `mean`, …) to make one.
 
     Attributes:
-        name: The feature's name, unique in its group.
-        aggregation: The monoid.
-        of: The aggregated column; None where the aggregation reads no column.
-        where: A SQL condition on the event, or None for every event.
+        name: The name of the feature, unique in its group.
+        aggregation: The aggregation, with its parameters.
+        of: The aggregated column; None if the aggregation reads no column.
+        where: A SQL condition on an event; None if every event counts.
         window: The sliding window; None for all time.
-        default: The input of a model where the feature has no value.
+        default: The input of a model if the feature has no value.
         description: One sentence for people.
     """
 
@@ -61,12 +61,12 @@ class Options(TypedDict, total=False):
     """The options of every feature.
 
     Attributes:
-        where: A SQL condition on the event; by default every event counts.
+        where: A SQL condition on an event; by default every event counts.
         window: The length of the window, such as "1h"; by default all time.
-        hop: The step of a sawtooth tail: by default 5 minutes for a window below 12 hours, 1 hour below 12 days, 1 day from there.
+        hop: The step of a sawtooth tail: by default 5 minutes for a window below 12 hours, 1 hour below 12 days, 1 day from 12 days on.
         tail: "sawtooth" (default): the window begins at floor(q - window, hop). "exact": the window begins at q - window, to the
             millisecond; this costs some bytes per event of the tail and a longer merge, see docs/tails.md.
-        default: The input of a model where the feature has no value. A list is no input of a model.
+        default: The input of a model if the feature has no value. A list is never an input of a model.
         description: One sentence for people.
     """
 
@@ -79,12 +79,12 @@ class Options(TypedDict, total=False):
 
 
 def count(name: str, **options: Unpack[Options]) -> Feature:
-    """The number of events (BIGINT). 0 without events."""
+    """Declares the number of events (BIGINT). 0 without events."""
     return _feature(Count(), name, **options)
 
 
 def total(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The exact sum of a numeric column (DOUBLE, BIGINT of integers). 0 without values.
+    """Declares the exact sum of a numeric column (DOUBLE; BIGINT for integers). 0 without values.
 
     A sum of integers that does not fit a BIGINT is null. A DOUBLE is the exact sum, rounded once.
     """
@@ -92,52 +92,53 @@ def total(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
 
 
 def mean(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The mean of a numeric column (DOUBLE). Null without values."""
+    """Declares the mean of a numeric column (DOUBLE). Null without values."""
     return _feature(Mean(), name, of, **options)
 
 
 def variance(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The population variance of a numeric column (DOUBLE), rounded once. 0 for a single value, null without values."""
+    """Declares the population variance of a numeric column (DOUBLE), rounded once. 0 for a single value, null without values."""
     return _feature(Variance(), name, of, **options)
 
 
 def stddev(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The population standard deviation of a numeric column (DOUBLE): the square root of `variance`. Null without values."""
+    """Declares the population standard deviation of a numeric column (DOUBLE): the square root of `variance`. Null without values."""
     return _feature(StdDev(), name, of, **options)
 
 
 def minimum(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The smallest value of a numeric column (DOUBLE, BIGINT of integers). Null without values."""
+    """Declares the smallest value of a numeric column (DOUBLE; BIGINT for integers). Null without values."""
     return _feature(Min(), name, of, **options)
 
 
 def maximum(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The largest value of a numeric column (DOUBLE, BIGINT of integers). Null without values."""
+    """Declares the largest value of a numeric column (DOUBLE; BIGINT for integers). Null without values."""
     return _feature(Max(), name, of, **options)
 
 
 def last(name: str, *, of: str, **options: Unpack[Options]) -> Feature:
-    """The latest value of a numeric column (DOUBLE, BIGINT of integers); of several in one millisecond, the largest.
+    """Declares the latest value of a numeric column (DOUBLE; BIGINT for integers). Null without values.
 
-    Null without values.
+    Of several values in one millisecond, it is the largest.
     """
     return _feature(Last(), name, of, **options)
 
 
 def last_k(name: str, *, of: str, k: int, **options: Unpack[Options]) -> Feature:
-    """The `k` latest values of a text or numeric column, the latest first; within one millisecond the largest first.
+    """Declares a list of the `k` latest values of a text or numeric column (ARRAY of STRING, DOUBLE or BIGINT). Null without values.
 
-    A list (ARRAY of STRING, DOUBLE or BIGINT), shorter than `k` where there are fewer values, null without values. Texts are compared by
-    their code points and never shortened. A list is no input of a model.
+    The latest value comes first; within one millisecond, the largest. The list is shorter than `k` if there are fewer values. Texts are
+    compared by their code points and never shortened. A list is never an input of a model.
     """
     return _feature(LastK(_length(name, k)), name, of, **options)
 
 
 def top_k(name: str, *, of: str, k: int, bound: int = 1_024, **options: Unpack[Options]) -> Feature:
-    """The `k` most frequent values of a text or numeric column, the most frequent first; of equally frequent values the smaller first.
+    """Declares a list of the `k` most frequent values of a text or numeric column (ARRAY of STRING, DOUBLE or BIGINT). Null without values.
 
-    An exact list (ARRAY of STRING, DOUBLE or BIGINT); null without values, and null for more than `bound` different values, because each
-    value's count is stored. Texts are compared by their code points and never shortened. A list is no input of a model.
+    The most frequent value comes first; of equally frequent values, the smaller. The list is exact. It is null for more than `bound` different
+    values, because the count of each value is stored. Texts are compared by their code points and never shortened. A list is never an input of
+    a model.
     """
     if bound < k:
         raise DeclarationError(f"The bound of {name}, {bound}, is smaller than its k, {k}.", "Use a larger bound.")
@@ -145,9 +146,9 @@ def top_k(name: str, *, of: str, k: int, bound: int = 1_024, **options: Unpack[O
 
 
 def distinct(name: str, *, of: str, bound: int = 1_024, **options: Unpack[Options]) -> Feature:
-    """The number of different values of a column (BIGINT), exact below `bound`. 0 without values.
+    """Declares the number of different values of a column (BIGINT), exact below `bound`. 0 without values.
 
-    From `bound` on an estimate with a relative standard error of 1 / sqrt(bound - 2).
+    From `bound` values on it is an estimate with a relative standard error of 1 / sqrt(bound - 2).
     """
     if bound < 16:
         raise DeclarationError(f"The bound of {name}, {bound}, is too small for an estimate.", "Use at least 16.")
@@ -155,10 +156,11 @@ def distinct(name: str, *, of: str, bound: int = 1_024, **options: Unpack[Option
 
 
 def approx_distinct(name: str, *, of: str, precision: int = 10, **options: Unpack[Options]) -> Feature:
-    """The approximate number of different values of a column (BIGINT): a HyperLogLog of 2^precision registers. 0 without values.
+    """Declares the approximate number of different values of a column (BIGINT): a HyperLogLog of 2^precision registers. 0 without values.
 
     The relative standard error is 1.04 / sqrt(2^precision): 3.3 % at a precision of 10, which takes at most 1.2 KB (`distinct`: 9 KB);
-    0.8 % at 14, which takes 19 KB. A small count is an estimate, too: two values share a register with a probability of 1 / 2^precision.
+    0.8 % at 14, which takes 19 KB. A small count is an estimate, too, because two values share a register with a probability of
+    1 / 2^precision.
     """
     if not 4 <= precision <= 16:
         raise DeclarationError(f"The precision of {name}, {precision}, cannot be used.", "Use 4 to 16.")
@@ -166,7 +168,7 @@ def approx_distinct(name: str, *, of: str, precision: int = 10, **options: Unpac
 
 
 def since_last(name: str, *, unit: str = "days", **options: Unpack[Options]) -> Feature:
-    """The time since the latest event, in `unit`: seconds, minutes, hours or days (DOUBLE). Null without events."""
+    """Declares the time since the latest event, in `unit`: seconds, minutes, hours or days (DOUBLE). Null without events."""
     if unit not in TIME_UNITS_MS:
         raise DeclarationError(f"The unit of {name}, {unit!r}, is unknown.", f"Use one of {', '.join(TIME_UNITS_MS)}.")
     return _feature(SinceLast(unit), name, **options)

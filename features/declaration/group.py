@@ -1,7 +1,7 @@
-"""The feature group: the declaration of the features of one kind of entity, from which every layer is compiled.
+"""The feature group: the declaration of the features of one kind of entity, which every layer evaluates.
 
 Batch and speed evaluate the SQL of `inputs`. Tiles, view, merge and training set follow from the aggregations and windows of
-`features`. Every packed value holds the `fingerprint`, the version of the declaration.
+`features`. Every packed value contains the `fingerprint`, the version of the declaration.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from features.names import FEATURE_NAME, twin_of
 from features.sources import Column, ColumnType, EventSource
 from features.windows import BUFFER_MS, DAY_MS, MINUTE_MS, Window, duration_text, parse_duration
 
-#: Prefixes of keys under which the online store keeps its own data.
+#: Prefixes of the keys under which the online store keeps its own data. A group cannot have these names.
 _RESERVED_GROUPS = {"braid", "speed", "alerts"}
-#: Columns of the tables of a group that braid adds.
+#: Columns that braid adds to the tables of a group.
 _RESERVED = {
     "entity", "tile_start_ms", "tile_end", "first_ms", "last_ms", "newest_event_ms", "events", "day", "batch_end_ms", "q_ms", "label",
     "split", "id", "fingerprint", "packed", "lists",
@@ -36,14 +36,14 @@ class FeatureGroup:
     """The features of one kind of entity, from one source.
 
     Args:
-        name: The group's name: the prefix of its keys in the online store.
+        name: The name of the group, which is the prefix of its keys in the online store.
         entity: The column of the source that identifies the entity; or several columns, such as ("card_id", "terminal_id"), whose values
-            identify it together. An event with a null in one of them does not count.
+            identify it together. An event with a null in one of these columns does not count.
         source: The source of the events.
         features: At least one feature.
         description: One sentence for people.
-        buffer: How long after batch_end every feature is exact, such as "2d"; so this is how late a batch may be. A longer buffer costs
-            bytes in each view; see docs/tails.md.
+        buffer: The time after batch_end during which every feature is exact, such as "2d": the longest delay of a batch without inexact
+            features. A longer buffer costs bytes in each view; see docs/tails.md.
         checks: Thresholds for the view of the group.
 
     Attributes:
@@ -53,7 +53,7 @@ class FeatureGroup:
         tile_ms: The length of a tile: the smallest hop, of which every hop is a multiple.
         exact_windows: The different windows with an exact tail.
         buffer_ms: `buffer`, in milliseconds.
-        model_features: The features that are inputs of a model, in the order of the declaration: all whose value is a number.
+        model_features: The features that are inputs of a model: all features whose value is a number, in the order of the declaration.
         fingerprint: The version of the declaration, 16 hexadecimal digits.
 
     Raises:
@@ -111,7 +111,7 @@ class FeatureGroup:
 
     @property
     def entity_text(self) -> str:
-        """The entity in words, for descriptions and errors."""
+        """The names of the entity's columns as a phrase, for descriptions and errors."""
         return " × ".join(self.entity_names)
 
     @property
@@ -126,35 +126,39 @@ class FeatureGroup:
 
     @property
     def entity_sql(self) -> str:
-        """The id of an event's entity, in Spark SQL."""
+        """A Spark SQL expression for the id of an event's entity."""
         return id_sql(self.entity_names)
 
     @property
     def has_entity_sql(self) -> str:
-        """A SQL condition that is true for an event with an entity. An empty text or one above `MAX_ENTITY_LENGTH` is no entity."""
+        """A SQL condition that is true for an event with an entity. An empty text, or a text longer than `MAX_ENTITY_LENGTH`, is no entity."""
         return " AND ".join(map(has_value_sql, self.entity_columns))
 
     def id_of(self, values: Sequence[int | str]) -> int | str:
-        """The id of the entity with these values of `entity_columns`."""
+        """Returns the id of the entity with these values of `entity_columns`."""
         return id_of(values)
 
     def values_of(self, entity_id: int | str) -> tuple[int | str, ...]:
-        """The values of `entity_columns` in an id. Raises a ValueError where the id is none of this group."""
+        """Returns the values of `entity_columns` in an id.
+
+        Raises:
+            ValueError: The id is not an id of this group.
+        """
         return values_of(entity_id, [column.type for column in self.entity_columns])
 
     def request_id(self, entity_id: int | str) -> int | str | dict[str, int | str]:
-        """The id as a request and a response of `/features` have it: an object where several columns identify the entity."""
+        """Returns the id in the form of requests and responses of `/features`: an object if several columns identify the entity."""
         return dict(zip(self.entity_names, self.values_of(entity_id), strict=True)) if self.is_composite else entity_id
 
     def on(self, *keys: str, prefix: str = "") -> ModelInput:
-        """This group as the input of a model.
+        """Makes this group an input of a model.
 
         Args:
-            keys: As many as the entity has columns; by default the names of these columns.
-            prefix: As in `ModelInput`.
+            keys: A key for each column of the entity; by default the names of the columns.
+            prefix: The prefix of the names of the features in the model, as in `ModelInput`.
 
         Raises:
-            DeclarationError: The number of the keys is another.
+            DeclarationError: The number of keys is not the number of the entity's columns.
         """
         keys = keys or self.entity_names
         if len(keys) != len(self.entity_columns):
@@ -165,23 +169,23 @@ class FeatureGroup:
         return ModelInput(self, keys, prefix)
 
     def scale_of(self, index: int) -> int:
-        """The units per 1 of the input of the feature at `index`."""
+        """Returns the number of units per 1 of the input of the feature at `index` (`Input.scale`)."""
         return self.inputs[self.input_of[index]].scale
 
     def partial_sql_type(self, index: int) -> str:
-        """The Spark SQL type of the partial of the feature at `index`."""
+        """Returns the Spark SQL type of the partial of the feature at `index`."""
         return self.features[index].aggregation.sql_type.replace("{input}", self.inputs[self.input_of[index]].sql_type)
 
     def value_sql_type(self, index: int) -> str:
-        """The Spark SQL type of the finished value of the feature at `index`: BIGINT, DOUBLE, or an ARRAY."""
+        """Returns the Spark SQL type of the finished value of the feature at `index`: BIGINT, DOUBLE, or an ARRAY."""
         return self.features[index].aggregation.value_sql_type.replace("{value}", self.inputs[self.input_of[index]].value_sql_type)
 
     def key(self, entity_id: int | str) -> str:
-        """The key of an entity in the online store. A group's name has no colon, so no two entities share a key."""
+        """Returns the key of an entity in the online store. The name of a group has no colon, so no two entities share a key."""
         return f"{self.name}:{entity_id}"
 
     def model_input(self, values: Mapping[str, Value]) -> list[float]:
-        """The input of a model, in the order of `model_names`: the declared default where there is no value."""
+        """Returns the input of a model, in the order of `model_names`; for a feature without a value, the declared default."""
         return [float(feature.default if (v := values.get(feature.name)) is None else v) for feature in self.model_features]  # type: ignore[arg-type]
 
     def _check_names(self) -> None:
@@ -207,12 +211,12 @@ class FeatureGroup:
 
     @property
     def subject(self) -> list[Any]:
-        """The entity, and the columns of the source that determine the time of an event and its copies."""
+        """The parts of the declaration that determine the values of all features: the entity with its types, the source, its time and event id."""
         kinds = [column.type.value for column in self.entity_columns]
         return [self.entity, _single(kinds), self.source.name, self.source.time, self.source.event_id]
 
     def meaning(self, index: int) -> list[Any]:
-        """All that determines the values of the feature at `index`, besides the subject."""
+        """Returns all parts of the declaration, besides `subject`, that determine the values of the feature at `index`."""
         feature = self.features[index]
         window = feature.window and [feature.window.size_ms, feature.window.hop_ms]
         types = [[column.name, column.type.value] for name in columns_read(feature) if (column := self.source.column(name))]
@@ -220,9 +224,9 @@ class FeatureGroup:
         return [feature.name, feature.aggregation.kind, vars(feature.aggregation), sql, self.scale_of(index), types, window]
 
     def _fingerprint(self) -> str:
-        """A hash of all that changes a value, the input of a model for a missing value, or the stored form of a value.
+        """Returns a hash of all parts of the declaration that change a value, a model's input for a missing value, or the stored form of a value.
 
-        Descriptions, the place of the events (topic, table, key of the messages) and columns that no feature reads do not change it.
+        Descriptions, the place of the events (topic, table, key of the messages) and columns that no feature reads do not change the hash.
         """
         parts = [
             [self.meaning(index), self.partial_sql_type(index), float(feature.default)]
@@ -234,12 +238,12 @@ class FeatureGroup:
 
 @dataclass(frozen=True)
 class ModelInput:
-    """A group whose features a model gets, made by `FeatureGroup.on`.
+    """A group whose features are inputs of a model, made by `FeatureGroup.on`.
 
     Args:
         group: The group.
-        keys: For each column of the group's entity the field of the request, and the column of the label, that holds its value.
-        prefix: What the names of the features begin with in the model, such as "terminal_"; it tells two inputs apart.
+        keys: For each column of the group's entity, the name of the request field, and of the label point's column, that contains its value.
+        prefix: The prefix of the names of the features in the model, such as "terminal_"; it distinguishes two inputs of one group.
     """
 
     group: FeatureGroup
@@ -248,7 +252,7 @@ class ModelInput:
 
     @property
     def key(self) -> str | tuple[str, ...]:
-        """The key; for an entity of several columns, the keys."""
+        """The key; for an entity of several columns, the tuple of the keys."""
         return _single(self.keys)
 
     @property
@@ -258,20 +262,20 @@ class ModelInput:
 
     @property
     def id_sql(self) -> str:
-        """The id of the entity, in Spark SQL over columns with the names of the keys; null where a key is null."""
+        """A Spark SQL expression for the id of the entity, over columns with the names of the keys; null if a key is null."""
         return id_sql(self.keys)
 
     @property
     def name(self) -> str:
-        """The name of this input in answers: the name of the group, after the prefix."""
+        """The name of this input in answers: the prefix, and the name of the group."""
         return f"{self.prefix}{self.group.name}"
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """The names of the group's features in the model, also of those that are lists."""
+        """The names in the model of all features of the group, including the features that are lists."""
         return tuple(f"{self.prefix}{name}" for name in self.group.feature_names)
 
 
 def _single(values: Sequence[str]) -> str | tuple[str, ...]:
-    """The value itself where there is only one, so that the stored form of an entity of one column stays what it was."""
+    """Returns a single value as it is, several values as a tuple. So the stored form of an entity of one column remains a text."""
     return values[0] if len(values) == 1 else tuple(values)

@@ -1,4 +1,4 @@
-"""Inputs: what an event contributes to a feature, as one Spark SQL expression over the typed columns of its source."""
+"""Inputs: the value that an event contributes to a feature, as one Spark SQL expression over the typed columns of its source."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from features.sources import MICROS, ColumnType, EventSource
 
 @dataclass(frozen=True)
 class Input:
-    """What an event contributes to one or more features: a nullable expression of type int64 or text.
+    """The value that an event contributes to one or more features: an int64 or a text; null if the event does not count.
 
     Attributes:
-        sql: The expression, in Spark SQL.
-        scale: The units of the expression per 1: 1,000,000 for decimals, else 1.
+        sql: The expression for the value, in Spark SQL.
+        scale: The number of the expression's units per 1 of the column: 1,000,000 for decimals, else 1.
         text: Whether the values are texts.
     """
 
@@ -27,20 +27,20 @@ class Input:
 
     @property
     def sql_type(self) -> str:
-        """The type of the expression."""
+        """The Spark SQL type of the expression."""
         return "STRING" if self.text else "BIGINT"
 
     @property
     def value_sql_type(self) -> str:
-        """The type of a value in the unit of the column."""
+        """The Spark SQL type of a value in the unit of the column."""
         return self.sql_type if self.scale == 1 else "DOUBLE"
 
 
 def input_of(feature: Feature, source: EventSource) -> Input:
-    """The input of a feature.
+    """Compiles the input of a feature.
 
     Raises:
-        DeclarationError: The feature's column is unknown or of a type that the aggregation cannot take, or the predicate is wrong.
+        DeclarationError: The column of the feature is unknown or has a type that the aggregation does not take, or the predicate is invalid.
     """
     where = canonical_predicate(feature.where, source, feature.name) if feature.where else None
     value, scale, text = "1", 1, False
@@ -69,6 +69,6 @@ def input_of(feature: Feature, source: EventSource) -> Input:
 
 
 def columns_read(feature: Feature) -> tuple[str, ...]:
-    """The columns of the source that the feature reads, in the order of first use, without the time."""
+    """Returns the names of the source's columns that the feature aggregates or its predicate reads, in the order of first use."""
     named = [feature.of] if feature.of is not None else []
     return tuple(dict.fromkeys([*named, *(columns_of_predicate(feature.where) if feature.where else ())]))

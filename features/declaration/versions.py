@@ -1,7 +1,6 @@
-"""Versions of a declaration: the stored text of a group, the group that is read from such a text, and the difference between two versions.
+"""Versions of a declaration: writes a group as a text, reads a group from such a text, and compares two versions.
 
-The online store holds the text beside the published views, so a process with a newer declaration can still read and serve the older
-version.
+The online store contains the text of the published version, so a process with a newer declaration can read and serve the older version.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _AGGREGATIONS: Mapping[str, type[Aggregation]] = {
 
 
 def group_text(group: FeatureGroup) -> str:
-    """The declaration as JSON."""
+    """Returns the declaration as JSON."""
     features = [{**vars(feature), "aggregation": {"kind": feature.aggregation.kind, **vars(feature.aggregation)},
                  "window": feature.window and asdict(feature.window)} for feature in group.features]  # fmt: skip
     head = {
@@ -41,14 +40,14 @@ def group_text(group: FeatureGroup) -> str:
 
 
 def group_of_text(text: str | bytes, source: EventSource) -> FeatureGroup:
-    """The declaration that `group_text` has written.
+    """Reads a declaration that `group_text` has written.
 
     Args:
         text: The JSON.
         source: The current declaration of the source.
 
     Raises:
-        DeclarationError: The text cannot be read, or its meaning has changed with the source or with braid.
+        DeclarationError: The text cannot be read, or its meaning has changed because the source or braid has changed.
     """
     try:
         stored = json.loads(text)
@@ -67,7 +66,7 @@ def group_of_text(text: str | bytes, source: EventSource) -> FeatureGroup:
 
 
 def published_group(declared: FeatureGroup, fingerprint: bytes | None, text: bytes | None) -> FeatureGroup:
-    """The version of a group whose values are in the online store.
+    """Returns the version of a group whose values the online store serves.
 
     Args:
         declared: The current declaration.
@@ -75,8 +74,8 @@ def published_group(declared: FeatureGroup, fingerprint: bytes | None, text: byt
         text: The text of that version, written by `group_text`.
 
     Returns:
-        The published version; `declared` before the first publication, where the text cannot be read, and where the published version has
-        another entity, so that the ids of one mean nothing to the other.
+        The published version. `declared` before the first publication, if the text cannot be read, or if the published version has another
+        entity, because the ids of its entities are then invalid for `declared`.
     """
     if fingerprint is None or text is None or fingerprint == declared.fingerprint.encode():
         return declared
@@ -88,7 +87,7 @@ def published_group(declared: FeatureGroup, fingerprint: bytes | None, text: byt
 
 
 def same_meaning(group: FeatureGroup, other: FeatureGroup) -> dict[str, int]:
-    """The features of `group` that `other` has with the same name and the same values, with their indices in `group`."""
+    """Returns the features of `group` that `other` has with the same name and the same values: name → index in `group`."""
     theirs = {feature.name: other.meaning(index) for index, feature in enumerate(other.features)}
     if group.subject != other.subject:
         return {}
@@ -96,7 +95,13 @@ def same_meaning(group: FeatureGroup, other: FeatureGroup) -> dict[str, int]:
 
 
 class Change(NamedTuple):
-    """The difference of a new version of a group: names of added, removed and altered features, the latter each with its difference."""
+    """The difference between two versions of a declaration.
+
+    Attributes:
+        added: The names that only the new version has.
+        removed: The names that only the old version has.
+        altered: The names that both versions have with different declarations, each with the difference as a phrase.
+    """
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -107,7 +112,7 @@ class Change(NamedTuple):
 
 
 def change(old: FeatureGroup, new: FeatureGroup) -> Change:
-    """The difference between an old and a new version of a group."""
+    """Compares an old and a new version of a group."""
     before, after = ({feature.name: index for index, feature in enumerate(group.features)} for group in (old, new))
     same = same_meaning(new, old)
     altered = []
