@@ -1,7 +1,7 @@
-"""From a parsed SQL expression to the steps of a program: what is allowed, which kinds fit, and the canonical spelling of each part.
+"""The compiler of derived features: checks a parsed SQL expression and the kinds of its values, and writes the steps of a program.
 
-Reads the tree of sqlglot and the kinds of the names; writes the steps for `features.expression_program`. BETWEEN, NULLIF, IF and a CASE with an
-operand become comparisons and a plain CASE.
+Reads the tree of sqlglot and the kinds of the names. Returns the steps for `features.expression_program` and the canonical spelling of each part of
+the expression. BETWEEN, NULLIF, IF and a CASE with an operand become comparisons and a plain CASE.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class _Signature(NamedTuple):
-    """An operation with fixed kinds. `rest` is the kind of any number of further arguments."""
+    """An operation with fixed kinds of its arguments. `rest` is the kind of further arguments; None if no further arguments are allowed."""
 
     symbol: str
     parameters: tuple[str, ...]
@@ -33,14 +33,14 @@ class _Signature(NamedTuple):
 
 
 class _Choice(NamedTuple):
-    """An operation whose arguments have one kind, which is the kind of the result unless `is_condition`."""
+    """An operation whose arguments have one kind. The result has that kind, too, or is a condition if `is_condition`."""
 
     symbol: str
     operation: Operation
     is_condition: bool = False
 
 
-#: By sqlglot's class, or by the name of a function for which sqlglot has no class.
+#: Class of sqlglot, or name of a function for which sqlglot has no class → the operation.
 _SIGNATURES: dict[type[exp.Expr] | str, _Signature] = {
     exp.Add: _Signature("+", (NUMBER, NUMBER), NUMBER, kernels.ADD),
     exp.Sub: _Signature("-", (NUMBER, NUMBER), NUMBER, kernels.SUBTRACT),
@@ -86,7 +86,13 @@ FUNCTIONS = sorted({"if", "nullif", "round", "bucket", "hash_bucket", *filter(_N
 
 
 class Node(NamedTuple):
-    """A part of an expression: the step with its value, its kind, and its canonical spelling. Each node of the kind NULL is always null."""
+    """A part of an expression.
+
+    Attributes:
+        place: The index of the step that computes the part.
+        kind: The kind of its value. A node of the kind NULL is always null.
+        spelling: Its canonical spelling.
+    """
 
     place: int
     kind: str
@@ -94,11 +100,11 @@ class Node(NamedTuple):
 
 
 class Compiler:
-    """Writes the steps of an expression. Parts with the same spelling share a step.
+    """Writes the steps of an expression. Parts with the same kind and spelling share a step.
 
     Args:
         name: The name of the derived feature, for errors.
-        kinds: The names that the expression may use, and what their values are.
+        kinds: Name that the expression may use → the kind of its values.
 
     Attributes:
         steps: The steps of all nodes so far.
@@ -111,10 +117,10 @@ class Compiler:
         self._places: dict[tuple[str, str], int] = {}
 
     def node(self, tree: exp.Expr) -> Node:
-        """The node of a part of the parsed expression.
+        """Compiles a part of the parsed expression, and returns its node.
 
         Raises:
-            DeclarationError: The part is not allowed, or has a value of the wrong kind.
+            DeclarationError: The part is not allowed, or a value in it has the wrong kind.
         """
         match tree:
             case exp.Paren():
@@ -234,7 +240,7 @@ class Compiler:
         return self._call(kernels.hash_bucket(int(buckets)), [argument], NUMBER, spelling)
 
     def _alike(self, tree: exp.Expr, parts: list[exp.Expr]) -> list[Node]:
-        """The nodes of parts that have one kind. A NULL takes the kind of the others."""
+        """Compiles parts that must have one kind. A NULL takes the kind of the other parts."""
         nodes = [self.node(part) for part in parts]
         kinds = list(dict.fromkeys(node.kind for node in nodes if node.kind != NULL))
         if len(kinds) > 1:
@@ -282,7 +288,7 @@ def _arguments(tree: exp.Expr) -> list[exp.Expr]:
 
 
 def _literal_number(tree: exp.Expr) -> float | None:
-    """The number that a literal has, with its sign; None where the tree is no literal number."""
+    """Returns the number of a literal, with its sign; None if the tree is not a literal number."""
     match tree:
         case exp.Paren():
             return _literal_number(tree.this)
@@ -302,7 +308,7 @@ def _spelling(symbol: str, arguments: list[Node]) -> str:
 
 
 def phrase(kind: str) -> str:
-    """A kind as a part of a sentence."""
+    """Returns a kind as a phrase for a sentence."""
     return "always null" if kind == NULL else f"a {kind}"
 
 

@@ -1,9 +1,9 @@
-"""The operations of derived features. Each has two forms that are equal to the bit: of values, for one request, and of columns, for training.
+"""The operations of derived features. Each has a form for values (one request) and a form for columns (training), which are equal to the bit.
 
-An operation reads and returns values (`Value`) or columns (`Column`). Neither form raises an error: a result that does not exist, or that
-is no finite number, is null. The two forms agree for one of three reasons:
+The first form reads and returns `Value`, the second `Column`. Neither form raises an error: a result that does not exist, or that is not a finite
+number, is null. The two forms agree for one of three reasons:
 
-    arithmetic     + - * / % floor ceil round sqrt and comparisons are exact in IEEE 754, in Python as in NumPy
+    arithmetic     + - * / % floor ceil round sqrt and comparisons: IEEE 754 determines the result, in Python as in NumPy
     elementwise    exp, ln, log1p, power, rounding to digits, texts and hashes: both forms call the same Python function for each value, because
                    the functions of NumPy may differ in the last bit
     selection      CASE, coalesce, least and greatest choose one of their arguments by the same comparison
@@ -31,16 +31,16 @@ from features.windows import DAY_MS, HOUR_MS
 #: A number or a time is a float, a text is a str, a condition is a bool; None is null.
 Value = float | str | bool | None
 Array = npt.NDArray[Any]
-#: What stands in a column where it is null, by the kind of its dtype.
+#: Kind of a column's dtype → the value in place of nulls.
 _FILLERS: dict[str, Any] = {"f": 0.0, "b": False, "O": ""}
 #: Enough digits for every double with 15 decimal places, so that only the last step of a rounding rounds.
 _EXACT = Context(prec=400, rounding=ROUND_HALF_UP)
 
 
 class Column(NamedTuple):
-    """The values of many rows. Where `valid` is false, the value is null and `values` has a filler.
+    """The values of many rows. If `valid` is false, the value of the row is null and `values` has a filler (`_FILLERS`).
 
-    The dtype of numbers and times is float64, of conditions bool, of texts object. A constant has one row, which NumPy broadcasts.
+    The dtype is float64 for numbers and times, bool for conditions, and object for texts. A constant has one row, which NumPy broadcasts.
     """
 
     values: Array
@@ -49,14 +49,14 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation in its two forms."""
+    """An operation in its two forms: for values and for columns."""
 
     of_values: Callable[..., Value]
     of_columns: Callable[..., Column]
 
 
 def column_of(values: Sequence[Value], dtype: type) -> Column:
-    """A column of values, null where a value is None."""
+    """Makes a column of values; a None becomes a null."""
     array: Array = np.empty(len(values), dtype)
     filler = _FILLERS[array.dtype.kind]
     array[:] = [filler if value is None else value for value in values]
@@ -68,7 +68,7 @@ def _all_valid(columns: Sequence[Column]) -> npt.NDArray[np.bool_]:
 
 
 def _arithmetic(of_numbers: Callable[..., float], of_arrays: Callable[..., Array] | None = None) -> Operation:
-    """An operation on numbers, null where an argument is null or the result is no finite number.
+    """Makes an operation on numbers. Its result is null if an argument is null or the result is not a finite number.
 
     Without `of_arrays` the operation is elementwise.
     """
@@ -78,7 +78,7 @@ def _arithmetic(of_numbers: Callable[..., float], of_arrays: Callable[..., Array
             return None
         try:
             number = of_numbers(*numbers)
-        except (ArithmeticError, ValueError):  # where NumPy returns an infinity or NaN
+        except (ArithmeticError, ValueError):  # NumPy returns an infinity or NaN instead
             return None
         return number if -float_info.max <= number <= float_info.max else None
 
@@ -93,7 +93,7 @@ def _arithmetic(of_numbers: Callable[..., float], of_arrays: Callable[..., Array
 
 
 def _elementwise(of_values: Callable[..., Value], dtype: type) -> Callable[..., Column]:
-    """The form of columns that calls the form of values for each row without a null."""
+    """Makes the form for columns that calls the form for values for each row without a null."""
 
     def of_columns(*columns: Column) -> Column:
         arrays = np.broadcast_arrays(_all_valid(columns), *(column.values for column in columns))
@@ -104,7 +104,7 @@ def _elementwise(of_values: Callable[..., Value], dtype: type) -> Callable[..., 
 
 
 def _total_function(function: Callable[..., Value], dtype: type) -> Operation:
-    """An elementwise function that has a result for all arguments; null where an argument is null."""
+    """Makes an elementwise operation from a function that has a result for all arguments. The result is null if an argument is null."""
 
     def of_values(*arguments: Value) -> Value:
         return None if None in arguments else function(*arguments)
@@ -124,7 +124,7 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Operation:
 
 
 def _extreme(is_better: Callable[[Any, Any], Any]) -> Operation:
-    """The best argument; nulls are ignored. Of equal arguments, such as 0.0 and -0.0, the first."""
+    """Makes an operation whose result is the best argument; of equal arguments, such as 0.0 and -0.0, the first. Nulls are ignored."""
 
     def of_values(*arguments: Any) -> Value:
         best = None
@@ -142,7 +142,7 @@ def _extreme(is_better: Callable[[Any, Any], Any]) -> Operation:
 
 def _half_away(x: float) -> float:
     whole = float(math.floor(abs(x)))
-    return math.copysign(whole + (abs(x) - whole >= 0.5), x) + 0.0  # + 0.0 makes 0.0 of -0.0
+    return math.copysign(whole + (abs(x) - whole >= 0.5), x) + 0.0  # + 0.0 converts -0.0 to 0.0
 
 
 def _half_away_of_array(x: Array) -> Array:
@@ -151,9 +151,9 @@ def _half_away_of_array(x: Array) -> Array:
 
 
 def round_to(digits: int) -> Operation:
-    """Rounds to `digits` decimal places, from -15 to 15; a half is rounded away from zero.
+    """Makes the operation that rounds to `digits` decimal places, from -15 to 15; a half is rounded away from zero.
 
-    What is rounded is the shortest decimal number that the float prints as, so 2.675 becomes 2.68, as in Spark.
+    It rounds the shortest decimal number that the float prints as, so 2.675 becomes 2.68, as in Spark.
     """
     if digits == 0:
         return _arithmetic(_half_away, _half_away_of_array)
@@ -162,7 +162,7 @@ def round_to(digits: int) -> Operation:
 
 
 def bucket(boundaries: Sequence[float]) -> Operation:
-    """The number of boundaries that are less than or equal to the argument. The boundaries ascend."""
+    """Makes the operation that counts the boundaries less than or equal to its argument. The boundaries ascend."""
     edges = np.array(boundaries, np.float64)
 
     def counts_of(numbers: Array) -> Array:
@@ -172,10 +172,10 @@ def bucket(boundaries: Sequence[float]) -> Operation:
 
 
 def hash_bucket(buckets: int) -> Operation:
-    """The bucket of a text or a number, from 0 to buckets - 1, the same in every process and version.
+    """Makes the operation that assigns a text or a number to a bucket, from 0 to buckets - 1, the same in every process and version.
 
-    The bucket is the BLAKE2b hash of 8 bytes, read as a little-endian unsigned integer, modulo `buckets`. The bytes of a text are its UTF-8;
-    those of a number its little-endian float64, and 0.0 for -0.0.
+    The bucket is the BLAKE2b hash of 8 bytes, read as a little-endian unsigned integer, modulo `buckets`. The bytes are the UTF-8 of a text, or the
+    little-endian float64 of a number, where -0.0 counts as 0.0.
     """
 
     def bucket_of(value: str | float) -> float:
@@ -254,7 +254,7 @@ MULTIPLY = _arithmetic(operator.mul, np.multiply)
 DIVIDE = _arithmetic(operator.truediv, np.divide)
 REMAINDER = _arithmetic(math.fmod, np.fmod)
 ABS = _arithmetic(abs, np.abs)
-FLOOR = _arithmetic(lambda x: float(math.floor(x)), lambda x: np.floor(x) + 0.0)  # + 0.0 makes 0.0 of -0.0
+FLOOR = _arithmetic(lambda x: float(math.floor(x)), lambda x: np.floor(x) + 0.0)  # + 0.0 converts -0.0 to 0.0
 CEIL = _arithmetic(lambda x: float(math.ceil(x)), lambda x: np.ceil(x) + 0.0)
 SIGN = _arithmetic(lambda x: float((x > 0) - (x < 0)), lambda x: (x > 0).astype(np.float64) - (x < 0))
 SQRT = _arithmetic(math.sqrt, np.sqrt)

@@ -1,7 +1,7 @@
 """The program of a derived feature: a list of steps without branches, evaluated for one row or for columns.
 
-Reads the values of a request, or the columns of a training set, and returns the value of the last step. `features.expressions` writes the
-steps. For one row, the steps become the source of one Python function, so a row costs one call per operation.
+Reads the values of a request, or the columns of a training set, and returns the value of the last step. `features.expression_compiler` makes
+the steps. For one row, the steps become the source of one Python function, so a row costs one call per operation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from features.expression_kernels import Array, Column, Operation, Value, column_
 
 
 class ValueKind(StrEnum):
-    """What the values of a name are."""
+    """The kind of the values of a name."""
 
     NUMBER = "number"
     TEXT = "text"
@@ -28,11 +28,11 @@ class ValueKind(StrEnum):
 
 
 NUMBER, TEXT, TIME = ValueKind
-#: Two more kinds within an expression: of a comparison, and of the literal NULL, which fits every kind.
+#: Two more kinds within an expression: the kind of a comparison, and the kind of the literal NULL, which fits every kind.
 CONDITION, NULL = "condition", "null"
-#: The types of the arrays of each kind.
+#: Kind → the dtype of its arrays.
 _DTYPES: dict[str, type] = {NUMBER: float, TIME: float, TEXT: object, CONDITION: bool, NULL: float}
-#: Every integer up to 2^53 is a double, so every time up to it is exact.
+#: Kind → the largest magnitude. Every integer up to 2^53 is a double, so every time up to 2^53 ms is exact.
 _LIMITS: dict[str, float] = {NUMBER: float_info.max, TIME: 2.0**53}
 
 
@@ -41,15 +41,15 @@ class Reading:
     """A step that reads a name.
 
     Args:
-        name: The name of a feature or of a request's column.
-        kind: What its values are.
+        name: The name of a feature, of a request column, or of the time of the request.
+        kind: The kind of its values.
     """
 
     name: str
     kind: ValueKind
 
     def of_value(self, value: Any) -> Value:
-        """The value as a float or str; None for None, NaN, a number that is no finite double, and a time beyond 2^53 ms.
+        """Converts a value to a float or str. Returns None for None, NaN, a number that is not a finite double, and a time beyond 2^53 ms.
 
         Raises:
             TypeError: The value is not of the kind.
@@ -57,10 +57,10 @@ class Reading:
         return self._text(value) if self.kind == TEXT else self._number(value)
 
     def of_column(self, column: Any, length: int) -> Column:
-        """The column with the same values as `of_value` has for each row.
+        """Converts a column; its values are equal to `of_value` of each row.
 
         Raises:
-            ValueError: The column has another length.
+            ValueError: The column does not have the given length.
             TypeError: A value is not of the kind.
         """
         array = _array(column)
@@ -108,7 +108,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Call:
-    """A step that applies an operation to earlier steps, which `places` lists."""
+    """A step that applies an operation to the values of earlier steps, whose indices are `places`."""
 
     operation: Operation
     places: tuple[int, ...]
@@ -118,7 +118,7 @@ Step = Reading | Constant | Call
 
 
 def row_function(steps: Sequence[Step]) -> Callable[[Mapping[str, Any]], float | None]:
-    """A function from the values of one row to the value of the last step, which is a number or null."""
+    """Compiles the steps to a function from the values of one row to the value of the last step, a number or None."""
     namespace: dict[str, Any] = {}
     lines = []
     for place, step in enumerate(steps):
@@ -133,13 +133,13 @@ def row_function(steps: Sequence[Step]) -> Callable[[Mapping[str, Any]], float |
                 arguments = ", ".join(f"value_{argument}" for argument in step.places)
                 lines.append(f"    value_{place} = operation_{place}({arguments})")
     source = "\n".join(["def of_row(values):", *lines, f"    return value_{len(steps) - 1}"])
-    # The source has no text of a user: the names and constants of the expression are objects in `namespace`.
+    # The source contains no text of a user: the names and constants of the expression are objects in `namespace`.
     exec(source, namespace)  # noqa: S102  # nosec B102
     return namespace["of_row"]
 
 
 def evaluate_columns(steps: Sequence[Step], columns: Mapping[str, Any], length: int) -> Array:
-    """The values of the last step for each row (float64), NaN where null."""
+    """Returns the value of the last step for each row: float64, shape (length,), NaN for null."""
     results: list[Column] = []
     for step in steps:
         match step:

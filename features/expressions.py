@@ -1,14 +1,14 @@
 """Derived features: SQL expressions over the features of a model and the columns of its requests, compiled once to two forms.
 
-Reads an expression and the kinds of the names that it may use; returns its value for one row of a request (`Compiled.of_row`) and for the
-columns of a training set (`Compiled.of_columns`). Both are equal to the bit. sqlglot parses the expression when it is compiled, never for
-a request.
+Reads an expression and the kinds of the names that it may use. Returns its value for one row of a request (`Compiled.of_row`) and for the
+columns of a training set (`Compiled.of_columns`). Both values are equal to the bit. sqlglot parses the expression when it is compiled, never
+for a request.
 
-    null           an operation with a null argument is null, except: AND and OR are three-valued, CASE and IF take a null condition for
-                   false, COALESCE, LEAST and GREATEST skip nulls, IS NULL is never null
+    null           an operation with a null argument is null, except: AND and OR are three-valued, CASE and IF treat a null condition as
+                   false, COALESCE, LEAST and GREATEST ignore nulls, IS NULL is never null
     numbers        float64; an integer is converted first. Division or remainder by zero, an overflow, NaN and an infinity are null
-    conditions     1.0 and 0.0 where they are the result; they are no numbers within an expression, and numbers are no conditions
-    times          milliseconds since 1970 in UTC; beyond 2^53 null
+    conditions     as the result of an expression, 1.0 or 0.0; inside an expression a condition is not a number, and a number is not a condition
+    times          milliseconds since 1970 in UTC; null beyond 2^53
     texts          compared by their code points
 
 docs/expressions.md lists the operators and functions. Everything else is refused, such as the clock, random numbers and aggregations.
@@ -42,7 +42,7 @@ class Expression:
     Attributes:
         name: The name of the derived feature.
         sql: The expression, as written.
-        default: The input of a model where the expression is null.
+        default: The input of a model if the expression is null.
 
     Raises:
         DeclarationError: The name or the default cannot be used.
@@ -62,7 +62,7 @@ class Expression:
 
 
 def expression(name: str, sql: str, default: float = 0.0) -> Expression:
-    """A derived feature (DOUBLE): the value of a SQL expression, `default` where the expression is null."""
+    """Declares a derived feature (DOUBLE): the value of a SQL expression, or `default` if the expression is null."""
     return Expression(name, sql, default)
 
 
@@ -81,31 +81,31 @@ class Compiled:
     _of_row: Callable[[Mapping[str, Any]], float | None] = field(repr=False)
 
     def of_row(self, values: Mapping[str, float | int | str | None]) -> float | None:
-        """The value for one row.
+        """Returns the value for one row; None for null.
 
         Raises:
-            KeyError: A name is missing; a missing value is None.
+            KeyError: `values` lacks a name of the expression. Pass None for a missing value.
             TypeError: A value has another type than the kind of its name.
         """
         return self._of_row(values)
 
     def of_columns(self, columns: Mapping[str, Sequence[Any] | npt.NDArray[Any] | Any], length: int) -> npt.NDArray[np.float64]:
-        """The values for `length` rows (float64), NaN where null. In a column, None, NaN, pandas' NA and a masked value are null.
+        """Returns the values for `length` rows: float64, NaN for null. In a column, None, NaN, pandas' NA and a masked value are null.
 
         Raises:
-            KeyError: A name is missing.
+            KeyError: `columns` lacks a name of the expression.
             TypeError: A value has another type than the kind of its name.
-            ValueError: A column has another length.
+            ValueError: The length of a column is not `length`.
         """
         return evaluate_columns(self._steps, columns, length)
 
 
 def compiled(expression: Expression, kinds: Mapping[str, ValueKind]) -> Compiled:
-    """The two forms of an expression.
+    """Compiles an expression to its two forms.
 
     Args:
         expression: The expression.
-        kinds: The names that the expression may use, and what their values are.
+        kinds: Name that the expression may use → the kind of its values.
 
     Raises:
         DeclarationError: The expression does not parse, names an unknown name, uses something that is not allowed, uses a value of the

@@ -1,8 +1,8 @@
 """The verdict on an event: SQL that converts a Kafka message, a line of JSON or a row of a file into typed columns and a reason.
 
-Reads messages (`value`) or raw rows (text columns); gives the typed columns of the source, `ts_ms`, and `_reason`: why the event does
-not fit, or NULL. The stream, the archive and the loading of files apply the same projections, so the same bytes get the same verdict,
-the same values and the same reason in each of them.
+The projections read messages (`value`) or raw rows (text columns). They return the typed columns of the source, `ts_ms` (the time of the event in
+ms since 1970), and `_reason`: why the event does not fit its source, NULL if it fits. The stream, the archive and the loading of files apply the
+same projections, so each of them computes the same verdict, values and reason from the same bytes.
 
 These rules are stricter than Spark's JSON reader: a message is exactly one JSON object, strings are in double quotes, and the text is
 Unicode. If a key occurs twice, the last value counts, as in most readers. Decimals keep their digits.
@@ -14,40 +14,41 @@ from collections.abc import Mapping, Sequence
 
 from features.sources import Column, ColumnType, EventSource
 
-#: The column of a raw row with the reason why the row could not be read; NULL for a readable row.
+#: The name of the column of a raw row with the reason why the row could not be read; NULL for a readable row.
 MISFIT = "_misfit"
 #: A list of expressions for `selectExpr`.
 Projection = list[str]
 
 _STRICT = "'allowSingleQuotes', 'false', 'allowNonNumericNumbers', 'false', 'columnNameOfCorruptRecord', '_corrupt'"
-#: A high and a low surrogate in sequence are one character. An escaped backslash begins no escape. As a regular expression of Java.
+#: A regular expression of Java for the escapes of a high and a low surrogate in sequence, which are one character. It also matches an escaped
+#: backslash, because that does not begin an escape.
 WHOLE_PAIRS = r"\\\\|\\u[dD][89abAB]\p{XDigit}{2}\\u[dD][c-fC-F]\p{XDigit}{2}"
-#: A half of such a pair.
+#: A regular expression of Java for the escape of one surrogate of such a pair.
 HALF = r"\\u[dD][89a-fA-F]\p{XDigit}{2}"
 
 
 def message_projections(
     source: EventSource, keep: Mapping[str, str], arrival_ms_sql: str, future_ms: int
 ) -> tuple[Projection, ...]:
-    """The projections that judge messages, to be applied in this order.
+    """Returns the projections that compute the verdict on messages, in the order in which they must be applied.
 
     Args:
-        source: The contract.
-        keep: Name → a column of the message that stays under this name, which must differ from the columns of the source. The column
-            `value` (binary) is read in any case and stays if it is named.
-        arrival_ms_sql: The time of arrival in milliseconds: an expression over the names in `keep`, or a literal.
-        future_ms: How far the time of an event may lie after its arrival. An event with a later time would move the watermark, so that
-            the stream would drop the events after it.
+        source: The source of the messages.
+        keep: Name → a column of the message, which the result contains under this name. A name must differ from the columns of the source. The
+            column `value` (binary) is always read; the result contains it only if `keep` names it.
+        arrival_ms_sql: The time of arrival, in ms since 1970: a SQL expression over the names in `keep`, or a literal.
+        future_ms: The longest time, in ms, by which the time of an event may lie after its arrival. An event with a later time would move the
+            watermark, so that the stream would drop later events as late.
     """
     columns = ", ".join(f"`{column.name}`: {_json_type(column)}" for column in source.columns)
-    # Spark reads the first document of a text and ignores the rest. Inside an enclosing object the rest is a syntax error.
+    # Spark reads the first JSON document of a text and ignores the rest. Inside an enclosing object, the rest is a syntax error.
     schema = f"e STRUCT<{columns}>, `end` STRING, `_corrupt` STRING"
     text = "CAST(value AS STRING)"
     document = f"from_json(concat('{{\"e\":', {text}, ',\"end\":1}}'), '{schema}', map({_STRICT})) AS _message_json"
     texts = [f"CAST(_message_json.e.`{column.name}` AS STRING) AS `{column.name}`" for column in source.columns]
     whole = "_message_json._corrupt IS NULL AND _message_json.`end` IS NOT NULL AND _message_json.e IS NOT NULL AS _message_whole"
     first = f"from_json(IF(_message_whole, NULL, _message_text), 'x STRING, `_corrupt` STRING', map({_STRICT})) AS _message_first"
-    # A source may have a column `value`.
+    # A source may have a column `value`, so the value of the message gets another name.
     message = ["_message_value", "_message_text", "_message_json", "_message_whole"]
     raw, maps = _raw(source), _maps(source)
     return (
@@ -60,7 +61,14 @@ def message_projections(
 
 
 def row_projections(source: EventSource, keep: Sequence[str], arrival_ms_sql: str, future_ms: int) -> tuple[Projection, ...]:
-    """The projections that judge raw rows, which have the source's columns as texts and `MISFIT`; `keep` names further columns that stay."""
+    """Returns the projections that compute the verdict on raw rows, in the order in which they must be applied.
+
+    Args:
+        source: The source of the rows. A raw row has its columns as texts, and `MISFIT`.
+        keep: The names of further columns of a raw row, which the result contains as well.
+        arrival_ms_sql: As in `message_projections`.
+        future_ms: As in `message_projections`.
+    """
     parsed = [*keep, *_raw(source), *_maps(source).values(), MISFIT]
     return (parsed, *_verdict(source, keep, arrival_ms_sql, future_ms))
 
@@ -70,10 +78,10 @@ def _raw(source: EventSource) -> list[str]:
 
 
 def _maps(source: EventSource) -> dict[str, str]:
-    """Typed column of a map → what computes it.
+    """Returns a mapping: typed column of a map → the SQL expression that computes it.
 
-    Spark generates no code for the parsing of JSON, nor for any other expression of a projection that has it: for these it would generate code anew
-    in each task. So the parsing stands in projections of its own, with names alone.
+    Spark generates no code for the parsing of JSON, nor for the other expressions of a projection that parses JSON; for these expressions it would
+    generate code again in each task. So a projection that parses JSON otherwise contains only names of columns.
     """
     return {
         column.typed_name: f"{column.typed_sql()} AS {column.typed_name}"
@@ -83,10 +91,10 @@ def _maps(source: EventSource) -> dict[str, str]:
 
 
 def _verdict(source: EventSource, keep: Sequence[str], arrival_ms_sql: str, future_ms: int) -> tuple[Projection, Projection]:
-    """The projections that convert and judge rows that have the raw columns, the maps and `MISFIT`."""
+    """Returns the projections that convert rows with the raw columns, the maps and `MISFIT`, and compute the verdict on them."""
     raw, maps = _raw(source), _maps(source)
     converted = [column for column in source.columns if column.type not in (ColumnType.STRING, ColumnType.MAP)]
-    # A conversion has a projection of its own, so it is computed once, though the next projection uses it more than once.
+    # The conversions have a projection of their own, so each is computed once, although the next projection uses it more than once.
     typed = [f"{column.typed_sql()} AS {column.typed_name}" for column in converted]
     values = [f"{column.typed_name} AS `{column.name}`" for column in source.columns]
     time = next(column for column in source.columns if column.name == source.time)
@@ -108,21 +116,21 @@ def _verdict(source: EventSource, keep: Sequence[str], arrival_ms_sql: str, futu
 
 
 def _json_type(column: Column) -> str:
-    """The type through which a JSON value becomes a text. A decimal goes through VARIANT, which keeps all its digits."""
+    """Returns the type as which a JSON value is parsed before it becomes a text. For a decimal it is VARIANT, which keeps all digits."""
     return "VARIANT" if column.type is ColumnType.DECIMAL else "STRING"
 
 
 def _exact_sql(column: Column) -> str:
-    """The text of a column with the digits that a number has in the message.
+    """Returns a SQL expression for the text of a column, with the digits that a number has in the message.
 
-    Spark makes a text of a number by a double: 1.234567E7 of 12345670.0, and of 1234567890.1699999999 one with fewer digits. Then the digits are
-    those of the key in the message whose number is the same double.
+    Spark converts a JSON number to a text through a double: 12345670.0 becomes 1.234567E7, and 1234567890.1699999999 loses digits. In these cases
+    the text is the first number after the column's key in the message, if that number is the same double.
     """
     name = f"`{column.name}`"
     if column.type is ColumnType.INT64:
         rounded, number = f"contains({name}, 'E')", r"(-?\d+)\.0+"
     elif column.type is ColumnType.STRING:
-        # A double's text has at most 17 digits, or an exponent.
+        # The text of a double has at most 17 digits, or an exponent.
         rounded = rf"(length({name}) > 16 OR contains({name}, 'E')) AND {name} RLIKE r'^-?\d+\.\d+(E-?\d+)?$'"
         number = r"(-?\d+\.\d+)"
     else:
@@ -132,7 +140,10 @@ def _exact_sql(column: Column) -> str:
 
 
 def _message_misfit_sql(source: EventSource) -> str:
-    """The reason why the message (`_message_value`, `_message_text`, `_message_json`) is no event, or NULL."""
+    """Returns a SQL expression for the reason why a message is not an event; NULL for an event.
+
+    The expression reads the columns `_message_value`, `_message_text`, `_message_json`, `_message_whole` and `_message_first`.
+    """
     nothing = " AND ".join(f"_message_json.e.`{column.name}` IS NULL" for column in source.columns)
     registry = "'the message begins with a zero byte, as the serializer of a schema registry writes it'"
     binary = (

@@ -1,12 +1,12 @@
-"""Predicates in a declaration: SQL conditions on one event, parsed and checked by sqlglot while the module loads.
+"""Predicates in a declaration: SQL conditions on one event, parsed and checked by sqlglot while the declaration's module loads.
 
 Reads a condition and the columns of its source; returns Spark SQL in a canonical spelling, so the fingerprint of a declaration does not
 change with white space or comments.
 
-A predicate is a function of the event, so batch, speed and a recomputation a year later decide alike. It may use columns, literals,
+A predicate depends on the event alone, so batch, speed and a recomputation a year later agree on it. It may use columns, literals,
 `AND OR NOT`, comparisons, `IN`, `BETWEEN`, `LIKE`, `ILIKE`, `RLIKE`, `IS NULL`, arithmetic and bit operators, `||`, `CASE`, `CAST` and
 `TRY_CAST`, `properties['key']`, and `FUNCTIONS`; see docs/predicates.md. Everything else is refused, such as random numbers, the clock,
-users, sessions, files, names of days in a language, and other time zones than UTC. Sessions run in UTC, so the hour of a time is allowed.
+users, sessions, files, names of days in a language, and time zones other than UTC. Sessions run in UTC, so the hour of a time is allowed.
 `features.trial` checks whether Spark can evaluate a predicate and its regular expressions.
 """
 
@@ -48,7 +48,7 @@ FUNCTIONS: dict[str, type[exp.Expr]] = {
     # numbers
     "abs": exp.Abs, "ceil": exp.Ceil, "floor": exp.Floor, "round": exp.Round, "sign": exp.Sign, "sqrt": exp.Sqrt, "power": exp.Pow, "ln": exp.Ln,
     "log": exp.Log, "exp": exp.Exp, "greatest": exp.Greatest, "least": exp.Least, "mod": exp.Mod, "isnan": exp.IsNan,
-    # what is missing
+    # nulls and conditions
     "coalesce": exp.Coalesce, "nullif": exp.Nullif, "nvl2": exp.Nvl2, "if": exp.If,
     # maps
     "element_at": exp.Bracket, "map_contains_key": exp.MapContainsKey, "map_keys": exp.MapKeys, "array_contains": exp.ArrayContains,
@@ -64,17 +64,17 @@ _ALLOWED = {
     exp.BitwiseLeftShift, exp.BitwiseRightShift, exp.Case, exp.Cast, exp.TryCast, exp.DataType, exp.DataTypeParam, exp.Var,
     exp.JSONPath, exp.JSONPathRoot, exp.JSONPathKey, exp.JSONPathSubscript,
 }  # fmt: skip
-#: A date, or a date and a time. Spark reads other texts with the clock, such as 'now', 'today', or '12:00' (of today).
+#: A date, or a date and a time. Spark converts some other texts by the clock, such as 'now', 'today', or '12:00' (of today).
 _ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?")
 
 
 def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
-    """The predicate in canonical Spark SQL.
+    """Checks a predicate, and returns it in canonical Spark SQL.
 
     Args:
         where: One boolean SQL expression over the columns of the source.
         source: The source with its columns and types.
-        owner: The name of the feature, for the error.
+        owner: The name of the feature or the outcome, for the error.
 
     Raises:
         DeclarationError: The predicate does not parse, names an unknown column, uses something that is not allowed, is not a condition,
@@ -116,12 +116,15 @@ def canonical_predicate(where: str, source: EventSource, owner: str) -> str:
 
 
 def columns_of_predicate(where: str) -> tuple[str, ...]:
-    """The columns that a predicate names."""
+    """Returns the names of the columns in a predicate."""
     return tuple(column.name for column in sqlglot.parse_one(where, dialect="spark").find_all(exp.Column))
 
 
 def trials_of_patterns(where: str) -> list[str]:
-    """Expressions that apply each pattern of a predicate to a text, so that a wrong pattern fails. Each regular expression matches."""
+    """Returns SQL expressions that apply each pattern of a predicate to a text, so that Spark raises an error for an invalid pattern.
+
+    Each regular expression gets an empty alternative, so that it always matches.
+    """
     trials = []
     tree = sqlglot.parse_one(where, dialect="spark")
     for node in list(tree.find_all(*_REGULAR_EXPRESSIONS, exp.Like, exp.ILike)):
@@ -134,7 +137,11 @@ def trials_of_patterns(where: str) -> list[str]:
 
 
 def _refuse_mixed_types(tree: exp.Expr, source: EventSource, owner: str) -> None:
-    """Refuses a text where Spark would silently read NULL, as a number, or the clock, as a time."""
+    """Refuses a text that Spark would convert to a number (to NULL, without an error) or to a time (by the clock).
+
+    Raises:
+        DeclarationError: The predicate compares a text with a number, or uses a text as a time that is not an ISO literal.
+    """
 
     def typed_null(node: exp.Expr) -> exp.Expr:
         declared = source.column(node.name) if isinstance(node, exp.Column) else None
@@ -162,7 +169,7 @@ def _refuse_mixed_types(tree: exp.Expr, source: EventSource, owner: str) -> None
 
 
 def _operands(node: exp.Expr) -> Iterator[exp.Expr]:
-    """The values that a node converts to a common type."""
+    """Yields the values that a node converts to a common type."""
     for child in node.iter_expressions():
         yield child
         if isinstance(node, exp.Case) and isinstance(child, exp.If):

@@ -1,7 +1,7 @@
 """Sources: the columns of an event and their types, and the SQL that converts and checks a raw value.
 
 Batch and speed share this contract. A raw column is a string, whether it comes from a Kafka message, a CSV file or a Parquet file. The
-expressions give the typed columns of the `events` table, and the reason for a value that does not fit. `features.judgement` combines
+SQL expressions compute the typed columns of the `events` table, and the reason why a value does not fit. `features.judgement` combines
 these expressions into the verdict on a message or a row.
 """
 
@@ -22,7 +22,7 @@ RFC3339 = r"^\\d{4}-\\d\\d-\\d\\d[Tt ]\\d\\d:\\d\\d:\\d\\d(\\.\\d{1,9})?([Zz]|[+
 
 
 class ColumnType(StrEnum):
-    """The types of columns, by their names in Spark SQL. A decimal has six decimal places, so it is a whole number of micro-units."""
+    """The types of columns, with their names in Spark SQL. A decimal has six decimal places, so it is a whole number of micro-units."""
 
     STRING = "STRING"
     INT64 = "BIGINT"
@@ -41,27 +41,27 @@ class Column:
 
     @property
     def typed_name(self) -> str:
-        """The column that holds the typed value while a row is judged. For a text this is the raw column."""
+        """The name of the column that holds the typed value while a row is checked. For a text it is the raw column."""
         return f"`{self.name}`" if self.type is ColumnType.STRING else f"`_typed_{self.name}`"
 
     def typed_sql(self) -> str:
-        """The typed value of the raw column of the same name, NULL where it does not fit."""
+        """Returns a SQL expression for the typed value of the raw column with this name; it is NULL if the raw value does not fit."""
         raw = f"`{self.name}`"
         if self.type is ColumnType.INT64:
-            # "17850.0" is how spreadsheets write an integer column with gaps.
+            # Spreadsheets write an integer column with gaps as "17850.0".
             return f"CASE WHEN trim({raw}) RLIKE '^[+-]?\\\\d+(\\\\.0+)?$' THEN try_cast(split_part(trim({raw}), '.', 1) AS BIGINT) END"
         if self.type is ColumnType.DECIMAL:
             return f"try_cast(bround(try_cast(trim({raw}) AS DECIMAL(38, 18)), 6) AS DECIMAL(18, 6))"
         if self.type is ColumnType.TIMESTAMP:
             return f"CASE WHEN {raw} RLIKE '{RFC3339}' THEN try_cast(upper({raw}) AS TIMESTAMP) END"
         if self.type is ColumnType.MAP:
-            # An empty array is how PHP writes an empty map.
+            # PHP writes an empty map as an empty array.
             empty = rf"{raw} RLIKE r'^\s*\[\s*\]\s*$'"
             return f"CASE WHEN {empty} THEN CAST(map() AS {self.type.value}) ELSE from_json({raw}, '{self.type.value}') END"
         return raw
 
     def reason_sql(self) -> str | None:
-        """`WHEN … THEN reason` clauses that reject a raw value, over the raw and the typed column. None where every text fits."""
+        """Returns the `WHEN … THEN reason` clauses that reject a raw value, over the raw and the typed column; None if every text fits."""
         raw, name = f"`{self.name}`", self.name
         expected = {
             ColumnType.INT64: "a 64-bit integer",
@@ -80,23 +80,24 @@ class Column:
 
 @dataclass(frozen=True)
 class EventSource:
-    """A kind of event: its columns, and the Kafka topic and the Delta table that hold it.
+    """A kind of event: its columns, and the Kafka topic and the Delta table that contain its events.
 
     Args:
-        name: The source's name.
-        topic: Kafka topic. A message that does not fit goes to `{topic}.dlq`.
-        table: Delta table under the lake.
-        columns: Every column of the contract.
-        event_id: The column that identifies an event. Of several events with one id, the first to arrive counts.
+        name: The name of the source.
+        topic: The Kafka topic. A message that does not fit the source goes to `{topic}.dlq`.
+        table: The name of the Delta table in the lake.
+        columns: All columns of an event.
+        event_id: The column that identifies an event. If several events have one id, the first to arrive counts.
         time: The column with the event's time.
         key: The column that is the key of the Kafka messages.
         checks: Thresholds for the events of a day.
-        earliest: A day (UTC), such as "1970-01-02". An event before this day is refused, because its time is a default (such as 0) or a
-            mistake.
-        latest: An event on or after this day is refused as well.
+        earliest: A day (UTC), such as "1970-01-02". An event before this day is refused, because its time is a default value (such as 0) or
+            a mistake.
+        latest: A day (UTC). An event on or after this day is refused as well.
 
     Raises:
-        DeclarationError: A role names a column that does not exist or has the wrong type, or a bound is not a day.
+        DeclarationError: `event_id`, `time` or `key` is not a required column, or has the wrong type; `earliest` or `latest` is not a day, or
+            they are in the wrong order; or `checks` names a column that does not exist or has the wrong type.
     """
 
     name: str
@@ -141,7 +142,7 @@ class EventSource:
 
     @property
     def dlq_topic(self) -> str:
-        """The topic of the messages that do not fit, each with the reason and the original bytes."""
+        """The topic of the messages that do not fit the source, each with the reason and the original bytes."""
         return f"{self.topic}.dlq"
 
     @property
@@ -150,15 +151,15 @@ class EventSource:
         return f"raw_{self.table}"
 
     def column(self, name: str) -> Column | None:
-        """The column of that name."""
+        """Returns the column with a name; None if the source has no such column."""
         return self._by_name.get(name)
 
     @property
     def earliest_ms(self) -> int:
-        """The first instant that is valid for an event."""
+        """The first valid instant of an event, in ms since 1970."""
         return day_start_ms(date.fromisoformat(self.earliest))
 
     @property
     def latest_ms(self) -> int:
-        """The first instant that is too late for an event."""
+        """The first instant after the valid instants of an event, in ms since 1970."""
         return day_start_ms(date.fromisoformat(self.latest))

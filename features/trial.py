@@ -1,7 +1,7 @@
 """The trial: Spark evaluates the expressions of a group once, before any event is read.
 
-A regular expression that Java cannot compile, or a wrong number of arguments, therefore fails at once with an error that names the feature.
-The speed layer tries a group before its queries start, the batch before it folds.
+So a regular expression that Java cannot compile, or a wrong number of arguments, is reported at once, by an error that names the feature.
+The speed layer checks a group before its queries start, the batch layer before it folds events.
 """
 
 from __future__ import annotations
