@@ -1,15 +1,16 @@
-"""The history of one entity: all its events before `until`, as partials per hop, for an architecture without batch views (Kappa).
+"""The history of one entity: all its events before `until`, as partials per hop. In Kappa it replaces the batch view.
 
-A batch view has suffixes, which answer a request by one look-up and cannot be extended. A history has the partials of the hops themselves, so that
-closed tiles join it; a reader makes the suffixes that it needs (`decode_history`).
+A batch view has suffixes: a merge finds the partial of a window by one look-up, but later events cannot be added to a suffix. A history has the
+partials of the hops themselves, so closed tiles can join it (`roll`). A reader computes the suffixes that it needs (`decode_history`).
 
     value   head, body
-    head    format (1 byte), fingerprint (8), until in ms (6), a multiple of the tile
-    body    MessagePack: [newest event, [hops of a feature, …]]
-    hops    [places, partials, blurred]     place: how many hops before the one of `until`; of an exact window, milliseconds before `until`
-            blurred                         nil, or the end of the latest tile of an exact window that is kept as a whole, at its start
+    head    format (1 byte), fingerprint (8), until in ms (6), a multiple of the tile length
+    body    MessagePack: [newest event in ms, [hops of a feature, …]]
+    hops    [places, partials, blurred]     place: the number of hops before the hop of `until`; in an exact window, the milliseconds before `until`
+            blurred                         of an exact window, an instant in ms: a tile before it may be stored as a single partial, at the start
+                                            of the tile, because its instants are not known; nil if there is no such tile
 
-A feature of all time has one partial, at place 0. Hops that no window at or after `until` reaches are dropped.
+A feature of all time has one partial, at place 0. Hops before every window at or after `until` are dropped.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from features.tiles import runs
 from features.view import strided, suffixes
 from features.windows import Window, floor_ms
 
-#: Changes when anything above does, or the form of a partial.
+#: Must change when the layout above or the form of a partial changes.
 HISTORY_FORMAT = 1
 
 _HEAD = struct.Struct(">B8shI")
@@ -41,7 +42,7 @@ _tile_decoder = msgspec.msgpack.Decoder(list[Any])
 
 
 def history_field(fingerprint: str) -> bytes:
-    """The field of the history of a version."""
+    """Returns the hash field of the history of a version of the declaration."""
     return b"history:" + fingerprint[:8].encode()
 
 
@@ -49,9 +50,11 @@ class Hops(NamedTuple):
     """One feature in a history.
 
     Attributes:
-        starts_ms: The starts of the hops that have events, ascending; of an exact window the instants; of all time a single one.
-        partials: One for each of them.
-        blurred_ms: The end of the latest tile whose instants are not known, which stands at its start; None where there is none.
+        starts_ms: The starts of the hops that have events, ascending. In an exact window they are the instants of the events; for a feature
+            of all time, a single 0.
+        partials: The partial of each hop.
+        blurred_ms: Of an exact window, an instant: a tile before it may have a single partial, at the start of the tile, because its instants
+            are not known. None if there is no such tile.
     """
 
     starts_ms: list[int]
@@ -60,7 +63,7 @@ class Hops(NamedTuple):
 
 
 class History(NamedTuple):
-    """All events of one entity before `until_ms`: the latest of them, and the hops of each feature."""
+    """All events of one entity before `until_ms`: the time of the newest event, and the hops of each feature."""
 
     until_ms: int
     newest_event_ms: int | None
@@ -68,13 +71,16 @@ class History(NamedTuple):
 
 
 def fold_histories(group: FeatureGroup, inputs: Sequence[Series], entity: Ints, until_ms: int) -> list[History]:
-    """The histories of entities, from all their events.
+    """Returns the histories of entities, computed from all their events.
 
     Args:
         group: The declaration.
         inputs: One series per input of the group, ascending by entity and time, of events before `until_ms`.
         entity: The index of the entity of each event, ascending.
-        until_ms: A multiple of the tile.
+        until_ms: The end of the histories, a multiple of the tile length.
+
+    Returns:
+        One history per entity that has events, ascending by the index of the entity.
     """
     ts_ms = inputs[0].ts_ms
     lo, hi = runs(entity)
@@ -86,7 +92,7 @@ def fold_histories(group: FeatureGroup, inputs: Sequence[Series], entity: Ints, 
 
 
 def _fold_feature(group: FeatureGroup, index: int, inputs: Sequence[Series], entity: Ints, until_ms: int) -> dict[int, Hops]:
-    """Index of an entity → its hops of a feature."""
+    """Returns a mapping: index of an entity → its hops of a feature."""
     feature, series = group.features[index], inputs[group.input_of[index]]
     window, chosen = feature.window, series.valid
     if window is not None:
@@ -103,13 +109,14 @@ def _fold_feature(group: FeatureGroup, index: int, inputs: Sequence[Series], ent
 
 
 def roll(group: FeatureGroup, history: History | None, tiles: Mapping[int, bytes], until_ms: int) -> History:
-    """The history with the events of tiles that it does not have yet.
+    """Returns the history extended by the events of tiles.
 
     Args:
         group: The declaration.
-        history: The history so far; None for an entity without one.
-        tiles: Start → packed tile (`features.speed_value`), each before the end of the new history.
-        until_ms: Where the new history ends, a multiple of the tile; the end of `history`, where that is later.
+        history: The history so far; None for an entity without a history.
+        tiles: Start in ms → packed tile (`features.speed_value`) of events that `history` does not contain. Each tile lies before the
+            end of the new history.
+        until_ms: The end of the new history, a multiple of the tile length. If `history` ends later, the new history ends there.
 
     Raises:
         PackedValueError: A tile cannot be read.
@@ -137,9 +144,10 @@ def roll(group: FeatureGroup, history: History | None, tiles: Mapping[int, bytes
 
 
 def _pieces(window: Window | None, start_ms: int, tile: list[Any]) -> tuple[list[Any] | None, int | None]:
-    """The entries of a decoded tile that count for a window, and the hop in which all of them are; None for an exact window, of which each instant is a hop.
+    """Returns the entries of a decoded tile that a window needs, and the start of the hop that contains all of them.
 
-    The entries are None where an exact window needs the log of a tile that has none; the tile then counts at its start.
+    The hop is None for an exact window, because each instant is a hop of its own. The entries are None if an exact window needs the log of a
+    tile without a log. The whole tile then counts at its start, which is returned as the hop.
     """
     few = tile[0] is not None
     if window is not None and window.exact:
@@ -163,7 +171,7 @@ def _joined(aggregation: Aggregation, hops: Hops, new: Iterable[tuple[int, Parti
 
 
 def _within(group: FeatureGroup, window: Window | None, hops: Hops, until_ms: int) -> Hops:
-    """Without the hops before every window at or after `until_ms`."""
+    """Returns the hops without those before every window at or after `until_ms`."""
     if window is None:
         return hops
     begin_ms, blurred_ms = window.start_ms(until_ms), hops.blurred_ms
@@ -175,7 +183,7 @@ def _within(group: FeatureGroup, window: Window | None, hops: Hops, until_ms: in
 
 
 def _bounded(group: FeatureGroup, aggregation: Aggregation, window: Window | None, hops: Hops, until_ms: int) -> Hops:
-    """By the tile, where an exact window has more than `TAIL_BOUND` instants."""
+    """Returns the hops, joined by tile if an exact window has more than `TAIL_BOUND` instants."""
     if window is None or not window.exact or len(hops.starts_ms) <= TAIL_BOUND:
         return hops
     by_tile = zip(floor_ms(np.array(hops.starts_ms), group.tile_ms).tolist(), hops.partials, strict=True)
@@ -183,7 +191,11 @@ def _bounded(group: FeatureGroup, aggregation: Aggregation, window: Window | Non
 
 
 class _Suffixes(Sequence[Partial]):
-    """The suffixes of hops, each made when it is asked for: a window begins at one of them for a whole hop, and sets in all of them would be large."""
+    """The suffixes of hops. Each suffix is computed when it is read, and the one read last is kept.
+
+    A window begins at the same hop for the length of a hop, so its suffix is read many times. Storing all suffixes would take much memory if the
+    partials are sets.
+    """
 
     __slots__ = ("_aggregation", "_last", "_partials")
 
@@ -207,7 +219,7 @@ class _Suffixes(Sequence[Partial]):
 
 
 def history_view(group: FeatureGroup, history: History) -> HistoryView:
-    """The history as a merge reads it."""
+    """Returns the history in the form that a merge reads."""
     until_ms, views = history.until_ms, []
     for feature, hops in zip(group.features, history.features, strict=True):
         aggregation, window = feature.aggregation, feature.window
@@ -220,14 +232,14 @@ def history_view(group: FeatureGroup, history: History) -> HistoryView:
         by_tile = hops.blurred_ms is not None
         if by_tile:
             window = Window(window.size_ms, group.tile_ms)
-        # A buffer of the whole window, so that nothing is collapsed.
+        # With a buffer longer than the window, nothing is collapsed.
         view, own = suffixes(aggregation, window, until_ms, window.size_ms + window.hop_ms, hops.starts_ms, hops.partials)
         views.append(FeatureView(None, view.hop_starts_ms, [*view.suffixes, None]) if by_tile else strided(view, own))
     return HistoryView(FORMAT, group.fingerprint, until_ms, history.newest_event_ms, views)
 
 
 def pack_history(group: FeatureGroup, history: History) -> bytes:
-    """The bytes of a history."""
+    """Encodes a history."""
     until_ms, features = history.until_ms, []
     for feature, hops in zip(group.features, history.features, strict=True):
         hop_ms = feature.window.hop_ms if feature.window else 1
@@ -238,10 +250,10 @@ def pack_history(group: FeatureGroup, history: History) -> bytes:
 
 
 def unpack_history(data: bytes, group: FeatureGroup) -> History:
-    """The history in `data`.
+    """Decodes a history.
 
     Raises:
-        PackedValueError: Another format or another version of the declaration, or no history at all.
+        PackedValueError: `data` has another format or another version of the declaration, or is no history.
     """
     try:
         history_format, fingerprint, high, low = _HEAD.unpack_from(data)
@@ -261,5 +273,9 @@ def unpack_history(data: bytes, group: FeatureGroup) -> History:
 
 
 def decode_history(data: bytes, group: FeatureGroup) -> HistoryView:
-    """The history in `data`, as a merge reads it. Raises as `unpack_history`."""
+    """Decodes a history to the form that a merge reads.
+
+    Raises:
+        PackedValueError: `data` has another format or another version of the declaration, or is no history.
+    """
     return history_view(group, unpack_history(data, group))

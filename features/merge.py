@@ -1,16 +1,16 @@
-"""The merge: one entity's batch view and speed tiles, as read, to its features at time q. Pure; the heart of a request.
+"""The merge: computes the features of one entity at time q from its batch view and speed tiles. Pure; the core of a request.
 
     features at q = collapsed + tail hops still inside the window + speed tiles with batch_end <= ts < q
 
-After Chronon's sawtooth merge. The cut between the layers, and the head of the window, are exact to the millisecond: a tile that
-batch_end, q, or the beginning of an exact window falls into gives its log instead of its partials.
+It follows Chronon's sawtooth merge. The cut between the layers and the head of the window are exact to the millisecond: if batch_end, q, or the
+beginning of an exact window lies inside a tile, the merge reads the log of the tile instead of its partials.
 
-Up to batch_end + buffer every feature is exact. Later a feature is still exact unless its window begins within what the view has
-collapsed, [collapse, batch_end): features of all time, windows that begin at or after batch_end, and windows whose hop has not moved yet
-need no part of it. Where nothing is collapsed, nothing is lost.
+Up to batch_end + buffer every feature is exact. Later a feature is inexact only if its window begins inside the collapsed part of the view, in
+(collapse, batch_end), and events are collapsed there: the window needs a part of the collapsed partial. A feature of all time and a window that
+still begins at `collapse` need all of it, and a window that begins at or after batch_end needs nothing of it.
 
-In Kappa an entity's history (`features.history`) stands in the place of the view, and its end in that of batch_end. Nothing in it is collapsed, so
-no age makes it inexact. Every window needs the tiles from its own beginning on, whose events are in the history or in a tile.
+In Kappa the entity's history (`features.history`) replaces the view, and the end of the history replaces batch_end. Nothing in a history is
+collapsed, so its age makes no feature inexact. Every window needs all events from its own beginning on, each in the history or in a tile.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from features.packed import BatchValue, HistoryView, TileValue, decode_log
 from features.view import exact_partial
 from features.windows import EXACT_HOP_MS
 
-#: Where a window of all time begins.
+#: The beginning of a window of all time.
 BEGINNING_MS = -(2**63)
-#: In the place of a group's batch_end in Kappa, where the stream has every event. No tile can have been dropped before (`features.speed_value`).
+#: The batch_end of a group in Kappa, where every event comes from the stream. It is the smallest time that a speed value can store (6 bytes), so no
+#: tile can have been dropped before it.
 EVER_MS = -(2**47)
 _WITHIN_A_TILE = "an exact window begins among too many events, within a tile of the batch view"
 _WITHOUT_A_LOG = "a tile with too many events for a log is cut by batch_end, q, or the beginning of an exact window"
@@ -43,11 +44,11 @@ class Merged(msgspec.Struct, frozen=True, gc=False):
     """The features of one entity at one instant.
 
     Attributes:
-        values: One per feature, in the order of the declaration; None where there is nothing to say.
-        batch_end_ms: The batch view that went in, or None; None in Kappa.
-        newest_event_ms: The latest event that went in, or None.
-        tiles_merged: How many speed tiles went in.
-        reasons: Why values may not be exact, each with the indices of the features that it touches; empty where all values are exact.
+        values: The value of each feature, in the order of the declaration; None if a feature has no value.
+        batch_end_ms: The batch_end of the entity's view, or of the group if the entity has no view; None before the first batch, and in Kappa.
+        newest_event_ms: The time of the latest event that is included; None if no event is included.
+        tiles_merged: The number of speed tiles that are included.
+        reasons: Reason why values may be inexact → the indices of the features that it affects. Empty if all values are exact.
     """
 
     values: Sequence[Value]
@@ -58,12 +59,12 @@ class Merged(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def degraded(self) -> tuple[str, ...]:
-        """Why the values may not be exact; empty where they are."""
+        """The reasons why values may be inexact; empty if all values are exact."""
         return tuple(self.reasons)
 
     @property
     def degraded_features(self) -> list[int]:
-        """The indices of the features that may not be exact, ascending; every other value is exact."""
+        """The indices of the features that may be inexact, ascending. Every other value is exact."""
         return sorted(set().union(*self.reasons.values())) if self.reasons else []
 
 
@@ -75,18 +76,18 @@ def merge(
     batch_end_ms: int | None = None,
     complete_since_ms: int | None = None,
 ) -> Merged:
-    """The features at `q_ms`.
+    """Computes the features of an entity at `q_ms`.
 
     Args:
         group: The declaration.
-        batch: The entity's batch view, or its history; None for an entity that the batch has not seen.
-        tiles: The entity's speed tiles, in any order; tiles before batch_end do no harm.
-        q_ms: When. Not before the batch view's end.
-        batch_end_ms: The group's batch_end, for an entity without a view of its own; None where no batch was ever published, `EVER_MS` in Kappa.
-        complete_since_ms: Since when no event is missing in the speed tiles; None where none ever is.
+        batch: The entity's batch view, or its history; None if the entity has neither.
+        tiles: The entity's speed tiles, in any order. Tiles before the end of the entity's view are ignored.
+        q_ms: The time of the request, in ms since 1970; at or after the end of the batch view.
+        batch_end_ms: The group's batch_end in ms, for an entity without a view; None if no batch has been published, `EVER_MS` in Kappa.
+        complete_since_ms: The instant from which on the speed tiles contain every event; None if no event is missing.
 
     Raises:
-        ValueError: `q_ms` lies before batch_end: the view already holds q's future.
+        ValueError: `q_ms` lies before batch_end, so the view contains events after q.
     """
     kappa = batch_end_ms == EVER_MS or isinstance(batch, HistoryView)
     if batch is not None:
@@ -97,14 +98,14 @@ def merge(
     if batch_end_ms is None:
         reasons["no batch view has been published"] = list(range(len(group.features)))
 
-    # An entity without a view has no event before batch_end that the batch knows: all its tiles count.
+    # The batch has no event before batch_end of an entity without a view, so all its tiles count.
     cut_ms = batch.batch_end_ms if batch is not None else BEGINNING_MS
     speed_ms = (
         EVER_MS if kappa else q_ms if batch_end_ms is None else batch_end_ms
-    )  # without a batch every feature is marked already
+    )  # without a batch every feature has a reason already
     beyond = q_ms > cut_ms + group.buffer_ms
     newest_ms = batch.newest_event_ms if batch is not None else None
-    # A sawtooth window begins with a tile; only an exact one may begin within.
+    # A sawtooth window begins at the start of a tile; only an exact window may begin inside a tile.
     begins_ms = [window.start_ms(q_ms) for window in group.exact_windows]
     firsts_ms: list[int] = []
     pieces: list[list[Partial]] = []
@@ -132,7 +133,7 @@ def merge(
         tiles_merged += 1
         newest_ms = last_ms if newest_ms is None else max(newest_ms, last_ms)
 
-    # By feature: one look-up for the window's first piece, then nothing is compared any more.
+    # Per feature, one look-up finds the first piece of the window; all later pieces count.
     columns = list(zip(*pieces, strict=True)) or [()] * len(group.features)
     values: list[Value] = []
     windows_ms: list[int] = []
@@ -171,23 +172,23 @@ def merge(
 
 
 def _is_blurred(tile: TileValue, window_ms: int, cut_ms: int, q_ms: int) -> bool:
-    """Whether a tile that went in whole, for want of a log, holds events of the window and others, or events at or after q."""
+    """Whether a tile without a log, which was merged whole, has added events to a window that lie before it, before batch_end, or at or after q."""
     return tile.last_ms >= q_ms or (tile.last_ms >= window_ms and tile.first_ms < max(cut_ms, window_ms))
 
 
 def beyond_the_buffer(group: FeatureGroup) -> str:
-    """The reason of the features whose windows begin within what a view has collapsed."""
+    """Returns the reason for the features whose windows begin inside the collapsed part of a view."""
     return f"the batch view is older than its buffer of {group.buffer}"
 
 
 def missing_tiles(windows_ms: Sequence[int], speed_ms: int, complete_since_ms: int, q_ms: int) -> dict[str, list[int]]:
-    """The reason of the features, by the beginnings of their windows, that need speed tiles from before `complete_since_ms`.
+    """Returns the reason for the features that need speed tiles from before `complete_since_ms`, with their indices; empty if no feature does.
 
     Args:
-        windows_ms: Where each feature's window begins.
-        speed_ms: From where on the features need speed tiles: batch_end, or `EVER_MS`.
-        complete_since_ms: Since when no event is missing in the speed tiles.
-        q_ms: When.
+        windows_ms: The beginning of each feature's window, in ms since 1970.
+        speed_ms: The instant from which on the features need speed tiles: batch_end, or `EVER_MS`.
+        complete_since_ms: The instant from which on the speed tiles contain every event.
+        q_ms: The time of the request, in ms since 1970.
     """
     until_ms = min(complete_since_ms, q_ms)
     touched = [index for index, window_ms in enumerate(windows_ms) if max(window_ms, speed_ms) < until_ms]

@@ -1,7 +1,8 @@
-"""The merge of many entities at one instant: what `features.merge.merge` gives for each, with the work that they share done once.
+"""The merge of many entities at one instant, equal to `features.merge.merge` of each entity. Work that the entities share is done once.
 
-Reads batch views and speed values as they were decoded; gives the features. What it takes on is the ordinary case: a batch was
-published, and nothing is blurred. `merge` answers everything else, and is the meaning of this module.
+Reads decoded batch views and speed values; returns the features. This module computes the ordinary case: a batch has been published, no speed
+tile after batch_end is missing, and every tile and every tail has the instants at which it must be cut. For all other cases it calls `merge`,
+which defines the results.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NO_REASONS: Mapping[str, Sequence[int]] = {}
 
 
 class _Feature(NamedTuple):
-    """A feature as its values are finished."""
+    """The data to finish the values of a feature: `value` and `empty` of its aggregation, and the scale of its input."""
 
     value: Any
     empty: Any
@@ -32,7 +33,15 @@ class _Feature(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What every merge of a version of a group has in common: lists of one entry per feature, and indices of features."""
+    """The data that all merges of a version of a group share.
+
+    Attributes:
+        columns: For each feature, the place of its partial in the entry of a speed tile.
+        windows: The window of each feature.
+        features: For each feature, the data to finish its values.
+        ageing: The indices of the features whose value changes with q (`Aggregation.ages`).
+        exact: The indices of the features with an exact window.
+    """
 
     columns: Sequence[Column]
     windows: Sequence[Window | None]
@@ -59,13 +68,13 @@ def _plan_of(group: FeatureGroup) -> _Plan:
 
 
 class ManyMerge:
-    """`merge` at one instant for any number of entities.
+    """Merges any number of entities at one instant.
 
     Args:
         group: The declaration.
-        q_ms: When.
-        batch_end_ms: The group's batch_end, for an entity without a view of its own; None where no batch was ever published, `EVER_MS` in Kappa.
-        complete_since_ms: Since when no event is missing in the speed tiles; None where none ever is.
+        q_ms: The time of the request, in ms since 1970.
+        batch_end_ms: The group's batch_end in ms, for an entity without a view; None if no batch has been published, `EVER_MS` in Kappa.
+        complete_since_ms: The instant from which on the speed tiles contain every event; None if no event is missing.
     """
 
     def __init__(
@@ -78,7 +87,7 @@ class ManyMerge:
         self._beyond_of: dict[int, list[int]] = {}
 
     def __call__(self, batch: BatchValue | None, tiles: Iterable[TileValue]) -> Merged:
-        """The features of an entity. Arguments and errors are those of `merge`."""
+        """Computes the features of an entity. Arguments and errors are those of `merge`."""
         merged = self._ordinary(batch, tiles)
         if merged is not None:
             return merged
@@ -121,7 +130,7 @@ class ManyMerge:
         return Merged(values, None if end_ms == EVER_MS else end_ms, newest_ms, pieces.tiles, reasons)
 
     def _values(self, batch: BatchValue | None, cut_ms: int, pieces: Pieces) -> Sequence[Value]:
-        """One per feature. What was merged last is still right for the same view and windows that begin where they did."""
+        """Returns the value of each feature. The last merge of the pieces is reused if it has the same view and the same window starts."""
         last = pieces.merged
         if last is None or last.batch is not batch or last.windows_ms != self._windows_ms:
             partials = self._partials(batch, cut_ms, pieces, last)
@@ -159,12 +168,12 @@ class ManyMerge:
         window, hops_ms = self._windows[index], view.hop_starts_ms
         if window is not None and window.exact:
             return exact_partial(view, self._columns[index].aggregation, window_ms, self._group.tile_ms)
-        if not hops_ms or hops_ms[-1] < window_ms:  # also of all time, which has no tail
+        if not hops_ms or hops_ms[-1] < window_ms:  # also for a window of all time, which has no tail
             return view.collapsed
         return view.suffixes[bisect_left(hops_ms, window_ms)]
 
     def _beyond(self, cut_ms: int) -> list[int]:
-        """The features that need a part of what a view that ends at `cut_ms` has collapsed, if there is anything in it."""
+        """Returns the features whose windows begin inside the collapsed part of a view that ends at `cut_ms`."""
         if cut_ms not in self._beyond_of:
             self._beyond_of[cut_ms] = [
                 index

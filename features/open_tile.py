@@ -1,6 +1,7 @@
-"""The join of new events to an open tile, in its packed form (`features.speed_value`), whose entries stay bytes unless a new one has their instant.
+"""The join of new events to an open tile. Reads and returns the packed tile (`features.speed_value`).
 
-A hot tile has a thousand entries, of which a micro-batch adds a few: reading all of them would cost more than all else.
+An entry of the tile is decoded only if a new event may have its instant; all other entries are copied as bytes. The tile of a hot entity has a
+thousand entries, and a micro-batch adds a few: decoding all entries would take longer than the rest of the join.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ Entry = list[Any]
 
 
 def join_tile(group: FeatureGroup, start_ms: int, known: bytes, new: TileValue) -> bytes:
-    """The packed tile of the events of two tiles that have no event in common: as folding all of them at once and packing gives it.
+    """Returns the packed tile of the events of two tiles, which have no event in common.
+
+    The result is equal to the tile that folding all events at once and packing would return.
 
     Args:
         group: The declaration.
-        start_ms: Where both tiles begin.
-        known: The tile that is there, packed.
+        start_ms: The start of both tiles, in ms since 1970.
+        known: The packed tile of the earlier events.
         new: The tile of the new events.
 
     Raises:
-        PackedValueError: `known` is no tile.
+        PackedValueError: `known` cannot be read as a tile.
     """
     try:
         parts = _parts_decoder.decode(known)
@@ -57,7 +60,7 @@ def join_tile(group: FeatureGroup, start_ms: int, known: bytes, new: TileValue) 
 
 
 def _merged(group: FeatureGroup, start_ms: int, entries: Sequence[msgspec.Raw], added: Sequence[Entry]) -> list[Any]:
-    """Entries of both, ascending; those of one instant are one."""
+    """Returns the entries of both, ascending. Two entries of one instant are joined."""
     merged: list[Any] = list(entries)
     place = len(merged)
     for entry in reversed(added):
@@ -72,7 +75,7 @@ def _merged(group: FeatureGroup, start_ms: int, entries: Sequence[msgspec.Raw], 
 
 
 def _joined(group: FeatureGroup, start_ms: int, left: Entry, right: Entry) -> Entry:
-    """The partials of the events of two entries, at the later instant."""
+    """Returns an entry with the partials of the events of two entries, at the later instant of the two."""
     instant = max(left[0], right[0])
     entry: Entry = [instant]
     for place, index in enumerate(layout_of(group).stored, 1):

@@ -1,7 +1,8 @@
-"""The decoded speed value: the speed tiles of one entity, which a request reads again and again while they grow.
+"""The decoded speed value: the speed tiles of one entity, which many requests read while they grow.
 
-Reads the packed value that `features.speed_value` describes; gives its tiles, and for the merge the pieces that no window splits. A hot entity's value
-changes with each micro-batch, but for its last tiles it stays as it was: what was decoded, cut and merged of it is taken over from its former value.
+Reads the packed value that `features.speed_value` describes. Returns its tiles, and for the merge its pieces, which no sawtooth window splits. The
+value of a hot entity changes with each micro-batch, but only in its last tiles. So the decoded tiles, the pieces and their sums are taken over from
+the entity's former value as far as the two values agree.
 """
 
 from __future__ import annotations
@@ -21,25 +22,26 @@ from features.speed_value import SPEED_FORMAT, Column, layout_of
 
 _HEAD, _INDEX, _COUNT = struct.Struct(">B8shII"), struct.Struct(">hIHI"), struct.Struct(">I")
 _ARRAY = b"\xdd"
-#: The length of the beginning of a MessagePack array.
+#: The length in bytes of the head of a MessagePack array.
 _ARRAY_BEGINS = len(_ARRAY) + _COUNT.size
 _decoder = msgspec.msgpack.Decoder(list[list[Any]])
-#: So many tiles are decoded and cut anew rather than taken over.
+#: A value with at most this number of tiles is decoded and cut from scratch; nothing is taken over from the former value.
 _FEW_TILES = 16
-#: Fewer pieces are combined anew rather than remembered; and how many sums are remembered at most.
+#: The smallest number of pieces, shared with the former value, whose sum is remembered; and the largest number of remembered sums.
 _FEW_PIECES, _MOST_SUMS = 64, 500
 
 
 def decode_speed(data: bytes, group: FeatureGroup, former: tuple[bytes, SpeedTiles] | None = None) -> SpeedTiles:
-    """The tiles in a speed value.
+    """Decodes the tiles of a speed value.
 
     Args:
         data: The value.
-        group: The version of which it is.
-        former: Another value of the same version with its tiles. Those that the two begin with are not decoded again.
+        group: The version of the declaration to which the value belongs.
+        former: Another value of the same entity and version, usually an earlier value, with its tiles. The first tiles of `data` are not
+            decoded again if the other value has them in a row.
 
     Raises:
-        PackedValueError: Another format or another version of the declaration, or no speed value at all.
+        PackedValueError: `data` has another format or another version of the declaration, or is no speed value.
     """
     try:
         speed_format, fingerprint, high, low, count = _HEAD.unpack_from(data)
@@ -65,7 +67,7 @@ def decode_speed(data: bytes, group: FeatureGroup, former: tuple[bytes, SpeedTil
 
 
 def _in_common(data: bytes, count: int, former: bytes) -> tuple[int, int, int]:
-    """Which tile of a former value is the first of this one, how many from there on are the same, and the length of their bytes."""
+    """Returns the place in the former value of the first tile of `data`, the number of equal tiles from there on, and their length in bytes."""
     former_count = _HEAD.unpack_from(former)[-1]
     index, former_index = (value[_HEAD.size : _HEAD.size + n * _INDEX.size] for value, n in ((data, count), (former, former_count)))
     begin, former_begin = (_HEAD.size + len(its_index) + _ARRAY_BEGINS for its_index in (index, former_index))
@@ -87,18 +89,19 @@ def _in_common(data: bytes, count: int, former: bytes) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
-#: The place of a feature's partial, whether it is a mean's sum, and the first instant → the place before which pieces are in the partial, and the partial.
+#: (place of a feature's partial in an entry, whether it is the sum of a mean, start of the window in ms) → (place of the first piece after the sum,
+#: the sum: the partial of the pieces from the start of the window up to that place).
 _Sums = dict[tuple[int, bool, int], tuple[int, Partial]]
 
 
 class PiecesMerged(NamedTuple):
-    """Pieces merged with a view, one value because several threads read and replace it.
+    """The result of merging pieces with a view. It is one value, because several threads read and replace it.
 
     Attributes:
         batch: The view.
-        windows_ms: Per feature the instant from which pieces are in it.
-        partials: One per feature.
-        values: One per feature; those of aggregations that age are of the time of that merge.
+        windows_ms: The start of each feature's window, in ms since 1970.
+        partials: The partial of each feature.
+        values: The value of each feature. The values of aggregations that age (`Aggregation.ages`) hold for the time of that merge only.
     """
 
     batch: BatchValue | None
@@ -108,23 +111,25 @@ class PiecesMerged(NamedTuple):
 
 
 class Pieces:
-    """What of a speed value lies from `cut_ms` on, the end of a batch view, and before an instant, in pieces that no sawtooth window splits.
+    """The events of a speed value from `cut_ms`, the end of a batch view, up to an instant, as pieces that no sawtooth window splits.
+
+    A piece is a whole tile, or one instant of a tile.
 
     Attributes:
-        cut_ms: Where the pieces begin.
+        cut_ms: The first instant of the pieces.
         instants_ms: The first instant of each piece, ascending.
-        starts_ms: The start of each piece's tile.
-        entries: Each piece's entry.
-        tiles: How many tiles they are of.
-        last_ms: The latest event; 0 without pieces.
-        merged: What was merged last.
+        starts_ms: The start of the tile of each piece.
+        entries: The entry of each piece (`features.speed_value`).
+        tiles: The number of tiles that the pieces belong to.
+        last_ms: The time of the latest event; 0 without pieces.
+        merged: The result of the last merge; None before the first merge.
     """
 
     __slots__ = ("_settled", "_sums", "cut_ms", "entries", "instants_ms", "last_ms", "merged", "starts_ms", "tiles")
 
     def __init__(self, cut_ms: int, settled: int = 0, sums: _Sums | None = None) -> None:
         self.cut_ms, self.tiles, self.last_ms = cut_ms, 0, 0
-        # How many pieces were in a former value already, and sums of those.
+        # The number of pieces that a former value had as well, and sums over these pieces.
         self._settled, self._sums = settled, {} if sums is None else sums
         self.instants_ms: list[int] = []
         self.starts_ms: list[int] = []
@@ -132,16 +137,16 @@ class Pieces:
         self.merged: PiecesMerged | None = None
 
     def of_later(self, first_ms: int, end_ms: int) -> Pieces:
-        """What the pieces of a later value begin with: those of tiles from `first_ms` on and before `end_ms`."""
+        """Returns the pieces that a later value shares: those of the tiles that start in [first_ms, end_ms)."""
         first, end = bisect_left(self.starts_ms, first_ms), bisect_left(self.starts_ms, end_ms)
         sums: _Sums = {}
         if not first and self._settled <= end:
-            # A sum that was not needed any more, because a window has moved on, ends earlier.
+            # A sum that ends before the last settled piece was not read for this value, because its window has moved on.
             sums = {key: known for key, known in list(self._sums.items()) if known[0] == self._settled}
         return self._part(first, end, end - first, sums)
 
     def before(self, end_ms: int) -> Pieces:
-        """The pieces of tiles before `end_ms`."""
+        """Returns the pieces of the tiles that start before `end_ms`."""
         end = bisect_left(self.starts_ms, end_ms)
         return self._part(0, end, self._settled, self._sums) if self._settled <= end else self._part(0, end, 0, {})
 
@@ -153,7 +158,7 @@ class Pieces:
         return pieces
 
     def since(self, column: Column, window_ms: int) -> Partial:
-        """The partial of a feature over the pieces from `window_ms` on."""
+        """Returns the partial of a feature over the pieces from `window_ms` on."""
         first, settled = bisect_left(self.instants_ms, window_ms), self._settled
         if settled - first < _FEW_PIECES:
             return self._between(column, first, None)
@@ -167,7 +172,7 @@ class Pieces:
         return column.aggregation.combine_all([partial, self._between(column, settled, None)])
 
     def _between(self, column: Column, first: int, end: int | None) -> Partial:
-        """The partial of a feature over the pieces from one place to another."""
+        """Returns the partial of a feature over the pieces [first, end)."""
         entries, place, aggregation = self.entries[first:end] if first or end else self.entries, column.place, column.aggregation
         if aggregation.timed:
             starts_ms = self.starts_ms[first:end]
@@ -180,11 +185,11 @@ class Pieces:
 
 
 class SpeedTiles(Sequence[TileValue]):
-    """The speed tiles of one entity, ascending; a tile is made when it is looked at.
+    """The speed tiles of one entity, ascending. A `TileValue` is made when it is read.
 
     Attributes:
-        dropped_ms: Tiles that began before may have been dropped because of their age.
-        last_ms: The latest event.
+        dropped_ms: Tiles that start before this instant may be missing: the store has dropped or lost them.
+        last_ms: The time of the latest event.
     """
 
     __slots__ = ("_former", "_group", "_packed", "_pieces", "_starts_ms", "dropped_ms", "last_ms")
@@ -192,13 +197,13 @@ class SpeedTiles(Sequence[TileValue]):
     def __init__(self, group: FeatureGroup, starts_ms: list[int], packed: list[list[Any]], dropped_ms: int) -> None:
         self._group, self._starts_ms, self._packed, self.dropped_ms = group, starts_ms, packed, dropped_ms
         self._pieces: Pieces | None = None
-        # The pieces of a former value, and how many tiles of this one they have.
+        # The pieces of a former value, and the number of tiles that the two values share.
         self._former: tuple[Pieces, int] | None = None
         newest = packed[-1]
         self.last_ms: int = starts_ms[-1] + (newest[2] if newest[0] is None else newest[-1])[0]
 
     def grown(self, first: int, shared: int, starts_ms: list[int], packed: list[list[Any]], dropped_ms: int) -> SpeedTiles:
-        """The tiles of a later value: `shared` of these, from `first` on, and then others."""
+        """Returns the tiles of a later value: `shared` tiles of this value, from place `first` on, and then the tiles in `packed`."""
         later = SpeedTiles(
             self._group,
             self._starts_ms[first : first + shared] + starts_ms,
@@ -231,9 +236,9 @@ class SpeedTiles(Sequence[TileValue]):
     __hash__ = None  # type: ignore[assignment]
 
     def pieces(self, cut_ms: int, until_ms: int) -> Pieces | None:
-        """The pieces from `cut_ms` on and before `until_ms`; None where a tile that has to be cut kept no log.
+        """Returns the pieces in [cut_ms, until_ms); None if a tile that must be cut has no log.
 
-        The last answer about all events from `cut_ms` on is kept, and cut for an earlier `until_ms`.
+        The pieces of all events from `cut_ms` on are kept for later calls, which cut them for an earlier `until_ms`.
         """
         if until_ms <= self.last_ms and len(self._packed) <= _FEW_TILES:
             return self._cut(Pieces(cut_ms), 0, until_ms)
@@ -255,7 +260,7 @@ class SpeedTiles(Sequence[TileValue]):
         return self._cut(Pieces(cut_ms), 0, self.last_ms + 1)
 
     def _cut(self, pieces: Pieces, done: int, until_ms: int) -> Pieces | None:
-        """The pieces with those of the tiles behind the first `done` ones, before an instant."""
+        """Adds the pieces of the tiles after the first `done` tiles, before `until_ms`; returns None if a tile that must be cut has no log."""
         cut_ms = pieces.cut_ms
         instants_ms, starts_ms, merged, exact = (
             pieces.instants_ms,

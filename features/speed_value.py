@@ -1,18 +1,21 @@
 """The packed speed value: all speed tiles of one entity as one value, which a request reads by one look-up.
 
     value   head, index, tiles
-    head    format (1 byte), fingerprint (8), end of the latest tile that was dropped because of its age (6), number of tiles (4)
+    head    format (1 byte), fingerprint (8), dropped_ms (6), number of tiles (4)
+            dropped_ms                          the end in ms of the latest tile that is missing; the smallest number if no tile is missing. The
+                                                store drops a tile when it expires or the value is too long, and may have lost a tile
     index   per tile, ascending: its start in ms (6), the hour of its expiry modulo 2^16 (2), its length in bytes (4)
     tiles   a MessagePack array of the tiles
 
-The script of `store.tiles` replaces a tile without reading any: it needs the head and the index alone. A tile is
+The script of `store.tiles` reads only the head and the index to replace a tile; it decodes no tile. A tile has one of two forms:
 
-    [entry, …]                                  of few instants: its partials are the union of its entries
-    [nil, first − start, whole, [entry, …]]     of more: its partials are in `whole`; nil instead of entries where it kept no log
+    [entry, …]                                  up to `FEW` instants: its partials are the union of its entries
+    [nil, first − start, whole, [entry, …]]     more instants: its partials are in `whole`; nil in place of the entries if it has no log
 
-    entry   [instant − start, partial, …]       the partials of one instant; `whole` has the latest instant
-    partial of each feature that no other one's tells: equal aggregations of equal inputs have equal partials in a tile, whatever their
-            windows, and a mean tells the sum; times in it are counted from the entry's instant
+    entry   [instant − start, partial, …]       the partials of one instant; `whole` is an entry with the latest instant
+    partial                                     of each feature that `Layout.stored` lists. Features with equal aggregations of equal inputs share
+                                                a partial, whatever their windows, and a sum is read from the mean's partial. Times in a partial
+                                                are relative to the instant of the entry
 """
 
 from __future__ import annotations
@@ -27,36 +30,36 @@ from features.declaration import FeatureGroup
 from features.errors import PackedValueError
 from features.packed import TileValue, decode_log, has_log
 
-#: Changes when anything above does, or the form of a partial.
+#: Must change when the layout above or the form of a partial changes.
 SPEED_FORMAT = 1
-#: Up to so many instants a tile has no partials of its own.
+#: A tile with at most this number of instants has no partials besides those of its entries.
 FEW = 8
 
 _encoder = msgspec.msgpack.Encoder()
 
 
 def speed_field(fingerprint: str) -> bytes:
-    """The field of the speed value of a version."""
+    """Returns the hash field of the speed value of a version of the declaration."""
     return b"speed:" + fingerprint[:8].encode()
 
 
 def folded_field(fingerprint: str) -> bytes:
-    """The field that says which events are in the speed value of a version."""
+    """Returns the hash field that records which events are in the speed value of a version of the declaration."""
     return b"folded:" + fingerprint[:8].encode()
 
 
 def speed_head(group: FeatureGroup) -> bytes:
-    """The format and the fingerprint, with which the values of a version begin."""
+    """Returns the format and the fingerprint, with which every speed value of a version begins."""
     return bytes([SPEED_FORMAT]) + bytes.fromhex(group.fingerprint)
 
 
 class Column(NamedTuple):
-    """Where the partials of a feature stand in an entry.
+    """The place of a feature's partial in an entry.
 
     Attributes:
         place: The index in an entry.
-        sum_of_mean: Whether the partial is the sum within the mean's.
-        aggregation: Of the feature.
+        sum_of_mean: Whether the partial at this place is a mean's, whose first two elements are the sum.
+        aggregation: The aggregation of the feature.
     """
 
     place: int
@@ -64,7 +67,7 @@ class Column(NamedTuple):
     aggregation: Aggregation
 
     def partial(self, entry: list[Any], start_ms: int) -> Partial:
-        """The feature's partial in an entry of the tile that begins at `start_ms`."""
+        """Returns the feature's partial in an entry of the tile that begins at `start_ms`."""
         partial = entry[self.place]
         if partial is None:
             return None
@@ -74,9 +77,12 @@ class Column(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Which partials an entry has: `columns` by feature, and the features that `stored` names, in the order of the entry.
+    """The layout of the entries of a version of a group.
 
-    `timed` names those of them whose partials hold times: the index in an entry, and the aggregation.
+    Attributes:
+        columns: For each feature, the place of its partial.
+        stored: The indices of the features whose partials an entry contains, in the order of the entry.
+        timed: The stored partials that contain times: the index in an entry, and the aggregation.
     """
 
     columns: tuple[Column, ...]
@@ -88,7 +94,7 @@ _layouts: dict[str, Layout] = {}
 
 
 def layout_of(group: FeatureGroup) -> Layout:
-    """The layout of a version of a group."""
+    """Returns the layout of the entries of a version of a group."""
     layout = _layouts.get(group.fingerprint)
     if layout is None:
         layout = _layouts[group.fingerprint] = _layout(group)
@@ -112,10 +118,10 @@ def _layout(group: FeatureGroup) -> Layout:
 
 
 def pack_tile(group: FeatureGroup, start_ms: int, tile: TileValue) -> bytes:
-    """A tile as it stands in a speed value.
+    """Encodes a tile for a speed value.
 
     Raises:
-        PackedValueError: The tile is of another version.
+        PackedValueError: The tile belongs to another version of the declaration.
     """
     if tile.fingerprint != group.fingerprint:
         raise PackedValueError(f"The tile is of version {tile.fingerprint}, not {group.fingerprint}.")
@@ -126,14 +132,14 @@ def pack_tile(group: FeatureGroup, start_ms: int, tile: TileValue) -> bytes:
 
 
 def entries_of(group: FeatureGroup, start_ms: int, tile: TileValue) -> list[list[Any]] | None:
-    """An entry per instant of a tile, ascending; None where it kept no log."""
+    """Returns an entry for each instant of a tile, ascending; None if the tile has no log."""
     if not has_log(tile):
         return None
     return [entry_of(group, start_ms, instant_ms, partials) for instant_ms, partials in decode_log(tile)]
 
 
 def entry_of(group: FeatureGroup, start_ms: int, instant_ms: int, partials: Sequence[Partial]) -> list[Any]:
-    """The entry of partials, one per feature, whose latest instant that is."""
+    """Returns the entry of partials, of which there is one per feature; `instant_ms` is their latest instant."""
     _, stored, timed = layout_of(group)
     entry = [instant_ms - start_ms, *[partials[index] for index in stored]]
     for place, aggregation in timed:
@@ -142,5 +148,5 @@ def entry_of(group: FeatureGroup, start_ms: int, instant_ms: int, partials: Sequ
 
 
 def moved(aggregation: Aggregation, partial: Partial, by_ms: int) -> Partial:
-    """A partial with the times in it, if it has any, later by `by_ms`; None stays None."""
+    """Returns a partial with its times, if it has any, shifted by `by_ms`; None for None."""
     return aggregation.moved(partial, by_ms) if aggregation.timed and partial is not None else partial

@@ -1,6 +1,6 @@
-"""The batch view of one entity: from its tiles to the packed value that is published.
+"""The batch view of one entity, computed from the entity's tiles. `features.packed` encodes it for the online store.
 
-The tail of an exact window is kept by the instant, which takes the events of its span: `exact_span_ms`.
+The tail of an exact window has an entry per instant. It is computed from the events of a span of time, `exact_span_ms`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from features.windows import Window, floor_ms
 
 
 def exact_span_ms(group: FeatureGroup, window: Window, batch_end_ms: int) -> tuple[int, int]:
-    """The span [from, to) before `batch_end_ms` whose events a view needs one by one: where the windows up to batch_end + buffer begin.
+    """Returns the span [from, to) before `batch_end_ms` in which a view needs the partials of single instants, in ms since 1970.
 
-    It ends with a tile; from there on tiles say the same.
+    The windows with q up to batch_end + buffer begin in this span. It ends at the end of a tile, or at batch_end; from there on the partials of the
+    tiles suffice.
     """
     end_ms = -floor_ms(-window.collapse_ms(batch_end_ms, group.buffer_ms), group.tile_ms)
     return window.start_ms(batch_end_ms), min(end_ms, batch_end_ms)
@@ -32,16 +33,16 @@ def build_view(
     instants_ms: Sequence[int] = (),
     instant_partials: Sequence[Sequence[Partial]] = (),
 ) -> BatchValue:
-    """The view as of `batch_end_ms` of an entity.
+    """Builds the batch view of an entity as of `batch_end_ms`.
 
     Args:
         group: The declaration.
-        batch_end_ms: Where the view ends.
-        tile_starts_ms: The starts of the entity's tiles, ascending; no tile has an event at or after `batch_end_ms`.
+        batch_end_ms: The end of the view, in ms since 1970.
+        tile_starts_ms: The starts of the entity's tiles, ascending. No tile has an event at or after `batch_end_ms`.
         partials: For each feature, the partial of each tile.
-        newest_event_ms: The entity's latest event before `batch_end_ms`.
-        instants_ms: Where the group has exact windows, the different times of the entity's events in their spans, ascending.
-        instant_partials: For each feature, the partial of each of those instants; those of features without an exact window are not read.
+        newest_event_ms: The time of the entity's latest event before `batch_end_ms`.
+        instants_ms: If the group has exact windows, the different times of the entity's events in their spans (`exact_span_ms`), ascending.
+        instant_partials: For each feature, the partial of each of those instants. Only the partials of features with an exact window are read.
     """
     views = []
     for index, feature in enumerate(group.features):
@@ -57,7 +58,7 @@ def build_view(
 
 
 def exact_partial(view: FeatureView, aggregation: Aggregation, from_ms: int, tile_ms: int) -> Partial:
-    """Of a feature with an exact window the partial of [from_ms, batch_end); from the tile's start on where `view.by_tile`."""
+    """Returns the partial of [from_ms, batch_end) of a feature with an exact window; if `view.by_tile`, `from_ms` snaps down to a tile."""
     tail = view.hop_starts_ms
     first = head = bisect_left(tail, floor_ms(from_ms, tile_ms) if view.by_tile else from_ms)
     if not view.by_tile:
@@ -84,7 +85,12 @@ def _exact_view(
 
 
 def strided(view: FeatureView, own: Sequence[Partial]) -> FeatureView:
-    """The view of an exact window, from one with a whole suffix at each instant and the partials of the instants alone."""
+    """Returns the view of an exact window with whole suffixes at multiples of `STRIDE` and single partials between them.
+
+    Args:
+        view: The view with a whole suffix at each instant.
+        own: The partial of each instant alone.
+    """
     chosen = [one if place % STRIDE else suffix for place, (one, suffix) in enumerate(zip(own, view.suffixes, strict=True))]
     return FeatureView(view.collapsed, view.hop_starts_ms, chosen)
 
@@ -97,7 +103,10 @@ def suffixes(
     starts_ms: Sequence[int],
     partials: Sequence[Partial],
 ) -> tuple[FeatureView, list[Partial]]:
-    """The view of a feature with a whole suffix at each hop, and the partials at the hops' starts by themselves."""
+    """Returns the view of a feature with a whole suffix at each hop, and a single partial of each hop.
+
+    The single partial is that of the hop's latest start. So for an exact window, where each hop has one start, it is the partial of the hop.
+    """
     combine = aggregation.combine
     collapse_ms, tail_ms = window.collapse_ms(batch_end_ms, buffer_ms), window.start_ms(batch_end_ms)
     collapsed: Partial = None
