@@ -1,4 +1,4 @@
-"""The third declaration: a model, which gets features of one or several groups and what the request knows, and predicts an outcome.
+"""The declaration of a model: its inputs (feature groups, request columns, derived features) and the outcome that it predicts.
 
 fraud = Model(
     name="fraud",
@@ -30,17 +30,18 @@ from features.windows import parse_duration
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model predicts: whether an event that meets a condition follows within some time.
+    """The outcome that a model predicts: whether an event that meets a condition follows within some time.
 
     Args:
-        where: A SQL condition on the events of the outcome's source; without a condition every event counts. It is needed without `join`.
+        where: A SQL condition on the events of the outcome's source. Without a condition every event counts. Required if `join` is None.
         within: A duration such as "7d". An event counts if it lies within this duration after the time of the request.
-        at: A SQL condition on the events of the first group's source. Each event that meets it is a label point: the model is asked at
-            its time, before the event itself counts, and the event's columns are the keys and the request columns. Without the condition
-            an entity has one label point a week, and some shortly after its events.
-        source: The source of the outcome's events; default: the source of the first group.
-        join: The column, of both sources, whose value an outcome shares with its label point, such as "transaction_id". Without it they
-            share the entity of the first group. A request may name the value, so that the outcome of its answer can be known.
+        at: A SQL condition on the events of the first group's source. Each event that meets the condition is a label point: its features
+            are those at the time of the event, without the event itself, and its keys and request columns are the event's columns. Without
+            the condition an entity has one label point a week, and further label points shortly after some of its events.
+        source: The source of the outcome's events; by default the source of the first group.
+        join: A column of both sources, such as "transaction_id". An outcome belongs to the label point with the same value of the column;
+            without `join`, to the label points of the same entity of the first group. A request may contain the value of the column, so
+            that the outcome of its answer can be determined later.
     """
 
     where: str | None = None
@@ -56,15 +57,15 @@ class Outcome:
 
     @property
     def text(self) -> str:
-        """The condition in words, for descriptions."""
+        """The outcome's condition as a phrase for descriptions."""
         events = f"an event of {self.source.name}" if self.source else "an event"
         return f"{events} with {self.where}" if self.where else events
 
 
 class WhenLate(StrEnum):
-    """What a model answers when the online store has not answered within the budget.
+    """The answer of a model if the online store has not answered within the budget.
 
-    DEFAULTS predicts on the declared defaults, and REFUSE answers with the status 503.
+    DEFAULTS predicts on the declared defaults of the features. REFUSE answers with the HTTP status 503.
     """
 
     DEFAULTS = "defaults"
@@ -73,13 +74,13 @@ class WhenLate(StrEnum):
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of the owner's own, instead of an outcome in the events: `braid training-set --labels FILE` loads them.
+    """Labels from a file of the project's owner, instead of an outcome in the events. `braid training-set --labels FILE` loads them.
 
-    A row has the keys of the inputs, the request columns, `time` (when the model is asked) and `label`: 0 or 1, a number, or the name of a
-    class, as the objective of the model has it.
+    A row has the keys of the inputs, the request columns, `time` (the time of the request) and `label`: 0 or 1, a number, or the name of a
+    class, according to the objective of the model.
 
     Args:
-        within: How long after its time a label is known, such as "1d". So much time lies between training and evaluation rows.
+        within: The time after which a label is known, such as "1d". The gap between training and evaluation rows has this length.
     """
 
     within: str = "1d"
@@ -92,26 +93,26 @@ class Labels:
 
 @dataclass(frozen=True)
 class Model:
-    """A model: the groups whose features it gets, what it gets from the request, and the outcome that it predicts.
+    """A model: the groups whose features it reads, the columns that it reads from the request, and the outcome that it predicts.
 
     Args:
         name: The registered name in MLflow.
-        inputs: The groups, each alone or with its keys by `group.on(key, ...)`. The model is about the entity of the first.
-        outcome: The outcome, which is the label in training; or the labels of the owner's own.
+        inputs: The groups; `group.on(key, ...)` adds the keys to a group. The model is about the entity of the first group.
+        outcome: The outcome, which is the label in training; or `Labels`, which a file provides.
         request: The columns of the request's `context`.
-        derived: Features made by `expression` from the features and the request columns.
-        budget_ms: How long an answer may take, in milliseconds. None: as long as the online store's timeout allows.
-        when_late: The answer when the online store has not answered within the budget: on the declared defaults, a refusal, or this
-            number as the prediction. An answer that is late is marked as degraded.
-        objective: What it predicts: "binary" (the probability of label 1), "regression" (a number), or "multiclass" (the probability of
-            each class). The latter two need `Labels`.
-        training: The function that fits it; by default braid's own, which trains a LightGBM model.
+        derived: Features that `expression` makes from the features and the request columns.
+        budget_ms: The longest time that an answer may take, in milliseconds. None: the timeout of the online store is the bound.
+        when_late: The answer if the online store has not answered within the budget: a prediction on the declared defaults, a refusal, or
+            this number as the prediction. Such an answer is marked as degraded.
+        objective: What the model predicts: "binary" (the probability of label 1), "regression" (a number), or "multiclass" (the probability
+            of each class). The latter two require `Labels`.
+        training: The function that fits the model; by default the function of braid, which trains a LightGBM model.
 
     Attributes:
-        vector: The model's input, made of `inputs`, `request` and `derived`.
+        vector: The input of the model, made of `inputs`, `request` and `derived`.
 
     Raises:
-        DeclarationError: A name is invalid or used twice, an expression does not fit, or the outcome is invalid.
+        DeclarationError: A name is invalid or used twice, an expression or a value is invalid, or the outcome is invalid.
     """
 
     name: str
@@ -144,28 +145,28 @@ class Model:
 
     @property
     def group(self) -> FeatureGroup:
-        """The group of the entity that the model is about: the first input's."""
+        """The group of the first input. Its entity is the entity that the model is about."""
         return self.vector.inputs[0].group
 
     @property
     def groups(self) -> tuple[FeatureGroup, ...]:
-        """The groups of all inputs, each once."""
+        """The groups of all inputs, without duplicates."""
         return tuple({entry.group.name: entry.group for entry in self.vector.inputs}.values())
 
     @property
     def sources(self) -> tuple[EventSource, ...]:
-        """The sources that the training set reads: those of the inputs, and that of the outcome."""
+        """The sources that the training set reads: the sources of the inputs and the source of the outcome."""
         sources = [*(group.source for group in self.groups), *([self.outcome_source] if self.outcome_source else [])]
         return tuple({source.name: source for source in sources}.values())
 
     @property
     def outcome_source(self) -> EventSource | None:
-        """The source of the outcome's events, where it is another than that of the first group."""
+        """The source that the outcome names for its events; None if it names none (then it is the first group's source), and for `Labels`."""
         return self.outcome.source if isinstance(self.outcome, Outcome) else None
 
     @property
     def labels(self) -> EventSource | None:
-        """The contract of the rows of the owner's own labels; None for a model with an outcome. Their table is `labels_{model}`."""
+        """The source with the columns of the rows of `Labels`; their table is `labels_{model}`. None for a model with an `Outcome`."""
         if not isinstance(self.outcome, Labels):
             return None
         keys = [Column(key, kind, required=True) for key, kind in self.vector.keys.items()]
@@ -181,33 +182,33 @@ class Model:
 
     @property
     def label_text(self) -> str:
-        """What the label says, in words."""
+        """The meaning of the label as a phrase for descriptions."""
         if isinstance(self.outcome, Labels):
             return "the label of the loaded file"
         return f"{self.outcome.text} follows within {self.outcome.within}"
 
     @property
     def points_are_events(self) -> bool:
-        """Whether label points are events or rows of a file, so that an entity may have two at one instant."""
+        """Whether label points are events or rows of a file. If so, an entity may have several label points at one instant."""
         return isinstance(self.outcome, Labels) or self.outcome.at is not None
 
     @property
     def outcome_key(self) -> Column | None:
-        """The column by which an outcome is joined; None where the entity and the time are enough, and for labels of the owner's own."""
+        """The column by which an outcome is joined; None if it is joined by the entity and the time alone, and for `Labels`."""
         if not isinstance(self.outcome, Outcome) or self.outcome.join is None:
             return None
         return self.outcome_group.entity_columns[0]
 
     @property
     def outcome_field(self) -> str | None:
-        """The field of a request that only names what its outcome is joined by; None where a key or a request column does, or none is needed."""
+        """The field of a request that only joins its outcome: `outcome_key`, unless it is a key of an input or a request column; else None."""
         key = self.outcome_key
         known = {*self.vector.keys, *(column.name for column in self.request)}
         return key.name if key is not None and key.name not in known else None
 
     @property
     def horizon_ms(self) -> int:
-        """The time after a request at which its outcome is known, in milliseconds."""
+        """The time from a request until its outcome is known, in milliseconds."""
         return self.outcome.within_ms
 
     @property
@@ -222,9 +223,10 @@ class Model:
 
     @property
     def outcome_group(self) -> FeatureGroup:
-        """A group with the single feature `outcome_events`: how many events of the label's subject have met the outcome's condition.
+        """A group with the single feature `outcome_events`: the number of events that meet the outcome's condition.
 
-        The label is 1 if this number is larger at the horizon than at the time of the request.
+        Its entity is the column `join`, or without `join` the entity of the first group. The label is 1 if this number is larger at the
+        horizon than at the time of the request.
         """
         assert isinstance(self.outcome, Outcome)
         events = count("outcome_events", where=self.outcome.where)

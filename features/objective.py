@@ -1,6 +1,6 @@
-"""What a model predicts, and the function that fits it.
+"""The objective of a model, and the interface of the function that fits it.
 
-A declaration may name its own training function: it gets a `TrainingData` and gives a fitted model.
+A declaration may name its own training function, which gets a `TrainingData` and returns a fitted model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from features.sources import ColumnType
 
 
 class Objective(StrEnum):
-    """What a model predicts: the probability of label 1, a number, or the probability of each class."""
+    """The kind of a model's prediction: the probability of label 1, a number, or the probability of each class."""
 
     BINARY = "binary"
     REGRESSION = "regression"
@@ -34,27 +34,27 @@ class Objective(StrEnum):
 
     @property
     def label_sql_type(self) -> str:
-        """The type of a label in the training set."""
+        """The Spark SQL type of a label in the training set."""
         return {Objective.BINARY: "INT", Objective.REGRESSION: "DOUBLE", Objective.MULTICLASS: "STRING"}[self]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The rows that a model is fitted on, in the order of their time.
+    """The rows on which a model is fitted, in the order of their time.
 
-    A model is fitted twice. The first fit has the earlier rows, and the gate judges it on the later ones. A model that passes is fitted
-    again on all rows; `evaluated` is then the model that has passed.
+    A model is fitted twice. The first fit has the earlier rows, and the gate evaluates it on the later rows. A model that passes the gate is
+    fitted again on all rows; `evaluated` is then the model of the first fit.
 
     Attributes:
         names: The inputs of the model.
         matrix: The values of the inputs, shape (rows, inputs).
-        labels: The label of each row: 0 or 1, a number, or for several classes the place of its class in `classes`.
-        q_ms: The time of each row, in milliseconds since 1970.
-        objective: What the model predicts.
-        classes: The classes of these rows, sorted; empty unless there are several classes.
-        evaluated: None in the first fit. In the second fit the model of the first, as it was registered: a `lightgbm.Booster` or an
-            `onnxruntime.InferenceSession`. Whatever the first fit has chosen by its last rows, such as the number of trees, the second
-            takes over from it.
+        labels: The label of each row, shape (rows,): 0 or 1, a number, or with the objective "multiclass" the index of its class in `classes`.
+        q_ms: The time of each row, in ms since 1970, shape (rows,).
+        objective: The kind of the prediction.
+        classes: The classes of these rows, sorted, with the objective "multiclass"; else empty.
+        evaluated: None in the first fit. In the second fit, the registered model of the first fit: a `lightgbm.Booster` or an
+            `onnxruntime.InferenceSession`. The second fit takes from it the choices that the first fit made on its last rows, such as the
+            number of trees.
     """
 
     names: tuple[str, ...]
@@ -66,5 +66,5 @@ class TrainingData:
     evaluated: Any = None
 
 
-#: Fits a model to data: gives a `lightgbm.Booster`, an estimator of scikit-learn that skl2onnx converts, or an `onnx.ModelProto`.
+#: A function that fits a model: it returns a `lightgbm.Booster`, an estimator of scikit-learn that skl2onnx converts, or an `onnx.ModelProto`.
 Training = Callable[[TrainingData], Any]

@@ -1,8 +1,8 @@
-"""A project: the sources, feature groups and models of one deployment. It is a value in its owner's repository.
+"""A project: the sources, feature groups and models of one deployment, declared as one value in the repository of its owner.
 
 project = Project(sources=(user_events,), groups=(user_features, item_features), models=(repurchase,))
 
-`infra.project` loads it, and every process gets it as an argument.
+`infra.project` loads the project, and every process gets it as an argument.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from features.model import Model
 from features.names import check_name, twin_of
 from features.sources import EventSource
 
-#: Names of tables and topics that braid itself uses.
+#: Names of tables and topics that are reserved for braid's own use.
 _RESERVED_TABLES = re.compile(r"(raw|tiles|view|history|training_set|labels)_.*|.*_realtime|quarantine|served_features|_.*")
 _RESERVED_TOPICS = re.compile(r"served_features|.*\.dlq|__.*")
 _FUNCTION = re.compile(r".+:[A-Za-z_]\w*")
@@ -32,14 +32,14 @@ class Project:
 
     Args:
         sources: At least one source. Each source has its own topic and its own table.
-        groups: At least one feature group. Each group belongs to one of the sources.
+        groups: At least one feature group. Each group reads one of the sources.
         models: The models. Each model uses groups of the project. The first model is the default model, which `/predict` uses.
-        assets: The function that makes the Dagster assets of the project's own, as `module:function` or `path/to/assets.py:function`. It is
-            a text, so that only the processes of Dagster import the function's module.
+        assets: The function that makes the project's own Dagster assets, as `module:function` or `path/to/assets.py:function`. It is
+            a text, so that only the processes of Dagster import the module of the function.
 
     Raises:
-        DeclarationError: A name, topic or table is invalid, reserved or used twice; or a group or a model uses a source or a group
-            that is not in the project; or `assets` names no function.
+        DeclarationError: There is no source or no group; or a name, topic or table is invalid, reserved or used twice; or a group or a
+            model uses a source or a group that is not in the project; or `assets` does not name a function.
     """
 
     sources: tuple[EventSource, ...]
@@ -88,14 +88,14 @@ class Project:
 
     @property
     def default_model(self) -> Model | None:
-        """The model of `/predict`: the first model of the project; None in a project without models."""
+        """The model that `/predict` uses: the first model of the project; None in a project without models."""
         return self.models[0] if self.models else None
 
     def source(self, name: str | None) -> EventSource:
-        """The source of a name; without a name, the only source.
+        """Returns the source with a name; if the name is None, the only source.
 
         Raises:
-            DeclarationError: No source has the name, or the project has several sources and the name is None.
+            DeclarationError: No source has the name, or the name is None and the project has several sources.
         """
         if name is None:
             if len(self.sources) > 1:
@@ -105,11 +105,19 @@ class Project:
         return _named("source", self.sources, name)
 
     def group(self, name: str | None) -> FeatureGroup:
-        """The group of a name; without a name, the first group. Raises as `source`."""
+        """Returns the group with a name; if the name is None, the first group.
+
+        Raises:
+            DeclarationError: No group has the name.
+        """
         return self.groups[0] if name is None else _named("group", self.groups, name)
 
     def model(self, name: str | None) -> Model:
-        """The model of a name; without a name, the default model. Raises as `source`."""
+        """Returns the model with a name; if the name is None, the default model.
+
+        Raises:
+            DeclarationError: No model has the name, or the name is None and the project has no models.
+        """
         if name is not None:
             return _named("model", self.models, name)
         if self.default_model is None:
@@ -118,12 +126,12 @@ class Project:
 
     @property
     def batch_sources(self) -> tuple[EventSource, ...]:
-        """The sources that the batch brings into the lake: those of a group, and those of a model's outcome."""
+        """The sources that the batch layer loads into the lake: the sources of groups and of the outcomes of models."""
         outcomes = [model.outcome_source for model in self.models]
         return tuple(source for source in self.sources if self.groups_of(source) or source in outcomes)
 
     def groups_of(self, source: EventSource) -> tuple[FeatureGroup, ...]:
-        """The groups that read a source."""
+        """Returns the groups that read a source."""
         return tuple(group for group in self.groups if group.source == source)
 
 

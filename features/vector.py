@@ -1,6 +1,6 @@
-"""The input of a model: the features of one or several groups, the columns of the request, and what is derived from both.
+"""The input of a model: the features of one or several groups, the request columns, and the features that are derived from both.
 
-Training and serving get a model's input from here: `FeatureVector.matrix` for the rows of a training set, `FeatureVector.of` for a request.
+Training computes the input by `FeatureVector.matrix` for the rows of a training set, serving by `FeatureVector.of` for a request. Both are equal.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from features.sources import ColumnType, EventSource
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The name by which a derived feature reads the time that the request asks about.
+#: The name by which a derived feature reads the time q of the request.
 REQUEST_TIME = "request_time"
-#: Fields of the requests and responses of `/predict`; a key and a request column need other names.
+#: Fields of the requests and responses of `/predict`. Neither a key nor a request column can have these names.
 RESERVED_FIELDS = {
     "context", "at", "use_case", "candidates", "prediction", "predictions", "features_used", "model", "provenance", "inputs",
 }  # fmt: skip
@@ -42,13 +42,13 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RequestColumn:
-    """What a request tells the model: a value of its `context`. In training it is the column of that name beside the label.
+    """A value that the caller of a model knows: a field of the request's `context`. In a training set it is the column with its name.
 
     Args:
         name: The name of the value.
-        type: STRING, INT64, DECIMAL or TIMESTAMP. A number or a time is an input of the model; a text is one only through `derived`.
+        type: STRING, INT64, DECIMAL or TIMESTAMP. A number or a time is an input of the model. A text can only be used in `derived`.
         required: Whether a request without the value is refused.
-        default: The value where the request has none. Without a default the value is null: 0 as an input, null in a derived feature.
+        default: The value if the request has none. If the default is None, the value is null: 0 as an input, null in a derived feature.
 
     Raises:
         DeclarationError: The name or the type cannot be used, or the default does not fit.
@@ -87,12 +87,12 @@ class FeatureVector:
         derived: Features computed from the features and the request columns.
 
     Attributes:
-        names: The names of the model's inputs: of the features that are numbers, of the request columns that are no texts, and of the derived
+        names: The names of the inputs, in their order: the features that are numbers, the request columns that are not texts, and the derived
             features.
-        fingerprint: The version of the declaration, 16 hexadecimal digits; that of the group for the features of one group and nothing else.
+        fingerprint: The version of the declaration, 16 hexadecimal digits. If `is_plain`, it is the fingerprint of the group.
 
     Raises:
-        DeclarationError: A name is invalid or used twice, or an expression does not fit.
+        DeclarationError: There is no input, a name is invalid or used twice, or an expression is invalid.
     """
 
     inputs: tuple[ModelInput, ...]
@@ -120,26 +120,26 @@ class FeatureVector:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the input is the features of one group and nothing else."""
+        """Whether the input consists only of the features of one group: no prefix, no request columns, no derived features."""
         return len(self.inputs) == 1 and not self.request and not self.derived and not self.inputs[0].prefix
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """The inputs that are columns of a training set: `names` without the derived features."""
+        """The names of the inputs that are columns of a training set: `names` without the derived features."""
         return self.names[: len(self.names) - len(self.derived)]
 
     @property
     def keys(self) -> dict[str, ColumnType]:
-        """The fields of a request that identify entities, with the types of their values, in the order of the inputs."""
+        """Field of a request that identifies an entity → the type of its values, in the order of the inputs."""
         return {key: kind for entry in self.inputs for key, kind in entry.key_types.items()}
 
     def of(self, values: Sequence[Mapping[str, Value]], request: Mapping[str, Any], q_ms: int) -> list[float]:
-        """The model's input for one request, in the order of `names`.
+        """Returns the model's input for one request, in the order of `names`.
 
         Args:
-            values: Per input, feature → value. A feature that is missing counts as null.
-            request: Request column → value; times in milliseconds. A value of another type counts as null.
-            q_ms: The time that the request asks about.
+            values: For each input of the vector, feature → value. A missing feature counts as null.
+            request: Request column → value; times in ms since 1970. A text in place of a number, or a number in place of a text, counts as null.
+            q_ms: The time q of the request, in ms since 1970.
         """
         if self.is_plain:
             return self.inputs[0].group.model_input(values[0])
@@ -160,15 +160,15 @@ class FeatureVector:
         return vector
 
     def empty(self) -> list[float]:
-        """The model's input about entities without events, from a request that tells nothing, at the beginning of 1970."""
+        """Returns the model's input for entities without events, a request without a context, and the time 0 ms."""
         return self.of([{}] * len(self.inputs), {}, 0)
 
     def matrix(self, rows: pd.DataFrame, prefix: str = "") -> Matrix:
-        """The model's input for all rows of a training set, equal to `of` of each. Shape (rows, inputs).
+        """Returns the model's input for all rows of a training set, shape (rows, inputs). Each row is equal to the result of `of`.
 
         Args:
-            rows: Columns `q_ms`, the features and the request columns.
-            prefix: What the names of the feature columns begin with; "batch_" for those that batch alone would have served.
+            rows: A table with the columns `q_ms`, the features and the request columns.
+            prefix: The prefix of the names of the feature columns; "batch_" selects the features that batch alone would have served.
         """
         columns: list[Any] = []
         known: dict[str, Any] = {}
@@ -192,7 +192,7 @@ class FeatureVector:
         return np.column_stack(columns)
 
     def change_since(self, older: FeatureVector) -> Change:
-        """The difference of this declaration to an older one: names of inputs, and how what has the same name is made."""
+        """Returns the difference from an older declaration: the names that are added, removed, and declared in another way."""
         was, now = older._parts(), self._parts()
         return Change(
             tuple(name for name in now if name not in was),
@@ -201,7 +201,7 @@ class FeatureVector:
         )
 
     def _parts(self) -> dict[str, str]:
-        """Name → how its value is made."""
+        """Returns a mapping: name → how its value is computed, as a phrase."""
         features = {
             f"{entry.prefix}{feature.name}": f"{feature.aggregation.kind} of {entry.group.name} by {', '.join(entry.keys)} ({_digest(entry.group.meaning(index))[:6]})"
             for entry in self.inputs
@@ -267,7 +267,10 @@ def _digest(parts: Any) -> str:
 
 
 def vector_text(vector: FeatureVector) -> str:
-    """The declaration as JSON, with the declarations of its groups; that of the group for the features of one group and nothing else."""
+    """Returns the declaration as JSON, with the declarations of its groups.
+
+    If the vector is plain and its key is the entity's own, the text is that of the group (`group_text`).
+    """
     if vector.is_plain and vector.inputs[0].key == vector.inputs[0].group.entity:
         return group_text(vector.inputs[0].group)
     return json.dumps(
@@ -282,14 +285,14 @@ def vector_text(vector: FeatureVector) -> str:
 
 
 def vector_of_text(text: str, sources: Sequence[EventSource]) -> FeatureVector:
-    """The declaration that `vector_text` has written.
+    """Reads a declaration that `vector_text` has written.
 
     Args:
         text: The JSON.
         sources: The current declarations of the sources.
 
     Raises:
-        DeclarationError: The text cannot be read, or its meaning has changed with a source or with braid.
+        DeclarationError: The text cannot be read, or its meaning has changed because a source or braid has changed.
     """
     known = {source.name: source for source in sources}
     try:
