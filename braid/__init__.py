@@ -2,7 +2,7 @@
 
 from braid import Column, EventSource, FeatureGroup, Project, count, total
 
-`Client` and `AsyncClient` ask a running deployment; their module `braid.client` is imported at their first use.
+`Client` and `AsyncClient` send requests to a running deployment. Their module `braid.client` is imported when one of them is used first.
 """
 
 from __future__ import annotations

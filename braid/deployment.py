@@ -1,4 +1,4 @@
-"""What the function for a project's own Dagster assets gets: the places of a deployment's data."""
+"""The locations of a deployment's data, which the function for a project's own Dagster assets gets as its argument."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Protocol
 
 
 class Deployment(Protocol):
-    """The places of a deployment's data, as the function that `Project.assets` names gets them."""
+    """The locations of a deployment's data: the argument of the function that `Project.assets` names."""
 
     @property
     def home(self) -> Path:
         """The folder of the deployment's state."""
 
     def table(self, name: str) -> str:
-        """The path or URI of a Delta table, such as that of a source's events by the `table` of the source."""
+        """Returns the path or URI of a Delta table, such as the events of a source, whose name is the `table` of the source."""

@@ -1,4 +1,4 @@
-"""The features of a few events, for the tests of a declaration. DuckDB evaluates the conditions, without services and without Spark."""
+"""Computes the features of a few events, for tests of a declaration. DuckDB evaluates the SQL; neither services nor Spark are needed."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _XXHASH64 = "CREATE MACRO xxhash64(x) AS (hash(x)::HUGEINT - 9223372036854775808
 def features_at(
     group: FeatureGroup, events: Iterable[Mapping[str, Any]], entity: int | str | tuple[int | str, ...], at: str
 ) -> dict[str, Value]:
-    """The features of an entity at an instant, folded by the algebra that batch, speed and the training set share.
+    """Computes the features of an entity at an instant, by the aggregations that batch, speed and the training set use.
 
     Args:
         group: The declaration.
-        events: Each event as in a file of JSON lines: the source's columns by name. Of the copies of an event the first counts.
-        entity: The id of the entity; a tuple of values where several columns identify it.
-        at: The instant, RFC 3339 with an offset.
+        events: The events, each as in a file of JSON lines: column of the source → value. If several events have one id, the first counts.
+        entity: The id of the entity; a tuple of values if several columns identify it.
+        at: The instant, in RFC 3339 with an offset.
 
     Returns:
-        Feature → value; None where there is no value.
+        Feature → value; None if the feature has no value.
 
     Raises:
         BraidError: An event has no value in a required column.
@@ -76,5 +76,5 @@ def features_at(
 
 
 def _text(value: Any) -> str | None:
-    """The text of a value, in the form that a column reads."""
+    """Converts a value to the text of a raw column; None for None."""
     return json.dumps(value) if isinstance(value, dict | bool) else None if value is None else str(value)

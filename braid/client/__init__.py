@@ -1,4 +1,4 @@
-"""A typed client of serving, for Python programs that ask for features and predictions: `Client`, and `AsyncClient` for asyncio.
+"""A typed client of serving, for Python programs that request features and predictions: `Client`, and `AsyncClient` for asyncio.
 
 from braid.client import Client
 
@@ -6,8 +6,8 @@ with Client("http://127.0.0.1:3001") as client:
     [row] = client.features("user_features", [17850])
     answer = client.predict({"user_id": 17850})
 
-A request is repeated when the service is busy or not ready (429, 503) or not reachable, until the deadline: after a growing random pause, which
-begins after the time that `Retry-After` names. Every request only reads, so a repetition does no harm.
+Until the deadline, a request is repeated if the service is busy or not ready (429, 503) or not reachable. Before each repetition the client waits for
+the time that `Retry-After` names, if any, and for a random pause, which grows. Requests only read, so repeating them changes nothing.
 """
 
 from braid.client.answers import CandidateScore, FeatureRow, FeatureRows, ModelInfo, Prediction, Provenance, Scores

@@ -1,4 +1,4 @@
-"""The answers of serving as a client gets them. The API's schema is their measure: a test holds the fields against it."""
+"""The types of the answers that a client returns. A test compares their fields with the schema of the API."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import msgspec
 
 
 class Provenance(msgspec.Struct, frozen=True):
-    """Where an answer comes from.
+    """The data from which the values of an answer are computed.
 
     Attributes:
-        as_of: The time that the values are of.
-        batch_end: Where batch ends and speed begins; None where nothing is published, and in Kappa.
-        newest_event: The latest event that went in; None without events.
-        tiles_merged: How many speed tiles went in.
-        degraded: Whether values may not be exact.
-        degraded_reasons: Why.
-        degraded_features: Which; every other value is exact.
-        missing: The features without a value.
-        architecture: What made the values: "lambda" or "kappa".
+        as_of: The time of the values.
+        batch_end: The time up to which the batch view counts; from there on the speed tiles count. None before the first publication, and in Kappa.
+        newest_event: The time of the latest event that is included; None without events.
+        tiles_merged: The number of speed tiles that are included.
+        degraded: Whether values may be inexact.
+        degraded_reasons: The reasons why values may be inexact.
+        degraded_features: The names of the features that may be inexact; every other value is exact.
+        missing: The names of the features without a value.
+        architecture: The architecture that computed the values: "lambda" or "kappa".
     """
 
     as_of: datetime
@@ -34,9 +34,12 @@ class Provenance(msgspec.Struct, frozen=True):
 
 
 class FeatureRow(msgspec.Struct, frozen=True):
-    """The features of one entity, None where there is no value; a list is the value of `last_k` and `top_k`.
+    """The features of one entity.
 
-    The id of an entity of several columns has the value of each column.
+    Attributes:
+        id: The id of the entity; for an entity of several columns, column → value.
+        features: Feature → value. None if the feature has no value; a list for `last_k` and `top_k`.
+        provenance: The data from which the features are computed.
     """
 
     id: int | str | dict[str, int | str]
@@ -45,7 +48,13 @@ class FeatureRow(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """The registered model that answered, and the variant that the entity has in a running experiment ("champion" without one)."""
+    """The registered model that answered.
+
+    Attributes:
+        name: The name of the model.
+        version: The version in MLflow.
+        variant: The variant to which the running experiment assigns the entity; "champion" without an experiment.
+    """
 
     name: str
     version: str
@@ -56,11 +65,11 @@ class Prediction(msgspec.Struct, frozen=True):
     """A prediction.
 
     Attributes:
-        prediction: The probability of the outcome, from 0 to 1; by the model's objective a number, or the probability of each class.
-        features_used: Every input of the model; the declared default where a feature has no value.
+        prediction: According to the objective of the model, the probability of the outcome (0 to 1), a number, or the probability of each class.
+        features_used: Name → value of every input of the model. A feature without a value has its declared default.
         model: The model that answered.
-        provenance: Where the features come from.
-        inputs: The provenance of each input of a model with several.
+        provenance: The data from which the features are computed.
+        inputs: Name → provenance of each input, if the model has several inputs.
     """
 
     prediction: float | dict[str, float]
@@ -71,14 +80,14 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class CandidateScore(msgspec.Struct, frozen=True):
-    """The prediction for a candidate, and whether any value behind it may not be exact."""
+    """The prediction for a candidate, and whether any value that it is computed from may be inexact."""
 
     prediction: float | dict[str, float]
     degraded: bool
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """The predictions in the order of the candidates, and where the features come from."""
+    """The predictions, in the order of the candidates, with their model and the data from which the features are computed."""
 
     candidates: list[CandidateScore]
     model: ModelInfo
@@ -86,6 +95,6 @@ class Scores(msgspec.Struct, frozen=True):
 
 
 class FeatureRows(msgspec.Struct, frozen=True):
-    """The answer of `/features`: a row per id, in the order of the ids."""
+    """The answer of `/features`: a row for each id, in the order of the ids."""
 
     rows: list[FeatureRow]

@@ -1,4 +1,4 @@
-"""What both clients share: a call as a request over HTTP, its response as an answer or an error, and when a request is repeated.
+"""The code that both clients share: encodes a call as an HTTP request, decodes its response to an answer or an error, and decides on repetitions.
 
 ServingError            (a BraidError)
 ├── RefusedError        the service refuses the request
@@ -30,7 +30,7 @@ _rows = msgspec.json.Decoder(FeatureRows).decode
 _prediction = msgspec.json.Decoder(Prediction).decode
 _scores = msgspec.json.Decoder(Scores).decode
 Answer = TypeVar("Answer")
-#: A value; or column → value, for an entity of several columns.
+#: The id of an entity: a value; or column → value, for an entity of several columns.
 Id = int | str | Mapping[str, int | str]
 #: A time with its offset, or milliseconds since 1970.
 Instant = datetime | int
@@ -44,9 +44,9 @@ class RefusedError(ServingError):
     """The service refuses the request.
 
     Attributes:
-        status: The status of the response; docs/reference/errors.md has all of them.
-        retry_after_seconds: The pause that the service asks for; None where it names none.
-        request_id: The id of the request in the log of serving; empty where the response has none.
+        status: The HTTP status of the response; docs/reference/errors.md lists all statuses.
+        retry_after_seconds: The pause that the service asks for (`Retry-After`); None if the response names no pause.
+        request_id: The id of the request in the log of serving; empty if the response has no id.
     """
 
     def __init__(self, status: int, cause: str, cure: str, retry_after_seconds: float | None = None, request_id: str = "") -> None:
@@ -59,7 +59,14 @@ class UnreachableError(ServingError):
 
 
 class Call(NamedTuple, Generic[Answer]):
-    """A request: its path, its body, what decodes its answer, and the media type of the answer."""
+    """A request.
+
+    Attributes:
+        path: The path of the URL.
+        body: The body, in JSON.
+        decode: The function that decodes the body of the response.
+        accept: The media type of the response.
+    """
 
     path: str
     body: bytes
@@ -68,19 +75,19 @@ class Call(NamedTuple, Generic[Answer]):
 
 
 def features_call(group: str, ids: Sequence[Id], at: Instant | None, use_case: str | None) -> Call[FeatureRows]:
-    """The call of `Client.features`."""
+    """Makes the call of `Client.features`."""
     return Call("/features", _body({"group": group, "ids": list(ids)}, at, use_case), _rows)
 
 
 def arrow_call(group: str, ids: Sequence[Id], at: Instant | None, use_case: str | None) -> Call[pa.RecordBatch]:
-    """The call of `Client.features_arrow`."""
+    """Makes the call of `Client.features_arrow`."""
     return Call("/features", features_call(group, ids, at, use_case).body, _record_batch, "application/vnd.apache.arrow.stream")
 
 
 def predict_call(
     keys: Mapping[str, Id], context: Mapping[str, Any] | None, model: str | None, at: Instant | None, use_case: str | None
 ) -> Call[Prediction]:
-    """The call of `Client.predict`."""
+    """Makes the call of `Client.predict`."""
     path = "/predict" if model is None else f"/models/{quote(model, safe='')}/predict"
     return Call(path, _body({**keys, **_context(context)}, at, use_case), _prediction)
 
@@ -93,7 +100,7 @@ def score_call(
     at: Instant | None,
     use_case: str | None,
 ) -> Call[Scores]:
-    """The call of `Client.score`."""
+    """Makes the call of `Client.score`."""
     body = {**(keys or {}), "candidates": list(candidates), **_context(context)}
     return Call(f"/models/{quote(model, safe='')}/score", _body(body, at, use_case), _scores)
 
@@ -115,21 +122,21 @@ def _body(fields: dict[str, Any], at: Instant | None, use_case: str | None) -> b
 
 
 def headers_of(api_key: str | None) -> dict[str, str]:
-    """The headers of every request."""
+    """Returns the headers of every request."""
     return {"content-type": "application/json"} | ({"authorization": f"Bearer {api_key}"} if api_key else {})
 
 
 def answer_of(call: Call[Answer], response: httpx.Response) -> Answer:
-    """The decoded answer.
+    """Decodes the response to a call.
 
     Raises:
-        RefusedError: The response is no answer.
+        RefusedError: The response has an error status, or its body cannot be decoded.
     """
     if not response.is_success:
         raise _refusal(response)
     try:
         return call.decode(response.content)
-    except (ValueError, StopIteration) as error:  # StopIteration: a stream of Arrow without a batch
+    except (ValueError, StopIteration) as error:  # StopIteration: an Arrow stream without a batch
         raise RefusedError(
             response.status_code, f"The response is no answer of serving: {error}.", "Check the address and the version of serving."
         ) from None
@@ -147,7 +154,7 @@ def _refusal(response: httpx.Response) -> RefusedError:
 
 
 def _retry_after_seconds(value: str | None) -> float | None:
-    """The seconds of a `Retry-After` header: a number, or a date of HTTP."""
+    """Returns the seconds of a `Retry-After` header, which is a number or an HTTP date; None if it is missing or invalid."""
     if value is None:
         return None
     if value.strip().isdecimal():
@@ -159,7 +166,7 @@ def _retry_after_seconds(value: str | None) -> float | None:
 
 
 def unreachable(deadline_seconds: float, error: Exception) -> UnreachableError:
-    """The error after an attempt that brought no response."""
+    """Makes the error for an attempt without a response."""
     return UnreachableError(
         f"Serving has not answered within {deadline_seconds:g} s ({str(error) or type(error).__name__}).",
         "Check the address, and that `braid status` shows serving as healthy.",
@@ -167,7 +174,7 @@ def unreachable(deadline_seconds: float, error: Exception) -> UnreachableError:
 
 
 def repetition(deadline_seconds: float) -> dict[str, Any]:
-    """How tenacity repeats a request; an error whose pause would end after the deadline is raised at once."""
+    """Returns the arguments of tenacity that repeat a request. An error is raised at once if the pause after it would end after the deadline."""
     return {"retry": retry_if_exception(_is_passing), "wait": _wait, "stop": stop_before_delay(deadline_seconds), "reraise": True}
 
 
@@ -178,6 +185,6 @@ def _is_passing(error: BaseException) -> bool:
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, RefusedError) and error.retry_after_seconds is not None:
-        # Behind it a random pause: callers that were refused together do not come back together.
+        # The random pause is added, so that callers that were refused at the same time do not repeat their requests at the same time.
         return error.retry_after_seconds + _pause(state)
     return _pause(state)

@@ -1,4 +1,4 @@
-"""The two clients: the same calls, for threads and for asyncio."""
+"""The two clients, for threads and for asyncio, which have the same methods."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """Asks serving, and waits for each answer. One client may be used by several threads.
+    """A client that waits for each answer. Several threads may use one client.
 
     Args:
         url: The address of serving, such as "http://127.0.0.1:3001".
-        api_key: The key, where the deployment has one (`BRAID_API_KEY`).
-        deadline_seconds: How long a call may take with all repetitions. The time of one attempt is bounded for connecting, for sending and
-            for receiving each, so a call to a service that stalls in all three takes longer; `AsyncClient` keeps the deadline exactly.
-        transport: Another transport of httpx, such as for tests.
+        api_key: The API key, if the deployment has one (`BRAID_API_KEY`).
+        deadline_seconds: The time that a call may take with all repetitions, in seconds. Within one attempt the remaining time bounds connecting,
+            sending and receiving separately, so a call to a service that stalls in each of them takes longer. `AsyncClient` keeps the deadline
+            exactly.
+        transport: A transport of httpx in place of the default, such as for tests.
     """
 
     def __init__(
@@ -53,13 +54,16 @@ class Client:
         self._http = httpx.Client(base_url=url, headers=headers_of(api_key), transport=transport)
 
     def features(self, group: str, ids: Sequence[Id], at: Instant | None = None, use_case: str | None = None) -> list[FeatureRow]:
-        """The features of entities at one time, in the order of the ids.
+        """Requests the features of entities at one time.
 
         Args:
-            group: The group.
-            ids: At most 1,000 entities.
-            at: The time with its offset, or milliseconds since 1970; now by default. Not before batch_end.
-            use_case: A use case of the deployment's settings.
+            group: The name of the group.
+            ids: The ids of at most 1,000 entities.
+            at: The time, as a datetime with an offset or as milliseconds since 1970; at or after batch_end. Now by default.
+            use_case: The name of a use case in the deployment's settings.
+
+        Returns:
+            A row for each id, in the order of the ids.
 
         Raises:
             RefusedError: The service refuses the request.
@@ -70,9 +74,10 @@ class Client:
     def features_arrow(
         self, group: str, ids: Sequence[Id], at: Instant | None = None, use_case: str | None = None
     ) -> pa.RecordBatch:
-        """The same as a record batch of Arrow, which is smaller and faster for many entities.
+        """Requests the same as `features`, as an Arrow record batch, which is smaller and faster for many entities.
 
-        Its columns are `id`, one of each feature by its name, and one of each field of `Provenance`, such as `provenance.degraded`.
+        Its columns are `id`, a column for each feature with the name of the feature, and a column for each field of `Provenance`, such as
+        `provenance.degraded`.
         """
         return self._ask(arrow_call(group, ids, at, use_case))
 
@@ -84,12 +89,13 @@ class Client:
         at: Instant | None = None,
         use_case: str | None = None,
     ) -> Prediction:
-        """A prediction.
+        """Requests a prediction.
 
         Args:
-            keys: The key of each input of the model, such as {"user_id": 17850}; also what the outcome will name, where the model has such a field.
-            context: The request columns of the model.
-            model: The model; the first of the project by default.
+            keys: Key of an input of the model → id, such as {"user_id": 17850}. If the model's outcome is joined by a field of its own, such as
+                "transaction_id", also this field → its value.
+            context: Request column of the model → value.
+            model: The name of the model; by default the first model of the project.
             at: As in `features`.
             use_case: As in `features`.
 
@@ -107,13 +113,13 @@ class Client:
         at: Instant | None = None,
         use_case: str | None = None,
     ) -> Scores:
-        """The predictions for many candidates, on the features of one time.
+        """Requests the predictions for many candidates, with the features of one time.
 
         Args:
-            model: The model.
-            candidates: At most 1,000, each with the keys and the request columns in which it differs.
-            keys: The keys that all candidates share.
-            context: The request columns that all candidates share.
+            model: The name of the model.
+            candidates: At most 1,000 candidates, each with the keys and the request columns in which it differs from the others.
+            keys: The keys that all candidates share, with their ids.
+            context: The request columns that all candidates share, with their values.
             at: As in `features`.
             use_case: As in `features`.
 
@@ -123,7 +129,7 @@ class Client:
         return self._ask(score_call(model, candidates, keys, context, at, use_case))
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self._http.close()
 
     def __enter__(self) -> Client:
@@ -162,13 +168,13 @@ class AsyncClient:
     async def features(
         self, group: str, ids: Sequence[Id], at: Instant | None = None, use_case: str | None = None
     ) -> list[FeatureRow]:
-        """`Client.features`."""
+        """Does the same as `Client.features`."""
         return (await self._ask(features_call(group, ids, at, use_case))).rows
 
     async def features_arrow(
         self, group: str, ids: Sequence[Id], at: Instant | None = None, use_case: str | None = None
     ) -> pa.RecordBatch:
-        """`Client.features_arrow`."""
+        """Does the same as `Client.features_arrow`."""
         return await self._ask(arrow_call(group, ids, at, use_case))
 
     async def predict(
@@ -179,7 +185,7 @@ class AsyncClient:
         at: Instant | None = None,
         use_case: str | None = None,
     ) -> Prediction:
-        """`Client.predict`."""
+        """Does the same as `Client.predict`."""
         return await self._ask(predict_call(keys, context, model, at, use_case))
 
     async def score(
@@ -191,11 +197,11 @@ class AsyncClient:
         at: Instant | None = None,
         use_case: str | None = None,
     ) -> Scores:
-        """`Client.score`."""
+        """Does the same as `Client.score`."""
         return await self._ask(score_call(model, candidates, keys, context, at, use_case))
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> AsyncClient:
