@@ -1,4 +1,4 @@
-"""Metrics and plots of predictions against labels, by objective, and what the gate asks of them. Pure."""
+"""Computes metrics and plots of predictions against labels, by objective, and defines the criteria of the gate. All functions are pure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ Evaluation = dict[str, float]
 
 
 class Criterion(NamedTuple):
-    """How much worse a candidate may be by one metric than the champion, because the candidate knows newer data.
+    """A metric, and how much worse than the champion a candidate may be by it.
+
+    The tolerance exists because the candidate knows newer data.
 
     Attributes:
         metric: The name of the metric.
-        words: Its name in a sentence.
-        difference: By how much it may be smaller; for a metric of which less is better None.
-        share: By what share of the champion's it may be larger.
+        words: The name of the metric in a sentence.
+        difference: How much smaller than the champion's value the candidate's value may be; None if smaller values are better.
+        share: How much larger the candidate's value may be if smaller values are better, as a share of the champion's value.
     """
 
     metric: str
@@ -33,17 +35,22 @@ class Criterion(NamedTuple):
 
     @property
     def more_is_better(self) -> bool:
-        """Whether a larger value is the better one."""
+        """Whether larger values of the metric are better."""
         return self.difference is not None
 
     def worse(self, candidate: Mapping[str, float], champion: Mapping[str, float]) -> bool:
-        """Whether the candidate is worse than allowed."""
+        """Returns whether the candidate is worse than the tolerance allows.
+
+        Args:
+            candidate: Metric → the value of the candidate.
+            champion: Metric → the value of the champion.
+        """
         new, old = candidate[self.metric], champion[self.metric]
-        # Not by the opposite comparison: a metric that is no number is worse.
+        # The negated comparison makes NaN count as worse.
         return not (new <= old * (1 + self.share) if self.difference is None else new >= old - self.difference)
 
 
-#: Objective → the criteria of the gate, the first of which is the one that people read.
+#: Objective → the criteria of the gate. The first criterion is the metric that reports show.
 CRITERIA = {
     Objective.BINARY: (Criterion("auc", "AUC", 0.002), Criterion("log_loss", "log loss", None, 0.02)),
     Objective.REGRESSION: (Criterion("rmse", "RMSE", None, 0.02), Criterion("mae", "MAE", None, 0.02)),
@@ -54,7 +61,7 @@ CRITERIA = {
 def evaluate(
     objective: Objective, labels: npt.NDArray[Any], predictions: npt.NDArray[Any], classes: tuple[str, ...] = ()
 ) -> Evaluation:
-    """The metrics of predictions.
+    """Computes the metrics of predictions.
 
     BINARY: area under the ROC curve, log loss, Brier score, average precision. REGRESSION: root of the mean squared error, mean absolute
     error, share of the explained variance. MULTICLASS: log loss, accuracy.
@@ -62,8 +69,8 @@ def evaluate(
     Args:
         objective: What the model predicts.
         labels: The labels: 0 or 1, numbers, or the names of classes.
-        predictions: As `models.formats.Scorer.predict` gives them.
-        classes: The classes of the columns of the predictions. A label that is none of them counts as wrong.
+        predictions: The result of `models.formats.Scorer.predict`, shape (rows,) or (rows, classes).
+        classes: The classes of the columns of the predictions. A label outside these classes counts as wrong.
     """
     from sklearn import metrics
 
@@ -89,11 +96,11 @@ def evaluate(
 
 
 def of_labels(labels: npt.NDArray[Any], predictions: npt.NDArray[Any], classes: tuple[str, ...]) -> npt.NDArray[np.float64]:
-    """The probability that each answer gives to its label; 0 for a label that is none of the classes.
+    """Returns the predicted probability of each label, shape (rows,); 0 for a label outside the classes.
 
     Args:
         labels: The names of classes.
-        predictions: A row of probabilities per label.
+        predictions: The probabilities, shape (rows, classes).
         classes: The classes of the columns of the predictions.
     """
     each: npt.NDArray[np.float64] = predictions * (labels[:, None] == np.array(classes, dtype=object)[None, :])
@@ -103,10 +110,15 @@ def of_labels(labels: npt.NDArray[Any], predictions: npt.NDArray[Any], classes: 
 def plots(
     objective: Objective, labels: npt.NDArray[Any], predictions: npt.NDArray[Any], gains: Mapping[str, float]
 ) -> dict[str, bytes]:
-    """PNG images by title, as the objective has them.
+    """Draws the plots of an evaluation. Returns PNG images by title.
 
-    For a probability they are the ROC curve and the calibration curve, for a number the observed against the predicted values; and the gain
-    of each input where it is known.
+    BINARY: the ROC curve and the calibration curve. REGRESSION: the observed against the predicted values. Every objective: the gains, if known.
+
+    Args:
+        objective: What the model predicts.
+        labels: The labels of the evaluation rows.
+        predictions: The predictions for these rows.
+        gains: Input of the model → its gain; empty if the gains are unknown.
     """
     from matplotlib.figure import Figure
     from sklearn.calibration import calibration_curve

@@ -1,6 +1,7 @@
-"""The formats of registered models: LightGBM's text and ONNX. Neither holds code, so loading a model runs none.
+"""The formats of registered models: LightGBM's text and ONNX. Neither contains code, so loading a model runs no foreign code.
 
-An estimator of scikit-learn is converted to ONNX. Metrics are those of the model as it is loaded again, because that model is served.
+Reads a fitted model and writes its file content, and the reverse. An estimator of scikit-learn is converted to ONNX. Metrics are computed with
+the model that is loaded again from its stored form, because that model is served.
 """
 
 from __future__ import annotations
@@ -22,21 +23,22 @@ LIGHTGBM, ONNX = "lightgbm", "onnx"
 #: LightGBM's objectives whose scores are probabilities.
 _PROBABILITY = re.compile(r"^objective=(binary|cross_entropy)\b", re.MULTILINE)
 _CLASSES = re.compile(r"^objective=multiclass num_class:", re.MULTILINE)
-#: Beyond this difference, relative to the range of the predictions, a converted estimator predicts something else for a row; and the share
-#: of rows for which a conversion may do so. An ONNX tree compares in 32 bits, so a value beside a threshold may fall on its other side.
+#: The largest allowed difference between the predictions of an estimator and of its conversion for a row (for a regression, as a share of the
+#: range of the predictions), and the largest allowed share of rows with a larger difference. Some rows may differ because an ONNX tree compares in
+#: 32 bits: a value close to a threshold may fall on the other side of the threshold.
 _DIFFERENCE, _DIFFERENT_ROWS = 1e-3, 0.01
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model as it is registered.
+    """A model in the form in which it is registered.
 
     Attributes:
         format: `LIGHTGBM` or `ONNX`.
         data: The content of the model's file.
-        facts: What the file does not say: `objective`, `classes`, and for ONNX the `names` of the inputs. Empty for a LightGBM model with
-            one probability as answer.
-        native: The model that was fitted; None for a model that was read from the registry.
+        facts: What the file does not contain: `objective`, `classes`, and for ONNX the `names` of the inputs. Empty for a LightGBM model that
+            predicts one probability.
+        native: The fitted `lightgbm.Booster` or `onnx.ModelProto`; None for a model that was read from the registry.
     """
 
     format: str
@@ -56,9 +58,9 @@ class Scorer:
     """A model in memory.
 
     Attributes:
-        names: The inputs.
-        objective: What it predicts.
-        classes: The classes, in the order of the columns of its predictions; empty unless it predicts several.
+        names: The names of the inputs.
+        objective: What the model predicts.
+        classes: The classes, in the order of the columns of the predictions; empty unless the model predicts several classes.
         native: The `lightgbm.Booster` or the `onnxruntime.InferenceSession`.
     """
 
@@ -68,7 +70,12 @@ class Scorer:
     native: Any
 
     def predict(self, matrix: npt.NDArray[np.float64], threads: int = 1) -> npt.NDArray[Any]:
-        """The predictions for rows of inputs: shape (rows,), or (rows, classes)."""
+        """Predicts rows of inputs. Returns shape (rows,), or (rows, classes) for several classes.
+
+        Args:
+            matrix: The inputs, shape (rows, inputs).
+            threads: The number of threads of a LightGBM model. An ONNX model uses one thread.
+        """
         if not hasattr(self.native, "run"):
             return np.asarray(self.native.predict(matrix, num_threads=threads))
         [entry] = self.native.get_inputs()
@@ -77,7 +84,7 @@ class Scorer:
         return scores if self.objective is Objective.MULTICLASS else scores.reshape(len(matrix), -1)[:, -1]
 
     def fault(self, predictions: npt.NDArray[Any]) -> str:
-        """What is wrong with predictions; empty for right ones."""
+        """Returns why predictions do not fit the objective, as a clause; empty if they fit."""
         if self.objective is Objective.REGRESSION:
             return "" if np.isfinite(predictions).all() else "the model gives no number"
         if self.objective is Objective.MULTICLASS and predictions.shape[1:] != (len(self.classes),):
@@ -86,14 +93,14 @@ class Scorer:
 
 
 def stored_model(fit: Any, data: TrainingData) -> StoredModel:
-    """What a training function has given, as it is registered.
+    """Converts the result of a training function to the form in which it is registered.
 
     Args:
-        fit: A `lightgbm.Booster`, LightGBM's or another estimator of scikit-learn's kind, or an `onnx.ModelProto`.
-        data: The rows that it was fitted on.
+        fit: A `lightgbm.Booster`, an estimator of LightGBM or with scikit-learn's interface, or an `onnx.ModelProto`.
+        data: The rows that the model was fitted on.
 
     Raises:
-        BraidError: It is none of these, cannot be converted, has other inputs or classes, or predicts something else once converted.
+        BraidError: `fit` is of another type, cannot be converted, has other inputs or classes, or predicts other values after the conversion.
     """
     facts: dict[str, Any] = {} if data.objective is Objective.BINARY else {"objective": str(data.objective)}
     if data.classes:
@@ -113,7 +120,11 @@ def stored_model(fit: Any, data: TrainingData) -> StoredModel:
 
 
 def _predictions(stored: StoredModel, data: TrainingData, kind: str) -> npt.NDArray[Any]:
-    """The predictions of a stored model for the rows that it was fitted on; `kind` names it in an error."""
+    """Returns the predictions of a stored model for the rows that it was fitted on.
+
+    Raises:
+        BraidError: The model cannot be loaded, has other inputs, or predicts what does not fit its objective. `kind` names the model in the error.
+    """
     try:
         scorer = scorer_of(stored)
         predictions = scorer.predict(data.matrix)
@@ -131,10 +142,10 @@ def _predictions(stored: StoredModel, data: TrainingData, kind: str) -> npt.NDAr
 
 
 def scorer_of(stored: StoredModel) -> Scorer:
-    """A stored model in memory.
+    """Loads a stored model into memory.
 
     Raises:
-        ValueError: The file cannot be read or is incomplete, or its predictions are not what its objective is.
+        ValueError: The file cannot be read, is incomplete, or holds a LightGBM model of another kind than the objective.
     """
     objective, classes = Objective(stored.facts.get("objective", "binary")), tuple(stored.facts.get("classes", ()))
     if stored.format == LIGHTGBM:
@@ -148,7 +159,7 @@ def scorer_of(stored: StoredModel) -> Scorer:
 def _booster_of(text: str, objective: Objective) -> Any:
     import lightgbm
 
-    # LightGBM loads an incomplete text without an error, with the trees that are there.
+    # LightGBM loads an incomplete text without an error, with the trees that the text contains.
     if not text.startswith("tree\n") or "\nend of trees" not in text:
         raise ValueError("the text of the model is not whole")
     pattern = {Objective.BINARY: _PROBABILITY, Objective.MULTICLASS: _CLASSES}.get(objective)
@@ -164,16 +175,16 @@ def _session_of(data: bytes) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # a prediction is one row, and serving has its own processes
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # serving predicts single rows in several processes
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  # the runtime has an exception for each status, without a common base
+    except Exception as error:  # noqa: BLE001  # the runtime has one exception type per status, without a common base
         raise ValueError(f"ONNX Runtime cannot read the model: {str(error)[:200]}") from None
 
 
 def _converted(estimator: Any, inputs: int) -> Any:
-    """The `onnx.ModelProto` of an estimator: in 64 bits where ONNX Runtime has such kernels, else in 32."""
+    """Converts an estimator to an `onnx.ModelProto`: with 64-bit inputs if ONNX Runtime has kernels for them, else with 32-bit inputs."""
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
@@ -184,7 +195,7 @@ def _converted(estimator: Any, inputs: int) -> Any:
             model = to_onnx(estimator, initial_types=[("inputs", kind([None, inputs]))], options=options)
             _session_of(model.SerializeToString())
             return model
-        except Exception as error:  # noqa: BLE001  # a converter may raise anything about an estimator of somebody else's
+        except Exception as error:  # noqa: BLE001  # a converter may raise any exception for an estimator of another library
             fault = str(error).strip().split("\n", 1)[0][:200]
     raise BraidError(
         f"The fitted {type(estimator).__name__} cannot be converted to ONNX: {fault}",

@@ -1,7 +1,7 @@
-"""The outcome of served answers: whether the declared event followed within the horizon, or what the owner's labels say.
+"""The labels of served answers: whether the declared outcome event followed within the horizon, or the owner's own labels.
 
-Experiments, live quality and the training set of served features take their labels from here. Reads the events table of the outcome's
-source, or the table of labels.
+Reads the events table of the outcome's source, or the table of the owner's own labels. Adds a column `label` to a frame of answers. Experiments,
+live quality and the training set of served features take their labels from here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from features.model import Model, Outcome
 from features.predicates import canonical_predicate
 from infra.settings import Settings
 
-#: The column with the value that an outcome shares with its label point, where the outcome declares `join`.
+#: The column with the value that an outcome shares with its label point, if the outcome declares `join`.
 LABEL_JOIN = "_label_join"
 _EVENTS = "_events"
 
@@ -23,20 +23,20 @@ _EVENTS = "_events"
 def with_outcome(
     spark: SparkSession, settings: Settings, model: Model, points: DataFrame, horizon_ms: int | None = None
 ) -> DataFrame:
-    """Adds `label`: what the training set would have as the label of an answer.
+    """Adds the column `label` to served answers, with the meaning of the label in the training set.
 
-    For an outcome it is 1 where an event that meets the outcome's condition lies in [q_ms, q_ms + horizon), else 0; null where the answer
-    does not name what the outcome is joined by. Where the outcome names the events that are label points (`Outcome.at`), the first such
-    event since q is the answer's own and no outcome of itself. Labels of the owner's own belong to the answer of the same keys and
-    time; an answer without one has the label null.
+    For an outcome, the label is 1 if an event that meets the outcome's condition lies in [q_ms, q_ms + horizon_ms), else 0. It is null if the outcome
+    is joined by a column and the answer does not have the value of that column. If the outcome declares which events are label points (`Outcome.at`),
+    the first such event since q is the event that the answer is about, and does not count as an outcome. The owner's own labels are joined by the
+    keys and the time of the answer; without such a label, the label is null.
 
     Args:
         spark: The session.
         settings: The settings that name the lake.
         model: The model that declares the outcome.
-        points: Columns `entity`, `q_ms`; `LABEL_JOIN` where the outcome is joined; the keys of the other inputs for the owner's own labels.
+        points: Columns `entity`, `q_ms`; `LABEL_JOIN` if the outcome is joined by a column; the keys of the other inputs for the owner's own labels.
             Other columns are passed through.
-        horizon_ms: The length of the interval after q; by default the model's horizon. Labels of the owner's own have none.
+        horizon_ms: The length of the interval after q; by default the model's horizon. The owner's own labels do not use it.
 
     Raises:
         NoEventsError: There are no events of the outcome's source, or no labels.
@@ -58,11 +58,11 @@ def with_outcome(
 def _with_events(
     spark: SparkSession, settings: Settings, model: Model, outcome: Outcome, points: DataFrame, horizon_ms: int
 ) -> DataFrame:
-    """The labels of answers whose own event has to be told from its outcome, or that are joined by a column."""
+    """Adds the labels if the outcome is joined by a column, or if the answer's own event must be told apart from its outcomes."""
     group, key = model.outcome_group, LABEL_JOIN if outcome.join else "entity"
     require_events(spark, settings, group.source)
     where = f"coalesce({canonical_predicate(outcome.where, group.source, model.name)}, false)" if outcome.where else "true"
-    # An event of another source is no label point.
+    # Label points are events of the first group's source only.
     own = "false"
     if outcome.at is not None and group.source == model.group.source:
         own = f"coalesce({canonical_predicate(outcome.at, group.source, model.name)}, false)"
@@ -76,7 +76,7 @@ def _with_events(
         .agg(F.collect_list("event").alias(_EVENTS))
     )
     inside = f"filter({_EVENTS}, e -> e.ts_ms >= q_ms AND e.ts_ms < q_ms + {horizon_ms})"
-    # The least of structs is that of the earliest event.
+    # Structs are compared by their first field, so the smallest struct is that of the earliest event.
     own_event = "array_min(transform(filter(_inside, e -> e.own), e -> struct(e.ts_ms, e.outcome))).outcome"
     outcomes = f"size(filter(_inside, e -> e.outcome)) - CAST(coalesce({own_event}, false) AS INT)"
     label = F.expr(f"CASE WHEN {key} IS NOT NULL THEN CAST(coalesce({outcomes}, 0) > 0 AS INT) END")

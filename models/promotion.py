@@ -1,11 +1,12 @@
 """Promotion: the alias `champion` moves to a candidate that passes the gate.
 
-Reads the evaluation rows of the training set, two registered versions, and the last verdict of consistency; writes the alias that
-serving follows. On the same later rows the candidate must be no worse than the champion by the criteria of its objective, such as ranking
-(AUC) and probabilities (log loss), and not much worse on any slice; the candidate must predict fast enough; and the last check of consistency must have no defect.
+Reads the evaluation rows of the training set, two registered versions, and the result of the last consistency check; writes the alias that
+serving follows. The gate has these conditions. On the evaluation rows, the candidate is no worse than the champion by the criteria of the objective,
+such as ranking (AUC) and probabilities (log loss), and not much worse on any slice. The candidate predicts fast enough. The last consistency check
+has no defect.
 
-The compared versions have not learnt the later rows. A candidate that passes is fitted again on all rows up to the horizon, and this
-fit becomes champion; it carries the number of the version that was compared, for the next gate.
+Neither of the compared versions was trained on the evaluation rows. A candidate that passes the gate is fitted again on all rows of the training
+set, and this fit becomes champion. A tag of the new champion names the compared version, which the next gate compares again.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ from models.registry import (
 from models.slices import Slice, slices_of
 from models.training import MIN_ROWS, fit_on_all_rows
 
-#: The largest median time of one prediction, in milliseconds. A whole request has ten.
+#: The largest median time of one prediction, in milliseconds. A whole request should take at most 10 ms.
 MAX_PREDICT_MS = 5.0
-#: The tag of a promoted version: "true" if served answers had been checked and had no defect, else "false".
+#: The tag of a promoted version: "true" if served answers had been checked before the promotion and had no defect, else "false".
 PROVEN_TAG = "proven"
-#: The end of a promotion's reason where no served answer had been checked.
+#: The end of the reason of a promotion before which no served answer had been checked.
 UNPROVEN = "Unknown: nothing served was checked."
 _TWIN_TAG = "twin_version"
 
@@ -57,13 +58,13 @@ class PromotionReport:
 
     Attributes:
         promoted: Whether the candidate was promoted.
-        reason: Why, in a sentence.
-        champion_version: The version of the champion now; empty without a champion.
+        reason: Why the candidate was promoted or refused, in a sentence.
+        champion_version: The version of the champion after the gate; empty without a champion.
         proven: Whether served answers had been checked and had no defect.
         candidate: The evaluation of the candidate; None without a comparison.
         champion: The evaluation of the previous champion; None without a comparison.
         slices: The compared slices.
-        predict_ms: The candidate's median time of one prediction.
+        predict_ms: The candidate's median time of one prediction, in milliseconds; None if it was not measured.
     """
 
     promoted: bool
@@ -80,19 +81,22 @@ def promote(
     settings: Settings, model: Model, candidate_version: str, rows: pd.DataFrame, defects: int | None = None,
     twin_version: str | None = None,
 ) -> PromotionReport:  # fmt: skip
-    """Compares the candidate with the champion, and makes its fit on all rows the champion if the candidate passes the gate.
+    """Compares the candidate with the champion. If the candidate passes the gate, makes the candidate's fit on all rows the champion.
 
-    The write of the champion's alias is the promotion. The tags of the version are written before it. The alias of the twin is written
-    after it, from a tag; if the run ends in between, the next promotion writes the alias. A version that braid has not trained becomes
-    champion as it is.
+    The write of the champion's alias is the promotion. The tags of the version are written before that alias. The alias of the twin is written
+    after it, from a tag of the champion; if the run ends in between, the next call writes the alias of the twin. A version that braid has not trained
+    becomes champion without a second fit.
 
     Args:
         settings: The settings that name the MLflow server.
         model: The declaration.
         candidate_version: A version of the registered model.
         rows: The training set of the candidate.
-        defects: The number of defects in the last verdict of consistency; None where no served answer was checked.
-        twin_version: The version of the batch-only twin, which becomes champion of the twin's name together with the candidate.
+        defects: The number of defects in the last consistency check; None if no served answer was checked.
+        twin_version: The version of the batch-only twin, whose fit on all rows becomes champion under the twin's name.
+
+    Raises:
+        MlflowException: The registry does not answer, or has no such version.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -131,7 +135,8 @@ def promote(
         client.set_model_version_tag(name, candidate_version, "promotion", reason)
         return PromotionReport(False, reason, version, proven, **figures)
 
-    if present is not None:  # the alias of the twin is old if a run ended between the two writes, or if a user moved the champion
+    # The alias of the twin is out of date if a run ended between the two writes, or if a user moved the champion.
+    if present is not None:
         crown_twin(present.tags.get(_TWIN_TAG))
     if candidate_version in (version, compared_version):
         return PromotionReport(False, "The candidate is the champion already.", version, proven)

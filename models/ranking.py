@@ -1,10 +1,10 @@
-"""Compares the answers of two models, with a confidence interval of the difference. Pure.
+"""Compares the answers of two models, with a confidence interval of the difference. All functions are pure.
 
-Probabilities are compared by the area under the ROC curve (AUC), other predictions by their errors; `measured` has the measure of an objective.
+Probabilities are compared by the area under the ROC curve (AUC), other predictions by their errors; `measured` returns the measure of an objective.
 
-The AUC is the share of (positive, negative) pairs that a model orders rightly. It depends on the order of the scores alone, so two
-models that predict different horizons can be compared by it; a Brier score would favour the model with the smaller probabilities.
-Answers about the same entity depend on each other, so the bootstrap draws entities, and takes all answers of each drawn entity.
+The AUC is the share of (positive, negative) pairs that a model orders correctly. It depends only on the order of the scores, so it can compare two
+models that predict different horizons; a Brier score would favour the model with the smaller probabilities. Answers about the same entity depend on
+each other, so the bootstrap draws entities and takes all answers of each drawn entity.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from features.objective import Objective
 from features.tiles import runs
 
 Array = npt.NDArray[Any]
-#: A class that a model does not know has this probability in the log loss.
+#: The smallest probability in the log loss, which a class outside the classes of a model has.
 LEAST_PROBABILITY = 1e-15
 _RESAMPLES = 1_000
 
@@ -30,9 +30,9 @@ class Difference:
 
     Attributes:
         value: The difference.
-        low: The lower end of its confidence interval.
-        high: The upper end of its confidence interval.
-        paired: Whether both values are of answers to the same requests.
+        low: The lower end of the confidence interval of the difference.
+        high: The upper end of the confidence interval of the difference.
+        paired: Whether both values are computed from answers to the same requests.
     """
 
     value: float
@@ -47,17 +47,17 @@ class Difference:
 
 
 class Measured(Protocol):
-    """A measure of answers: its value, and its value on samples of their entities."""
+    """A measure of answers, with its value on all answers and on samples of the entities."""
 
     @property
     def entities(self) -> int:
         """The number of entities."""
 
     def value(self) -> float:
-        """The value; NaN where the answers have none."""
+        """Returns the value on all answers; NaN if the measure is undefined for these answers."""
 
     def redrawn(self, drawn: Array) -> float:
-        """The value on a sample of entities.
+        """Returns the value on a sample of entities.
 
         Args:
             drawn: Indices of the sampled entities; an index that occurs twice counts twice.
@@ -81,10 +81,10 @@ class Ranking:
         self._ties, _ = runs(scores[order])
 
     def auc(self, weights: Array | None = None) -> float:
-        """The AUC; NaN where all labels are the same.
+        """Returns the AUC; NaN if all labels are the same.
 
         Args:
-            weights: One number per entity: how often each of the entity's answers counts; by default once.
+            weights: How often each answer of an entity counts, shape (entities,); by default once.
         """
         weight = np.ones(self.entities)[self._entity] if weights is None else weights[self._entity]
         if not len(weight):
@@ -95,11 +95,11 @@ class Ranking:
         return float(positive @ (np.cumsum(negative) - negative / 2) / pairs) if pairs else float("nan")
 
     def value(self) -> float:
-        """The AUC; NaN where all labels are the same."""
+        """Returns the AUC of all answers; NaN if all labels are the same."""
         return self.auc()
 
     def redrawn(self, drawn: Array) -> float:
-        """The AUC of a sample of entities, as `Measured.redrawn`."""
+        """Returns the AUC on a sample of entities, as specified by `Measured.redrawn`."""
         return self.auc(np.bincount(drawn, minlength=self.entities))
 
 
@@ -109,7 +109,7 @@ class MeanError:
     Args:
         entities: The entity that the answer is about.
         errors: The error of the answer.
-        root: Whether the value is the root of the mean, as for squared errors.
+        root: Whether the value is the square root of the mean, as for squared errors.
     """
 
     def __init__(self, entities: Array, errors: Array, root: bool = False) -> None:
@@ -119,24 +119,26 @@ class MeanError:
         self._sums = np.bincount(of_answer, weights=errors, minlength=self.entities)
 
     def value(self) -> float:
-        """The mean error; NaN without answers."""
+        """Returns the mean error of all answers; NaN without answers."""
         return self.redrawn(np.arange(self.entities))
 
     def redrawn(self, drawn: Array) -> float:
-        """The mean error of a sample of entities, as `Measured.redrawn`."""
+        """Returns the mean error on a sample of entities, as specified by `Measured.redrawn`."""
         answers = self._answers[drawn].sum()
         mean = float(self._sums[drawn].sum() / answers) if answers else float("nan")
         return float(np.sqrt(mean)) if self._root else mean
 
 
 def measured(objective: Objective, entities: Array, labels: Array, predictions: Array) -> Measured:
-    """The measure of an objective: the AUC of probabilities, the RMSE of numbers, the log loss of several classes.
+    """Returns the measure of an objective for answers: the AUC of probabilities, the RMSE of numbers, the log loss of several classes.
+
+    The arrays have the shape (answers,).
 
     Args:
         objective: What the model predicts.
         entities: The entity of each answer.
         labels: The label of each answer.
-        predictions: The prediction of each answer; of several classes the probability of the label.
+        predictions: The prediction of each answer; for several classes, the predicted probability of the label.
     """
     if objective is Objective.BINARY:
         return Ranking(entities, labels, predictions)
@@ -146,12 +148,14 @@ def measured(objective: Objective, entities: Array, labels: Array, predictions: 
 
 
 def difference(first: Measured, second: Measured, paired: bool, confidence: float) -> Difference | None:
-    """The second value minus the first, with an interval by scipy's bootstrap; None where one has no value, such as an AUC of one class.
+    """Returns the second value minus the first, with a confidence interval from scipy's bootstrap.
+
+    The result is None if the difference or an end of the interval is undefined, such as for an AUC of labels that are all the same.
 
     Args:
-        first: The baseline.
-        second: What is compared with the baseline.
-        paired: Whether both have the same answers about the same entities; each bootstrap sample is then drawn for both.
+        first: The measure of the baseline.
+        second: The measure that is compared with the baseline.
+        paired: Whether both measures are of answers to the same requests. Each bootstrap sample of entities is then used for both measures.
         confidence: The confidence level of the interval, in (0, 1).
     """
     from scipy.stats import bootstrap

@@ -16,7 +16,7 @@ from infra.settings import Settings
 from models.formats import LIGHTGBM, StoredModel, scorer_of
 from models.registry import DIGEST_TAG, FACTS, OBJECTIVE_TAG, tracking
 
-#: The packages that MLflow notes for each format.
+#: Format → the packages that MLflow records as requirements of the model.
 _PACKAGES = {"lightgbm": ("lightgbm", "numpy", "pandas"), "onnx": ("onnx", "onnxruntime", "numpy", "pandas")}
 
 
@@ -30,17 +30,20 @@ def register(
     metrics: Mapping[str, float] | None = None,
     plots: Mapping[str, bytes] | None = None,
 ) -> str:
-    """Registers a fitted model in its format, with its signature. Returns the version.
+    """Registers a fitted model in its format, with its signature. Returns the new version.
 
     Args:
         settings: The settings that name the MLflow server.
-        name: The registered name, which is also that of the experiment.
-        stored: The model, with the model that was fitted.
-        example: Some rows of its input.
+        name: The registered name, which is also the name of the MLflow experiment.
+        stored: The stored model, with `native`.
+        example: Some rows of the model's input, shape (rows, inputs).
         tags: Tags of the run and of the version.
         parameters: Parameters of the run.
         metrics: Metrics of the run.
         plots: PNG images of the run by title.
+
+    Raises:
+        MlflowException: The registry does not answer.
     """
     import mlflow
     from mlflow.models import infer_signature
@@ -50,7 +53,7 @@ def register(
     frame = pd.DataFrame(example, columns=list(scorer.names))
     common: dict[str, Any] = {
         "name": "model",
-        # Without this list MLflow loads the model in a new process to find the packages, which takes most of the training's time.
+        # Without this list, MLflow loads the model in a new process to find its packages, which takes most of the time of a training.
         "pip_requirements": [f"{package}=={metadata.version(package)}" for package in ("mlflow", *_PACKAGES[stored.format])],
         "metadata": {FACTS: dict(stored.facts)} if stored.facts else None,
     }
@@ -65,10 +68,10 @@ def register(
                 signature = infer_signature(frame, scorer.predict(example))
                 info = mlflow.lightgbm.log_model(stored.native, signature=signature, input_example=frame, **common)
             else:
-                # An ONNX model has one input, a matrix; MLflow's own column names would not be its inputs.
+                # The signature is that of a matrix: an ONNX model has one input, so column names would not match its inputs.
                 signature = infer_signature(example, scorer.predict(example))
                 info = mlflow.onnx.log_model(stored.native, signature=signature, save_as_external_data=False, **common)
-            # The version and its tags in one call: no process ever sees the version without its tags.
+            # One call writes the version and its tags, so no process sees the version without its tags.
             registered = mlflow.register_model(info.model_uri, name, tags={**tags, DIGEST_TAG: stored.digest})
     return str(registered.version)
 

@@ -1,6 +1,6 @@
-"""The model registry: versions and aliases in MLflow, and the models behind them.
+"""The model registry: reads versions, aliases and stored models from MLflow, and moves the alias `champion`.
 
-Serving and promotion load a model by the same functions; `models.formats` has the formats.
+Serving and promotion load a model by the same functions; `models.formats` defines the stored formats.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from models.formats import LIGHTGBM, ONNX, Scorer, StoredModel, scorer_of
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-#: The tag of a version with its digest (`models.formats.StoredModel`). A model whose digest differs from the tag is refused.
+#: The tag with the digest of a version (`models.formats.StoredModel`). A model whose digest differs from the tag is refused.
 DIGEST_TAG = "sha256"
-#: The tag of a version that braid has trained: on which rows. `HELD_OUT` are those before the evaluation, `ALL_ROWS` those up to the horizon.
+#: The tag with the rows on which braid has trained a version: `HELD_OUT` is the training rows before the evaluation rows, `ALL_ROWS` the whole
+#: training set. A version that braid has not trained has no such tag.
 FIT_TAG, HELD_OUT, ALL_ROWS = "fit", "held out", "all rows"
-#: The tag of a version on all rows: the version before the evaluation, whose metrics it carries and which the next gate compares.
+#: The tag of a version that was fitted on all rows: the number of the `HELD_OUT` version whose metrics it has, and which the next gate compares.
 EVALUATED_TAG = "evaluated_version"
-#: The tag of a version with the objective of its model; a version without it predicts a probability.
+#: The tag with the objective of a version. A version without this tag predicts a probability.
 OBJECTIVE_TAG = "objective"
-#: The tag of a version with the table of its training set, of the version `training_set_version`.
+#: The tag with the name of a version's training table. The tag `training_set_version` has the Delta version of the table.
 TABLE_TAG = "training_table"
-#: The key of braid's own facts in the metadata of MLflow's model.
+#: The key of `StoredModel.facts` in the metadata of the MLflow model.
 FACTS = "braid"
 #: The class of a LightGBM model that is stored as text.
 _TEXT_CLASS = "lightgbm.basic.Booster"
 
 
 def batch_only_name(name: str) -> str:
-    """The registered name of a model's batch-only twin, which is trained on the features that batch alone would have served."""
+    """Returns the registered name of a model's batch-only twin, which is trained on the features that batch alone would have served."""
     return f"{name}_batch_only"
 
 
 @contextmanager
 def tracking(settings: Settings) -> Iterator[None]:
-    """A block in which MLflow's own functions use the registry of these settings.
+    """Makes MLflow's module-level functions use the registry of these settings, within a `with` block.
 
-    MLflow also writes the registry's address to the environment, where `Settings.load` of another home would read it. So the
-    environment variable gets its old value back at the end of the block.
+    MLflow also writes the registry's address to the environment, where `Settings.load` of another home would read the address. So the end of the
+    block restores the old value of the environment variable.
     """
     import mlflow
 
@@ -58,12 +59,22 @@ def tracking(settings: Settings) -> Iterator[None]:
 
 
 def trained_fingerprint(tags: Mapping[str, str]) -> str | None:
-    """The fingerprint of the input that a version was trained on, from its tags. A version without the newer tag has one group as input."""
+    """Returns the fingerprint of the declared input that a version was trained on, from its tags; None if the tags have no fingerprint.
+
+    Older versions have one group as input, and only the tag `group_fingerprint`.
+    """
     return tags.get("fingerprint") or tags.get("group_fingerprint")
 
 
 class RegisteredVersion(NamedTuple):
-    """A version of a registered model."""
+    """A version of a registered model.
+
+    Attributes:
+        version: The number of the version, as text.
+        run_id: The MLflow run that has registered the version, if known.
+        tags: The tags of the version.
+        aliases: The aliases of the version; only `registered_versions` reads them.
+    """
 
     version: str
     run_id: str | None
@@ -72,7 +83,7 @@ class RegisteredVersion(NamedTuple):
 
 
 def registered_versions(settings: Settings, name: str) -> list[RegisteredVersion]:
-    """Every version of a registered model, the newest first; empty where no version is registered.
+    """Returns every version of a registered model, the newest first; empty if no version is registered.
 
     Raises:
         MlflowException: The registry does not answer.
@@ -103,7 +114,7 @@ def make_champion(settings: Settings, name: str, version: str) -> None:
 
 
 def version_of(settings: Settings, name: str, version: str) -> RegisteredVersion:
-    """A version of a registered model.
+    """Returns a version of a registered model by its number.
 
     Raises:
         MlflowException: The registry does not answer, or has no such version.
@@ -115,7 +126,7 @@ def version_of(settings: Settings, name: str, version: str) -> RegisteredVersion
 
 
 def version_by_alias(settings: Settings, name: str, alias: str) -> RegisteredVersion | None:
-    """The version that has an alias, or None where no version has the alias.
+    """Returns the version that has an alias, or None if no version has the alias.
 
     Raises:
         MlflowException: The registry does not answer.
@@ -126,16 +137,16 @@ def version_by_alias(settings: Settings, name: str, alias: str) -> RegisteredVer
     try:
         entry = MlflowClient(settings.mlflow_tracking_uri).get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        # The first code means that the model is not registered, the second that no version has the alias.
+        # The first code means that the model is not registered; the second means that no version has the alias.
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None
-    # `version` is a number from a local database, a text from an MLflow server.
+    # A local database returns `version` as a number, and an MLflow server returns it as text.
     return RegisteredVersion(str(entry.version), entry.run_id, entry.tags)
 
 
 def read_version(settings: Settings, name: str, version: str) -> StoredModel:
-    """The stored model of a registered version.
+    """Downloads the stored model of a registered version, and verifies its digest.
 
     Raises:
         ValueError: The version is neither LightGBM's text nor ONNX (it is a pickle, for example), or it was changed after the registration.
@@ -155,17 +166,17 @@ def read_version(settings: Settings, name: str, version: str) -> StoredModel:
             raise ValueError("the model is neither a LightGBM booster in text form nor ONNX")
         data = Path(artifacts, flavor["data"]).read_bytes()
     stored = StoredModel(file_format, data, (described.metadata or {}).get(FACTS, {}))
-    # A version that another program has registered has no digest until braid promotes it.
+    # A version that another program has registered has no digest until braid promotes the version.
     if digest is not None and stored.digest != digest:
         raise ValueError("it is not the one that was registered: the digests differ")
     return stored
 
 
 def load_scorer(settings: Settings, name: str, version: str) -> Scorer:
-    """A registered version in memory.
+    """Loads a registered version into memory.
 
     Raises:
-        ValueError: As `read_version` and `models.formats.scorer_of`.
+        ValueError: The version cannot be used, for a reason of `read_version` or `models.formats.scorer_of`.
         MlflowException: The registry or its artifacts cannot be reached.
     """
     return scorer_of(read_version(settings, name, version))

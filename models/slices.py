@@ -1,4 +1,4 @@
-"""Slices of the gate: the parts of the evaluation rows on which a candidate must not be much worse than the champion. Pure."""
+"""Compares a candidate with the champion on slices, which are parts of the evaluation rows, for the gate. All functions are pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from features.windows import DAY_MS
 from models.evaluation import Criterion
 from models.ranking import Difference, difference, measured
 
-#: Objective → by what a candidate is compared on a slice, and how much worse it may be there.
+#: Objective → the criterion of a slice: the metric, and how much worse a candidate may be on the slice.
 SLICE_CRITERIA = {
     Objective.BINARY: Criterion("auc", "AUC", 0.02),
     Objective.REGRESSION: Criterion("rmse", "RMSE", None, 0.1),
     Objective.MULTICLASS: Criterion("log_loss", "log loss", None, 0.1),
 }
-#: The smallest number of rows of a slice, and the confidence at which a larger loss must be significant, because of twenty slices one looks
-#: worse by chance.
+#: The smallest number of rows of a slice, and the confidence level at which a loss beyond the tolerance must be significant. The level is high
+#: because the gate compares many slices: of twenty slices, one looks worse by chance.
 MIN_SLICE, SLICE_CONFIDENCE = 400, 0.99
 _WEEK_DAYS = 7
 
@@ -33,12 +33,12 @@ class Slice:
     """A part of the evaluation rows, compared by the criterion of the objective.
 
     Attributes:
-        name: The condition of the rows.
-        rows: Their number.
-        candidate: The candidate's value of the criterion.
-        champion: The champion's value.
+        name: The condition that the rows of the slice meet.
+        rows: The number of rows.
+        candidate: The candidate's value of the metric.
+        champion: The champion's value of the metric.
         criterion: The criterion.
-        difference: The candidate's value minus the champion's, if the candidate is worse than the tolerance.
+        difference: The candidate's value minus the champion's, with its interval; None if the candidate is within the tolerance.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Slice:
 
     @property
     def worse(self) -> bool:
-        """Whether the candidate is significantly worse on this slice, beyond the tolerance."""
+        """Whether the candidate is worse than the tolerance allows on this slice, and significantly worse than the champion."""
         if self.difference is None:
             return False
         return self.difference.high < 0 if self.criterion.more_is_better else self.difference.low > 0
@@ -62,13 +62,14 @@ class Slice:
 
 
 def slices_of(model: Model, later: pd.DataFrame, candidate: npt.NDArray[Any], champion: npt.NDArray[Any]) -> Iterator[Slice]:
-    """The slices with enough rows: weekdays and weekends, the lower and upper half of each feature, and its missing values.
+    """Yields the compared slices that have enough rows: weekdays and weekends, the lower and upper half of each input, and its missing values.
 
     Args:
         model: The declaration.
         later: The evaluation rows.
-        candidate: The predictions of the candidate for these rows; of several classes the probability of the label (`evaluation.of_labels`).
-        champion: The same of the champion.
+        candidate: The predictions of the candidate for these rows, shape (rows,); for several classes, the predicted probability of the label
+            (`evaluation.of_labels`).
+        champion: The predictions of the champion, in the same form.
     """
     criterion, labels = SLICE_CRITERIA[model.objective], later["label"].to_numpy()
     entities = later["entity"].to_numpy()
@@ -86,7 +87,7 @@ def slices_of(model: Model, later: pd.DataFrame, candidate: npt.NDArray[Any], ch
             continue
         new, old = (measured(model.objective, entities[mask], labels[mask], answers[mask]) for answers in (candidate, champion))
         new_value, old_value = new.value(), old.value()
-        if np.isnan([new_value, old_value]).any():  # such as an AUC where all labels are the same
+        if np.isnan([new_value, old_value]).any():  # such as an AUC of labels that are all the same
             continue
         much_worse = criterion.worse({criterion.metric: new_value}, {criterion.metric: old_value})
         interval = difference(old, new, paired=True, confidence=SLICE_CONFIDENCE) if much_worse else None

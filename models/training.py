@@ -1,8 +1,8 @@
-"""Trains a candidate model from the training set, and beside it a batch-only twin; fits a candidate that passed the gate on all rows.
+"""Trains a candidate and its batch-only twin from the training set; fits a candidate that passed the gate again on all rows.
 
-The candidate is trained on merged features; the twin is trained on the features that batch alone would have served. The difference
-between the two evaluations shows what the speed layer is worth. Reads the rows of `training_set_{model}`; writes runs and registered
-versions to MLflow: the model in its format, signature, metrics on the evaluation rows, and plots.
+The candidate is trained on merged features; the twin is trained on the features that batch alone would have served. The difference between the two
+evaluations is the benefit of the speed layer. Reads the rows of the training set; writes runs and registered versions to MLflow: the model in its
+format, signature, metrics on the evaluation rows, and plots.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PARAMETERS = {
     "verbosity": -1,
 }
 _ROUNDS = 400
-#: The smallest number of rows that a split needs for training or for evaluation.
+#: The smallest number of rows of the split `train` for a training, and of the split `evaluation` for an evaluation.
 MIN_ROWS = 200
 
 
@@ -55,7 +55,7 @@ class TrainingReport:
     """The result of a training.
 
     Attributes:
-        reason: Why no model was trained; empty after a training.
+        reason: Why no model was trained; empty if a model was trained.
         candidate_version: The registered version of the candidate.
         twin_version: The registered version of the batch-only twin.
         merged: The evaluation of the candidate.
@@ -80,18 +80,22 @@ def train_models(
     view_versions: Mapping[str, int] | None = None,
     table: str | None = None,
 ) -> TrainingReport:
-    """Trains the candidate and its batch-only twin on the training rows of one training set, and evaluates them on its later rows.
+    """Trains the candidate and its batch-only twin on the training rows of a training set, and evaluates both on the evaluation rows.
 
-    The declaration of the model's input, and the versions and the table below become tags of the registered versions.
+    Both are registered with the alias `challenger`. The declaration of the model's input, the versions and the table become tags of the registered
+    versions.
 
     Args:
         settings: The settings that name the MLflow server.
         model: The declaration of the model.
         rows: The training set: columns `entity`, `q_ms`, `split`, `label`, the features, and the features with the prefix `batch_`.
         delta_version: The Delta version of the training set's table.
-        code_version: The commit of the code, or None where the code has no repository.
+        code_version: The commit of the code; None if the code is not in a git repository.
         view_versions: Group → the current Delta version of its batch view; drift is measured against these versions.
         table: The table of the training set; by default `training_set_{model}`.
+
+    Raises:
+        BraidError: The fitted model cannot be served (`models.formats.stored_model`).
     """
     vector = model.vector
     counts = {split: rows.loc[rows["split"] == split, "label"] for split in ("train", "evaluation")}
@@ -119,9 +123,10 @@ def train_models(
 
 
 def fitted(data: TrainingData) -> Any:
-    """The training function of a model that names none. The result is a `lightgbm.Booster`.
+    """Fits a `lightgbm.Booster`; the training function of a model that declares none.
 
-    In the first fit the last tenth of the rows stops the training. The second fit learns all rows and has as many trees as the first.
+    The first fit trains on the first nine tenths of the rows and stops early by the loss on the last tenth. The second fit trains on all rows, and has
+    as many trees as the first.
     """
     import lightgbm
 
@@ -138,13 +143,13 @@ def fitted(data: TrainingData) -> Any:
 
 
 def training_data(model: Model, rows: pd.DataFrame, prefix: str = "", evaluated: Any = None) -> TrainingData:
-    """The rows of a training set as training data.
+    """Converts rows of a training set to training data, sorted by time and entity.
 
     Args:
         model: The declaration.
         rows: The rows, in any order.
         prefix: "batch_" for the features that batch alone would have served.
-        evaluated: As in `TrainingData`.
+        evaluated: The value of `TrainingData.evaluated`.
     """
     rows, vector, classes = rows.sort_values(["q_ms", "entity"]), model.vector, ()
     labels = rows["label"].to_numpy()
@@ -157,7 +162,7 @@ def training_data(model: Model, rows: pd.DataFrame, prefix: str = "", evaluated:
 
 
 def _fit(model: Model, data: TrainingData) -> tuple[StoredModel, dict[str, Any]]:
-    """The fitted model, and the parameters of its run."""
+    """Fits a model by its training function. Returns the fitted model, and the parameters of its MLflow run."""
     function = model.training or fitted
     stored = stored_model(function(data), data)
     parameters: dict[str, Any] = {"training": f"{function.__module__}.{getattr(function, '__qualname__', function)}"}
@@ -192,17 +197,23 @@ def _train(
 def fit_on_all_rows(
     settings: Settings, model: Model, rows: pd.DataFrame, name: str, evaluated: RegisteredVersion, tags: dict[str, str]
 ) -> str:
-    """Fits a version that was evaluated on later rows again, on all rows, and registers the result. Returns its version.
+    """Fits an evaluated version again, on all rows of its training set, and registers the result. Returns the new version.
 
-    The new version has the tags of the evaluated version, with the metrics of its evaluation, and under `EVALUATED_TAG` its number.
+    The new version has the tags of the evaluated version, which include the metrics of the evaluation. Its tag `EVALUATED_TAG` is the number of the
+    evaluated version.
 
     Args:
         settings: The settings that name the MLflow server.
         model: The declaration.
         rows: The training set of the evaluated version.
-        name: The registered name: that of the model, or that of its twin.
+        name: The registered name of the model or of its batch-only twin.
         evaluated: The version that was evaluated.
-        tags: More tags of the new version.
+        tags: Additional tags of the new version.
+
+    Raises:
+        BraidError: The fitted model cannot be served (`models.formats.stored_model`).
+        ValueError: The evaluated version cannot be loaded.
+        MlflowException: The registry or its artifacts cannot be reached.
     """
     prefix = "" if name == model.name else "batch_"
     data = training_data(model, rows, prefix, load_scorer(settings, name, evaluated.version).native)

@@ -1,6 +1,7 @@
-"""The training set of a model: label points, the features of the entity at each point, and the outcome that followed.
+"""Builds the training set of a model: label points, the features of the entities at each point, and the outcome that followed.
 
-Reads the source's events table; writes `training_set_{model}`, split by time into rows for training, a gap, and rows for evaluation.
+Reads the events tables of the model's sources, or the table of the owner's own labels; writes `training_set_{model}`, split by time into rows for
+training, a gap, and rows for evaluation.
 """
 
 from __future__ import annotations
@@ -25,17 +26,22 @@ from infra.errors import NotReadyError
 from infra.settings import Settings
 from models.outcomes import LABEL_JOIN
 
-#: The share of the period of all label points, at its end, whose rows are for evaluation.
+#: The last share of the period of all label points; the rows of this part are for evaluation.
 EVALUATION_SHARE = 0.2
-#: The column of label points on their way that has the entity of the first group.
+#: The column that holds the entity of the first group while the features of another group are joined.
 _SUBJECT = "_subject"
 
 
 @dataclass(frozen=True)
 class TrainingSetReport:
-    """The counts of a training set that was written: all rows, rows with label 1, rows of each split; and the table's Delta version.
+    """The counts of a training set that was written.
 
-    `positives` is None where the objective has no label 1.
+    Attributes:
+        rows: The number of all rows.
+        positives: The number of rows with label 1; None if the objective has no label 1.
+        train: The number of rows for training.
+        evaluation: The number of rows for evaluation.
+        delta_version: The Delta version of the table.
     """
 
     rows: int
@@ -48,21 +54,22 @@ class TrainingSetReport:
 def build_training_set(spark: SparkSession, settings: Settings, model: Model, batch_end_ms: int) -> TrainingSetReport:
     """Writes the training set of a model from the events before `batch_end_ms`.
 
-    Where the outcome names the events that are label points (`Outcome.at`), each such event is a label point, at its own time. Else an
-    entity has two kinds of label points. The first kind is one point a week, at a pseudo-random instant of that week. The second kind is
-    10 minutes after one in fifty of the entity's events, because most requests come shortly after an event. These label points begin 30
-    days after the entity's first event. The owner's own labels are label points as they are. All label points end one horizon before `batch_end_ms`, because a later outcome is not known yet.
+    If the outcome declares which events are label points (`Outcome.at`), each such event is a label point, at its own time. Otherwise an entity has
+    two kinds of label points. The first kind is one point a week, at a pseudo-random instant of that week. The second kind is 10 minutes after one in
+    fifty of the entity's events, because most requests come shortly after an event. These label points begin 30 days after the entity's first event.
+    All label points of an outcome end one horizon before `batch_end_ms`, because later outcomes are not known yet. The owner's own labels are label
+    points themselves, up to `batch_end_ms`.
 
-    The rows are split by time. Between the two parts lies a gap of one horizon, so that the outcome of a training row lies before the
-    evaluation period; its rows are for the fit on all rows. Each row has the features at q, and under `batch_{feature}` the features at the last midnight before
-    q, which are those that batch alone would have served.
+    The rows are split by time. A gap of one horizon separates the training rows from the evaluation rows, so the outcome of a training row lies before
+    the evaluation period. The rows of the gap are used only by the fit on all rows. Each row has the features at its time q. Its columns
+    `batch_{feature}` have the features at the last midnight (UTC) before q, which batch alone would have served.
 
     Raises:
         NoEventsError: There are no events of a source, or no labels.
     """
     for source in [*model.sources, *([model.labels] if model.labels else [])]:
         require_events(spark, settings, source)
-    # A label that is there is known; an outcome is known one horizon later.
+    # A loaded label is known already; an outcome is known one horizon after its label point.
     end_ms = batch_end_ms if model.labels else batch_end_ms - model.horizon_ms
     points = label_points(spark, settings, model, end_ms).persist()
     rows = with_features(spark, settings, model, with_split(points, model.horizon_ms))
@@ -86,15 +93,16 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
 
 
 def training_end_ms(spark: SparkSession, settings: Settings, model: Model) -> int:
-    """The time up to which the lake has all that the training set of a model reads.
+    """Returns the time, in ms since 1970, up to which the lake has all events that the training set of a model reads.
 
-    It is the earliest batch_end of the views; for an outcome of another source, at most the time before which that source is complete.
+    It is the earliest batch_end of the views. In Kappa it is the earliest time up to which a source of the model is complete. If the outcome has
+    a source of its own, it is at most the time up to which that source is complete.
 
     Raises:
         NotReadyError: A view is missing, or has no entity; or no labels were loaded.
     """
     ends_ms = []
-    if settings.kappa:  # there are no views
+    if settings.kappa:  # Kappa has no batch views
         ends_ms = [default_batch_end_ms(spark, settings, source, now_ms()) for source in model.sources]
     for group in () if settings.kappa else model.groups:
         state = table_state(spark, settings.table(view_table(group)))
@@ -112,7 +120,10 @@ def training_end_ms(spark: SparkSession, settings: Settings, model: Model) -> in
 
 
 def with_split(labels: DataFrame, horizon_ms: int) -> DataFrame:
-    """Adds `split` to label points: "evaluation" for the latest, "train" for those that lie more than the horizon before, "gap" between."""
+    """Adds the column `split` to label points, by their time `q_ms`.
+
+    The value is "evaluation" in the last `EVALUATION_SHARE` of the period, "train" more than one horizon before that part, and "gap" between the two.
+    """
     first, last = labels.agg(F.min("q_ms"), F.max("q_ms")).first() or (None, None)
     boundary_ms = 0 if first is None else int(last - (last - first) * EVALUATION_SHARE)
     split = F.when(F.col("q_ms") >= boundary_ms, "evaluation").when(F.col("q_ms") < boundary_ms - horizon_ms, "train")
@@ -126,10 +137,11 @@ def with_features(spark: SparkSession, settings: Settings, model: Model, labels:
         spark: The session.
         settings: The settings that name the lake.
         model: The declaration.
-        labels: What `label_points` gives; other columns are passed through.
+        labels: The result of `label_points`; other columns are passed through.
 
     Returns:
-        The label points with each feature at q, and under `batch_{feature}` at the last midnight before q.
+        The label points with the column `label`, a column `{feature}` with its value at q, and a column `batch_{feature}` with its value at the last
+        midnight (UTC) before q.
     """
     first, *others = model.vector.inputs
     labels = labels.withColumn("batch_ms", F.expr(f"q_ms - pmod(q_ms, {DAY_MS})"))
@@ -148,7 +160,7 @@ def _with_outcome(spark: SparkSession, settings: Settings, model: Model, labels:
     [outcome] = outcome_group.features
     label = F.expr(f"CAST(_within_{outcome.name} > _at_{outcome.name} AS INT)").alias("label")
     outcome_instants = {"_at_": "after_ms", "_within_": "horizon_ms"}
-    # The event that is a label point is no outcome of itself.
+    # Outcomes are counted from 1 ms after a label point that is an event, so the event is not an outcome of itself.
     own_event_ms = 1 if model.points_are_events else 0
     labels = labels.withColumns({"after_ms": F.col("q_ms") + own_event_ms, "horizon_ms": F.col("q_ms") + model.horizon_ms})
     if LABEL_JOIN in labels.columns or outcome_group.source != first.group.source:
@@ -156,7 +168,7 @@ def _with_outcome(spark: SparkSession, settings: Settings, model: Model, labels:
         rows = with_group(spark, settings, outcome_group, labels, outcome_instants, key)
         rows = point_in_time(spark, settings, first.group, rows, _instants(first))
     else:
-        # The outcome is counted as one more feature of the first group, so that one pass over its events gives features and label.
+        # The outcome is computed as an additional feature of the first group, so one pass over the events computes the features and the label.
         both = FeatureGroup(first.group.name, first.group.entity, first.group.source, (*first.group.features, outcome))
         only = dict.fromkeys(_instants(first), first.group.feature_names) | dict.fromkeys(outcome_instants, (outcome.name,))
         rows = point_in_time(spark, settings, both, labels, _instants(first) | outcome_instants, only)
@@ -171,7 +183,7 @@ def _instants(entry: ModelInput) -> dict[str, str]:
 def with_group(
     spark: SparkSession, settings: Settings, group: FeatureGroup, rows: DataFrame, instants: dict[str, str], id_sql: str
 ) -> DataFrame:
-    """Adds the features of the entity whose id is the expression `id_sql` over the columns; they are null where the id is null.
+    """Adds the features of a group to rows whose columns identify an entity of the group. They are null if the entity's id is null.
 
     Args:
         spark: The session.
@@ -179,7 +191,7 @@ def with_group(
         group: The group.
         rows: A column `entity`, the columns of `instants` and of `id_sql`; all columns are passed through.
         instants: Prefix of the result's columns → column with the time, int64 ms.
-        id_sql: The id of the entity.
+        id_sql: The SQL expression over the columns of `rows` whose value is the id of the entity.
     """
     own = rows.withColumn(_SUBJECT, F.col("entity")).withColumn("entity", F.expr(id_sql))
     known = point_in_time(spark, settings, group, own.where("entity IS NOT NULL"), instants)
@@ -188,7 +200,7 @@ def with_group(
 
 
 def in_order(model: Model, columns: list[str]) -> list[str]:
-    """The columns of the table: the label point, the label, the features at q, the features of batch alone."""
+    """Returns the columns of the table in their order: label point, label, split, other columns, features at q, features at the last midnight."""
     vector = model.vector
     features = [f"{prefix}{name}" for prefix in ("", "batch_") for entry in vector.inputs for name in entry.feature_names]
     head = ["entity", "q_ms", "label", "split"]
@@ -196,11 +208,12 @@ def in_order(model: Model, columns: list[str]) -> list[str]:
 
 
 def label_points(spark: SparkSession, settings: Settings, model: Model, end_ms: int) -> DataFrame:
-    """The label points of a model before `end_ms`.
+    """Reads the label points of a model before `end_ms`.
 
     Returns:
-        Columns `entity`, `q_ms`; where the outcome names the events that are label points, also the keys of the other inputs, the request
-        columns (a time as BIGINT, in milliseconds), and the value of the outcome's `join` as `LABEL_JOIN`.
+        Columns `entity`, `q_ms`. If label points are events (`Outcome.at`) or the owner's own labels, also the keys of the other inputs and the
+        request columns (a time as BIGINT, in milliseconds). If the outcome declares `join`, also its value as `LABEL_JOIN`. For the owner's own
+        labels, also `label`.
     """
     group, outcome = model.group, model.outcome
     first, *others = model.vector.inputs
@@ -232,7 +245,7 @@ def label_points(spark: SparkSession, settings: Settings, model: Model, end_ms: 
 
 
 def _pseudo_random_points(events: DataFrame, group: FeatureGroup, end_ms: int) -> DataFrame:
-    """The label points of an outcome that names no events. Columns: `entity`, `q_ms`."""
+    """Returns the label points of an outcome that does not declare `Outcome.at`. Columns: `entity`, `q_ms`. Points may occur twice."""
     entity = group.entity_sql
     spans = (
         events.where(group.has_entity_sql)
