@@ -1,4 +1,7 @@
-"""From what the store gave to what the caller gets. Pure. It is encoded as it is: `serving.encoding`."""
+"""Computes the answers to requests from readings of the online store. All functions are pure.
+
+Reads `store.protocol.Reading`; returns structs of `serving.encoding`, which are encoded without further conversion.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +26,24 @@ from store.protocol import Parts, Reading
 
 
 class Stale(NamedTuple):
-    """That a group is older than a use case allows: what is served then, and the reason that the answer gives."""
+    """The consequence if a group is older than a use case allows.
+
+    Attributes:
+        then: What is served.
+        reason: The degraded reason in the answer.
+    """
 
     then: WhenStale
     reason: str
 
 
 class Served(msgspec.Struct, frozen=True, gc=False):
-    """One entity's features as they are served.
+    """The served features of one entity.
 
     Attributes:
-        parts: What the store had.
-        merged: The features, and what of the parts went in.
-        at_ms: The instant that they are of: the one that was asked about, or batch_end where batch alone was asked.
+        parts: The batch view and the speed tiles that the store has of the entity.
+        merged: The features, and the data that was merged.
+        at_ms: The instant of the features, in ms since 1970: the time of the request, or batch_end if batch features alone are served.
     """
 
     parts: Parts
@@ -46,14 +54,16 @@ class Served(msgspec.Struct, frozen=True, gc=False):
 def features_at(
     reading: Reading, q_ms: int, kept_ms: int, stale: Stale | None = None, batch_only: bool = False
 ) -> Callable[[Parts], Served]:
-    """The function from the parts of an entity to its features at `q_ms`; the entities of a reading share the work.
+    """Returns a function that computes an entity's features at `q_ms` from its parts. It does the work that entities share once.
+
+    The function raises RefusalError if `q_ms` lies before batch_end.
 
     Args:
-        reading: What the store has of the entities.
-        q_ms: When.
-        kept_ms: For how long the store keeps speed tiles.
-        stale: As for `served_features`.
-        batch_only: As for `served_features`.
+        reading: The parts of the entities, as read from the store.
+        q_ms: The time of the request, in ms since 1970.
+        kept_ms: How long the store keeps speed tiles, in milliseconds.
+        stale: See `served_features`.
+        batch_only: See `served_features`.
     """
     group, end_ms, since_ms = reading.group, reading.batch_end_ms, max(q_ms - kept_ms, reading.complete_since_ms)
     at_q = ManyMerge(group, q_ms, end_ms, since_ms)
@@ -65,7 +75,7 @@ def features_at(
 
     def serve(parts: Parts) -> Served:
         if parts.batch is not None and q_ms < parts.batch.batch_end_ms:
-            return served_features(group, parts, q_ms, end_ms)  # refuses
+            return served_features(group, parts, q_ms, end_ms)  # raises RefusalError
         return Served(parts, at_q(parts.batch, parts.tiles), q_ms)
 
     return serve
@@ -81,17 +91,17 @@ def served_features(
     complete_since_ms: int | None = None,
     at_q: ManyMerge | None = None,
 ) -> Served:
-    """The entity's features at `q_ms`.
+    """Computes an entity's features at `q_ms`.
 
     Args:
         group: The declaration.
-        parts: What the store has of the entity.
-        q_ms: When.
-        batch_end_ms: The group's batch_end, for an entity without a view of its own.
-        stale: Given where the group is older than the use case allows.
-        batch_only: Whether to give what batch alone would: the features as of batch_end.
-        complete_since_ms: Since when no event is missing in the speed tiles; None where none ever is.
-        at_q: The merge at `q_ms` by the same arguments, where many entities share it.
+        parts: The batch view and the speed tiles that the store has of the entity.
+        q_ms: The time of the request, in ms since 1970.
+        batch_end_ms: The group's batch_end, for an entity without a view.
+        stale: The consequence if the group is older than the use case allows; None if it is fresh enough.
+        batch_only: Whether to return the features that batch alone would serve, which are those as of batch_end.
+        complete_since_ms: The time since which no event is missing in the speed tiles; None if no event is missing at any time.
+        at_q: The merge at `q_ms` with the same arguments, if many entities share it.
 
     Raises:
         RefusalError: `q_ms` lies before batch_end.
@@ -119,7 +129,7 @@ def served_features(
 
 
 class Marks(NamedTuple):
-    """What may be wrong with the features of an entity: fields of `serving.contract.Provenance`; degraded where there is a reason."""
+    """The fields of `serving.contract.Provenance` that report inexact and missing features. The answer is degraded if there is a reason."""
 
     degraded_reasons: Sequence[str]
     degraded_features: Sequence[str]
@@ -130,12 +140,12 @@ _UNMARKED = Marks((), (), ())
 
 
 class Provenances:
-    """The provenance of the entities of one answer; what they share is made once.
+    """Makes the provenances of the entities of one answer, and computes the parts that entities share once.
 
     Args:
-        names: The features, in the order of the declaration.
-        q_ms: The time that is asked about.
-        architecture: What made the values.
+        names: The names of the features, in the order of the declaration.
+        q_ms: The time of the request, in ms since 1970.
+        architecture: The architecture that computed the values, "lambda" or "kappa".
     """
 
     def __init__(self, names: tuple[str, ...], q_ms: int, architecture: str = "lambda") -> None:
@@ -145,10 +155,15 @@ class Provenances:
         self._end: str | None = None
 
     def marks(self, served: Served, fault: str = "") -> Marks:
-        """What may be wrong with an entity's features; `fault` is what is wrong with the model's input."""
+        """Returns the reasons why an entity's features may be inexact, and the features that are inexact or missing.
+
+        Args:
+            served: The features.
+            fault: Why the model's input is degraded; empty if it is not.
+        """
         parts, merged = served.parts, served.merged
         names, values = self._names, merged.values
-        # Of an entity that no layer knows, also a count of 0 is a default and not a finding.
+        # If no layer knows the entity, every value is a default, even a count of 0.
         missing: Sequence[str] = ()
         if not parts.known:
             missing = names
@@ -162,7 +177,12 @@ class Provenances:
         return Marks(reasons, features, missing) if reasons or missing else _UNMARKED
 
     def of(self, served: Served, fault: str = "") -> Provenance:
-        """Where an entity's features come from; `fault` is what is wrong with the model's input."""
+        """Returns the provenance of an entity's features.
+
+        Args:
+            served: The features.
+            fault: Why the model's input is degraded; empty if it is not.
+        """
         merged = served.merged
         newest_ms, end_ms = merged.newest_event_ms, merged.batch_end_ms
         if end_ms != self._end_ms:
@@ -184,7 +204,7 @@ class Provenances:
 def feature_rows(
     group: FeatureGroup, ids: Sequence[RequestId], served: Sequence[Served], q_ms: int, architecture: str = "lambda"
 ) -> list[FeatureRow]:
-    """The rows of entities, with the ids as the request has them."""
+    """Returns the rows of an answer about features, with the ids in the form of the request."""
     names = group.feature_names
     provenances, features = Provenances(names, q_ms, architecture), features_struct(names)
     return [
@@ -196,9 +216,9 @@ class ServedInput(NamedTuple):
     """One input of a model in an answer.
 
     Attributes:
-        entry: The declared input, with the version of its group that is served.
-        entity_id: The id of the entity that was asked about.
-        served: The entity's features.
+        entry: The declared input, with the served version of its group.
+        entity_id: The id of the entity.
+        served: The features of the entity.
     """
 
     entry: ModelInput
@@ -215,19 +235,19 @@ def prediction(
     score: float | None = None,
     architecture: str = "lambda",
 ) -> Any:
-    """The answer of a model (`serving.encoding.predict_answer`).
+    """Computes the answer of a model, a struct of `serving.encoding.predict_answer`.
 
     Args:
         inputs: The inputs, in the order of the declaration.
-        request: The columns of the request.
-        q_ms: The time that the request asks about.
+        request: Request column → value.
+        q_ms: The time of the request, in ms since 1970.
         model: The model.
         variant: The name of the model's variant.
-        score: The prediction that is declared for an answer that is late, instead of the model's.
-        architecture: What made the features.
+        score: The declared prediction of a late answer, which replaces the model's prediction; None if the model predicts.
+        architecture: The architecture that computed the features, "lambda" or "kappa".
 
     Raises:
-        ValueError: As `LoadedModel.predict`.
+        ValueError: The prediction does not fit the model's objective.
     """
     values, fault = model.input_of(
         [entry for entry, _, _ in inputs], [served.merged.values for _, _, served in inputs], request, q_ms
@@ -250,9 +270,9 @@ def prediction(
 
 
 def combined(provenances: Sequence[tuple[ModelInput, Provenance]]) -> Provenance:
-    """The provenance of an answer from several: the earliest batch_end, the newest event, and what is wrong with any of them.
+    """Combines the provenances of several inputs: the earliest batch_end, the newest event, the sum of the tiles, and all reasons.
 
-    The features have the names that the model has for them.
+    batch_end is None unless every provenance has one. The names of features have the prefixes of the model's inputs.
     """
     each = [its for _, its in provenances]
     ends = [its.batch_end for its in each if its.batch_end is not None]
@@ -264,7 +284,7 @@ def combined(provenances: Sequence[tuple[ModelInput, Provenance]]) -> Provenance
 
     return Provenance(
         as_of=each[0].as_of if each else "",
-        # RFC 3339 of one form sorts as time does.
+        # RFC 3339 texts of one form have the order of their times.
         batch_end=min(ends, default=None) if len(ends) == len(each) else None,
         newest_event=max(newest, default=None),
         tiles_merged=sum(its.tiles_merged for its in each),

@@ -1,8 +1,8 @@
-"""The records of a model's answers in the served log: one record per input, which share `answer_id`.
+"""Makes the records of a model's answers in the served log: one record per input. The records of one answer share `answer_id`.
 
-The record of the first input, whose entity the model is about, also has what the answer was: the request columns, what the outcome will
-name, the variant, the prediction, and the predictions of shadow variants. A request only makes a function per record; the thread of
-`serving.served_log` calls it, so no answer waits for shadows.
+The record of the first input, whose entity the model is about, also has the answer: the request columns, the value by which the outcome will be
+joined, the variant, the prediction, and the predictions of shadow variants. A request only makes one function per record. The thread of
+`serving.served_log` calls the functions, so no answer waits for the predictions of shadow variants.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from serving.variants import Models, Variant
 
 
 class Answered(NamedTuple):
-    """One prediction: the answer of `predict`, or that about a candidate of `score`.
+    """One prediction with its inputs: the answer of `predict`, or the part of the answer of `score` about one candidate.
 
     Attributes:
         inputs: The inputs, in the order of the declaration.
         provenances: The provenance of each input.
-        request: The columns of the request.
-        outcome_id: The value that an outcome of the answer will name; None where the request has none.
+        request: Request column → value.
+        outcome_id: The value by which the outcome of the answer will be joined; None if the request does not have it.
         predicted: The prediction.
     """
 
@@ -47,29 +47,40 @@ class AnswerLog:
     Args:
         declared: The declaration of the model.
         models: The champion and the variants.
-        log: Takes the records.
+        log: The served log.
         most_candidates: The largest number of candidates of one request that are logged.
     """
 
     def __init__(self, declared: Model, models: Models, log: ServedLog, most_candidates: int) -> None:
-        self._outcome_key = declared.outcome_key  # building it parses the outcome's condition
+        self._outcome_key = declared.outcome_key  # computed once, because it parses the outcome's condition
         self._models, self._log, self._most_candidates = models, log, most_candidates
 
     def wants(self, subject: int | str, exposed: bool) -> bool:
-        """Whether an answer about an entity is logged: if it counts in an experiment, or if the entity is in the logged share."""
+        """Returns whether an answer about an entity is logged: if it counts in an experiment, or if the entity is in the logged share."""
         return exposed or self._log.wants(subject)
 
     def places(self, subjects: Sequence[int | str], exposed: bool) -> Sequence[int]:
-        """The places of the candidates that are logged: of those whose first entity is logged, some that are drawn at random."""
+        """Returns the positions of the candidates that are logged.
+
+        These are the candidates whose first entity is logged. If they are more than `most_candidates`, so many of them are drawn at random.
+
+        Args:
+            subjects: The id of the first entity of each candidate.
+            exposed: Whether the answer counts in the running experiment.
+        """
         if not self._most_candidates:
             return ()
         logged = {subject for subject in dict.fromkeys(subjects) if self.wants(subject, exposed)}
         places = [place for place, subject in enumerate(subjects) if subject in logged] if logged else []
-        # By chance and not by the scores, so that the logged candidates are like all candidates.
+        # The draw does not depend on the scores, so the logged candidates represent all candidates.
         return places if len(places) <= self._most_candidates else random.sample(places, self._most_candidates)  # nosec B311
 
     def outcome_id(self, fields: Mapping[str, Any]) -> int | str | None:
-        """The value that an outcome will name, from the fields and the columns of a request; None where the outcome needs none."""
+        """Returns the value by which the outcome will be joined; None if the outcome declares no `join`, or if the request has no such value.
+
+        Args:
+            fields: Field or request column → value.
+        """
         value: int | str | None = None if self._outcome_key is None else fields.get(self._outcome_key.name)
         return value
 
@@ -86,14 +97,14 @@ class AnswerLog:
 
         Args:
             answer: The answer.
-            q_ms: The time that the request asks about.
+            q_ms: The time of the request, in ms since 1970.
             variant: The variant that answered.
-            model: Its model.
+            model: The model of that variant.
             exposed: Whether the answer counts in the running experiment.
-            inputs_of: Gives the inputs as a shadow variant gets them, from whether it gets batch features alone.
+            inputs_of: Returns the inputs of a shadow variant. Its argument is whether the variant gets batch features alone.
         """
         answer_id, served_at_ms = uuid.uuid4().hex, now_ms()
-        request_id = current_request_id()  # the log's thread has none
+        request_id = current_request_id()  # read here, because the thread of the log has no current request
         experiment = self._models.experiment.name if exposed and self._models.experiment else None
         shadows = self._models.shadows(variant) if exposed else []
 
@@ -128,6 +139,6 @@ def _predicted(model: LoadedModel, inputs: Sequence[ServedInput], request: Mappi
 
 
 def _logged(predictions: Mapping[str, Prediction]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """The predictions that are numbers, and those that are class → probability: the served log has a column for each."""
+    """Splits predictions into numbers and probabilities of classes, because the served log has a column for each kind."""
     numbers = {name: value for name, value in predictions.items() if not isinstance(value, dict)}
     return numbers, {name: value for name, value in predictions.items() if isinstance(value, dict)}

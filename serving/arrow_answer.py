@@ -1,10 +1,10 @@
-"""The answer of `/features` as a stream of Arrow: one record batch, with a row per id in the order of the ids.
+"""Encodes the answer of `/features` as a stream of Arrow: one record batch with one row per id, in the order of the ids.
 
-    id                      the id, of the type of the entity's column; a struct where several columns identify the entity
-    {feature}               int64, double, or a list of int64, double or string; null where the feature has no value
+    id                      the id, with the type of the entity's column; a struct if several columns identify the entity
+    {feature}               int64, double, or a list of int64, double or string; null if the feature has no value
     provenance.{field}      the fields of `serving.contract.Provenance`; times are timestamps in milliseconds, UTC
 
-No feature has a name with a dot, and none is named `id`. The values are those of the answer in JSON.
+The names of the columns are unique, because no feature is named `id` or has a dot in its name. The values equal those of the answer in JSON.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _PROVENANCE = [
     *(pa.field(f"provenance.{name}", pa.list_(pa.string()), nullable=False) for name in ("degraded_reasons", "degraded_features", "missing")),
     pa.field("provenance.architecture", pa.string(), nullable=False),
 ]  # fmt: skip
-#: Version of a group → the schema of its answers.
+#: Fingerprint of a group → the schema of its answers.
 _schemas: dict[str, pa.Schema] = {}
 
 
 def schema_of(group: FeatureGroup) -> pa.Schema:
-    """The schema of the answers about a version of a group."""
+    """Returns the schema of the answers about a version of a group."""
     schema = _schemas.get(group.fingerprint)
     if schema is None:
         kinds = [pa.string() if column.type is ColumnType.STRING else pa.int64() for column in group.entity_columns]
@@ -48,14 +48,14 @@ def schema_of(group: FeatureGroup) -> pa.Schema:
 def arrow_stream(
     group: FeatureGroup, ids: Sequence[int | str], served: Sequence[Served], q_ms: int, architecture: str = "lambda"
 ) -> bytes:
-    """The answer.
+    """Encodes an answer about features as a stream of Arrow.
 
     Args:
-        group: The version of the group that is served.
-        ids: The ids, as the online store has them.
+        group: The served version of the group.
+        ids: The ids of the entities, in the form of the online store.
         served: The features of each entity.
-        q_ms: The time that the request asks about.
-        architecture: What made the values.
+        q_ms: The time of the request, in ms since 1970.
+        architecture: The architecture that computed the values, "lambda" or "kappa".
     """
     schema, provenances = schema_of(group), Provenances(group.feature_names, q_ms)
     marks = [provenances.marks(its) for its in served]
@@ -78,6 +78,6 @@ def arrow_stream(
 
 
 def _texts(lists: Sequence[Sequence[str]]) -> pa.Array:
-    """Lists of texts, most of them empty: pyarrow takes a list of lists in twenty times as long."""
+    """Converts lists of texts to an Arrow array. Most lists are empty, and pyarrow's own conversion of nested lists takes twenty times as long."""
     offsets = pa.array([0, *accumulate(map(len, lists))], pa.int32())
     return pa.ListArray.from_arrays(offsets, pa.array(list(chain.from_iterable(lists)), pa.string()))

@@ -1,4 +1,4 @@
-"""The content encoding of a request's body: bytes as they were sent → bytes of JSON, at most `MAX_BODY_BYTES` of them."""
+"""Decodes the content encoding of a request's body: the sent bytes → bytes of JSON, at most `MAX_BODY_BYTES`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from serving.contract import MAX_BODY_BYTES
 from serving.errors import RefusalError
 
-#: zlib's number for a stream in gzip's format.
+#: The value of zlib's `wbits` for a stream in gzip's format.
 _GZIP = 31
 
 
 def decoded(body: bytes, encodings: Sequence[bytes]) -> bytes:
-    """The body without its encoding.
+    """Returns the body without its content encoding.
 
     Args:
-        body: What was sent.
+        body: The sent bytes.
         encodings: The values of the request's `content-encoding` headers.
 
     Raises:
-        RefusalError: The encoding is neither gzip nor identity, the body is not gzip, or it is too large once it is decoded.
+        RefusalError: The encoding is neither gzip nor identity, the body is not gzip, or the decoded body is too large.
     """
     names = [name for value in encodings for name in value.lower().replace(b" ", b"").split(b",") if name not in (b"", b"identity")]
     if not names:
@@ -28,7 +28,7 @@ def decoded(body: bytes, encodings: Sequence[bytes]) -> bytes:
     if names not in ([b"gzip"], [b"x-gzip"]):
         raise RefusalError(415, "The content-encoding is not supported.", "Send the body as it is, or with content-encoding: gzip.")
     plain = b""
-    while body:  # a body may be several gzip streams behind each other
+    while body:  # a body may consist of several gzip streams
         stream = zlib.decompressobj(_GZIP)
         try:
             plain += stream.decompress(body, MAX_BODY_BYTES + 1 - len(plain))

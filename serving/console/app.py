@@ -1,7 +1,7 @@
 """The page of the console and its requests, as an ASGI application that `serving.service` mounts at `/console`.
 
-The page itself is public, like the page of the API. Its requests are POSTs with JSON, which `serving.guard` checks; they read the store as
-`/features` does, and count in no metric.
+The page itself is public, like the page of the API. Its requests are POSTs with JSON, which `serving.guard` checks. They read the store by the same
+functions as `/features`, and no metric counts them.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from store.errors import StoreError
 from store.protocol import Reader
 from store.server import store_to_read
 
-#: The times of a history.
+#: The number of points of a history.
 POINTS = 120
-#: How long a status is given again, in seconds: the store is asked once for all open pages.
+#: How long a status is reused, in seconds, so that all open pages share one read of the store.
 _STATUS_SECONDS = 1.0
 _FOLDER = Path(__file__).parent
 _FILES = {
@@ -65,7 +65,7 @@ class Console:
     Args:
         settings: The settings.
         project: The declarations.
-        store: The online store as requests read it.
+        store: The reader of the online store that requests use.
         models: Name → the champion and the variants of a model.
     """
 
@@ -78,18 +78,18 @@ class Console:
         self._status_at = 0.0
 
     async def project(self, _request: ConsoleRequest) -> ProjectDescription:
-        """The declarations of the project."""
+        """Returns the declarations of the project."""
         return self._project
 
     async def status(self, _request: ConsoleRequest) -> Status:
-        """The state of groups, stream and models."""
+        """Returns the state of groups, stream and models, which is at most a second old."""
         if self._status is None or time.monotonic() - self._status_at >= _STATUS_SECONDS:
             self._status_at = time.monotonic()
             self._status = await asyncio.to_thread(self._look)
         return self._status
 
     async def entity(self, request: EntityRequest) -> Explanation:
-        """How the features of an entity come about.
+        """Explains the features of an entity.
 
         Raises:
             RefusalError: The group is not declared, the id is of another type, or the time lies before batch_end.
@@ -98,7 +98,11 @@ class Console:
         return explainer.explanation(request.id, now_ms() if request.at is None else request.at)
 
     async def history(self, request: HistoryRequest) -> History:
-        """The values of a feature at `POINTS` times from `since`, or from batch_end where that is later. Raises as `entity`."""
+        """Returns the values of a feature at `POINTS` times from `since`, or from batch_end if that is later.
+
+        Raises:
+            RefusalError: The group or the feature is not declared, the id is of another type, or the time lies before batch_end.
+        """
         explainer = await self._explainer(request)
         index, until_ms = explainer.index_of(request.feature), now_ms() if request.at is None else request.at
         end_ms = explainer.batch_end_ms
@@ -106,12 +110,12 @@ class Console:
         points: list[Point] = []
         for place in range(POINTS):
             points.append(explainer.point(index, since_ms + (until_ms - since_ms) * place // (POINTS - 1)))
-            await asyncio.sleep(0)  # a hundred merges in a row would delay the predictions of others
+            await asyncio.sleep(0)  # a hundred merges without a pause would delay other requests
         return History(points, explainer.batch_alone(index, until_ms))
 
     async def _explainer(self, request: EntityRequest) -> Explainer:
         group = group_of(self._groups, request.group)
-        # The page names an entity of several columns by its id, such as 17/t9.
+        # For an entity of several columns, the page sends the id of the store, such as 17/t9.
         keys = [request.id] if group.is_composite else keys_of(group, [request.id])
         reading = await self._store.read(group, keys)
         return Explainer(reading, tiles_kept_ms(self._settings, reading.group))
@@ -129,10 +133,10 @@ class Console:
 
 
 def console_app(console: Callable[[], Console]) -> Starlette:
-    """The application.
+    """Returns the ASGI application of the console.
 
     Args:
-        console: Gives the console of this process when a request arrives.
+        console: Returns the console of this process; called for each request.
     """
 
     def endpoint(action: str, contract: type[ConsoleRequest]) -> Callable[[Request], Awaitable[Response]]:

@@ -1,6 +1,6 @@
-"""What the page says about the project and about the state of the deployment: declarations and the store's notes → JSON. Pure.
+"""Describes the project and the state of the deployment for the page: declarations and published metadata → structs of JSON.
 
-Times are milliseconds since 1970.
+All functions are pure. Times are milliseconds since 1970.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from infra.settings import Settings
 from serving.variants import Models
 from store.protocol import Published
 
-#: How a form names the type of a column.
+#: Type of a column → its name in a form of the page.
 _FORM_TYPES = {
     ColumnType.STRING: "text", ColumnType.INT64: "integer", ColumnType.DECIMAL: "decimal", ColumnType.TIMESTAMP: "time", ColumnType.MAP: "map",
 }  # fmt: skip
@@ -29,13 +29,13 @@ class FeatureDescription(msgspec.Struct, frozen=True):
     """A declared feature.
 
     Attributes:
-        name: Its name.
-        description: One sentence for people.
-        rule: How it is computed, such as "sum of amount".
-        where: The SQL condition on its events, or None.
-        window: The length of its window, such as "7d"; None for all time.
-        exact_tail: Whether its window begins to the millisecond.
-        is_list: Whether its value is a list.
+        name: The name of the feature.
+        description: The description of the feature, one sentence.
+        rule: The aggregation and its column, such as "sum of amount".
+        where: The SQL condition on the events, or None.
+        window: The length of the window, such as "7d"; None for all time.
+        exact_tail: Whether the tail of the window is exact to the millisecond.
+        is_list: Whether the value is a list.
     """
 
     name: str
@@ -48,7 +48,7 @@ class FeatureDescription(msgspec.Struct, frozen=True):
 
 
 class GroupDescription(msgspec.Struct, frozen=True):
-    """A declared group; `entity_type` is "integer" or "text"."""
+    """A declared group. `entity_type` is "integer" or "text"."""
 
     name: str
     description: str
@@ -58,7 +58,7 @@ class GroupDescription(msgspec.Struct, frozen=True):
 
 
 class FieldDescription(msgspec.Struct, frozen=True):
-    """A field of a model's form. `group` is the group whose entity it identifies; None for a request column."""
+    """A field of a model's form. `group` is the group whose entity the field identifies; None for a request column."""
 
     name: str
     type: str
@@ -68,7 +68,7 @@ class FieldDescription(msgspec.Struct, frozen=True):
 
 
 class ModelDescription(msgspec.Struct, frozen=True):
-    """A declared model: the fields of its requests, and what its prediction is the probability of."""
+    """A declared model: the fields of its requests (`keys` and `request`), and in `label` the meaning of its label in words."""
 
     name: str
     label: str
@@ -78,14 +78,23 @@ class ModelDescription(msgspec.Struct, frozen=True):
 
 
 class ProjectDescription(msgspec.Struct, frozen=True):
-    """The declarations of the project, in their order."""
+    """The declarations of the project, in the order of the project."""
 
     groups: Sequence[GroupDescription]
     models: Sequence[ModelDescription]
 
 
 class GroupState(msgspec.Struct, frozen=True):
-    """What is published of a group, its newest event in either layer, and the age of that event that an alert begins at."""
+    """The state of a group.
+
+    Attributes:
+        name: The name of the group.
+        batch_end_ms: batch_end of the published view; None if nothing is published.
+        published_at_ms: The time of the publication; None if it is unknown.
+        entities: The number of published entities.
+        newest_event_ms: The time of the newest event in either layer; None without events.
+        max_age_seconds: The age of the newest event above which an alert is raised.
+    """
 
     name: str
     batch_end_ms: int | None
@@ -96,7 +105,7 @@ class GroupState(msgspec.Struct, frozen=True):
 
 
 class StreamState(msgspec.Struct, frozen=True):
-    """How far the speed layer is behind Kafka, and when it last said so."""
+    """The lag of the speed layer behind Kafka, in messages and in seconds, its rate, and the time when the speed layer reported them."""
 
     lag: int | None
     lag_seconds: float | None
@@ -105,7 +114,7 @@ class StreamState(msgspec.Struct, frozen=True):
 
 
 class VariantState(msgspec.Struct, frozen=True):
-    """A variant of a model: its share of the entities, the registered version that answers, and why none does."""
+    """A variant of a model: its share of the entities, the registered version that answers, and why the version with the alias does not answer."""
 
     name: str
     share: float
@@ -123,7 +132,7 @@ class ModelState(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The state of the deployment; `fault` says why the online store tells nothing about the groups."""
+    """The state of the deployment. `fault` is why the online store could not be read; empty if it was read."""
 
     now_ms: int
     groups: Sequence[GroupState]
@@ -133,12 +142,12 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def project_description(project: Project) -> ProjectDescription:
-    """The declarations of a project."""
+    """Describes the declarations of a project."""
     return ProjectDescription([_group(group) for group in project.groups], [_model(model) for model in project.models])
 
 
 def group_state(settings: Settings, group: FeatureGroup, published: Published | None, newest_ms: int | None) -> GroupState:
-    """The state of a group."""
+    """Returns the state of a group, from its published metadata and its newest event."""
     max_age_seconds = settings.bounds(group.name).max_age_seconds
     if published is None:
         return GroupState(group.name, None, None, 0, newest_ms, max_age_seconds)
@@ -148,7 +157,11 @@ def group_state(settings: Settings, group: FeatureGroup, published: Published | 
 
 
 def stream_state(progress: Mapping[str, Mapping[str, Any]]) -> StreamState | None:
-    """The state of the speed layer, by what it wrote last; None where it has never written."""
+    """Returns the state of the speed layer from its last report; None if it has never reported.
+
+    Args:
+        progress: Streaming query → its progress (`store.protocol.Store.progress`).
+    """
     entry = progress.get("online")
     if entry is None:
         return None
@@ -156,7 +169,7 @@ def stream_state(progress: Mapping[str, Mapping[str, Any]]) -> StreamState | Non
 
 
 def model_state(name: str, models: Models) -> ModelState:
-    """The state of a model."""
+    """Returns the state of a model and its variants."""
     experiment = models.experiment
     shares: Mapping[Any, float] = experiment.shares if experiment else {"champion": 1.0}
     variants = [

@@ -1,6 +1,7 @@
-"""How the features of an entity come about: the merge of all parts, of each layer alone, and of each speed tile alone.
+"""Explains the features of an entity: the merge of all its parts, of each layer alone, and of each speed tile alone.
 
-Every value is an answer of `serving.answer.served_features`, the merge of `/features`, to a part of what the store has. Pure.
+Reads a reading of the online store. Every value is computed by `serving.answer.served_features`, which is the merge of `/features`, from a part of
+that reading. All functions are pure.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from serving.answer import Served, served_features
 from serving.errors import RefusalError
 from store.protocol import Parts, Reading
 
-#: The newest speed tiles that are shown one by one.
+#: The number of speed tiles that are shown one by one, the newest of the entity.
 MAX_TILES = 48
 #: Integers up to this magnitude are exact in a browser.
 _MAX_SAFE_INTEGER = 2**53 - 1
@@ -31,12 +32,12 @@ class FeatureParts(msgspec.Struct, frozen=True):
     """A feature by layer.
 
     Attributes:
-        name: The feature.
-        merged: What `/features` answers.
-        batch_part: What the batch view tells about the window of this moment, without speed tiles.
-        speed_part: What the speed tiles tell, without the batch view.
-        batch_alone: What a platform without a speed layer serves: the value as of batch_end.
-        degraded: Whether `merged` may not be exact.
+        name: The name of the feature.
+        merged: The value that `/features` answers.
+        batch_part: The value from the batch view without speed tiles, for the window that ends at the time of the request.
+        speed_part: The value from the speed tiles without the batch view.
+        batch_alone: The value that a platform without a speed layer would serve: that as of batch_end.
+        degraded: Whether `merged` may be inexact.
     """
 
     name: str
@@ -48,7 +49,7 @@ class FeatureParts(msgspec.Struct, frozen=True):
 
 
 class TileContribution(msgspec.Struct, frozen=True):
-    """A speed tile: its first and last event, whether it went into the merge, and the features of its events alone."""
+    """A speed tile: the times of its first and last event, whether it is merged, and the values of the features from this tile alone."""
 
     first_ms: int
     last_ms: int
@@ -57,29 +58,29 @@ class TileContribution(msgspec.Struct, frozen=True):
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Why values may not be exact, and the features that it touches."""
+    """Why values may be inexact, and the names of the affected features."""
 
     reason: str
     features: Sequence[str]
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """An entity's features by layer, and where they are from. Times are milliseconds since 1970.
+    """The features of an entity by layer, and their provenance. Times are milliseconds since 1970.
 
     Attributes:
-        group: The group.
-        id: The entity, as text: a browser does not hold every 64-bit integer.
-        version: The fingerprint of the declaration that is served.
-        known: Whether either layer has ever seen the entity.
-        as_of_ms: The time that the values are of.
-        batch_end_ms: The end of the entity's batch view, or of the group's where the entity has none.
+        group: The name of the group.
+        id: The id of the entity, as text, because a browser cannot represent every 64-bit integer.
+        version: The fingerprint of the served declaration.
+        known: Whether the store has a batch view or speed tiles of the entity.
+        as_of_ms: The time at which the values are computed.
+        batch_end_ms: The end of the entity's batch view, or batch_end of the group if the entity has no view.
         in_view: Whether the entity has a batch view.
-        newest_event_ms: The newest event that went in.
-        tiles_merged: How many speed tiles went in.
-        tile_count: How many speed tiles the store has; `tiles` are the newest `MAX_TILES` of them.
-        reasons: Why values may not be exact; empty where all are exact.
-        features: In the order of the declaration.
-        tiles: Ascending.
+        newest_event_ms: The time of the newest merged event; None if no event is merged.
+        tiles_merged: The number of merged speed tiles.
+        tile_count: The number of speed tiles in the store; `tiles` has the newest `MAX_TILES` of them.
+        reasons: Why values may be inexact; empty if all values are exact.
+        features: The features, in the order of the declaration.
+        tiles: The newest speed tiles, ascending by time.
     """
 
     group: str
@@ -98,7 +99,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """The value of a feature at one time, and whether it may not be exact."""
+    """The value of a feature at one time, and whether the value may be inexact."""
 
     at_ms: int
     value: Value
@@ -113,11 +114,11 @@ class History(msgspec.Struct, frozen=True):
 
 
 class Explainer:
-    """Explains one entity by one reading.
+    """Explains the features of one entity from one reading.
 
     Args:
-        reading: What the store has of the entity, which is the only one in the reading.
-        tiles_kept_ms: How long the store keeps speed tiles.
+        reading: A reading of this entity only.
+        tiles_kept_ms: How long the store keeps speed tiles, in milliseconds.
     """
 
     def __init__(self, reading: Reading, tiles_kept_ms: int) -> None:
@@ -130,18 +131,18 @@ class Explainer:
 
     @cached_property
     def _unpacked(self) -> Parts:
-        """The parts with tiles that are unpacked once for many times."""
+        """The parts with unpacked tiles, which the points of a history share."""
         return replace(self._parts, tiles=list(self._parts.tiles))
 
     @property
     def batch_end_ms(self) -> int | None:
-        """The end of the entity's batch view or history, or of the group's views; None where nothing is published, or an entity has no history."""
+        """The end of the entity's batch view or history, else batch_end of the group; None if nothing is published, or in Kappa without a history."""
         if self._parts.batch is not None:
             return self._parts.batch.batch_end_ms
         return None if self._reading.batch_end_ms == EVER_MS else self._reading.batch_end_ms
 
     def index_of(self, feature: str) -> int:
-        """The index of a feature in the version that is served.
+        """Returns the index of a feature in the served version of the group.
 
         Raises:
             RefusalError: The version has no such feature.
@@ -152,7 +153,7 @@ class Explainer:
         return names.index(feature)
 
     def explanation(self, entity_id: int | str, q_ms: int) -> Explanation:
-        """The features at `q_ms` by layer.
+        """Explains the features at `q_ms` by layer.
 
         Raises:
             RefusalError: `q_ms` lies before batch_end.
@@ -189,13 +190,21 @@ class Explainer:
         )
 
     def point(self, index: int, q_ms: int) -> Point:
-        """The value of the feature at `index` at `q_ms`. Raises as `explanation`."""
+        """Returns the value at `q_ms` of the feature with the index `index`.
+
+        Raises:
+            RefusalError: `q_ms` lies before batch_end.
+        """
         merged = self._serve(q_ms)(self._unpacked).merged
         degraded = bool(self._parts.faults) or index in merged.degraded_features
         return Point(q_ms, browser_value(merged.values[index]), degraded)
 
     def batch_alone(self, index: int, q_ms: int) -> Value:
-        """The value of the feature at `index` as of batch_end. Raises as `explanation`."""
+        """Returns the value as of batch_end of the feature with the index `index`.
+
+        Raises:
+            RefusalError: `q_ms` lies before batch_end.
+        """
         return browser_value(self._serve(q_ms)(self._parts, batch_only=True).merged.values[index])
 
     def _serve(self, q_ms: int) -> Callable[..., Served]:
@@ -209,14 +218,14 @@ class Explainer:
 
 
 def browser_value(value: Any) -> Any:
-    """A value as a browser can hold it: an integer that is not exact there becomes text."""
+    """Converts a value for a browser: an integer that a browser cannot represent exactly becomes text."""
     if isinstance(value, list):
         return [browser_value(entry) for entry in value]
     return str(value) if isinstance(value, int) and abs(value) > _MAX_SAFE_INTEGER else value
 
 
 def _empty_view(group: FeatureGroup, view: BatchValue) -> BatchValue:
-    """The view, or the history, of an entity without events."""
+    """Returns a view or a history without events, with the end of the entity's own."""
     return type(view)(FORMAT, group.fingerprint, view.batch_end_ms, None, [FeatureView(None, [], []) for _ in group.features])
 
 

@@ -1,4 +1,4 @@
-"""The requests of the console's page. Each is a POST with JSON, so `serving.guard` asks for the key and checks the body."""
+"""The contracts of the console's requests. Each request is a POST with JSON, so `serving.guard` checks its key and its body."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from serving.contract import EntityId, Instant
 
 
 class ConsoleRequest(BaseModel):
-    """A request without fields: for the project and for its state."""
+    """A request without fields, for the description of the project or for the state of the deployment."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
 class EntityRequest(ConsoleRequest):
-    """Asks how the features of an entity come about."""
+    """A request for the explanation of an entity's features."""
 
     group: str = Field(min_length=1, max_length=128)
     id: EntityId
@@ -22,7 +22,7 @@ class EntityRequest(ConsoleRequest):
 
 
 class HistoryRequest(EntityRequest):
-    """Asks for the values of a feature from `since` to `at`, as `/features` gives them for these times."""
+    """A request for the values of a feature from `since` to `at`, which equal the answers of `/features` for these times."""
 
     feature: str = Field(min_length=1, max_length=128)
     since: Instant
