@@ -125,8 +125,8 @@ def train_models(
 def fitted(data: TrainingData) -> Any:
     """Fits a `lightgbm.Booster`; the training function of a model that declares none.
 
-    The first fit trains on the first nine tenths of the rows and stops early by the loss on the last tenth. The second fit trains on all rows, and has
-    as many trees as the first.
+    The first fit trains on the first nine tenths of the rows and stops early by the loss on the last tenth. The second fit trains on all rows,
+    and has as many trees as the first.
     """
     import lightgbm
 

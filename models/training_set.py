@@ -60,8 +60,8 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
     All label points of an outcome end one horizon before `batch_end_ms`, because later outcomes are not known yet. The owner's own labels are label
     points themselves, up to `batch_end_ms`.
 
-    The rows are split by time. A gap of one horizon separates the training rows from the evaluation rows, so the outcome of a training row lies before
-    the evaluation period. The rows of the gap are used only by the fit on all rows. Each row has the features at its time q. Its columns
+    The rows are split by time. A gap of one horizon separates the training rows from the evaluation rows, so the outcome of a training row lies
+    before the evaluation period. The rows of the gap are used only by the fit on all rows. Each row has the features at its time q. Its columns
     `batch_{feature}` have the features at the last midnight (UTC) before q, which batch alone would have served.
 
     Raises:

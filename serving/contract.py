@@ -1,4 +1,4 @@
-"""The contract over HTTP: what a request may say and what an answer says. Times are RFC 3339, UTC, to the millisecond."""
+"""The contract over HTTP: the fields and bounds of requests, and the fields of answers. Times in answers are RFC 3339, UTC, to the millisecond."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from features.model import Model
 from features.objective import Objective
 from features.sources import ColumnType
 
-#: Entities in one request; more are asked in several.
+#: The largest number of entities or candidates in one request.
 MAX_IDS = 1_000
 MAX_BODY_BYTES = 64 * 1_024
-#: Characters of a text in `context`.
+#: The largest number of characters of a text in `context`.
 MAX_TEXT_LENGTH = 4_096
-#: Characters of the name of a group, and of a use case.
+#: The largest number of characters of the name of a group, and of a use case.
 MAX_NAME_LENGTH, MAX_USE_CASE_LENGTH = 128, 64
-#: Values in `context` of a model without request columns.
+#: The largest number of values in `context` for a model without request columns.
 MAX_CONTEXT = 64
-#: A decimal lies between this and its negative.
+#: The bound of a decimal: its absolute value is smaller.
 MAX_DECIMAL = 1e12
 #: The last millisecond of the year 9999.
 LAST_MS = 253_402_300_799_999
@@ -31,7 +31,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def instant_ms(given: Any) -> int:
-    """The milliseconds of an instant, rounded down. Strict: a number of seconds must not pass for one of milliseconds."""
+    """Returns an instant in milliseconds since 1970, rounded down.
+
+    Args:
+        given: An RFC 3339 text with its offset, or an integer, which always means milliseconds. A float is refused, because it is usually a number
+            of seconds.
+
+    Raises:
+        ValueError: The value is of another type or form, or lies outside the years 1970 to 9999.
+    """
     if type(given) is int:
         milliseconds = given
     elif isinstance(given, str):
@@ -49,7 +57,7 @@ def instant_ms(given: Any) -> int:
     return milliseconds
 
 
-#: An instant: RFC 3339 with an offset, or milliseconds since 1970. Held in milliseconds.
+#: An instant: RFC 3339 with an offset, or milliseconds since 1970. The validated value is in milliseconds.
 Instant = Annotated[
     int,
     BeforeValidator(instant_ms),
@@ -57,7 +65,7 @@ Instant = Annotated[
 ]
 Int64 = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)]
 EntityId = Int64 | Annotated[str, Field(min_length=1, max_length=MAX_ENTITY_LENGTH)]
-#: The id of an entity of several columns, by their names.
+#: The id of an entity of several columns: column → value.
 CompositeId = dict[str, EntityId]
 
 
@@ -72,7 +80,7 @@ UseCaseName = Annotated[
 
 
 class _Message(BaseModel):
-    # "model" is a word of the contract, pydantic's own prefix is not.
+    # Fields of the contract may begin with "model", so pydantic's protected prefix is switched off.
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
 
 
@@ -80,10 +88,10 @@ _Body = TypeVar("_Body", bound=_Message)
 
 
 class PredictRequest(_Message):
-    """Asks a model for a prediction about an entity, whose id stands in a field of the entity's name.
+    """A request for a prediction about an entity. The id of the entity is a field with the name of the entity, such as `user_id`.
 
-    `context` is what the caller knows of the moment: the request columns of the model. A model without request columns takes any
-    values and uses none of them. The served log stores the request columns of a share of the answers, and nothing else of `context`.
+    `context` has the request columns of the model, which are values that the caller knows. A model without request columns accepts any values and
+    uses none of them. The served log stores the request columns of a share of the answers, and nothing else of `context`.
     """
 
     context: dict[str, str | float | int | bool | None] = Field(default_factory=dict, max_length=MAX_CONTEXT)
@@ -92,7 +100,7 @@ class PredictRequest(_Message):
 
 
 class FeaturesRequest(_Message):
-    """Asks for the features of entities, at one time.
+    """A request for the features of entities at one time.
 
     The id of an entity of several columns is an object with a value for each column, such as `{"card_id": 17, "terminal_id": "t9"}`.
     """
@@ -104,12 +112,13 @@ class FeaturesRequest(_Message):
 
 
 class Provenance(_Message):
-    """Where an answer comes from.
+    """The data from which an answer is computed.
 
-    `as_of` is the time asked about, `batch_end` where batch ends and speed begins, `newest_event` the latest event that went in,
-    `tiles_merged` the number of speed tiles; `degraded` says that values may not be exact, and `degraded_reasons` why;
-    `degraded_features` names those features, and every other value is exact; `missing` names the features that have no value.
-    `architecture` is what made the values: in Kappa the stream alone, so there is no `batch_end`.
+    `as_of` is the time that the request asks about. `batch_end` is the time up to which the batch view covers every event. `newest_event` is the
+    time of the newest event that is used. `tiles_merged` is the number of speed tiles that are used. `degraded` is true if values may be inexact,
+    and `degraded_reasons` has the reasons. `degraded_features` names the features whose values may be inexact; every other value is exact.
+    `missing` names the features without a value. `architecture` is "lambda" or "kappa". In Kappa the stream alone computes the values, so
+    `batch_end` is null.
     """
 
     as_of: str
@@ -124,7 +133,7 @@ class Provenance(_Message):
 
 
 class FeatureRow(_Message):
-    """One entity's features, null where there is no value. A list is the value of `last_k` and `top_k`."""
+    """The features of one entity. A feature without a value is null. The values of `last_k` and `top_k` are lists."""
 
     id: int | str | dict[str, int | str]
     features: dict[str, float | int | list[float | int | str] | None]
@@ -132,13 +141,13 @@ class FeatureRow(_Message):
 
 
 class FeaturesResponse(_Message):
-    """One row per id, in the order of the ids."""
+    """The features of the requested entities: one row per id, in the order of the ids."""
 
     rows: list[FeatureRow]
 
 
 class ModelInfo(_Message):
-    """The registered model that answered, and the variant that the user has in a running experiment ("champion" without one)."""
+    """The registered model that answered, and the variant whose model it is ("champion" without a running experiment)."""
 
     name: str
     version: str
@@ -146,9 +155,9 @@ class ModelInfo(_Message):
 
 
 class PredictResponse(_Message):
-    """A prediction, what the model was given for it (the declared default where a feature has no value), and where that is from.
+    """A prediction, the model's inputs (the declared default if a feature has no value), and the provenance of the features.
 
-    The entity's id stands in a field of the entity's name. The prediction is a probability, a number, or the probability of each class.
+    The id of the entity is a field with the name of the entity. The prediction is a probability, a number, or the probability of each class.
     """
 
     prediction: float = Field(ge=0, le=1)
@@ -158,12 +167,12 @@ class PredictResponse(_Message):
 
 
 class UnansweredRequest(PredictRequest):
-    """A request of any form, in a project without models: the response says that there is none."""
+    """A request of any form to a project without models, whose response has the status 404."""
 
     model_config = ConfigDict(extra="allow")
 
 
-#: The values of request columns, as a column of an event has them: a decimal has six places.
+#: Type of a request column → type of its values. They are those of event columns, so a decimal is rounded to six places.
 _REQUEST_TYPES: dict[ColumnType, Any] = {
     ColumnType.STRING: Annotated[str, Field(strict=True, max_length=MAX_TEXT_LENGTH)],
     ColumnType.INT64: Int64,
@@ -184,16 +193,19 @@ _PREDICTIONS: dict[Objective, Any] = {
 
 
 def predict_contract(model: Model | None) -> tuple[type[PredictRequest], type[PredictResponse]]:
-    """The request and the response of a model's endpoint, with a field for each key, such as `user_id`; None without a model.
+    """Returns the contracts of the request and of the response of a model's endpoint, with a field for each key, such as `user_id`.
 
-    `context` has the declared request columns; without any it takes what the caller likes.
+    `context` has the declared request columns. Without request columns it accepts any values.
+
+    Args:
+        model: The declaration; None in a project without models.
     """
     if model is None:
         return UnansweredRequest, PredictResponse
     vector = model.vector
 
     def with_keys(message: type[_Body], kind: Any) -> type[_Body]:
-        # The fields of the last base come first, on the page of the API and in answers.
+        # pydantic puts the fields of the last base first, so the keys are the first fields on the page of the API and in answers.
         keys: dict[str, Any] = dict.fromkeys(vector.keys, (kind, ...))
         identified = create_model("Identified", __base__=_Message, **keys)
         bases: Any = (message, identified)
@@ -218,10 +230,10 @@ def predict_contract(model: Model | None) -> tuple[type[PredictRequest], type[Pr
 
 
 class ScoreRequest(_Message):
-    """Asks a model for predictions about many candidates, such as items that may be shown to a user.
+    """A request for predictions about many candidates, such as items that may be shown to a user.
 
-    A key or a request column that is the same for all candidates stands in the request and in its `context`; what differs stands in each
-    candidate.
+    A value that is the same for all candidates is sent once: a key as a field of the request, a request column as a field of `context`. Keys and
+    request columns that differ between candidates are fields of each candidate.
     """
 
     at: Instant | None = Field(None, description="The time that is asked about; default now.")
@@ -229,14 +241,14 @@ class ScoreRequest(_Message):
 
 
 class CandidateScore(_Message):
-    """The prediction for a candidate, and whether any value behind it may not be exact."""
+    """The prediction for a candidate, and whether any of its inputs may be inexact."""
 
     prediction: float = Field(ge=0, le=1)
     degraded: bool
 
 
 class ScoreResponse(_Message):
-    """The predictions, in the order of the candidates, and where the features come from."""
+    """The predictions, in the order of the candidates, and the provenance of their features."""
 
     candidates: list[CandidateScore]
     model: ModelInfo
@@ -244,7 +256,7 @@ class ScoreResponse(_Message):
 
 
 def score_contract(model: Model) -> tuple[type[ScoreRequest], type[ScoreResponse]]:
-    """The request and the response of a model's endpoint for many candidates."""
+    """Returns the contracts of the request and of the response of a model's endpoint for many candidates."""
     keys: dict[str, Any] = dict.fromkeys(model.vector.keys, (EntityId | None, None)) | _outcome_field(model)
     columns: dict[str, Any] = {column.name: (_REQUEST_TYPES[column.type] | None, None) for column in model.request}
     candidate: Any = create_model(_name(model, "Candidate"), __base__=_Message, **keys, **columns)
@@ -262,7 +274,7 @@ def score_contract(model: Model) -> tuple[type[ScoreRequest], type[ScoreResponse
 
 
 def _outcome_field(model: Model) -> dict[str, Any]:
-    """The field of a request that its outcome is joined by, if no key or request column is it already."""
+    """Returns the field of a request by which its outcome is joined; empty if a key or a request column has that name, or if none is needed."""
     if model.outcome_field is None:
         return {}
     text = "What the outcome will name, for the served log: live quality and experiments know the outcome by it. The prediction does not depend on it."
@@ -270,7 +282,7 @@ def _outcome_field(model: Model) -> dict[str, Any]:
 
 
 def _name(model: Model, message: type[BaseModel] | str) -> str:
-    """The name of a message of one model; the page of the API shows messages of one name as one."""
+    """Returns the name of a message of one model. It contains the model's name, because the page of the API shows messages of one name once."""
     return f"{model.name.title().replace('_', '')}{message if isinstance(message, str) else message.__name__}"
 
 

@@ -1,7 +1,8 @@
-"""Requests as they are decoded: for each model of `serving.contract` that a request consists of, a struct with the same fields.
+"""Decodes the bodies of requests: for each pydantic model of `serving.contract` that a request consists of, a msgspec struct with the same fields.
 
-msgspec reads what callers usually send, in a tenth of pydantic's time. What a struct refuses, the contract reads again: it decides, and its
-words say what is wrong. So a struct may refuse what the contract accepts, and never accepts what the contract refuses; a test holds both.
+msgspec decodes the usual requests in a tenth of pydantic's time. If a struct refuses a body, the contract validates the body again. The contract
+decides, and its message is the cause in the response. So a struct may refuse what the contract accepts, but never accepts what the contract
+refuses. A test checks both.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from serving.errors import RefusalError
 
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _EntityId = _Int64 | Annotated[str, Meta(min_length=1, max_length=MAX_ENTITY_LENGTH)]
-#: An instant in text is turned into milliseconds after the struct is read.
+#: An instant. The struct converts a text to milliseconds after it is decoded.
 _Instant = Annotated[int, Meta(ge=0, le=LAST_MS)] | str
 _COLUMN_TYPES: dict[ColumnType, Any] = {
     ColumnType.STRING: Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)],
@@ -44,20 +45,24 @@ _COMMON: list[Any] = [
     ("at", _Instant | None, None),
     ("use_case", Annotated[str, Meta(min_length=1, max_length=MAX_USE_CASE_LENGTH)] | None, None),
 ]
-#: The values of `context` where a model has no request columns.
+#: The values of `context` of a model without request columns.
 _AnyContext = Annotated[dict[str, str | float | int | bool | None], Meta(max_length=MAX_CONTEXT)]
 
 
 def decoder(struct: Any | None, contract: type[BaseModel]) -> Callable[[bytes], Any]:
-    """The function from a request's body to the request: an object with the fields of the contract. Without a struct the contract reads all.
+    """Returns a function that decodes a request's body to an object with the fields of the contract.
 
-    It raises RefusalError for a body outside the contract, with the status 422 for a wrong column of the request, else 400.
+    The function raises RefusalError for a body outside the contract: with the status 422 for a wrong value in `context`, else with 400.
+
+    Args:
+        struct: The msgspec struct of the request; None if only the contract decodes.
+        contract: The pydantic model of the request.
     """
     return partial(_decoded, msgspec.json.Decoder(struct) if struct is not None else None, contract)
 
 
 def features_struct() -> Any:
-    """The struct of `serving.contract.FeaturesRequest`."""
+    """Returns the struct of `serving.contract.FeaturesRequest`."""
     ids = Annotated[list[_EntityId], Meta(max_length=MAX_IDS)]
     return _struct(
         "Features", [("group", Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH)]), ("ids", ids), *_COMMON], ["at"]
@@ -65,7 +70,7 @@ def features_struct() -> Any:
 
 
 def predict_struct(model: Model) -> Any:
-    """The struct of a model's `serving.contract.PredictRequest`."""
+    """Returns the struct of a model's `serving.contract.PredictRequest`."""
     fields: list[Any] = [(key, _EntityId) for key in model.vector.keys]
     if model.request:
         required = any(column.required for column in model.request)
@@ -77,7 +82,7 @@ def predict_struct(model: Model) -> Any:
 
 
 def score_struct(model: Model) -> Any:
-    """The struct of a model's `serving.contract.ScoreRequest`."""
+    """Returns the struct of a model's `serving.contract.ScoreRequest`."""
     keys: list[Any] = [*((key, _EntityId | None, None) for key in model.vector.keys), *_outcome_field(model)]
     candidate: Any = _columns("Candidate", model, keys, optional=True)
     candidates = Annotated[list[candidate], Meta(min_length=1, max_length=MAX_IDS)]
@@ -93,12 +98,12 @@ def _outcome_field(model: Model) -> list[Any]:
 
 
 def refusal_of(error: ValidationError) -> RefusalError:
-    """What the caller is told of a body outside the contract."""
-    # The answer repeats no value, and only the beginning of a field's name, because an invalid request may contain a secret.
+    """Returns the response to a body outside the contract, from the first error of the validation."""
+    # The response contains no value, and only the beginning of a field's name, because an invalid request may contain a secret.
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part)[:64] for part in first["loc"][:2])
     reason = first["msg"].removeprefix("Value error, ")
-    # A column of the request that is missing, unknown or wrong is about the caller's data, and not about the form of a request.
+    # A missing, unknown or wrong value in `context` is an error in the caller's data and not in the form of the request, so its status is 422.
     status = 422 if first["loc"][:1] == ("context",) and len(first["loc"]) > 1 else 400
     return RefusalError(
         status, f"The request does not pass validation{f' at {where}' if where else ''}: {reason}.", "The page of the API is at /."
@@ -107,7 +112,7 @@ def refusal_of(error: ValidationError) -> RefusalError:
 
 def _decoded(fast: msgspec.json.Decoder[Any] | None, contract: type[BaseModel], body: bytes) -> Any:
     if fast is not None:
-        with suppress(ValueError):  # also a text that is no UTF-8
+        with suppress(ValueError):  # every error of msgspec, and the error of a body that is not UTF-8
             return fast.decode(body)
     try:
         return contract.model_validate_json(body)
@@ -116,7 +121,7 @@ def _decoded(fast: msgspec.json.Decoder[Any] | None, contract: type[BaseModel], 
 
 
 def _columns(name: str, model: Model, keys: list[Any], optional: bool) -> Any:
-    """The struct of a model's request columns behind `keys`; `optional` where none is required."""
+    """Returns the struct with the fields `keys` and a model's request columns; with `optional`, no column is required."""
     columns: list[Any] = [
         (column.name, _COLUMN_TYPES[column.type])
         if column.required and not optional

@@ -1,7 +1,7 @@
-"""Answers as they are encoded: for each model of `serving.contract` that an answer consists of, a struct with the same fields.
+"""Encodes answers as JSON: for each pydantic model of `serving.contract` that an answer consists of, a msgspec struct with the same fields.
 
-The models are what the API's page shows. An answer is made and encoded by msgspec, with no object of pydantic in between; a test holds that
-what is encoded passes the contract.
+The page of the API shows the pydantic models. msgspec makes and encodes an answer without pydantic objects, which is faster. A test checks that the
+encoded answers pass the contract.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class Provenance(msgspec.Struct, frozen=True, gc=False):
-    """`serving.contract.Provenance`."""
+    """The struct of `serving.contract.Provenance`."""
 
     as_of: str
     batch_end: str | None
@@ -32,7 +32,7 @@ class Provenance(msgspec.Struct, frozen=True, gc=False):
 
 
 class FeatureRow(msgspec.Struct, frozen=True, gc=False):
-    """`serving.contract.FeatureRow`."""
+    """The struct of `serving.contract.FeatureRow`."""
 
     id: int | str | Mapping[str, int | str]
     features: Any
@@ -41,7 +41,11 @@ class FeatureRow(msgspec.Struct, frozen=True, gc=False):
 
 @cache
 def features_struct(names: tuple[str, ...]) -> Any:
-    """The struct of `features` in a row: the value of each feature by its name."""
+    """Returns the struct of `features` in a row, with a field for each feature.
+
+    Args:
+        names: The names of the features, in the order of the values.
+    """
     fields: list[Any] = [(f"value_{index}", Value) for index in range(len(names))]
     return msgspec.defstruct(
         "Features", fields, rename={f"value_{index}": name for index, name in enumerate(names)}, frozen=True, gc=False
@@ -49,13 +53,13 @@ def features_struct(names: tuple[str, ...]) -> Any:
 
 
 class FeaturesAnswer(msgspec.Struct, frozen=True, gc=False):
-    """`serving.contract.FeaturesResponse`."""
+    """The struct of `serving.contract.FeaturesResponse`."""
 
     rows: Sequence[FeatureRow]
 
 
 class ModelInfo(msgspec.Struct, frozen=True, gc=False):
-    """`serving.contract.ModelInfo`."""
+    """The struct of `serving.contract.ModelInfo`."""
 
     name: str
     version: str
@@ -63,14 +67,14 @@ class ModelInfo(msgspec.Struct, frozen=True, gc=False):
 
 
 class CandidateScore(msgspec.Struct, frozen=True, gc=False):
-    """`serving.contract.CandidateScore`."""
+    """The struct of `serving.contract.CandidateScore`."""
 
     prediction: float | Mapping[str, float]
     degraded: bool
 
 
 class ScoreAnswer(msgspec.Struct, frozen=True, gc=False):
-    """`serving.contract.ScoreResponse`."""
+    """The struct of `serving.contract.ScoreResponse`."""
 
     candidates: Sequence[CandidateScore]
     model: ModelInfo
@@ -79,7 +83,7 @@ class ScoreAnswer(msgspec.Struct, frozen=True, gc=False):
 
 @cache
 def predict_answer(keys: tuple[str, ...], several: bool = False) -> Any:
-    """The struct of `serving.contract.PredictResponse` for a model with these keys; `several` for one of several inputs."""
+    """Returns the struct of `serving.contract.PredictResponse` for a model with these keys; with `several`, for a model with several inputs."""
     fields = [
         *((key, int | str) for key in keys),
         ("prediction", float | Mapping[str, float]), ("features_used", Mapping[str, float]), ("model", ModelInfo), ("provenance", Provenance),
@@ -89,5 +93,5 @@ def predict_answer(keys: tuple[str, ...], several: bool = False) -> Any:
 
 
 def encoded(answer: msgspec.Struct) -> bytes:
-    """The JSON of an answer."""
+    """Encodes an answer as JSON."""
     return _encoder.encode(answer)

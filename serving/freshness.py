@@ -1,4 +1,7 @@
-"""How old the features of an answer are, for use cases that mind: the newest event of each group, looked up aside from requests."""
+"""Checks whether the features of an answer are too old for a use case.
+
+Reads the newest event of each group from the online store, once a second in a thread, so no request waits for it.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,15 @@ _log = logging.getLogger("serving")
 
 
 class Freshness:
-    """Follows the newest event of each group in a thread of its own, and holds it against what use cases allow.
+    """Reads the newest event of each group in a thread of its own, and compares its age with the bounds of the use cases.
 
     Args:
-        settings: Where the online store is, and the use cases.
+        settings: The settings that name the online store and the use cases.
         groups: The declared groups.
-        on_look: Told of a group and its newest event after each look.
+        on_look: Called after each read with the name of a group and the time of its newest event, in ms since 1970.
 
     Attributes:
-        looked: Whether the store has been asked, with whatever success.
+        looked: Whether the store has been read at least once; also true after a failed read.
     """
 
     def __init__(self, settings: Settings, groups: Iterable[FeatureGroup], on_look: Callable[[str, int], None]) -> None:
@@ -39,7 +42,7 @@ class Freshness:
         self._thread = threading.Thread(target=self._follow, name="freshness", daemon=True)
 
     def start(self) -> None:
-        """Looks now and from then on, in the background."""
+        """Starts the thread, which reads the store now and then once a second."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -47,12 +50,17 @@ class Freshness:
         self._stop.set()
 
     def stale(self, use_case: str | None, group: str, q_ms: int) -> Stale | None:
-        """What is served of the group in place of what is too old for the use case; None where it is fresh enough.
+        """Returns the consequence if a group is too old for a use case; None if it is fresh enough, or without a use case.
 
-        An age runs from the newest event that is known to the time that is asked about.
+        The age is the time from the newest known event of the group to `q_ms`. A group without a known event is too old.
+
+        Args:
+            use_case: The name of the use case in the request; None if the request has none.
+            group: The name of the group.
+            q_ms: The time of the request, in ms since 1970.
 
         Raises:
-            RefusalError: The use case is not known, or rather wants no answer than an old one.
+            RefusalError: The use case is unknown, or the group is too old and the use case refuses stale features.
         """
         if use_case is None:
             return None
@@ -85,8 +93,8 @@ class Freshness:
                         self._newest_ms[name] = newest_ms
                         self._on_look(name, newest_ms)
             except StoreError:
-                pass  # what was known stays, and grows old by itself
-            except Exception:  # noqa: BLE001  # whatever the store holds, the thread goes on
+                pass  # the last known events stay, and their age grows
+            except Exception:  # noqa: BLE001  # the thread must continue, whatever the store contains
                 _log.exception("the newest events could not be looked up")
             self.looked = True
             if self._stop.wait(_POLL_SECONDS):

@@ -1,8 +1,8 @@
-"""ASGI application in front of BentoML's: answers the operations of the project itself, and passes on every other request.
+"""The ASGI application in front of BentoML's: answers the requests of the project's operations, and passes on every other request.
 
-BentoML reads a body twice more, starts three spans of its own, and inspects its methods on each request: together twice the
-work of a whole prediction. It stays the server; its probes, metrics and the page of the API answer as before, and its counts of requests
-count what is answered here (`serving.request_counts`).
+For each request, BentoML would read the body twice more, start three spans, and inspect its methods, which is twice the work of a whole prediction.
+BentoML remains the server. Its probes, its metrics and the page of the API work as before, and its counts of requests include the requests that are
+answered here (`serving.request_counts`).
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ _log = logging.getLogger("serving")
 class Front:
     """Answers POST requests of known paths.
 
-    Args:
-        app: The application behind.
-        key: The key that callers must send; None where no key is set.
-        decoders: Path → the function from a body to the request.
-        answer: The function from a path, its request and a media type to the answer, encoded as that type.
-        media_types: Path → the media types that its answer may have, the usual one first; JSON alone for other paths.
-        most_at_once: The number of requests in work at a time; more are refused at once, so that no queue takes the time of those in work.
-            A request is in work from the last byte of its body on: callers that send slowly keep nobody out.
-        shed: Called with the path of a request that is refused for that bound.
-        timeout_seconds: The time of a request, from its first byte to its answer.
-        counts: Counts the requests.
+    The status of a refused request is 400, 401, 413, 415 or 422 for an error of the caller, 503 above the bound of requests in work, 504 after the
+    timeout, and 500 if the service itself fails. The function `answer` may refuse with further statuses (`serving.errors`).
 
-    A request is refused by status 400, 401, 413, 415 or 422, by 503 beyond the bound, by 504 after its time, and by 500 where the service itself fails.
+    Args:
+        app: The application behind this one.
+        key: The key that callers must send; None if no key is set.
+        decoders: Path → the function that decodes a body to the request.
+        answer: Answers a request; its arguments are the path, the request and the media type of the answer. It returns the encoded answer.
+        media_types: Path → the media types that its answer may have, the default first; only JSON for other paths.
+        most_at_once: The largest number of requests in work at a time. More requests are refused immediately, so that no queue delays the requests
+            in work. A request is in work from the last byte of its body on, so callers that send slowly do not block others.
+        shed: Called with the path of a request that is refused because of that bound.
+        timeout_seconds: The longest time of a request, from its head to its answer.
+        counts: Counts the requests.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Front:
         self._free, self._shed, self._timeout_seconds, self._counts = most_at_once, shed, timeout_seconds, counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers the request, or passes it on."""
+        """Answers the request, or passes it to the application behind."""
         if scope["type"] != "http" or scope["path"] not in self._decoders or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -70,7 +71,7 @@ class Front:
         self._counts.begin(path)
         try:
             status = await self._answered(scope, receive, send)
-        finally:  # the caller does not wait for it
+        finally:  # the request is counted after the answer, so the caller does not wait
             asyncio.get_running_loop().call_soon(self._counts.end, path, status, time.perf_counter() - began)
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> int | None:
@@ -92,7 +93,11 @@ class Front:
         return 200
 
     async def _within_bounds(self, scope: Scope, receive: Receive, media_type: bytes) -> bytes | None:
-        """The answer; None if the caller has disconnected."""
+        """Returns the encoded answer within the time of a request; None if the caller has disconnected.
+
+        Raises:
+            RefusalError: The request is refused, takes too long, or fails.
+        """
         path = scope["path"]
         try:
             with Deadline(self._timeout_seconds):
@@ -106,7 +111,7 @@ class Front:
             ) from None
         except RefusalError:
             raise
-        except Exception:  # noqa: BLE001  # the caller must get an answer, whatever has failed
+        except Exception:  # noqa: BLE001  # the caller must get a response, whatever has failed
             _log.exception("the request %s of %s failed", current_request_id(), path)
             raise RefusalError(500, "The service has failed at this request.", "The server's log says why.") from None
 
@@ -122,9 +127,9 @@ class Front:
 
 
 def cross_origin(origins: Collection[str]) -> list[Middleware]:
-    """The layer that lets the pages of some origins call the service in browsers; none without an origin.
+    """Returns the middleware that allows pages of some origins to call the service from a browser (CORS); empty without an origin.
 
-    The key of a deployment is a header that the page itself sets, so no cookie or other credential of the browser is allowed.
+    A page sends the key of the deployment in a header that it sets itself, so cookies and other credentials of the browser are not allowed.
     """
     if not origins:
         return []
@@ -140,7 +145,10 @@ def cross_origin(origins: Collection[str]) -> list[Middleware]:
 
 
 def put_in_front(app: App, layers: Sequence[Middleware]) -> App:
-    """The application behind `layers`, the outermost first. BentoML's own layers are all behind them, for each costs every request."""
+    """Returns an application with `layers` in front of `app`, the outermost layer first.
+
+    BentoML's own layers are in `app`, behind these layers, because each layer costs time for every request.
+    """
     for layer in reversed(layers):
         app = layer.cls(app, *layer.args, **layer.kwargs)
     return app

@@ -1,7 +1,7 @@
-"""The bounds of a request, checked before its body is read; middleware that checks what BentoML reads, and answers `/readyz`.
+"""Checks the key, the content type, the size and the contract of a request; middleware that checks requests to BentoML, and answers `/readyz`.
 
-A request is refused if it has no valid key, if its body is not JSON, is too large or does not fit the contract. BentoML itself would
-unpickle bodies of other content types, and would write the values of an invalid request to its log.
+A request is refused if it has no valid key, or if its body is not JSON, is too large or does not fit the contract. BentoML itself would unpickle
+bodies of other content types, and would write the values of an invalid request to its log.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Door:
-    """Lets through `application/json` bodies of up to `MAX_BODY_BYTES` that fit the contract, from callers with the key where one is set.
+    """Middleware that passes on POST requests with the key and an `application/json` body of up to `MAX_BODY_BYTES` that fits the contract.
 
-    The application gets the body without its content encoding.
+    Requests of other methods are passed on without a check. The application gets the body without its content encoding.
 
     Args:
         app: The application behind the middleware.
-        key: The key that callers must send; None where no key is set.
-        requests: Path → the contract of its request body.
+        key: The key that callers must send; None if no key is set.
+        requests: Path → the contract of its request body. The bodies of other paths may have any form.
     """
 
     def __init__(self, app: App, key: SecretStr | None, requests: Mapping[str, type[BaseModel]]) -> None:
@@ -72,10 +72,10 @@ class Door:
 
 
 class Readiness:
-    """Answers `/readyz` with a list of what is missing.
+    """Middleware that answers `/readyz` with the list of what is missing.
 
-    The status is 200 as soon as the registry has been asked once. It is 200 also without a model or an online store, because the
-    service then still serves `/features` or declared defaults, marked as degraded. After SIGTERM the status is 503 while the service
+    The status is 200 as soon as the registry and the online store have been asked once. It is 200 also without a model or an online store,
+    because the service then still serves `/features` or declared defaults, marked as degraded. After SIGTERM the status is 503 while the service
     continues to answer for `drain_seconds`, so that a load balancer can send requests elsewhere before the service ends.
     """
 
@@ -95,7 +95,7 @@ class Readiness:
         await JSONResponse({"ready": ready, "missing": missing}, 200 if ready else 503)(scope, receive, send)
 
     def _wait_at_sigterm(self) -> None:
-        """Delays the server's own handler of SIGTERM by `drain_seconds`."""
+        """Installs a handler of SIGTERM that calls the server's own handler after `drain_seconds`."""
         loop, server = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
 
         def end(number: int, frame: FrameType | None) -> None:
@@ -107,10 +107,10 @@ class Readiness:
 
 
 def admit(scope: Scope, key: str) -> None:
-    """Returns if the request has the key.
+    """Checks that a request has the key.
 
     Raises:
-        RefusalError: The request has another key, or none.
+        RefusalError: The request has another key or no key.
     """
     authorization = dict(scope["headers"]).get(b"authorization", b"")
     if not hmac.compare_digest(authorization, b"Bearer " + key.encode()):
@@ -118,7 +118,7 @@ def admit(scope: Scope, key: str) -> None:
 
 
 async def body_of(scope: Scope, receive: Receive) -> bytes | None:
-    """The request's body, decoded; None if the caller has disconnected.
+    """Reads the body of a request, and decodes its content encoding; None if the caller has disconnected.
 
     Raises:
         RefusalError: The body is not JSON, is too large, or has an encoding that is not gzip.
@@ -131,7 +131,7 @@ async def body_of(scope: Scope, receive: Receive) -> bytes | None:
             length = value
         elif name == b"content-encoding":
             encodings.append(value)
-    # Every content-type header counts, because of two different headers BentoML could read the other one.
+    # A request with several content-type headers is refused, because BentoML could read another of them than this function.
     if kinds != [JSON]:
         raise RefusalError(415, "The body is not JSON.", "Send it as application/json.")
     if not length.isdigit() or int(length) > MAX_BODY_BYTES:

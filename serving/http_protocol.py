@@ -1,6 +1,6 @@
-"""The HTTP protocol of the server: uvicorn's, which sends the head and the body of an answer by two calls of the system, with both in one.
+"""The HTTP protocol of the server: uvicorn's, changed to send the head and the body of an answer in one system call instead of two.
 
-The first of the two calls wakes the caller, who then waits for the body. On a machine without an idle core that costs more than the merge.
+With two system calls, the first wakes the caller, which then waits for the body. On a machine without an idle core, that costs more than the merge.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class OneWriteProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on a transport that holds back the first of two writes."""
+    """uvicorn's protocol on a transport that delays the first of two writes and sends both at once."""
 
     def connection_made(self, transport: Any) -> None:
-        """Begins a connection."""
-        super().connection_made(_OneWrite(transport, self.loop))  # type: ignore[arg-type]  # a transport by all that it does
+        """Begins a connection on a transport that delays writes."""
+        super().connection_made(_OneWrite(transport, self.loop))  # type: ignore[arg-type]  # it has every attribute of a transport
 
 
 class _OneWrite:
@@ -29,7 +29,7 @@ class _OneWrite:
         self._waiting.append(data)
         if len(self._waiting) > 1:
             self._flush()
-        else:  # for an answer whose body is not ready yet
+        else:  # if no second write follows now, because the body is not ready yet
             self._loop.call_soon(self._flush)
 
     def close(self) -> None:
@@ -47,5 +47,5 @@ class _OneWrite:
 
 
 def use_one_write() -> None:
-    """Makes the servers of this process use the protocol: BentoML, which starts the server, does not let a service choose it."""
+    """Makes the servers of this process use `OneWriteProtocol`. BentoML starts the server, and does not let a service choose the protocol."""
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{OneWriteProtocol.__name__}"

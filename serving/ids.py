@@ -1,4 +1,4 @@
-"""The group and the ids of entities in requests: what a request names → the group, and the ids by which the online store has the entities."""
+"""Finds the group that a request names, and converts the ids in requests to the ids of the online store."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from features.declaration.entity import id_of
 from features.sources import ColumnType
 from serving.errors import RefusalError
 
-#: An id in a request: a value; or column → value, for an entity of several columns.
+#: An id in a request: a value, or column → value for an entity of several columns.
 RequestId = int | str | Mapping[str, int | str]
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _INT64 = range(-(2**63), 2**63)
 
 
 def group_of(groups: Mapping[str, FeatureGroup], name: str) -> FeatureGroup:
-    """The group that a request names.
+    """Returns the group that a request names.
 
     Raises:
         RefusalError: The group is not declared.
@@ -29,10 +29,12 @@ def group_of(groups: Mapping[str, FeatureGroup], name: str) -> FeatureGroup:
 
 
 def keys_of(group: FeatureGroup, ids: Sequence[RequestId]) -> list[int | str]:
-    """The ids as the group's keys have them. Digits pass for an integer: JSON numbers beyond 2^53 do not survive every client.
+    """Converts the ids of a request to the ids of the online store, in the same order.
+
+    A text of digits is accepted for an integer, because some clients cannot send JSON numbers beyond 2^53 exactly.
 
     Raises:
-        RefusalError: An id does not have the group's columns, or a value is not of its column's type.
+        RefusalError: An id does not have exactly the columns of the entity, or a value is not of its column's type.
     """
     names = group.entity_names
     if group.is_composite:
@@ -48,7 +50,15 @@ def keys_of(group: FeatureGroup, ids: Sequence[RequestId]) -> list[int | str]:
 
 
 def key_of(entry: ModelInput, values: Sequence[Mapping[str, int | str | None]]) -> list[int | str]:
-    """The ids of the entities of a model's input, from the fields of requests or candidates. Raises as `keys_of`."""
+    """Returns the ids of the entities of a model's input, in the form of the online store.
+
+    Args:
+        entry: The input.
+        values: For each entity, the fields of a request or a candidate.
+
+    Raises:
+        RefusalError: A key is missing, or a value is not of its column's type.
+    """
     for key in entry.keys:
         lacks = next((at for at, fields in enumerate(values) if fields.get(key) is None), None)
         if lacks is not None:
@@ -59,7 +69,13 @@ def key_of(entry: ModelInput, values: Sequence[Mapping[str, int | str | None]]) 
 
 
 def _ids(group: FeatureGroup, names: Sequence[str], columns: Sequence[Sequence[object]]) -> list[int | str]:
-    """The ids of entities, from the values of each column; `names` is what the request calls the columns."""
+    """Returns the ids of entities.
+
+    Args:
+        group: The group.
+        names: The names of the entity's columns in the request.
+        columns: For each column, the values of all entities.
+    """
     typed = [
         _typed(group, name, column.type, values) for name, column, values in zip(names, group.entity_columns, columns, strict=True)
     ]

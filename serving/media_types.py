@@ -1,4 +1,4 @@
-"""The media type of an answer, as the request's `Accept` header weighs what is offered (RFC 9110, section 12.5.1)."""
+"""Chooses the media type of an answer by the weights in the request's `Accept` header (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ JSON = b"application/json"
 ARROW = b"application/vnd.apache.arrow.stream"
 
 
-@lru_cache(256)  # callers send the same headers again and again
+@lru_cache(256)  # callers repeat the same headers
 def preferred(accept: tuple[bytes, ...], offered: tuple[bytes, ...]) -> bytes:
-    """The offered type that the headers weigh most; of equal weights the one that they name more exactly, then the first that is offered.
+    """Returns the offered media type with the largest weight. Ties are broken by the more specific media range, then by the order of the offer.
 
-    A request that accepts none of them gets the first: a caller without a use for it is told more by an answer than by a refusal.
+    If the request accepts none of the offered types, the first is returned, because an answer tells the caller more than a refusal.
 
     Args:
         accept: The values of the request's `accept` headers.
-        offered: The media types, the usual one first.
+        offered: The media types, the default first.
     """
     ranges = [_range(text) for value in accept for text in value.lower().split(b",")]
 
@@ -32,7 +32,7 @@ def preferred(accept: tuple[bytes, ...], offered: tuple[bytes, ...]) -> bytes:
 
 
 def _range(text: bytes) -> tuple[bytes, float]:
-    """A media range and its weight; a weight that is no number is 0."""
+    """Parses a media range and its weight. The weight is 1 if the text has none, and 0 if it is not a number."""
     name, *parameters = (part.strip() for part in text.split(b";"))
     quality = next((part[2:] for part in parameters if part.startswith(b"q=")), b"1")
     try:

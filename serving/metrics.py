@@ -1,4 +1,4 @@
-"""The Prometheus metrics of serving, at `/metrics` beside BentoML's own counts of requests by status."""
+"""The Prometheus metrics of serving, at `/metrics` together with BentoML's own counts of requests by status."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 5)
 class Metrics:
     """The metrics of one worker process.
 
-    Create it after the worker has set the folder that prometheus_client uses for several processes.
+    Create it after the worker has set the folder in which prometheus_client combines the metrics of several processes.
 
     Args:
-        models: The declared models, whose budgets are among the bounds of the histograms.
+        models: The declared models. Their budgets become bounds of the histograms.
     """
 
     def __init__(self, models: Sequence[Model] = ()) -> None:
@@ -62,7 +62,7 @@ class Metrics:
         self._variants = Counter("braid_predictions", "Predictions by the variant that answered.", ["variant"])
         self._lost = Counter("braid_served_log_lost", "Records of the served log that did not reach Kafka.")
         self._shed = Counter("braid_shed", "Requests refused, because as many as the bound allows were in work.", ["path"])
-        # prometheus_client checks the labels anew at each look-up.
+        # The look-ups are cached, because prometheus_client validates the labels at each look-up.
         self._seconds_of, self._rows_of, self._age_of = (
             cache(self._seconds.labels),
             cache(self._rows.labels),
@@ -72,7 +72,13 @@ class Metrics:
         self._stage_of = cache(self._stage_seconds.labels)
 
     def answered(self, endpoint: str, stages: Stages, model: Model | None = None) -> None:
-        """Counts one answer, of a model if it is given, and the time of each of its stages, which are spans of a trace as well."""
+        """Records the time of an answer and of each of its stages, in the metrics and as spans of the request's trace.
+
+        Args:
+            endpoint: The kind of the answer: "features", "predict" or "score".
+            stages: The times of the stages.
+            model: The model that answered; None for features.
+        """
         seconds, name = stages.whole_seconds, "" if model is None else model.name
         self._seconds_of(endpoint).observe(seconds)
         for stage, its_seconds in stages.seconds.items():
@@ -82,11 +88,17 @@ class Metrics:
         trace_answer(endpoint, stages, name)
 
     def late(self, model: str) -> None:
-        """Counts an answer of a model that the online store was too late for."""
+        """Counts a request to a model for which the online store did not answer within the budget."""
         self._late.labels(model).inc()
 
     def counted(self, group: FeatureGroup, rows: Sequence[Served], q_ms: int) -> None:
-        """Counts the entities of one group in an answer."""
+        """Counts the entities of a group in an answer by their state, and sets the age of the newest event.
+
+        Args:
+            group: The group.
+            rows: The features of each entity.
+            q_ms: The time of the request, in ms since 1970.
+        """
         states: dict[str, int] = {}
         for its in rows:
             state = "degraded" if its.merged.reasons or its.parts.faults else "exact" if its.parts.known else "unknown"
@@ -98,7 +110,7 @@ class Metrics:
             self._age_of(group.name).set((q_ms - newest_ms) / 1_000)
 
     def newest_event(self, group: str, newest_ms: int) -> None:
-        """Sets the time of a group's newest event; a Prometheus rule subtracts it from `time()` to get the age."""
+        """Sets the time of a group's newest event. A Prometheus rule subtracts that time from `time()` to get the age."""
         self._newest.labels(group).set(newest_ms / 1_000)
 
     def predicted(self, variant: str) -> None:
@@ -106,7 +118,7 @@ class Metrics:
         self._variant_of(variant).inc()
 
     def shed(self, path: str) -> None:
-        """Counts a request that was refused, because as many as the bound allows were in work."""
+        """Counts a request that was refused because the number of requests in work was at its bound."""
         self._shed.labels(path).inc()
 
     def lost(self, records: int) -> None:
@@ -119,8 +131,8 @@ class Metrics:
 
 
 def bounds(seconds: Iterable[float], budgets_ms: Iterable[float]) -> tuple[float, ...]:
-    """The bounds of a histogram, in seconds: some fixed ones, and a half, the whole and the double of each budget.
+    """Returns the bounds of a histogram, in seconds: the fixed bounds, and half, once and twice each budget.
 
-    So the share of the answers within a budget is exact, and not interpolated between two bounds.
+    Because each budget is a bound, the share of the answers within a budget is exact and not interpolated between two bounds.
     """
     return tuple(sorted({*seconds, *(round(ms * share / 1_000, 6) for ms in budgets_ms for share in (0.5, 1, 2))}))

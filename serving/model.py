@@ -1,10 +1,10 @@
-"""The model behind an alias of the registry, such as the champion. When the alias moves, the new version takes over.
+"""Loads the model of an alias in the registry, such as the champion, and replaces it when the alias moves to another version.
 
-A thread polls MLflow's registry, so that a request never waits for it. A version that cannot be loaded, or whose features are not
-declared, is refused, and the version before it continues to answer.
+A thread polls MLflow's registry, so that a request never waits for it. A version that cannot be loaded, or whose features are not declared, is
+refused, and the previous version continues to answer.
 
-A model gets its features by name. If the model was trained on another version of the declaration, each feature that means the same
-in both versions is passed on; each other feature is replaced by its declared default, and the answer is marked as degraded.
+A model gets its features by name. If the model was trained on another version of the declaration, each feature with the same meaning in both versions
+is passed on. Every other feature is replaced by its declared default, and the answer is marked as degraded.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from models.registry import load_scorer, trained_fingerprint, version_by_alias
 from serving.one_row import one_row_scorer
 
 _log = logging.getLogger("serving")
-#: The number of polls after which a refused version is tried again, because its files may have been unreachable for a moment.
+#: The number of polls after which a refused version is loaded again, because its files may have been unreachable for a short time.
 _POLLS_UNTIL_RETRY = 10
 
 
-#: A probability, a number, or class → probability.
+#: A prediction: a probability, a number, or class → probability.
 Prediction = float | dict[str, float]
 
 
@@ -48,9 +48,9 @@ class LoadedModel:
     Attributes:
         name: The registered name.
         version: The registered version.
-        scorer: The model itself.
+        scorer: The fitted model.
         vector: The declaration of the input that the model was trained on.
-        fault: Why every answer of the model is degraded; empty for a model without such a fault.
+        fault: Why every answer of the model is degraded; empty if there is no such reason.
     """
 
     name: str
@@ -61,10 +61,13 @@ class LoadedModel:
     _known: dict[tuple[str, ...], _Known] = field(default_factory=dict, compare=False, repr=False)
 
     def predict(self, inputs: Sequence[Sequence[float]]) -> list[Prediction]:
-        """The predictions, one for each input; an input is the values of `vector.names`.
+        """Returns one prediction for each input.
+
+        Args:
+            inputs: For each prediction, the values of `vector.names`.
 
         Raises:
-            ValueError: A prediction is no probability, or no number.
+            ValueError: A prediction is not a probability, or not a finite number, as the objective requires.
         """
         one_row = self._one_row
         predictions = (
@@ -86,13 +89,13 @@ class LoadedModel:
     def input_of(
         self, inputs: Sequence[ModelInput], values: Sequence[Sequence[Value]], request: Mapping[str, Any], q_ms: int
     ) -> tuple[list[float], str]:
-        """The input of the model, and the reason why the input is degraded; the reason is empty for an exact input.
+        """Returns the values of the model's input, and the reason why the input is degraded; the reason is empty if it is not.
 
         Args:
-            inputs: The declared inputs, each with the version of its group that is served.
+            inputs: The declared inputs, each with the served version of its group.
             values: For each of `inputs`, one value per feature of its group.
-            request: The columns of the request.
-            q_ms: The time that the request asks about.
+            request: Request column → value.
+            q_ms: The time of the request, in ms since 1970.
         """
         served = tuple(entry.group.fingerprint for entry in inputs)
         known = self._known.get(served) or self._known.setdefault(served, self._known_of(inputs))
@@ -116,11 +119,12 @@ class LoadedModel:
 
 
 class _Known(NamedTuple):
-    """What the served features have of those that the model was trained on.
+    """The features of the trained input that the served inputs have.
 
     Attributes:
-        places: For each trained input, the place of the same input among those served, and feature → its index there.
-        fault: The reason why the input is degraded; empty where every feature is there.
+        places: For each trained input, the index of the same input among the served inputs (None if there is no such input), and feature → the
+            index of its value in that input.
+        fault: The reason why the input is degraded; empty if the served inputs have every feature.
     """
 
     places: tuple[tuple[int | None, dict[str, int]], ...]
@@ -128,7 +132,7 @@ class _Known(NamedTuple):
 
 
 class FollowedModel:
-    """Follows an alias of a registered model in a thread.
+    """Follows an alias of a registered model in a thread: polls the registry, and loads the version that the alias names.
 
     Args:
         settings: The settings that name the registry.
@@ -181,7 +185,11 @@ class FollowedModel:
                 return
 
     def refresh(self) -> None:
-        """Asks the registry, and loads the version with the alias if another version answers now."""
+        """Asks the registry, and loads the version with the alias if another version answers at present.
+
+        Raises:
+            MlflowException: The registry does not answer.
+        """
         name = self._name
         registered = version_by_alias(self._settings, name, self._alias)
         if registered is None:
@@ -213,13 +221,15 @@ def load_model(settings: Settings, declared: Model, name: str, version: str, tag
 
     Args:
         settings: The settings that name the registry.
-        declared: The current declaration. A version without the tags below counts as trained on it.
+        declared: The current declaration. A version without the tags below is treated as trained on this declaration.
         name: The registered name.
         version: The registered version.
-        tags: The version's tags; those of the declaration and its fingerprint are read.
+        tags: The version's tags. The tags of the declaration and of its fingerprint are read.
 
     Raises:
-        ValueError: As `load_scorer`; the model's features have other names than the declared features, or it predicts something else.
+        ValueError: The version cannot be loaded (`models.registry.load_scorer`), its features have other names than the declared features, its
+            objective is another, or its prediction does not fit the objective.
+        MlflowException: The registry or its artifacts cannot be reached.
     """
     scorer, vector, fault = load_scorer(settings, name, version), declared.vector, ""
     if (trained_fingerprint(tags) or vector.fingerprint) != vector.fingerprint:

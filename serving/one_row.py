@@ -1,6 +1,6 @@
-"""A LightGBM model's prediction for one row, by the call of LightGBM's C interface that is made for it.
+"""Predicts one row with a LightGBM model, by LightGBM's C function for single rows.
 
-`Booster.predict` prepares a matrix for each call, which takes ten times as long as the trees do for a row.
+`Booster.predict` prepares a matrix for each call, which takes ten times as long as the evaluation of the trees for one row.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ _log = logging.getLogger("serving")
 
 
 def one_row_scorer(booster: Any) -> Callable[[Sequence[float]], float] | None:
-    """The function from a row to the booster's prediction; None where the model or LightGBM's library has no such call.
+    """Returns a function from a row to the booster's prediction, which several threads may call at the same time.
 
-    Threads may call it at the same time.
+    The result is None if the model is not a LightGBM model with one output, or if LightGBM's library has no such function. The function is compared
+    with `Booster.predict` on one row first; if the predictions differ, the result is None, too.
     """
     import lightgbm
 
@@ -35,7 +36,7 @@ def one_row_scorer(booster: Any) -> Callable[[Sequence[float]], float] | None:
 
 
 class _OneRow:
-    """A copy of the model in LightGBM's library, with the settings of its call."""
+    """A copy of a model in LightGBM's library, with the prepared settings of the function for single rows."""
 
     def __init__(self, booster: Any) -> None:
         from lightgbm.basic import _LIB  # type: ignore[attr-defined]  # the library as the package has loaded it
@@ -49,12 +50,12 @@ class _OneRow:
                 self._model, _NORMAL, 0, _ALL_TREES, _DOUBLE, columns, b"num_threads=1", ctypes.byref(self._call)
             )
         )
-        weakref.finalize(self, _LIB.LGBM_FastConfigFree, self._call).atexit = False  # the last finalizer is called first
+        weakref.finalize(self, _LIB.LGBM_FastConfigFree, self._call).atexit = False  # the last finalizer runs first
         self._predict, self._row = _LIB.LGBM_BoosterPredictForMatSingleRowFast, ctypes.c_double * columns
 
     def __call__(self, row: Sequence[float]) -> float:
         score, count = ctypes.c_double(), ctypes.c_int64()
-        # A row of another length would be read beyond its end.
+        # LightGBM does not check the length, and would read beyond the end of a shorter row.
         if len(row) != self._row._length_:
             raise ValueError(f"The model takes {self._row._length_} values, not {len(row)}.")
         _check(self._predict(self._call, self._row(*row), ctypes.byref(count), ctypes.byref(score)))

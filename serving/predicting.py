@@ -1,4 +1,8 @@
-"""The predictions of one model: from a request to the features of all its inputs, the model's answer, and the records of the served log."""
+"""Answers the requests to one model.
+
+Reads the features of all inputs from the online store, and predicts with the loaded model of a variant; returns the encoded answer; adds records
+to the served log.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +34,12 @@ from store.reading import OnlineStore, Wanted
 
 
 def tiles_kept_ms(settings: Settings, group: FeatureGroup) -> int:
-    """How long the online store keeps the speed tiles of a group."""
+    """Returns how long the online store keeps the speed tiles of a group, in milliseconds."""
     return settings.tiles_kept_seconds(group.buffer_ms) * 1_000
 
 
 class Predictor:
-    """Answers for one model.
+    """Answers the requests to one model.
 
     Args:
         settings: The settings.
@@ -43,7 +47,7 @@ class Predictor:
         models: The champion and the variants.
         store: The online store.
         freshness: The ages of the groups.
-        served_log: Takes a record of each answer that is logged.
+        served_log: The served log.
         metrics: The metrics of this process.
     """
 
@@ -54,12 +58,18 @@ class Predictor:
         self._freshness, self._metrics = freshness, metrics
         self._log = AnswerLog(declared, models, served_log, settings.served_candidates)
         self._inputs = declared.vector.inputs
-        #: The fields of a request that are no request columns: the keys, and what its outcome will name.
+        #: The fields of a request that are not request columns: the keys, and the field by which the outcome will be joined.
         self._fields = [*declared.vector.keys, *([declared.outcome_field] if declared.outcome_field else [])]
         self._late: set[asyncio.Task[list[Reading]]] = set()
 
     async def predict(self, request: PredictRequest) -> bytes:
-        """One prediction, by the champion or by the variant that the subject has in a running experiment."""
+        """Answers a request for one prediction. Returns the answer as JSON.
+
+        The champion answers, or in a running experiment the variant of the entity of the first input.
+
+        Raises:
+            RefusalError: An id, the time or the use case is refused, no model can answer, or the store is too late and the model refuses then.
+        """
         stages = Stages()
         ids = [key_of(entry, [{key: getattr(request, key) for key in entry.keys}])[0] for entry in self._inputs]
         variant, model, exposed = self._chosen(ids[0])
@@ -95,13 +105,16 @@ class Predictor:
                 self._metrics.counted(entry.group, [its], q_ms)
             self._metrics.answered("predict", stages, self._declared)
 
-        asyncio.get_running_loop().call_soon(afterwards)  # the caller does not wait for it
+        asyncio.get_running_loop().call_soon(afterwards)  # runs after the answer, so the caller does not wait
         return response
 
     async def score(self, request: Any) -> bytes:
-        """The predictions for many candidates, on the features of one moment. Each entity is read and merged once.
+        """Answers a request for predictions about many candidates, at one time. Returns the answer as JSON. Each entity is read and merged once.
 
-        They are of the variant that the subject has in a running experiment, where all candidates have the same subject, else of the champion.
+        The champion answers. In a running experiment, if all candidates have the same entity of the first input, the variant of that entity answers.
+
+        Raises:
+            RefusalError: As for `predict`, or a candidate lacks a key or a required request column.
         """
         stages = Stages()
         common = _told(request, self._fields)
@@ -163,15 +176,22 @@ class Predictor:
                 self._metrics.counted(entry.group, list(known.values()), q_ms)
             self._metrics.answered("score", stages, self._declared)
 
-        asyncio.get_running_loop().call_soon(afterwards)  # the caller does not wait for it
+        asyncio.get_running_loop().call_soon(afterwards)  # runs after the answer, so the caller does not wait
         return response
 
     async def _read(self, wanted: Wanted, stages: Stages) -> tuple[list[Reading], float | None]:
-        """What the store has, or empty parts when it has not answered within the budget; and the prediction that is declared for then."""
+        """Reads the store within the budget. Returns one reading per group, and the declared prediction if the store is late.
+
+        If the store is late, the readings have empty parts with the reason. The prediction is None if the store is in time, or if the model
+        predicts on the declared defaults.
+
+        Raises:
+            RefusalError: The store is late, and the model refuses then.
+        """
         budget_ms, when_late = self._declared.budget_ms, self._declared.when_late
         if budget_ms is None:
             return await self._store.read_all(wanted), None
-        # A round trip is shared with other requests, so it goes on when this one gives up.
+        # Other requests share the round trip, so it continues when this request stops waiting.
         reading = asyncio.create_task(self._store.read_all(wanted))
         await asyncio.wait({reading}, timeout=max(0.0, budget_ms / 1_000 - (time.perf_counter() - stages.started)))
         if reading.done():
@@ -188,7 +208,11 @@ class Predictor:
         return readings, None if isinstance(when_late, WhenLate) else when_late
 
     def _chosen(self, subject: int | str | None) -> tuple[Variant, LoadedModel, bool]:
-        """The variant and its model, and whether the answer counts in the experiment; without a subject the champion answers."""
+        """Returns the variant that answers, its model, and whether the answer counts in the experiment; without a subject the champion answers.
+
+        Raises:
+            RefusalError: No model can answer.
+        """
         variant, model, exposed = self._models.of(subject)
         if model is None:
             raise RefusalError(
@@ -206,7 +230,11 @@ class Predictor:
         return features_at(reading, q_ms, tiles_kept_ms(self._settings, reading.group), stale, batch_only)
 
     def _contexts(self, request: Any) -> list[dict[str, Any]]:
-        """The request columns of each candidate: its own values, and those of the whole request for the rest."""
+        """Returns the request columns of each candidate: the values of the candidate, else those in the `context` of the request.
+
+        Raises:
+            RefusalError: A candidate lacks a required request column.
+        """
         names = [column.name for column in self._declared.request]
         common = _told(request.context, names) if names else {}
         contexts = [common | _told(candidate, names) for candidate in request.candidates]
@@ -222,5 +250,5 @@ class Predictor:
 
 
 def _told(message: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The values of a message's fields that are there."""
+    """Returns the fields `names` of a message that have a value."""
     return {name: value for name in names if (value := getattr(message, name)) is not None}

@@ -1,7 +1,7 @@
-"""BentoML's counts of requests, at `/metrics`: also of the requests that `serving.front` answers before BentoML sees them.
+"""Adds the requests that `serving.front` answers to BentoML's counts of requests at `/metrics`.
 
-BentoML's own middleware looks labels up four times for a request, and prometheus_client checks them each time. Here each look-up is made once,
-and all but the number of requests in work is counted after the answer has been sent.
+BentoML's own middleware looks up labels four times for each request, and prometheus_client validates them each time. Here each look-up is made once.
+Everything except the number of requests in work is counted after the answer has been sent.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class RequestCounts:
     """Counts the requests that are answered in front of a BentoML application, in the metrics of that application.
 
     Args:
-        app: The application, before its first request; from then on its layer that counts shares its metrics. Without that layer nothing is
-            counted.
+        app: The application, before it starts. Its own counting middleware is replaced by one whose metrics this object uses. Without such a
+            middleware nothing is counted.
     """
 
     def __init__(self, app: Starlette) -> None:
@@ -39,7 +39,13 @@ class RequestCounts:
             self._in_work(path).inc()
 
     def end(self, path: str, status: int | None, seconds: float) -> None:
-        """Counts a request as over, and as answered unless its status is None because the caller has gone."""
+        """Counts a request as ended, and as answered if it has a status.
+
+        Args:
+            path: The path of the request.
+            status: The status of the response; None if the caller has disconnected.
+            seconds: The time of the request.
+        """
         if self._theirs is None:
             return
         self._in_work(path).dec()
@@ -50,12 +56,12 @@ class RequestCounts:
             duration.observe(seconds)
 
     def _behind(self, app: App, layer: Middleware) -> Any:
-        # BentoML makes its middleware, and so its metrics, once: at the start of the application.
+        # Called once, at the start of the application: the middleware of BentoML has the metrics.
         self._theirs = layer.cls(app, *layer.args, **layer.kwargs)
         return self._theirs
 
     def _in_work_of(self, path: str) -> Any:
-        if not self._theirs._is_setup:  # noqa: SLF001  # BentoML has no other way to its metrics
+        if not self._theirs._is_setup:  # noqa: SLF001  # BentoML has no public access to its metrics
             self._theirs._setup()  # noqa: SLF001
         return self._theirs.metrics_request_in_progress.labels(endpoint=path, **_service())
 

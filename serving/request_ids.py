@@ -1,6 +1,6 @@
-"""The id of a request, by which a caller finds the request's record in the served log and its line in the log of errors.
+"""The id of a request, by which a caller finds the request's records in the served log and its line in the error log.
 
-The id is the caller's `X-Request-ID` if that is short and printable, else a new one. Every HTTP response has it in the same header.
+The id is the caller's `X-Request-ID` if that is short and printable, else a new random id. Every HTTP response has the id in the header of that name.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from contextvars import ContextVar
 from serving.guard import App, Message, Receive, Scope, Send
 
 HEADER = b"x-request-id"
-#: What is taken of a caller: visible ASCII without spaces, so that an id is one word of a line of the log.
+#: The ids that are accepted from a caller: visible ASCII without spaces, so that an id is one word in a line of the log.
 _PRINTABLE = re.compile(rb"[!-~]{1,128}")
 _current: ContextVar[str] = ContextVar("request_id", default="")
 
 
 class RequestIds:
-    """Gives each request of the application behind it an id, and each of its responses the header."""
+    """Middleware that assigns an id to each request, and adds the id to the header of each response."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on."""
+        """Passes the request to the application, with an id."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -41,7 +41,7 @@ class RequestIds:
 
 
 def id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The id of the request with these headers."""
+    """Returns the id of the request with these headers: the caller's own if it is acceptable, else a new one."""
     for name, value in headers:
         if name == HEADER and _PRINTABLE.fullmatch(value):
             return value.decode()
@@ -49,5 +49,5 @@ def id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 def current_request_id() -> str:
-    """The id of the request that is being answered; empty outside of a request."""
+    """Returns the id of the current request; empty outside of a request."""
     return _current.get()

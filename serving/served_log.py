@@ -1,8 +1,8 @@
 """The served log: a record of each logged answer, sent to the topic `served_features`.
 
-Experiments, live quality and the consistency check read the records. The log is asynchronous: a request only puts a function that
-makes the record into a bounded queue, and a thread sends the records. When the broker does not answer, records are lost and counted;
-requests are never delayed.
+Experiments, live quality and the consistency check read the records. The log is asynchronous: a request only puts a function that makes the
+record into a bounded queue, and a thread makes and sends the records. If the broker does not answer, records are lost and counted, and no request
+is delayed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from serving.variants import place
 
 #: The largest number of records in the queue.
 BOUND = 10_000
-#: The size from which on a message of JSON lines is sent. kafka-python's cost is per message, so many records share one message.
-#: Since a line is shorter than this too, a message stays below Kafka's limit of a megabyte.
+#: The size, in bytes, at which a message of JSON lines is sent. kafka-python's cost is per message, so many records share one message. A line is
+#: shorter than this size, so a message stays below Kafka's limit of one megabyte.
 _MESSAGE_BYTES = 500_000
 _POLL_SECONDS = 0.5
 _log = logging.getLogger("serving")
@@ -45,16 +45,16 @@ def served_record(
     more: Mapping[str, Any] | None = None,
     request_id: str = "",
 ) -> Record:
-    """The record of one entity's features in an answer; `monitoring.served` describes the fields.
+    """Returns the record of one entity's features in an answer; `monitoring.served` describes the fields.
 
     Args:
         group: The declaration of the group.
         entity: The id of the entity.
         served: The features.
         provenance: The provenance in the answer.
-        q_ms: The time that the request asks about.
-        served_at_ms: The time of the answer.
-        more: For a prediction: the further fields (`serving.answer_log`).
+        q_ms: The time of the request, in ms since 1970.
+        served_at_ms: The time of the answer, in ms since 1970.
+        more: The additional fields of a prediction (`serving.answer_log`).
         request_id: The id of the request.
     """
     merged = served.merged
@@ -99,7 +99,7 @@ class ServedLog:
         return bool(self._settings.served_share)
 
     def wants(self, entity: int | str) -> bool:
-        """Whether the entity is in the logged share. It is the same for each request: all or none of an entity's answers are logged."""
+        """Returns whether the entity is in the logged share. The result depends only on the id, so all or none of an entity's answers are logged."""
         share = self._settings.served_share
         return bool(share) and place("served", entity) < share
 
@@ -123,7 +123,7 @@ class ServedLog:
         while not self._ended.wait(_POLL_SECONDS) or self._waiting:
             try:
                 if producer is None:
-                    # Compressed, because kafka-python computes the checksum of each byte that it sends in Python.
+                    # Compression reduces the bytes whose checksum kafka-python computes, which is slow without the package crc32c.
                     producer = KafkaProducer(
                         **client_options(self._settings), linger_ms=50, max_block_ms=2_000, compression_type="gzip"
                     )

@@ -1,9 +1,10 @@
 """The BentoML service: the features and the predictions of a project over HTTP.
 
-`POST /features`, `POST /models/{name}/predict` and `POST /models/{name}/score` for each model, `POST /predict` for the default model,
-probes, `/metrics`, and the page of the API at `/`.
+`POST /features`, `POST /models/{name}/predict` and `POST /models/{name}/score` for each model, `POST /predict` for the default model, probes,
+`/metrics`, and the page of the API at `/`.
 
-The entry point of a process: the settings and the project are those of its environment, and the contracts of the models follow from them.
+This module is the entry point of a process. It loads the settings and the project from the environment when it is imported, and makes the contracts
+of the models from the project.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import bentoml
-from bentoml import get_current_service  # looked up once: the module looks a name up anew at each use
+from bentoml import get_current_service  # imported by name, because the module bentoml computes an attribute at each use
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
@@ -71,7 +72,7 @@ _TIMEOUT_SECONDS = 10
 
 
 class _FrontedService(bentoml.Service[Any]):
-    """BentoML's service with `serving.front` before it."""
+    """BentoML's service with `serving.front` in front of it."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
         app = super().to_asgi(is_main=is_main)
@@ -90,15 +91,15 @@ class _FrontedService(bentoml.Service[Any]):
 
     @property
     def openapi_spec(self) -> Any:
-        """The description of the API, with the media type of answers that BentoML does not know of."""
+        """The OpenAPI description of the service, with the media type Arrow, which BentoML does not know, for the answer of `/features`."""
         spec = super().openapi_spec
-        answer: Any = spec.paths["/features"].post["responses"][200]  # BentoML makes a mapping of it
+        answer: Any = spec.paths["/features"].post["responses"][200]  # BentoML has converted the responses to a mapping
         answer["content"][ARROW.decode()] = {"schema": {"type": "string", "format": "binary"}}
         return spec
 
 
 def _decoders() -> dict[str, Callable[[bytes], Any]]:
-    """Path → the function from a body to the request, for each operation."""
+    """Returns the decoders of the operations: path → the function that decodes a body to the request."""
     decoders = {"/features": decoder(features_struct(), FeaturesRequest), "/predict": decoder(None, PredictRequest)}
     for model in _project.models:
         predict = decoder(predict_struct(model), _contracts[model.name, "predict"][0])
@@ -119,11 +120,11 @@ def _shed(path: str) -> None:
 
 
 class _Endpoints:
-    """The API methods as BentoML knows them, for its page of the API; requests over HTTP get their answers by `serving.front`.
+    """The API methods of the service for BentoML, which describes them on the page of the API. `serving.front` answers the requests over HTTP.
 
     Attributes:
-        operations: Path → the function from a request to the answer in JSON.
-        arrow_operations: The same in Arrow's stream format, for the paths that offer it.
+        operations: Path → the function that answers a request in JSON.
+        arrow_operations: Path → the function that answers a request in Arrow's stream format, for the paths that offer this format.
     """
 
     operations: dict[str, Callable[[Any], Awaitable[bytes]]]
@@ -162,18 +163,18 @@ for _name, _action in _contracts:
     service_class=_FrontedService,
 )
 class Braid(_Endpoints):
-    """Answers from the online store and the registry's champion. Holds no state of its own but decoded values."""
+    """Answers requests from the online store and the registry's champion. Its only state is a cache of decoded values."""
 
     def __init__(self) -> None:
-        # The thread that asks the registry computes for some milliseconds at each poll; by default it would hold up a request that
-        # comes back from the store for 5 ms at a time.
+        # The thread that polls the registry computes for some milliseconds at each poll. With Python's default switch interval of 5 ms, it would
+        # delay a request that continues after its read of the store by 5 ms at a time.
         sys.setswitchinterval(0.000_2)
         settings, self._groups = _settings, {group.name: group for group in _project.groups}
         self.metrics = Metrics(_project.models)
         self._store = OnlineStore(settings)
         self._served = ServedLog(settings, self.metrics.lost)
         self._freshness = Freshness(settings, _project.groups, self.metrics.newest_event)
-        self._loaded: set[str] = set()  # models that have answered
+        self._loaded: set[str] = set()  # the names of the models of which a version has been loaded
         tested = experiment_model(settings.experiment, _project)
         self._models = {
             model.name: Models(settings, model, partial(self._exchanged, model), settings.experiment if model == tested else None)
@@ -194,7 +195,7 @@ class Braid(_Endpoints):
 
     @bentoml.on_shutdown
     async def close(self) -> None:
-        """Ends the threads and the connections to the store; sends what the served log and the traces still hold."""
+        """Ends the threads and the connections to the store; sends the remaining records of the served log and the remaining traces."""
         for models in self._models.values():
             models.stop()
         self._freshness.stop()
@@ -204,20 +205,20 @@ class Braid(_Endpoints):
 
     @bentoml.api(route="/features")
     async def features(self, request: FeaturesRequest, /) -> FeaturesResponse:
-        """The features of entities at one time, in the order of the ids.
+        """Returns the features of entities at one time, in the order of the ids.
 
-        With `Accept: application/vnd.apache.arrow.stream` the answer is a stream of Arrow: one record batch with the columns `id`, one of each
-        feature by its name, and one of each field of the provenance, such as `provenance.degraded`.
+        With `Accept: application/vnd.apache.arrow.stream` the answer is a stream of Arrow: one record batch with the column `id`, one column per
+        feature with the feature's name, and one column per field of the provenance, such as `provenance.degraded`.
         """
-        return await self._response("/features", request)  # encoded already
+        return await self._response("/features", request)  # an encoded response, which BentoML sends unchanged
 
     @bentoml.api(route="/predict")
     async def predict(self, request: PredictRequest, /) -> PredictResponse:
-        """A prediction about an entity, on the features of this moment, by the default model or the entity's variant in an experiment."""
+        """Returns a prediction about an entity, on its features at this moment, by the default model or the entity's variant in an experiment."""
         return await self._response("/predict", request)
 
     async def readiness(self) -> tuple[bool, list[str]]:
-        """Whether to send requests, and what keeps this service from answering everything; empty where nothing does."""
+        """Returns whether the service is ready for requests, and the reasons why it cannot answer every request; empty if it can."""
         champions = [models.champion for models in self._models.values()]
         faults = [champion.fault for champion in champions if champion.fault]
         looked = self._freshness.looked and all(champion.looked for champion in champions)
@@ -252,21 +253,21 @@ class Braid(_Endpoints):
             self.metrics.counted(group, found, q_ms)
             self.metrics.answered("features", stages)
 
-        asyncio.get_running_loop().call_soon(afterwards)  # the caller does not wait for it
+        asyncio.get_running_loop().call_soon(afterwards)  # runs after the answer, so the caller does not wait
         return response
 
     def _exchanged(self, declared: Model, variant: Variant, model: LoadedModel) -> None:
         if variant.name == "champion" and declared == _default:
             self.metrics.champion(model.version)
         if declared.name in self._loaded:
-            # A later version brings little but itself. A full collection would look at every decoded value, and hold up all requests meanwhile:
-            # for 70 ms of CPU time with the values of 2,469 users.
+            # A later version adds few objects besides itself. A full collection would visit every decoded value, and would block all requests for
+            # that time: 70 ms of CPU time with the values of 2,469 users.
             return
         self._loaded.add(declared.name)
-        # MLflow and its like are a million objects that stay: a full collection would look at each of them, during some request.
+        # MLflow and other libraries have a million permanent objects. They are frozen, because a full collection during a request would visit each.
         gc.collect()
         gc.freeze()
-        # A request makes some thousand objects that all go with it; looking for cycles among them every 700 finds none.
+        # A request makes some thousand objects, which reference counting frees at its end. A collection at every 700 objects would find no cycles.
         gc.set_threshold(20_000, 10, 10)
 
 

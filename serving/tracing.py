@@ -1,7 +1,7 @@
-"""Traces by OpenTelemetry: a span for each request of the service, and within it one for each stage of an answer.
+"""Traces by OpenTelemetry: a span for each request of the service, with a child span for each stage of an answer.
 
-On where `BRAID_TRACES_ENDPOINT` names a collector. A caller's `traceparent` is the parent of the span. Spans are sent in batches by a thread of their own; a collector
-that does not answer costs no request anything.
+Traces are made if `BRAID_TRACES_ENDPOINT` names a collector. A caller's `traceparent` is the parent of the request's span. A thread sends spans in
+batches, so a collector that does not answer delays no request.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from serving.stages import Stages
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-#: For how long one sending may take.
+#: The longest time of one export to the collector, in seconds.
 _SEND_SECONDS = 5
 _SECOND_NS = 1_000_000_000
 
 
 def tracing(settings: Settings) -> list[Middleware]:
-    """The layer that makes spans of requests and sends them; none without a collector."""
-    global _provider  # noqa: PLW0603 — one per process, as the service
+    """Returns the middleware that makes the spans of requests and sends them; empty without a collector."""
+    global _provider  # noqa: PLW0603 — a process has one provider, because it has one service
     if not settings.traces_endpoint:
         return []
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -45,7 +45,13 @@ def tracing(settings: Settings) -> list[Middleware]:
 
 
 def trace_answer(endpoint: str, stages: Stages, model: str) -> None:
-    """Makes spans of the stages of an answer, and says in the request's span what was answered; nothing where the request is not traced."""
+    """Makes a span for each stage of an answer, and sets attributes of the request's span. Does nothing if the request is not traced.
+
+    Args:
+        endpoint: The kind of the answer: "features", "predict" or "score".
+        stages: The times of the stages.
+        model: The name of the model that answered; empty for features.
+    """
     request = trace.get_current_span()
     if _provider is None or not request.is_recording():
         return
@@ -59,7 +65,7 @@ def trace_answer(endpoint: str, stages: Stages, model: str) -> None:
 
 
 def end_tracing() -> None:
-    """Sends what has not been sent, for some seconds at most."""
+    """Sends the remaining spans, within some seconds, and ends the thread that sends them."""
     if _provider is not None:
         _provider.shutdown()
 

@@ -1,7 +1,7 @@
-"""Variants of an experiment: which registered model answers about which entity, and on which features.
+"""Assigns each entity to a variant of an experiment: the registered model that answers about the entity, and the features that this model gets.
 
-Without an experiment the champion answers about every entity. In an experiment the variant of an entity depends only on the name and
-the shares of the experiment and on the entity's id, so every process assigns the same variant for as long as the experiment runs.
+Without an experiment the champion answers about every entity. In an experiment the variant of an entity depends only on the name and the shares
+of the experiment and on the entity's id, so every process assigns the same variant for as long as the experiment runs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from serving.model import FollowedModel, LoadedModel
 
 @dataclass(frozen=True)
 class Variant:
-    """A model that may answer.
+    """A registered model that may answer, and the features that it gets.
 
     Attributes:
         name: The name of the variant.
-        model: The registered name of its model.
-        alias: The alias that the variant follows.
-        batch_only: Whether the model gets the features of the batch view alone; else it gets the merged features.
+        model: The registered name of the variant's model.
+        alias: The alias in the registry that the variant follows.
+        batch_only: Whether the model gets the features of the batch view alone; otherwise it gets the merged features.
     """
 
     name: VariantName
@@ -36,7 +36,7 @@ class Variant:
 
 
 def known_variants(model: Model) -> dict[VariantName, Variant]:
-    """All variants of a model by name."""
+    """Returns all variants of a model by name."""
     name = model.name
     return {
         "champion": Variant("champion", name, CHAMPION),
@@ -46,13 +46,13 @@ def known_variants(model: Model) -> dict[VariantName, Variant]:
 
 
 def place(salt: str, entity: int | str) -> float:
-    """A pseudo-random number in [0, 1) for an entity: uniform over entities, equal in every process, independent between salts."""
+    """Returns a pseudo-random number in [0, 1) for an entity: uniform over entities, equal in every process, independent between salts."""
     digest = hashlib.blake2b(f"{salt}:{entity}".encode(), digest_size=8).digest()
     return int.from_bytes(digest[:6]) / 2**48
 
 
 def assigned(experiment: Experiment, entity: int | str) -> VariantName:
-    """The variant to which the experiment assigns an entity."""
+    """Returns the variant to which the experiment assigns an entity."""
     point, end = place(experiment.name, entity), 0.0
     names = list(experiment.shares)
     for name in names[:-1]:
@@ -63,12 +63,12 @@ def assigned(experiment: Experiment, entity: int | str) -> VariantName:
 
 
 class Models:
-    """The models of the champion and of the experiment's variants; a thread per variant follows the alias in the registry.
+    """The loaded models of the champion and of the experiment's variants; a thread per variant follows the variant's alias in the registry.
 
     Args:
         settings: The settings that name the registry.
         model: The declaration of the model.
-        on_change: Called with a variant and its model each time when a model begins to answer.
+        on_change: Called with a variant and its model each time a model begins to answer.
         experiment: The running experiment, if it is about this model.
     """
 
@@ -108,10 +108,10 @@ class Models:
             model.stop()
 
     def of(self, entity: int | str | None) -> tuple[Variant, LoadedModel | None, bool]:
-        """The variant and the model that answer about an entity, and whether the answer counts in the experiment. Without one the champion answers.
+        """Returns the variant that answers about an entity, its model, and whether the answer counts in the experiment.
 
-        If the assigned variant has no model, the champion answers, and the answer does not count in the experiment. If there is no
-        champion either, the model is None.
+        Without an experiment or an entity, the champion answers. If the assigned variant has no loaded model, the champion answers, too. Neither
+        answer counts in the experiment. If no champion is loaded, the model is None.
         """
         if self.experiment is not None and entity is not None:
             variant = self._variants[assigned(self.experiment, entity)]
@@ -121,7 +121,7 @@ class Models:
         return self._variants["champion"], self.champion.current, False
 
     def shadows(self, variant: Variant) -> list[tuple[Variant, LoadedModel]]:
-        """The other variants of a shadow experiment, with their models: they predict too, and their predictions are logged."""
+        """Returns the other variants of a shadow experiment, with their models. Their predictions are logged; empty without a shadow experiment."""
         if self.experiment is None or not self.experiment.shadow:
             return []
         others = ((self._variants[name], self._models[name].current) for name in self.experiment.shares if name != variant.name)
