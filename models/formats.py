@@ -1,7 +1,7 @@
 """The formats of registered models: LightGBM's text and ONNX. Neither contains code, so loading a model runs no foreign code.
 
-Reads a fitted model and writes its file content, and the reverse. An estimator of scikit-learn is converted to ONNX. Metrics are computed with
-the model that is loaded again from its stored form, because that model is served.
+Converts a fitted model to the content of a file, and the content of a file to a model in memory. An estimator of scikit-learn is converted to ONNX.
+Metrics are computed with the model that is loaded again from its stored form, because that model is served.
 """
 
 from __future__ import annotations

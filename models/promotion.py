@@ -96,6 +96,7 @@ def promote(
         twin_version: The version of the batch-only twin, whose fit on all rows becomes champion under the twin's name.
 
     Raises:
+        BraidError: The fit on all rows cannot be served (`models.formats.stored_model`).
         MlflowException: The registry does not answer, or has no such version.
     """
     from mlflow import MlflowClient

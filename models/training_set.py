@@ -1,7 +1,7 @@
 """Builds the training set of a model: label points, the features of the entities at each point, and the outcome that followed.
 
-Reads the events tables of the model's sources, or the table of the owner's own labels; writes `training_set_{model}`, split by time into rows for
-training, a gap, and rows for evaluation.
+Reads the events tables of the model's sources, and the table of the owner's own labels if the model has such labels; writes `training_set_{model}`,
+split by time into rows for training, a gap, and rows for evaluation.
 """
 
 from __future__ import annotations

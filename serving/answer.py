@@ -42,7 +42,7 @@ class Served(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         parts: The batch view and the speed tiles that the store has of the entity.
-        merged: The features, and the data that was merged.
+        merged: The features, with their batch_end, newest event, number of tiles, and reasons why values may be inexact.
         at_ms: The instant of the features, in ms since 1970: the time of the request, or batch_end if batch features alone are served.
     """
 
@@ -272,7 +272,7 @@ def prediction(
 def combined(provenances: Sequence[tuple[ModelInput, Provenance]]) -> Provenance:
     """Combines the provenances of several inputs: the earliest batch_end, the newest event, the sum of the tiles, and all reasons.
 
-    batch_end is None unless every provenance has one. The names of features have the prefixes of the model's inputs.
+    The combined batch_end is None unless every input has a batch_end. The names of features have the prefixes of the model's inputs.
     """
     each = [its for _, its in provenances]
     ends = [its.batch_end for its in each if its.batch_end is not None]

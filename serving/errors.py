@@ -15,7 +15,7 @@
         an unknown use case                                             (serving.freshness)
 500     an error of the service itself, with its reason in the log      (serving.front)
 503     more requests at once than the service answers                  (serving.front)
-        no champion, or no answer of the store within the budget        (serving.predicting)
+        no champion, or a late store for a model that refuses then      (serving.predicting)
         features older than the use case allows                         (serving.freshness)
 504     no answer within the time of a request                          (serving.front)
 """
