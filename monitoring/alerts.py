@@ -1,7 +1,7 @@
-"""Alerts to people: a log, a webhook, or a webhook in Slack's format. An alert is sent once, and once more when it clears.
+"""Alerts to people: in a log, and to a webhook, also in Slack's format. An alert is sent when it opens, when its severity changes and when it clears.
 
-The open alerts are notes in the online store, so they survive the process. A message that a webhook did not accept is sent again at the
-next check, so every message is delivered at least once.
+The open alerts are notes in the online store, so they survive the process. A message that the webhook did not accept is sent again at the
+next check, so a message may arrive twice. An alert that opens and clears while the webhook fails is only logged.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from store.server import reached_store
 _NOTES = "alerts"
 _TIMEOUT_SECONDS = 5
 _log = logging.getLogger("braid.alerts")
-# At INFO httpx logs each address, which has the secret of a webhook.
+# At the level INFO httpx logs the address of each request, and the address of a webhook contains its secret.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class Message(Protocol):
-    """What is sent of an alert."""
+    """The parts of an alert that are sent."""
 
     @property
     def key(self) -> str:
@@ -53,9 +53,9 @@ class Alerts:
         self._settings, self._store = settings, reached_store(settings)
 
     def update(self, checked: Iterable[str], alerts: Iterable[Message]) -> list[str]:
-        """Sends a message for each alert that is new, has another severity, or has cleared, and for messages that could not be sent before.
+        """Sends a message for each alert that is new, has another severity, or has cleared, and each message that could not be sent before.
 
-        After a failure of the webhook the other messages wait for the next call, so that they do not wait for a time-out each.
+        After a failure of the webhook, the remaining messages wait for the next call. Otherwise each of them would wait for a time-out.
 
         Args:
             checked: The keys of all checks.
@@ -92,11 +92,11 @@ class Alerts:
         return sent
 
     def open(self) -> dict[str, dict[str, Any]]:
-        """The open alerts: key → severity, message, told (the severity of the last message that was sent, or None), since_ms."""
+        """Returns the open alerts: key → severity, message, told (the severity of the last message that was sent, or None), since_ms."""
         return self._store.notes(_NOTES)
 
     def _send(self, key: str, severity: str, message: str) -> bool:
-        """Logs the message and sends it to the webhook. False if the webhook has failed."""
+        """Logs the message and sends it to the webhook. Returns False if the webhook has failed."""
         level = logging.INFO if severity == "CLEARED" else logging.WARNING if severity == "WARNING" else logging.ERROR
         _log.log(level, "%s %s: %s", severity, key, message)
         url = self._settings.alert_url
@@ -107,7 +107,7 @@ class Alerts:
         try:
             body = slack if self._settings.alert_format == "slack" else plain
             httpx.post(url.get_secret_value(), json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:  # the log has no address, because the address has a secret
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # the log omits the address, because the address contains a secret
             _log.error("The webhook for alerts has failed (%s).", type(error).__name__)
             return False
         return True

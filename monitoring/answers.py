@@ -1,7 +1,7 @@
-"""The answers of a model, from the table of served features: a row per answer, with what its outcome is joined by and what the model got.
+"""The answers of a model: a row per answer, with the columns that join its outcome and with the inputs of the model.
 
-An answer has a record per input (`monitoring.served`). The record of the first input says what the answer was; the records of the other
-inputs are found by `answer_id`.
+Reads `served_features`, which has a record per answer and input (`monitoring.served`). The record of the first input contains the prediction; the
+records of the other inputs are joined by `answer_id`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from infra.settings import Settings
 from models.outcomes import LABEL_JOIN
 from monitoring.served import served_of
 
-#: The column with what an answer was: a struct of columns of `monitoring.served`. Keys and request columns may have their names.
+#: The column with the data of the answer itself: a struct of columns of `monitoring.served`, because keys and request columns may have the same
+#: names as these columns.
 ANSWER = "_answer"
 _COLUMNS = (
     "served_at_ms", "degraded", "experiment", "variant", "model", "model_version", "prediction", "predictions", "shadows",
@@ -26,16 +27,16 @@ _COLUMNS = (
 
 
 def end_column(place: int) -> str:
-    """The column of `with_inputs` with the batch_end of the input at a place, in milliseconds."""
+    """Returns the name of the column of `with_inputs` that has the batch_end of the input at a place, in milliseconds."""
     return f"_end_{place}"
 
 
 def answers_of(spark: SparkSession, settings: Settings, model: Model, condition: Column) -> DataFrame:
-    """The answers of a model that meet a condition on the columns of `monitoring.served`.
+    """Returns the answers of a model that meet a condition on the columns of `monitoring.served`.
 
     Returns:
-        `entity` of the first input, `q_ms`, `ANSWER`, `LABEL_JOIN` if the outcome is joined, and the keys of the other inputs if the labels
-        are the owner's own: what `models.outcomes.with_outcome` needs.
+        The columns that `models.outcomes.with_outcome` needs, and `ANSWER`: `entity` of the first input, `q_ms`, `LABEL_JOIN` if a column joins
+        the outcome, and the keys of the other inputs if the labels are the owner's own.
     """
     rows = _answers(spark, settings, model, condition).drop("_input")
     for entry in model.vector.inputs[1:] if model.labels is not None else ():
@@ -44,12 +45,12 @@ def answers_of(spark: SparkSession, settings: Settings, model: Model, condition:
 
 
 def with_inputs(spark: SparkSession, settings: Settings, model: Model, condition: Column) -> DataFrame:
-    """The answers of a model that meet a condition, with what the model got, as far as it is exact.
+    """Returns the exact answers of a model that meet a condition, with the inputs of the model.
 
     Answers from batch features alone, answers of another version of a group's declaration, and degraded answers are left out.
 
     Returns:
-        As `answers_of`; also the keys of the other inputs, the request columns (a time as BIGINT, in milliseconds), each feature under its
+        The columns of `answers_of`, the keys of the other inputs, the request columns (a time as BIGINT, in milliseconds), each feature under its
         name in the model, and `end_column` of each input.
     """
     rows = _answers(spark, settings, model, condition)
@@ -84,7 +85,7 @@ def _answers(spark: SparkSession, settings: Settings, model: Model, condition: C
 
 
 def _joined(spark: SparkSession, settings: Settings, rows: DataFrame, entry: ModelInput) -> DataFrame:
-    """The answers with their records of an input that is not the first: its keys, and `_input`."""
+    """Joins answers with their records of an input that is not the first. Adds the keys of the input and the column `_input`."""
     served = served_of(spark, settings, entry.group).where(F.col("model").isNull() & (F.col("input") == entry.name))
     # Inputs may share keys.
     keys = [

@@ -1,6 +1,6 @@
-"""When events arrived and when views were made: the times from which `monitoring.attribution` explains an answer.
+"""When events arrived and when views were built. `monitoring.attribution` explains answers by these times.
 
-Reads the source's events table, and the Delta history of the group's view.
+Reads the source's events table and the Delta history of the group's view.
 """
 
 from __future__ import annotations
@@ -23,10 +23,20 @@ BATCH_MS = HOUR_MS
 
 
 def arrivals_of(spark: SparkSession, settings: Settings, group: FeatureGroup, entities: DataFrame, live_from_ms: int) -> DataFrame:
-    """The events of the entities. Columns: entity, ts_ms, arrival_ms, behind_ms, streamed, and the group's inputs as `input_{index}`.
+    """Returns the events of some entities with their arrival times.
 
-    `monitoring.attribution.Arrivals` describes the columns. `behind_ms` is exact for events at `live_from_ms` or later; older events
-    belong to the batch view.
+    `behind_ms` is exact for streamed events at `live_from_ms` or later. It is not exact for older events, which belong to the batch view.
+
+    Args:
+        spark: The session.
+        settings: The settings that name the lake.
+        group: The declaration of the group.
+        entities: A column `entity`.
+        live_from_ms: The earliest batch_end of the answers to explain.
+
+    Returns:
+        Columns entity, ts_ms, arrival_ms, behind_ms, streamed, which `monitoring.attribution.Arrivals` describes, and the group's inputs as
+        `input_{index}`.
     """
     events = spark.read.format("delta").load(settings.table(group.source.table))
     live = events.where(
@@ -34,7 +44,7 @@ def arrivals_of(spark: SparkSession, settings: Settings, group: FeatureGroup, en
         & (F.col("ts_ms") >= live_from_ms)
         & (F.col("day") >= F.to_date(F.timestamp_millis(F.lit(live_from_ms))))
     )
-    # The newest event before each arrival: first per second, then within the second. A single window would put all events in one task.
+    # The newest event before each arrival is computed first per second, then within the second. A single window would put all events in one task.
     past = Window.rowsBetween(Window.unboundedPreceding, -1)
     arrived = live.groupBy("arrival_ms", F.expr("arrival_ms DIV 1000").alias("second")).agg(F.max("ts_ms").alias("newest_ms"))
     seconds = arrived.groupBy("second").agg(F.max("newest_ms").alias("newest_ms"))
@@ -51,7 +61,7 @@ def arrivals_of(spark: SparkSession, settings: Settings, group: FeatureGroup, en
 
 
 def views_made(spark: SparkSession, settings: Settings, group: FeatureGroup, since_end_ms: int) -> dict[int, list[int]]:
-    """batch_end → the times at which a view with that batch_end was made, for each batch_end of at least `since_end_ms`."""
+    """Returns batch_end → the times at which a view with that batch_end was built, for each batch_end of at least `since_end_ms`."""
     path, made_ms = settings.table(view_table(group)), dict[int, list[int]]()
     if not DeltaTable.isDeltaTable(spark, path):
         return made_ms
@@ -68,6 +78,11 @@ def views_made(spark: SparkSession, settings: Settings, group: FeatureGroup, sin
 
 
 def made_between(made_ms: Sequence[int], served_at_ms: int) -> tuple[int, int]:
-    """The two instants between which the view of an answer was made; without a history, any time before the answer."""
+    """Returns two instants between which the view of an answer was built; 0 and the time of the answer if no view is known.
+
+    Args:
+        made_ms: The times at which views with the answer's batch_end were built.
+        served_at_ms: The time of the answer.
+    """
     before_ms = [instant_ms for instant_ms in made_ms if instant_ms <= served_at_ms]
     return (min(before_ms) - BATCH_MS, max(before_ms)) if before_ms else (0, served_at_ms)

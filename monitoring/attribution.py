@@ -2,11 +2,12 @@
 
 An answer at time q is made of two kinds of events, split by the batch_end in the answer:
 
-    ts <  batch_end     events in the batch view: those that had arrived some time before the view was made
-    ts >= batch_end     events from the stream: those that had arrived some time before the answer, except events later than the watermark
+    ts <  batch_end     events in the batch view: those that arrived before some instant, which lies before the view was built
+    ts >= batch_end     events from the stream: those that arrived before some instant, which lies before the answer, except late events
 
-These arrival times are only known to lie within bounds. So every possible choice of them is tried: a choice explains the answer if
-the events that are visible under it give all served values of the answer that are not degraded, not only the value that differs.
+Only bounds of these two instants are known, and of the lateness from which the stream dropped events. So every choice of instants and lateness is
+tried, up to a maximum number. A choice explains the answer if its visible events yield all served values that are not degraded, not only the value
+that differs.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import numpy.typing as npt
 from features.aggregations import Ints, Series, Value
 from features.declaration import FeatureGroup
 
-#: The largest number of choices that are tried for one answer.
+#: The largest number of choices that are tried for one answer. An answer that none of them explains counts as a defect.
 _TRIES = 10_000
 _ALWAYS, _NEVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 class Reason(StrEnum):
-    """The reason why a value differs; DEFECT if no choice of visible events explains the value."""
+    """The reason why a value differs; DEFECT if no tried choice of visible events explains the value."""
 
     LAG = "lag"
     LATE_DATA = "late data"
@@ -42,9 +43,9 @@ class Arrivals:
 
     Attributes:
         inputs: One series per input of the group.
-        arrival_ms: When the event arrived.
+        arrival_ms: The time at which the event arrived, in ms since 1970.
         behind_ms: The time of the newest event that had arrived on the stream before this event, minus the time of this event.
-        streamed: Whether the event came from the stream; the other events were loaded from files, and only the batch layer has them.
+        streamed: Whether the event came from the stream. The other events were loaded from files; in Lambda only the batch layer has them.
     """
 
     inputs: list[Series]
@@ -58,13 +59,13 @@ class Answer:
     """A served answer.
 
     Attributes:
-        at_ms: The instant at which the features were computed.
+        at_ms: The instant as of which the features were computed.
         served_at_ms: The time of the answer.
         batch_end_ms: The batch_end in the answer; None if the group had no batch view.
-        view_ms: Two instants between which the view was made. The view has every event that arrived before the first instant, and no
+        view_ms: Two instants between which the view was built. The view has every event that arrived before the first instant, and no
             event that arrived after the second.
         values: One value per feature of the group.
-        degraded: The indices of the features that the answer names as degraded, whose values are not explained.
+        degraded: The indices of the features that the answer names as degraded. Their values need no explanation.
     """
 
     at_ms: int
@@ -76,7 +77,7 @@ class Answer:
 
 
 def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, watermark_ms: int) -> Reason:
-    """The reason why an answer differs from the recomputed features.
+    """Returns the reason why an answer differs from the recomputed features.
 
     Args:
         group: The declaration of the group.
@@ -86,8 +87,8 @@ def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, 
         watermark_ms: The lateness up to which the stream accepts events.
 
     Returns:
-        LATE_DATA if the answer lacks only events that arrived after it or that the next batch adds. LAG if the answer also lacks
-        events that had arrived at most `lag_ms` before it. DEFECT otherwise.
+        LATE_DATA if the answer lacks only events that arrived after the answer or that the next batch adds. LAG if the answer also
+        lacks events that had arrived at most `lag_ms` before the answer. DEFECT otherwise.
     """
     ts_ms, arrival_ms = events.inputs[0].ts_ms, events.arrival_ms
     old = ts_ms < (_ALWAYS if answer.batch_end_ms is None else answer.batch_end_ms)
@@ -98,9 +99,9 @@ def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, 
     for stream_cut, view_cut, lateness in islice(product(in_stream_by, in_view_by, late_from), _TRIES):
         in_view = old & (arrival_ms < view_cut)
         in_stream = events.streamed & (arrival_ms < stream_cut) & (events.behind_ms < lateness)
-        if answer.batch_end_ms is None:  # Kappa, whose histories have the events of files
+        if answer.batch_end_ms is None:  # Kappa, whose histories contain the events that were loaded from files
             in_stream |= ~events.streamed & (arrival_ms < stream_cut)
-        # For an entity without a view the merge takes all tiles, also those before batch_end.
+        # If an entity has no view, the merge uses all tiles, also those before batch_end.
         visible = in_view | (in_stream & ~old) if in_view.any() else in_stream
         if agree(values_at(group, events.inputs, visible, answer.at_ms), answer.values, answer.degraded):
             return Reason.LATE_DATA if stream_cut == in_stream_by[0] else Reason.LAG
@@ -108,12 +109,18 @@ def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, 
 
 
 def agree(values: Sequence[Value], served: Sequence[Value], degraded: Collection[int]) -> bool:
-    """Whether all values are equal but those of the degraded features, which are given by their indices."""
+    """Returns whether all values are equal, except those of the degraded features.
+
+    Args:
+        values: The recomputed values, one per feature.
+        served: The served values, one per feature.
+        degraded: The indices of the degraded features.
+    """
     return all(index in degraded or pair[0] == pair[1] for index, pair in enumerate(zip(values, served, strict=True)))
 
 
 def values_at(group: FeatureGroup, inputs: list[Series], visible: npt.NDArray[np.bool_], at_ms: int) -> list[Value]:
-    """The features at an instant, computed from the visible events only."""
+    """Returns the features as of an instant, computed from the visible events only."""
     ts_ms, end = inputs[0].ts_ms, int(np.searchsorted(inputs[0].ts_ms, at_ms))
     values: list[Value] = []
     for index, (feature, source) in enumerate(zip(group.features, group.input_of, strict=True)):
@@ -126,9 +133,10 @@ def values_at(group: FeatureGroup, inputs: list[Series], visible: npt.NDArray[np
 
 
 def _cuts(arrival_ms: Ints, first_ms: int, last_ms: int) -> list[int]:
-    """The instants to try as the end of arrival, descending: an event is visible if it arrived before that instant.
+    """Returns the instants to try as the end of arrival, descending: an event is visible if it arrived before that instant.
 
-    The first instant makes every event up to `last_ms` visible; the last one makes no event visible that arrived since `first_ms`.
+    With the first instant, every event that arrived by `last_ms` is visible. With the last instant, no event that arrived since `first_ms` is
+    visible.
     """
     between = arrival_ms[(arrival_ms >= first_ms) & (arrival_ms <= last_ms)]
     return [last_ms + 1, *sorted(set(between.tolist()), reverse=True)]

@@ -1,9 +1,9 @@
 """The consistency check: compares each served answer with the features at its time, recomputed from the lake.
 
 Reads `served_features`, the source's events table and the Delta history of the group's view. Reports per feature how many cells
-differ, and a reason for each of them. Lag and late events explain most differences. A cell of a feature that the answer names as
-degraded has that reason; the other cells of the answer need one of their own. A difference with the reason DEFECT means that the
-layers compute different values from the same events; it raises an alert.
+differ, and the reason for each difference. Lag and late events explain most differences. If the answer names a feature as degraded, a
+difference of this feature has the reason DEGRADED; the differences of the answer's other features still need a reason. The reason DEFECT
+means that the layers compute different values from the same events; the asset check `no_defects` then fails.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class FeatureConsistency:
         mismatch_rate: The share of cells that differ.
         missing_rate: The share of cells that were served without a value where the right value exists.
         extra_rate: The share of cells that were served with a value where the right value is null.
-        smape: The symmetric mean absolute percentage error, 0 to 2, of the cells where both values are numbers; None without such cells.
+        smape: The symmetric mean absolute percentage error, 0 to 2, of the cells in which both values are numbers; None without such cells.
         reasons: How many cells differ, by reason.
     """
 
@@ -68,8 +68,8 @@ class Mismatch:
     Attributes:
         entity: The entity of the answer.
         feature: The name of the feature.
-        q_ms: The time that the request asked about.
-        served_at_ms: The time of the answer.
+        q_ms: The time as of which the request asked for the features, in ms since 1970.
+        served_at_ms: The time of the answer, in ms since 1970.
         served: The value that was served.
         right: The recomputed value.
         reason: Why the two values differ.
@@ -101,16 +101,16 @@ class ConsistencyReport:
     examples: tuple[Mismatch, ...]
 
     def count(self, reason: Reason) -> int:
-        """How many cells differ for a reason."""
+        """Returns the number of cells that differ for a reason."""
         return sum(feature.reasons[reason] for feature in self.features)
 
     @property
     def defects(self) -> int:
-        """How many cells differ without an explanation."""
+        """The number of cells that differ without an explanation."""
         return self.count(Reason.DEFECT)
 
     def table(self) -> pd.DataFrame:
-        """A row per feature, for reports and plots."""
+        """Returns a table with a row per feature, for reports and plots."""
         rows = [{**asdict(feature), **{str(reason): feature.reasons[reason] for reason in Reason}} for feature in self.features]
         return pd.DataFrame(rows).drop(columns="reasons")
 
@@ -131,8 +131,8 @@ def check_consistency(
         settings: The settings that name the lake.
         group: The declaration of the group. Answers of other versions of the declaration are left out.
         known_until_ms: The instant up to which all events are in the lake. Answers about later times are left out.
-        since_ms: Check only answers that were served at this instant or later.
-        limit: The largest number of answers. Of more answers a sample is checked, which is the same in each run.
+        since_ms: The earliest time of an answer that is checked; None for all answers.
+        limit: The largest number of answers to check. If there are more, a pseudo-random sample is checked, which is the same in each run.
         lag_ms: The longest allowed time from an event's arrival until the event is visible in answers.
 
     Raises:
@@ -167,7 +167,7 @@ def check_consistency(
 def judge(
     group: FeatureGroup, answers: Sequence[Mapping[str, Any]], rights: Sequence[Sequence[Any]], reasons: Mapping[str, Reason]
 ) -> ConsistencyReport:
-    """The report on answers.
+    """Returns the report on answers and their recomputed values.
 
     Args:
         group: The declaration of the group.
@@ -219,7 +219,7 @@ def _values(group: FeatureGroup, features: str) -> list[Any]:
 
 
 def _degraded(group: FeatureGroup, row: Mapping[str, Any]) -> frozenset[int]:
-    """The indices of the features that a record names as degraded; all of them where it is degraded and does not name them."""
+    """Returns the indices of the degraded features of a record; all indices if the record is degraded but does not name the features."""
     names = row["degraded_features"]
     if names is None:
         names = group.feature_names if row["degraded"] else ()
@@ -229,7 +229,7 @@ def _degraded(group: FeatureGroup, row: Mapping[str, Any]) -> frozenset[int]:
 def _reasons(
     spark: SparkSession, settings: Settings, group: FeatureGroup, differing: Sequence[Mapping[str, Any]], lag_ms: int
 ) -> dict[str, Reason]:
-    """served_id → reason, for answers that differ from the recomputed features in a feature that is not degraded."""
+    """Returns served_id → reason, for answers that differ from the recomputed features in a feature that is not degraded."""
     if not differing:
         return {}
     ends_ms = [answer["batch_end_ms"] for answer in differing if answer["batch_end_ms"] is not None]
@@ -260,7 +260,7 @@ def _reasons(
 
 
 def _kernel(group: FeatureGroup, lag_ms: int, watermark_ms: int) -> Callable[[pa.Table, pa.Table], pa.Table]:
-    """The function that explains the answers about one entity from the entity's events, in a worker of Spark."""
+    """Returns the function that explains the answers about one entity by the entity's events. Spark's workers call it."""
 
     def kernel(answers: pa.Table, events: pa.Table) -> pa.Table:
         events = events.sort_by("ts_ms")

@@ -1,6 +1,6 @@
 """Drift: how much the inputs of a model have changed since the champion was trained.
 
-Reads Delta versions of the views of its groups and of its training set, `served_features`, and the tags of the champion in MLflow.
+Reads Delta versions of the views of the model's groups and of its training set, `served_features`, and the tags of the champion in MLflow.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from infra.settings import Settings
 from models.registry import CHAMPION, TABLE_TAG, RegisteredVersion, trained_fingerprint, version_by_alias
 from monitoring.answers import ANSWER, with_inputs
 
-#: The largest and the smallest number of entities or answers in a comparison; with fewer the distance is mostly chance.
+#: The largest and the smallest number of entities or answers in a comparison. With fewer the distance is mostly chance.
 SAMPLE, MIN_ENTITIES = 20_000, 200
 
 
 def feature_drift(spark: SparkSession, settings: Settings, model: Model) -> dict[str, float] | None:
-    """For each input of the model, the distance between its values now and at the champion's training.
+    """Measures the distance between the values of each input of the model now and at the champion's training.
 
-    The values of a feature are those in the view of its group. The values of request columns and derived features are those in the training
-    set, and those in the latest answers of the champion. A list of ids or the like is not compared.
+    For a feature, the old and the new values come from two versions of the view of its group. For a request column or a derived feature, the old
+    values come from the training set and the new values from the latest answers of the champion. Features that are lists are not compared.
 
-    The distance lies in [0, 1]. It is the larger of two numbers: the Kolmogorov-Smirnov statistic of the values that are not null,
-    and the change in the share of nulls; for texts the largest change in the share of a text. What cannot be compared is left out: where a
-    view or the training set is no longer stored, or where there are too few entities or answers. The result is None if nothing can be
-    compared, such as without a champion that was trained on this declaration.
+    The distance lies in [0, 1]. For numbers it is the larger of the Kolmogorov-Smirnov statistic of the values that are not null and the change in
+    the share of nulls. For texts it is the largest change in the share of a text, where null counts as a text.
+
+    Returns:
+        Name of the feature or column → distance. An input is left out if its old view or the training set is no longer stored, or if either sample
+        has fewer than `MIN_ENTITIES` rows. None if nothing can be compared, such as without a champion that was trained on this declaration.
     """
     champion = version_by_alias(settings, model.name, CHAMPION)
     if champion is None or trained_fingerprint(champion.tags) != model.vector.fingerprint:
@@ -55,7 +57,7 @@ def feature_drift(spark: SparkSession, settings: Settings, model: Model) -> dict
 
 
 def _view_drift(spark: SparkSession, settings: Settings, group: FeatureGroup, version: int) -> dict[str, float] | None:
-    """Feature → distance between the current view and a version of it."""
+    """Returns feature → distance between the current view and a version of it; None if the views cannot be compared."""
     path = settings.table(view_table(group))
 
     def sample(frame: DataFrame) -> pd.DataFrame:
@@ -69,7 +71,7 @@ def _view_drift(spark: SparkSession, settings: Settings, group: FeatureGroup, ve
 
 
 def _request_drift(spark: SparkSession, settings: Settings, model: Model, champion: RegisteredVersion) -> dict[str, float] | None:
-    """Request column or derived feature → distance between the training set and the latest answers of the champion."""
+    """Returns request column or derived feature → distance between the training set and the latest answers; None if they cannot be compared."""
     path = settings.table(champion.tags.get(TABLE_TAG, model.training_table))
 
     def sample(frame: DataFrame) -> pd.DataFrame:
@@ -87,14 +89,14 @@ def _request_drift(spark: SparkSession, settings: Settings, model: Model, champi
 
 
 def _asked(model: Model, rows: pd.DataFrame) -> pd.DataFrame:
-    """The request columns of rows, and the derived features."""
+    """Returns the request columns and the derived features of rows."""
     names, matrix = model.vector.names, model.vector.matrix(rows)
     derived = {expression.name: matrix[:, names.index(expression.name)] for expression in model.derived}
     return pd.DataFrame({**{column.name: rows[column.name] for column in model.request}, **derived})
 
 
 def _of_version(spark: SparkSession, path: str, version: int, sample: Callable[[DataFrame], pd.DataFrame]) -> pd.DataFrame | None:
-    """A sample of a version of a table; None where it is not stored any more."""
+    """Returns a sample of a version of a table; None if the version is no longer stored."""
     try:
         return sample(spark.read.format("delta").option("versionAsOf", version).load(path))
     except (PySparkException, Py4JJavaError):  # the table's log no longer has the version, or a vacuum has deleted its files
@@ -102,7 +104,7 @@ def _of_version(spark: SparkSession, path: str, version: int, sample: Callable[[
 
 
 def distances(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
-    """Column → its distance between two samples, as `feature_drift` describes it."""
+    """Returns column → distance between its values in two samples. `feature_drift` defines the distance."""
     from scipy.stats import ks_2samp
 
     distance_of = {}
@@ -119,7 +121,7 @@ def distances(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
 
 
 def view_versions(spark: SparkSession, settings: Settings, model: Model) -> dict[str, int]:
-    """Group → the current Delta version of its view. A model that is trained now gets them as the tag `view_versions`."""
+    """Returns group → the current Delta version of its view. A model that is trained now stores them in its tag `view_versions`."""
     return {group.name: _view_version(spark, settings, group) for group in model.groups}
 
 

@@ -1,7 +1,8 @@
 """The report of an A/B test: served predictions joined with their outcomes.
 
 Reads `served_features`, and the events of the outcome or the owner's labels. Variants are compared by the measure of the objective
-(`models.ranking`): probabilities by AUC, numbers by RMSE, several classes by log loss. In a shadow experiment every variant predicts for every answer, and two variants are compared on the answers that have both predictions.
+(`models.ranking`): probabilities by AUC, numbers by RMSE, several classes by log loss. In a shadow experiment every variant predicts for every
+answer, and two variants are compared on the answers that have both predictions.
 
 The verdict is made once, on the answers up to the moment at which every variant has the declared number of users with an outcome.
 Before that moment the verdict is "too early"; later answers do not change the verdict. So the test cannot be stopped on a lucky day.
@@ -31,7 +32,7 @@ from monitoring.live_quality import prediction_of_label
 
 #: The probability that a report shows any difference between variants that are equal.
 ALPHA = 0.05
-#: The p-value below which the users are not split as declared (sample ratio mismatch, SRM), so that the report cannot be trusted.
+#: A p-value below this one shows a sample ratio mismatch (SRM): the users are not split as declared, and the report cannot be trusted.
 SRM_ALPHA = 0.001
 
 
@@ -41,11 +42,11 @@ class Arm:
 
     Attributes:
         variant: The name of the variant.
-        entities: How many users got an answer.
-        exposures: How many answers there are.
-        quality: The measure of the answers; None if they have none, such as an AUC if all outcomes are equal.
-        brier: The Brier score of probabilities (smaller is better); None if the experiment's horizon differs from the horizon that the models
-            predict, since the score would then favour the variant with the smaller probabilities.
+        entities: The number of users with such an answer.
+        exposures: The number of answers.
+        quality: The measure of the answers; None if it is not defined for them, such as an AUC if all outcomes are equal.
+        brier: The Brier score of probabilities (smaller is better); None for other predictions. It is also None if the experiment's horizon
+            differs from the horizon that the models predict, since the score would then favour the variant with the smaller probabilities.
     """
 
     variant: VariantName
@@ -57,7 +58,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference in the measure between a variant and the first variant, `against`; None if one of them has no value."""
+    """The comparison of a variant with the first variant.
+
+    Attributes:
+        variant: The name of the variant.
+        against: The name of the first variant.
+        difference: The difference in the measure; None if the measure of either variant is not defined.
+    """
 
     variant: str
     against: str
@@ -72,7 +79,7 @@ class ExperimentReport:
         name: The name of the experiment.
         criterion: The measure by which the variants are compared.
         arms: The figures of each variant.
-        comparisons: Each other variant compared with the first; empty before the verdict.
+        comparisons: The comparison of each other variant with the first variant; empty before the verdict.
         confidence: The confidence level of each comparison's interval; the comparisons share the probability of an error (Bonferroni).
         waiting: How many answers have no outcome yet.
         srm_p_value: The p-value of a chi-square test of the users per variant against the declared shares; None if only one variant
@@ -95,7 +102,7 @@ class ExperimentReport:
 def report_experiment(
     spark: SparkSession, settings: Settings, model: Model, experiment: Experiment, known_until_ms: int
 ) -> ExperimentReport:
-    """The report on all answers of the experiment. Degraded answers count too, because users got them.
+    """Returns the report on all answers of the experiment. Degraded answers count too, because users got them.
 
     Args:
         spark: The session.
@@ -129,12 +136,12 @@ def report_experiment(
 def judge(
     experiment: Experiment, exposures: pd.DataFrame, predicted_ms: int, objective: Objective = Objective.BINARY
 ) -> ExperimentReport:
-    """The report on the answers of an experiment.
+    """Returns the report on the answers of an experiment.
 
     Args:
         experiment: The declaration of the experiment.
         exposures: A row per answer: entity, q_ms, variant, prediction, label (null while the outcome is not known), and
-            shadows (JSON: variant → its prediction). A prediction of several classes is the probability of the label.
+            shadows (JSON: variant → its prediction). For several classes, a prediction is the probability of the label.
         predicted_ms: The horizon that the models predict, in milliseconds.
         objective: What the models predict.
     """
@@ -167,9 +174,9 @@ def judge(
 
 
 def _decided_at_ms(experiment: Experiment, known: pd.DataFrame) -> int | None:
-    """The time at which the last of the variants reached `min_entities` users with an outcome; None before.
+    """Returns the time, in ms, at which the last variant reached `min_entities` users with an outcome; None if a variant has fewer.
 
-    Variants whose declared share is 0 are not waited for.
+    Variants whose declared share is 0 do not count.
     """
     reached = []
     for name, share in experiment.shares.items():
@@ -194,7 +201,7 @@ def _split_p_value(experiment: Experiment, exposures: pd.DataFrame) -> float | N
 
 
 def _predictions(rows: pd.DataFrame, name: str) -> pd.Series:
-    """The variant's prediction for each answer, served or computed as a shadow; NaN where the variant has not predicted."""
+    """Returns the variant's prediction for each answer, served or computed as a shadow; NaN if the variant made no prediction."""
     shadows = rows["shadows"].map(lambda text: json.loads(text).get(name) if text else None).astype("float64")
     return rows["prediction"].where(rows["variant"] == name, shadows)
 

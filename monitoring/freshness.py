@@ -1,7 +1,6 @@
-"""The freshness of a group, by event time, and the share of entities that have features. Reads the online store; gives alerts.
+"""The freshness of a group, by event time, and the share of entities that have features. Reads the online store; returns alerts.
 
-The age of a group is the age of its newest event in the batch or speed layer. So a batch that runs every night over an empty topic does
-not make a group fresh.
+The age of a group is the age of its newest event in the batch or speed layer. So a nightly batch without new events does not make a group fresh.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class FeatureFreshnessMonitor:
     Args:
         settings: The settings that name the online store and the bounds.
         groups: The declared groups.
-        now_ms: The end of an age; by default now.
+        now_ms: The time at which ages are measured, in ms since 1970; by default the time of the check.
 
     Attributes:
         checked: The keys of all checks so far.
@@ -69,7 +68,7 @@ class FeatureFreshnessMonitor:
         self._store = reached_store(settings)
 
     def age(self, feature_group: str) -> timedelta:
-        """How long ago the newest event of the group happened.
+        """Returns how long ago the newest event of the group happened.
 
         Raises:
             InputError: The group is not declared.
@@ -85,9 +84,13 @@ class FeatureFreshnessMonitor:
         return timedelta(milliseconds=max(0, now_ms - newest_ms))
 
     def check_freshness(self, feature_group: str, max_age: timedelta | None = None) -> bool:
-        """Whether the newest event of the group is at most `max_age` old; by default the group's own bound.
+        """Returns whether the newest event of the group is at most `max_age` old; by default the group's own bound.
 
-        An older event gives a WARNING; above an hour the alert is CRITICAL. Raises as `age`.
+        An older event raises a WARNING, or a CRITICAL alert if it is older than an hour.
+
+        Raises:
+            InputError: The group is not declared.
+            NotReadyError: The group has no event yet.
         """
         age = self.age(feature_group)
         bound = max_age if max_age is not None else timedelta(seconds=self._settings.bounds(feature_group).max_age_seconds)
@@ -99,9 +102,9 @@ class FeatureFreshnessMonitor:
         return self._hold(age <= bound, alert)
 
     def check_feature_coverage(self, feature_group: str, entity_ids: Sequence[int | str]) -> float:
-        """The share of the entities, in [0, 1], that have features in the online store. Below the group's bound the alert is HIGH.
+        """Returns the share of the entities, in [0, 1], that have features in the online store.
 
-        Only values of the served version count.
+        Only values of the served version count. A share below the group's bound raises a HIGH alert.
 
         Raises:
             InputError: The group is not declared, or the list is empty.
@@ -135,7 +138,7 @@ class FeatureFreshnessMonitor:
 
 
 def newest_event_ms(store: Store, group: FeatureGroup) -> int | None:
-    """The time of the newest event of the group in the online store, from batch or speed; None without events."""
+    """Returns the time of the newest event of the group in the online store, from batch or speed; None without events."""
     published = store.published(group.name)
     streamed = store.progress().get(f"online:{group.name}", {}).get("newest_event_ms")
     return max([ms for ms in (published and published.newest_event_ms, streamed) if ms], default=None)

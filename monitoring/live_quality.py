@@ -1,4 +1,4 @@
-"""Live quality: how good the champion's served predictions turned out, against its evaluation after training.
+"""Live quality: the quality of the champion's served predictions, measured by their outcomes, beside its evaluation after training.
 
 Reads `served_features`, the events of the outcome or the owner's labels, and the tags of the champion in MLflow.
 """
@@ -21,7 +21,7 @@ from models.ranking import measured
 from models.registry import CHAMPION, version_by_alias
 from monitoring.answers import ANSWER, answers_of
 
-#: The smallest number of answers of which a value is computed.
+#: The smallest number of answers from which a value is computed.
 MIN_ANSWERS = 200
 
 
@@ -33,7 +33,7 @@ class LiveQuality:
         version: The version of the champion.
         answers: How many answers have a known outcome.
         metric: The metric in words, such as "AUC".
-        value: The metric of these answers; None while there are too few of them.
+        value: The metric of these answers; None if there are fewer than `MIN_ANSWERS`, or if the metric is not defined for them.
         evaluated: The metric of the champion's evaluation after training; None if the version has no such tag.
     """
 
@@ -45,10 +45,19 @@ class LiveQuality:
 
 
 def live_quality(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> LiveQuality | None:
-    """The quality of the champion's answers whose outcome is known; None if there is no champion.
+    """Measures the quality of the champion's answers whose outcome is known.
 
-    Degraded answers are left out, because their features may not be those that the model was trained for. So are answers that do not name
-    what their outcome is joined by, and answers without a label of the owner's own.
+    Degraded answers are left out, because their features may differ from those that the model was trained on. Answers without a label are left
+    out as well: those without a value of the column that joins their outcome, and those for which the owner has no label.
+
+    Args:
+        spark: The session.
+        settings: The settings that name the lake and the registry.
+        model: The declaration.
+        known_until_ms: The instant up to which all events are in the lake; an outcome after this instant is not known yet.
+
+    Returns:
+        None if there is no champion.
     """
     champion = version_by_alias(settings, model.name, CHAMPION)
     if champion is None:
@@ -70,11 +79,11 @@ def live_quality(spark: SparkSession, settings: Settings, model: Model, known_un
 
 
 def quality_of(model: Model, answers: pd.DataFrame) -> float | None:
-    """The value of the objective's first criterion; None where the answers have none, such as an AUC of labels that are all equal.
+    """Returns the value of the objective's first criterion; None if the value is not defined, such as the AUC of labels that are all equal.
 
     Args:
         model: The declaration.
-        answers: Columns `entity`, `label`, and `prediction`: of several classes the probability of the label.
+        answers: Columns `entity`, `label`, and `prediction`. For several classes, the prediction is the probability of the label.
     """
     columns = (answers[name].to_numpy() for name in ("entity", "label", "prediction"))
     value = measured(model.objective, *columns).value()
@@ -82,7 +91,11 @@ def quality_of(model: Model, answers: pd.DataFrame) -> float | None:
 
 
 def prediction_of_label(answer: str) -> Column:
-    """The prediction of an answer; of several classes the probability of the label."""
+    """Returns the column expression of an answer's prediction; for several classes, the probability of the label.
+
+    Args:
+        answer: The name of the struct column `monitoring.answers.ANSWER`. The column `label` must exist, too.
+    """
     classes = F.col(f"{answer}.predictions")
     of_label = F.coalesce(classes[F.col("label").cast("string")], F.lit(0.0))
     return F.when(classes.isNotNull(), of_label).otherwise(F.col(f"{answer}.prediction"))

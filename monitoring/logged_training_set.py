@@ -1,8 +1,8 @@
 """Log and wait: a training set of the values that were served.
 
-Reads `served_features` and the events of the outcome, or the owner's labels. The features are not recomputed, so a model learns from the
-values that it gets in production, with lag and without late events. In return the outcomes take time, and a new feature has no past.
-`models.training_set` recomputes features.
+Reads `served_features` and the events of the outcome, or the owner's labels. Writes the Delta table of the model's logged training set. The
+features are the logged values, so a model learns from the values that it gets in production, with lag and without late events. The drawbacks:
+outcomes become known only with time, and a new feature has no logged values. `models.training_set` recomputes the features instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from monitoring.answers import ANSWER, end_column, with_inputs
 
 
 def write_logged_training_set(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> tuple[int, int]:
-    """Writes `logged_training_set` to the model's table. Returns the number of rows, and the Delta version."""
+    """Writes `logged_training_set` to the model's table. Returns the number of rows and the Delta version."""
     path = settings.table(model.logged_training_table)
     rows = logged_training_set(spark, settings, model, known_until_ms)
     rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
@@ -31,13 +31,13 @@ def write_logged_training_set(spark: SparkSession, settings: Settings, model: Mo
 
 
 def logged_training_set(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> DataFrame:
-    """Served answers whose outcome is known, with the columns and types of the training set of `models.training_set`.
+    """Returns the served answers whose outcome is known, with the columns and types of the training set of `models.training_set`.
 
-    Each request at a time is one row, with the values that were served first. Degraded answers, answers from batch features alone, and
-    answers of another version of a group's declaration are left out. The features with the prefix `batch_` are computed as of the
+    Equal requests as of the same time are one row, with the values that were served first. Degraded answers, answers from batch features alone,
+    and answers of another version of a group's declaration are left out. The features with the prefix `batch_` are recomputed as of the
     batch_end of the answer.
 
-    Where the input of the model is the features of one group and nothing else, answers of `/features` count, too.
+    If the only input of the model is the features of one group, answers of `/features` count, too.
 
     Args:
         spark: The session.

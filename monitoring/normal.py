@@ -1,7 +1,7 @@
 """Norms: figures of the four weeks before a day of a source, and of the published view of a group.
 
-Reads `events` and earlier versions of `view_{group}`; gives the figures with which checks compare new data. Without a history there is no
-norm.
+Reads the source's events table and the published version of the group's view. Returns the figures with which checks compare new data. Without a
+history there is no norm.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class NormalDay:
     """Figures of the four weeks before a day.
 
     Attributes:
-        weekday_rows: The mean number of rows of the same weekdays; None if they have no events.
+        weekday_rows: The mean number of rows of the days with the same weekday; None if these days have no events.
         null_shares: Column → the share of rows without a value.
         categories: Watched column → value → its share of the rows.
     """
@@ -43,13 +43,18 @@ class NormalDay:
     categories: dict[str, dict[str, float]]
 
     def common(self, column: str) -> list[str]:
-        """The values of a watched column that are expected every day."""
+        """Returns the values of a watched column that are expected every day."""
         return [value for value, share in self.categories[column].items() if share >= _COMMON]
 
 
 @dataclass(frozen=True)
 class NormalView:
-    """Figures of a published view: the number of entities, and the bounds of the central share of the values of each numeric feature."""
+    """Figures of a published view.
+
+    Attributes:
+        entities: The number of entities.
+        central: Numeric feature → the bounds of the central share of its values; the group's checks declare the share.
+    """
 
     entities: int
     central: dict[str, tuple[float, float]]
@@ -58,18 +63,18 @@ class NormalView:
 def days_to_check(
     spark: SparkSession, settings: Settings, source: EventSource, first: date, last: date, published: date | None = None
 ) -> list[date]:
-    """The days that a run must compare with their norms, the latest last: those that have events and are complete.
+    """Returns the complete days with events that a run must compare with their norms, in ascending order.
 
-    The newest day of the table may still get events, so it is not complete.
+    The newest day of the table may still receive events, so it is not complete.
 
     Args:
         spark: The session.
         settings: The settings that name the table.
         source: The source.
-        first: The first day of the run, of which the latest complete day is checked.
+        first: The first day of the run. The latest complete day of the run is always checked.
         last: The last day of the run.
-        published: The day that the last published batch_end cuts. No day from then on has passed, because a day that is kept out keeps all
-            views out; each of them is checked.
+        published: The day of the last published batch_end; None to check only the latest complete day of the run. Each complete day from
+            `published` on is checked, because none of these days has passed its check yet: a blocked day blocks every later view, too.
     """
     state = table_state(spark, settings.table(source.table))
     days = sorted(date.fromisoformat(day) for (day,) in partitions_of(state.read(spark))) if state else []
@@ -78,7 +83,7 @@ def days_to_check(
 
 
 def normal_day(spark: SparkSession, settings: Settings, source: EventSource, day: date) -> NormalDay | None:
-    """The norm of a day; None if the four weeks before it have no events."""
+    """Returns the norm of a day; None if the four weeks before the day have no events."""
     events = spark.read.format("delta").load(settings.table(source.table))
     before = events.where(F.col("day").between(day - timedelta(weeks=WEEKS), day - timedelta(days=1)))
     nullable = [column.name for column in source.columns if not column.required]
@@ -97,9 +102,16 @@ def normal_day(spark: SparkSession, settings: Settings, source: EventSource, day
 
 
 def normal_view(spark: SparkSession, settings: Settings, group: FeatureGroup, published: int | None) -> NormalView | None:
-    """The norm of a group's view: figures of the view of the same declaration that was published last, as this Delta version.
+    """Returns the norm of a group's view: the figures of the view that was published last, because a check may have blocked a later view.
 
-    A later view may be one that a check has blocked. None if nothing was published, or if that view is not stored.
+    Args:
+        spark: The session.
+        settings: The settings that name the lake.
+        group: The declaration of the group.
+        published: The Delta version of the view that was published last; None if no view was published.
+
+    Returns:
+        None if no view was published, or if the published view has another declaration or is no longer stored.
     """
     path = settings.table(view_table(group))
     version = None if published is None else published_version(spark, settings, group, published)

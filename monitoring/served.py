@@ -1,20 +1,26 @@
 """The table of served answers: the topic `served_features` → the Delta table `served_features`, each record once.
 
     served_id                       the id of the record
-    request_id                      the `X-Request-ID` of the request; null in records of before this column
+    request_id                      the `X-Request-ID` of the request; null in records that are older than this column
     group, fingerprint, entity      the group, the version of its declaration, and the entity's id as text, whatever its type
     q_ms, served_at_ms              the time of the request's features, and the time of the answer
     features_at_ms                  the instant at which the features were computed: q, or batch_end if the speed layer was left out
     features                        JSON: feature → served value, null for no value; a value may be a list
     batch_end_ms, newest_event_ms, tiles_merged, degraded      provenance of the features; `degraded` lists the reasons
-    degraded_features               the names of the features that may not be exact; null in records of before this column
-    answer_id, input                predictions only: the records of one answer share the id; the name of the input
-    experiment, variant, model, model_version, prediction, shadows     the first input of predictions only: the experiment and the variant that
-                                    answered, the registered model and its version, and the predictions of the shadow variants; null for
-                                    several classes, whose predictions are in `predictions` and `shadow_predictions`: class → probability
-    request, outcome_id, degraded_inputs     the same: the request columns as JSON, what an outcome will name, and the inputs that are degraded
+    degraded_features               the names of the features that may be inexact; null in records that are older than this column
+    answer_id, input                only for predictions: the id that the records of one answer share, and the name of the input
 
-`serving.served_log` writes the topic: a message has many records, as JSON lines.
+Only for the first input of predictions:
+
+    experiment, variant             the experiment, and the variant that answered
+    model, model_version            the registered model and its version
+    prediction, shadows             the prediction, and the predictions of the shadow variants; null for several classes
+    predictions, shadow_predictions     the same for several classes: class → probability
+    request                         the request columns as JSON
+    outcome_id                      the value that an outcome of the answer will have in the column that joins them
+    degraded_inputs                 the names of the inputs that are degraded
+
+`serving.served_log` writes the topic. A message contains many records, as JSON lines.
 """
 
 from __future__ import annotations
@@ -41,16 +47,16 @@ SCHEMA = """
     shadow_predictions MAP<STRING, MAP<STRING, DOUBLE>>, degraded_inputs ARRAY<STRING>
 """
 
-#: Where two threads start one query at once, Spark refuses the second, and from then on every other one in this process.
+#: If two threads start the query at once, Spark refuses the second start, and from then on every further start in this process.
 _ingesting = threading.Lock()
 
 
 def ingest_served(spark: SparkSession, settings: Settings) -> int:
     """Appends the records that are in Kafka and not yet in the table. Returns their number.
 
-    The records are read by a streaming query that ends when it has caught up. Delta commits each micro-batch once, also when a run
-    crashes, is repeated, or meets a second run. The checkpoint carries the topic's id, so a topic that was deleted and created again
-    is read from its beginning.
+    A streaming query reads the records and ends when it has caught up. Delta commits each micro-batch once, even if a run
+    crashes, is repeated, or overlaps with a second run. The name of the checkpoint contains the topic's id, so a topic that was deleted and
+    created again is read from its beginning.
 
     Raises:
         ServiceError: Kafka does not answer, or another run has just appended the same records.
@@ -76,7 +82,7 @@ def ingest_served(spark: SparkSession, settings: Settings) -> int:
         .writeStream.format("delta")
         .trigger(availableNow=True)
         .option("checkpointLocation", settings.checkpoint(f"{TABLE}_{topic}"))
-        .option("mergeSchema", "true")  # a table of before a column gets it
+        .option("mergeSchema", "true")  # adds new columns to a table that an earlier version has written
     )
     try:
         with _ingesting:
@@ -91,7 +97,7 @@ def ingest_served(spark: SparkSession, settings: Settings) -> int:
 
 
 def served_of(spark: SparkSession, settings: Settings, group: FeatureGroup) -> DataFrame:
-    """The records of a group; the column `entity` has the type that the group declares."""
+    """Returns the records of a group. The column `entity` has the type that the group declares."""
     path, served = settings.table(TABLE), spark.createDataFrame([], SCHEMA)
     if DeltaTable.isDeltaTable(spark, path):
         served = served.unionByName(spark.read.format("delta").load(path), allowMissingColumns=True)

@@ -1,7 +1,8 @@
-"""The watchdog: whether the online store could be rebuilt after a loss, whether it keeps its data, and whether the stream gets its messages.
+"""The watchdog: whether the online store could be rebuilt after a loss, whether it keeps its data, and whether the stream receives its messages.
 
-Reads the retention and the open transactions of each source's topic, the published batch_end, the policy of the store's servers, and the settings.
-After a loss of the store the batch view is published again, and the stream reads Kafka again from batch_end on. So Kafka must still hold these messages.
+Reads the retention and the open transactions of each source's topic, the published batch_end, the eviction policies of the store's servers, and
+the settings. After a loss of the store, the batch view is published again and the stream reads Kafka again from batch_end on. So Kafka must still
+hold the messages since batch_end.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from monitoring.freshness import Severity
 from store.protocol import Store
 from store.server import reached_store
 
-#: The longest age of an open transaction: as long as Kafka's producers let one be open by default.
+#: The longest age of an open transaction: the default `transaction.timeout.ms` of Kafka's producers.
 LONGEST_TRANSACTION_MS = MINUTE_MS
 
 
@@ -43,7 +44,7 @@ class Guard:
 
 
 def guards(settings: Settings, project: Project) -> list[Guard]:
-    """All conditions that can be checked now. Conditions on Kafka are left out while Kafka does not answer.
+    """Returns all conditions that can be checked now. Conditions on Kafka are left out while Kafka does not answer.
 
     Raises:
         ServiceError: The online store does not answer.
@@ -56,13 +57,19 @@ def guards(settings: Settings, project: Project) -> list[Guard]:
     on_kafka = [
         transaction_guard(source.topic, open_transaction_ms(settings, source.topic), current_ms) for source in project.sources
     ]
-    if not settings.kappa:  # there what Kafka deletes is in the archive
+    if not settings.kappa:  # in Kappa, messages that Kafka has deleted are still in the archive
         on_kafka += _retention_guards(settings, project, store, current_ms)
     return [*on_store, *on_kafka]
 
 
 def eviction_guard(policies: Iterable[str]) -> Guard:
-    """The store deletes no key when its memory is full, because an answer without that key would be wrong and not marked as degraded."""
+    """Returns the guard that holds if the store deletes no key when its memory is full.
+
+    An answer computed without a deleted key would be wrong, but not marked as degraded.
+
+    Args:
+        policies: The policies of the store's servers that delete keys.
+    """
     evicting = ", ".join(sorted(policies))
     return Guard(
         "eviction:store", not evicting, f"The online store drops keys when its memory is full ({evicting})." if evicting else "The online store drops nothing.",
@@ -71,11 +78,13 @@ def eviction_guard(policies: Iterable[str]) -> Guard:
 
 
 def transaction_guard(topic: str, open_ms: int | None, now_ms: int) -> Guard:
-    """No transaction is open for long, because readers do not get the messages behind it, and a lag does not count them.
+    """Returns the guard that holds if no transaction of a topic has been open for longer than `LONGEST_TRANSACTION_MS`.
+
+    Consumers do not receive the messages behind an open transaction, and the lag does not count these messages.
 
     Args:
         topic: The topic.
-        open_ms: When the first message of the oldest open transaction arrived; None without one.
+        open_ms: The arrival time of the first message of the oldest open transaction; None without an open transaction.
         now_ms: The wall clock.
     """
     age_ms = 0 if open_ms is None else max(0, now_ms - open_ms)
@@ -89,10 +98,16 @@ def transaction_guard(topic: str, open_ms: int | None, now_ms: int) -> Guard:
 
 
 def retention_guard(topic: str, retention: Retention, batch_end_ms: int, now_ms: int) -> Guard:
-    """The topic keeps every message since batch_end.
+    """Returns the guard that holds if a topic keeps every message since batch_end.
 
-    A replayed event has a time before its arrival. So while the topic still has all its messages, the needed age is counted from the first
-    message, if that is later than batch_end.
+    A replayed event arrives long after its own time. So while the topic still has all its messages, the age that must be kept is counted from
+    the first message, if that message arrived after batch_end.
+
+    Args:
+        topic: The topic.
+        retention: The topic's retention, and whether the topic still has all its messages.
+        batch_end_ms: The earliest published batch_end of the source's groups.
+        now_ms: The wall clock.
     """
     needed_ms = max(batch_end_ms, retention.since_ms or batch_end_ms) if retention.whole else batch_end_ms
     age_ms = max(0, now_ms - needed_ms)
@@ -114,6 +129,6 @@ def _retention_guards(settings: Settings, project: Project, store: Store, now_ms
 
 
 def _span(ms: int) -> str:
-    """A duration in the largest unit of which it has two or more."""
+    """Returns a duration as text, in the largest unit of which it has at least two."""
     units = {"days": DAY_MS, "hours": HOUR_MS, "minutes": MINUTE_MS, "seconds": SECOND_MS}
     return next((f"{ms // unit_ms} {name}" for name, unit_ms in units.items() if ms >= 2 * unit_ms), f"{ms / SECOND_MS:g} s")
