@@ -1,4 +1,4 @@
-"""The architecture and the engine of a deployment: chosen by `braid up`, remembered in its home, so that every command and service has the same."""
+"""The architecture and the engine of a deployment. `braid up` writes its choice to the home, from which every command and service reads it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,28 @@ from orchestration.running import runs
 
 
 def with_architecture(settings: Settings, chosen: str | None) -> Settings:
-    """The settings with an architecture, which the home remembers; None for that of the settings.
+    """Returns the settings with an architecture, and writes the architecture to the home.
+
+    Args:
+        settings: The settings.
+        chosen: The architecture; None for that of the settings.
 
     Raises:
-        InputError: The services run with another one.
+        InputError: Services run with another architecture.
     """
     architecture = _remembered(settings, ARCHITECTURE_FILE, chosen or settings.architecture, "lambda", ("speed", "serving"))
     return settings.model_copy(update={"architecture": architecture})
 
 
 def with_engine(settings: Settings, chosen: str | None) -> Settings:
-    """The settings with an engine, which the home remembers; None for that of the settings.
+    """Returns the settings with an engine, and writes the engine to the home.
+
+    Args:
+        settings: The settings.
+        chosen: The engine; None for that of the settings.
 
     Raises:
-        InputError: The services run with another one.
+        InputError: The speed layer runs with another engine.
     """
     engine = _remembered(settings, ENGINE_FILE, chosen or settings.engine, "spark", ("speed",))
     return settings.model_copy(update={"engine": engine})

@@ -1,7 +1,7 @@
-"""Runs that a sensor requests: once, and after a failure again with growing pauses, until a run has succeeded.
+"""Runs that a sensor requests: after a failure the sensor requests the run again, with growing pauses, until a run has succeeded.
 
-Dagster's run keys do not fit, because Dagster never repeats the key of a failed run. Instead each run has tags: the sensor that requested
-it, the subject of the request, and the number of requests so far.
+Dagster's run keys cannot do this, because Dagster never repeats a run key, not even after a failure. Instead each run has tags: the sensor that
+requested the run, the subject of the request, and the number of requests so far.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from orchestration.deployment import Deployment
 
 #: Tags of a run: the sensor, the subject of its request, and the number of requests so far.
 ASKED_BY, ASKED_FOR, ATTEMPT = "braid/asked_by", "braid/asked_for", "braid/attempt"
-#: The longest pause, in evaluations of a sensor: an hour for a sensor of a minute. Each pause is twice the previous pause.
+#: The longest pause, in evaluations of a sensor: an hour for a sensor that is evaluated every minute. Each pause is twice the previous pause.
 _LONGEST = 60
 #: The pause after a run whose process died, in evaluations, because Dagster itself starts such a run again.
 _LEFT = 10
@@ -28,12 +28,12 @@ _LEFT = 10
 def ask(
     context: dg.SensorEvaluationContext, deployment: Deployment, subject: str, tags: dict[str, str] | None = None, **request: Any
 ) -> dg.RunRequest | dg.SkipReason:  # fmt: skip
-    """The request for a run; a skip reason while such a run is under way, or if the last such run has ended too recently.
+    """Returns the request for a run; a skip reason if such a run is in progress, or if the pause after the last such run is not over.
 
     Args:
         context: The context of the sensor.
-        deployment: The deployment, whose `sensor_seconds` are the first pause.
-        subject: The subject of the request. It can be requested again after a success.
+        deployment: The deployment. Its setting `sensor_seconds` is the first pause.
+        subject: The subject of the request. The same subject can be requested again after a success.
         tags: Further tags of the run.
         request: `run_config` and `asset_selection` of the run.
     """
@@ -58,7 +58,7 @@ def ask(
 
 
 def latest_asked(context: dg.SensorEvaluationContext) -> tuple[dict[str, str], bool]:
-    """The tags of the last run that the sensor has requested, empty before the first request; and whether that run has failed."""
+    """Returns the tags of the last run that the sensor has requested, and whether that run has failed; no tags before the first request."""
     records = context.instance.get_run_records(RunsFilter(tags={ASKED_BY: context.sensor_name}), limit=1)
     if not records:
         return {}, False

@@ -17,19 +17,19 @@ Columns = tuple[tuple[str, str, str], ...]
 
 
 def schema(*columns: tuple[str, str, str]) -> Mapping[str, Any]:
-    """Definition metadata of an asset with the columns of its table. A column is (name, type, description)."""
+    """Returns the definition metadata of an asset with the columns of its table. A column is (name, type, description)."""
     return {"dagster/column_schema": dg.TableSchema([dg.TableColumn(name, kind, description=text) for name, kind, text in columns])}
 
 
 def sql_columns(ddl: str) -> Columns:
-    """The columns of a schema that is written as SQL, such as `id BIGINT, name STRING`."""
+    """Returns the columns of a schema that is written as SQL, such as `id BIGINT, name STRING`."""
     table = sqlglot.parse_one(f"CREATE TABLE t ({ddl})", dialect="spark")
     columns = table.find_all(exp.ColumnDef)
     return tuple((column.name, column.kind.sql("spark") if column.kind else "", "") for column in columns)
 
 
 def event_columns(source: EventSource) -> Columns:
-    """The columns of the `events` table."""
+    """Returns the columns of a source's events table."""
     contract = tuple((column.name, column.type.value, "required" if column.required else "optional") for column in source.columns)
     return (
         *contract,
@@ -43,7 +43,7 @@ def event_columns(source: EventSource) -> Columns:
 
 
 def archive_columns() -> Columns:
-    """The columns of the raw archive that Dagster shows."""
+    """Returns the columns of the raw archive that Dagster shows."""
     return (
         ("partition", "INT", "of the topic"),
         ("offset", "BIGINT", "in the partition"),
@@ -54,7 +54,7 @@ def archive_columns() -> Columns:
 
 
 def tile_columns(group: FeatureGroup) -> Columns:
-    """The columns of the group's tiles."""
+    """Returns the columns of the group's tiles."""
     partials = tuple(
         (feature.name, group.partial_sql_type(index), f"partial of: {feature.description}")
         for index, feature in enumerate(group.features)
@@ -68,7 +68,7 @@ def tile_columns(group: FeatureGroup) -> Columns:
 
 
 def closed_tile_columns(group: FeatureGroup) -> Columns:
-    """The columns of the speed layer's closed tiles."""
+    """Returns the columns of the speed layer's closed tiles."""
     values = tuple((feature.name, "DOUBLE", f"in this tile: {feature.description}") for feature in group.model_features)
     if group.model_names != group.feature_names:
         values += (("lists", "MAP<STRING, STRING>", "in this tile, as JSON: the features that are lists"),)
@@ -93,7 +93,7 @@ def _tile_columns(group: FeatureGroup) -> Columns:
 
 
 def view_columns(group: FeatureGroup) -> Columns:
-    """The columns of the group's batch view."""
+    """Returns the columns of the group's batch view."""
     return (
         ("entity", group.entity_type.value, group.entity_text),
         ("batch_end_ms", "BIGINT", "the view has all events before this instant"),
@@ -105,7 +105,7 @@ def view_columns(group: FeatureGroup) -> Columns:
 
 
 def training_columns(model: Model) -> Columns:
-    """The columns of a model's training set."""
+    """Returns the columns of a model's training set."""
     group, vector = model.group, model.vector
     values = tuple(
         (f"{entry.prefix}{name}", kind, text) for entry in vector.inputs for name, kind, text in _value_columns(entry.group)
@@ -131,14 +131,14 @@ def _value_columns(group: FeatureGroup) -> Columns:
 
 
 def feature_lineage(group: FeatureGroup, events: dg.AssetKey) -> Mapping[str, Any]:
-    """Lineage metadata: each feature depends on the event columns that its declaration reads."""
+    """Returns lineage metadata: each feature depends on the event columns that its declaration reads."""
     time, entity = group.source.time, group.entity_names
     deps = {feature.name: [*columns_read(feature), time, *entity] for feature in group.features}
     return _lineage({"entity": list(entity), **deps}, events)
 
 
 def same_columns(names: tuple[str, ...], upstream: dg.AssetKey) -> Mapping[str, Any]:
-    """Lineage metadata: each column depends on the upstream column of its name."""
+    """Returns lineage metadata: each column depends on the upstream column of the same name."""
     return _lineage({name: [name] for name in names}, upstream)
 
 

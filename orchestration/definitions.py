@@ -12,7 +12,7 @@ from orchestration.sensors import sensors_of
 
 
 def definitions(project: Project, settings: Settings) -> dg.Definitions:
-    """Assets, checks, jobs, schedules and sensors of a project."""
+    """Returns the assets, checks, jobs, schedules and sensors of a project."""
     deployment = Deployment(project, settings)
     assets = assets_of(deployment)
     return dg.Definitions(

@@ -41,15 +41,15 @@ class Deployment:
 
     @property
     def batch_groups(self) -> tuple[FeatureGroup, ...]:
-        """The groups of which a batch makes assets: all, or none in Kappa."""
+        """The groups whose tiles, views and published views are assets: all groups; in Kappa none."""
         return () if self.settings.kappa else self.project.groups
 
     def lake_key(self, group: FeatureGroup) -> dg.AssetKey:
-        """The asset after which the lake has all of a group's past: its view; in Kappa, which has no views, the events."""
+        """Returns the asset whose materialization completes a group's past in the lake: the view; in Kappa, which has no views, the events."""
         return events_key(group.source) if self.settings.kappa else view_key(group)
 
     def online_key(self, group: FeatureGroup) -> dg.AssetKey:
-        """The asset of a group in the online store: its view there; in Kappa what the stream keeps there."""
+        """Returns the asset of a group in the online store: the published view; in Kappa the open tiles of the stream."""
         return speed_tiles_key(group) if self.settings.kappa else online_key(group)
 
     @property
@@ -59,24 +59,24 @@ class Deployment:
 
     @property
     def experiment_models(self) -> tuple[Model, ...]:
-        """The model that an experiment is about: the one that it names, else the first of the project; empty in a project without models."""
+        """The model whose variants an experiment compares: the model that it names, else the project's first model; empty without models."""
         if not self.project.models:
             return ()
         return (experiment_model(self.settings.experiment, self.project) or self.project.models[0],)
 
     @cached_property
     def own_assets(self) -> list[dg.AssetsDefinition]:
-        """The assets of the project's own."""
+        """The assets that the project itself adds."""
         return own_assets(self.project, self.settings)
 
     @property
     def own_keys(self) -> list[dg.AssetKey]:
-        """The assets of the project's own that a backfill materializes: those without partitions."""
+        """The assets that the project itself adds and that a backfill materializes: those without partitions."""
         return [key for asset in self.own_assets if asset.partitions_def is None and asset.is_executable for key in asset.keys]
 
     @property
     def fresh_within(self) -> dg.FreshnessPolicy:
-        """The freshness policy of assets: Dagster calls them stale after two periods of the batch."""
+        """The freshness policy of assets: Dagster marks them as stale after two periods of the batch."""
         return dg.FreshnessPolicy.time_window(fail_window=2 * self.period)
 
     @property
@@ -87,7 +87,7 @@ class Deployment:
 
 
 class BatchSpark(LazyPySparkResource):
-    """Spark of a run, on the warm JVM of the home if the run may use it."""
+    """The Spark session of a run, on the warm JVM of the home (`infra.gateway`) if the run may use it."""
 
     home: str
 
@@ -103,5 +103,5 @@ class BatchEnd(dg.ConfigurableResource):
 
     @staticmethod
     def run_config(at_ms: int | None) -> dict[str, object]:
-        """The configuration of a run whose views end at `at_ms`."""
+        """Returns the configuration of a run whose views have the batch_end `at_ms`; empty if `at_ms` is None."""
         return {"resources": {"batch_end": {"config": {"at_ms": at_ms}}}} if at_ms is not None else {}

@@ -5,6 +5,6 @@ from infra.project import load_project
 from infra.settings import Settings
 from orchestration.definitions import definitions
 
-gateway.allow()  # a run that Dagster launches is a process of its own
+gateway.allow()  # each run that Dagster launches is a process of its own
 _settings = Settings.load()
 defs = definitions(load_project(_settings), _settings)

@@ -1,4 +1,4 @@
-"""The names of assets, jobs and sensors, from those of sources, groups and models."""
+"""The names of assets and jobs, made from the names of sources, groups and models."""
 
 import dagster as dg
 
@@ -8,47 +8,47 @@ from features.sources import EventSource
 
 
 def topic_key(source: EventSource) -> dg.AssetKey:
-    """The Kafka topic of a source."""
+    """Returns the key of a source's Kafka topic."""
     return dg.AssetKey(f"{source.name}_topic")
 
 
 def archive_key(source: EventSource) -> dg.AssetKey:
-    """The raw archive of a source."""
+    """Returns the key of a source's raw archive."""
     return dg.AssetKey(source.archive_table)
 
 
 def events_key(source: EventSource) -> dg.AssetKey:
-    """The events of a source."""
+    """Returns the key of a source's events."""
     return dg.AssetKey(source.table)
 
 
 def speed_tiles_key(group: FeatureGroup) -> dg.AssetKey:
-    """The open tiles of a group in the online store."""
+    """Returns the key of a group's open tiles in the online store."""
     return dg.AssetKey(f"{group.name}_speed_tiles")
 
 
 def realtime_key(group: FeatureGroup) -> dg.AssetKey:
-    """The closed speed tiles of a group in Delta."""
+    """Returns the key of a group's closed speed tiles in Delta."""
     return dg.AssetKey(f"{group.name}_realtime")
 
 
 def tiles_key(group: FeatureGroup) -> dg.AssetKey:
-    """The batch tiles of a group."""
+    """Returns the key of a group's batch tiles."""
     return dg.AssetKey(f"{group.name}_tiles")
 
 
 def view_key(group: FeatureGroup) -> dg.AssetKey:
-    """The batch view of a group."""
+    """Returns the key of a group's batch view."""
     return dg.AssetKey(f"{group.name}_view")
 
 
 def online_key(group: FeatureGroup) -> dg.AssetKey:
-    """The batch view of a group in the online store."""
+    """Returns the key of a group's batch view in the online store."""
     return dg.AssetKey(f"online_{group.name}")
 
 
 def consistency_key(group: FeatureGroup) -> dg.AssetKey:
-    """The comparison of a group's served values with recomputed values."""
+    """Returns the key of the comparison of a group's served values with recomputed values."""
     return dg.AssetKey(f"{group.name}_consistency")
 
 
@@ -56,57 +56,57 @@ SERVED = dg.AssetKey("served_features")
 
 
 def training_set_key(model: Model) -> dg.AssetKey:
-    """The training set of a model."""
+    """Returns the key of a model's training set."""
     return dg.AssetKey(f"{model.name}_training_set")
 
 
 def logged_training_set_key(model: Model) -> dg.AssetKey:
-    """The training set of a model from served features."""
+    """Returns the key of a model's training set from served features."""
     return dg.AssetKey(f"{model.name}_logged_training_set")
 
 
 def candidate_key(model: Model) -> dg.AssetKey:
-    """The candidate of a model."""
+    """Returns the key of a model's candidate."""
     return dg.AssetKey(f"{model.name}_candidate")
 
 
 def champion_key(model: Model) -> dg.AssetKey:
-    """The champion of a model."""
+    """Returns the key of a model's champion."""
     return dg.AssetKey(f"{model.name}_champion")
 
 
 def drift_key(model: Model) -> dg.AssetKey:
-    """The drift of a model's features since its training."""
+    """Returns the key of the drift of a model's features since its training."""
     return dg.AssetKey(f"{model.name}_drift")
 
 
 def live_quality_key(model: Model) -> dg.AssetKey:
-    """The quality of the answers of a model's champion."""
+    """Returns the key of the quality of the champion's answers."""
     return dg.AssetKey(f"{model.name}_live_quality")
 
 
 def experiment_key(model: Model) -> dg.AssetKey:
-    """The report on the experiment between a model's variants."""
+    """Returns the key of the report on the experiment between a model's variants."""
     return dg.AssetKey(f"{model.name}_experiment")
 
 
 def features_job(source: EventSource) -> str:
-    """The job from a source's archive to the online store."""
+    """Returns the name of the job from a source's archive to the online store."""
     return f"features_{source.name}"
 
 
 def model_job(model: Model) -> str:
-    """The job from the archives of a model's sources to its champion."""
+    """Returns the name of the job from the archives of a model's sources to its champion."""
     return f"backfill_{model.name}"
 
 
 def training_job(model: Model) -> str:
-    """The job from the labels of a model to its champion."""
+    """Returns the name of the job from the labels of a model to its champion."""
     return f"training_{model.name}"
 
 
 def logged_training_job(model: Model) -> str:
-    """The job from the served features to a model's champion."""
+    """Returns the name of the job from the served features to a model's champion."""
     return f"training_on_served_{model.name}"
 
 

@@ -1,6 +1,6 @@
-"""The plan of a backfill after a change of the declaration: what changes, what the backfill costs, and what is served until then.
+"""The plan of a backfill after a change of the declaration: what changes, what the backfill costs, and what is served until the backfill ends.
 
-Compares the groups of the project with the versions that are published in the online store, and its models with their champions.
+Reads the published versions of the groups in the online store, and the champions of the models in MLflow. Compares them with the project.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class GroupPlan:
         served: The fingerprint of the published version; None if no version is published.
         batch_end: The batch_end of the published version, RFC 3339; None if no version is published.
         change: The difference between the published and the declared version; None if this braid cannot read the published version.
-        days: How many days of tiles the backfill builds.
-        entities: About how many entities the backfill builds views for.
-        not_known_to_model: The features that the champion was trained on and that the declared version lacks. The champion gets their
-            defaults until a new model is trained.
+        days: How many days of tiles the backfill builds; 0 if the published version is the declared version.
+        entities: About how many entities the backfill builds views for: those of the published version; 0 if `days` is 0 or no version is published.
+        not_known_to_model: The features that a champion was trained on and that the declared version lacks or declares with another meaning.
+            The champion gets their defaults until a new model is trained.
     """
 
     group: str
@@ -54,7 +54,7 @@ class GroupPlan:
 
 
 def plan(project: Project, settings: Settings) -> list[GroupPlan]:
-    """The plan of each group of the project.
+    """Returns the plan of each group of the project.
 
     Raises:
         ServiceError: The online store does not answer.
@@ -95,9 +95,9 @@ class ModelPlan:
     Attributes:
         model: The name of the model.
         declared: The fingerprint of the declared input.
-        champion: The version that answers; None without a champion.
+        champion: The version of the champion; None without a champion.
         trained: The fingerprint of the input that the champion was trained on; None without a champion.
-        change: The difference between both; None if this braid cannot read what the champion was trained on.
+        change: The difference between the champion's input and the declared input; None if this braid cannot read the champion's input.
     """
 
     model: str
@@ -113,7 +113,7 @@ class ModelPlan:
 
 
 def model_plans(project: Project, settings: Settings) -> list[ModelPlan]:
-    """The plan of each model of the project; empty where MLflow does not run.
+    """Returns the plan of each model of the project; empty if MLflow does not run.
 
     Raises:
         MlflowException: The registry answers with an error.
@@ -134,7 +134,7 @@ def model_plans(project: Project, settings: Settings) -> list[ModelPlan]:
 
 
 def _not_known(project: Project, settings: Settings, group: FeatureGroup) -> tuple[str, ...]:
-    """The features of the champions on the group that the declared version lacks, or declares with another meaning."""
+    """Returns the features of the group that a champion was trained on and that the declared version lacks or declares with another meaning."""
     models = [model for model in project.models if group in model.groups] if runs(settings, "mlflow") else []
     return tuple(dict.fromkeys(name for model in models for name in _not_known_to(settings, model, group)))
 
@@ -149,7 +149,7 @@ def _not_known_to(settings: Settings, model: Model, group: FeatureGroup) -> tupl
 
 
 def _trained_on(model: Model, version: RegisteredVersion) -> FeatureVector | None:
-    """The input that a version was trained on; None if this braid cannot read it."""
+    """Returns the input that a registered version was trained on; None if this braid cannot read the input."""
     try:
         return vector_of_text(version.tags.get("declaration", ""), model.sources)
     except DeclarationError:

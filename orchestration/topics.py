@@ -5,6 +5,6 @@ from infra.kafka import SERVED_TOPIC
 
 
 def topics(project: Project) -> dict[str, int]:
-    """Topic → number of partitions: four for events, one for dead letters, one for the served log."""
+    """Returns topic → number of partitions: four for events, one for dead letters, one for the served log."""
     of_sources = {name: n for source in project.sources for name, n in ((source.topic, 4), (source.dlq_topic, 1))}
     return {**of_sources, SERVED_TOPIC: 1}

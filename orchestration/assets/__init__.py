@@ -1,4 +1,4 @@
-"""The assets of a project: a module each for speed, batch, serving, models and quality, and those of the project's own."""
+"""The assets of a project: a module each for speed, batch, lake, serving, models and quality, and the assets that the project itself adds."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from orchestration.deployment import Deployment
 
 
 def assets_of(deployment: Deployment) -> list[Any]:
-    """All assets, in the order in which the data flow.
+    """Returns all assets, in the order in which the data flow.
 
     Raises:
-        DeclarationError: An asset of the project's own has the name of one that is made from the declarations.
+        DeclarationError: An asset that the project itself adds has the name of an asset that is made from the declarations.
     """
     made = [asset for module in (speed, batch, lake, serving, models, quality) for asset in module.assets_of(deployment)]
     names = {spec.key for asset in made for spec in getattr(asset, "specs", [asset])}

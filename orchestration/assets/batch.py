@@ -19,12 +19,12 @@ from orchestration.names import archive_key, events_key, tiles_key, view_key
 from orchestration.plots import feature_distributions
 from orchestration.run_days import first_and_last_day
 
-#: Metadata of events: the numbers of messages that were read from the archive, that do not fit, and that were known already.
+#: Metadata of events: the numbers of messages that were read from the archive, that do not fit the source, and that were already in the table.
 READ, REFUSED, DUPLICATES = "messages read from the archive", "messages refused", "messages known already"
 
 
 def events_asset(deployment: Deployment, source: EventSource) -> dg.AssetsDefinition:
-    """The events of a source."""
+    """Returns the asset of a source's events."""
     settings = deployment.settings
 
     @dg.asset(
@@ -57,7 +57,7 @@ def events_asset(deployment: Deployment, source: EventSource) -> dg.AssetsDefini
 
 
 def tiles_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinition:
-    """The tiles of a group."""
+    """Returns the asset of a group's tiles."""
     settings, events = deployment.settings, events_key(group.source)
 
     @dg.asset(
@@ -68,7 +68,7 @@ def tiles_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinit
     def tiles(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         first, last = first_and_last_day(context)
         lineage = feature_lineage(group, events)
-        # All stale days before the run's days as well, so that late events are included.
+        # Stale days before the run's days are folded as well, so that late events are included.
         stale = [day for day in stale_days(spark.spark_session, settings, group) if day <= last]
         if not stale:
             return dg.MaterializeResult(metadata={"days folded": 0, **lineage})
@@ -85,7 +85,7 @@ def tiles_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinit
 
 
 def view_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinition:
-    """The batch view of a group."""
+    """Returns the asset of a group's batch view."""
     settings = deployment.settings
 
     @dg.asset(
@@ -110,7 +110,7 @@ def view_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefiniti
 
 
 def _note_healed(context: dg.AssetExecutionContext, deployment: Deployment, asset: dg.AssetKey, healed: list[date]) -> None:
-    """Records materializations of days before the run's days that late events have changed."""
+    """Records a materialization of each day before the run's days that late events have changed."""
     for day in healed:
         if deployment.days.has_partition_key(day.isoformat()):
             context.log_event(
@@ -119,7 +119,7 @@ def _note_healed(context: dg.AssetExecutionContext, deployment: Deployment, asse
 
 
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
-    """The assets of all sources and groups."""
+    """Returns the batch assets of all sources and groups."""
     project = deployment.project
     of_groups = (make(deployment, group) for group in deployment.batch_groups for make in (tiles_asset, view_asset))
     return [*(events_asset(deployment, source) for source in project.sources), *of_groups]

@@ -25,7 +25,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
-    """The asset `lake`."""
+    """Returns the asset `lake`."""
     settings, project = deployment.settings, deployment.project
 
     @dg.asset(
@@ -48,10 +48,10 @@ def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
 
 
 def used(settings: Settings, project: Project, tables: list[str], view_versions: Mapping[str, int] = MappingProxyType({})) -> InUse:
-    """What is in use in the lake: by the declarations, the published views, and every model with an alias.
+    """Returns the tables, versions and checkpoints that the declarations, the published views, and the models with an alias use.
 
     Args:
-        settings: Where the store and the registry are.
+        settings: The settings that name the store and the registry.
         project: The project.
         tables: The names of braid's tables.
         view_versions: Group → the Delta version of its view that was published last.
@@ -77,7 +77,7 @@ def used(settings: Settings, project: Project, tables: list[str], view_versions:
 
 
 def _trained(settings: Settings) -> Iterator[tuple[str, dict[str, str]]]:
-    """The name and the tags of each registered version that has an alias."""
+    """Yields the model's name and the tags of each registered version that has an alias."""
     from mlflow import MlflowClient
 
     client = MlflowClient(settings.mlflow_tracking_uri)

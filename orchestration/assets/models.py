@@ -35,14 +35,14 @@ from orchestration.plots import png
 TWIN = "twin version"
 #: Metadata of a candidate: the table of its training set, and the Delta version of the table.
 TRAINED_ON, ROWS_OF = "trained on", "training set version"
-#: Metadata of `{group}_consistency`: the number of served values that differ from the recomputed values without a reason.
+#: Metadata of `{group}_consistency`: the number of served values that differ from the recomputed values without a known reason.
 DEFECTS = "defects"
 #: Metadata of `{group}_consistency`: the number of checked answers. With 0 answers there is no evidence.
 ANSWERS = "answers"
 
 
 def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
-    """The training set of a model."""
+    """Returns the asset of a model's training set."""
     settings, group = deployment.settings, model.group
 
     @dg.asset(
@@ -69,7 +69,7 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
 
 
 def outcome_keys(model: Model) -> list[dg.AssetKey]:
-    """The events that the outcomes of served answers are among."""
+    """Returns the keys of the events among which the outcomes of served answers are."""
     return [
         events_key(source)
         for source in dict.fromkeys([model.group.source, *([model.outcome_source] if model.outcome_source else [])])
@@ -77,7 +77,7 @@ def outcome_keys(model: Model) -> list[dg.AssetKey]:
 
 
 def outcomes_known_until_ms(session: SparkSession, settings: Settings, model: Model) -> int:
-    """The time before which the lake has every event that may be an outcome; now for labels of the owner's own."""
+    """Returns the time, in ms, before which the lake has every event that may be an outcome; now for labels of the owner's own."""
     sources = [] if model.labels else [model.outcome_group.source]
     return min((default_batch_end_ms(session, settings, source, now_ms()) for source in sources), default=now_ms())
 
@@ -88,7 +88,7 @@ def _training_deps(deployment: Deployment, model: Model) -> list[dg.AssetKey]:
 
 
 def logged_training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
-    """The training set of served features."""
+    """Returns the asset of a model's training set of served features."""
     settings = deployment.settings
 
     @dg.asset(
@@ -112,7 +112,7 @@ class TrainingRows(dg.Config):
 
 
 def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
-    """The candidate of a model."""
+    """Returns the asset of a model's candidate."""
     settings = deployment.settings
 
     @dg.asset(
@@ -148,7 +148,7 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
 
 
 def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
-    """The champion of a model."""
+    """Returns the asset of a model's champion."""
     settings = deployment.settings
 
     @dg.asset(
@@ -180,13 +180,13 @@ def _rows(spark: LazyPySparkResource, settings: Settings, table: str, version: i
 
 
 def _code_version(settings: Settings) -> str | None:
-    """The commit of the project."""
+    """Returns the git commit of the project; None if the project is not in git."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=settings.project_folder, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
 
 
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
-    """The assets of all models."""
+    """Returns the assets of all models."""
     return [
         make(deployment, model)
         for model in deployment.project.models

@@ -21,13 +21,13 @@ from orchestration.deployment import OWNERS, Deployment
 from orchestration.names import SERVED, consistency_key, drift_key, events_key, experiment_key, live_quality_key, view_key
 from orchestration.plots import intervals, rates
 
-#: Metadata of drift and live quality: the reason for a new model; empty without a reason.
+#: Metadata of drift and live quality: the reason to train a new model; empty without a reason.
 RETRAIN = "retrain because"
 _TABLE_COLUMNS = ("feature", "cells", "mismatch_rate", "missing_rate", "extra_rate", "smape")
 
 
 def consistency_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinition:
-    """The comparison of a group's served values with recomputed values."""
+    """Returns the asset that compares a group's served values with recomputed values."""
     settings = deployment.settings
 
     @dg.asset(
@@ -54,7 +54,7 @@ def consistency_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsD
 
 
 def drift_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
-    """The drift of a model's features."""
+    """Returns the asset that measures the drift of a model's inputs."""
     settings = deployment.settings
 
     @dg.asset(
@@ -75,7 +75,7 @@ def drift_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
 
 
 def live_quality_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
-    """The quality of the answers of a model's champion."""
+    """Returns the asset that measures the quality of the champion's answers."""
     settings = deployment.settings
 
     @dg.asset(
@@ -107,7 +107,7 @@ def live_quality_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
 
 
 def experiment_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
-    """The report on the experiment between a model's variants."""
+    """Returns the asset that reports on the experiment between a model's variants."""
     settings = deployment.settings
 
     @dg.asset(
@@ -140,16 +140,16 @@ def _known_until_ms(spark: LazyPySparkResource, settings: Settings, source: Even
 
 
 def _plain(value: object) -> float | int | str:
-    """A value that Dagster accepts as a cell of a table."""
+    """Converts a value to a value that Dagster accepts as a cell of a table."""
     return "–" if value is None or value != value else value  # type: ignore[return-value]  # noqa: PLR0124 — a NaN is not itself
 
 
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
-    """The assets of all groups and models, and that of the experiment."""
+    """Returns the quality assets of all groups and models, and the asset of the experiment."""
     project = deployment.project
     makers = (
         (live_quality_asset,) if deployment.settings.kappa else (drift_asset, live_quality_asset)
-    )  # drift is measured in the views
+    )  # drift compares views, which Kappa does not have
     of_models = [make(deployment, model) for model in project.models for make in makers]
     experiment = [experiment_asset(deployment, model) for model in deployment.experiment_models]
     return [*(consistency_asset(deployment, group) for group in project.groups), *of_models, *experiment]

@@ -25,7 +25,7 @@ SAMPLE = 500
 
 
 def online_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinition:
-    """The batch view of a group in the online store."""
+    """Returns the asset of a group's batch view in the online store."""
     settings, project = deployment.settings, deployment.project
 
     @dg.asset(
@@ -36,7 +36,7 @@ def online_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefini
     def online(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         wait_for_tiles(settings, project, group)
         session = spark.spark_session
-        # Other jobs have built the view and checked it. The latest view of the lake may be one that a check has blocked.
+        # Every other job has built and checked the latest view. In the publish job, the latest view of the lake may be one that a check has blocked.
         again = context.run.job_name == PUBLISH_JOB
         version = version_to_publish_again(context.instance, session, settings, group) if again else None
         report = publish_view(session, settings, group, version)
@@ -56,10 +56,12 @@ def online_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefini
 def version_to_publish_again(
     instance: dg.DagsterInstance, session: SparkSession, settings: Settings, group: FeatureGroup
 ) -> int | None:
-    """The Delta version of the view that was published last; None, which stands for the latest, where an earlier braid has published.
+    """Returns the Delta version of the view that was published last; None for the latest version.
+
+    The version is None if the last materialization has no such metadata, because an earlier version of braid published the view.
 
     Raises:
-        NotReadyError: That view is not stored any more.
+        NotReadyError: That view is no longer stored.
     """
     noted = latest_metadata(instance, online_key(group)).get(VIEW_VERSION)
     if noted is None:
@@ -71,7 +73,7 @@ def version_to_publish_again(
 
 
 def served_topic(deployment: Deployment) -> dg.AssetSpec:
-    """The topic of served answers."""
+    """Returns the asset of the topic of served answers."""
     return dg.AssetSpec(
         "served_topic", deps=[deployment.online_key(group) for group in deployment.project.groups], group_name="serving", kinds={"kafka"}, owners=OWNERS,
         description=f"The Kafka topic `{SERVED_TOPIC}`: the served features and predictions of a share of the answers.",
@@ -79,7 +81,7 @@ def served_topic(deployment: Deployment) -> dg.AssetSpec:
 
 
 def served_features_asset(deployment: Deployment) -> dg.AssetsDefinition:
-    """The table of served answers."""
+    """Returns the asset of the table of served answers."""
     settings = deployment.settings
 
     @dg.asset(
@@ -100,6 +102,6 @@ def served_features_asset(deployment: Deployment) -> dg.AssetsDefinition:
 
 
 def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """The assets of all groups."""
+    """Returns the published views of all groups, and the topic and the table of served answers."""
     online = (online_asset(deployment, group) for group in deployment.batch_groups)
     return [*online, served_topic(deployment), served_features_asset(deployment)]

@@ -10,7 +10,7 @@ from orchestration.names import archive_key, realtime_key, speed_tiles_key, topi
 
 
 def topic(source: EventSource) -> dg.AssetSpec:
-    """The topic of a source."""
+    """Returns the asset of a source's topic."""
     return dg.AssetSpec(
         topic_key(source), group_name="speed", kinds={"kafka"}, owners=OWNERS, metadata=schema(*((c.name, "JSON", "") for c in source.columns)),
         description=f"The Kafka topic `{source.topic}`: every event as it happens, keyed by {source.key}.",
@@ -18,7 +18,7 @@ def topic(source: EventSource) -> dg.AssetSpec:
 
 
 def raw_archive(source: EventSource) -> dg.AssetSpec:
-    """The raw archive of a source."""
+    """Returns the asset of a source's raw archive."""
     return dg.AssetSpec(
         archive_key(source), deps=[topic_key(source)], group_name="speed", kinds={"spark", "delta"}, owners=OWNERS, metadata=schema(*archive_columns()),
         description=f"Every message unchanged, also events that were too late for the stream. Messages that do not fit the contract are on `{source.dlq_topic}`.",
@@ -26,7 +26,7 @@ def raw_archive(source: EventSource) -> dg.AssetSpec:
 
 
 def speed_tiles(group: FeatureGroup) -> dg.AssetSpec:
-    """The open tiles of a group."""
+    """Returns the asset of a group's open tiles."""
     return dg.AssetSpec(
         speed_tiles_key(group), deps=[topic_key(group.source)], group_name="speed", kinds={"spark", "redis"}, owners=OWNERS,
         metadata=schema(("speed:{version}", "BINARY", "the packed tiles; their values are absolute, so a second write changes nothing")),
@@ -35,7 +35,7 @@ def speed_tiles(group: FeatureGroup) -> dg.AssetSpec:
 
 
 def realtime(group: FeatureGroup) -> dg.AssetSpec:
-    """The closed tiles of a group."""
+    """Returns the asset of a group's closed tiles."""
     return dg.AssetSpec(
         realtime_key(group), deps=[topic_key(group.source)], group_name="speed", kinds={"spark", "delta"}, owners=OWNERS,
         metadata=schema(*closed_tile_columns(group)),
@@ -44,7 +44,7 @@ def realtime(group: FeatureGroup) -> dg.AssetSpec:
 
 
 def assets_of(deployment: Deployment) -> list[dg.AssetSpec]:
-    """The assets of all sources and groups."""
+    """Returns the speed assets of all sources and groups."""
     project = deployment.project
     of_sources = [make(source) for source in project.sources for make in (topic, raw_archive)]
     return [*of_sources, *(make(group) for group in project.groups for make in (speed_tiles, realtime))]
