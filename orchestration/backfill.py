@@ -1,7 +1,7 @@
 """The commands `braid backfill`, `train` and `consistency --logged`, which run Dagster's jobs.
 
-A backfill is one run per source over a range of days, then one training per model, and then one run of the assets of the project's own. The
-backfill of one model is one run.
+A backfill is one run per source over a range of days, then one training per model, and then one run of the assets that the project itself adds.
+The backfill of one model is one run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """The result of a training: whether a candidate was trained, why it was promoted or not, the champion, and the AUC of both models."""
+    """The result of a training.
+
+    Attributes:
+        trained: Whether a candidate was trained.
+        reason: Why the candidate was or was not promoted, or why no candidate was trained.
+        champion_version: The version of the champion; None without a champion.
+        auc_merged: The AUC of the candidate; None if no candidate was trained, or for objectives without an AUC.
+        auc_batch_only: The AUC of the candidate's twin on batch features; None like `auc_merged`.
+    """
 
     trained: bool
     reason: str
@@ -67,17 +75,18 @@ def backfill(
     project: Project, settings: Settings, to_ms: int | None = None, first: date | None = None, train: bool = True,
     sources: tuple[EventSource, ...] | None = None, on_asset: OnAsset | None = None,
 ) -> BackfillReport:  # fmt: skip
-    """Brings events, tiles, views and online store up to a time, trains the models that have enough labels, and materializes own assets.
+    """Brings events, tiles, views and online store up to a time, trains the models with enough labels, and materializes the project's own assets.
 
-    The assets of the project's own are materialized last, once each source has events.
+    The project's own assets are materialized last, and only if each source has events.
 
-    In Kappa it takes the archive into the events, and has the histories made anew from them.
+    In Kappa there are no tiles and views: the backfill adds the archive to the events, and the speed layer makes new histories from the events.
 
     Args:
         project: The project.
         settings: The settings of the deployment, whose Dagster records the runs.
         to_ms: The batch_end, at most now. None: the latest time before which the lake has every event, for each source.
-        first: The first day; by default the first day that Dagster has never materialized. Days before it with late events are included.
+        first: The first day; by default the last day before the first day that Dagster has never materialized. Earlier days with late events are
+            folded as well.
         train: Whether to train and promote as well.
         sources: The sources whose groups and models are included; by default all sources.
         on_asset: Called at the start and the end of each asset and check.
@@ -131,9 +140,9 @@ def backfill_model(
     project: Project, settings: Settings, model: Model, to_ms: int | None = None, first: date | None = None,
     on_asset: OnAsset | None = None,
 ) -> BackfillReport:  # fmt: skip
-    """Brings the groups of one model up to a time, builds its training set, trains a candidate, and promotes it if it passes the gate.
+    """Brings the groups of one model up to a time, builds its training set, trains a candidate, and promotes the candidate if it passes the gate.
 
-    It is one run of Dagster; groups that the model does not use stay as they are.
+    All of this is one run of Dagster. Groups that the model does not use stay as they are.
 
     Args:
         project: The project.
@@ -165,7 +174,7 @@ def backfill_model(
 
 
 def _rebuilt(settings: Settings, groups: Sequence[FeatureGroup]) -> dict[str, dict[str, Any]]:
-    """Has the histories of groups made anew; gives what the batch says of the asset `online_{group}`."""
+    """Lets the speed layer make new histories of groups. Returns the metadata that the batch would record for each asset `online_{group}`."""
     from orchestration.names import online_key
     from orchestration.rebuild import rebuild
 
@@ -180,7 +189,14 @@ def _rebuilt(settings: Settings, groups: Sequence[FeatureGroup]) -> dict[str, di
 
 @dataclass(frozen=True)
 class _Begin:
-    """The range of days of a backfill that begins now, and its batch_end, if it is declared."""
+    """The range of days of a backfill that begins now.
+
+    Attributes:
+        earliest: The day at which the daily partitions begin.
+        last: The last day.
+        to_ms: The batch_end; None for the latest time before which the lake has every event.
+        now_ms: The time at which the backfill begins.
+    """
 
     earliest: date
     last: date
@@ -199,14 +215,14 @@ class _Begin:
         return cls(first_day(settings), last, to_ms, current_ms)
 
     def first_day(self, instance: dg.DagsterInstance, sources: Sequence[EventSource], first: date | None) -> date:
-        """The first day of a run over some sources."""
+        """Returns the first day of a run over some sources."""
         from orchestration.names import events_key
 
         new = min(_first_new_day(instance, events_key(source), self.earliest) for source in sources)
         return min(max(first, self.earliest) if first else new, self.last)
 
     def arguments(self, start: date) -> dict[str, Any]:
-        """The arguments of a run that begins on a day."""
+        """Returns the arguments of `run_job` for a run whose range begins with a day."""
         from orchestration.deployment import BatchEnd
         from orchestration.run_days import RANGE_END, RANGE_START
 
@@ -217,7 +233,7 @@ class _Begin:
         self, groups: Sequence[FeatureGroup], done: dict[str, dict[str, Any]], start: date, seconds: dict[str, float],
         empty: tuple[str, ...], trained: dict[str, TrainingReport],
     ) -> BackfillReport:  # fmt: skip
-        """The report, from the metadata of the materialized assets."""
+        """Returns the report on a backfill, from the metadata of the materialized assets."""
         from orchestration.names import online_key
 
         online = {group.name: done[online_key(group).to_user_string()] for group in groups}
@@ -231,7 +247,7 @@ class _Begin:
 def backfill_steps(
     project: Project, settings: Settings, train: bool, sources: tuple[EventSource, ...] | None = None, model: Model | None = None
 ) -> int:
-    """The number of assets and checks that `backfill`, or `backfill_model` for a model, runs with the same arguments."""
+    """Returns the number of assets and checks that `backfill`, or `backfill_model` for a model, runs with the same arguments."""
     from orchestration.deployment import Deployment
     from orchestration.names import OWN_JOB, features_job, model_job, training_job
 
@@ -244,7 +260,7 @@ def backfill_steps(
 
 
 def _chosen(project: Project, train: bool, sources: tuple[EventSource, ...] | None) -> tuple[list[EventSource], list[Model]]:
-    """The sources and the models of a backfill."""
+    """Returns the sources and the models of a backfill."""
     chosen = [source for source in sources or project.sources if source in project.batch_sources]
     return chosen, [model for model in project.models if train and set(model.sources) & set(chosen)]
 
@@ -252,13 +268,13 @@ def _chosen(project: Project, train: bool, sources: tuple[EventSource, ...] | No
 def train(
     project: Project, settings: Settings, model: Model, served: bool = False, on_asset: OnAsset | None = None
 ) -> TrainingReport:
-    """Trains a candidate of a model, and promotes it if it passes the gate.
+    """Trains a candidate of a model, and promotes the candidate if it passes the gate.
 
     Args:
         project: The project.
         settings: The settings of the deployment, whose Dagster records the run.
         model: The model.
-        served: Whether the training uses the served features instead of features that are computed from the events.
+        served: Whether to train on the served features instead of features that are computed from the events.
         on_asset: Called at the start and the end of each asset and check.
 
     Raises:
@@ -285,7 +301,7 @@ def _train(
 
 
 def _training_report(model: Model, done: dict[str, dict[str, Any]]) -> TrainingReport:
-    """The report on a training, from the metadata of the materialized assets."""
+    """Returns the report on a training, from the metadata of the materialized assets."""
     from orchestration.names import candidate_key, champion_key
 
     candidate, champion = done[candidate_key(model).to_user_string()], done[champion_key(model).to_user_string()]
@@ -320,13 +336,16 @@ def check_quality(project: Project, settings: Settings, on_asset: OnAsset | None
 
 
 def consistency_figures(project: Project, quality: dict[str, dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Group → answers, cells, defects, and the differing cells by `Reason`, from the result of `check_quality`."""
+    """Returns group → the numbers of answers, cells, defects, and differing cells by `Reason`, from the result of `check_quality`."""
     names = ("answers", "cells", "defects", *map(str, Reason))
     return {group.name: {key: quality[f"{group.name}_consistency"][key] for key in names} for group in project.groups}
 
 
 def _first_new_day(instance: dg.DagsterInstance, events: dg.AssetKey, earliest: date) -> date:
-    """The last day, from `earliest` on, before the first day without a materialization, because that day had not ended yet."""
+    """Returns the last materialized day before the first day, from `earliest` on, without a materialization; `earliest` if there is none.
+
+    The last materialized day is included, because it had not ended when it was materialized.
+    """
     done = instance.get_materialized_partitions(events)
     day = earliest
     while day.isoformat() in done:

@@ -1,9 +1,10 @@
-"""The waits of a batch for the stream.
+"""The waits of a batch for the stream. Reads the speed layer's progress in the online store, and Kafka's offsets.
 
 Before a batch reads the archive, it waits until the archive has all messages of Kafka, so that the batch has every event that the stream
-has accepted. An event that is missing there would be in tiles before batch_end alone, which no answer reads. A batch with a batch_end is recorded
-before (`speed.batch_reads`), so that the stream counts the events that arrive later as late. A new version of a group is published when the stream has
-made its tiles.
+has accepted. Otherwise an event before batch_end could be missing in the view and exist only in a speed tile before batch_end, which no answer reads.
+A batch with a batch_end is recorded before (`speed.batch_reads`), so that the stream counts events that arrive later as late.
+
+A new version of a group is published when the stream has made the tiles of this version.
 """
 
 import time
@@ -36,11 +37,11 @@ def wait_for_archive(settings: Settings, source: EventSource, batch_end_ms: int 
     Args:
         settings: The settings of the deployment.
         source: The source of the archive.
-        batch_end_ms: The batch_end that the run was asked for. None: the run derives it from the archive, which then may be behind.
+        batch_end_ms: The requested batch_end. None if the run derives batch_end from the archive; the archive may then be behind Kafka.
 
     Raises:
-        NotReadyError: Events before batch_end may be missing, because the archive is behind Kafka, or Kafka does not answer although the archive has
-            had messages.
+        NotReadyError: Events before the requested batch_end may be missing, because the archive is behind Kafka, or because Kafka does not answer
+            although the archive has had messages.
     """
     asked = batch_end_ms is not None
     started = time.monotonic()
@@ -71,13 +72,13 @@ def wait_for_archive(settings: Settings, source: EventSource, batch_end_ms: int 
 
 
 def _was_read(settings: Settings, source: EventSource) -> bool:
-    """Whether the archive has had messages; False where events come from files alone."""
+    """Returns whether the archive has ever had messages; False if all events come from files."""
     entry = _archive_progress(settings, source)
     return entry is not None and any(entry["offsets"].values())
 
 
 def _streams(settings: Settings, source: EventSource) -> bool:
-    """Whether the speed layer runs: under this home's supervisor, or elsewhere, as its progress shows."""
+    """Returns whether the speed layer runs, under this home's supervisor or elsewhere. Its recent progress shows that it runs elsewhere."""
     if runs(settings, "speed"):
         return True
     entry = _archive_progress(settings, source)
@@ -96,14 +97,20 @@ def _behind(source: EventSource, cause: str) -> NotReadyError:
 
 
 def wait_for_tiles(settings: Settings, project: Project, group: FeatureGroup) -> None:
-    """Waits, for a version that is not published yet, until the stream has made its tiles from all messages of Kafka.
+    """Waits until the stream has made the tiles of the declared version from all messages of Kafka, if this version is not published yet.
 
-    So the published version is complete from its first answer on, also in a store that has lost its content. Where the speed layer does not run and the
-    store has no stream of tiles of the version, answers are marked until it has read Kafka's messages.
+    So the published version is complete from its first answer on, also in a store that has lost its content. If the speed layer does not run, the
+    function does not wait. If the store then has no stream of tiles of the version, answers are marked as degraded until the speed layer has read
+    Kafka's messages.
+
+    Args:
+        settings: The settings of the deployment.
+        project: The project.
+        group: The declaration of the group.
 
     Raises:
         NotReadyError: The speed layer runs with another declaration.
-        ServiceError: It takes too long, or Kafka does not answer.
+        ServiceError: The speed layer takes too long, or Kafka does not answer.
     """
     store = open_store(settings)
     published = store.published(group.name)
@@ -124,7 +131,7 @@ def wait_for_tiles(settings: Settings, project: Project, group: FeatureGroup) ->
             "Run `braid up --detach`, which restarts the speed layer with the declaration.",
         )
     wait_visible(settings, project.groups_of(group.source), end_offsets(settings, group.source.topic), VERSION_SECONDS)
-    # Right after a loss of the store, the progress may name offsets whose tiles are lost.
+    # Right after a loss of the store, the progress may contain offsets of messages whose tiles are lost.
     while not ((tiles := store.tiles(group.name).get(version_of(group.fingerprint))) and tiles.whole):
         if time.monotonic() > deadline:
             raise ServiceError("The speed layer has not read the whole stream again.", "See the log speed.log.")
@@ -132,7 +139,7 @@ def wait_for_tiles(settings: Settings, project: Project, group: FeatureGroup) ->
 
 
 def _mark_unread(settings: Settings, store: Store, group: FeatureGroup) -> None:
-    """Says of a version without a stream of tiles that its tiles are not whole, if Kafka holds messages. The speed layer goes on with that stream."""
+    """Records an incomplete stream of tiles for a version that has no stream yet, if Kafka holds messages. The speed layer continues the stream."""
     if store.tiles(group.name).get(version_of(group.fingerprint)) or not runs(settings, "kafka") or ailment(settings, "kafka"):
         return
     topic = group.source.topic

@@ -7,5 +7,5 @@ from orchestration.deployment import Deployment
 
 
 def checks_of(deployment: Deployment) -> list[Any]:
-    """All checks."""
+    """Returns all checks."""
     return [check for module in (tables, normal, online, served) for check in module.checks_of(deployment)]

@@ -1,7 +1,8 @@
 """Checks that compare new data with norms: a source's day with the four weeks before, a group's view with the published view.
 
-The thresholds are declared with the source (`SourceChecks`) and the group (`GroupChecks`). A crossed threshold is a warning (`…_as_usual`);
-a crossed threshold that the declaration names as blocking keeps the day out (`…_within_limits`). Great Expectations compares the rows.
+The thresholds are declared with the source (`SourceChecks`) and the group (`GroupChecks`). A crossed threshold is a warning (`…_as_usual`).
+A crossed threshold that the declaration names as blocking fails `…_within_limits`, and the view is not published. Great Expectations compares the
+rows.
 """
 
 from collections.abc import Sequence
@@ -32,9 +33,9 @@ _MIN_MESSAGES = 100
 
 
 def events_as_usual(deployment: Deployment, source: EventSource) -> Any:
-    """The check that compares the complete days of a source that were not published yet with the four weeks before them.
+    """Returns the check that compares the complete, not yet published days of a source with the four weeks before each of them.
 
-    Where no threshold blocks, and before the first publication, it is the latest of them alone.
+    If no threshold blocks, and before the first publication, the check compares only the latest complete day.
     """
     settings, key, checks = deployment.settings, events_key(source), source.checks
     source_groups = deployment.project.groups_of(source)
@@ -59,7 +60,7 @@ def events_as_usual(deployment: Deployment, source: EventSource) -> Any:
 
 
 def _published_day(instance: dg.DagsterInstance, groups: Sequence[FeatureGroup]) -> date | None:
-    """The day that the latest published batch_end of some groups cuts; None where nothing was published."""
+    """Returns the day of the latest published batch_end of some groups; None if no group was published."""
     ends = [latest_metadata(instance, online_key(group)).get("batch_end") for group in groups]
     return max((utc_day(parse_rfc3339(end)) for end in ends if end), default=None)
 
@@ -67,7 +68,15 @@ def _published_day(instance: dg.DagsterInstance, groups: Sequence[FeatureGroup])
 def verdict_on_days(
     session: Any, settings: Settings, source: EventSource, days: Sequence[date], ingested: dict[str, Any]
 ) -> Verdict:
-    """The verdict on some days, each compared with its own norm; the messages of the run belong to the last of them."""
+    """Returns the verdict on some days, each compared with its own norm.
+
+    Args:
+        session: The Spark session.
+        settings: The settings that name the table and the data docs.
+        source: The source with its thresholds.
+        days: The days, in ascending order.
+        ingested: The metadata of the events asset. The shares of refused and known messages are checked with the last day.
+    """
     verdicts = {}
     for day in days:
         expected = day_expectations(source, normal_day(session, settings, source, day), ingested if day == days[-1] else {})
@@ -76,24 +85,24 @@ def verdict_on_days(
 
 
 def day_frame(session: Any, settings: Settings, source: EventSource, day: str) -> DataFrame:
-    """The events of a day for the suite: numbers as doubles, and `in_time`, whether the event arrived within the watermark."""
+    """Returns the events of a day for the suite: bounded numbers as doubles, and `in_time`, whether the event arrived within the watermark."""
     numbers = source.checks.bounds
     columns = [
         f"CAST({column.name} AS DOUBLE) AS {column.name}" if column.name in numbers else column.name for column in source.columns
     ]
-    # Compared with the newest earlier event of its partition, like in the stream, so that replayed events are not late.
+    # As in the stream, an event is late relative to the newest earlier event of its Kafka partition. So replayed events are not late.
     newest = "max(ts_ms) OVER (PARTITION BY kafka_partition ORDER BY kafka_offset ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
     in_time = f"origin <> 'stream' OR coalesce({newest} - ts_ms <= {settings.watermark_seconds * 1_000}, true) AS in_time"
     return session.read.format("delta").load(settings.table(source.table)).where(f"day = DATE'{day}'").selectExpr(*columns, in_time)
 
 
 def day_expectations(source: EventSource, norm: NormalDay | None, ingested: dict[str, Any]) -> list[Any]:
-    """The expectations of a day.
+    """Returns the expectations of a day.
 
     Args:
         source: The source with its thresholds.
-        norm: The norm of the four weeks before; None if they have no events.
-        ingested: The metadata of the events asset.
+        norm: The norm of the four weeks before; None if these weeks have no events.
+        ingested: The metadata of the events asset; empty to leave out the shares of refused and known messages.
     """
     gxe, checks = gx_expectations(), source.checks
     expected = [
@@ -129,7 +138,7 @@ def day_expectations(source: EventSource, norm: NormalDay | None, ingested: dict
 
 
 def view_as_usual(deployment: Deployment, group: FeatureGroup) -> Any:
-    """The check that compares a group's view with the published view."""
+    """Returns the check that compares a group's view with the published view."""
     settings, key, checks = deployment.settings, view_key(group), group.checks
     limits, usual = f"{group.name}_within_limits", f"{group.name}_as_usual"
     specs = [
@@ -152,7 +161,7 @@ def view_as_usual(deployment: Deployment, group: FeatureGroup) -> Any:
 
 
 def view_expectations(group: FeatureGroup, norm: NormalView) -> list[Any]:
-    """The expectations of a view, from the norm of the published view."""
+    """Returns the expectations of a view, from the norm of the published view."""
     gxe, checks = gx_expectations(), group.checks
     fewest = round(norm.entities * checks.entities)
     return [
@@ -165,7 +174,7 @@ def view_expectations(group: FeatureGroup, norm: NormalView) -> list[Any]:
 
 
 def _nothing_to_compare(key: dg.AssetKey, limits: str, usual: str, reason: str) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
-    """The results without a norm: the blocking check passes, and the second check warns that there is no evidence."""
+    """Returns the results without a norm: the blocking check passes, and the second check warns that there is no evidence."""
     return (
         dg.AssetCheckResult(passed=True, asset_key=key, check_name=limits, metadata={"no evidence": reason}),
         dg.AssetCheckResult(
@@ -175,7 +184,7 @@ def _nothing_to_compare(key: dg.AssetKey, limits: str, usual: str, reason: str) 
 
 
 def checks_of(deployment: Deployment) -> list[Any]:
-    """The checks of all sources and groups."""
+    """Returns the checks of all sources and groups."""
     project = deployment.project
     of_sources = (events_as_usual(deployment, source) for source in project.sources)
     return [*of_sources, *(view_as_usual(deployment, group) for group in deployment.batch_groups)]

@@ -1,4 +1,4 @@
-"""Checks of a group in the online store: freshness by event time, and coverage of its active entities. A sensor reports both, too."""
+"""Checks of a group in the online store: freshness by event time, and coverage of its active entities. `sensors.health` reports both, too."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from orchestration.health import COVERED, FRESH, health_checks, recently_active
 
 
 def health_check(deployment: Deployment, group: FeatureGroup) -> Any:
-    """The checks `fresh` and `covered` of a group."""
+    """Returns the checks `fresh` and `covered` of a group."""
     settings, asset = deployment.settings, deployment.online_key(group)
     bounds = settings.bounds(group.name)
     specs = [
@@ -32,5 +32,5 @@ def health_check(deployment: Deployment, group: FeatureGroup) -> Any:
 
 
 def checks_of(deployment: Deployment) -> list[Any]:
-    """The checks of all groups."""
+    """Returns the checks of all groups."""
     return [health_check(deployment, group) for group in deployment.project.groups]

@@ -1,4 +1,4 @@
-"""Checks of served answers: they are right, and the users of an experiment are split as declared."""
+"""Checks of served answers: differences from recomputed values have reasons, and the users of an experiment are split as declared."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from orchestration.names import consistency_key, experiment_key
 
 
 def no_defects(group: FeatureGroup) -> Any:
-    """The check that every wrong served value has a known reason."""
+    """Returns the check that every wrong served value has a known reason."""
 
     @dg.asset_check(
         asset=consistency_key(group), name="no_defects",
@@ -33,7 +33,7 @@ def no_defects(group: FeatureGroup) -> Any:
 
 
 def split_as_declared(model: Model) -> Any:
-    """The check of an experiment's split."""
+    """Returns the check that the users of an experiment are split as declared."""
 
     @dg.asset_check(
         asset=experiment_key(model),
@@ -51,5 +51,5 @@ def split_as_declared(model: Model) -> Any:
 
 
 def checks_of(deployment: Deployment) -> list[Any]:
-    """The checks of all groups, and of the experiment."""
+    """Returns the checks of all groups, and of the experiment."""
     return [*map(no_defects, deployment.project.groups), *map(split_as_declared, deployment.experiment_models)]

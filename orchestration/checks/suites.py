@@ -1,6 +1,6 @@
 """Great Expectations: runs a suite on a data frame and writes its page of the data docs, which the service data-docs shows.
 
-Each expectation has a severity: a failed critical expectation blocks, a failed warning is only shown.
+Each expectation has a severity. A failed critical expectation blocks the publication; a failed warning is only shown.
 """
 
 from __future__ import annotations
@@ -44,7 +44,13 @@ class Verdict:
     docs: str
 
     def results(self, asset: dg.AssetKey, whole: str, plausible: str) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
-        """The results of two checks of an asset: `whole` is an error, `plausible` a warning."""
+        """Returns the results of two checks of an asset.
+
+        Args:
+            asset: The asset.
+            whole: The name of the check that fails with an error if a critical expectation failed.
+            plausible: The name of the check that fails with a warning if another expectation failed.
+        """
         metadata: dict[str, Any] = {
             "expectations": self.expectations,
             "rows": self.rows,
@@ -62,7 +68,13 @@ class Verdict:
 
 
 def joined(verdicts: Mapping[str, Verdict]) -> Verdict:
-    """The verdict of several runs of a suite, by what each was about, in one; its page is that of the last that failed, else of the last."""
+    """Joins the verdicts of several runs of a suite.
+
+    The page is that of the last run with a failed critical expectation, else of the last run with a failed warning, else of the last run.
+
+    Args:
+        verdicts: Subject of the run, such as a day → its verdict.
+    """
     every = list(verdicts.values())
     blocked, warned = (
         [verdict for verdict in every if failed(verdict)] for failed in (attrgetter("critical"), attrgetter("warnings"))
@@ -77,10 +89,10 @@ def joined(verdicts: Mapping[str, Verdict]) -> Verdict:
 
 
 def gx_expectations() -> Any:
-    """The module `great_expectations.expectations`.
+    """Imports and returns the module `great_expectations.expectations`.
 
-    The module imports pyspark's client for Spark Connect. In a process without a main module that client believes that its doctests run,
-    and ends the process without a message. Dagster's code server starts runs in such processes, so the main module gets a file name here.
+    The module imports pyspark's client for Spark Connect. If the main module of the process has no file name, that client assumes that its doctests
+    run, and ends the process without a message. Dagster's code server starts runs in such processes, so the main module gets a file name here.
     """
     main = sys.modules["__main__"]
     nameless = main.__spec__ is None and not hasattr(main, "__file__")
@@ -95,7 +107,7 @@ def gx_expectations() -> Any:
 
 
 def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequence[Any]) -> Verdict:
-    """Runs a suite on a data frame and adds a page to the data docs.
+    """Runs a suite on a data frame, and adds a page to the data docs.
 
     Args:
         settings: The settings that name the data docs.
@@ -156,7 +168,7 @@ def validate(settings: Settings, frame: DataFrame, name: str, expectations: Sequ
 
 
 def _in_words(config: Any, result: dict[str, Any]) -> str:
-    """A failed expectation in words, such as "expect_column_values_to_not_be_null amount: 3 of 10"."""
+    """Returns a failed expectation in words, such as "expect_column_values_to_not_be_null amount: 3 of 10"."""
     what = f"{config.type} {config.kwargs.get('column') or config.description or ''}".strip()
     if "unexpected_count" in result:
         return f"{what}: {result['unexpected_count']} of {result.get('element_count', '?')}"

@@ -1,6 +1,6 @@
 """A Great Expectations suite for each table that another asset reads, as asset checks.
 
-A failed `…_whole` check blocks: the day stays out of the online store, which keeps the last good view. A failed `…_plausible` check warns.
+A failed `…_whole` check blocks the publication: the online store keeps the last good view. A failed `…_plausible` check warns.
 """
 
 from typing import Any
@@ -25,7 +25,14 @@ from orchestration.run_days import first_and_last_day
 
 
 def quality_check(asset: dg.AssetKey, name: str, whole: str, plausible: str) -> Any:
-    """A check function of an asset that gives both results of its suite: `{name}_whole`, which blocks, and `{name}_plausible`."""
+    """Returns the decorator of a check function that yields both results of an asset's suite: `{name}_whole`, which blocks, and `{name}_plausible`.
+
+    Args:
+        asset: The asset.
+        name: The prefix of the names of both checks.
+        whole: The description of the check that blocks.
+        plausible: The description of the check that warns.
+    """
     specs = [
         dg.AssetCheckSpec(f"{name}_whole", asset=asset, blocking=True, description=whole),
         dg.AssetCheckSpec(f"{name}_plausible", asset=asset, description=plausible),
@@ -34,7 +41,7 @@ def quality_check(asset: dg.AssetKey, name: str, whole: str, plausible: str) -> 
 
 
 def events_quality(deployment: Deployment, source: EventSource) -> Any:
-    """The check of a source's events."""
+    """Returns the check of a source's events."""
     settings = deployment.settings
     required = [column.name for column in source.columns if column.required]
 
@@ -63,7 +70,7 @@ def events_quality(deployment: Deployment, source: EventSource) -> Any:
 
 
 def tiles_quality(deployment: Deployment, group: FeatureGroup) -> Any:
-    """The check of a group's tiles."""
+    """Returns the check of a group's tiles."""
     settings, key = deployment.settings, tiles_key(group)
 
     @quality_check(
@@ -93,7 +100,7 @@ def tiles_quality(deployment: Deployment, group: FeatureGroup) -> Any:
 
 
 def view_quality(deployment: Deployment, group: FeatureGroup) -> Any:
-    """The check of a group's batch view."""
+    """Returns the check of a group's batch view."""
     settings, key = deployment.settings, view_key(group)
 
     @quality_check(
@@ -124,12 +131,12 @@ def view_quality(deployment: Deployment, group: FeatureGroup) -> Any:
     return check
 
 
-#: Objective → what a label is.
+#: Objective → the description of its labels.
 _LABELS = {Objective.BINARY: "0 or 1", Objective.REGRESSION: "a number", Objective.MULTICLASS: "the name of a class"}
 
 
 def labels_quality(deployment: Deployment, model: Model) -> Any:
-    """The check of a model's training set."""
+    """Returns the check of a model's training set."""
     settings, key = deployment.settings, training_set_key(model)
 
     @quality_check(
@@ -169,7 +176,7 @@ def labels_quality(deployment: Deployment, model: Model) -> Any:
 
 
 def _none_twice(*columns: str) -> Any:
-    """The expectation that no two rows are equal in the columns. It needs one aggregation; Great Expectations' own sorts the table."""
+    """Returns the expectation that no two rows are equal in the columns. It needs one aggregation; Great Expectations' own one sorts the table."""
     gxe = gx_expectations()
     names = ", ".join(columns)
     return gxe.UnexpectedRowsExpectation(
@@ -183,7 +190,7 @@ def _always(*columns: str) -> list[Any]:
 
 
 def _days(settings: Settings, table: str, context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> DataFrame:
-    """The rows of the run's days."""
+    """Returns the rows of a table that belong to the run's days."""
     first, last = first_and_last_day(context)
     return _read(settings, spark, table).where(f"day BETWEEN DATE'{first}' AND DATE'{last}'")
 
@@ -197,7 +204,7 @@ def _names(name: str) -> tuple[str, str]:
 
 
 def checks_of(deployment: Deployment) -> list[Any]:
-    """The checks of all sources, groups and models."""
+    """Returns the checks of all sources, groups and models."""
     project = deployment.project
     return [
         *(events_quality(deployment, source) for source in project.sources),
