@@ -139,7 +139,7 @@ def wait_for_tiles(settings: Settings, project: Project, group: FeatureGroup) ->
 
 
 def _mark_unread(settings: Settings, store: Store, group: FeatureGroup) -> None:
-    """Records an incomplete stream of tiles for a version that has no stream yet, if Kafka holds messages. The speed layer continues the stream."""
+    """Records an incomplete stream of tiles for a version without a stream, if Kafka holds messages. The speed layer continues this stream."""
     if store.tiles(group.name).get(version_of(group.fingerprint)) or not runs(settings, "kafka") or ailment(settings, "kafka"):
         return
     topic = group.source.topic

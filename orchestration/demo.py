@@ -1,4 +1,4 @@
-"""The main job: the events of an example through every layer, with requests during the stream, and a comparison with brute force.
+"""The demo: the events of an example through every layer, with requests during the stream, and a comparison with brute force.
 
 history (to 7 days ago) → lake → Dagster: events → tiles → view → online store, training set → candidate → champion
 live (7 days) → Kafka → speed layer → tiles in the online store, in three stages:
@@ -6,9 +6,9 @@ live (7 days) → Kafka → speed layer → tiles in the online store, in three 
     4 days          the batch is late now, so answers are marked as degraded
     backfill        to a day before the end, from the stream's archive
     1 day           proof: as of the last event
-Where the example says when outcomes are known, all predictions belong to an experiment: the champion on merged features against its twin
-on batch features; each variant also predicts as the other's shadow. At the end the job `quality` counts the wrong served values and gives
-the verdict of the experiment.
+If the example declares the hours after which outcomes are known, all predictions belong to an experiment: the champion on merged features against
+its twin on batch features. Each variant also predicts as the other's shadow. At the end the job `quality` counts the served values that differ
+from the recomputed values, and writes the verdict of the experiment.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ FIRST_STAGE, SECOND_STAGE, END = 2, 6, LIVE_DAYS
 
 
 def example_of(name: str) -> Example:
-    """The example of a name.
+    """Returns the example of a name.
 
     Raises:
         InputError: There is no such example.
@@ -74,7 +74,7 @@ def example_of(name: str) -> Example:
 
 
 def _experiment(example: Example) -> Experiment | None:
-    """The experiment of a demo, whose outcomes are known within the replay."""
+    """Returns the experiment of a demo; None if the example does not declare when outcomes are known."""
     if example.outcome_hours is None:
         return None
     shares: dict[Any, float] = {"champion": 0.5, "batch_only": 0.5}
@@ -84,12 +84,12 @@ def _experiment(example: Example) -> Experiment | None:
 
 
 class Demo:
-    """One run of the main job.
+    """One run of the demo.
 
     Args:
         settings: The settings of the demo's home, with the example's project.
         example: The example.
-        speedup: Event time divided by wall time in the replay; None for what the example says.
+        speedup: Event time divided by wall time in the replay; None for the example's value.
     """
 
     def __init__(self, settings: Settings, example: Example, speedup: float | None) -> None:
@@ -106,7 +106,11 @@ class Demo:
         self._proofs: list[ProofReport] = []
 
     def run(self, leave: bool, report: Path | None) -> dict[str, Any]:
-        """Runs the job and returns its summary. Waits for Ctrl-C at the end, unless `leave`; then ends every process that it started.
+        """Runs the demo and returns its summary. At the end it ends every process that it started.
+
+        Args:
+            leave: Whether to end directly after the summary. Otherwise the services stay up until Ctrl-C.
+            report: The file to which the summary is written as JSON; None for no file.
 
         Raises:
             InputError: The folder of the report does not exist.
@@ -137,7 +141,7 @@ class Demo:
     def _steps(self) -> dict[str, Any]:
         settings = self._settings
         services.down(settings)
-        # The folder belongs to the demo. Everything of an earlier run but the ports is deleted.
+        # The folder belongs to the demo. Everything of an earlier run is deleted, except the file of the ports.
         for path in settings.home.iterdir():
             if path.name != "ports.json":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -250,7 +254,7 @@ class Demo:
         )
 
     def _with_first_stage(self, requests: Requests, data: DemoData) -> Requests:
-        """The requests with the candidates of the latest backfill, if the example chooses candidates."""
+        """Returns the requests with a first stage made from the latest backfill, if the example has a first stage; else the same requests."""
         make = self._example.first_stage
         return (
             requests
@@ -260,7 +264,11 @@ class Demo:
 
     @contextmanager
     def _working(self) -> Iterator[Worker | None]:
-        """A block during which the worker of the example runs; at its end the worker has answered everything."""
+        """Runs the worker of the example during the block. At the end of the block the worker has finished its remaining work.
+
+        Yields:
+            The worker; None if the example has none.
+        """
         if self._example.worker is None:
             yield None
             return
@@ -275,7 +283,7 @@ class Demo:
                 running.result()
 
     def _await_champion(self, requests: Requests) -> None:
-        """Waits until serving predicts with the champion, for which serving polls.
+        """Waits until serving has loaded the champion, for which it polls the registry.
 
         Raises:
             NotReadyError: Serving has not predicted within a minute.
@@ -287,7 +295,7 @@ class Demo:
             time.sleep(0.1)
 
     def _replay(self, data: DemoData, requests: Requests, from_day: int, to_day: int) -> int:
-        """Streams some days of all sources. Meanwhile clients request predictions as of the time of the stream."""
+        """Streams some days of all sources, and returns the number of events. Meanwhile clients request predictions as of the time of the stream."""
         parts = {source: data.part(source, from_day, to_day) for source in self._project.sources}
         parts = {source: (path, count) for source, (path, count) in parts.items() if count}
         sent = dict.fromkeys(parts, 0)
@@ -314,7 +322,7 @@ class Demo:
         return sum(sent.values())
 
     def _prove(self, data: DemoData, day: int) -> None:
-        """Compares as of the end of a day, on the last day as of one millisecond after the last event."""
+        """Compares answers with brute force as of the end of a day; for the last day, as of one millisecond after the last event."""
         with self._step(f"proof as of day {day}"):
             for group in self._project.groups:
                 events = data.events(group.source)
@@ -322,7 +330,7 @@ class Demo:
 
     @contextmanager
     def _step(self, name: str, total: int | None = None) -> Iterator[Any]:
-        """A step of the demo, whose progress is shown and whose seconds are recorded."""
+        """Shows the progress of a step of the demo during the block, and records the seconds of the step."""
         started = time.monotonic()
         with self._progress.step(name, total) as advance:
             yield advance
@@ -330,7 +338,7 @@ class Demo:
 
 
 def _latency(kind: str, answers: Answers, budget_ms: float | None) -> dict[str, Any]:
-    """The rate of the requests, the percentiles of the latency, and the share of the answers within the model's budget."""
+    """Returns the rate of the requests, the percentiles of the latency, and the share of the answers within the model's budget."""
     percentiles = {f"{kind}_per_second": answers.per_second} | {
         f"{kind}_p{name}_ms": answers.percentile_ms(percent) for name, percent in (("50", 50), ("99", 99), ("999", 99.9))
     }

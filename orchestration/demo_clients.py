@@ -1,7 +1,7 @@
-"""The clients of a demo: they ask at fixed rates while the stream runs, and measure the answers.
+"""The clients of a demo: they send requests at fixed rates while the stream runs, and measure the latency of the answers.
 
-They run in a process of their own, so that nothing of the demo itself delays a request. A request is due at its time whatever the answers
-do, and its time is measured from then on (`orchestration.open_loop`).
+The clients run in a process of their own, so that the work of the demo delays no request. The due time of a request does not depend on earlier
+answers, and its latency is measured from the due time (`orchestration.open_loop`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Answers:
     """The answers to one kind of request.
 
     Attributes:
-        seconds: The seconds of each answer, from when its request was due.
-        degraded: How many answers are degraded.
-        failed: How many requests got no answer.
+        seconds: The latency of each request in seconds, from the time when the request was due.
+        degraded: The number of degraded answers.
+        failed: The number of requests that got an error response or no response.
         saturated: How often the clients gave up, because serving did not keep up with their rate.
-        wall_seconds: For how long clients have asked.
+        wall_seconds: How long the clients sent requests, in seconds.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Answers:
     wall_seconds: float = 0.0
 
     def add(self, load: Load, wall_seconds: float) -> None:
-        """Counts the answers of one load."""
+        """Adds the answers of one load."""
         self.seconds += load.seconds
         self.degraded += load.statuses[DEGRADED]
         self.failed += sum(count for status, count in load.statuses.items() if status not in (200, DEGRADED))
@@ -52,28 +52,28 @@ class Answers:
 
     @property
     def per_second(self) -> float:
-        """The rate of the requests."""
+        """The rate of the requests, per second."""
         return round(len(self.seconds) / self.wall_seconds, 1) if self.wall_seconds else 0.0
 
     def percentile_ms(self, percent: float) -> float:
-        """A percentile of the latency, in milliseconds."""
+        """Returns a percentile of the latency, in milliseconds."""
         cuts = statistics.quantiles(self.seconds, n=1_000) if len(self.seconds) > 1 else [0.0] * 999
         return round(cuts[round(percent * 10) - 1] * 1_000, 2)
 
     def within(self, budget_ms: float) -> float:
-        """The share of the answers that took at most so many milliseconds."""
+        """Returns the share of the requests, failed requests included, whose latency is at most `budget_ms` milliseconds."""
         return sum(seconds * 1_000 <= budget_ms for seconds in self.seconds) / max(1, len(self.seconds))
 
 
 class Clients:
-    """Clients that ask a model for predictions, and for scores of many candidates if the example has candidates, until they are stopped.
+    """Clients that request predictions of a model until they are stopped; also scores of many candidates, if the example has candidates.
 
     Args:
         settings: The settings that name the address of serving.
         model: The model.
         requests: The requests.
         example: The example, which has the rates.
-        now_ms: The time as of which they ask first.
+        now_ms: The time of the features in the first requests, in ms since 1970.
     """
 
     def __init__(self, settings: Settings, model: Model, requests: Requests, example: Example, now_ms: int) -> None:
@@ -86,11 +86,11 @@ class Clients:
         connection.close()
 
     def move(self, now_ms: int) -> None:
-        """Lets the clients ask as of a later time."""
+        """Sets the time of the features in the following requests, in ms since 1970."""
         self._now_ms.value = now_ms
 
     def stop(self, predictions: Answers, scores: Answers) -> None:
-        """Ends the clients, and counts their answers.
+        """Ends the clients, and adds their answers to `predictions` and `scores`.
 
         Raises:
             NotReadyError: The clients have failed.
@@ -108,7 +108,7 @@ class Clients:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What clients ask: the port and the headers of serving, the path of the model, and the requests."""
+    """The requests of the clients: the port and the headers of serving, the path of the model, and the bodies."""
 
     port: int
     headers: Mapping[str, str]
@@ -127,7 +127,7 @@ class _Asked:
 
 
 def _ask(asked: _Asked, now_ms: Any, demo: Connection) -> None:
-    """Asks until the demo sends something or is gone; sends it the seconds and the load of each kind of request."""
+    """Sends requests until the demo sends a message or ends. Then sends it the wall time in seconds and the load of each kind of request."""
 
     def generator(request: Callable[[int, int], bytes], rate: float) -> Generator:
         return Generator(lambda number: request(number, now_ms.value), rate, None)

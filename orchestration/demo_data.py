@@ -1,6 +1,6 @@
 """The data of a demo: the events of an example, divided into a history that is loaded and a live part that is streamed.
 
-Reads the files that the example has written; writes typed Parquet files, because the proof compares served values with them.
+Reads the files that the example has written. Writes typed Parquet files, which the proof needs for its brute-force computation.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ class DemoData:
         return self.end_ms - LIVE_DAYS * DAY_MS
 
     def history(self, source: EventSource) -> Path:
-        """The Parquet file of a source's events before `cut_ms`."""
+        """Returns the Parquet file of a source's events before `cut_ms`."""
         return self.folder / f"{source.name}-history.parquet"
 
     def live(self, source: EventSource) -> Path:
-        """The Parquet file of a source's events from `cut_ms` on."""
+        """Returns the Parquet file of a source's events from `cut_ms` on."""
         return self.folder / f"{source.name}-live.parquet"
 
     def events(self, source: EventSource) -> list[Path]:
-        """The files of a source."""
+        """Returns both Parquet files of a source."""
         return [self.history(source), self.live(source)]
 
     def instant_ms(self, day: int) -> int:
-        """The end of a day of the live part; after the last day one millisecond later, so that no event is left out."""
+        """Returns the end of a day of the live part, in ms since 1970; for the last day one millisecond later, so that no event is left out."""
         return self.end_ms + 1 if day == LIVE_DAYS else self.cut_ms + day * DAY_MS
 
     def part(self, source: EventSource, from_day: int, to_day: int) -> tuple[Path, int]:
-        """The Parquet file of a source's live events of some days, and their number."""
+        """Writes a source's live events of some days to a Parquet file. Returns the file and the number of its events."""
         path = self.folder / f"{source.name}-live-{from_day}-{to_day}.parquet"
         rows = f"SELECT * FROM read_parquet('{self.live(source)}')"
         with duckdb.connect() as connection:
@@ -71,8 +71,8 @@ def divide(project: Project, files: EventFiles, folder: Path, end_ms: int) -> De
     Args:
         project: The project.
         files: The files of each source.
-        folder: The folder; made where it does not exist.
-        end_ms: The end of the data: no event is later.
+        folder: The folder. It is created if it does not exist.
+        end_ms: The end of the data, in ms since 1970: no event is later.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = DemoData(folder, end_ms)
@@ -86,7 +86,7 @@ def divide(project: Project, files: EventFiles, folder: Path, end_ms: int) -> De
 
 
 def rows_sql(source: EventSource, path: Path) -> str:
-    """The rows of a file of an example, in DuckDB's SQL."""
+    """Returns a query for the rows of a file of an example, in DuckDB's SQL."""
     if path.suffix == ".parquet":
         return f"SELECT * FROM read_parquet('{path}')"
     columns = ", ".join(f"'{column.name}': '{TYPES[column.type]}'" for column in source.columns)
@@ -94,7 +94,7 @@ def rows_sql(source: EventSource, path: Path) -> str:
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, source: EventSource, rows: str, begin_ms: int, end_ms: int, target: Path) -> int:
-    """Writes the rows of an interval by their time, and returns their number."""
+    """Writes the rows of the interval [begin, end), ordered by their time, and returns their number."""
     time_ms = f'epoch_ms("{source.time}")'
     where = f"{time_ms} >= {begin_ms} AND {time_ms} < {end_ms}"
     written = connection.execute(

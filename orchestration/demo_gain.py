@@ -1,6 +1,7 @@
-"""What fresh features are worth in a demo: the model on merged features against its twin on batch features, on the same later rows.
+"""The gain of fresh features in a demo: the model on merged features against its twin on batch features, on the same later rows.
 
-Reads the evaluation rows of the training set, and of both champions the version that has not learnt these rows. The interval is that of `models.ranking`, by entities.
+Reads the evaluation rows of the training set, and for each of both champions the version that was not fitted on these rows. The confidence
+interval is that of `models.ranking`, by a bootstrap over entities.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ MERGED, BATCH = "merged", "batch_only"
 
 
 def gain(settings: Settings, model: Model) -> dict[str, Any]:
-    """The figures of both models, which predict a probability, on the evaluation rows, and the difference in AUC with its 95 % interval.
+    """Evaluates the champion and its twin, which predict a probability, on the evaluation rows.
 
     Returns:
-        `rows`, `positives`; `auc`, `average_precision` and `log_loss`, each with `merged` and `batch_only`; and `auc_difference`: value, low
-        and high, or None if the rows have labels of one class only.
+        `rows` and `positives`; `auc`, `average_precision` and `log_loss`, each with `merged` and `batch_only`; and `auc_difference` with its 95 %
+        confidence interval: `value`, `low` and `high`, or None if all rows have the same label.
     """
     from infra.spark import spark_session
 

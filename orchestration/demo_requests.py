@@ -1,6 +1,6 @@
-"""The requests of a demo: what clients ask while the stream runs, made from the declaration of the model and the live events.
+"""The requests that the clients of a demo send while the stream runs, made from the declaration of the model and the live events.
 
-Reads the live events of the model's first source; gives the bodies of `/models/{name}/predict` and `/models/{name}/score`.
+Reads the live events of the source of the model's first group. Returns the bodies of `/models/{name}/predict` and `/models/{name}/score`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Requests:
 
     Attributes:
         bodies: Bodies of requests for a prediction, in the order of `times_ms`.
-        times_ms: The times of the label points that the bodies are of; empty if the bodies have no times.
+        times_ms: The time of the label point of each body, ascending; empty if label points are not events.
         first_stage: The choice of candidates; None if the candidates are those of earlier label points.
     """
 
@@ -37,11 +37,27 @@ class Requests:
     first_stage: FirstStage | None = None
 
     def body(self, number: int, at_ms: int) -> dict[str, Any]:
-        """The body of a client's request: that of a label point before `at_ms`, or the next entity where label points are no events."""
+        """Returns the body of a request for a prediction.
+
+        The body is that of a label point before `at_ms`; if label points are not events, that of the next entity.
+
+        Args:
+            number: The number of the request, from 0.
+            at_ms: The time of the features, in ms since 1970.
+        """
         return {**self.bodies[self._place(number, at_ms)], "at": at_ms}
 
     def candidates(self, number: int, at_ms: int, example: Example) -> dict[str, Any]:
-        """The same request for different candidates, by the first stage, or as many as the example says, of the label points before it."""
+        """Returns the body of the same request for several candidates.
+
+        The candidates are those of the first stage. Without a first stage they are the latest different candidates of earlier label points, at most
+        as many as the example declares.
+
+        Args:
+            number: The number of the request, from 0.
+            at_ms: The time of the features, in ms since 1970.
+            example: The example, which declares the fields of a candidate.
+        """
         body = self.body(number, at_ms)
         shared = {name: value for name, value in body.items() if name not in example.candidate}
         context = {name: value for name, value in body["context"].items() if name not in example.candidate}
@@ -50,7 +66,7 @@ class Requests:
         return {**shared, "context": context, "candidates": candidates}
 
     def _earlier(self, place: int, example: Example) -> list[dict[str, Any]]:
-        """The candidates of the label points up to a place."""
+        """Returns the different candidates of the label points up to a place, the latest first."""
         chosen = dict[tuple[Any, ...], None]()
         for earlier in range(place, max(-1, place - 10 * example.candidates), -1):
             body = self.bodies[earlier]
@@ -62,17 +78,17 @@ class Requests:
     def _place(self, number: int, at_ms: int) -> int:
         if not self.times_ms:
             return number % len(self.bodies)
-        # A few requests back, so that several clients do not ask about one label point.
+        # The label point is up to 49 points back, so that consecutive requests are not about the same label point.
         return max(0, bisect.bisect_left(self.times_ms, at_ms) - 1 - number % 50)
 
 
 def requests_of(model: Model, data: DemoData, entities: int) -> Requests:
-    """The requests for a model.
+    """Makes the requests for a model.
 
     Args:
         model: The declaration.
         data: The data of the demo.
-        entities: How many entities are asked about if label points are no events.
+        entities: The largest number of entities in the requests, if label points are not events.
     """
     first, source = model.vector.inputs[0], model.group.source
     if not isinstance(model.outcome, Outcome) or model.outcome.at is None:
@@ -109,7 +125,7 @@ def requests_of(model: Model, data: DemoData, entities: int) -> Requests:
 
 
 def _plain(value: Any) -> Any:
-    """A value of an event as JSON has it."""
+    """Converts a value of an event to a value of JSON."""
     if hasattr(value, "isoformat"):
         return value.isoformat()
     return value if isinstance(value, str | int) else float(value)

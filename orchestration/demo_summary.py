@@ -1,4 +1,4 @@
-"""The summary of a demo, as the panel that ends it."""
+"""The summary of a demo, as the panel that is shown at its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monitoring.attribution import Reason
 
 
 def summary_panel(summary: Mapping[str, Any], seconds: Mapping[str, float], example: Example, home: Path) -> Panel:
-    """The panel.
+    """Returns the panel with the summary of a demo.
 
     Args:
         summary: The figures of the demo, as `braid demo --json` prints them.

@@ -1,8 +1,8 @@
 """When the next batch is due: at the end of the latest period whose events have all arrived. Pure.
 
 A period is complete when the stream's watermark has passed the end of the period. The watermark follows event time, so a replay of
-old events gets its batches too, and a stream without new events gets none. The wall clock counts as well if the stream has read
-every message and its newest event is less than a day old: then the period may simply have had no events at its end.
+old events starts batches too, and a stream without new events starts none. The wall clock counts as well if the stream has read
+every message and its newest event is less than a day old, because the period may have had no events at its end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Stream:
 
 
 def due_batch_end_ms(stream: Stream, batch_end_ms: int | None, now_ms: int, period_ms: int, watermark_ms: int) -> int | None:
-    """The batch_end of the batch that is due now, or None if no batch is due.
+    """Returns the batch_end of the batch that is due now, in ms since 1970; None if no batch is due.
 
     Args:
         stream: The progress of the speed layer.

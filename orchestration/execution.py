@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from orchestration.deployment import Deployment
 
-#: Called with the name of an asset or check and None at its start, and with its seconds at its end.
+#: Called at the start of an asset or check with its name and None, and at the end with its name and its seconds.
 OnAsset = Callable[[str, float | None], None]
 _POLL_SECONDS = 0.5
 
@@ -41,13 +41,13 @@ def run_job(
     on_asset: OnAsset | None,
     **arguments: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Runs a job. Returns materialized asset → its metadata. `use_deployment` must have been called.
+    """Runs a job. Returns materialized asset → its metadata. The caller must have called `use_deployment`.
 
     Args:
         deployment: The deployment.
         job: The name of the job.
         instance: The Dagster instance that records the run.
-        seconds: A dictionary that gets step → its seconds.
+        seconds: The dictionary to which step → its seconds is added.
         on_asset: Called at the start and the end of each asset and check.
         arguments: `run_config` and `tags` of the run.
 
@@ -94,7 +94,7 @@ def run_job(
 
 @contextmanager
 def _followed(instance: dg.DagsterInstance, run_id: str, on_asset: OnAsset | None) -> Iterator[None]:
-    """A block that runs a job. Meanwhile a thread reads the log of the run and calls `on_asset` for its steps."""
+    """Runs a thread during the block that reads the log of a run and calls `on_asset` for its steps. The block runs the job."""
     import dagster as dg
 
     cursor: str | None = None
@@ -127,7 +127,7 @@ def _followed(instance: dg.DagsterInstance, run_id: str, on_asset: OnAsset | Non
 
 
 def steps(deployment: Deployment, *jobs: str) -> int:
-    """The number of assets and checks of the jobs."""
+    """Returns the number of assets and checks of the jobs."""
     use_deployment(deployment.settings)
     from orchestration.definitions import definitions
 
@@ -136,14 +136,14 @@ def steps(deployment: Deployment, *jobs: str) -> int:
 
 
 def _lacks_events(events: Sequence[Any]) -> bool:
-    """Whether a run failed because its source has no events."""
+    """Returns whether a run failed because its source has no events."""
     return any(
         event.is_step_failure and _root(event.step_failure_data.error).cls_name == NoEventsError.__name__ for event in events
     )
 
 
 def _root(error: Any) -> Any:
-    """The error that caused an error."""
+    """Returns the root cause of an error."""
     while error is not None and error.cause is not None:
         error = error.cause
     return error
@@ -167,18 +167,18 @@ def _cause(events: Sequence[Any]) -> str:
 
 
 def _sentence(message: str) -> str:
-    """The first line of an error in Dagster's log; for an error of braid without the name of its type."""
+    """Returns the first line of an error message in Dagster's log; for an error of braid, without the name of its type."""
     first = message.strip().split("\n", 1)[0]
     name, _, sentence = first.partition(": ")
     return sentence if name.startswith(("infra.errors.", "features.errors.")) else first
 
 
 def reload_definitions(settings: Settings) -> None:
-    """Lets a running Dagster load its definitions again, because after a load its partitions may begin earlier."""
+    """Makes a running Dagster load its definitions again, because its partitions may begin earlier after `braid load`."""
     import httpx
 
     query = 'mutation { reloadRepositoryLocation(repositoryLocationName: "braid") { __typename } }'
     try:
         httpx.post(f"{settings.dagster_url}/graphql", json={"query": query}, timeout=60)
     except httpx.HTTPError:
-        pass  # Dagster does not run, and loads the definitions when it starts
+        pass  # Dagster does not run; it loads the definitions when it starts

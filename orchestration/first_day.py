@@ -1,4 +1,4 @@
-"""The day at which Dagster's daily partitions begin. `batch.load` writes it to the home: the earliest day of all loaded events."""
+"""The day at which Dagster's daily partitions begin: the earliest day of all loaded events. `batch.load` writes this day to the home."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from infra.settings import Settings
 
 
 def first_day(settings: Settings) -> date:
-    """The earliest day of all loaded events; before the first load, the day a year ago."""
+    """Returns the earliest day of all loaded events; before the first load, the day a year ago."""
     path = settings.home / "first_day.json"
     return date.fromisoformat(json.loads(path.read_text())) if path.exists() else utc_day(now_ms()) - timedelta(days=365)

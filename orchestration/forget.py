@@ -1,6 +1,6 @@
 """`braid forget`: deletes entities from every place where braid stores them, and proves the deletion.
 
-The steps: refuse if a run is at work → ingest the served answers from Kafka into their table → delete from every table of the lake → from the
+The steps: refuse if a run is in progress → move the served answers from Kafka to their table → delete from every table of the lake → from the
 dead letters → from the online store → fold, build and publish again the aggregates of other entities → delete the files of older versions
 → the proof, which searches each place again and reports the places that could not be searched or deleted.
 """
@@ -44,11 +44,11 @@ class ForgetReport:
 
     Attributes:
         entities: The entities, as `column=id`.
-        erased: Place → number of deleted rows, messages or keys; a place is "table events", "topic user_events.dlq", "store user_features".
-        remaining: Place → number of rows, messages or keys that the search afterwards still has; 0 everywhere after a complete erasure.
-        days: The number of days of the entities' events, whose aggregates of other entities must be folded again.
+        erased: Place → number of deleted rows, messages or entities; a place is "table events", "topic user_events.dlq", "store user_features".
+        remaining: Place → number of rows, messages or entities that a search after the erasure still finds; all 0 if the erasure is complete.
+        days: The number of days with events of the entities. On these days the aggregates of other entities must be folded again.
         folded: Whether these days were folded again.
-        unproven: The places that may still hold data of the entities, and until when, in sentences.
+        unproven: Sentences that name the places that may still hold data of the entities, and until when.
     """
 
     entities: tuple[str, ...]
@@ -67,18 +67,18 @@ class ForgetReport:
 def forget(
     project: Project, settings: Settings, entities: tuple[Entity, ...], fold: bool = True, on_asset: OnAsset | None = None
 ) -> ForgetReport:
-    """Erases entities.
+    """Erases entities, and searches each place again.
 
     Args:
         project: The project.
         settings: The settings of a deployment whose online store runs. If Kafka runs, the dead letters are erased, too.
         entities: The entities.
-        fold: Whether to fold, build and publish the days of their events again now; else the next batch does.
+        fold: Whether to fold, build and publish the days of their events again now. Otherwise the next batch folds these days.
         on_asset: Called at the start and the end of each asset and check of that batch.
 
     Raises:
         ServiceError: The online store or Kafka does not answer.
-        NotReadyError: A run is at work, which might write data that it has read before; or the batch has failed, after the erasure.
+        NotReadyError: A run is in progress, which might write data that it has already read; or the batch has failed after the erasure.
     """
     require(settings, "valkey", *(["speed"] if settings.kappa and fold else []))
     use_deployment(settings)
@@ -103,7 +103,7 @@ def forget(
     folded = False
     for source in sources if fold and days else ():
         ends_ms = [view.batch_end_ms for group in project.groups_of(source) if (view := store.published(group.name))]
-        if ends_ms:  # the batch_end stays that of the published views
+        if ends_ms:  # the batch must not change batch_end, so it ends where the published views end
             backfill(project, settings, None if settings.kappa else max(ends_ms), train=False, sources=(source,), on_asset=on_asset)
             folded = True
     undeleted = erase_files(spark, settings, delta_tables(spark, settings, project))
@@ -112,7 +112,7 @@ def forget(
         _add(remaining, {f"table {name}": count for name, count in count_rows(spark, settings, project, entity).items()})
     for source in sources if kafka else ():
         _add(remaining, {f"topic {source.dlq_topic}": _count_messages(spark, settings, source.dlq_topic, source, entities)})
-    # Entities of several columns are searched again: the stream may have written one that was not there before.
+    # Entities of several columns are looked up again, because the stream may have written another entity with this id since.
     for group, ids in _stored(store, project, entities):
         _add(remaining, {f"store {group.name}": len(ids) if group.is_composite else store.holds(group, ids)})
     unproven = [f"Files of older versions of the table {name} could not be deleted." for name in undeleted]
@@ -137,9 +137,9 @@ def _refuse_runs() -> None:
 
 
 def _erase_dead_letters(spark: SparkSession, settings: Settings, source: EventSource, entities: tuple[Entity, ...]) -> int:
-    """Erases dead letters. Returns their number.
+    """Erases the dead letters of entities. Returns the number of erased messages.
 
-    Kafka cannot delete a single message. So the messages of others are written again, and then all earlier messages are deleted.
+    Kafka cannot delete a single message. So the messages of other entities are written again, and then all earlier messages are deleted.
     """
     topic, ends = source.dlq_topic, end_offsets(settings, source.dlq_topic)
     messages, mine = _messages(spark, settings, topic, ends), _names_one(source, entities)
@@ -157,7 +157,7 @@ def _count_messages(spark: SparkSession, settings: Settings, topic: str, source:
 
 
 def _messages(spark: SparkSession, settings: Settings, topic: str, ends: Mapping[int, int]) -> DataFrame | None:
-    """The messages of a topic before the offsets; None for an empty topic."""
+    """Returns the messages of a topic before the offsets `ends`; None if the topic never had messages."""
     if not any(ends.values()):
         return None
     ending = json.dumps({topic: {str(partition): offset for partition, offset in ends.items()}})
@@ -166,7 +166,7 @@ def _messages(spark: SparkSession, settings: Settings, topic: str, ends: Mapping
 
 
 def _names_one(source: EventSource, entities: tuple[Entity, ...]) -> str:
-    """A SQL condition that is true for a message of one of the entities."""
+    """Returns a SQL condition that is true for a message of one of the entities."""
     named = [entity for entity in entities if source.column(entity.column)]
     return (
         " OR ".join(f"({names_entity(source, entity, 'CAST(value AS STRING)', 'CAST(key AS STRING)')})" for entity in named)
@@ -175,7 +175,11 @@ def _names_one(source: EventSource, entities: tuple[Entity, ...]) -> str:
 
 
 def _stored(store: Store, project: Project, entities: tuple[Entity, ...]) -> list[tuple[FeatureGroup, list[int | str]]]:
-    """The groups of the entities, each with their ids: those that the store has, where several columns identify an entity; else all."""
+    """Returns the groups of the entities, each with the ids to erase.
+
+    If several columns identify the entities of a group, the ids are those in the store that contain one of the entities; otherwise they are the ids
+    of the entities themselves.
+    """
     stored = []
     for group in project.groups:
         mine = [entity for entity in entities if group in groups_of(project, entity)]
@@ -190,7 +194,7 @@ def _stored(store: Store, project: Project, entities: tuple[Entity, ...]) -> lis
 def _unproven(
     spark: SparkSession, settings: Settings, project: Project, entities: tuple[Entity, ...], kafka: bool
 ) -> Iterator[str]:
-    """The places that may still hold data of the entities, in sentences."""
+    """Yields a sentence for each place that may still hold data of the entities."""
     if not kafka:
         yield "Kafka does not run, so its topics were not searched: events, dead letters, and answers that are not in a table yet."
     for source in project.sources if kafka else ():

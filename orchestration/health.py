@@ -14,14 +14,20 @@ RECENT = "recently active"
 
 
 def recently_active(instance: dg.DagsterInstance, online: dg.AssetKey) -> list[int | str] | None:
-    """The entities that were active last when the group was published, from its asset; None before the first publication, and in Kappa."""
+    """Returns the entities that were active last when the group was published; None before the first publication, and in Kappa."""
     return latest_metadata(instance, online).get(RECENT)
 
 
 def health_checks(
     monitor: FeatureFreshnessMonitor, group: str, ids: Sequence[int | str]
 ) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
-    """The results of the checks `fresh` and `covered`. The alerts stay in `monitor.alerts`."""
+    """Runs the checks `fresh` and `covered`, and returns their results. The alerts stay in `monitor.alerts`.
+
+    Args:
+        monitor: The monitor of the group.
+        group: The name of the group.
+        ids: The entities whose coverage is checked.
+    """
     results = []
     for check in (lambda: monitor.check_freshness(group), lambda: monitor.check_feature_coverage(group, ids)):
         known = len(monitor.alerts)

@@ -1,4 +1,4 @@
-"""Jobs and schedules: per source from the archive to the online store, per model from labels to the champion, quality, housekeeping, own assets."""
+"""Jobs and schedules: per source from the archive to the online store, per model to the champion, quality, housekeeping, the project's own assets."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -36,7 +36,7 @@ from orchestration.names import (
 
 
 def features_job_of(deployment: Deployment, source: EventSource) -> Any:
-    """The job of a source. Each source has its own job, so its groups never wait for those of another source."""
+    """Returns the job of a source. Each source has its own job, so its groups never wait for those of another source."""
     groups = deployment.project.groups_of(source)
     keys = _batch_keys(deployment, groups)
     way = "Archive → events" if deployment.settings.kappa else "Archive → events → tiles → view → online store"
@@ -47,12 +47,12 @@ def features_job_of(deployment: Deployment, source: EventSource) -> Any:
 
 
 def _batch_keys(deployment: Deployment, groups: Iterable[FeatureGroup]) -> list[dg.AssetKey]:
-    """What the batch makes of groups: nothing in Kappa."""
+    """Returns the keys of the assets that the batch makes for groups; empty in Kappa."""
     return [] if deployment.settings.kappa else [key(group) for group in groups for key in (tiles_key, view_key, online_key)]
 
 
 def model_job_of(deployment: Deployment, model: Model) -> Any:
-    """The job that brings one model up to date: its groups, no others, then its training."""
+    """Returns the job that brings one model up to date: only the groups of the model, then its training."""
     of_groups = _batch_keys(deployment, model.groups)
     keys = training_set_key(model), candidate_key(model), champion_key(model)
     return dg.define_asset_job(
@@ -62,7 +62,7 @@ def model_job_of(deployment: Deployment, model: Model) -> Any:
 
 
 def training_job_of(deployment: Deployment, model: Model) -> Any:
-    """The job that trains a model. In Kappa, where no batch does, it takes what is archived into the events first."""
+    """Returns the job that trains a model. In Kappa the job first adds the archive to the events, because no batch does so."""
     keys = [training_set_key(model), candidate_key(model), champion_key(model)]
     keys += map(events_key, model.sources) if deployment.settings.kappa else ()
     return dg.define_asset_job(
@@ -72,7 +72,7 @@ def training_job_of(deployment: Deployment, model: Model) -> Any:
 
 
 def logged_training_job_of(model: Model) -> Any:
-    """The job that trains a model on served features."""
+    """Returns the job that trains a model on served features."""
     keys = logged_training_set_key(model), candidate_key(model), champion_key(model)
     config = {"ops": {candidate_key(model).to_python_identifier(): {"config": {"served": True}}}}
     return dg.define_asset_job(
@@ -82,7 +82,7 @@ def logged_training_job_of(model: Model) -> Any:
 
 
 def publish_job_of(deployment: Deployment) -> Any:
-    """The job that publishes again the views that were published last."""
+    """Returns the job that publishes again the views that were published last."""
     return dg.define_asset_job(
         PUBLISH_JOB, dg.AssetSelection.assets(*map(online_key, deployment.project.groups)), executor_def=dg.in_process_executor,
         description="The views that were published last → the online store.",
@@ -90,7 +90,7 @@ def publish_job_of(deployment: Deployment) -> Any:
 
 
 def quality_job_of(deployment: Deployment) -> Any:
-    """The job that checks the served answers."""
+    """Returns the job that checks the served answers."""
     project = deployment.project
     keys = [SERVED, *map(events_key, project.sources), *map(consistency_key, project.groups)]
     reports = (live_quality_key,) if deployment.settings.kappa else (drift_key, live_quality_key)
@@ -103,7 +103,7 @@ def quality_job_of(deployment: Deployment) -> Any:
 
 
 def housekeeping_job() -> Any:
-    """The job that deletes unused tables and files."""
+    """Returns the job that deletes unused tables and files."""
     return dg.define_asset_job(
         HOUSEKEEPING_JOB, dg.AssetSelection.assets(LAKE), executor_def=dg.in_process_executor,
         description="Deletes older versions of tables, and tables and checkpoints of older versions of a declaration, after BRAID_KEEP_DAYS and if not in use.",
@@ -111,7 +111,7 @@ def housekeeping_job() -> Any:
 
 
 def own_job(keys: list[dg.AssetKey]) -> Any:
-    """The job that materializes the assets of the project's own."""
+    """Returns the job that materializes the project's own assets."""
     return dg.define_asset_job(
         OWN_JOB, dg.AssetSelection.assets(*keys), executor_def=dg.in_process_executor,
         description="The assets of the project's own, which a backfill materializes last.",
@@ -119,7 +119,7 @@ def own_job(keys: list[dg.AssetKey]) -> Any:
 
 
 def jobs_of(deployment: Deployment) -> list[Any]:
-    """All jobs."""
+    """Returns all jobs."""
     project = deployment.project
     of_sources = [features_job_of(deployment, source) for source in project.batch_sources]
     return [
@@ -134,7 +134,7 @@ def jobs_of(deployment: Deployment) -> list[Any]:
 
 
 def schedules_of(deployment: Deployment) -> list[dg.ScheduleDefinition]:
-    """The schedules: a new candidate of each model every week, and the housekeeping every night."""
+    """Returns the schedules: a new candidate of each model every week, and the housekeeping every night."""
     housekeeping = dg.ScheduleDefinition(
         name="nightly_housekeeping", job_name=HOUSEKEEPING_JOB, cron_schedule="30 3 * * *", execution_timezone="UTC",
         description="Deletes unused tables and files every night.", default_status=dg.DefaultScheduleStatus.STOPPED,

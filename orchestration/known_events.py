@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def export_known_events(spark: SparkSession, settings: Settings, source: EventSource) -> Iterator[list[Path]]:
-    """Parquet files with the columns of the source; they are deleted at the end of the block.
+    """Writes all raw events of a source to Parquet files, and deletes the files at the end of the block.
+
+    Yields:
+        The files, with the columns of the source.
 
     Raises:
         NoEventsError: There are no events.

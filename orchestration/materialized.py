@@ -9,7 +9,7 @@ VIEW_VERSION = "view version"
 
 
 def latest_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, Any]:
-    """The metadata of the latest materialization by name; empty if the asset was never materialized."""
+    """Returns name → value of the metadata of an asset's latest materialization; empty if the asset was never materialized."""
     event = instance.get_latest_materialization_event(asset)
     metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
     return {name: value.value for name, value in metadata.items()}

@@ -1,7 +1,7 @@
-"""Load at a fixed rate: a request is due at its time whatever the answers do, and its time is measured from then on.
+"""Open-loop load at a fixed rate: the due time of a request does not depend on earlier answers, and its latency is measured from the due time.
 
-So a server that stalls for a second is charged with every request that was due in that second. A generator that waits for an answer before
-it sends the next request would leave these out (Gil Tene calls this coordinated omission).
+So a server that stalls for a second is charged with every request that was due in that second. A generator that waits for each answer before
+the next request would omit these requests (Gil Tene calls this coordinated omission).
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ import numpy as np
 
 T = TypeVar("T")
 
-#: More than a process of serving has in work at a time, so that a rate beyond it is refused and not hidden in the generator.
+#: The number of connections: more than the requests that a process of serving has in work at a time, so that serving refuses excess requests.
+#: With fewer connections they would wait in the generator instead.
 CONNECTIONS = 128
-#: A trial ends when as many seconds of requests wait as here: the rate is beyond the server.
+#: The load ends as saturated if more requests wait than are due in `_BACKLOG_SECONDS`, or if the last answers take longer than `_DRAIN_SECONDS`.
 _BACKLOG_SECONDS, _DRAIN_SECONDS = 1.0, 60.0
-#: The status of a request whose connection has ended, and of an answer that is marked as degraded.
+#: The status that is counted for a request whose connection has ended, and for an answer that is marked as degraded.
 BROKEN, DEGRADED = 0, -1
 
 
 @dataclass
 class Load:
-    """What requests at a rate came to.
+    """The results of requests at a fixed rate.
 
     Attributes:
         rate: Requests per second that were due.
-        seconds: The time of each answer, from when its request was due.
+        seconds: The latency of each request in seconds, from the time when the request was due until its answer or the end of its connection.
         late_seconds: How late the generator sent each request for which a connection was free.
-        statuses: Status → answers; `BROKEN` and `DEGRADED` count as statuses.
+        statuses: Status → number of requests; `BROKEN` and `DEGRADED` count as statuses.
         stall_seconds: The longest time without an answer while a request was due.
-        saturated: Whether the load was ended, because too many requests waited.
+        saturated: Whether the load was ended because too many requests waited, or because the last answers took too long.
     """
 
     rate: float
@@ -49,16 +50,16 @@ class Load:
     saturated: bool = False
 
     def percentile_ms(self, percent: float) -> float:
-        """A percentile of the times of the answers."""
+        """Returns a percentile of the latency, in milliseconds; infinity without answers."""
         return float(np.percentile(self.seconds, percent)) * 1_000 if self.seconds else float("inf")
 
     def holds(self, limit_ms: float) -> bool:
-        """Whether every request has a good answer, and 99 % of them within the limit."""
+        """Returns whether every request has an exact answer with the status 200, and the 99th percentile of the latency is within the limit."""
         return not self.saturated and set(self.statuses) == {200} and self.percentile_ms(99) <= limit_ms
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, with at most one request under way."""
+    """A connection with at most one request in flight."""
 
     def __init__(self, generator: Generator) -> None:
         self._generator, self._parser = generator, httptools.HttpResponseParser(self)
@@ -98,12 +99,15 @@ class _Connection(asyncio.Protocol):
 
 
 class Generator:
-    """The requests of one load: which are due, which wait for a connection, and which are under way.
+    """The requests of one load: those that are due, those that wait for a connection, and those in flight.
 
     Args:
-        request: Gives the bytes of a request by its number, from 0. Called before the request is due, so that its making delays nothing.
+        request: Returns the bytes of a request by its number, from 0. It is called before the request is due, so that its work delays no request.
         rate: Requests per second.
-        number: How many requests; None: until `stop`.
+        number: The number of requests; None for requests until `stop` is called.
+
+    Attributes:
+        load: The results so far.
     """
 
     def __init__(self, request: Callable[[int], bytes], rate: float, number: int | None) -> None:
@@ -138,19 +142,19 @@ class Generator:
         return self.load
 
     def lost(self, connection: _Connection) -> None:
-        """Sends nothing more over a connection that the server has closed at rest."""
+        """Removes a connection that the server has closed while no request was in flight."""
         if connection in self._free:
             self._free.remove(connection)
 
     def stop(self) -> None:
-        """Lets no further request be due."""
+        """Ends the load after the requests that are already due."""
         self._number = min(self._number, self._next)
 
     def _due(self, place: int) -> float:
         return self._begin + place / self.load.rate
 
     def _offer(self) -> None:
-        """Sends what is due, and comes back when the next request is."""
+        """Sends the requests that are due, and schedules its next call for the time when the next request is due."""
         while self._next < self._number and self._due(self._next) <= (now := self._loop.time()):
             self._open[self._next] = None
             if self._free and not self._waiting:
@@ -172,7 +176,13 @@ class Generator:
                 self._ended.set()
 
     def answered(self, place: int, status: int, connection: _Connection | None) -> None:
-        """Counts an answer, and gives its connection to the request that has waited longest."""
+        """Records an answer, and sends over its connection the request that has waited longest.
+
+        Args:
+            place: The number of the request.
+            status: The HTTP status, `BROKEN` or `DEGRADED`.
+            connection: The connection; None if it has ended.
+        """
         now, oldest = self._loop.time(), next(iter(self._open))
         self.load.stall_seconds = max(self.load.stall_seconds, now - max(self._last_answer, self._due(oldest)))
         self._last_answer = now
@@ -190,7 +200,7 @@ class Generator:
 
 
 def request_of(path: str, body: str, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
-    """The bytes of a POST request."""
+    """Returns the bytes of a POST request with a JSON body."""
     content = body.encode()
     fields = {"host": "127.0.0.1", "content-type": "application/json", "content-length": str(len(content)), **headers}
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "\r\n"]
@@ -202,7 +212,7 @@ def run_timed(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     gc.collect()
     gc.disable()
     try:
-        # epoll's timer counts milliseconds, select's microseconds.
+        # The timer of epoll has a resolution of milliseconds, the timer of select of microseconds.
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
             return runner.run(main())
     finally:

@@ -1,4 +1,4 @@
-"""The Dagster assets that the owner of a project adds by `Project.assets`, beside those that are made from the declarations."""
+"""The Dagster assets that the owner of a project adds by `Project.assets`, besides the assets that are made from the declarations."""
 
 import dagster as dg
 
@@ -9,10 +9,10 @@ from infra.settings import Settings
 
 
 def own_assets(project: Project, settings: Settings) -> list[dg.AssetsDefinition]:
-    """What the project's function makes; empty if the project names no function.
+    """Returns the assets that the project's function makes; empty if the project names no function.
 
     Raises:
-        DeclarationError: The function cannot be imported, fails, or makes something else than assets.
+        DeclarationError: The function cannot be imported, fails, or returns an object that is not an asset.
     """
     function = load_assets(settings, project)
     if function is None:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def png(image: bytes) -> dg.MarkdownMetadataValue:
-    """Metadata that shows a PNG image."""
+    """Returns metadata that shows a PNG image."""
     return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(image).decode()})")
 
 
 def feature_distributions(values: pd.DataFrame) -> dg.MarkdownMetadataValue:
-    """A histogram per column of numbers, up to its 99th percentile."""
+    """Plots a histogram per numeric column, with values above the 99th percentile clipped to it."""
     values = values.select_dtypes("number")
     figure = _blank(3 * max(1, len(values.columns)), 2.2)
     for index, name in enumerate(values.columns):
@@ -34,7 +34,7 @@ def feature_distributions(values: pd.DataFrame) -> dg.MarkdownMetadataValue:
 
 
 def rates(table: pd.DataFrame) -> dg.MarkdownMetadataValue:
-    """A bar per feature: the shares of cells that were served without a value, with an extra value, or with another value.
+    """Plots a bar per feature: the shares of cells that were served without a value, with an extra value, or with another value.
 
     Args:
         table: `monitoring.consistency.ConsistencyReport.table`.
@@ -51,7 +51,7 @@ def rates(table: pd.DataFrame) -> dg.MarkdownMetadataValue:
 
 
 def intervals(report: ExperimentReport) -> dg.MarkdownMetadataValue:
-    """The difference in the measure between each variant and the first variant, with its confidence interval."""
+    """Plots the difference in the measure between each variant and the first variant, with its confidence interval."""
     figure = _blank(6, 0.6 * len(report.comparisons) + 1)
     axes = figure.add_subplot(title=f"{report.criterion.words}, difference to the first variant")
     axes.axvline(0, color="grey", linestyle=":")
@@ -65,7 +65,10 @@ def intervals(report: ExperimentReport) -> dg.MarkdownMetadataValue:
 
 
 def _blank(width: float, height: float) -> Figure:
-    """An empty figure of so many inches. Each process of Dagster imports this module, and few draw: matplotlib costs them a second."""
+    """Returns an empty figure of a width and height in inches.
+
+    It imports matplotlib here, because the import takes a second: each process of Dagster imports this module, and few of them draw.
+    """
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))

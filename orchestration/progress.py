@@ -1,6 +1,6 @@
 """The progress of long work, on stderr: bars on a terminal; elsewhere lines such as `12:03:41 backfill: events 40 %`.
 
-A step has a line when it begins, one when it ends, and between them one every few seconds if something has changed.
+A step writes a line when it begins, a line when it ends, and in between a line every few seconds if its progress has changed, else every half minute.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-#: The shortest time between two lines of a step, and the time after which a line is written though nothing has changed.
+#: The shortest time between two lines of a step, and the time after which a line is written although the progress has not changed.
 _EVERY_SECONDS, _AT_LEAST_SECONDS = 3.0, 30.0
 
 
 class Advance(Protocol):
-    """Reports the progress of a step: what it does now, and how much it has done, either more (`by`) or in all (`to`)."""
+    """Reports the progress of a step: what the step does now, and the amount of work, either since the last report (`by`) or in all (`to`)."""
 
     def __call__(self, doing: str = "", *, by: float = 0, to: float | None = None) -> None: ...
 
@@ -39,7 +39,7 @@ class Progress:
         remain: Whether the bars of completed steps stay on the terminal.
 
     Attributes:
-        console: Writes to the stderr of the time when this was made, also while `orchestration.quiet` redirects stderr.
+        console: The console of the stderr that the process had when the object was made, also while `orchestration.quiet` redirects stderr.
     """
 
     def __init__(self, remain: bool = False) -> None:
@@ -62,11 +62,14 @@ class Progress:
 
     @contextmanager
     def step(self, name: str, total: float | None = None) -> Iterator[Advance]:
-        """A step, from the beginning of the block to its end; steps of several threads may overlap.
+        """Shows a step from the beginning of the block to its end. Steps of several threads may overlap.
 
         Args:
             name: The name of the step.
             total: The amount of work; None if it is unknown.
+
+        Yields:
+            The function that reports the progress of the step.
         """
         started = time.monotonic()
         task = self._bars.add_task(name, total=total)
@@ -93,7 +96,7 @@ class Progress:
                     self._line(task)
 
     def _line(self, task: TaskID) -> None:
-        """Writes the progress of a step, if it has changed or the last line is old."""
+        """Writes the progress of a step, if the progress has changed or the last line is old."""
         state, now = self._bars.tasks[task], time.monotonic()
         share = f"{min(state.completed / state.total, 1) * 100:.0f} %" if state.total else "…"
         line = f"{state.description} {share}"

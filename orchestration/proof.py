@@ -1,9 +1,9 @@
 """The proof: compares served features with features that DuckDB computes from the raw events by brute force.
 
-Reads Parquet files of raw events and the answers of `POST /features`; reports how many cells were compared and how many differ. The
-SQL is written from the declaration and scans all events of the sampled entities for each feature. It uses neither the aggregations
-nor the tiles nor the merge of the product, so an error there cannot hide here. Features that the declaration calls estimates may
-differ within their stated error; all other features must be equal but for rounding.
+Reads Parquet files of raw events and the answers of `POST /features`. Reports how many cells were compared and how many differ. The
+SQL is made from the declaration and scans all events of the sampled entities for each feature. It uses neither the aggregations
+nor the tiles nor the merge of the product, so it does not share their errors. Features that the declaration marks as estimates may
+differ within their stated error. All other features must be equal, except for rounding.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def prove(settings: Settings, group: FeatureGroup, events: Sequence[Path], ids: 
         group: The declaration of the group.
         events: Parquet files of raw events in the source's contract; an event id may occur several times.
         ids: The ids of the entities.
-        q_ms: The instant that serving is asked about.
+        q_ms: The time of the requested features, in ms since 1970.
 
     Raises:
         ServiceError: Serving does not answer.
@@ -86,7 +86,17 @@ def prove(settings: Settings, group: FeatureGroup, events: Sequence[Path], ids: 
 
 
 def compare(settings: Settings, group: FeatureGroup, expected: Mapping[Any, Mapping[str, Any]], q_ms: int) -> ProofReport:
-    """Compares the served features of entities with expected ones: entity id → feature → value. Other arguments and errors are those of `prove`."""
+    """Compares the served features of some entities with expected features.
+
+    Args:
+        settings: The settings that name serving's address.
+        group: The declaration of the group.
+        expected: Entity id → feature → value.
+        q_ms: The time of the requested features, in ms since 1970.
+
+    Raises:
+        ServiceError: Serving does not answer.
+    """
     report, ids = ProofReport(group.name, q_ms), list(expected)
     for start in range(0, len(ids), CHUNK):
         for entity_id, row in zip(chunk := ids[start : start + CHUNK], _ask(settings, group, chunk, q_ms), strict=True):
@@ -101,7 +111,7 @@ def compare(settings: Settings, group: FeatureGroup, expected: Mapping[Any, Mapp
 
 
 def sample_ids(group: FeatureGroup, events: Sequence[Path], size: int) -> list[Any]:
-    """A pseudo-random sample of the entities in the events; the same sample in every run."""
+    """Returns a pseudo-random sample of the ids of the entities in the events; the same sample in every run."""
     files = [str(path) for path in events]
     has_entity = _duckdb_sql(group.has_entity_sql)
     query = (
@@ -112,7 +122,14 @@ def sample_ids(group: FeatureGroup, events: Sequence[Path], size: int) -> list[A
 
 
 def brute_force(group: FeatureGroup, events: Sequence[Path], ids: Sequence[int | str], q_ms: int) -> dict[Any, dict[str, Any]]:
-    """Entity id → feature → value at `q_ms`, computed by a scan of all events for each feature."""
+    """Returns entity id → feature → value as of `q_ms`, computed by a scan of all events for each feature.
+
+    Args:
+        group: The declaration of the group.
+        events: Parquet files of raw events in the source's contract; an event id may occur several times.
+        ids: The ids of the entities.
+        q_ms: The time of the features, in ms since 1970.
+    """
     source, entity = group.source, _duckdb_sql(group.entity_sql)
     selected = ", ".join(f'{_feature_sql(source, feature, q_ms)} AS "{feature.name}"' for feature in group.features)
     with duckdb.connect() as connection:
@@ -137,7 +154,7 @@ def _typed(name: str, kind: str) -> str:
 
 
 def _feature_sql(source: EventSource, feature: Feature, q_ms: int) -> str:
-    """A feature as a filtered aggregate in DuckDB's SQL, over the window [floor(q - w, hop), q)."""
+    """Returns a feature as a filtered aggregate in DuckDB's SQL, over the window [floor(q - w, hop), q)."""
     kind, of = feature.aggregation.kind, f'"{feature.of}"'
     column = source.column(feature.of) if feature.of else None
     integers = column is not None and column.type is ColumnType.INT64
@@ -152,14 +169,14 @@ def _feature_sql(source: EventSource, feature: Feature, q_ms: int) -> str:
     filtered = f"FILTER (WHERE {' AND '.join(conditions)})"
     unit_ms = UNIT_MS.get(getattr(feature.aggregation, "unit", ""), 1)
     k, bound = getattr(feature.aggregation, "k", 0), getattr(feature.aggregation, "bound", 0)
-    # In integer units of 128 bits, because a difference of two large sums of doubles would lose the digits of the variance.
+    # The variance uses 128-bit integers, because a difference of two large sums of doubles would lose its digits.
     scale = 1 if integers else 1_000_000
     micros, n = f"CAST({of} * {scale} AS HUGEINT)", f"count({of}) {filtered}"
     squares, square = f"sum({micros} * {micros}) {filtered}", f"(sum({micros}) {filtered}) * (sum({micros}) {filtered})"
     variance = f"(({n}) * ({squares}) - {square})::DOUBLE / nullif({n}, 0) ** 2 / {scale}.0 ** 2"
     counts = f"histogram({of}) {filtered}"
     ranked = f"list_sort(list_transform(map_entries({counts}), lambda x: {{'n': -CAST(x.value AS BIGINT), 'v': x.key}}))"
-    # In 128 bits. A total of integers that no 64-bit integer holds has no value; one of decimals is rounded.
+    # Sums have 128 bits. A sum of integers that does not fit 64 bits has no value; a sum of decimals is rounded to a double.
     total = f"coalesce(sum({of}) {filtered}, 0)"
     fits = f"CASE WHEN {total} BETWEEN {-(2**63)} AND {2**63 - 1} THEN {total} END"
     return {
@@ -202,7 +219,7 @@ def _ask(settings: Settings, group: FeatureGroup, ids: Sequence[int | str], q_ms
 
 
 def agree(feature: Feature, served: Any, right: Any) -> bool:
-    """Whether a served value agrees with the right one: equal but for rounding, or, for an estimate, within its error."""
+    """Returns whether a served value agrees with the right value: equal except for rounding, or, for an estimate, within its error."""
     if served is None or right is None:
         return served is None and right is None
     if isinstance(right, list):
@@ -212,7 +229,7 @@ def agree(feature: Feature, served: Any, right: Any) -> bool:
 
 
 def _standard_error(feature: Feature, right: Any) -> float:
-    """The relative standard error that the declaration states; 0 for a feature whose value is exact."""
+    """Returns the relative standard error that the declaration states; 0 if the value is exact."""
     aggregation = feature.aggregation
     if aggregation.kind == "approx_distinct":
         return 1.04 / 2 ** (getattr(aggregation, "precision", 0) / 2)

@@ -12,7 +12,10 @@ from typing import TextIO
 
 @contextmanager
 def quiet(log: Path) -> Iterator[TextIO]:
-    """A block in which all output of this process and its children goes to `log`.
+    """Redirects all output of this process and its children to `log` during the block.
+
+    Args:
+        log: The file to which the output is appended.
 
     Yields:
         The terminal's standard error, for output that the user should see.

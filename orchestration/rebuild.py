@@ -1,4 +1,7 @@
-"""Kappa's counterpart of a batch: the histories of groups made anew from the lake, by the stream that begins with them (`speed.histories`)."""
+"""Kappa's counterpart of a batch: new histories of groups, which the speed layer makes from the lake (`speed.histories`).
+
+Reads and writes the streams of tiles in the online store: a new token is the request for new histories.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,26 @@ from store.keys import version_of
 from store.protocol import Published, Store, Tiles
 from store.server import open_store
 
-#: The longest time in which histories are made and the stream catches up.
+#: The longest time until the histories are made and the stream has caught up.
 _SECONDS = 3_600
 _POLL_SECONDS = 0.5
 
 
 def rebuild(settings: Settings, groups: Sequence[FeatureGroup]) -> dict[str, Published]:
-    """Asks the speed layer for new histories of groups and waits until they are served; gives what is published of each.
+    """Requests new histories of groups from the speed layer, and waits until the histories are served.
 
-    Histories that are being made already, as those of a changed declaration, are waited for.
+    If the histories of a group are already being made, such as after a change of the declaration, the function only waits for them.
+
+    Args:
+        settings: The settings of the deployment.
+        groups: The declarations of the groups.
+
+    Returns:
+        Group → its published metadata.
 
     Raises:
         NotReadyError: The speed layer runs with another declaration.
-        ServiceError: It takes too long.
+        ServiceError: The speed layer takes longer than an hour.
     """
     store = open_store(settings)
     asked_for: dict[str, str] = {}
@@ -51,7 +61,13 @@ def rebuild(settings: Settings, groups: Sequence[FeatureGroup]) -> dict[str, Pub
 
 
 def _rebuilt(store: Store, group: FeatureGroup, asked_for: Iterable[str]) -> Published | None:
-    """What is published of a group, once its stream has caught up and is served."""
+    """Returns the published metadata of a group; None until its new stream has caught up and is served.
+
+    Args:
+        store: The online store.
+        group: The declaration of the group.
+        asked_for: The tokens of the requested streams. The speed layer replaces such a token when it restarts its stream.
+    """
     stream, published = _stream_of(store, group), store.published(group.name)
     if stream is None or not stream.whole or stream.token in asked_for or published is None:
         return None

@@ -1,4 +1,4 @@
-"""Restarts the running services that read the project's declarations, after the declarations have changed."""
+"""Restarts the running services that load the project's declarations, after the declarations have changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _READERS = ("speed", "serving", "dagster-code")
 
 
 def readers(settings: Settings) -> list[str]:
-    """The services in `_READERS` that run now."""
+    """Returns the services in `_READERS` that run now."""
     return [name for name in _READERS if runs(settings, name)]
 
 
@@ -26,7 +26,7 @@ def load_declarations(settings: Settings, project: Project, ran: Collection[str]
     Args:
         settings: The settings of the deployment, whose services run.
         project: The current declarations.
-        ran: The readers that were running before this command. Readers that started later have the current declarations.
+        ran: The services that ran before this command, from `readers`. Services that started later have the current declarations.
         on_progress: Called with a service's name and its step.
 
     Raises:

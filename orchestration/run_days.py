@@ -8,7 +8,7 @@ RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_p
 
 
 def first_and_last_day(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> tuple[date, date]:
-    """The first and the last day of the run, both inclusive. For a run of one partition the two are equal."""
+    """Returns the first and the last day of the run, both inclusive. For a run of one partition the two are equal."""
     tags = context.run.tags
     if RANGE_START in tags:
         return date.fromisoformat(tags[RANGE_START]), date.fromisoformat(tags[RANGE_END])

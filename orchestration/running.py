@@ -1,6 +1,6 @@
 """Checks whether a deployment's own services run, before a command writes to their ports.
 
-A port of a home whose services do not run may be in use by another program, or by another deployment, which must not be written to.
+If the services of a home do not run, its ports may be in use by another program or another deployment, to which the command must not write.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def runs(settings: Settings, name: str) -> bool:
-    """Whether a service runs under this home's supervisor; True for an external service, which braid does not start."""
+    """Returns whether a service runs under this home's supervisor; True for an external service, which braid does not start."""
     if name not in {program.name for program in programs(settings)}:
         return True
     info = Supervisor(settings).infos().get(name)
@@ -41,9 +41,9 @@ def require(settings: Settings, *names: str) -> None:
 
 @contextmanager
 def until_ended(settings: Settings) -> Iterator[None]:
-    """A block at whose end every process of the home is ended, also after an error or one of the signals `ENDINGS`.
+    """Ends every process of the home at the end of the block, also after an error or one of the signals `ENDINGS`.
 
-    In the block each of these signals raises KeyboardInterrupt. While the processes are being ended the signals are ignored.
+    In the block, each of these signals raises KeyboardInterrupt. While the processes are being ended, the signals are ignored.
     """
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:

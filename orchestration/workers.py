@@ -1,7 +1,7 @@
 """Finds runs whose process has died, for Dagster's run monitoring.
 
-A run that Dagster launches is a child of the code server, which reports the death of the child, unless the code server has died as well. A run
-of the command line works in the process of the command, which Dagster does not know; a tag of the run names this process.
+The process of a run that Dagster launches is a child of the code server. The code server reports the death of the child, unless the code server
+has died as well. A run of the command line works in the process of the command, which Dagster does not know; a tag of the run names this process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CLOCK_SECONDS = 2.0
 
 
 def worker_tag() -> dict[str, str]:
-    """The tag of a run that works in this process: host, process id, and start of the process."""
+    """Returns the tag of a run that works in this process: host, process id, and start time of the process."""
     process = psutil.Process()
     return {WORKER: json.dumps({"host": socket.gethostname(), "pid": process.pid, "began": process.create_time()})}
 
@@ -39,20 +39,20 @@ class WatchedRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """FAILED if the process of a started run has ended; RUNNING if it lives, or if this machine cannot know."""
+        """Returns FAILED if the process of a started run has ended; RUNNING if the process lives, or if this machine cannot determine it."""
         client = self._get_grpc_client_for_termination(run.run_id)
         if client is None:
             return _health(not _is_gone(run), "The process that ran it has ended.")
         if _knows(client, run.run_id):
             return _health(True)
-        # The process may live longer than the code server that started it.
+        # The process of the run may outlive the code server that started it.
         return _health(_works(self._instance, run), "Neither the code server nor this machine has the process of the run any more.")
 
 
 def fail_dead_runs(instance: DagsterInstance) -> list[str]:
-    """Marks started runs as failed whose process on this machine has ended. Returns their ids.
+    """Marks each started run as failed whose process on this machine has ended. Returns the ids of these runs.
 
-    The daemon does the same within seconds; this function is for a deployment whose daemon does not run.
+    Dagster's daemon does the same within seconds. This function is for a deployment whose daemon does not run.
     """
     dead = [run for run in instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.STARTED])) if _is_gone(run)]
     for run in dead:
@@ -65,15 +65,15 @@ def _health(lives: bool, message: str | None = None) -> CheckRunHealthResult:
 
 
 def _is_gone(run: DagsterRun) -> bool:
-    """Whether the run worked in the process that requested it, and this process has ended. False for a process of another machine."""
-    if WORKER not in run.tags or GRPC_INFO_TAG in run.tags:  # a run that is launched again in the UI keeps the tag of the first run
+    """Returns whether the run worked in the process that requested it, and this process has ended. False for a process of another machine."""
+    if WORKER not in run.tags or GRPC_INFO_TAG in run.tags:  # a run that is launched again in the UI keeps the worker tag of the first run
         return False
     worker = json.loads(run.tags[WORKER])
     return worker["host"] == socket.gethostname() and not _lives(worker["pid"], worker["began"])
 
 
 def _lives(pid: int, began: float) -> bool:
-    """Whether a process with this id lives that began at this time or earlier. A later process has reused the id."""
+    """Returns whether a process with this id lives that began at this time or earlier. A process that began later has reused the id."""
     try:
         process = psutil.Process(pid)
         return process.create_time() <= began + _CLOCK_SECONDS and process.status() != psutil.STATUS_ZOMBIE
@@ -82,7 +82,7 @@ def _lives(pid: int, began: float) -> bool:
 
 
 def _knows(client: Any, run_id: str) -> bool:
-    """Whether the code server has the run's process; True if it does not answer, because it may answer again soon."""
+    """Returns whether the code server has the run's process; True if the code server does not answer, because it may answer again soon."""
     from dagster._core.errors import DagsterUserCodeUnreachableError
     from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
     from dagster._serdes import deserialize_value
@@ -95,7 +95,7 @@ def _knows(client: Any, run_id: str) -> bool:
 
 
 def _works(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Whether one of the processes in the run's log lives on this machine."""
+    """Returns whether a process that the run's log names lives on this machine."""
     for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT):
         event = entry.get_dagster_event()
         pid = event.engine_event_data.metadata.get("pid") if event.event_specific_data else None

@@ -1,4 +1,4 @@
-"""The project of a compared deployment, in a file of its home: the declared groups, and later each with one more feature."""
+"""The project of a compared deployment, in a file of its home: first the declared groups, later the same groups with one more feature each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ADDED = count("compared_events_1d", window="1d")
 
 
 def project_of(reference: str, folder: str, changed: bool) -> Project:
-    """The groups of a project, without its models and its assets.
+    """Returns the groups of a project with their sources, without its models and its assets.
 
     Args:
         reference: The project, as the setting `project` names it.
         folder: The setting `project_folder`.
-        changed: Whether each group has `ADDED`.
+        changed: Whether each group also has the feature `ADDED`.
     """
     settings = Settings.load(project=reference).model_copy(update={"project_folder": Path(folder)})
     declared = load_project(settings)
@@ -30,12 +30,12 @@ def project_of(reference: str, folder: str, changed: bool) -> Project:
 
 
 def write_definitions(path: Path, settings: Settings, changed: bool) -> Project:
-    """Writes a module that declares `project_of` as `project`, and returns the project.
+    """Writes a module whose attribute `project` is the result of `project_of`. Returns this project.
 
     Args:
         path: The file of the module.
         settings: The settings that name the compared project.
-        changed: As in `project_of`.
+        changed: Whether each group also has the feature `ADDED`.
     """
     arguments = settings.project, str(settings.project_folder), changed
     path.write_text(f"from orchestration.compare.declared import project_of\n\nproject = project_of{arguments!r}\n")

@@ -1,6 +1,7 @@
-"""One deployment of a comparison: loads, starts, streams, loses its store, gets a changed declaration, and is removed; and what each costs.
+"""One deployment of a comparison: it loads the history, starts, streams the live part, loses its online store, and gets a changed declaration.
 
-Reads the events of the comparison; writes to a home of the deployment's own. Every step is a command of braid, so that the figures are those of its users.
+Reads the events of the comparison. Writes to the deployment's own home. Returns the time and memory of the steps. Loads, starts and backfills are
+commands of braid, so the figures are those that a user would see.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from store.server import open_store
 
 #: Entities per group that are compared with brute force.
 SAMPLE = 200
-#: How long answers may take to become those of brute force.
+#: The longest time until the answers equal those of brute force.
 _PATIENCE_SECONDS = 900.0
 _POLL_SECONDS = 0.25
 _MIB = 2**20
 
-#: Told what the deployment does now.
+#: Called with the name of the step that begins.
 Report = Callable[[str], None]
 
 
@@ -48,10 +49,10 @@ class Compared:
     """A deployment that is compared.
 
     Args:
-        settings: Its settings: the home, the architecture, the engine, and the compared project.
+        settings: The settings of the deployment: the home, the architecture, the engine, and the compared project.
         events: The events.
         rate: Events per second of the live part.
-        report: Told of each step.
+        report: Called at the beginning of each step.
     """
 
     settings: Settings
@@ -62,7 +63,7 @@ class Compared:
     _proofs: list[ProofReport] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
-        """Runs the deployment, and returns its figures.
+        """Runs the deployment, and returns its figures by the names of `orchestration.compare.report.MEASURES`.
 
         Raises:
             BraidError: A command or a service has failed; the error contains the reason.
@@ -132,16 +133,21 @@ class Compared:
         self._figures["seconds_after_changed_declaration"] = round(time.monotonic() - began, 1)
 
     def _start(self) -> None:
-        """Starts what does not run with the current declarations, and in Lambda makes the views up to the cut."""
+        """Starts the services with the current declarations, and in Lambda publishes the views up to the cut."""
         self._braid("up", "--detach")
         if not self.settings.kappa:
             self._braid("backfill", "--to", str(self.events.cut_ms), "--no-train")
 
     def _await_exact(self, project: Project, files: Mapping[str, list[Path]], q_ms: int) -> None:
-        """Returns when the answers of a sample of entities are those of brute force, and none is marked as degraded.
+        """Waits until the answers of a sample of entities equal those of brute force, and no answer is marked as degraded.
+
+        Args:
+            project: The project of the deployment.
+            files: Source → the files of the events that the deployment has.
+            q_ms: The time as of which the answers are compared.
 
         Raises:
-            ServiceError: They are not, after a long time; the error has the first difference.
+            ServiceError: The answers still differ after `_PATIENCE_SECONDS`; the error contains the first difference.
         """
         expected = {
             group.name: brute_force(group, files[group.source.name], sample_ids(group, files[group.source.name], SAMPLE), q_ms)
@@ -163,12 +169,12 @@ class Compared:
     def _compare(
         self, project: Project, expected: Mapping[str, Mapping[Any, Mapping[str, Any]]], q_ms: int
     ) -> tuple[list[ProofReport], str | None]:
-        """The comparison of each group, and what is not exact yet."""
+        """Returns the comparison of each group that is exact, and the first problem; None if all groups are exact."""
         proofs = list[ProofReport]()
         for group in project.groups:
             try:
                 proof = compare(self.settings, group, expected[group.name], q_ms)
-            except (ServiceError, KeyError) as error:  # serving starts, or still has an older declaration
+            except (ServiceError, KeyError) as error:  # serving is starting, or still has an older declaration
                 return proofs, str(error)
             if proof.differences or proof.degraded:
                 first = f"{proof.differences[0]}" if proof.differences else "no cell differs"
@@ -180,7 +186,7 @@ class Compared:
         return proofs, None
 
     def _lose_store(self) -> None:
-        """Ends the online store, deletes its files, and starts an empty one. In Lambda a sensor of Dagster publishes the views again."""
+        """Ends the online store, deletes its files, and starts an empty store. In Lambda a sensor of Dagster publishes the views again."""
         supervisor, folder = Supervisor(self.settings), self.settings.home / "valkey"
         supervisor.stop(["valkey"])
         shutil.rmtree(folder)
@@ -189,12 +195,12 @@ class Compared:
         services.wait_healthy(self.settings, ["valkey"])
 
     def _speed(self) -> Usage:
-        """What the processes that make tiles have used."""
+        """Returns the usage of the processes that make tiles."""
         supervisor = Supervisor(self.settings)
         return Usage.of([process for name in ("speed", *FLINK_NAMES) for process in supervisor.processes(of=name)])
 
     def _braid(self, *arguments: str) -> Any:
-        """The JSON of a command.
+        """Runs a command of braid, and returns the JSON that the command prints.
 
         Raises:
             ServiceError: The command has failed.
@@ -210,14 +216,14 @@ class Compared:
 
 @dataclass(frozen=True)
 class Usage:
-    """What processes have used: CPU seconds since their start, and resident memory in MiB."""
+    """The usage of processes: CPU seconds since their start, and resident memory in MiB."""
 
     cpu_seconds: float
     memory_mib: float
 
     @classmethod
     def of(cls, processes: list[psutil.Process]) -> Usage:
-        """The usage of processes and of their children that have ended."""
+        """Returns the usage of processes, with the CPU seconds of their children that have ended."""
         cpu, memory = 0.0, 0.0
         for process in processes:
             try:

@@ -1,6 +1,6 @@
 """The events of a comparison: a history, which is loaded, and a live part, which is streamed.
 
-Reads the events that a lake knows, or the files of an example; writes a typed Parquet file per source and part.
+Reads the events of a lake, or the files of an example. Writes a typed Parquet file per source and part.
 """
 
 from __future__ import annotations
@@ -44,20 +44,23 @@ class Events:
     streamed: Mapping[str, int]
 
     def history(self, source: EventSource) -> Path:
-        """The file of a source's events before `cut_ms`."""
+        """Returns the file of a source's events before `cut_ms`."""
         return self.folder / f"{source.name}-history.parquet"
 
     def live(self, source: EventSource) -> Path:
-        """The file of a source's events from `cut_ms` on."""
+        """Returns the file of a source's events from `cut_ms` on."""
         return self.folder / f"{source.name}-live.parquet"
 
 
 @contextmanager
 def files_of_lake(settings: Settings, project: Project) -> Iterator[EventFiles]:
-    """The events of a lake as files, which are deleted at the end of the block.
+    """Writes the events of a lake to files, and deletes the files at the end of the block.
+
+    Yields:
+        Source → the files of its events; sources without events are left out.
 
     Raises:
-        NoEventsError: The lake has no events of any source.
+        NoEventsError: No source has events.
     """
     from infra.spark import spark_session
 
@@ -75,17 +78,17 @@ def files_of_lake(settings: Settings, project: Project) -> Iterator[EventFiles]:
 
 
 def divided(project: Project, files: EventFiles, folder: Path, streamed: int, days: int) -> Events:
-    """Writes the events of the last days, each once, of which the last so many are the live part.
+    """Writes the latest events, each event once, divided into history and live part.
 
-    The live part is not longer than the buffer of any group: beyond it, a batch that is late marks answers as degraded, and an answer that is
-    marked is no answer to compare.
+    The live part has the latest events, and is not longer than the buffer of any group. Beyond the buffer, answers are marked as degraded, and
+    degraded answers cannot be compared.
 
     Args:
         project: The compared project.
         files: The events.
-        folder: The folder of the files; made where it does not exist.
-        streamed: The largest number of events in the live part.
-        days: The length of the history.
+        folder: The folder of the written files. It is created if it does not exist.
+        streamed: The largest number of events in the live part. Events of the same millisecond may exceed it.
+        days: The length of the history in days.
 
     Raises:
         NoEventsError: There are no events.
@@ -112,7 +115,7 @@ def divided(project: Project, files: EventFiles, folder: Path, streamed: int, da
 
 
 def _read(connection: duckdb.DuckDBPyConnection, source: EventSource, files: Sequence[Path]) -> None:
-    """Makes a table of the events of files, with `_ms`, their time in milliseconds. Of several events with one id the earliest is in it."""
+    """Creates a DuckDB table of the events of files, with their time in ms as `_ms`. Of several events with the same id it has the earliest."""
     columns = ", ".join(f'"{column.name}"' for column in source.columns)
     # A file may lack columns of the source.
     nothing = ", ".join(f'NULL::{TYPES[column.type]} AS "{column.name}"' for column in source.columns)
@@ -124,7 +127,7 @@ def _read(connection: duckdb.DuckDBPyConnection, source: EventSource, files: Seq
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, source: EventSource, begin_ms: int, end_ms: int, target: Path) -> int:
-    """Writes a source's rows of an interval, and returns their number."""
+    """Writes a source's rows of the interval [begin, end), and returns their number."""
     rows = f'SELECT * EXCLUDE (_ms) FROM "{source.name}" WHERE _ms >= {begin_ms} AND _ms < {end_ms} ORDER BY _ms'
     written = connection.execute(f"COPY ({rows}) TO '{target}' (FORMAT parquet)").fetchone()
     return int(written[0]) if written else 0

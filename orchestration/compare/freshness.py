@@ -1,8 +1,8 @@
-"""Streams the live part at a steady rate, and measures how long after an event was sent the online store knows it.
+"""Streams the live part at a steady rate, and measures the time from the sending of an event until the event is in the online store.
 
-A probe is an event of the live part itself: it is known when a read of its entity, as a request makes it, gives a tile with an event of its
-time or later. In the first half of the stream the engine's job may still start, and Java compiles what it runs. So the second half is sent when the probes
-of the first are known, and only the probes of the second half count.
+A probe is an event of the live part. A probe is visible when a read of its entity, by the same call as in a request, returns a tile with an event
+of the probe's time or later. During the first half of the stream the engine's job may still be starting, and Java compiles its code. So the second
+half is sent when the probes of the first half are visible, and only the probes of the second half count.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from speed.replay import replay, times_ms
 from speed.visible import wait_visible
 from store.server import open_store
 
-#: So often a part of the events is sent, and one event of the part is a probe.
+#: The number of parts in which the events of a second are sent. The last event of each part is a probe.
 _PARTS_PER_SECOND = 5
 _POLL_SECONDS = 0.005
-#: How long after the last event a probe is waited for.
+#: The longest time that sent probes are waited for.
 _PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Probe:
-    """An event of which the store will know: the entity, and the time of the event."""
+    """A sent event that will be visible in the store: its group, its entity, and its time in ms since 1970."""
 
     group: FeatureGroup
     entity_id: int | str
@@ -43,14 +43,14 @@ class Probe:
 
 
 class Watch:
-    """Probes that were sent, until the online store knows them.
+    """The probes that were sent, and the times until they were visible in the online store.
 
     Args:
         settings: The settings of the deployment.
 
     Attributes:
-        waited_ms: For each known probe that counts the time since it was sent, in milliseconds.
-        pending: The probes that the store does not know; for those that count, when each was sent.
+        waited_ms: For each visible probe that counts, the time from its sending until it was visible, in milliseconds.
+        pending: Probe that is not visible yet → the time of its sending, by the monotonic clock; None for a probe that does not count.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -60,22 +60,22 @@ class Watch:
         self._sent = threading.Event()
 
     def add(self, probe: Probe, counts: bool) -> None:
-        """A probe that has just been sent."""
+        """Adds a probe that has just been sent."""
         self.pending.setdefault(probe, time.monotonic() if counts else None)
 
     def all_sent(self) -> None:
-        """No other probe will be sent."""
+        """Records that no further probe will be sent."""
         self._sent.set()
 
     def await_known(self) -> float:
-        """Returns when the probes are known, or have been waited for long enough: the seconds that it took."""
+        """Waits until all probes are visible, at most `_PATIENCE_SECONDS`. Returns the seconds of the wait."""
         began = time.monotonic()
         while self.pending and time.monotonic() - began < _PATIENCE_SECONDS:
             time.sleep(_POLL_SECONDS)
         return time.monotonic() - began
 
     def run(self) -> None:
-        """Looks for the probes until all are sent and known, or none has become known for a long time."""
+        """Looks for the probes until all are sent and visible, or until none has become visible for `_PATIENCE_SECONDS` after the last was sent."""
         latest = time.monotonic()
         while not self._sent.is_set() or (self.pending and time.monotonic() - latest < _PATIENCE_SECONDS):
             if self.look() or not self._sent.is_set():
@@ -83,7 +83,7 @@ class Watch:
             time.sleep(_POLL_SECONDS)
 
     def look(self) -> int:
-        """Looks once for the probes that are pending, and returns how many have become known."""
+        """Looks once for the pending probes, and returns the number of probes that have become visible."""
         known = self._known(list(self.pending))
         now = time.monotonic()
         for probe in known:
@@ -104,17 +104,20 @@ class Watch:
 
 
 def stream(settings: Settings, project: Project, events: Events, rate: float, see: Callable[[], None]) -> list[float]:
-    """Sends the live part, and returns when the online store has all of it: how long each probe that counts waited, in milliseconds.
+    """Sends the live part, and waits until all of it is in the online store.
 
     Args:
         settings: The settings of the deployment.
-        project: Its project.
+        project: The project of the deployment.
         events: The events.
-        rate: Events per second, of all sources.
+        rate: Events per second, of all sources together.
         see: Called about once a second.
 
+    Returns:
+        For each probe that counts, the time from its sending until it was visible, in milliseconds.
+
     Raises:
-        ServiceError: Kafka does not take the events, or the speed layer does not read them.
+        ServiceError: Kafka does not accept the events, or the speed layer does not read them.
     """
     total = sum(events.streamed.values())
     watch = Watch(settings)
@@ -142,7 +145,7 @@ def stream(settings: Settings, project: Project, events: Events, rate: float, se
 
 
 def percentiles(waited_ms: list[float]) -> dict[str, int]:
-    """The median, the 99th percentile and the largest of the waits, in milliseconds; empty without a wait."""
+    """Returns the median, the 99th percentile and the maximum of waits, in milliseconds; empty if there are no waits."""
     if not waited_ms:
         return {}
     p50, p99 = np.percentile(waited_ms, [50, 99])
@@ -157,9 +160,10 @@ def _paced(
     watch: Watch,
     see: Callable[[], None],
 ) -> Iterator[pa.RecordBatch]:
-    """The batches, each when it is due. When the next one is asked for, the last event of a batch has been sent, and is a probe.
+    """Yields each batch when it is due, and adds probes.
 
-    The batches after the first `warm_up` events wait until the probes are known.
+    When the consumer requests the next batch, it has sent the previous batch, whose last event then becomes a probe. The batches after the first
+    `warm_up` events wait until the probes so far are visible; only the probes after that count.
     """
     began, sent, seen, warm = time.monotonic(), 0, 0.0, False
     for batch in batches:
@@ -178,7 +182,7 @@ def _paced(
 
 
 def probe_of(group: FeatureGroup, batch: pa.RecordBatch) -> Probe | None:
-    """The last event of a batch of raw columns as a probe of a group; None where it has no entity of the group."""
+    """Returns the last event of a batch of raw columns as a probe of a group; None if the event has no time or no entity of the group."""
     last = batch.slice(batch.num_rows - 1)
     [ts_ms] = times_ms(last.column(group.source.time))
     values = [last.column(column.name)[0].as_py() for column in group.entity_columns]

@@ -1,4 +1,4 @@
-"""The figures of a comparison: as a table, and as a plot."""
+"""The figures of a comparison as a table for the terminal, as Markdown and as a plot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 
 #: Variant, such as "lambda/spark", → its figures.
 Figures = Mapping[str, Mapping[str, Any]]
-#: The figures in the order of the table, and their names in it.
+#: Figure, in the order of the table → its name in the table.
 MEASURES = {
     "freshness_p50_ms": "freshness p50, ms",
     "freshness_p99_ms": "freshness p99, ms",
@@ -33,7 +33,7 @@ GREY, BAR = "#737b85", "#2f81f7"
 
 
 def table(figures: Figures) -> Table:
-    """A row per measure, a column per variant."""
+    """Returns a table for the terminal, with a row per measure and a column per variant."""
     shown = Table("", *figures)
     for row in _rows(figures):
         shown.add_row(*row)
@@ -41,13 +41,13 @@ def table(figures: Figures) -> Table:
 
 
 def markdown(figures: Figures) -> str:
-    """The table for a page."""
+    """Returns the same table as Markdown."""
     lines = [f"| | {' | '.join(figures)} |", f"|---{'|---' * len(figures)}|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in _rows(figures))])
 
 
 def plot(figures: Figures, target: Path) -> None:
-    """Writes a bar per variant for each measure to a file, whose suffix names the format (.svg, .png, .pdf)."""
+    """Plots a bar per variant for each measure, and writes the plot to a file, whose suffix names the format (.svg, .png, .pdf)."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -74,7 +74,7 @@ def plot(figures: Figures, target: Path) -> None:
 
 
 def _rows(figures: Figures) -> list[list[str]]:
-    """Per measure its name and the figure of each variant."""
+    """Returns a row per measure: its name, and the figure of each variant as text."""
     return [[name, *(_text(of_variant.get(measure)) for of_variant in figures.values())] for measure, name in MEASURES.items()]
 
 

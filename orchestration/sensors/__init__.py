@@ -7,5 +7,5 @@ from orchestration.sensors import automation, health, observation
 
 
 def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
-    """All sensors."""
+    """Returns all sensors."""
     return [sensor for module in (observation, health, automation) for sensor in module.sensors_of(deployment)]

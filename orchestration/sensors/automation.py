@@ -1,8 +1,9 @@
 """Sensors that start runs: the batch when a period is complete, its repair after late events, a retraining, and the repair of a lost store.
 
-There is one sensor per source or model, with a switch in the UI. BRAID_AUTOMATION names the sensors that are on from the start; the repair of
-an online store that has lost its content is always on. A failed run is requested again with growing pauses (`orchestration.asking`). In Kappa
-there is no batch, and the speed layer itself makes again what the store has lost: of these sensors only the retraining remains.
+There is a sensor per source or model, with a switch in the UI. BRAID_AUTOMATION names the sensors that are on from the start; the repair of
+an online store that has lost its content is on from the start in any case. A failed run is requested again with growing pauses
+(`orchestration.asking`). In Kappa there is no batch, and the speed layer itself restores the content of the store, so only the sensors of the
+retraining exist.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from speed.progress import SILENT_SECONDS, summary
 from store.errors import StoreError
 from store.server import open_store
 
-#: The longest time between two checks whether the online store has lost its content, because meanwhile answers are degraded.
+#: The longest time between two checks whether the online store has lost its content. It is short, because answers are degraded after a loss.
 _LOSS_SECONDS = 10
 #: Tags of a run: the process of the speed layer and its count of late rows before a repair, and the report that caused a retraining.
 _PID, _LATE_ROWS, _REPORT = "braid/speed_pid", "braid/late_rows", "braid/report"
@@ -38,7 +39,7 @@ def _on(settings: Settings, name: str) -> dg.DefaultSensorStatus:
 
 
 def batch_when_due(deployment: Deployment, source: EventSource) -> dg.SensorDefinition:
-    """The sensor that starts the batch of a source."""
+    """Returns the sensor that starts the batch of a source."""
     settings = deployment.settings
 
     @dg.sensor(
@@ -69,7 +70,7 @@ def batch_when_due(deployment: Deployment, source: EventSource) -> dg.SensorDefi
 
 
 def late_events_heal(deployment: Deployment, source: EventSource) -> dg.SensorDefinition:
-    """The sensor that starts the repair of a source's days after late events."""
+    """Returns the sensor that starts the repair of a source's days after late events."""
     settings = deployment.settings
 
     @dg.sensor(
@@ -103,7 +104,7 @@ def late_events_heal(deployment: Deployment, source: EventSource) -> dg.SensorDe
 
 
 def lost_store_heals(deployment: Deployment) -> dg.SensorDefinition:
-    """The sensor that publishes the views again that the online store has lost."""
+    """Returns the sensor that publishes again the views that the online store has lost."""
     settings = deployment.settings
 
     @dg.sensor(
@@ -130,7 +131,7 @@ def lost_store_heals(deployment: Deployment) -> dg.SensorDefinition:
 
 
 def retraining_on_signal(deployment: Deployment, model: Model) -> dg.SensorDefinition:
-    """The sensor that starts the retraining of a model."""
+    """Returns the sensor that starts the retraining of a model."""
     settings = deployment.settings
 
     @dg.sensor(
@@ -139,7 +140,7 @@ def retraining_on_signal(deployment: Deployment, model: Model) -> dg.SensorDefin
         description=f"Trains a candidate of {model.name} when features have drifted or the quality of the champion's answers has dropped.",
     )  # fmt: skip
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """Requests a training for each new report with a reason, until it has succeeded. A tag of the last run names its report."""
+        """Requests a training for each new report that has a reason, until the training has succeeded. A tag of the last run names its report."""
         last, failed = latest_asked(context)
         seen = int(last.get(_REPORT, 0)) - failed
         newest, reasons = seen, []
@@ -158,7 +159,7 @@ def retraining_on_signal(deployment: Deployment, model: Model) -> dg.SensorDefin
 
 
 def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
-    """The sensors of all sources and models."""
+    """Returns the sensors of all sources and models."""
     project = deployment.project
     sources = [source for source in project.sources if project.groups_of(source)]
     of_batch = [
@@ -187,7 +188,7 @@ class _State:
 
 
 def _state(deployment: Deployment, source: EventSource) -> _State | dg.SkipReason:
-    """The state of a source; a skip reason if the online store does not answer, or if the speed layer stands still."""
+    """Returns the state of a source; a skip reason if the online store does not answer, or if the speed layer has stopped writing progress."""
     groups = deployment.project.groups_of(source)
     try:
         store = open_store(deployment.settings)
@@ -205,10 +206,10 @@ def _state(deployment: Deployment, source: EventSource) -> _State | dg.SkipReaso
 
 
 def _range(deployment: Deployment, begin_ms: int, end_ms: int) -> dict[str, str]:
-    """The days of [begin, end), as the tags of a run.
+    """Returns the days of [begin, end) as the tags of a run.
 
-    Dagster fails a run of a day before its partitions begin, such as the day of a streamed event that is older than all loaded events. The run of the first
-    day stands for such days: a run folds each earlier day whose events have changed.
+    A day before Dagster's partitions begin is replaced by the first partition, because Dagster would fail the run. Such a day occurs if a streamed
+    event is older than all loaded events. The earlier days are included, because a run also folds each earlier day whose events have changed.
     """
     earliest = first_day(deployment.settings).isoformat()
     first, last = (max(utc_day(instant_ms).isoformat(), earliest) for instant_ms in (begin_ms, end_ms - 1))

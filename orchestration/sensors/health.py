@@ -1,4 +1,4 @@
-"""The sensor of freshness and coverage of every group: reports asset checks, and sends alerts, with the alerts of the watchdog."""
+"""The sensor of freshness and coverage of every group: reports asset checks, and sends the alerts of these checks and of the watchdog."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from orchestration.health import COVERED, FRESH, health_checks, recently_active
 
 
 def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
-    """The sensor of all groups."""
+    """Returns the sensor of all groups."""
     settings, groups = deployment.settings, deployment.project.groups
 
     @dg.sensor(

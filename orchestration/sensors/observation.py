@@ -15,7 +15,7 @@ _NUMBERS = ("rows_per_second", "late_rows", "copies", "batch_id")
 
 
 def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
-    """The sensor of the speed layer."""
+    """Returns the sensor of the speed layer."""
 
     @dg.sensor(
         minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING,
