@@ -11,7 +11,7 @@ from infra.errors import InputError, ServiceError
 from orchestration.cli.console import HomeOption, JsonOption, deployment_of, instant_ms, mapping_of, note, print_json
 from orchestration.cli.models import ModelOption
 
-#: The exit status of a comparison without any answer to compare.
+#: The exit status of a comparison that had no answer to compare.
 _NO_EVIDENCE = 3
 GroupOption = Annotated[
     str | None, typer.Option("--group", help="Feature group. Default: the first of the project.", show_default=False)
@@ -160,7 +160,11 @@ def _logged_consistency(project: Any, settings: Any, as_json: bool) -> None:
 
 
 def _values(group: Any, text: str) -> tuple[int | str, ...]:
-    """The values of the columns of a group's entity."""
+    """Parses an id from the command line into the values of the columns of a group's entity.
+
+    Raises:
+        InputError: The id does not have the form or the types of the columns.
+    """
     try:
         values: tuple[int | str, ...] = group.values_of(text)
     except ValueError:
@@ -196,7 +200,7 @@ def _post(settings: Any, path: str, body: dict[str, Any]) -> Any:
 
 
 def _parts(settings: Any, declared: Any, entity_id: int | str) -> dict[str, Any]:
-    """The data of an entity in the online store, for people."""
+    """Returns the data of an entity in the online store, in a form for people."""
     from features.instants import rfc3339
     from features.packed import HistoryView, encode
     from features.windows import floor_ms
@@ -244,7 +248,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def _layers(provenance: dict[str, Any]) -> str:
-    """What the tiles are merged with."""
+    """Returns in words what the tiles were merged with."""
     return "kappa" if provenance["architecture"] == "kappa" else f"batch_end {provenance['batch_end'] or 'none'}"
 
 

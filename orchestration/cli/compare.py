@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
     from orchestration.compare.events import Events
 
-#: What is compared: an architecture, and the engine of the stream.
+#: The variants that are compared: an architecture, and the engine of the stream.
 VARIANTS = ("lambda/spark", "kappa/spark", "lambda/flink", "kappa/flink")
 
 
@@ -81,7 +81,7 @@ def compare(
 
 
 def _prepared(settings: Settings, example: str | None, folder: Path, streamed: int, days: int) -> tuple[Settings, Events]:
-    """The settings with the compared project, and the events."""
+    """Prepares the events of the comparison. Returns the settings with the compared project, and the events."""
     from features.instants import now_ms
     from orchestration.compare.declared import project_of
     from orchestration.compare.events import divided, files_of_lake
@@ -98,7 +98,9 @@ def _prepared(settings: Settings, example: str | None, folder: Path, streamed: i
 
 
 def _runnable(settings: Settings, variants: list[str]) -> list[str]:
-    """The variants that can run the project. For those on Flink it is installed, because the comparison does not count that time.
+    """Returns the variants that can run the project.
+
+    If a variant runs on Flink, Flink is installed here, because the figures must not contain the time of the installation.
 
     Raises:
         UntranslatableError: All variants are on Flink, which cannot run the project.
@@ -123,7 +125,7 @@ def _runnable(settings: Settings, variants: list[str]) -> list[str]:
 
 
 def _settings_of_variant(settings: Settings, folder: Path, variant: str) -> Settings:
-    """The settings of a new home of a variant."""
+    """Creates the home of a variant, and returns its settings."""
     from infra.settings import Settings
 
     home = folder / variant.replace("/", "-")

@@ -56,18 +56,18 @@ class Context:
 
 
 def settings_of(context: typer.Context, home: Path | None) -> Settings:
-    """The settings of the deployment. The home is `--home` after the command, else `--home` before it, else BRAID_HOME, else the default."""
+    """Loads the settings. The home is `--home` after the command, else `--home` before the command, else BRAID_HOME, else the default."""
     return Settings.load(home or context.obj.home, context.obj.project)
 
 
 def deployment_of(context: typer.Context, home: Path | None) -> tuple[Project, Settings]:
-    """The project of the deployment, and its settings."""
+    """Loads the project and the settings of the deployment."""
     settings = settings_of(context, home)
     return load_project(settings), settings
 
 
 def errors_as_sentences(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, whose errors are shown as sentences without a traceback; the exit status is then 1."""
+    """Wraps a command: its errors are shown as sentences without a traceback, and the exit status is then 1."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -92,7 +92,7 @@ def errors_as_sentences(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _write_traceback(error: Exception) -> Path:
-    """Writes an error with its traceback to a new log."""
+    """Writes an error with its traceback to a new log file, and returns the file."""
     with tempfile.NamedTemporaryFile("w", prefix="braid-", suffix=".log", delete=False) as log:
         traceback.print_exception(error, file=log)
     return Path(log.name)
@@ -115,10 +115,14 @@ def _plain(value: Any) -> Any:
 
 
 def mapping_of(options: list[str] | None, example: str = "--map user_id=CustomerID") -> dict[str, str]:
-    """The values of `--map` or another option, such as a=b, as a dictionary.
+    """Returns the values of `--map` or another option, such as a=b, as a dictionary.
+
+    Args:
+        options: The values; None without any.
+        example: The example of the option in the error.
 
     Raises:
-        InputError: A value has no '='.
+        InputError: A value has no '=', or nothing on one side of it.
     """
     mapping = {}
     for option in options or []:
@@ -130,7 +134,7 @@ def mapping_of(options: list[str] | None, example: str = "--map user_id=Customer
 
 
 def instant_ms(text: str) -> int:
-    """The instant of a text: RFC 3339 (in UTC if it has no offset), a day, `now`, or milliseconds since 1970.
+    """Parses an instant, in ms since 1970: RFC 3339 (in UTC if it has no offset), a day, `now`, or milliseconds since 1970.
 
     Raises:
         InputError: The text has none of these forms.

@@ -108,7 +108,7 @@ def _options(
 
 
 def _sentences(report: LoadReport) -> Iterator[str]:
-    """The report in sentences."""
+    """Yields the report on a load or a check as lines of text."""
     if report.checked:
         yield f"{report.dialect}; nothing was loaded."
         for column in report.columns:

@@ -1,6 +1,6 @@
 """`braid init`: a new project in a new folder, from the templates in `orchestration/cli/new-project`.
 
-Six commands lead from nothing to a value over HTTP that is merged from batch and speed:
+Six commands lead from an empty folder to a feature over HTTP that is merged from batch and speed:
 
     braid init shop && cd shop
     braid up --detach
@@ -59,7 +59,7 @@ def init(
 
 
 def _check_name(name: str) -> None:
-    """Raises InputError if the name is invalid, or is that of another package of Python, of braid or of a library."""
+    """Raises InputError if the name is invalid, or is the name of a module of Python, of braid or of an installed library."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise InputError(
             f"The name {name!r} cannot be used for a Python package.", "Use lower-case letters, digits and underscores."
@@ -71,7 +71,7 @@ def _check_name(name: str) -> None:
 
 
 def _files(name: str, port: int, now: datetime) -> dict[str, str]:
-    """Path → content of each file of a project. The history ends with a day that ended at least two hours ago."""
+    """Returns path → content of each file of a project. The history ends with a day that ended at least two hours ago."""
     texts = resources.files("orchestration.cli") / "new-project"
     files = {
         path.format(name=name): Template((texts / f"{template}.template").read_text()).substitute(name=name, port=port)
@@ -84,7 +84,10 @@ def _files(name: str, port: int, now: datetime) -> dict[str, str]:
 
 
 def _events(prefix: str, first: datetime, end: datetime, count: int) -> str:
-    """JSON lines of events, evenly spread over [first, end): one event of each customer in turn, rounds of orders and of views in turn."""
+    """Returns events as JSON lines, evenly spread over [first, end).
+
+    In each round every customer has an event; rounds of orders and rounds of views alternate.
+    """
     lines = []
     for number in range(count):
         at = first + (end - first) * number / count

@@ -154,7 +154,13 @@ def promote(
 
 
 def _registry_answer(settings: Settings, request: Callable[[], Any]) -> Any:
-    """The answer of the registry. With one retry a registry that is down is reported at once; MLflow's default takes minutes."""
+    """Sends a request to the registry and returns its answer.
+
+    MLflow retries only once, so that a registry that is down is reported at once; MLflow's default retries take minutes.
+
+    Raises:
+        ServiceError: MLflow does not run, or answers with an error.
+    """
     from mlflow.exceptions import MlflowException
 
     from orchestration.running import require

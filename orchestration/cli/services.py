@@ -193,7 +193,7 @@ def doctor(context: typer.Context, as_json: JsonOption = False, home: HomeOption
 
 
 def _watched(project: Any, settings: Any) -> list[Any]:
-    """The conditions of the watchdog as checks; none if the online store does not run, which another check reports."""
+    """Returns the conditions of the watchdog as checks; empty if the online store does not run, which another check reports."""
     from infra.doctor import Check
     from infra.errors import BraidError
     from monitoring.watchdog import guards
