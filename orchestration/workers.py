@@ -66,7 +66,9 @@ def _health(lives: bool, message: str | None = None) -> CheckRunHealthResult:
 
 def _is_gone(run: DagsterRun) -> bool:
     """Returns whether the run worked in the process that requested it, and this process has ended. False for a process of another machine."""
-    if WORKER not in run.tags or GRPC_INFO_TAG in run.tags:  # a run that is launched again in the UI keeps the worker tag of the first run
+    if (
+        WORKER not in run.tags or GRPC_INFO_TAG in run.tags
+    ):  # a run that is launched again in the UI keeps the worker tag of the first run
         return False
     worker = json.loads(run.tags[WORKER])
     return worker["host"] == socket.gethostname() and not _lives(worker["pid"], worker["began"])
