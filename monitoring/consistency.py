@@ -46,8 +46,8 @@ class FeatureConsistency:
         feature: The name of the feature.
         cells: How many cells were compared.
         mismatch_rate: The share of cells that differ.
-        missing_rate: The share of cells that were served without a value where the right value exists.
-        extra_rate: The share of cells that were served with a value where the right value is null.
+        missing_rate: The share of cells that were served without a value although the right value exists.
+        extra_rate: The share of cells that were served with a value although the right value is null.
         smape: The symmetric mean absolute percentage error, 0 to 2, of the cells in which both values are numbers; None without such cells.
         reasons: How many cells differ, by reason.
     """

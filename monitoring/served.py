@@ -2,7 +2,7 @@
 
     served_id                       the id of the record
     request_id                      the `X-Request-ID` of the request; null in records that are older than this column
-    group, fingerprint, entity      the group, the version of its declaration, and the entity's id as text, whatever its type
+    group, fingerprint, entity      the group, the version of its declaration, and the entity's id, always as text
     q_ms, served_at_ms              the time of the request's features, and the time of the answer
     features_at_ms                  the instant at which the features were computed: q, or batch_end if the speed layer was left out
     features                        JSON: feature → served value, null for no value; a value may be a list

@@ -30,7 +30,7 @@ class DemoData:
 
     Attributes:
         folder: The folder of the Parquet files.
-        end_ms: The end of the data.
+        end_ms: The end of the data, in ms since 1970.
     """
 
     folder: Path

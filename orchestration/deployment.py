@@ -81,7 +81,7 @@ class Deployment:
 
     @property
     def spark_resource(self) -> LazyPySparkResource:
-        """Spark, which starts when an asset first uses it."""
+        """The Spark resource, whose session starts when an asset first uses it."""
         properties = spark_properties(self.settings, "braid batch", self.settings.batch_memory)
         return BatchSpark(spark_config=properties, home=str(self.settings.home))
 

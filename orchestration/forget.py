@@ -60,7 +60,7 @@ class ForgetReport:
 
     @property
     def proven(self) -> bool:
-        """Whether the search afterwards found no data of the entities."""
+        """Whether the search after the erasure found no data of the entities."""
         return not any(self.remaining.values())
 
 

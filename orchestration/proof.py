@@ -27,7 +27,7 @@ from infra.settings import Settings
 CHUNK = 100
 #: The relative difference up to which two numbers count as equal.
 RELATIVE = 1e-9
-#: The allowed error of an estimate: a number of standard errors, plus an absolute slack for small counts, where one or two values
+#: The allowed error of an estimate: a number of standard errors, plus an absolute slack for small counts, because one or two values
 #: may share a register of the sketch.
 STANDARD_ERRORS, SLACK = 5, 2
 UNIT_MS = {"seconds": SECOND_MS, "minutes": MINUTE_MS, "hours": HOUR_MS, "days": DAY_MS}
@@ -49,10 +49,10 @@ class ProofReport:
 
     Attributes:
         group: The name of the group.
-        q_ms: The instant.
-        entities: How many entities were compared.
-        cells_compared: How many cells were compared; a cell is one feature of one entity.
-        degraded: How many entities had a degraded answer.
+        q_ms: The instant, in ms since 1970.
+        entities: The number of entities that were compared.
+        cells_compared: The number of cells that were compared; a cell is one feature of one entity.
+        degraded: The number of entities with a degraded answer.
         differences: The cells that differ.
     """
 

@@ -31,7 +31,7 @@ def worker_tag() -> dict[str, str]:
 
 
 class WatchedRunLauncher(DefaultRunLauncher):
-    """Dagster's default launcher, with a check whether the process of a run lives."""
+    """Dagster's default launcher, with a check of whether the process of a run lives."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -66,9 +66,7 @@ def _health(lives: bool, message: str | None = None) -> CheckRunHealthResult:
 
 def _is_gone(run: DagsterRun) -> bool:
     """Returns whether the run worked in the process that requested it, and this process has ended. False for a process of another machine."""
-    if (
-        WORKER not in run.tags or GRPC_INFO_TAG in run.tags
-    ):  # a run that is launched again in the UI keeps the worker tag of the first run
+    if WORKER not in run.tags or GRPC_INFO_TAG in run.tags:  # a run that is launched again in the UI keeps the first run's tag
         return False
     worker = json.loads(run.tags[WORKER])
     return worker["host"] == socket.gethostname() and not _lives(worker["pid"], worker["began"])

@@ -1,8 +1,8 @@
 """The command line `braid`.
 
 Projects (init), services (up, down, status, plan, doctor), data (load, replay, backfill, forget), answers (features, predict, consistency),
-models (models, training-set, train, promote), demo and benchmarks (demo, compare, bench). Every command has `--json`, and all but init have `--home`. An error is
-shown as a sentence of cause and a sentence of cure.
+models (models, training-set, train, promote), demo and benchmarks (demo, compare, bench). Every command has `--json`, and every command except init
+has `--home`. An error is shown as a sentence of cause and a sentence of cure.
 """
 
 from __future__ import annotations

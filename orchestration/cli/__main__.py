@@ -1,4 +1,4 @@
-"""`python -m orchestration.cli` is `braid`."""
+"""Runs the command `braid` by `python -m orchestration.cli`."""
 
 from orchestration.cli import main
 

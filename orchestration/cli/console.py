@@ -1,4 +1,4 @@
-"""Shared by the commands: settings from `--home`, errors as sentences, JSON on stdout and all other output on stderr, times."""
+"""Code that the commands share: settings from `--home`, errors as sentences, JSON on stdout, all other output on stderr, and the parsing of times."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SourceOption = Annotated[
 
 @dataclass
 class Context:
-    """The options before the command."""
+    """The options that stand before the command: the home and the project."""
 
     home: Path | None
     project: str | None

@@ -1,4 +1,4 @@
-"""`braid up`, `down`, `status`, `doctor`: the deployment's services."""
+"""`braid up`, `down`, `status`, `plan`, `doctor`: the deployment's services, and the effect of a changed declaration."""
 
 from __future__ import annotations
 

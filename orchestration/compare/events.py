@@ -31,8 +31,8 @@ class Events:
 
     Attributes:
         folder: The folder of the Parquet files.
-        cut_ms: The instant between history and live part.
-        end_ms: One millisecond after the last event.
+        cut_ms: The instant between history and live part, in ms since 1970.
+        end_ms: One millisecond after the last event, in ms since 1970.
         loaded: Source → the number of its events in the history.
         streamed: Source → the number of its events in the live part.
     """

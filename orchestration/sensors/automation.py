@@ -79,7 +79,10 @@ def late_events_heal(deployment: Deployment, source: EventSource) -> dg.SensorDe
         description=f"Folds the days of {source.name} with late events again, once there are enough late events; batch_end stays unchanged.",
     )  # fmt: skip
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """Compares the count of late rows with the tags of the last run: the count before that run, and the process that counted."""
+        """Requests a repair if the count of late rows since the last repair is large enough, or if the last repair has failed.
+
+        The tags of the last run have the count before that run, and the process that counted.
+        """
         state = _state(deployment, source)
         if isinstance(state, dg.SkipReason):
             return state
@@ -177,9 +180,9 @@ class _State:
     """The state of a source in the online store.
 
     Attributes:
-        online: The progress of the stream, summarized over the groups of the source; empty before all of them have progress.
-        archive: The progress of the archive; empty before it has run.
-        batch_end_ms: The earliest batch_end of the groups; None while a group was never published.
+        online: The progress of the stream, summarized over the groups of the source; empty until every group has progress.
+        archive: The progress of the archive; empty until the archive has progress.
+        batch_end_ms: The earliest batch_end of the groups; None until every group has been published.
     """
 
     online: dict[str, Any]
