@@ -103,7 +103,7 @@ def forget(
     folded = False
     for source in sources if fold and days else ():
         ends_ms = [view.batch_end_ms for group in project.groups_of(source) if (view := store.published(group.name))]
-        if ends_ms:  # the batch must not change batch_end, so it ends where the published views end
+        if ends_ms:  # batch_end stays the latest batch_end of the published views
             backfill(project, settings, None if settings.kappa else max(ends_ms), train=False, sources=(source,), on_asset=on_asset)
             folded = True
     undeleted = erase_files(spark, settings, delta_tables(spark, settings, project))

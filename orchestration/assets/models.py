@@ -69,7 +69,7 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
 
 
 def outcome_keys(model: Model) -> list[dg.AssetKey]:
-    """Returns the keys of the events among which the outcomes of served answers are."""
+    """Returns the keys of the events tables that may contain the outcomes of served answers."""
     return [
         events_key(source)
         for source in dict.fromkeys([model.group.source, *([model.outcome_source] if model.outcome_source else [])])

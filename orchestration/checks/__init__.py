@@ -1,4 +1,4 @@
-"""Asset checks of tables (`tables` and `normal`, which run Great Expectations by `suites`), the online store (`online`) and served answers (`served`)."""
+"""Asset checks of tables (`tables` and `normal`, by Great Expectations in `suites`), the online store (`online`) and served answers (`served`)."""
 
 from typing import Any
 

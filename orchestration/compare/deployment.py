@@ -169,7 +169,7 @@ class Compared:
     def _compare(
         self, project: Project, expected: Mapping[str, Mapping[Any, Mapping[str, Any]]], q_ms: int
     ) -> tuple[list[ProofReport], str | None]:
-        """Returns the comparison of each group that is exact, and the first problem; None if all groups are exact."""
+        """Returns the comparisons of the groups that are exact, and the first problem; None if all groups are exact."""
         proofs = list[ProofReport]()
         for group in project.groups:
             try:
