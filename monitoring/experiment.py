@@ -5,7 +5,8 @@ Reads `served_features`, and the events of the outcome or the owner's labels. Va
 answer, and two variants are compared on the answers that have both predictions.
 
 The verdict is made once, on the answers up to the moment at which every variant has the declared number of users with an outcome.
-Before that moment the verdict is "too early"; later answers do not change the verdict. So the test cannot be stopped on a lucky day.
+Before that moment the verdict is "too early"; later answers do not change the verdict. So the test cannot be stopped on a lucky day. Labels and late
+events that arrive later for earlier answers still count, so they can move that moment and change the verdict.
 """
 
 from __future__ import annotations
