@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from features.instants import now_ms, utc_day
+from features.instants import now_ms, rfc3339, utc_day
 from features.model import Model
 from features.sources import EventSource
 from infra.settings import Settings
@@ -60,6 +60,11 @@ def batch_when_due(deployment: Deployment, source: EventSource) -> dg.SensorDefi
         )
         if end_ms is None:
             return dg.SkipReason("The stream has not passed the end of another period.")
+        if state.latest_ms is not None and end_ms < state.latest_ms:
+            # A view of a group that is ahead would be refused, because the store has a newer one.
+            return dg.SkipReason(
+                f"A group of {source.name} was published as of {rfc3339(state.latest_ms)}; the next batch ends at or after that."
+            )
         begin_ms = stream.oldest_event_ms if batch_end_ms is None else batch_end_ms
         assert begin_ms is not None
         return ask(
@@ -86,8 +91,9 @@ def late_events_heal(deployment: Deployment, source: EventSource) -> dg.SensorDe
         state = _state(deployment, source)
         if isinstance(state, dg.SkipReason):
             return state
-        online, batch_end_ms = state.online, state.batch_end_ms
-        if batch_end_ms is None or not online:
+        # Groups that are behind come forward to the latest batch_end: the view of a group that is ahead would be refused otherwise.
+        online, batch_end_ms = state.online, state.latest_ms
+        if state.batch_end_ms is None or batch_end_ms is None or not online:
             return dg.SkipReason("There is no batch to repair yet.")
         last, failed = latest_asked(context)
         # After a restart the speed layer counts from 0.
@@ -183,11 +189,13 @@ class _State:
         online: The progress of the stream, summarized over the groups of the source; empty until every group has progress.
         archive: The progress of the archive; empty until the archive has progress.
         batch_end_ms: The earliest batch_end of the groups; None until every group has been published.
+        latest_ms: The latest batch_end of the groups; None until a group has been published.
     """
 
     online: dict[str, Any]
     archive: dict[str, Any]
     batch_end_ms: int | None
+    latest_ms: int | None
 
 
 def _state(deployment: Deployment, source: EventSource) -> _State | dg.SkipReason:
@@ -205,7 +213,7 @@ def _state(deployment: Deployment, source: EventSource) -> _State | dg.SkipReaso
     if silent_ms > SILENT_SECONDS * 1_000:
         return dg.SkipReason(f"The speed layer has written no progress for {silent_ms // 1_000} s.")
     online = {**summary([written]), "pid": written[0]["pid"]} if len(written) == len(groups) else {}
-    return _State(online, archive, min(published) if len(published) == len(groups) else None)
+    return _State(online, archive, min(published) if len(published) == len(groups) else None, max(published, default=None))
 
 
 def _range(deployment: Deployment, begin_ms: int, end_ms: int) -> dict[str, str]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import dagster as dg
 import pytest
 from dagster._utils.schedules import schedule_execution_time_iterator
 
-from features.windows import DAY_MS, MINUTE_MS
+from features.declaration import FeatureGroup
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.policies import GroupBounds
 from infra.settings import Settings
 from orchestration.assets.quality import RETRAIN
@@ -72,8 +73,10 @@ def progress(settings: Settings, **changed: Any) -> None:
     open_store(settings).set_progress(dict.fromkeys(names, entry))
 
 
-def published(settings: Settings, batch_end_ms: int, newest_event_ms: int = MIDNIGHT) -> None:
-    for group in project.groups:
+def published(
+    settings: Settings, batch_end_ms: int, newest_event_ms: int = MIDNIGHT, groups: Sequence[FeatureGroup] = project.groups
+) -> None:
+    for group in groups:
         view = open_store(settings).begin_publication(group, View(batch_end_ms, batch_end_ms))
         open_store(settings).end_publication(group, view, 1, newest_event_ms)
 
@@ -134,6 +137,23 @@ def test_enough_late_events_ask_for_their_days_again_and_once(deployment: Settin
     assert tick(deployment, name, instance).skip_message.startswith("0 late rows")
     progress(deployment, late_rows=3, pid=12)  # started again: it counts from 0
     assert tick(deployment, name, instance).run_requests
+
+
+def test_a_group_that_is_ahead_of_the_others_is_never_asked_for_an_older_view(
+    deployment: Settings, instance: dg.DagsterInstance
+) -> None:
+    ahead_ms = MIDNIGHT + 13 * HOUR_MS  # by hand, or the others were blocked
+    published(deployment, MIDNIGHT - DAY_MS, groups=[item_features])
+    published(deployment, ahead_ms, groups=[user_features])
+    progress(deployment, late_rows=3, watermark_ms=MIDNIGHT + 14 * HOUR_MS, newest_event_ms=MIDNIGHT + 15 * HOUR_MS)
+    due = tick(deployment, "batch_when_due_user_events", instance)
+    assert due.skip_message.startswith("A group of user_events was published as of 2026-05-20T13:00")
+    [repair] = tick(deployment, "late_events_heal_user_events", instance).run_requests
+    assert repair.run_config == {"resources": {"batch_end": {"config": {"at_ms": ahead_ms}}}}
+    assert (repair.tags[RANGE_START], repair.tags[RANGE_END]) == ("2026-05-20", "2026-05-20")
+    progress(deployment, watermark_ms=MIDNIGHT + DAY_MS, newest_event_ms=MIDNIGHT + 25 * HOUR_MS)
+    [request] = tick(deployment, "batch_when_due_user_events", instance).run_requests
+    assert request.run_config == {"resources": {"batch_end": {"config": {"at_ms": MIDNIGHT + DAY_MS}}}}
 
 
 def test_a_lost_store_asks_for_its_views_once_per_loss(deployment: Settings, instance: dg.DagsterInstance) -> None:

@@ -131,9 +131,8 @@ def test_checkpoints_whose_newest_files_are_cut_off_are_named_and_can_be_deleted
         begin = layer.log.stat().st_size
         layer.launch()
         assert layer.wait() == 1
-        [named] = re.findall(r"Its checkpoint is (\S+)\*\.", said_since(layer, begin))
-        [checkpoint] = Path(named).parent.glob(f"{Path(named).name}*")
-        deleted.add(next(name for name in cut if checkpoint.name.startswith(name)))
+        [checkpoint] = re.findall(r"Its checkpoint is (\S+)\.$", said_since(layer, begin), re.MULTILINE)
+        deleted.add(next(name for name in cut if Path(checkpoint).name.startswith(name)))
         shutil.rmtree(checkpoint)
     layer.start()
     wait_visible(small, GROUPS.values(), ends)
