@@ -1,8 +1,10 @@
-"""Users of the online store: `python -m store.acl WRITER_PASSWORD_FILE READER_PASSWORD_FILE > users.acl`, for Valkey's or Redis' `aclfile`.
+"""The users of the online store, as a file for the setting `aclfile` of Valkey or Redis.
 
-The writer is for batch, speed and orchestration, and runs the scripts of `store.scripts` (by their digests; it may load them); the reader, for
-serving, can neither write nor run scripts. The default user is off. A cluster's clients ask for its slots and the commands' keys.
-The file holds hashes, not passwords.
+    python -m store.acl WRITER_PASSWORD_FILE READER_PASSWORD_FILE > users.acl
+
+Batch, speed and orchestration connect as the writer, which may load the scripts of `store.scripts` and run them by their digests. Serving connects
+as the reader, which can neither write nor run scripts. The default user is off. Both users may ask a cluster for its slots and for the keys of
+commands, because a cluster's client needs them. The file contains hashes of the passwords.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ READER = "+@connection +hgetall +hmget +hget +exists +cluster|slots +cluster|sha
 
 
 def acl(writer_password: str, reader_password: str) -> str:
-    """The lines of the file."""
+    """Returns the text of the file."""
 
     def user(name: str, password: str, rules: str) -> str:
         return f"user {name} on #{hashlib.sha256(password.encode()).hexdigest()} resetkeys ~* resetchannels -@all {rules}"

@@ -1,4 +1,4 @@
-"""The online store's clients: Valkey, Redis or a cluster of either, by URL."""
+"""The clients of the online store: connections to Valkey, Redis or a cluster of either, by the URLs of the settings."""
 
 from __future__ import annotations
 
@@ -16,42 +16,48 @@ from redis.retry import Retry
 
 from infra.settings import Settings
 
-#: How often a patient client tries a command again, about 9 s in all: a cluster has another primary after some 3 s.
+#: How often a patient client retries a command, about 9 s in all. A cluster has a new primary after some 3 s.
 _RETRIES = 8
 
 
 def store(settings: Settings) -> Any:
-    """A blocking client that answers in bytes."""
+    """Returns a blocking client whose replies are bytes."""
     return _client(settings.redis_url, settings.redis_cluster)
 
 
 def reading_store(settings: Settings) -> Any:
-    """`store`, as the user that only reads."""
+    """Returns a client like that of `store`, which connects as the read-only user."""
     return _client(settings.redis_reader_url or settings.redis_url, settings.redis_cluster)
 
 
 def patient_store(settings: Settings) -> Any:
-    """`store` for writers: one client per process, a forked one gets its own; it tries again for as long as a failover takes."""
+    """Returns a client like that of `store`, which retries for as long as a failover takes. Each process has one, a forked process its own."""
     return _patient_client(settings.redis_url, settings.redis_cluster, os.getpid())
 
 
 class _PackingConnection(redis.asyncio.Connection):
-    """A connection that packs a pipeline's commands, each of one word, in C: in Python it is a third of the time of a read of many entities."""
+    """A connection that packs the commands of a pipeline in C. The name of each command is one word.
+
+    Packing in Python takes a third of the time of a read of many entities.
+    """
 
     def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
         return [b"".join([hiredis.pack_command(tuple(command)) for command in commands])]
 
 
 def async_store(settings: Settings) -> Any:
-    """An asyncio client that only reads, in bytes. Its user sets the deadline of a whole read: one per reply would cost as much as the reply."""
+    """Returns an asyncio client, which connects as the read-only user and whose replies are bytes.
+
+    The caller sets the deadline of a whole read. A timeout per reply would cost as much as the reply.
+    """
     kind = redis.asyncio.RedisCluster if settings.redis_cluster else redis.asyncio.Redis
-    # A URL of TLS or of a socket's path brings a class of its own.
+    # A URL of TLS or of a Unix socket sets its own class, which replaces this one.
     packing: dict[str, Any] = {} if settings.redis_cluster else {"connection_class": _PackingConnection}
     return kind.from_url(
         settings.redis_reader_url or settings.redis_url,
         socket_timeout=None,
         socket_connect_timeout=settings.store_timeout_seconds,
-        # Once, at once: for a connection that the server closed while it was idle. Waiting would only use up the deadline.
+        # One retry without a pause, for a connection that the server closed while it was idle. A pause would only use up the deadline.
         retry=AsyncRetry(NoBackoff(), 1),
         **packing,
     )
@@ -71,6 +77,7 @@ def _patient_client(url: str, cluster: bool, _pid: int) -> Any:
 
 def _cluster(url: str, **options: Any) -> Any:
     client = redis.RedisCluster.from_url(url, **options)
-    # Where a script's key stands: the third word. A pipeline would ask the default server for it, once per call, and go on asking when it is dead.
+    # The key of a script is the third word of the call. Without this entry a pipeline asks the default server for the place of the key at each call,
+    # even when that server is dead.
     client.commands_parser.commands["evalsha"].update(flags=[], first_key_pos=3, last_key_pos=3, step_count=1)
     return client

@@ -1,11 +1,14 @@
-"""Which messages are copies of an event: the memory of the stream, in the online store.
+"""The memory of the stream in the online store: which events it has seen, and hence which messages are copies.
 
-The memory of a checkpoint is a hash per bucket. A field is the first two bytes of the hash of an event id; its value has a record of 32 bytes for each
-such event: the hash, the micro-batch in which the event was seen first, and when and where its message arrived (arrival_ms, partition, offset). An event is
-forgotten when a message of its field in a later micro-batch arrives `remember_ms` later: within one, a task may be hours ahead of another. A message finds itself again when its micro-batch is made again, hence is no copy of itself.
+The memory of a checkpoint is a hash per bucket. A field is the first two bytes of the hash of an event id. Its value has a record of 32 bytes for
+each event with these two bytes: the hash, the micro-batch in which the event was seen first, and the time and the place at which its message arrived
+(arrival_ms, partition, offset). The store forgets an event when another event of the same field arrives more than `remember_ms` later in another
+micro-batch. Events of the same micro-batch are not forgotten, because one task may be hours ahead of another. When a micro-batch is made again, a
+message finds its own record by its partition and offset, so it is no copy of itself.
 
-Within a micro-batch several tasks look at once: the message that arrived first takes the place of one that was seen before, which is then named
-in the field `later`. The tasks that write tiles begin when all these have ended, and pass over what is named there.
+Several tasks of a micro-batch call the script at the same time. If a message arrived earlier than the recorded message of the same micro-batch, it
+replaces the record, and the field `later` names the replaced message. The tasks that write tiles begin when all these tasks have ended, and skip the
+messages that `later` names.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from store.keys import Buckets, high_water_key
 from store.protocol import Messages
 from store.scripts import Script
 
-#: Messages per call, so that the server answers others in between.
+#: Messages per call of the script, so that the server answers other clients between two calls.
 _MESSAGES = 256
-#: The memory of a checkpoint that is used no more goes after a day, which is longer than a speed layer should be stopped.
+#: The memory of a checkpoint expires after a day without use, which is longer than a speed layer should be stopped.
 _KEPT_SECONDS = 86_400
-#: How many micro-batches back the highest time of an event is known, more than a checkpoint can go back, and for how long.
+#: The highest times of events are kept for so many micro-batches, more than a checkpoint can go back, and for so many seconds without use.
 _MICRO_BATCHES, _HIGH_WATER_SECONDS = 100, 30 * 86_400
 _LATER = b"later"
 _ROW = np.dtype([("event", ">i8"), ("arrival_ms", ">i8"), ("partition", ">i4"), ("offset", ">i8")])
@@ -93,7 +96,16 @@ redis.call('EXPIRE', KEYS[1], ARGV[4])
 def first_copies(
     client: Any, buckets: Buckets, memory: str, batch: bytes, messages: Messages, remember_ms: int
 ) -> npt.NDArray[np.bool_]:
-    """Per message whether it is the first of its event, as far as is known; remembers it."""
+    """Returns per message whether it is the first of its event among those that the memory knows, and remembers the event.
+
+    Args:
+        client: The client of the store.
+        buckets: The buckets of the memory.
+        memory: The name of the memory.
+        batch: A name of 4 bytes for the micro-batch.
+        messages: The messages, in any order.
+        remember_ms: How much later than the first message a copy is recognized, at least.
+    """
     rows = np.empty(len(messages.event), _ROW)
     for name in _ROW.names or ():
         rows[name] = getattr(messages, name)
@@ -110,7 +122,7 @@ def first_copies(
 
 
 def later_copies(client: Any, buckets: Buckets, memory: str, batch: bytes) -> set[tuple[int, int]]:
-    """The places (partition, offset) of messages of a micro-batch that were taken for the first, until an earlier one came."""
+    """Returns the places (partition, offset) of a micro-batch's messages that counted as the first until an earlier message replaced them."""
     pipeline = client.pipeline(transaction=False)
     for key in buckets.copies_keys(memory):
         pipeline.hget(key, _LATER)
@@ -119,11 +131,11 @@ def later_copies(client: Any, buckets: Buckets, memory: str, batch: bytes) -> se
 
 
 def high_water(client: Any, query: str, before: int) -> int | None:
-    """The highest time of an event in the micro-batches of a query before one."""
+    """Returns the highest time of an event in the micro-batches of a query before the micro-batch `before`, in ms; None if none is recorded."""
     highest: Mapping[bytes, bytes] = client.hgetall(high_water_key(query))
     return max((int(ts_ms) for batch_id, ts_ms in highest.items() if int(batch_id) < before), default=None)
 
 
 def raise_high_water(client: Any, query: str, batch_id: int, ts_ms: int) -> None:
-    """Notes the highest time of an event in a part of a micro-batch."""
+    """Records the highest time of an event, in ms, in a part of a micro-batch. A higher time of the same micro-batch stays."""
     _RAISE.run(client, [(high_water_key(query), batch_id, ts_ms, _MICRO_BATCHES, _HIGH_WATER_SECONDS)])

@@ -1,7 +1,7 @@
-"""Decoded values by their entities, within a bound on their size: a value that is read again is not decoded again.
+"""A cache of the decoded values of entities, of bounded size: a value that is read again is not decoded again.
 
-A value is given only for the very bytes that it is of (the fields of the entity that were read), so neither a new publication nor a tile that grew can ever meet an old decoding. What is new of an
-entity takes the place of the former value, from which its decoding may begin.
+The cache returns a decoded value only if the bytes that were read (the fields of the entity) are the bytes of that value. So a new publication or a
+tile that grew never gets an outdated value. The value of new bytes replaces the former value of the entity, and its decoding may start from it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from typing import Generic, TypeVar
 
 from features.declaration import FeatureGroup
 
-#: The most that the decoded values of one kind take in memory, by estimate.
+#: The estimated memory that the decoded values of one cache may take.
 MOST_BYTES = 256 * 1_024 * 1_024
-#: Python objects per byte that they were decoded from, in bytes, and what the smallest value takes.
+#: The estimated memory of a decoded value, in bytes: per byte of its fields, and in addition per value.
 _PER_BYTE, _LEAST = 20, 1_000
 _Value = TypeVar("_Value")
-#: The fields of an entity; None for one that is not there.
+#: The fields of an entity; None for a field that does not exist.
 Fields = Sequence[bytes | None]
 
 
 class DecodedValues(Generic[_Value]):
-    """A cache that forgets what was not asked for longest.
+    """A cache that removes the least recently used value first.
 
     Args:
-        decode: Fields, the version of the group, and what is known of the entity in this version, if anything → the value.
-        most_bytes: The bound.
+        decode: The function that decodes a value. Its arguments are the fields, the version of the group, and the former fields of the entity in this
+            version with their value, or None.
+        most_bytes: The bound on the estimated memory of all values.
     """
 
     def __init__(
@@ -41,13 +42,13 @@ class DecodedValues(Generic[_Value]):
         return len(self._values)
 
     def value(self, fields: Fields, group: FeatureGroup, entity_id: int | str) -> _Value:
-        """The decoded value of an entity. Raises what `decode` does."""
+        """Returns the decoded value of the fields of an entity. Raises the errors of `decode`."""
         key = group.fingerprint, entity_id
         known = self._values.get(key)
         if known is not None and known[0] == fields:
-            try:  # `suppress` would take longer than all the rest
+            try:  # `contextlib.suppress` would take longer than the rest of this method
                 self._values.move_to_end(key)
-            except KeyError:  # forgotten meanwhile
+            except KeyError:  # another thread has removed it meanwhile
                 pass
             return known[1]
         value = self._decode(fields, group, known)

@@ -1,7 +1,7 @@
-"""What a store's refusal means: one reason per kind of error reply, for answers that are degraded and for errors.
+"""The reasons of the store's errors: one text per kind of error, for degraded answers and for the messages of errors.
 
 ServiceError
-└── StoreError          the online store does not answer, or refuses
+└── StoreError          the online store does not answer, or refuses a command
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from redis import exceptions
 
 from infra.errors import ServiceError
 
-#: Everything that a client raises where the store is at fault. A cluster's client has errors that are no RedisError.
+#: The errors that a client raises if the store is at fault. A cluster's client raises errors that are no RedisError.
 CLIENT_ERRORS = (redis.RedisError, exceptions.RedisClusterException, OSError)
 
 OUT_OF_REACH = "the online store cannot be reached"
 TOO_SLOW = "the online store did not answer in time"
 NOT_OURS = "the online store holds something else under the entity's key"
-#: The first kind that fits counts: subclasses stand before their bases.
+#: The reason of an error is that of the first matching entry. So subclasses come before their bases.
 _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     (exceptions.BusyLoadingError, "the online store is still loading its data"),
     ((exceptions.AuthenticationError, exceptions.AuthorizationError), "the online store refuses the user or the password"),
@@ -34,7 +34,7 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
     (exceptions.TimeoutError, TOO_SLOW),
     ((exceptions.ConnectionError, exceptions.RedisClusterException, exceptions.ClusterError, OSError), OUT_OF_REACH),
 )
-#: Error replies that the client has no class for.
+#: The reasons of error replies for which the client has no class, by the code of the reply.
 _REPLIES = {
     "WRONGTYPE": NOT_OURS,
     "NOAUTH": "the online store asks for a password",
@@ -48,19 +48,23 @@ class StoreError(ServiceError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Why the store gave no answer, as a part of a sentence. No address and no password stand in it."""
+    """Returns why the store gave no answer, as a part of a sentence without an address or a password."""
     for kinds, reason in _REASONS:
         if isinstance(error, kinds):
             return reason
     words = str(error).split()
-    # A script's error carries the reply's word behind words of its own.
+    # In the error of a script, other words precede the code.
     word = next((part for part in words if part.strip("-:,") in _REPLIES), words[0] if words else type(error).__name__)
     return _REPLIES.get(word.strip("-:,"), f"the online store answers with the error {word}")
 
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Gives a client's error as a `StoreError` with its reason."""
+    """Converts each error of the client that the block raises.
+
+    Raises:
+        StoreError: The client raised one of `CLIENT_ERRORS`. The message contains the reason.
+    """
     try:
         yield
     except CLIENT_ERRORS as error:

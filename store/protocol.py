@@ -1,6 +1,6 @@
-"""What the rooms ask of an online store.
+"""The interfaces of the online store: `Store` (blocking) and `Reader` (asyncio), with the types of their arguments and results.
 
-`store.server.RedisStore` and `store.reading.OnlineStore` answer it; another store would have to pass `tests/store`.
+`store.server.RedisStore` implements `Store`, and `store.reading.OnlineStore` implements `Reader`. Another store has to pass `tests/store`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class View(NamedTuple):
     """A batch view to be published.
 
     Attributes:
-        batch_end_ms: As of when it is.
-        built_at_ms: When it was built: of two views of one batch_end the later one counts.
-        served: The fingerprint that was served when its publication began, or None.
+        batch_end_ms: The time up to which the view covers every event.
+        built_at_ms: The time at which the view was built. Of two views with one batch_end the one that was built later counts.
+        served: The fingerprint of the version that was served when the publication began; None if none was.
     """
 
     batch_end_ms: int
@@ -36,9 +36,17 @@ class View(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What was published of a group last: as of when, which version (its fingerprint and its text), when, and of how many entities.
+    """The published metadata of a group.
 
-    `architecture` is that of the deployment that published it, by the name of the setting; `token` is the stream of tiles that is served, in Kappa.
+    Attributes:
+        batch_end_ms: The batch_end of the published view; in Kappa the newest event of the histories that were made from the lake.
+        fingerprint: The version that was published.
+        declaration: The declaration of that version, as JSON (`features.declaration.versions.group_text`).
+        published_at_ms: The time of the publication.
+        newest_event_ms: The newest event of the view; None if the view has no event, and in Kappa.
+        entities: The number of entities that were published.
+        architecture: The architecture of the deployment that published the version, `lambda` or `kappa`.
+        token: In Kappa the stream of tiles that is served; None in Lambda.
     """
 
     batch_end_ms: int
@@ -51,24 +59,24 @@ class Published:
     token: str | None = None
 
     def is_stream(self, group: FeatureGroup, tiles: Tiles) -> bool:
-        """Whether this is a version of a group, served from the histories of its stream of tiles (`Store.serve_stream`)."""
+        """Returns whether this is the version `group`, served from the histories of the stream `tiles` (`Store.serve_stream`)."""
         return (self.fingerprint, self.architecture, self.token) == (group.fingerprint, "kappa", tiles.token)
 
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """The tiles of a version of a group.
+    """The stream of tiles of a version of a group.
 
     Attributes:
-        token: The name of this stream of tiles. Another one is read from the first message that Kafka holds.
-        complete_since_ms: Every event of the stream from then on is in a tile, once the stream has caught up; None where all are.
-        whole: Whether the stream has caught up with what Kafka held when the token was made.
-        topic_id: The identity of the topic that is read.
-        history: The format of the histories that the stream keeps (`features.history`); 0 where it keeps none.
-        begins: Partition → the offset of the first message that the stream counts, for the histories began with all before; None where it counts all,
-            and while the histories are being made.
-        as_of_ms: The time of the newest event that the histories began with; 0 for none.
-        entities: How many entities the histories began with.
+        token: The name of the stream. A stream with a new token is read from the first message that Kafka holds.
+        complete_since_ms: Once the stream has caught up, every event from this time on is in a tile; None if every event of the topic is.
+        whole: Whether the stream has caught up with the messages that Kafka held when the token was made.
+        topic_id: The identity of the topic that the stream reads.
+        history: The format of the histories that the stream keeps (`features.history`); 0 if it keeps none.
+        begins: Partition → the offset of the first message that the stream counts. The first histories contain the events of earlier messages.
+            None if the stream counts all messages, and while its first histories are being made.
+        as_of_ms: The newest event of the first histories; 0 if they have none.
+        entities: The number of entities of the first histories.
     """
 
     token: str
@@ -82,7 +90,7 @@ class Tiles:
 
     @property
     def merge_since_ms(self) -> int:
-        """`complete_since_ms` as a merge takes it: a time that never comes until the tiles are whole."""
+        """`complete_since_ms` as an argument of the merge: `NEVER_MS` until the tiles are whole, `ALWAYS_MS` if every event is in a tile."""
         if not self.whole:
             return NEVER_MS
         return ALWAYS_MS if self.complete_since_ms is None else self.complete_since_ms
@@ -90,7 +98,7 @@ class Tiles:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Which tiles a task has written: all of its micro-batch's, in the stream of tiles `token`."""
+    """The mark of a task: it has written all its tiles of the micro-batch `batch_id` into the stream of tiles `token`."""
 
     token: str
     task: int
@@ -99,9 +107,12 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """Which events are in the tiles of entities: in the stream of tiles `token`, per entity and partition those before an offset.
+    """The events that are in the tiles and the history of entities.
 
-    `fresh` names the entities of which nothing that the store has counts any more, because it is of another stream.
+    Attributes:
+        token: The stream of tiles.
+        offsets: Entity → partition → the offset before which the events of the entity are in its tiles or its history.
+        fresh: The entities whose stored tiles and history belong to another stream, so that the store has to discard them.
     """
 
     token: str
@@ -111,13 +122,13 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """The messages of events: arrays of int64 of one length.
+    """The messages of events, as arrays of one length.
 
     Attributes:
         event: The hash of the event's id.
-        arrival_ms: When the message arrived.
-        partition: Where it is.
-        offset: Where it is.
+        arrival_ms: The time at which the message arrived.
+        partition: The partition of the message.
+        offset: The offset of the message.
     """
 
     event: npt.NDArray[np.int64]
@@ -127,13 +138,13 @@ class Messages:
 
 
 class OpenTiles(msgspec.Struct, frozen=True, gc=False):
-    """What the next events of an entity are folded into.
+    """The stored tiles and history of an entity, into which its next events are folded.
 
     Attributes:
-        offsets: Per partition the offset of the first event that is in no tile yet.
-        tiles: By their starts, packed (`features.speed_value`).
-        history: The packed history (`features.history`), where it was asked for and is needed.
-        of_another: Whether what is there is of another stream, which may have the same events; then nothing of it is given.
+        offsets: Partition → the offset before which the events of the entity are in its tiles or its history.
+        tiles: Start in ms → packed tile (`features.speed_value`).
+        history: The packed history (`features.history`); None if it was not requested, is not needed, or does not exist.
+        of_another: Whether the stored values belong to another stream, which may have the same events. Then all other attributes are empty.
     """
 
     offsets: Mapping[int, int]
@@ -144,7 +155,14 @@ class OpenTiles(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Whose open tiles are read: of the entities of a group, in the stream of tiles `token`, from a start per entity on."""
+    """A request for the open tiles of entities of a group.
+
+    Attributes:
+        group: The version of the group.
+        token: The stream of tiles.
+        first_ms: Entity → the start of its first tile that is read.
+        closed_ms: In an architecture with histories, the time before which tiles are closed: they are read as well. None in any other.
+    """
 
     group: FeatureGroup
     token: str
@@ -154,7 +172,7 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """What is written of a group: the arguments of `Store.put_tiles`."""
+    """The tiles of one group to be written, with the arguments of `Store.put_tiles`."""
 
     group: FeatureGroup
     tiles: Sequence[tuple[int | str, int, bytes]]
@@ -165,7 +183,13 @@ class Writing:
 
 
 class Parts(msgspec.Struct, frozen=True, gc=False):
-    """What the store knows of one entity; `faults` says why that may not be all."""
+    """The values of one entity in the store, as inputs of `features.merge`.
+
+    Attributes:
+        batch: The batch view, or in Kappa the history; None if the entity has none.
+        tiles: The speed tiles.
+        faults: Why values may be missing or outdated, one reason each.
+    """
 
     batch: BatchValue | None = None
     tiles: Sequence[TileValue] = ()
@@ -173,20 +197,21 @@ class Parts(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def known(self) -> bool:
-        """Whether either layer has ever seen the entity."""
+        """Whether the store has a value of the entity, from either layer."""
         return self.batch is not None or bool(self.tiles)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One read of a group.
+    """The result of one read of a group.
 
     Attributes:
-        parts: What the store has of each entity, in the order of the ids.
-        batch_end_ms: The group's batch_end; None where nothing is published.
-        group: The version that the parts are of.
-        complete_since_ms: Since when no event is missing in the group's tiles: `ALWAYS_MS` where none is or no stream writes tiles, `NEVER_MS`
-            while the stream is read again.
+        parts: The values of each entity, in the order of the ids.
+        batch_end_ms: The batch_end of the published view; `features.merge.EVER_MS` in Kappa. None if nothing is published in Lambda, or if
+            the published metadata or the published values cannot be used.
+        group: The version to which the parts belong.
+        complete_since_ms: The time since which no event is missing in the group's tiles. `ALWAYS_MS` if no event is missing, or if no stream writes
+            tiles in Lambda. `NEVER_MS` while the stream is read again, or if no stream keeps histories in Kappa.
         decode_seconds: How long it took to decode the parts.
     """
 
@@ -201,41 +226,41 @@ class Store(Protocol):
     """The online store as batch, speed, monitoring and orchestration use it. Every method blocks.
 
     Raises:
-        StoreError: The store does not answer, or refuses; of every method.
+        StoreError: The store does not answer, or refuses a command. Every method may raise it.
     """
 
     def check(self) -> None:
-        """Returns when the store has answered."""
+        """Returns as soon as the store has answered."""
 
     def generation(self) -> str:
-        """The name of the store's content, kept for as long as it keeps anything; given now where there is none."""
+        """Returns the name of the store's content, and makes it if there is none. The store keeps the name until it loses its content."""
 
     # The batch layer
     def published(self, group: str) -> Published | None:
-        """What was published of a group last; None where nothing was."""
+        """Returns the published metadata of a group; None if nothing was published."""
 
     def begin_publication(self, group: FeatureGroup, view: View) -> View:
-        """Begins to publish a view; gives what `put_views` and `end_publication` take.
+        """Begins to publish a view. Returns the view as an argument of `put_views` and `end_publication`.
 
         Raises:
             NotReadyError: The store has a later view of the version.
         """
 
     def put_views(self, group: FeatureGroup, view: View, ids: Sequence[int | str], values: Sequence[bytes]) -> None:
-        """Puts packed batch values of entities, none over a newer one, and drops the tiles that they cover."""
+        """Writes packed batch values of entities, and removes the tiles that they cover. A value never replaces a newer one."""
 
     def end_publication(self, group: FeatureGroup, view: View, entities: int, newest_event_ms: int | None) -> int:
-        """Removes what has left the view, then says that the view is published; gives how many entities were removed.
+        """Removes the entities that are no longer in the view, then records the view as published. Returns the number of removed entities.
 
         Raises:
-            NotReadyError: A later view, or another version, was published meanwhile; what this one put does no harm.
+            NotReadyError: A later view, or another version, was published meanwhile. The values that this publication wrote do no harm.
         """
 
     def drop(self, group: FeatureGroup, ids: Sequence[int | str]) -> int:
-        """Removes all that the store has of entities; gives how many were there."""
+        """Removes all values of entities, of every version. Returns the number of entities that the store had."""
 
     def ids_of_part(self, group: FeatureGroup, column: str, value: int | str) -> list[int | str]:
-        """The ids of the entities of a group of which a column has a value, of whatever version and layer. It looks at each key of the store."""
+        """Returns the ids of a group's entities whose `column` has a value, of every version and layer. The method scans all keys of the store."""
 
     # The speed layer
     def put_tiles(
@@ -247,105 +272,118 @@ class Store(Protocol):
         folded: Folded | None = None,
         histories: Mapping[int | str, bytes] | None = None,
     ) -> None:
-        """Puts tiles (entity, start, packed value), in one step with which events are in those of the entity; after all tiles the mark.
+        """Writes tiles, and the mark after all tiles. The values of one entity are written in one step.
 
-        With `histories`, tiles and histories do not expire, and an entity's history is put in the same step, which removes the tiles that it has.
+        Args:
+            group: The version of the group.
+            tiles: The tiles: entity, start in ms, packed value.
+            ttl_seconds: How long a tile is kept after its last write. With `histories`, tiles do not expire.
+            mark: The mark of the task that writes the tiles; None for no mark.
+            folded: The offsets of the events in the tiles and histories.
+            histories: Entity → its packed history, which does not expire. The step that writes it removes the tiles that it contains. None in an
+                architecture without histories.
         """
 
     def put_all_tiles(self, writings: Sequence[Writing]) -> None:
-        """`put_tiles` of several groups in one round trip, and all of their marks behind the tiles in another."""
+        """Writes the tiles of several groups as `put_tiles` does: all tiles in shared round trips, then all marks in another one."""
 
     def first_copies(self, memory: str, batch: bytes, messages: Messages, remember_ms: int) -> npt.NDArray[np.bool_]:
-        """Per message whether it is the first of its event that arrived, as far as the store has seen; the store then knows it.
+        """Returns per message whether it is the first of its event among the messages that the store has seen, and remembers the event.
 
         Args:
             memory: The name of the memory.
-            batch: A name of 4 bytes for the micro-batch. Of copies in one micro-batch the first to arrive counts, of those in several the first micro-batch has it.
-            messages: In any order; the fewest have to give way later where they are in that of their arrival.
-            remember_ms: A copy is recognized that arrives so much later, at least.
+            batch: A name of 4 bytes for the micro-batch. Of copies within one micro-batch the first to arrive counts; of copies in several
+                micro-batches the one in the first micro-batch counts.
+            messages: The messages in any order. In the order of their arrival, the fewest of them become `later_copies`.
+            remember_ms: How much later than the first message a copy is recognized, at least.
         """
 
     def later_copies(self, memory: str, batch: bytes) -> set[tuple[int, int]]:
-        """The partition and offset of messages of a micro-batch that were taken for the first, until one came that had arrived earlier."""
+        """Returns the places (partition, offset) of a micro-batch's messages that counted as the first until an earlier message replaced them."""
 
     def high_water(self, query: str, before: int) -> int | None:
-        """The highest time of an event, in ms, that was noted of micro-batches of a query before a micro-batch; None where none was."""
+        """Returns the highest time of an event, in ms, in the micro-batches of a query before the micro-batch `before`; None if none is recorded."""
 
     def raise_high_water(self, query: str, batch_id: int, ts_ms: int) -> None:
-        """Notes a time of an event in a micro-batch, if it is the highest."""
+        """Records a time of an event in a micro-batch, if it is the highest of the micro-batch."""
 
     def open_tiles(self, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
-        """What the streams of tiles of groups have folded of entities, each with its tiles from a start on; None where one has folded nothing.
+        """Returns per opening the open tiles of its entities, in the order of `first_ms`; None for an entity of which the stream has folded no event.
 
-        All groups are read in one round trip. With `closed_ms`, of an architecture with histories, also the tiles that begin before it; and the history,
-        where there are such tiles or where the start lies before the end of the history.
+        The open tiles are the tiles that start at or after `first_ms` of the entity. With `closed_ms`, the tiles that start before it are returned as
+        well, and the history if there are such tiles or if `first_ms` lies before the end of the history. All groups share their round trips.
         """
 
     def serve_stream(self, group: FeatureGroup, as_of_ms: int, entities: int, token: str | None = None) -> None:
-        """From now on a version is served from its stream of tiles and histories alone, without batch views; older versions are removed.
+        """Serves a version from its stream of tiles and histories alone, without batch views.
+
+        The values of all versions except this one and the one that was served before are removed.
 
         Args:
             group: The version.
-            as_of_ms: Up to when the histories were made from the lake.
-            entities: Of how many entities they were made.
-            token: The stream of tiles; what another one has written of the version is removed.
+            as_of_ms: The newest event of the histories that were made from the lake.
+            entities: The number of entities of these histories.
+            token: The stream of tiles. The values of the version that another stream has written are removed.
         """
 
     def tiles(self, group: str) -> dict[str, Tiles]:
-        """Fingerprint's beginning (`store.keys.version_of`) → the stream of tiles of that version."""
+        """Returns the streams of tiles of a group: version (`store.keys.version_of`) → its stream."""
 
     def set_tiles(self, group: FeatureGroup, tiles: Tiles) -> None:
-        """Says since when the tiles of a version are complete."""
+        """Writes the stream of tiles of a version."""
 
     def has_tiles_of(self, token: str, tasks: int, batch_id: int) -> bool:
-        """Whether the store still has all tiles that the tasks of a stream wrote, up to a committed micro-batch."""
+        """Returns whether the store still has all tiles that the tasks of a stream wrote up to the committed micro-batch `batch_id`."""
 
     def progress(self) -> dict[str, dict[str, Any]]:
-        """Streaming query → how far it is."""
+        """Returns the progress of all queries: name of a streaming query → its entry (`speed.progress`)."""
 
     def set_progress(self, entries: Mapping[str, Mapping[str, Any]], over: Sequence[str] = ()) -> None:
-        """Writes the progress of queries, and removes that of those that are over."""
+        """Writes the progress of queries, and removes the entries that `over` names."""
 
-    # Everybody
+    # All rooms
     def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
-        """What is stored of entities, of the version that is published."""
+        """Returns the stored values of entities, of the published version."""
 
     def holds(self, group: FeatureGroup, ids: Sequence[int | str]) -> int:
-        """Of how many entities the store has anything, of whatever version."""
+        """Returns the number of entities of which the store has any value, of any version."""
 
     def evicting_policies(self) -> set[str]:
-        """The policies by which a server drops keys when its memory is full; empty where none does.
+        """Returns the policies by which servers drop keys when their memory is full; empty if no server drops keys.
 
-        A server without a bound on its memory drops nothing, whatever its policy.
+        A server without a bound on its memory drops no key, whatever its policy.
         """
 
     def size_bytes(self) -> int:
-        """The memory of the store's content, in bytes, of all primaries of a cluster."""
+        """Returns the memory of the store's content, in bytes; of a cluster the sum over all primaries."""
 
     def notes(self, kind: str) -> dict[str, dict[str, Any]]:
-        """What was noted, by key."""
+        """Returns the notes of a kind: key → value."""
 
     def note(self, kind: str, key: str, value: Mapping[str, Any] | None) -> None:
-        """Notes a value; None removes it."""
+        """Writes a note of a kind; the value None removes it."""
 
 
 class Reader(Protocol):
-    """The online store as a request uses it: asyncio, within a deadline. What cannot be read gives parts that say so, never an error."""
+    """The online store as a request uses it: asyncio, within a deadline.
+
+    A value that cannot be read raises no error. `Parts.faults` has the reason.
+    """
 
     async def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
-        """What is stored of entities of one group."""
+        """Returns the stored values of entities of one group."""
 
     async def read_all(self, wanted: Sequence[tuple[FeatureGroup, Sequence[int | str]]]) -> list[Reading]:
-        """What is stored of entities of several groups, in one round trip."""
+        """Returns the stored values of entities of several groups, read in one round trip."""
 
     async def fault(self) -> str | None:
-        """Why the store does not answer now; None where it does."""
+        """Returns why the store does not answer now; None if it answers."""
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
 
 
 def published_version(store: Store, declared: FeatureGroup) -> FeatureGroup:
-    """The version of a group that is served; the declared one where nothing is published, or what is cannot be read any more."""
+    """Returns the version of a group that is served. It is `declared` if nothing is published, or if the published declaration cannot be read."""
     published = store.published(declared.name)
     return published_group(declared, published.fingerprint.encode(), published.declaration) if published else declared

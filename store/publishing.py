@@ -1,21 +1,25 @@
-"""Publishing: the batch view of a group into the online store, so that nothing older ever replaces what is newer.
+"""Publishing: writes the batch view of a group into the online store. An older value never replaces a newer one.
 
-The order of the views of one version is their stamp: batch_end, then when the view was built (`store.keys.stamp`). A publication
+The stamps of a version's views order them: by batch_end, then by the time at which the view was built (`store.keys.stamp`). A publication
 
-1. begins: it is refused where the store has a later view of the version, and it enters its version (`begun:{version}`);
-2. puts views: each entity's is replaced in one step, unless the store has a newer one, and the tiles that it covers go in that step;
-   then the entity is entered among the known ones, with the stamp, and where its key was lost since it was known, with the time before which speed
-   tiles that went with the key may be missing (`store.keys.known_stamp`), until a view covers that time;
-3. ends: entities whose known stamp is older than the view that is published are removed, for they have left it; the group's hash moves,
-   forwards only; what belongs to versions that nobody reads any more is removed.
+1. begins: it is refused if the store has a later view of the version; otherwise it records its beginning (`begun:{version}`);
+2. puts views: one step per entity replaces its view, unless the store has a newer one, and removes the tiles that the view covers. Then the entity is
+   recorded as known, with the stamp. If its key was lost since it became known, its speed tiles were lost with the key: the record also has the time
+   before which tiles may be missing (`store.keys.known_stamp`), until a view covers that time;
+3. ends: known entities whose stamp is older than that of the published view are removed, because they are no longer in the view. The group's hash
+   moves, forwards only. The values of versions that nobody reads any more are removed.
 
-Publications may run at once and may be killed anywhere. What an older one writes behind a newer one's back it removes itself when it ends;
-were it killed before, an answer from such a value says that it is degraded (`store.reading`), and the next publication removes it.
+Several publications may run at the same time, and each may be killed at any point. Values that an older publication writes after a newer one has
+ended are removed by the older publication when it ends. If it was killed before, an answer from such a value is degraded (`store.reading`), and the
+next publication removes the value.
 
-Fields of `braid/published/{group}`: batch_end_ms, fingerprint, declaration (its text), format, published_at_ms, newest_event_ms, entities;
-`token`, the stream of tiles that is served in the place of views (in Kappa);
-`before`, the version that was served until then; and for each version whose values are there `end:{version}`, the stamp of its last
-publication, and `begun:{version}`, when its last publication began.
+Fields of `braid/published/{group}`:
+
+    batch_end_ms, fingerprint, declaration (its text), format, published_at_ms, newest_event_ms, entities
+    token               in Kappa: the stream of tiles that is served instead of views
+    before              the version that was served before this one
+    end:{version}       the stamp of the last publication of a version that the store has values of
+    begun:{version}     the time at which its last publication began, in ms
 """
 
 from __future__ import annotations
@@ -51,9 +55,9 @@ from store.tiles import SPEED_LUA
 
 #: Entities in one round trip.
 CHUNK = 1_000
-#: The format of what is published where histories are served in the place of batch views.
+#: The published format of a group that is served from histories instead of batch views.
 STREAM_FORMAT = f"history {HISTORY_FORMAT}"
-#: A publication that began before and has not ended was given up.
+#: A first publication of a version that began more than a day ago and has not ended counts as abandoned.
 _ABANDONED_MS = 86_400_000
 
 _PRUNE = (
@@ -160,7 +164,7 @@ if folded and string.sub(folded, 1, #ARGV[1]) ~= ARGV[1] then redis.call('HDEL',
 
 
 def published(client: Any, group: str) -> Published | None:
-    """What was published of a group last; None where nothing was."""
+    """Returns the published metadata of a group; None if nothing was published."""
     fields = {name.decode(): value for name, value in client.hgetall(meta_key(group)).items()}
     if "fingerprint" not in fields:
         return None
@@ -178,7 +182,7 @@ def published(client: Any, group: str) -> Published | None:
 
 
 def begin(client: Any, group: FeatureGroup, view: View) -> View:
-    """Begins a publication; gives the view with the version that is served meanwhile.
+    """Begins a publication. Returns the view with the fingerprint of the version that is served at this time.
 
     Raises:
         NotReadyError: The store has a later view of the version.
@@ -200,16 +204,16 @@ def put_views(
     values: Sequence[bytes],
     newest_tile_ms: Callable[[], int],
 ) -> None:
-    """Puts the views of some entities, at most `CHUNK` in one round trip.
+    """Writes the views of entities, at most `CHUNK` in one round trip.
 
     Args:
-        client: The client.
-        buckets: How known entities are spread.
-        group: The version.
+        client: The client of the store.
+        buckets: The buckets of the known entities.
+        group: The version of the group.
         view: The view.
-        ids: The entities.
-        values: Their packed views.
-        newest_tile_ms: Gives the time before which all events are that are in speed tiles by now.
+        ids: The ids of the entities.
+        values: The packed view of each entity.
+        newest_tile_ms: Returns a time, in ms, before which all events lie that are in speed tiles by now.
     """
     version, mark = version_of(group.fingerprint), stamp(view.batch_end_ms, view.built_at_ms)
     fixed = stamp_field(version), mark, batch_field(group.fingerprint)
@@ -222,7 +226,7 @@ def put_views(
             client,
             [(group.key(entity_id), *fixed, value, speed, group.tile_ms) for entity_id, value in zip(some, their, strict=True)],
         )
-        # After the views: a known entity without a view has lost it.
+        # Entities become known after their views are written, because a known entity without a view counts as lost.
         entered: dict[tuple[str, bytes], list[int | str]] = {}
         for key, at in places:
             lost_until_ms = _lost_until_ms(stamps[at], bool(had_view[at]), view.batch_end_ms, newest_tile_ms)
@@ -231,7 +235,7 @@ def put_views(
 
 
 def _stamps(client: Any, buckets: Buckets, known: Sequence[str], ids: Sequence[int | str]) -> list[bytes | None]:
-    """The stamps of known entities, in the order of the ids."""
+    """Returns the stamps of entities, in the order of the ids; None for an entity that is not known."""
     stamps: list[bytes | None] = [None] * len(ids)
     pipeline = client.pipeline(transaction=False)
     split = list(buckets.split(ids))
@@ -246,7 +250,7 @@ def _stamps(client: Any, buckets: Buckets, known: Sequence[str], ids: Sequence[i
 def _lost_until_ms(
     stamp_of_known: bytes | None, had_view: bool, batch_end_ms: int, newest_tile_ms: Callable[[], int]
 ) -> int | None:
-    """The time before which the speed tiles of an entity may be missing beside its new view; None where none is missing."""
+    """Returns the time, in ms, before which speed tiles of an entity with a new view may be missing; None if none is missing."""
     if stamp_of_known is None:
         return None
     lost_until_ms = lost_until_of(stamp_of_known) if had_view else newest_tile_ms()
@@ -254,7 +258,7 @@ def _lost_until_ms(
 
 
 def end(client: Any, buckets: Buckets, group: FeatureGroup, view: View, entities: int, newest_event_ms: int | None) -> int:
-    """Ends a publication; gives how many entities had left the view and were removed.
+    """Ends a publication. Returns the number of entities that were removed because they are no longer in the view.
 
     Raises:
         NotReadyError: A later view, or another version, was published meanwhile.
@@ -270,14 +274,14 @@ def end(client: Any, buckets: Buckets, group: FeatureGroup, view: View, entities
     pairs = [part for pair in fields.items() for part in pair]
     [moved] = _MOVE.run(client, [(meta_key(group.name), served, group.fingerprint, f"end:{version}", mark, *pairs)])
     if moved is None:
-        # What was written is in nobody's way, and goes when it is old.
+        # The written values disturb nobody, and a later publication removes them.
         client.hset(meta_key(group.name), f"begun:{version}", now_ms())
         raise NotReadyError(
             f"While this view of {group.name} was published, another version of the group was.",
             "To go back to this version, run `braid backfill` again.",
         )
     if moved != (there or b""):
-        # Another publication has ended since the look. What the older of the two wrote while the newer one swept is still there.
+        # Another publication has ended since `there` was read. The values that the older of the two wrote during the newer one's sweep still exist.
         removed += _sweep(client, buckets, group, max(mark, moved))
     if moved > mark:
         raise _later(group, view, batch_end_of(moved))
@@ -288,11 +292,12 @@ def end(client: Any, buckets: Buckets, group: FeatureGroup, view: View, entities
 def serve_stream(
     client: Any, buckets: Buckets, group: FeatureGroup, as_of_ms: int, entities: int, token: str | None = None
 ) -> None:
-    """Says that a version is served from histories and tiles, and removes the values of versions that nobody reads any more.
+    """Records that a version is served from histories and tiles, and removes the values of versions that nobody reads any more.
 
-    Also the values of entities of which the stream `token` has folded nothing: all their events were deleted before it began.
+    It also removes the values of entities of which the stream `token` has folded no event: all their events were deleted before the stream began.
 
-    The one process that writes them says it, so nothing is compared. No stamp is left, so that a batch view of any batch_end can take over.
+    Only the one process that writes the histories calls this function, so no stamps are compared. No stamp is written, so that a batch view of any
+    batch_end can replace the histories later.
     """
     key, version = meta_key(group.name), version_of(group.fingerprint)
     served = client.hget(key, "fingerprint")
@@ -311,7 +316,7 @@ def serve_stream(
 
 
 def _remove_left(client: Any, group: FeatureGroup, token: str) -> None:
-    """Removes the values of a version that another stream of tiles than `token` has written."""
+    """Removes the values of a version that a stream of tiles other than `token` has written."""
     begins = msgspec.msgpack.encode((token, {}))[:-1]  # `store.tiles` writes the token, then the offsets
     fields = folded_field(group.fingerprint), speed_field(group.fingerprint), history_field(group.fingerprint)
     keys = client.scan_iter(match=f"{group.key('')}*", count=CHUNK)
@@ -320,7 +325,7 @@ def _remove_left(client: Any, group: FeatureGroup, token: str) -> None:
 
 
 def drop(client: Any, buckets: Buckets, group: FeatureGroup, ids: Sequence[int | str]) -> int:
-    """Removes all that the store has of some entities, of every version; gives how many were there."""
+    """Removes all values of entities, of every version. Returns the number of entities that the store had."""
     versions = {version_of(group.fingerprint), *_versions(client, group.name)}
     removed = 0
     for begun in range(0, len(ids), CHUNK):
@@ -339,7 +344,10 @@ def drop(client: Any, buckets: Buckets, group: FeatureGroup, ids: Sequence[int |
 
 
 def ids_of_part(client: Any, buckets: Buckets, group: FeatureGroup, column: str, value: int | str) -> list[int | str]:
-    """The ids of the entities whose `column` has a value: those of keys, which also the stream alone writes, and the known ones."""
+    """Returns the sorted ids of the entities whose `column` has a value.
+
+    The function scans the keys of entities, which the stream writes as well, and reads the known entities, whose keys may be lost.
+    """
     place, part = group.entity_names.index(column), escaped(value)
     known = [
         key
@@ -359,10 +367,10 @@ def _later(group: FeatureGroup, view: View, known_end_ms: int) -> NotReadyError:
 
 
 def _sweep(client: Any, buckets: Buckets, group: FeatureGroup, mark: bytes) -> int:
-    """Removes the entities that are in an older view only; gives how many.
+    """Removes the known entities whose stamp is older than `mark`. Returns the number of entities whose views were removed.
 
-    An entity is removed, forgotten, and removed once more: where an older publication writes it again in between, that publication enters it
-    again among the known ones, and removes it when it ends.
+    An entity is removed, then it is no longer known, then it is removed once more. If an older publication writes the entity in between, that
+    publication also makes it known again, and removes it when it ends.
     """
     version = version_of(group.fingerprint)
     arguments = (
@@ -384,7 +392,7 @@ def _sweep(client: Any, buckets: Buckets, group: FeatureGroup, mark: bytes) -> i
 
 
 def _known(client: Any, key: str, before: bytes | None = None) -> Iterator[list[bytes]]:
-    """The known entities of a bucket whose stamp lies before `before`, in chunks."""
+    """Yields the known entities of a bucket in chunks: those whose stamp is less than `before`, or all."""
     cursor = None
     while cursor != 0:
         cursor, stamps = client.hscan(key, cursor or 0, count=CHUNK)
@@ -394,7 +402,7 @@ def _known(client: Any, key: str, before: bytes | None = None) -> Iterator[list[
 
 
 def _versions(client: Any, group: str) -> dict[str, int | None]:
-    """The versions that the store has values of → when an unfinished first publication of it began."""
+    """Returns the versions of which the store has values: version → the time, in ms, at which its first publication began; None if one has ended."""
     names = {name.decode(): value for name, value in client.hgetall(meta_key(group)).items()}
     begun = {name.removeprefix("begun:"): int(value) for name, value in names.items() if name.startswith("begun:")}
     ended = {name.removeprefix("end:") for name in names if name.startswith("end:")}
@@ -402,10 +410,16 @@ def _versions(client: Any, group: str) -> dict[str, int | None]:
 
 
 def _remove_dead_versions(client: Any, buckets: Buckets, group: FeatureGroup, of_streams: bool = False) -> None:
-    """Removes the values of versions that are neither served, nor the one before, nor being published.
+    """Removes the values of versions that are neither served, nor the previous version, nor being published for the first time.
 
-    Also since when their tiles are complete: a speed layer that goes back to such a version reads the stream again. The entities of streams
-    are not known by name, so all keys of the group are looked at.
+    The stream of tiles of such a version is removed as well, so a speed layer that goes back to the version reads the topic again.
+
+    Args:
+        client: The client of the store.
+        buckets: The buckets of the known entities.
+        group: The version that is served.
+        of_streams: Whether the versions are served from streams. A stream records no known entities, so all keys of the group are scanned. No version
+            counts as being published.
     """
     before = client.hget(meta_key(group.name), "before")
     alive = {version_of(group.fingerprint), before.decode() if before else ""}

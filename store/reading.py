@@ -1,11 +1,11 @@
-"""The online store as it is read: everything of every entity in one round trip, decoded once.
+"""Reading the online store: all values of the entities of a request in one round trip.
 
-Gives `features.merge` its parts, of the version of the group that was published last: an older declaration is served until the newer one
-is there. What was decoded is kept (`store.decoded`). What the store can be seen to lack stands in the faults of the parts:
+Returns the inputs of `features.merge` for the version of the group that was published last. An older declaration is served until the newer one is
+published. Decoded values are cached (`store.decoded`). If values of an entity are missing, `Parts.faults` has the reason:
 
-- a known entity without a view has lost it (`LOST`); an entity that no publication knows is a new one, and exact;
-- a view older than what is published is of an entity that has left the view, or was lost since (`LEFT`);
-- speed tiles that went with a key, whose view was published again since, may be missing until a view covers their time (`LOST_TILES`).
+- `LOST`: the entity is known and has no view, so its view was lost. An entity that no publication knows is new, and its features are exact.
+- `LEFT`: the view is older than the published one. The entity is no longer in the published view, or its last view was lost.
+- `LOST_TILES`: the key was lost with its speed tiles, and the view was published again. Tiles may be missing until a view covers their time.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from store.publishing import STREAM_FORMAT
 from store.tiles import read_tiles
 from store.wire import Command, HashReads, reading_client
 
-#: Requests in one round trip: as many as are merged well within a deadline, for the next one is under way meanwhile.
+#: Requests per round trip. So many are merged well within a deadline, while the next round trip is under way.
 _SHARED = 32
-#: How often a read is made again because another version was published in between.
+#: How often a read is attempted, because another version may be published in between.
 ATTEMPTS = 3
 _FORMATS = {False: str(FORMAT).encode(), True: STREAM_FORMAT.encode()}
 UNREADABLE = "a stored value cannot be read"
@@ -50,19 +50,19 @@ LEFT = "the entity's batch view is older than the one that was published"
 
 _NOTHING = Parts()
 
-#: The groups that are asked for, each with its entities.
+#: The groups to read, each with the ids of its entities.
 Wanted = Sequence[tuple[FeatureGroup, Sequence[int | str]]]
 
 
 class ServedVersion(NamedTuple):
-    """A version of a group that is served, and where the store has what a read asks for.
+    """The served version of a group, with the keys and fields that a read needs.
 
     Attributes:
-        fingerprint: Of the version.
-        group: Its declaration; the declared one where it cannot be read any more.
-        meta: The command for what is published of the group.
-        known: The keys of the entities that a publication knows, by bucket.
-        fields: Of an entity: the batch view or the history, and the speed value.
+        fingerprint: The fingerprint of the version.
+        group: The declaration of the version; the declared version if that declaration cannot be read.
+        meta: The command that reads the published metadata of the group.
+        known: The keys of the known entities, by bucket.
+        fields: The fields of an entity: of its batch view or history, and of its speed value.
     """
 
     fingerprint: bytes
@@ -73,7 +73,14 @@ class ServedVersion(NamedTuple):
 
 
 class _State(NamedTuple):
-    """A group as it is published: the served version, its batch_end, since when its tiles are complete, and what is wrong with all of it."""
+    """The state of a group according to its published metadata.
+
+    Attributes:
+        group: The served version.
+        end_ms: As `Reading.batch_end_ms`.
+        since_ms: As `Reading.complete_since_ms`.
+        faults: The faults of every entity of the group.
+    """
 
     group: FeatureGroup
     end_ms: int | None
@@ -82,11 +89,11 @@ class _State(NamedTuple):
 
 
 class Versions:
-    """The version of each group that is served, as far as it is known; the keys that a read asks for depend on it.
+    """The served version of each group, as the last read of the metadata reported it. The keys and fields of a read depend on it.
 
     Args:
-        buckets: How known entities are spread.
-        kappa: Whether histories stand in the place of batch views.
+        buckets: The buckets of the known entities.
+        kappa: Whether entities have histories instead of batch views.
     """
 
     def __init__(self, buckets: Buckets, kappa: bool = False) -> None:
@@ -97,7 +104,7 @@ class Versions:
         self._states: dict[str, tuple[FeatureGroup, Any, _State]] = {}
 
     def served(self, declared: FeatureGroup) -> ServedVersion:
-        """The version that was served last; before the first answer, the declared one."""
+        """Returns the version of a group that was served last; before the first read, the declared version."""
         known = self._served.get(declared.name)
         if known is None or known[0] is not declared:
             known = self._served[declared.name] = declared, self._served_of(declared)
@@ -116,11 +123,17 @@ class Versions:
         )
 
     def is_known(self, declared: FeatureGroup, fingerprint: bytes) -> bool:
-        """Whether the declaration of a version is here."""
+        """Returns whether the declaration of a version is loaded."""
         return fingerprint == declared.fingerprint.encode() or (declared.name, fingerprint) in self._known
 
     def serve(self, declared: FeatureGroup, fingerprint: bytes | None, text: bytes | None = None) -> None:
-        """From now on a version is served; its text is needed where it is not known."""
+        """Sets the served version of a group.
+
+        Args:
+            declared: The declared version of the group.
+            fingerprint: The fingerprint of the served version; None for the declared version.
+            text: The declaration of the served version as JSON. Only a version that is not known needs it.
+        """
         served = fingerprint or declared.fingerprint.encode()
         if not self.is_known(declared, served):
             self._known[declared.name, served] = published_group(declared, served, text)
@@ -129,7 +142,7 @@ class Versions:
         self._states.clear()
 
     def state(self, declared: FeatureGroup, meta: Any) -> _State:
-        """The state of a group by the answer to `ServedVersion.meta`, which is mostly the answer to the request before."""
+        """Returns the state of a group, from the reply to `ServedVersion.meta`. Most replies equal the previous one, so the last state is cached."""
         known = self._states.get(declared.name)
         if known is None or known[0] is not declared or known[1] != meta:
             known = self._states[declared.name] = declared, meta, self._state_of(declared, meta)
@@ -143,7 +156,7 @@ class Versions:
         stream = read_tiles(tiles) if tiles else None
         since_ms = stream.merge_since_ms if stream else ALWAYS_MS
         if self.kappa and not (stream and stream.history == HISTORY_FORMAT):
-            since_ms = NEVER_MS  # without a batch view, what no stream has read is missing
+            since_ms = NEVER_MS  # without batch views, every event is missing that no stream has read
         if fingerprint is not None and (fingerprint != group.fingerprint.encode() or written not in _FORMATS.values()):
             return _State(group, None, since_ms, (OTHER_VERSION,))
         if fingerprint is not None and written != _FORMATS[self.kappa]:
@@ -154,11 +167,11 @@ class Versions:
 
 
 class Query:
-    """One read: its commands, and what their answers mean.
+    """One read: builds its commands and interprets their replies.
 
     Args:
-        wanted: What is asked for.
-        versions: Which versions are served.
+        wanted: The groups to read, each with the ids of its entities.
+        versions: The served versions of the groups.
     """
 
     def __init__(self, wanted: Wanted, versions: Versions) -> None:
@@ -166,7 +179,10 @@ class Query:
         self._declared = {group.name: group for group, _ in wanted}
 
     def commands(self) -> list[Command]:
-        """The commands, each of one key. Whether an entity is known is asked before its view, for it is written after it."""
+        """Returns the commands. Each command of a `HashReads`, and every other command, has one key.
+
+        The record that an entity is known is read before the view, because a publication writes that record after the view.
+        """
         commands: list[Command] = [self._versions.served(declared).meta for declared in self._declared.values()]
         for declared, ids in self._wanted:
             served = self._versions.served(declared)
@@ -176,7 +192,7 @@ class Query:
         return commands
 
     def changed(self, answers: Sequence[Any]) -> list[tuple[FeatureGroup, bytes | None]]:
-        """The groups of which another version is served than was asked for, with its fingerprint; then ask again."""
+        """Returns the groups whose served version differs from the version that was read, with the served fingerprint. They have to be read again."""
         changed = []
         for index, declared in enumerate(self._declared.values()):
             meta = answers[index]
@@ -187,7 +203,7 @@ class Query:
         return changed
 
     def readings(self, answers: Sequence[Any]) -> list[Reading]:
-        """What was read, in the order of what is wanted."""
+        """Returns the readings, in the order of the wanted groups."""
         left = iter(answers)
         state = {name: self._versions.state(declared, next(left)) for name, declared in self._declared.items()}
         readings = []
@@ -213,15 +229,15 @@ def parts_of(
     published_end_ms: int | None = None,
     group_faults: tuple[str, ...] = (),
 ) -> Parts:
-    """What the store has of an entity, or what reading it has come to.
+    """Returns the decoded values of an entity, with the reasons why values may be missing.
 
     Args:
-        entity_id: The entity.
-        values: The packed batch view or history, and the speed value, or the error that came instead.
-        group: The version that is served.
-        stamp: The stamp of the view that was published of the entity; None where no publication knows the entity.
-        published_end_ms: The batch_end of what is published of the group; `EVER_MS` where histories stand in the place of batch views.
-        group_faults: What is wrong with the whole group.
+        entity_id: The id of the entity.
+        values: The packed batch view or history, and the speed value, each None if it does not exist; or the error of the read.
+        group: The served version.
+        stamp: The stamp of the known entity, or the error of its read; None if no publication knows the entity.
+        published_end_ms: As `Reading.batch_end_ms`.
+        group_faults: The faults of every entity of the group.
     """
     if isinstance(values, Exception):
         return Parts(faults=(reason_of(values), *group_faults))
@@ -234,7 +250,7 @@ def parts_of(
             faults = (*faults, LOST_TILES)
     elif isinstance(stamp, Exception):
         faults = (*faults, reason_of(stamp))
-    # What a publication under way has just written is not missing yet.
+    # A stamp later than the published view is that of a publication under way, whose values do not count as lost yet.
     elif stamp and values[0] is None and published_end_ms is not None and batch_end_of(stamp) <= published_end_ms:
         faults = (*faults, LOST)
     return Parts(parts.batch, parts.tiles, (*parts.faults, *faults)) if faults else parts
@@ -246,7 +262,7 @@ def _decoded(
     group: FeatureGroup,
     former: tuple[Fields, Parts] | None,
 ) -> Parts:
-    """The parts in the view or history, and the speed value, of an entity. What its former fields had as well is taken over."""
+    """Decodes the batch view or history, and the speed value, of an entity. Values whose bytes have not changed are taken from `former`."""
     (view, speed), ((former_view, former_speed), known) = fields, former or ((None, None), _NOTHING)
     batch = known.batch if view == former_view else None
     tiles: Sequence[TileValue] = known.tiles if speed == former_speed else ()
@@ -276,10 +292,13 @@ class _Waiting(NamedTuple):
 
 
 class OnlineStore:
-    """Reads the online store within its deadline (`store.protocol.Reader`). A store that does not answer gives empty parts that say so.
+    """Reads the online store within a deadline (`store.protocol.Reader`). If the store does not answer, the parts are empty and have the reason.
 
-    One round trip is under way at a time; requests that come meanwhile share the next. So a burst of callers costs few round trips
-    and one connection, and a store that stalls costs each of them its deadline once.
+    One round trip is under way at a time. Requests that arrive meanwhile share the next round trip. So a burst of callers costs few round trips and
+    one connection, and a store that stalls costs each caller the deadline once.
+
+    Args:
+        settings: The settings with the URL of the store and its deadline.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -291,12 +310,12 @@ class OnlineStore:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def read(self, group: FeatureGroup, ids: Sequence[int | str]) -> Reading:
-        """Everything that is stored of the entities, as one consistent cut each."""
+        """Returns the stored values of entities of one group. The values of each entity are one consistent cut."""
         [reading] = await self.read_all([(group, ids)])
         return reading
 
     async def read_all(self, wanted: Wanted) -> list[Reading]:
-        """`read` of several groups, in one round trip."""
+        """Returns the stored values of entities of several groups, read in one round trip."""
         mine = _Waiting(wanted, asyncio.get_running_loop().create_future())
         self._waiting.append(mine)
         if not self._flying:
@@ -304,20 +323,20 @@ class OnlineStore:
         return await mine.readings
 
     async def _fly(self) -> None:
-        """One round trip for those who wait, and after it the next for those who have come."""
+        """Makes one round trip for the waiting requests. Then starts the next one for the requests that arrived meanwhile, if there are any."""
         self._flying = True
         taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), _SHARED))]
         try:
             with Deadline(self._deadline_seconds):
                 readings = await self._round_trip([group_and_ids for waiting in taken for group_and_ids in waiting.wanted])
         except CLIENT_ERRORS as error:
-            # Whoever came meanwhile has waited for the same silence.
+            # The requests that arrived meanwhile have waited for the same server.
             taken += self._waiting
             self._waiting.clear()
             faults = (reason_of(error),)
             wanted = [group_and_ids for waiting in taken for group_and_ids in waiting.wanted]
             readings = [Reading([Parts(faults=faults)] * len(ids), None, group) for group, ids in wanted]
-        except Exception as error:  # noqa: BLE001  # a fault of ours: those who share the round trip must hear of it, too
+        except Exception as error:  # noqa: BLE001  # a fault of braid: every request of the round trip has to raise it
             for waiting in taken:
                 if not waiting.readings.done():
                     waiting.readings.set_exception(error)
@@ -331,7 +350,7 @@ class OnlineStore:
         left = iter(readings)
         for waiting in taken:
             its = list(islice(left, len(waiting.wanted)))
-            if not waiting.readings.done():  # its caller has gone
+            if not waiting.readings.done():  # done: its caller was cancelled
                 waiting.readings.set_result(its)
 
     async def _round_trip(self, wanted: Wanted) -> list[Reading]:
@@ -352,7 +371,7 @@ class OnlineStore:
         return query.readings(answers)
 
     async def fault(self) -> str | None:
-        """Why the store does not answer now; None where it does."""
+        """Returns why the store does not answer now; None if it answers."""
         try:
             with Deadline(self._deadline_seconds):
                 [reply] = await self._client.replies([("PING",)])
@@ -361,5 +380,5 @@ class OnlineStore:
             return reason_of(error)
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         await self._client.close()

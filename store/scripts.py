@@ -1,4 +1,4 @@
-"""What the server must decide and do in one step: small Lua scripts, each step about one key, so that they run alike on a server and on a cluster."""
+"""Lua scripts for what the server must decide and do in one step. Each step uses one key, so a script runs alike on a server and on a cluster."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from redis.exceptions import NoScriptError
 
 
 class Script:
-    """A script, called by its digest; a server that does not know it yet is given its text.
+    """A script that is called by its digest. Its text is loaded into a server that does not know it yet.
 
     Args:
-        text: In Lua. Times of different calls may interleave, so each is right whatever came before.
+        text: The text in Lua. Calls of several processes may interleave, so each call must be right whatever call preceded it.
     """
 
     def __init__(self, text: str) -> None:
         self._text, self._digest = text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     def run(self, client: Any, calls: Sequence[Sequence[Any]]) -> list[Any]:
-        """The results of calls, made in one round trip per server.
+        """Returns the results of calls, in their order. All calls are made in one round trip per server.
 
         Args:
-            client: The client.
-            calls: Of each the key, or a list of keys that are on the same server, and then the arguments.
+            client: The client of the store.
+            calls: Per call the key, or a list of keys on the same server, followed by the arguments.
 
         Raises:
             RedisError: A call failed.
@@ -34,7 +34,7 @@ class Script:
             left = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
             if not left:
                 break
-            if attempt:  # a server that was started anew, or became primary, knows no scripts
+            if attempt:  # a server that has restarted, or has become primary, knows no scripts
                 client.script_load(self._text)
             pipeline = client.pipeline(transaction=False)
             for index in left:

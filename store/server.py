@@ -1,4 +1,4 @@
-"""`store.protocol.Store` on Redis or Valkey, one server or a cluster."""
+"""The implementation of `store.protocol.Store` on Redis or Valkey, one server or a cluster."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def _told(
 
 
 class RedisStore:
-    """The methods are `store.protocol.Store`'s.
+    """The online store. `store.protocol.Store` describes the methods.
 
     Args:
-        settings: Where the store is.
-        client: What makes the client, at the first use: `store.clients.store`, `patient_store` or `reading_store`.
+        settings: The settings with the URL of the store.
+        client: The function that makes the client at the first use: `store.clients.store`, `patient_store` or `reading_store`.
     """
 
     def __init__(self, settings: Settings, client: Callable[[Settings], Any] = store) -> None:
@@ -55,7 +55,7 @@ class RedisStore:
     @property
     def _client(self) -> Any:
         if self._made is None:
-            self._made = self._connect(self._settings)  # a cluster is asked for its servers
+            self._made = self._connect(self._settings)  # the client of a cluster asks it for its servers
         return self._made
 
     @_told
@@ -77,12 +77,12 @@ class RedisStore:
 
     @_told
     def put_views(self, group: FeatureGroup, view: View, ids: Sequence[int | str], values: Sequence[bytes]) -> None:
-        newest_tile_ms = cache(partial(self._newest_tile_ms, group))  # asked for each lost entity
+        newest_tile_ms = cache(partial(self._newest_tile_ms, group))  # called for each lost entity
         publishing.put_views(self._client, self._buckets, group, view, ids, values, newest_tile_ms)
 
     def _newest_tile_ms(self, group: FeatureGroup) -> int:
-        """The time before which all events are that are in speed tiles of a group by now."""
-        # An event may be ahead of the clock, and a micro-batch under way ahead of what the stream has reported.
+        """Returns a time, in ms, before which all events lie that are in speed tiles of a group by now."""
+        # The time of an event may be ahead of the clock. A micro-batch under way may be ahead of the progress that the stream has reported.
         newest_ms = now_ms() + self._settings.future_seconds * 1_000
         reported_ms = self.progress().get(f"online:{group.name}", {}).get("newest_event_ms")
         return newest_ms if reported_ms is None else min(newest_ms, reported_ms + group.tile_ms)
@@ -168,7 +168,7 @@ class RedisStore:
         return sum(int(server["used_memory_dataset"]) for server in self._memory())
 
     def _memory(self) -> list[dict[str, Any]]:
-        """What each server, or each primary of a cluster, says of its memory."""
+        """Returns the section `memory` of INFO of the server, or of each primary of a cluster."""
         clustered = isinstance(self._client, redis.RedisCluster)
         answer = self._client.info("memory", **({"target_nodes": redis.RedisCluster.PRIMARIES} if clustered else {}))
         return [answer] if "maxmemory" in answer else list(answer.values())
@@ -211,25 +211,25 @@ class RedisStore:
 
 
 def open_store(settings: Settings) -> RedisStore:
-    """The store of the settings; it is connected at the first use."""
+    """Returns the store of the settings, which connects at the first use."""
     return RedisStore(settings)
 
 
 def writing_store(settings: Settings) -> RedisStore:
-    """The store for long writings: one client per process, which tries again for as long as a failover takes."""
+    """Returns the store for processes that write for a long time: one client per process, which retries for as long as a failover takes."""
     return RedisStore(settings, patient_store)
 
 
 def store_to_read(settings: Settings) -> RedisStore:
-    """The store as the user that only reads: for serving, aside from requests."""
+    """Returns the store, connected as the read-only user. Serving uses it outside of requests."""
     return RedisStore(settings, reading_store)
 
 
 def reached_store(settings: Settings) -> RedisStore:
-    """The store, once it has answered.
+    """Returns the store after it has answered once.
 
     Raises:
-        StoreError: It does not answer.
+        StoreError: The store does not answer.
     """
     reached = open_store(settings)
     reached.check()

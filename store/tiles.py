@@ -1,11 +1,12 @@
-"""Speed tiles into the online store, and what says whether it has all of them.
+"""Speed tiles: writes them into the online store, reads the open ones, and notices when the store has lost some.
 
-All tiles of an entity and a version are one value (`features.speed_value`), in which a script replaces those that are written, and from which it
-drops what has expired. A tile is written by its absolute value, so that writing it twice changes nothing. Beside the value, in the same step, stands which events
-are in it (`Folded`): the speed layer folds an entity's next events into the tiles that are there, and neither is ever there without the other. After the tiles of its part of a micro-batch, a task writes
-its mark: the number of the micro-batch, in each bucket, hence on each primary of a cluster. A server that loses what it had acknowledged (an
-older file after a crash, a failover to a replica that lagged) loses the latest writes, the marks among them: then a mark lies behind what Spark
-has committed, or does not follow upon the one before, and the stream is read again under another token.
+All tiles of an entity and a version are one value (`features.speed_value`). A script replaces the tiles that are written and drops the expired ones.
+A tile is written by its absolute value, so writing it twice changes nothing. The same step writes the offsets of the events that are in the value
+(`Folded`), so the store never has one without the other. The speed layer folds an entity's next events into the stored tiles.
+
+After the tiles of its part of a micro-batch, a task writes its mark, the number of the micro-batch, into each bucket and hence to each primary of a
+cluster. A server that loses acknowledged writes (an older file after a crash, a failover to a replica that lagged) loses the latest ones, with their
+marks. Then a mark is less than the last committed micro-batch, or does not follow the previous mark, and the stream is read again under a new token.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from store.keys import Buckets, meta_key, tiles_field, version_of
 from store.protocol import Opening, OpenTiles, Tiles, Writing
 from store.scripts import Script
 
-#: Entities per round trip to the store, and per call of a script on a server that is no cluster: half of a call's time is its own, but other clients
-#: wait for all of it, and for what has arrived of a round trip.
+#: Entities per round trip to the store, and entities per call of a script on a single server. Half of the time of a call does not depend on its
+#: entities. But other clients wait until a call, and the calls of a round trip that have arrived, are done.
 PIPELINE_LENGTH, _ENTITIES_PER_CALL = 128, 16
-#: A speed value that would be longer loses its oldest tiles, and says so.
+#: The longest speed value, in bytes. A longer one loses its oldest tiles, and its head records the end of the latest lost tile.
 LONGEST_VALUE = 4 * 1_024 * 1_024
-#: The index of a speed value, as `features.speed_value` describes it. `start` of the tile at `place`, counted from 0; `write` gives fields their
-#: values and their expiry, where the server knows one for fields (Valkey 9, Redis 7.4).
+#: Lua functions on a speed value (`features.speed_value`). `entry` returns start, expiry and length of the tile at `place`, counted from 0. `write`
+#: sets fields and their expiry, if the server supports the expiry of fields (Valkey 9, Redis 7.4).
 SPEED_LUA = """
 local HEAD, ENTRY, FORMAT = 19, 12, %d
 local function entry(index, place)
@@ -204,16 +205,16 @@ end
 
 
 def put_tiles(client: Any, buckets: Buckets, writings: Sequence[Writing]) -> None:
-    """Writes tiles, each entity's with its history and which events are in them, and after all the marks."""
+    """Writes tiles, histories and offsets, those of one entity in one step, and after all of them the marks."""
     _run(client, _PUT, [call for writing in writings for call in _put_calls(writing, _entities_per_call(buckets))])
     marks = [writing.mark for writing in writings if writing.mark]
     _MARK.run(client, [(key, mark.task, mark.batch_id) for mark in marks for key in buckets.mark_keys(mark.token)])
 
 
 def _put_calls(writing: Writing, at_once: int) -> Iterator[Sequence[Any]]:
-    """The calls, each of so many entities."""
+    """Yields the calls of `_PUT`, each with at most `at_once` entities."""
     group, folded, histories = writing.group, writing.folded, writing.histories
-    # By the writer's clock: the server's TIME is a permission of its own, and an hour more or less does not matter.
+    # The clock of the writer: the server's TIME needs a permission of its own, and an hour more or less does not matter.
     hour = now_ms() // HOUR_MS
     ttl_seconds = 0 if histories is not None else writing.ttl_seconds
     shared = (
@@ -237,19 +238,19 @@ def _put_calls(writing: Writing, at_once: int) -> Iterator[Sequence[Any]]:
 
 
 def _entities_per_call(buckets: Buckets) -> int:
-    """How many entities a call of a script may be about: those of a cluster are on several servers."""
+    """Returns how many entities may share a call of a script: one on a cluster, where entities are on several servers."""
     return _ENTITIES_PER_CALL if len(buckets.names) == 1 else 1
 
 
 def open_tiles(client: Any, buckets: Buckets, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
-    """Of each entity what the stream has folded, with its tiles from a start on and those that are closed, and its history if these join it."""
+    """Returns the open tiles of the entities of each opening, as `store.protocol.Store.open_tiles` describes them."""
     calls = [call for opening in openings for call in _open_calls(opening, _entities_per_call(buckets))]
     answers = chain.from_iterable(_run(client, _OPEN, calls))
     return [[_opened(next(answers), opening.token) for _ in opening.first_ms] for opening in openings]
 
 
 def _open_calls(opening: Opening, at_once: int) -> Iterator[Sequence[Any]]:
-    """The calls, each of so many entities."""
+    """Yields the calls of `_OPEN`, each with at most `at_once` entities."""
     group = opening.group
     field, head, beside = speed_field(group.fingerprint), speed_head(group), folded_field(group.fingerprint)
     closed = ("", "") if opening.closed_ms is None else (history_field(group.fingerprint), opening.closed_ms)
@@ -269,13 +270,13 @@ def _opened(answer: Sequence[bytes], token: str) -> OpenTiles | None:
 
 
 def _run(client: Any, script: Script, calls: Sequence[Sequence[Any]]) -> list[Any]:
-    """The results of calls, of which so many share a round trip that they are about `PIPELINE_LENGTH` entities."""
+    """Returns the results of calls. A round trip has as many calls as have about `PIPELINE_LENGTH` entities together."""
     length = PIPELINE_LENGTH // max((len(keys) for keys, *_ in calls), default=1)
     return [result for begun in range(0, len(calls), length) for result in script.run(client, calls[begun : begun + length])]
 
 
 def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int, batch_id: int) -> bool:
-    """Whether every bucket has the marks of all tasks, up to `batch_id` at least."""
+    """Returns whether every bucket has an unbroken sequence of marks of all tasks, up to the micro-batch `batch_id` at least."""
     pipeline = client.pipeline(transaction=False)
     for key in buckets.mark_keys(token):
         pipeline.hgetall(key)
@@ -286,14 +287,14 @@ def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int, batch_id
 
 
 def tiles_of(client: Any, group: str) -> dict[str, Tiles]:
-    """Version → its stream of tiles."""
+    """Returns the streams of tiles of a group: version → its stream."""
     prefix = tiles_field("")
     fields = {name.decode(): text for name, text in client.hgetall(meta_key(group)).items()}
     return {name.removeprefix(prefix): read_tiles(text) for name, text in fields.items() if name.startswith(prefix)}
 
 
 def read_tiles(text: bytes) -> Tiles:
-    """What `set_tiles` wrote."""
+    """Returns the stream of tiles in a text that `set_tiles` wrote."""
     fields = json.loads(text)
     if begins := fields.get("begins"):
         fields["begins"] = {int(partition): offset for partition, offset in begins.items()}
@@ -301,7 +302,7 @@ def read_tiles(text: bytes) -> Tiles:
 
 
 def set_tiles(client: Any, buckets: Buckets, group: FeatureGroup, tiles: Tiles) -> None:
-    """Writes since when the tiles of a version are complete; removes the marks of another token."""
+    """Writes the stream of tiles of a version. If its token differs from the stored one, removes the marks of the stored token."""
     key, field = meta_key(group.name), tiles_field(version_of(group.fingerprint))
     before = client.hget(key, field)
     client.hset(key, field, json.dumps(asdict(tiles)))

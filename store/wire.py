@@ -1,7 +1,7 @@
-"""Commands and replies of one server, packed and parsed by hiredis: a connection for reads, in bytes.
+"""The client of a request: sends the commands of a read in one write, and returns their replies as bytes.
 
-A pipeline of redis-py takes a connection from a pool and awaits each reply by itself, which is most of the time of a read. Here all commands of
-a read are one write, and their replies are parsed as they arrive. A cluster, TLS and a socket's path stay with redis-py (`Pipelines`).
+A pipeline of redis-py takes a connection from a pool and awaits each reply by itself, which is most of the time of a read. `Wire` packs all commands
+of a read into one write, and parses the replies as they arrive, both by hiredis. For a cluster, TLS or a Unix socket, `Pipelines` uses redis-py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from store.clients import async_store
 
 
 class HashReads(NamedTuple):
-    """HMGET of the same fields of several hashes, with a reply for each of them."""
+    """HMGET of the same fields of several hashes, with one reply per hash."""
 
     keys: Sequence[str]
     fields: tuple[bytes, ...]
@@ -32,7 +32,7 @@ Command = _Single | HashReads
 
 
 def single(commands: Sequence[Command]) -> Iterator[_Single]:
-    """The commands with a reply for each, as redis-py takes them."""
+    """Yields the commands for redis-py: each has one reply, and a `HashReads` becomes one HMGET per key."""
     for command in commands:
         if isinstance(command, HashReads):
             for key in command.keys:
@@ -42,22 +42,25 @@ def single(commands: Sequence[Command]) -> Iterator[_Single]:
 
 
 _INCOMPLETE = object()
-#: What a URL may say for a connection of this module.
+#: The parts that a URL may have for a connection of `Wire`.
 _PLAIN = {"host", "port", "db", "username", "password"}
 
 
 class Replies(Protocol):
-    """A client that reads. What does not answer raises the client's errors (`store.errors.CLIENT_ERRORS`)."""
+    """A client that reads.
+
+    If the server does not answer, the methods raise the errors of the client (`store.errors.CLIENT_ERRORS`).
+    """
 
     async def replies(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies in the order of the commands, with the replies of a `HashReads` in its place; an error reply is an exception among them."""
+        """Returns the replies in the order of the commands; a `HashReads` has one reply per key. An error reply is an exception in the list."""
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
 
 
 def reading_client(settings: Settings) -> Replies:
-    """The client of a request, as the user that only reads."""
+    """Returns the client of requests, which connects as the read-only user."""
     if not settings.redis_cluster:
         where: Any = parse_url(settings.redis_reader_url or settings.redis_url)
         if where.keys() <= _PLAIN:
@@ -66,7 +69,7 @@ def reading_client(settings: Settings) -> Replies:
 
 
 class Pipelines:
-    """`Replies` by redis-py."""
+    """`Replies` by redis-py, for a cluster, TLS or a Unix socket."""
 
     def __init__(self, settings: Settings) -> None:
         self._client = async_store(settings)
@@ -88,11 +91,11 @@ class Wire:
     """`Replies` of one server over one TCP connection, which is made at the first use and after a loss.
 
     Args:
-        host: The server's name or address.
-        port: Its port.
-        db: Its database.
+        host: The name or the address of the server.
+        port: The port of the server.
+        db: The number of the database.
         username: The user; None for the default user.
-        password: The password; None for none.
+        password: The password; None to connect without a password.
     """
 
     def __init__(
@@ -108,7 +111,7 @@ class Wire:
         self._connecting = asyncio.Lock()
 
     async def replies(self, commands: Sequence[Command]) -> list[Any]:
-        """As `Replies.replies`. Reads change nothing, so they are sent a second time after the loss of a connection that was idle."""
+        """As `Replies.replies`. If the connection is lost, the commands are sent a second time, because reads change nothing."""
         connection = self._connection
         if connection is not None and connection.alive:
             try:
@@ -138,15 +141,15 @@ def _packed(command: Command) -> bytes:
     if not isinstance(command, HashReads):
         return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one word
     head, tail = _around_key(command.fields)
-    # Formatted as text, which takes half of the time that bytes take; their lengths are the same in ASCII.
+    # Formatting text takes half of the time of formatting bytes. In ASCII the lengths of both are equal.
     if (text := "".join([f"{head}{len(key)}\r\n{key}{tail}" for key in command.keys])).isascii():
         return text.encode()
     return "".join([f"{head}{len(key.encode())}\r\n{key}{tail}" for key in command.keys]).encode()
 
 
-@lru_cache(256)  # the fields of the versions that are served
+@lru_cache(256)  # an entry per pair of fields of a served version
 def _around_key(fields: tuple[bytes, ...]) -> tuple[str, str]:
-    """What stands before the length of the key in HMGET of these fields, and what after the key."""
+    """Returns the text before the length of the key in an HMGET of these fields, and the text after the key."""
     words = "".join([f"${len(field)}\r\n{field.decode()}\r\n" for field in fields])
     return f"*{2 + len(fields)}\r\n$5\r\nHMGET\r\n$", f"\r\n{words}"
 
@@ -158,7 +161,7 @@ class _Asked(NamedTuple):
 
 
 class _Connection(asyncio.Protocol):
-    """The server answers in the order of the commands, so the first that asked gets the first replies."""
+    """A connection of `Wire`. The server answers in the order of the commands, so the oldest read gets the next replies."""
 
     def __init__(self) -> None:
         self.alive = False
@@ -178,7 +181,7 @@ class _Connection(asyncio.Protocol):
         try:
             return await asked.future
         except asyncio.CancelledError:
-            # A server that stalls may never send these replies: who waits goes on waiting, and the next read gets a connection of its own.
+            # A server that stalls may never send these replies. Other reads go on waiting here, and the next read gets a new connection.
             self.alive = False
             if all(waiting.future.done() for waiting in self._asked):
                 self._transport.abort()
