@@ -1,7 +1,7 @@
-"""The speed layer's process: `python -m speed`. One Spark session, all queries, until SIGTERM.
+"""The process of the speed layer: `python -m speed`. It runs one Spark session with all queries until SIGTERM.
 
-A query that fails ends the process with a line that says which and why; the supervisor starts it again, and it goes on from its
-checkpoints. Killing it at any moment loses nothing and doubles nothing.
+A query that fails ends the process with a line of the log that names the query and the reason. The supervisor starts the process again, which goes on
+from its checkpoints. A kill at any moment loses no event and counts none twice.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ from speed.topics import TopicWatch
 from store.protocol import Store
 from store.server import reached_store, writing_store
 
-#: Partitions of a topic that does not exist yet.
+#: The number of partitions of a topic that this process creates.
 PARTITIONS = 4
 _POLL_SECONDS = 0.1
-#: How often to look whether the store still holds what was written, and whether an older version is still served.
+#: How often the process checks that the store still has the written tiles, and whether an older version is still served.
 _LOOK_SECONDS = 2.0
-#: For how long a start waits for Kafka and the online store, which may be starting again themselves.
+#: How long a start waits for Kafka and the online store, which may be restarting.
 _PATIENCE_SECONDS = 60.0
 
 
 def main() -> int:
-    """Runs until SIGTERM or SIGINT (0) or until a query fails (1)."""
+    """Runs the process. Returns the exit code: 0 after SIGTERM or SIGINT, 1 after a failure."""
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -73,7 +73,17 @@ def main() -> int:
 
 
 def run(settings: Settings, project: Project, ended: threading.Event) -> int:
-    """Starts the queries and publishes their progress until `ended` is set or one of them fails."""
+    """Starts the queries, and publishes their progress until `ended` is set or the process has to start again.
+
+    Args:
+        settings: The settings of the deployment.
+        project: The declared sources and groups.
+        ended: The event that ends the process.
+
+    Returns:
+        The exit code: 0 if `ended` was set; 1 if a query failed, a topic was made anew, or a stream has to be read again. After 1 the supervisor
+        starts the process again.
+    """
     _reach(settings, {name: n for one in project.sources for name, n in ((one.topic, PARTITIONS), (one.dlq_topic, 1))}, ended)
     spark = speed_session(settings)
     engine: Engine = FlinkEngine(settings) if settings.engine == "flink" else SparkEngine(spark, settings)
@@ -147,7 +157,7 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
                     return 1
             board.publish()
     except Exception:
-        # The signal that ends this process ends the JVM too, which may be faster.
+        # The signal that ends this process also ends the JVM, which may end first.
         if not ended.is_set():
             raise
     finally:
@@ -159,7 +169,17 @@ def run(settings: Settings, project: Project, ended: threading.Event) -> int:
 
 
 def _open_streams(settings: Settings, store: Store, watch: TopicWatch, groups: Mapping[str, FeatureGroup]) -> dict[str, TileStream]:
-    """The streams of tiles of versions of groups, by the names of their entries of progress."""
+    """Opens the streams of tiles of versions of groups.
+
+    Args:
+        settings: The settings of the deployment.
+        store: The online store.
+        watch: The identities of the topics.
+        groups: Name of a progress entry → version of a group.
+
+    Returns:
+        Name of a progress entry → the stream of tiles.
+    """
     sources = {group.source.name: group.source for group in groups.values()}
     in_kafka = {name: held(settings, source.topic) for name, source in sources.items()}
     tokens = {name: set(recorded_tokens(store, source).values()) for name, source in sources.items()}
@@ -185,7 +205,7 @@ def _open_streams(settings: Settings, store: Store, watch: TopicWatch, groups: M
 def _begin_histories(
     spark: SparkSession, settings: Settings, store: Store, source: EventSource, topic: str, streams: Mapping[str, TileStream]
 ) -> None:
-    """Makes the histories of the streams of a source that have none yet, before their query starts."""
+    """Makes the first histories of those streams of a source that have none yet. Their query has not started."""
     begun = {
         name: stream
         for name, stream in streams.items()
@@ -194,7 +214,7 @@ def _begin_histories(
     if not begun:
         return
     began, slack_ms = time.monotonic(), settings.future_seconds * 1_000
-    # Whoever waits for this process need not wait for all of the lake.
+    # This entry shows that the process runs, so that processes that wait for it need not wait until the whole lake is read.
     store.set_progress({"online": {**store.progress().get("online", {}), "written_at_ms": now_ms(), "pid": os.getpid()}})
     made = begin_histories(spark, settings, source, topic, [(stream.group, stream.tiles) for stream in begun.values()])
     in_kafka = held(settings, source.topic)
@@ -206,7 +226,7 @@ def _begin_histories(
 
 
 def _serve_whole(store: Store, streams: Mapping[str, TileStream], groups: Iterable[FeatureGroup]) -> None:
-    """Serves the declared versions whose streams have caught up, in the place of those that were served before."""
+    """Serves each declared version whose stream has caught up, instead of the version that was served before."""
     for group in groups:
         tiles = streams[f"online:{group.name}"].tiles
         if not tiles.whole:
@@ -220,7 +240,7 @@ def _serve_whole(store: Store, streams: Mapping[str, TileStream], groups: Iterab
 def _start_online(
     engine: Engine, name: str, tasks: int, store: Store, source: EventSource, streams: Mapping[str, TileStream]
 ) -> dict[str, Query]:
-    """The one query of a source, by the names of the entries of all its streams of tiles."""
+    """Starts the one query of a source. Returns name of a progress entry → that query, for each stream of tiles; empty if the source has none."""
     mine = {name: stream for name, stream in streams.items() if stream.group.source.name == source.name}
     if not mine:
         return {}
@@ -233,10 +253,10 @@ def _start_online(
 
 
 def _reach(settings: Settings, topics: Mapping[str, int], ended: threading.Event) -> None:
-    """Makes sure that Kafka has the topics and that the online store answers.
+    """Creates the topics that do not exist, and waits until Kafka and the online store answer.
 
     Raises:
-        ServiceError: One of them has not answered for too long, or `ended` was set meanwhile.
+        ServiceError: Kafka or the store has not answered within `_PATIENCE_SECONDS`, or until `ended` was set.
     """
 
     def tell(state: RetryCallState) -> None:
@@ -253,7 +273,7 @@ def _reach(settings: Settings, topics: Mapping[str, int], ended: threading.Event
 
 
 def _older(settings: Settings, store: Store, groups: Iterable[FeatureGroup]) -> dict[str, FeatureGroup]:
-    """What is served of an older version of its declaration, which goes on until the newer one is published; by the query's name."""
+    """Returns the older versions that are still served: name of a progress entry → version. They go on until the declared versions are published."""
     found = {}
     for declared in groups:
         published = store.published(declared.name)
@@ -266,7 +286,7 @@ def _older(settings: Settings, store: Store, groups: Iterable[FeatureGroup]) -> 
 
 
 def stop(spark: SparkSession, queries: Mapping[str, Query]) -> None:
-    """Stops the queries, then the session. What stops badly is gone all the same: the checkpoints are whole at any moment."""
+    """Stops the queries, then the session. An error while stopping does no harm, because the checkpoints are consistent at any moment."""
     for end in (*(query.stop for query in set(queries.values())), spark.stop):
         try:
             end()
@@ -275,7 +295,7 @@ def stop(spark: SparkSession, queries: Mapping[str, Query]) -> None:
 
 
 def say(line: str) -> None:
-    """A line of the log."""
+    """Writes a line to the log."""
     print(f"speed: {line}", file=sys.stderr, flush=True)
 
 

@@ -1,12 +1,12 @@
-"""Messages → the raw archive in Delta, and misfits → the dead-letter topic.
+"""The raw archive and the dead letters: messages → Delta `raw_{table}`, and messages that do not fit → the topic `{topic}.dlq`.
 
-Reads the topic; appends every message, whatever it holds, to the source's archive `raw_{table}`: what the batch layer learns the stream
-from, also what came too late for the tiles. The table is partitioned by the UTC day of the message's arrival; its change feed gives the
-batch layer what came since it last looked. Each message is in the archive exactly once: an append carries the query's id, which belongs to its
-checkpoint, and the micro-batch's number, and Delta refuses to take the same pair twice.
+Reads the topic of a source, and appends every message to the archive of the source, whatever the message contains. The batch layer reads the events
+of the stream from the archive, including those that were too late for the tiles. The table is partitioned by the UTC day of a message's arrival. Its
+change feed has the messages that are new since the batch layer last read it. Each message is in the archive exactly once: an append has the id of
+the query, which belongs to its checkpoint, and the number of the micro-batch, and Delta ignores a second append with the same pair.
 
-A message that does not fit the contract goes to `{topic}.dlq` with its key and its bytes as they were; the headers say the reason
-and where it was. The dead letters are at least once: a reader who minds drops doubles by the headers topic, partition and offset.
+A message that does not fit the contract goes to `{topic}.dlq` with its key and its bytes unchanged. The headers have the reason and the place of the
+message. Dead letters are delivered at least once. A reader can drop duplicates by the headers topic, partition and offset.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from speed.spark_engine import SparkQuery
 from speed.stream import judged, messages
 from speed.topics import is_anew
 
-#: Delta columns of the archive. Statistics only of the first four columns: the bytes need none.
+#: The columns of the archive. Delta keeps statistics of the first four columns only, because the bytes need none.
 COLUMNS = "topic STRING, partition INT, offset BIGINT, arrival_ms BIGINT, key BINARY, value BINARY, arrival_day DATE"
 _PROPERTIES = {
     "delta.dataSkippingNumIndexedCols": "4", "delta.checkpointInterval": "50", "delta.enableChangeDataFeed": "true",
@@ -37,7 +37,14 @@ _PROPERTIES = {
 
 
 def start_archive(spark: SparkSession, settings: Settings, source: EventSource, topic: str) -> Query:
-    """Starts the query of a source; `topic` is the identity of its topic: one that is made anew is read from its start."""
+    """Starts the archiving query of a source.
+
+    Args:
+        spark: The speed layer's session.
+        settings: The settings with the paths of the lake and the checkpoints.
+        source: The source.
+        topic: The identity of its topic. It is a part of the checkpoint's name, so a topic that is made anew is read from its start.
+    """
     name = f"archive_{source.name}"
     place = settings.checkpoint(f"{name}_{topic}")
     query = (
@@ -52,7 +59,7 @@ def start_archive(spark: SparkSession, settings: Settings, source: EventSource, 
 
 
 def create_archive(spark: SparkSession, settings: Settings, source: EventSource) -> None:
-    """Makes the table, so that a reader finds it before the first message."""
+    """Creates the table of the archive if it does not exist, so that a reader finds it before the first message."""
     properties = ", ".join(f"'{key}' = '{value}'" for key, value in _PROPERTIES.items())
     spark.sql(
         f"CREATE TABLE IF NOT EXISTS delta.`{settings.table(source.archive_table)}` ({COLUMNS}) USING delta "
@@ -63,14 +70,17 @@ def create_archive(spark: SparkSession, settings: Settings, source: EventSource)
 def archived_offsets(
     spark: SparkSession, settings: Settings, source: EventSource, topic: str, micro_batches: Mapping[str, int]
 ) -> dict[int, int]:
-    """Partition → the offset behind the last message of a topic in a commit of the archive; empty where it has none.
+    """Returns the offsets that a commit of the archive has reached: partition → the offset after the last archived message.
 
     Args:
         spark: The session.
-        settings: Where the checkpoints are.
-        source: Whose archive.
-        topic: The identity of the topic. The archive may have messages of a topic that had the name before.
-        micro_batches: Query → the last micro-batch that the commit has (`batch.tables.TableState.transactions`).
+        settings: The settings with the path of the checkpoints.
+        source: The source of the archive.
+        topic: The identity of the topic. The archive may have messages of an earlier topic of the same name.
+        micro_batches: Id of a query → the last micro-batch in the commit (`batch.tables.TableState.transactions`).
+
+    Returns:
+        The offsets by partition; empty if the commit has no micro-batch of this topic.
     """
     path = settings.checkpoint(f"archive_{source.name}_{topic}")
 
@@ -83,7 +93,7 @@ def archived_offsets(
         return {}
     if micro_batch is None:
         return {}
-    # Spark writes the offsets of a micro-batch before it begins: a line with a version, one with properties, and one per topic's reader.
+    # Spark writes the offsets of a micro-batch before it starts: a line with a version, a line with properties, and a line per source of the query.
     offsets = json.loads(text(f"offsets/{micro_batch}").splitlines()[-1])[source.topic]
     return {int(partition): int(offset) for partition, offset in offsets.items()}
 
@@ -92,11 +102,11 @@ def archive_batch(settings: Settings, source: EventSource, topic: str, batch: Da
     """Writes one micro-batch: first the archive, then the dead letters.
 
     Raises:
-        ServiceError: It cannot be written, or its messages are those of a topic made anew, of which this query has not the first.
+        ServiceError: The micro-batch cannot be written, or the topic was made anew, so that this query may have passed over its first messages.
     """
     if is_anew(settings, source.topic, topic):
         raise ServiceError(f"The topic {source.topic} was made anew.", "The speed layer starts again, and reads it from its start.")
-    # Kafka is read once for both.
+    # Both writes use the same messages, so that Kafka is read once.
     batch = batch.persist()
     try:
         query_id = batch.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId")
@@ -117,7 +127,7 @@ def archive_batch(settings: Settings, source: EventSource, topic: str, batch: Da
             .save()
         )
     except (PySparkException, Py4JJavaError) as error:
-        # Spark searches a failure's text by a regular expression that overflows the stack on a long one, as Java's traces are.
+        # Spark searches the text of a failure with a regular expression that overflows the stack on a long text such as a Java stack trace.
         cause = " ".join(str(error).split())[:1_000]
         raise ServiceError(
             f"The micro-batch {batch_id} of {source.topic} was not archived: {cause}.", "It is tried again."
@@ -127,7 +137,7 @@ def archive_batch(settings: Settings, source: EventSource, topic: str, batch: Da
 
 
 def dead_letters(settings: Settings, source: EventSource, batch: DataFrame) -> DataFrame:
-    """Of a batch of messages those that do not fit, as Kafka's sink takes them: key, value, headers."""
+    """Returns the messages of a batch that do not fit the contract, with the columns of Spark's Kafka sink: key, value, headers."""
     renamed = {f"_{name}": name for name in ("key", "value", "partition", "offset")}
     letters = judged(settings, batch, source, renamed)
     headers = F.array(

@@ -1,4 +1,7 @@
-"""Which checkpoint the query of a source goes on with: notes in the online store, beside the tiles that the checkpoint says are there."""
+"""The checkpoint with which the query of a source goes on.
+
+Reads and writes notes in the online store, next to the tiles that the checkpoint counts as written. So a store that is lost loses both.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import asdict, dataclass
 from features.sources import EventSource
 from store.protocol import Store
 
-#: The notes that name the checkpoint of each source; those of a layout in which Spark had the ids of events are none of these.
+#: The kind of the notes that name the checkpoint of each source. A former layout, in which Spark kept the ids of events, had another kind.
 _NOTES = "stream checkpoints"
 
 
@@ -18,10 +21,10 @@ class Checkpoint:
     """A checkpoint of the query of a source.
 
     Attributes:
-        name: Of its folder, and of the store's memory of the events that it has read.
-        tokens: Version of a group → the token of its stream of tiles, of those that it has read from the beginning.
-        tasks: How many tasks write tiles.
-        engine: What has read them, by the name of the setting.
+        name: A part of the name of its folder, and the name of the store's memory of the events that its query has read.
+        tokens: Version of a group (`{group}@{fingerprint}`) → the token of its stream of tiles. The query has read these streams from the start.
+        tasks: The number of tasks that write tiles.
+        engine: The engine that wrote the checkpoint, as in the setting.
     """
 
     name: str
@@ -31,21 +34,29 @@ class Checkpoint:
 
 
 def checkpoints(store: Store) -> list[str]:
-    """The names of the checkpoints of all sources."""
+    """Returns the names of the checkpoints of all sources."""
     return [str(note["name"]) for note in store.notes(_NOTES).values()]
 
 
 def recorded_tokens(store: Store, source: EventSource) -> Mapping[str, str]:
-    """The tokens of the checkpoint of a source."""
+    """Returns the tokens of the checkpoint of a source: version of a group → token. Empty if the source has no checkpoint."""
     last = _last_checkpoint(store, source)
     return last.tokens if last else {}
 
 
 def checkpoint_of(store: Store, source: EventSource, tokens: Mapping[str, str], tasks: int, engine: str = "spark") -> Checkpoint:
-    """The checkpoint that has read everything of these streams of tiles (version of a group → token).
+    """Returns the checkpoint with which the query of a source goes on, and records it.
 
-    A stream that the last checkpoint did not have is read from the first message, hence by a checkpoint that begins; the others pass over what they have.
-    So it is where another engine has read them. The first checkpoint of a source decides the number of tasks, because each of them leaves marks.
+    The last checkpoint goes on if its engine is the same and its query has read all of these streams. Otherwise a new checkpoint begins, whose query
+    reads the topic from the first message, because a new stream needs all messages. The other streams pass over the messages that they already have.
+
+    Args:
+        store: The online store.
+        source: The source.
+        tokens: Version of a group (`{group}@{fingerprint}`) → the token of its stream of tiles.
+        tasks: The number of tasks that write tiles, for the first checkpoint of the source. Every later checkpoint keeps the number of the first,
+            because each task leaves marks.
+        engine: The engine of the query, as in the setting.
     """
     last = _last_checkpoint(store, source)
     if last and last.engine == engine and tokens.items() <= last.tokens.items():

@@ -1,9 +1,11 @@
-"""Since when the tiles in the online store are complete, and whether the store still has them: read from Kafka and the store.
+"""The completeness of the tiles in the online store: since when no event is missing, and whether the store still has all tiles.
 
-Each version of a group has a stream of tiles (`store.protocol.Tiles`): its token names the checkpoint of the query that writes them. A new
-token means that the stream is read again from the first message that Kafka holds; until it has caught up, the tiles are not whole. Tokens are
-lost with the store's content. This module makes a new one where the store has lost tiles that it had acknowledged, and where a topic was made
-anew. `complete_since_ms` says what Kafka no longer held when the query started: a batch_end before it means that events may be missing.
+Reads what Kafka holds, the progress and the store; writes the stream of tiles of each version of a group (`store.protocol.Tiles`).
+
+The checkpoint of the query that writes the tiles records the token of each stream. A new token means that the stream is read again from the first
+message that Kafka holds. Until the stream has caught up, its tiles are not whole. The tokens are lost with the store's content. This module makes a
+new token if the store has lost acknowledged tiles, and if a topic was made anew. `complete_since_ms` covers the messages that Kafka no longer held
+when the query started: if batch_end lies before it, events may be missing.
 """
 
 from __future__ import annotations
@@ -28,24 +30,25 @@ def judge(
     slack_ms: int,
     history: int = 0,
 ) -> Tiles:
-    """The stream of tiles that a query goes on with, or begins.
+    """Returns the stream of tiles with which a query goes on, or a new one.
 
     Args:
-        known: The one that the store names; None for none.
-        topic_id: The identity of the topic now.
-        offsets: Where the query goes on, by partition; what is not there begins at 0.
-        held: What Kafka holds, by partition.
-        now_ms: The time.
-        slack_ms: How long after its arrival a message's event may happen, at most.
-        history: The format of the histories that the stream keeps; 0 for none. A stream that begins has to make them first: then no gap is looked for.
+        known: The stream in the store; None if there is none.
+        topic_id: The present identity of the topic.
+        offsets: Partition → the offset at which the query goes on; 0 for a partition that is not in it.
+        held: Partition → the range of messages that Kafka holds.
+        now_ms: The time, in ms.
+        slack_ms: How far the time of an event may lie after the arrival of its message, in ms.
+        history: The format of the histories that the stream keeps; 0 if it keeps none. A new stream with histories is returned without a search for
+            gaps, because its histories have to be made first.
     """
-    # An offset beyond the end is of messages that the brokers have lost.
+    # The brokers have lost the messages before an offset that lies beyond the end of the partition.
     made_anew = known is not None and (
         known.topic_id != topic_id
         or any(offset > held[partition].end for partition, offset in offsets.items() if partition in held)
     )
     if known is None or made_anew:
-        # Nobody knows what the topic held that was deleted.
+        # Nothing is known of the messages of the deleted topic.
         since_ms = now_ms + slack_ms if made_anew else None
         known, offsets = (
             Tiles(
@@ -63,9 +66,10 @@ def judge(
 
 
 def with_gaps(tiles: Tiles, offsets: Mapping[int, int], held: Mapping[int, Held], now_ms: int, slack_ms: int) -> Tiles:
-    """The stream of tiles that goes on at `offsets`, complete since the first message that Kafka holds where it lacks some of them.
+    """Returns the stream of tiles that goes on at `offsets`, with its `complete_since_ms`.
 
-    The messages before `tiles.begins` are in the histories. Arguments are those of `judge`.
+    If Kafka has deleted messages that the stream needs, the stream is complete since the first message that Kafka holds. The messages before
+    `tiles.begins` are in the histories. The other arguments are those of `judge`.
     """
     since_ms, begins = tiles.complete_since_ms, tiles.begins or {}
     for partition, partition_held in held.items():
@@ -76,19 +80,19 @@ def with_gaps(tiles: Tiles, offsets: Mapping[int, int], held: Mapping[int, Held]
 
 
 def new_token() -> str:
-    """A name for a stream of tiles."""
+    """Returns a new name for a stream of tiles."""
     return uuid.uuid4().hex[:12]
 
 
 @dataclass
 class TileStream:
-    """The tiles of one version of a group, as the process that writes them follows them.
+    """The state of one stream of tiles in the process that writes the tiles.
 
     Attributes:
-        group: The version.
-        tiles: What the store says of them.
-        ends: Per partition the offset from which on the stream has caught up.
-        tasks: How many tasks write them, each of which leaves marks.
+        group: The version of the group.
+        tiles: The stream, as in the store.
+        ends: Partition → the end of the topic when the process started. The stream has caught up when it has reached all of these offsets.
+        tasks: The number of tasks that write the tiles. Each of them leaves marks.
     """
 
     group: FeatureGroup
@@ -97,18 +101,21 @@ class TileStream:
     tasks: int = 1
 
     def follow(self, store: Store, entry: Mapping[str, Any], committed: int | None, expired_ms: int | None = None) -> str | None:
-        """Records in the store that the tiles are whole, and which may have expired; returns in a sentence why the stream must be read again, or None.
+        """Records that the tiles are whole as soon as the stream has caught up and which may have expired; checks that the store still has them.
 
         Args:
             store: The online store.
-            entry: How far the query is (`speed.progress`).
-            committed: The last committed micro-batch; None where there is none yet.
-            expired_ms: The event time before which tiles may have expired (`speed.expiry`); None if none may have.
+            entry: The progress of the query (`speed.progress`).
+            committed: The number of the last committed micro-batch; None before the first.
+            expired_ms: The event time before which tiles may have expired (`speed.expiry`), in ms; None if none may have.
+
+        Returns:
+            The beginning of a sentence that explains why the stream has to be read again; None if it need not.
         """
         named = store.tiles(self.group.name).get(version_of(self.group.fingerprint))
         if named is None or named.token != self.tiles.token:
             return "New histories were asked for" if named and named.history else "The online store has lost what it held"
-        # The writer may have met what it could not read for certain.
+        # The writer may have moved this time, because of a message that the engine could not decide.
         self.tiles = replace(self.tiles, complete_since_ms=named.complete_since_ms)
         if expired_ms is not None and (named.complete_since_ms is None or named.complete_since_ms < expired_ms):
             self.tiles = replace(self.tiles, complete_since_ms=expired_ms)
@@ -135,10 +142,24 @@ def open_stream(
     slack_ms: int,
     history: int = 0,
 ) -> TileStream:
-    """The stream of tiles of a version at the start of a process; `entries` are what the process before reported of its queries.
+    """Opens the stream of tiles of a version at the start of a process, and writes it to the store if it has changed.
 
-    A stream whose token is not among `tokens` was written by a query that has no checkpoint any more, or by one of a former layout: another begins.
-    So it does where the stream kept histories of another format than `history`, or none, or has not made them yet.
+    The stored stream goes on, unless one of these holds, which makes a new stream begin:
+
+    - Its token is not in `tokens`. Then its query has no checkpoint any more, or has a checkpoint of a former layout.
+    - It keeps histories of another format than `history`, or its first histories are not made yet.
+    - The topic was made anew, or the brokers have lost messages that the stream has read.
+
+    Args:
+        store: The online store.
+        group: The version of the group.
+        topic_id: The present identity of the topic.
+        held: Partition → the range of messages that Kafka holds.
+        entries: Name of a progress entry → the entry that the previous process wrote.
+        tokens: The tokens of the source's checkpoint.
+        now_ms: The time, in ms.
+        slack_ms: How far the time of an event may lie after the arrival of its message, in ms.
+        history: The format of the histories that the deployment keeps; 0 in an architecture without histories.
     """
     known = stored = store.tiles(group.name).get(version_of(group.fingerprint))
     if known and (known.token not in tokens or known.history != history or (history and known.begins is None)):

@@ -1,8 +1,9 @@
-"""Which events of a micro-batch count: those that are neither late nor copies.
+"""The verdicts on the events of a micro-batch: an event counts if it is neither late nor a copy.
 
-Reads contributions (`speed.stream.contributions`); gives each a verdict, in Spark's Python workers (`with_verdicts`) or in the writer of another engine (`verdicts`). The online store remembers which events the stream has seen, and the highest time
-of an event in each micro-batch, from which the watermark follows as Spark reckons it: that of the micro-batches before. So the memory outlives the
-process, and Spark has no state to write in each micro-batch, or to search for what has expired.
+Reads contributions (`speed.stream.contributions`), and returns a verdict on each, in Spark's Python workers (`with_verdicts`) or in the writer of
+another engine (`verdicts`). The online store remembers the events that the stream has seen, and the highest time of an event in each micro-batch. As
+in Spark, the watermark of a micro-batch follows from the micro-batches before it. The memory outlives the process, and Spark has no state that it
+must write in each micro-batch or search for expired entries.
 """
 
 from __future__ import annotations
@@ -28,24 +29,29 @@ COUNTS, LATE, COPY, MISSED = 0, 1, 2, 3
 #: The verdicts on events that go into tiles, and on those that the next batch has to fold.
 COUNTING, FOR_THE_BATCH = (COUNTS, MISSED), (LATE, MISSED)
 VERDICT = "verdict"
-#: The name of the numbers of a micro-batch's late events and copies in Spark's progress.
+#: The name under which Spark's progress reports the numbers of late events and copies of a micro-batch.
 OBSERVED = "verdicts"
 
 
 class MicroBatch(NamedTuple):
-    """A micro-batch of a query: a new checkpoint names the query anew, and the number grows by one."""
+    """A micro-batch of a query.
+
+    Attributes:
+        query: The id of the query, which a new checkpoint changes.
+        number: The number of the micro-batch; the next one has the next number.
+    """
 
     query: str
     number: int
 
     @property
     def name(self) -> bytes:
-        """Both as a name of 4 bytes."""
+        """A name of 4 bytes for the query and the number."""
         return zlib.crc32(f"{self.query} {self.number}".encode()).to_bytes(4, "big")
 
 
 def micro_batch() -> MicroBatch:
-    """The micro-batch of this task of Spark."""
+    """Returns the micro-batch of this Spark task."""
     task = TaskContext.get()
     assert task is not None
     query, number = task.getLocalProperty("sql.streaming.queryId") or "", int(task.getLocalProperty("streaming.sql.batchId") or 0)
@@ -53,7 +59,7 @@ def micro_batch() -> MicroBatch:
 
 
 def watermark_before(store: Store, settings: Settings, batch: MicroBatch) -> int | None:
-    """The watermark of the micro-batches before one, in ms; None before the first event."""
+    """Returns the watermark after the micro-batches before `batch`, in ms; None before the first event."""
     high_ms = store.high_water(batch.query, batch.number)
     return None if high_ms is None else high_ms - settings.watermark_seconds * 1_000
 
@@ -68,20 +74,24 @@ def verdicts(
     ts_ms: npt.NDArray[np.int64],
     messages: Messages,
 ) -> npt.NDArray[np.int8]:
-    """The verdict on each event.
+    """Returns the verdict on each event.
 
-    A late event is remembered like the others, so that a copy of it with a later time, which arrives afterwards, does not count here: in the batch layer
-    the first to arrive counts as well. It is not, where the batch layer would take the two for different events, because their days are too far apart.
+    A late event is remembered as well, so that a copy of it that arrives afterwards with a later time does not count: in the batch layer, too, the
+    first to arrive counts. A late event is not remembered if its day lies so far before the watermark that the batch layer would take it and an event
+    after the watermark for different events.
 
     Args:
         store: The online store.
-        settings: For how long a copy is recognized.
+        settings: How long copies are recognized in the stream (seconds) and in the batch layer (days).
         memory: The name of the store's memory of this stream.
         batch: The micro-batch.
-        watermark_ms: An event at it is late; None where none is.
-        read: The latest batch of the source.
+        watermark_ms: The watermark: events at or before this time are late; None if no event is late.
+        read: The latest batch of the source; None before the first.
         ts_ms: The times of the events.
-        messages: Their messages.
+        messages: The messages of the events.
+
+    Returns:
+        `COUNTS`, `LATE`, `COPY` or `MISSED` per event.
     """
     verdict = np.full(len(ts_ms), COUNTS, np.int8)
     if watermark_ms is not None:
@@ -100,13 +110,13 @@ def verdicts(
 
 
 def with_verdicts(settings: Settings, memory: str, source: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The rows of a task, each with its verdict; runs in Spark's Python workers.
+    """Yields the rows of a task, with the verdicts as an additional column. Runs in Spark's Python workers.
 
     Args:
-        settings: Where the store is, how late an event may be, and for how long a copy is recognized.
+        settings: The settings with the URL of the store, the delay of the watermark, and how long copies are recognized.
         memory: The name of the store's memory of this stream.
         source: The name of the source.
-        batches: The rows.
+        batches: The rows, as of `speed.stream.contributions`.
     """
     store = writing_store(settings)
     this = micro_batch()
@@ -122,7 +132,10 @@ def with_verdicts(settings: Settings, memory: str, source: str, batches: Iterato
 
 
 def without_later_copies(store: Store, memory: str, rows: pa.Table) -> pa.Table:
-    """The rows of a task, after all tasks of its micro-batch have ended that give verdicts: but for those of which a copy had arrived earlier in another task."""
+    """Returns the rows of a task except the copies whose earlier message was in another task.
+
+    All tasks of the micro-batch that return verdicts must have ended before.
+    """
     later = store.later_copies(memory, micro_batch().name)
     if not later:
         return rows

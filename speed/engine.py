@@ -1,6 +1,6 @@
-"""The engine as the process of the speed layer sees it: it starts the one query of a source, which keeps the tiles of its groups (docs/engine.md).
+"""The interface of an engine: it starts the one query of a source, which maintains the tiles of the source's groups (docs/engine.md).
 
-What the query writes is the part "The speed layer" of `store.protocol.Store`. Spark is the engine: `speed.spark_engine`.
+The query writes through the methods of `store.protocol.Store` under "The speed layer". The engines are `speed.spark_engine` and `speed.flink.engine`.
 """
 
 from __future__ import annotations
@@ -13,32 +13,36 @@ from features.sources import EventSource
 from speed.checkpoints import Checkpoint
 from store.protocol import Tiles
 
-#: How far a query is, as `speed.progress` describes it.
+#: The progress of a query, as `speed.progress` describes it.
 Entry = dict[str, Any]
-#: The verdicts of an engine on a message, where braid's own writer takes what it makes (`speed.writer`).
+#: The verdicts on a message, of an engine whose contributions `speed.writer` writes.
 FITS, REFUSED, UNDECIDED = 0, 1, 2
-#: The numbers of an entry that are counted since the process began.
+#: The numbers of an entry that count from the start of the process.
 COUNTED = ("late_rows", "copies")
 
 
 class Query(Protocol):
-    """A query that has been started: the one of a source's tiles, or another one that reads its topic."""
+    """A query that has been started: the one that writes the tiles of a source, or another one that reads its topic."""
 
     def fault(self) -> str | None:
-        """Why it has ended, in a sentence, with the place of its checkpoint; None while it runs."""
+        """Returns why the query has ended, in a sentence that names its checkpoint or its job; None while it runs."""
 
     def committed(self) -> int | None:
-        """The number of the last micro-batch that is written and committed; None before the first."""
+        """Returns the number of the last micro-batch that is written and committed; None before the first."""
 
     def entry(self, before: Mapping[str, Any]) -> Entry:
-        """How far it is, from what was written of it last. An offset is in it only when all before it is written."""
+        """Returns the present progress of the query. An offset is in it only if all events before the offset are written.
+
+        Args:
+            before: The entry of the query that was published last.
+        """
 
     def stop(self) -> None:
-        """Ends it. What it had not committed is read again by the next one."""
+        """Ends the query. The next query reads the messages again that this one had not committed."""
 
 
 class Engine(Protocol):
-    """What starts the queries of sources."""
+    """An engine, which starts the queries of sources."""
 
     def start(self, source: EventSource, streams: Sequence[tuple[FeatureGroup, Tiles]], checkpoint: Checkpoint) -> Query:
         """Starts the query of a source.
@@ -46,12 +50,12 @@ class Engine(Protocol):
         Args:
             source: The source of all groups.
             streams: Versions of its groups, each with its stream of tiles.
-            checkpoint: What the query goes on with, or begins.
+            checkpoint: The checkpoint with which the query goes on, or which it begins.
         """
 
 
 def widened(before: Mapping[str, Any], oldest_ms: int | None, newest_ms: int | None) -> dict[str, int | None]:
-    """The times of the oldest and the newest event of an entry, with those of the entry before; None for no event."""
+    """Returns `oldest_event_ms` and `newest_event_ms` over the events of the entry `before` and the new ones; None if there is no event."""
     oldest = [ms for ms in (before.get("oldest_event_ms"), oldest_ms) if ms is not None]
     newest = [ms for ms in (before.get("newest_event_ms"), newest_ms) if ms is not None]
     return {"oldest_event_ms": min(oldest, default=None), "newest_event_ms": max(newest, default=None)}

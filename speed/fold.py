@@ -1,11 +1,11 @@
-"""The fold: what the new events of a micro-batch make of the open tiles of their entities. Pure, in columns.
+"""The fold: joins the new events of a micro-batch to the open tiles of their entities. Pure functions on columns.
 
-Reads Arrow columns of `speed.stream.by_entity` and the tiles of their entities as the last micro-batch left them; gives tiles to be put into the
-online store. Each event costs once, however many its tile has: a new event is folded with the others of its micro-batch, and their tile is joined to
-the one that is there.
+Reads Arrow columns of `speed.stream.by_entity` and the open tiles that the last micro-batch left; returns the tiles to be written into the online
+store. The cost of an event does not depend on the number of events in its tile: the new events of a micro-batch are folded into new tiles, and each
+new tile is joined to the stored one.
 
-A micro-batch that is made again changes nothing: the tiles of an entity say up to which offset of each partition they hold its events, and events before
-it are passed over.
+A micro-batch that is made again changes nothing: with the tiles of an entity the store has, per partition, the offset before which they contain the
+events, and events before it are skipped.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from store.protocol import OpenTiles
 
 @dataclass(frozen=True)
 class Rolled:
-    """What a micro-batch makes of entities with histories.
+    """The changes of a micro-batch to entities with histories.
 
     Attributes:
-        tiles: The tiles (entity, start, packed value) that change, of those that stay.
-        histories: Entity → its packed history, where it changes.
-        folded: Entity → up to which offset of each partition its events are in either.
+        tiles: The changed tiles (entity, start in ms, packed value) that do not join a history.
+        histories: Entity → its packed history, for each changed history.
+        folded: Entity → partition → the offset before which its events are in the tiles or the history.
     """
 
     tiles: list[tuple[int | str, int, bytes]]
@@ -46,15 +46,15 @@ class Rolled:
 
 @dataclass(frozen=True)
 class Contributions:
-    """What events contribute to a group: `entities` are the different ones, all else are arrays of one length, an item per event.
+    """The contributions of events to a group. All attributes except `entities` are arrays with an item per event.
 
     Attributes:
-        entities: The ids of the entities.
-        entity: The index in `entities`.
+        entities: The different ids of the entities.
+        entity: The index of the event's entity in `entities`.
         ts_ms: The time of the event.
-        partition: Where its message is.
-        offset: Where its message is.
-        inputs: Per input of the group the values, and where one is present.
+        partition: The partition of its message.
+        offset: The offset of its message.
+        inputs: Per input of the group the values, and a mask that is true if the value is present.
     """
 
     entities: Sequence[int | str]
@@ -65,14 +65,20 @@ class Contributions:
     inputs: Sequence[tuple[np.ndarray, np.ndarray]]
 
     def take(self, chosen: np.ndarray) -> Contributions:
-        """Those at some indices, or where a mask is true."""
+        """Returns the contributions at the indices `chosen`, or those for which the mask `chosen` is true."""
         inputs = [(values[chosen], present[chosen]) for values, present in self.inputs]
         entity, ts_ms = self.entity[chosen], self.ts_ms[chosen]
         return Contributions(self.entities, entity, ts_ms, self.partition[chosen], self.offset[chosen], inputs)
 
 
 def contributions_of(group: FeatureGroup, rows: pa.Table, inputs: Sequence[str]) -> Contributions:
-    """The columns of `speed.stream.by_entity` of the entities of one group as arrays; `inputs` names those of the group's inputs."""
+    """Converts rows of `speed.stream.by_entity` to arrays.
+
+    Args:
+        group: The declaration.
+        rows: The rows of the group's entities.
+        inputs: The columns of the group's inputs, in their order.
+    """
     keys = rows.column("entity").combine_chunks().dictionary_encode()
     ids = keys.dictionary.to_pylist()
     entity, ts_ms, partition, offset = (
@@ -89,14 +95,19 @@ def contributions_of(group: FeatureGroup, rows: pa.Table, inputs: Sequence[str])
 
 
 def first_starts(group: FeatureGroup, new: Contributions) -> dict[int | str, int]:
-    """Entity → the start of the first tile that an event comes to, in the order of `new.entities`."""
+    """Returns entity → the start of the first tile that has a new event, in ms, in the order of `new.entities`."""
     first_ms = np.full(len(new.entities), np.iinfo(np.int64).max)
     np.minimum.at(first_ms, new.entity, floor_ms(new.ts_ms, group.tile_ms))
     return dict(zip(new.entities, first_ms.tolist(), strict=True))
 
 
 def fold(group: FeatureGroup, new: Contributions) -> list[tuple[int | str, int, TileValue]]:
-    """The tiles (entity, start, value) of all events, in any order, no two of them copies."""
+    """Folds events into tiles. Returns the tiles: entity, start in ms, value.
+
+    Args:
+        group: The declaration.
+        new: The contributions, in any order, without copies.
+    """
     new = new.take(np.lexsort((new.ts_ms, new.entity)))
     starts_ms = floor_ms(new.ts_ms, group.tile_ms)
     lo, hi = runs(new.entity, starts_ms)
@@ -108,12 +119,16 @@ def fold(group: FeatureGroup, new: Contributions) -> list[tuple[int | str, int, 
 def fold_into(
     group: FeatureGroup, new: Contributions, before: Sequence[OpenTiles | None]
 ) -> tuple[list[tuple[int | str, int, bytes]], dict[int | str, dict[int, int]]]:
-    """The tiles (entity, start, packed value) that change, and of each of their entities up to which offset of each partition its events are in.
+    """Folds the events of a micro-batch into the stored tiles of their entities.
 
     Args:
         group: The declaration.
-        new: All events of a micro-batch of these entities, in any order, no two of them copies.
-        before: What `new.entities` have, in their order: at least the tiles that an event comes to.
+        new: All contributions of the micro-batch to these entities, in any order, without copies.
+        before: The stored state of `new.entities`, in their order, with at least the tiles that have a new event.
+
+    Returns:
+        The changed tiles (entity, start in ms, packed value), and for their entities: entity → partition → the offset before which its events are in
+        the tiles.
     """
     new = new.take(_not_yet_folded(new, before))
     if not len(new.entity):
@@ -133,16 +148,17 @@ def fold_into(
 
 
 def roll_into(group: FeatureGroup, new: Contributions, before: Sequence[OpenTiles | None], closed_ms: int) -> Rolled:
-    """`fold_into` of an architecture with histories: the tiles that the watermark has closed join the history of their entity.
+    """Does what `fold_into` does, in an architecture with histories: the tiles that the watermark has closed join the history of their entity.
 
-    An event that is not late and lies before the end of the history joins the history as well. That happens where the stream is read again, because
-    its partitions then come in another order, and so does the watermark.
+    An event that lies before the end of the history and is not late joins the history as well. Such events occur when the stream is read again: the
+    messages of its partitions then arrive in another order, which also moves the watermark in another way.
 
     Args:
         group: The declaration.
         new: As in `fold_into`.
         before: As in `fold_into`, with the closed tiles and the history.
-        closed_ms: No event that is still to be read lies before, but for these; `EVER_MS` before the first micro-batch.
+        closed_ms: Tiles that start before this time, in ms, are closed: no event that is read after those of `new` counts in them. `EVER_MS` before
+            the first micro-batch.
     """
     changed, folded = fold_into(group, new, before)
     of_entity: dict[int | str, dict[int, bytes]] = {}
@@ -164,7 +180,7 @@ def roll_into(group: FeatureGroup, new: Contributions, before: Sequence[OpenTile
 
 
 def _not_yet_folded(new: Contributions, before: Sequence[OpenTiles | None]) -> np.ndarray:
-    """Which events are in no tile yet."""
+    """Returns the mask of the events that are in no tile yet."""
     done: dict[int, Ints] = {}
     for index, state in enumerate(before):
         for partition, offset in state.offsets.items() if state else ():
@@ -178,7 +194,7 @@ def _not_yet_folded(new: Contributions, before: Sequence[OpenTiles | None]) -> n
 
 
 def _next_offsets(new: Contributions) -> dict[int, dict[int, int]]:
-    """Index of an entity → partition → the offset behind its last event."""
+    """Returns index of an entity → partition → the offset after its last event."""
     order = np.lexsort((new.offset, new.partition, new.entity))
     entity, partition, offset = new.entity[order], new.partition[order], new.offset[order]
     _, hi = runs(entity, partition)

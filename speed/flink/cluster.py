@@ -1,4 +1,4 @@
-"""The jobs of the cluster: which there are, by the JobManager's REST interface, and how one is started, by Flink's SQL client."""
+"""The jobs of the Flink cluster: lists and cancels them through the JobManager's REST interface, and starts them by Flink's SQL client."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from infra.errors import ServiceError
 from infra.flink.cluster import rest_url, sql_client_command, sql_client_environment
 from infra.settings import Settings
 
-#: The states of a job that has ended, or soon will.
+#: The states of a job that has ended or is about to end.
 _ENDED = {"FINISHED", "FAILED", "CANCELED", "SUSPENDED"}
 _TIMEOUT_SECONDS = 5.0
-#: On a busy machine a Java that plans takes some minutes.
+#: On a busy machine the SQL client takes some minutes to plan a job.
 _SUBMIT_SECONDS = 300
 
 
 class Cluster:
-    """The cluster of a deployment."""
+    """The Flink cluster of a deployment.
+
+    Args:
+        settings: The settings with the address of the JobManager.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        # Of processes that were killed while they started a job.
+        # These files belong to processes that were killed while they started a job.
         for path in (settings.home / "flink").glob("*.sql"):
             pid = path.name.split("-")[0]
             if not (pid.isdigit() and psutil.pid_exists(int(pid))):
@@ -35,7 +39,7 @@ class Cluster:
         self._client = httpx.Client(base_url=rest_url(settings), timeout=_TIMEOUT_SECONDS, trust_env=False)
 
     def jobs(self) -> dict[str, list[str]] | None:
-        """Name → the ids of its jobs that have not ended; None where the JobManager does not answer, or has no TaskManager."""
+        """Returns the jobs that have not ended: name → ids. None if the JobManager does not answer or has no TaskManager."""
         try:
             if not self._client.get("/overview").raise_for_status().json()["taskmanagers"]:
                 return None
@@ -49,20 +53,23 @@ class Cluster:
         return ids
 
     def cancel(self, job_id: str) -> None:
-        """Ends a job; one that has ended is left as it is."""
+        """Cancels a job. A job that has ended stays as it is, and an error of the JobManager is ignored."""
         try:
             self._client.patch(f"/jobs/{job_id}", params={"mode": "cancel"})
         except httpx.HTTPError:
             return
 
     def submit(self, statements: str) -> str:
-        """Starts a job; gives its id.
+        """Starts a job. Returns its id.
+
+        Args:
+            statements: The statements of the job, in Flink SQL.
 
         Raises:
-            ServiceError: The SQL client does not start it.
+            ServiceError: The SQL client does not start the job.
         """
         folder = self._settings.home / "flink"
-        # The statements may have the password of Kafka's user: the file can be read by its owner only, and goes.
+        # The statements may contain the password of Kafka's user. So only the owner can read the file, and it is deleted afterwards.
         with tempfile.NamedTemporaryFile("w", dir=folder, prefix=f"{os.getpid()}-", suffix=".sql", delete=False) as file:
             file.write(statements)
         path = Path(file.name)
@@ -85,5 +92,5 @@ class Cluster:
         )
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self._client.close()

@@ -1,9 +1,12 @@
 """The contract of a source in Flink SQL: a message → the verdict on it, and typed columns.
 
-The verdict is what `features.judgement` gives in Spark SQL, wherever it is certain. `FITS`: the text is a JSON object by a strict grammar, and each value is
-of a form that both engines read alike. `REFUSED`: Spark refuses it, too. `UNDECIDED`: neither is certain; the writer then says that answers may lack the event.
+The verdict is that of `features.judgement` in Spark SQL, whenever it is certain:
 
-Flink would compute an expression again wherever it is used. So each step is a query of its own, and `_step` keeps the planner from joining two of them.
+- `FITS`: the text is a JSON object by a strict grammar, and each value has a form that both engines read alike.
+- `REFUSED`: Spark refuses the message as well.
+- `UNDECIDED`: neither is certain. The writer then marks answers that may lack the event as degraded.
+
+Flink computes an expression again at each place that uses it. So each step is a query of its own, and `_step` keeps the planner from joining steps.
 """
 
 from __future__ import annotations
@@ -16,27 +19,27 @@ from features.sources import RFC3339, Column, ColumnType, EventSource
 from speed.engine import FITS, REFUSED, UNDECIDED
 from speed.flink.json_tokens import JSON_OBJECT, last_token, only_token, without_key
 
-#: What marks a value of a map that cannot be read for certain; a token never is this.
+#: The mark of a value in a map that cannot be read for certain. No token is equal to it.
 _UNCERTAIN = "?"
 _INTEGER = r"^[+-]?\d+(\.0+)?$"
 _CERTAIN_INTEGER = r"\A *[+-]?[0-9]{1,37}(?:\.0+)? *\z"
 _CERTAIN_DECIMAL = r"\A *[+-]?(?:[0-9]{1,19}(?:\.[0-9]{0,18})?|\.[0-9]{1,18}) *\z"
-#: What Java reads as a decimal, of characters of ASCII.
+#: The ASCII texts that Java reads as a decimal.
 _JAVA_DECIMAL = r"\A[\x00-\x20]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[\x00-\x20]*\z"
-#: A decimal with an exponent and at most 15 digits, which are also those of the double that Spark makes of a number of JSON.
+#: A decimal with an exponent and at most 15 digits. Spark reads such a JSON number as a double, which keeps these digits.
 _CERTAIN_EXPONENT = r"\A *[+-]?(?=[0-9.]{1,16}[eE])(?:[0-9]{1,15}(?:\.[0-9]*)?|\.[0-9]+)[eE][+-]?[0-9]{1,2} *\z"
-#: A number of JSON that Spark gives as a text as it stands there: an integer, or a double that Java writes alike.
+#: A JSON number whose text in Spark equals its text in the message: an integer, or a double that Java writes in the same way.
 _CERTAIN_NUMBER = r"\A(?:0|-?[1-9][0-9]*+|-?(?:[1-9][0-9]{0,6}\.(?:0|[0-9]{0,7}[1-9])|0\.(?:0|0{0,2}[1-9](?:[0-9]{0,11}[1-9])?)))\z"
 _NUMBER = r"\A[0-9-]"
-#: A text that begins like none of an object or an array.
+#: A text that begins neither like an object nor like an array.
 _NO_MAP = r"\A[ \t\n\r]*+[A-Za-z0-9\"'.+-]"
 _ASCII = r"\A[\x00-\x7f]*\z"
 _CERTAIN_TIME = (
     r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:[Zz]|[+-](?:0[0-9]|1[0-7]):[0-5][0-9])\z"
 )
-#: The longest message in characters; a longer one may make a contribution that Kafka does not take.
+#: The longest message, in characters. The contribution of a longer one may be too large for Kafka.
 _LONGEST = 100_000
-#: The first year of the Gregorian calendar, which Spark counts by.
+#: The first full year of the Gregorian calendar, by which Spark counts. A time in an earlier year is undecided.
 _FIRST_YEAR = 1_583
 
 
@@ -46,7 +49,7 @@ class Reading:
 
     Attributes:
         source: The source.
-        texts: The text columns whose value is used.
+        texts: The columns whose values are used as texts.
         keys: Map column → the keys whose values are used.
     """
 
@@ -55,25 +58,26 @@ class Reading:
     keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def column(self, name: str) -> str:
-        """The SQL name of a column's value: STRING, BIGINT, of a decimal BIGINT of micro-units, of a time BIGINT of milliseconds."""
+        """Returns the SQL name of a column's value: a STRING, or a BIGINT (of a decimal in micro-units, of a time in ms)."""
         index, column = next((index, column) for index, column in enumerate(self.source.columns) if column.name == name)
         return f"s_{index}" if column.type is ColumnType.STRING else f"t_{index}"
 
     def value(self, name: str, key: str) -> str:
-        """The SQL name of the text that a map has of a key."""
+        """Returns the SQL name of the text of a key in a map column."""
         index = next(index for index, column in enumerate(self.source.columns) if column.name == name)
         return f"k_{index}_{list(self.keys[name]).index(key)}"
 
 
 def judged_sql(reading: Reading, messages: str) -> str:
-    """The query of messages with their verdicts.
+    """Returns the query that judges messages.
 
     Args:
-        reading: What is read.
-        messages: A table with `value` (BYTES), `partition`, `offset` and `timestamp`.
+        reading: The columns that the job reads.
+        messages: The name of a table with `value` (BYTES), `partition`, `offset` and `timestamp`.
 
     Returns:
-        place (`partition`, `offset`), arrival (text, UTC), verdict, and for FITS the columns of `reading` by their SQL names.
+        A query with the columns `partition`, `offset`, arrival (text, UTC), verdict, and the values of `reading` by their SQL names. The values are
+        valid only if the verdict is `FITS`.
     """
     columns = list(enumerate(reading.source.columns))
     place = ["`partition`", "`offset`", "arrival"]
@@ -131,13 +135,16 @@ def judged_sql(reading: Reading, messages: str) -> str:
 
 
 def text(value: str) -> str:
-    """A literal."""
+    """Returns a text as a literal of SQL."""
     escaped = value.replace("'", "''")
     return f"'{escaped}'"
 
 
 def _step(source: str, columns: Mapping[str, str]) -> str:
-    """A query that the planner does not join with the next one, where that uses a column more than once: by chance, it might have another value."""
+    """Returns a query that the planner does not join with the next query.
+
+    The condition `RAND() < 2` is always true. The planner takes it for random, so it does not copy the column to each place that uses it.
+    """
     names = [sql if sql == name else f"CASE WHEN RAND() < 2 THEN {sql} END AS {name}" for name, sql in columns.items()]
     return f"(SELECT {', '.join(names)} FROM {source})"
 
@@ -147,7 +154,10 @@ def _same(*names: str) -> dict[str, str]:
 
 
 def _shape_sql() -> str:
-    """FITS for what is an object for certain, REFUSED for what is none for certain."""
+    """Returns the SQL of the verdict on the form of a message.
+
+    `FITS` if the message is certainly a JSON object, `REFUSED` if it certainly is none, `UNDECIDED` otherwise.
+    """
     half = f"REGEXP(message, '\\\\u[dD]') AND REGEXP(REGEXP_REPLACE(message, {text(WHOLE_PAIRS)}, ' '), {text(HALF)})"
     bounded = (
         "CHAR_LENGTH(message) < 100000 AND NOT REGEXP(message, '[0-9]{900}') AND NOT REGEXP(message, '(?:[\\[{][^\\[{]*+){400}')"
@@ -162,7 +172,7 @@ def _shape_sql() -> str:
 
 
 def _text_of(token: str) -> str:
-    """The text of a token; NULL for null, and for what is nested."""
+    """Returns the SQL of the text of a token: NULL for the token `null`, for an object or an array, and for an uncertain value."""
     unescaped = f"""JSON_VALUE(CONCAT('{{"v":', {token}, '}}'), '$.v')"""
     plain = f"CASE WHEN POSITION('\\' IN {token}) = 0 THEN SUBSTRING({token}, 2, CHAR_LENGTH({token}) - 2) ELSE {unescaped} END"
     return (
@@ -172,19 +182,19 @@ def _text_of(token: str) -> str:
 
 
 def _odd_number(token: str) -> str:
-    """Whether a token is a number of which Spark's text may differ from it."""
+    """Returns the condition that a token is a number whose text in Spark may differ from the token."""
     return f"(REGEXP({token}, {text(_NUMBER)}) AND NOT REGEXP({token}, {text(_CERTAIN_NUMBER)}))"
 
 
 def _plain_sql(index: int) -> str:
-    """The text of a decimal without an exponent."""
+    """Returns the SQL of the text of a decimal column; a certain exponent is resolved."""
     value = f"s_{index}"
     plain = f"CAST(TRY_CAST(TRIM({value}) AS DECIMAL(38, 18)) AS STRING)"
     return f"CASE WHEN REGEXP({value}, {text(_CERTAIN_EXPONENT)}) THEN {plain} ELSE {value} END"
 
 
 def _map_tokens(index: int, keys: Sequence[str]) -> dict[str, str]:
-    """The tokens of a map's values, by key."""
+    """Returns the SQL of the tokens of a map's values: column → expression, one for each key."""
     raw = f"r_{index}"
     return {
         f"q_{index}_{place}": (
@@ -196,7 +206,7 @@ def _map_tokens(index: int, keys: Sequence[str]) -> dict[str, str]:
 
 
 def _parts(index: int, column: Column) -> dict[str, str]:
-    """What the value of a number or a time is made of, where its form is certain."""
+    """Returns the SQL of the parts of a number or a time: column → expression. A part is NULL if the form of the value is not certain."""
     value = f"s_{index}"
     if column.type is ColumnType.INT64:
         digits = f"REGEXP_EXTRACT({value}, '[+-]?[0-9]+', 0)"
@@ -228,12 +238,15 @@ def _parts(index: int, column: Column) -> dict[str, str]:
 
 
 def _typed(index: int, column: Column) -> str:
-    """The value of a number or a time in whole units, NULL where it has none."""
+    """Returns the SQL of a number or a time in whole units (a decimal in micro-units, a time in ms); it is NULL if the text has no such value.
+
+    The result is empty for a text or a map.
+    """
     if column.type is ColumnType.INT64:
         number = f"n_{index}"
         return f"CASE WHEN {number} BETWEEN -9223372036854775808 AND 9223372036854775807 THEN CAST({number} AS BIGINT) END"
     if column.type is ColumnType.DECIMAL:
-        # Half-even, in whole numbers: what is behind the sixth place is compared with a half.
+        # Rounds half to even in whole numbers: the digits after the sixth decimal place are compared with a half.
         micros = f"(CAST(n_{index} AS BIGINT) * 1000000 + CAST(SUBSTRING(f_{index}, 1, 6) AS BIGINT))"
         rest = f"CAST(SUBSTRING(f_{index}, 7, 12) AS BIGINT)"
         half = 500_000_000_000
@@ -252,7 +265,7 @@ def _typed(index: int, column: Column) -> str:
 
 
 def _verdict(index: int, column: Column, reading: Reading) -> str:
-    """The verdict on one value."""
+    """Returns the SQL of the verdict on the value of a column."""
     raw, value, typed = f"r_{index}", f"s_{index}", f"t_{index}"
     missing = REFUSED if column.required else FITS
     nested = f"SUBSTRING({raw}, 1, 1) IN ('{{', '[')"
@@ -280,7 +293,7 @@ def _verdict(index: int, column: Column, reading: Reading) -> str:
         if column.name == reading.source.time
         else "FALSE"
     )
-    # Spark's literal has each backslash twice.
+    # The pattern is made for a literal of Spark, which has each backslash twice.
     no_time = f"NOT REGEXP({value}, {text(RFC3339.replace(chr(92) * 2, chr(92)))})"
     return (
         f"{begin} WHEN y_{index} < {_FIRST_YEAR} THEN {UNDECIDED} WHEN {outside} THEN {REFUSED} WHEN {typed} IS NOT NULL THEN {FITS} "

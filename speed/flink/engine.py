@@ -1,8 +1,10 @@
-"""Flink as the engine (`speed.engine`): a job per source makes contributions (`speed.flink.job_sql`), and a thread of this process writes tiles of them.
+"""Flink as the engine (`speed.engine`): a job per source computes contributions, and a thread of this process writes their tiles.
 
-The job's only state is where it reads, and the writer knows that better: it knows what is in the store. So a job that is gone, with its JobManager or
-without, is started again from the offsets of the writer. Where the cluster starts a job's tasks again, it reads from its last checkpoint; the writer passes
-over what it has. A process that starts again goes on with the job that runs.
+Reads the topic of contributions (`speed.flink.job_sql`); writes tiles through `speed.writer`, and starts and cancels jobs.
+
+The only state of a job is its offsets. The writer knows better ones, because it knows which messages are in the store. So a job that has ended, with
+or without its JobManager, is started again at the offsets of the writer. If the cluster restarts the tasks of a job, they read from the job's last
+checkpoint, and the writer skips the rows that it already has. A process that starts again goes on with the running job.
 """
 
 from __future__ import annotations
@@ -32,21 +34,22 @@ from speed.writer import TileWriter, ends_of, have_come, next_ends, split
 from store.protocol import Tiles
 from store.server import writing_store
 
-#: How often the writer looks whether its job runs and how much is to be read, and for how long nothing may come before it looks for what readers do not see.
+#: How often the writer checks that its job runs and reads the end offsets, and after how long without a row it checks whether the rest of a partition
+#: is invisible to readers.
 _LOOK_SECONDS, _IDLE_SECONDS = 1.0, 2.0
-#: For how long rows wait for a partition of which nothing comes, such as one that is new to the job.
+#: How long rows wait for a partition of which no row arrives, such as a partition that is new to the job.
 _WAIT_SECONDS = 120.0
-#: For how long rows wait before the writer looks whether that of which they wait is anything that readers see.
+#: How long rows wait before the writer checks whether the messages for which they wait are invisible to readers.
 _DOUBT_SECONDS = 0.25
-#: How often the messages are deleted that have been written.
+#: How often the contributions that have been written are deleted from their topic.
 _TRIM_SECONDS = 60.0
-#: How often in a row a job may not be taken before the process gives up.
+#: After how many failed submissions of a job in a row the process gives up.
 _ATTEMPTS = 5
 _UNSEEN_POLL_MS, _POLLS = 50, 10
-#: How long the broker waits for a message before it answers that there is none. A message that comes ends the wait.
+#: How long the broker waits for a message before it answers that there is none. An arriving message ends the wait.
 _POLL_MS = 250
 _WAITING_POLL_MS = 5
-#: How many contributions are read at once at most.
+#: The largest number of contributions that one read returns.
 _AT_ONCE = 20_000
 
 
@@ -63,7 +66,15 @@ class FlinkEngine:
 
 
 class FlinkQuery:
-    """The methods are `speed.engine.Query`'s."""
+    """The query of a source: a Flink job and a thread that writes the tiles. `speed.engine.Query` describes the methods.
+
+    Args:
+        settings: The settings of the deployment.
+        source: The source.
+        streams: The versions of its groups, each with its stream of tiles.
+        checkpoint: The checkpoint with which the query goes on.
+        job: The job of the source.
+    """
 
     def __init__(
         self,
@@ -107,7 +118,7 @@ class FlinkQuery:
         }
 
     def stop(self) -> None:
-        """As `Query.stop`. The job runs on, for the next process."""
+        """As `Query.stop`. The job goes on for the next process."""
         self._ended.set()
         self._thread.join(30)
 
@@ -118,14 +129,14 @@ class FlinkQuery:
                 began = time.monotonic()
                 self._reader.step()
                 self._ended.wait(max(0.0, self._settings.speed_trigger_seconds - (time.monotonic() - began)))
-        except Exception as error:  # noqa: BLE001 — whatever ends the thread ends the process, which starts again
+        except Exception as error:  # noqa: BLE001 — any error ends the thread and then the process, which is started again
             self._failure = " ".join(f"{type(error).__name__}: {error}".split())[:2_000]
         finally:
             self._reader.close()
 
 
 class _Reader:
-    """Keeps the job of a source running, and gives its contributions to the writer."""
+    """Keeps the job of a source running, and passes its contributions to the writer."""
 
     def __init__(self, settings: Settings, source: EventSource, job: Job, writer: TileWriter) -> None:
         self._settings, self._source, self._job, self._writer = settings, source, job, writer
@@ -134,22 +145,22 @@ class _Reader:
         self._rows: pa.Table | None = None
         self._position = self._noted = 0
         self._failed = 0
-        # Whether the job that runs has to end, so that another begins.
+        # Whether the running job has to be cancelled, so that a new one starts.
         self._stale = False
         self._looked = self._came = self._wrote = self._doubted = self._trimmed = time.monotonic()
         self._ends: dict[int, int] = {}
-        # Partition → an offset before which there is nothing but what has come, and what readers do not see.
+        # Partition → an offset before which every message has arrived or is invisible to readers, such as the end of a transaction.
         self._unseen: dict[int, int] = {}
         self._goal: dict[int, int] | None = None
         self._looker: Any = None
 
     @property
     def lag(self) -> int:
-        """How many messages of the source are not in the store yet."""
+        """The number of messages of the source that are not in the store yet."""
         return sum(self._behind().values())
 
     def open(self) -> None:
-        """Goes on with the job that runs, from where the last micro-batch began in its topic; or starts one."""
+        """Connects to the topic of contributions, at the position recorded with the last micro-batch, and starts the job if it does not run."""
         create_topics(self._settings, {self._job.name: 1})
         options = client_options(self._settings)
         self._consumer = KafkaConsumer(
@@ -166,17 +177,17 @@ class _Reader:
         if noted.get("topic") == self._job.name and earliest <= noted["position"] <= end:
             self._position = noted["position"]
         elif noted.get("topic") == self._job.name:
-            # Its topic has lost messages that may not have been written yet.
+            # The topic has lost contributions that may not have been written yet. A new job writes them again.
             self._stale = True
         self._consumer.seek(self._topic, self._position)
         self._see_ends()
         self._keep_job()
         if noted.get("topic") not in (None, self._job.name):
-            # Of another declaration or a lost store, whose job has been ended.
+            # The topic belongs to another declaration or to a lost store, and its job has been cancelled.
             delete_topic(self._settings, noted["topic"])
 
     def step(self) -> None:
-        """Writes what has come; looks after the job."""
+        """Reads contributions and writes them as soon as a micro-batch is complete. At intervals, checks the job and deletes old contributions."""
         polled = self._consumer.poll(timeout_ms=_WAITING_POLL_MS if self._rows else _POLL_MS, max_records=_AT_ONCE)
         records = polled.get(self._topic, [])
         current = time.monotonic()
@@ -205,14 +216,14 @@ class _Reader:
                 self._trim()
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self._cluster.close()
         for consumer in (getattr(self, "_consumer", None), self._looker):
             if consumer is not None:
                 consumer.close()
 
     def _write(self) -> None:
-        """Writes what has come, when a micro-batch is whole."""
+        """Writes the rows that have arrived, if they complete a micro-batch."""
         rows, writer = self._rows, self._writer
         if writer.again:
             if not have_come(rows, writer.again.end, self._reached()):
@@ -235,16 +246,16 @@ class _Reader:
         self._rows = rows or None
         of_waiting = ends_of(self._rows) if self._rows else {}
         writer.passed({partition: end for partition, end in self._unseen.items() if partition not in of_waiting})
-        # Where a later process has to begin, to have all rows that are not written yet.
+        # At this position a later process has to begin, so that it reads all rows that are not written yet.
         self._position = pc.min(self._rows.column("position")).as_py() if self._rows else self._consumer.position(self._topic)
 
     def _reached(self) -> dict[int, int]:
-        """Partition → an offset before which there is nothing but what has come."""
+        """Returns partition → an offset before which every message is in the store, has arrived, or is invisible to readers."""
         done = self._writer.done
         return {partition: max(done.get(partition, 0), self._unseen.get(partition, 0)) for partition in {*done, *self._unseen}}
 
     def _keep_job(self) -> None:
-        """Starts the job where none runs, and ends those of other declarations."""
+        """Starts the job if it does not run, and cancels the jobs of other declarations of the source."""
         jobs = self._cluster.jobs()
         if jobs is None:
             return
@@ -261,7 +272,7 @@ class _Reader:
         try:
             self._cluster.submit(statements)
         except BraidError:
-            # The cluster may have gone meanwhile.
+            # The cluster may have ended meanwhile.
             self._failed += 1
             if self._failed >= _ATTEMPTS:
                 raise
@@ -277,12 +288,12 @@ class _Reader:
             return
 
     def _behind(self) -> dict[int, int]:
-        """Partition → how many of its messages are not in the store yet."""
+        """Returns partition → the number of its messages that are not in the store yet, for partitions that have some."""
         done = self._writer.done
         return {partition: end - done.get(partition, 0) for partition, end in self._ends.items() if end > done.get(partition, 0)}
 
     def _look_for_unseen(self) -> None:
-        """Looks whether what is left of a partition is only the ends of transactions, or what else readers do not see."""
+        """Checks whether the rest of a partition is invisible to readers, such as the ends of transactions. Then writes the rows that may go on."""
         come = ends_of(self._rows) if self._rows else {}
         if self._looker is None:
             self._looker = KafkaConsumer(
@@ -308,7 +319,7 @@ class _Reader:
         self._write()
 
     def _trim(self) -> None:
-        """Deletes what was written before the last micro-batch, which may have to be made again."""
+        """Deletes the contributions before the last micro-batch. Those of the last micro-batch stay, because it may have to be made again."""
         try:
             earliest = self._consumer.beginning_offsets([self._topic])[self._topic]
             if self._noted > earliest:

@@ -1,6 +1,7 @@
-"""Expressions of a declaration, in Spark SQL → Flink SQL over the columns of `speed.flink.contract`.
+"""Translates the expressions of a declaration from Spark SQL to Flink SQL over the columns of `speed.flink.contract`.
 
-Only what means the same in both engines is translated, which a differential test holds against Spark. Anything else is refused when the job is made.
+Only expressions with the same meaning in both engines are translated; a differential test compares them with Spark. Any other expression is refused
+when the job is made.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from speed.flink.contract import Reading, text
 
 
 class Kind(StrEnum):
-    """The kind of an expression; values of two kinds are not compared. MICROS are the micro-units of a decimal."""
+    """The kind of an expression. Values of different kinds cannot be compared. MICROS are the micro-units of a decimal."""
 
     TEXT = "text"
     INTEGER = "integer"
@@ -50,7 +51,7 @@ class UntranslatableError(InputError):
 
 
 def columns_used(expression: str) -> tuple[set[str], dict[str, list[str]]]:
-    """The columns that an expression reads, and of maps the keys."""
+    """Returns the columns that an expression reads, and for map columns: column → the keys that it reads."""
     tree = sqlglot.parse_one(expression, dialect="spark")
     keys: dict[str, list[str]] = {}
     for node in tree.find_all(exp.Bracket):
@@ -60,15 +61,15 @@ def columns_used(expression: str) -> tuple[set[str], dict[str, list[str]]]:
 
 
 def condition_sql(expression: str, reading: Reading, owner: str) -> str:
-    """A condition in Flink SQL.
+    """Translates a condition to Flink SQL.
 
     Args:
-        expression: In Spark SQL.
-        reading: Where its columns are.
-        owner: What has the condition, for the error.
+        expression: The condition in Spark SQL.
+        reading: The columns that the job reads.
+        owner: The feature that has the condition, for the message of the error.
 
     Raises:
-        UntranslatableError: It has a part that may differ.
+        UntranslatableError: A part of the condition may have another meaning in Flink.
     """
     sql, kind = _translated(sqlglot.parse_one(expression, dialect="spark"), reading, owner)
     if kind is not Kind.CONDITION:
@@ -148,7 +149,7 @@ def _translated(node: exp.Expr, reading: Reading, owner: str) -> tuple[str, Kind
 
 
 def _number(literal: str, kind: Kind, owner: str) -> str:
-    """A number's literal in the unit of what it is compared with."""
+    """Returns the SQL of a number's literal, in the unit of the values with which it is compared."""
     if not literal.lstrip("-").replace(".", "", 1).isdigit():
         raise UntranslatableError(owner, literal)
     value = Decimal(literal) * (1_000_000 if kind is Kind.MICROS else 1)

@@ -1,11 +1,12 @@
-"""The job of a source: SQL that is generated from the declarations of its groups. It reads the source's topic, and writes a topic of contributions.
+"""The job of a source: Flink SQL that is generated from the declarations of its groups.
 
-A contribution is one JSON object per message, also where the message does not fit, so that the writer knows how far the job is:
+The job reads the source's topic and writes a topic of contributions. Each message has a contribution, even a message that does not fit, so that the
+writer knows how far the job has read. A contribution is a JSON object:
 
     {"p": partition, "o": offset, "a": arrival (text, UTC), "v": the verdict of `speed.flink.contract`,
      "t": time of the event in ms, "e": its id, "n0"…: per slot of `speed.stream.slots` the id of the entity or null, "i0"…: the different inputs}
 
-An input that is hashed in Spark is the value here; the writer hashes it.
+An input that Spark hashes is not hashed by the job. The writer hashes it (`speed.flink.rows`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ _COLUMN = re.compile(r"`([^`]+)`")
 
 
 class InputColumn(NamedTuple):
-    """How an input comes: whether its values are texts, and whether the writer hashes them."""
+    """The form of an input in a contribution.
+
+    Attributes:
+        text: Whether its values are texts.
+        hashed: Whether the writer hashes its values.
+    """
 
     text: bool
     hashed: bool
@@ -42,12 +48,12 @@ class InputColumn(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """A job.
+    """A job of Flink.
 
     Attributes:
-        name: Of the job and of its topic; jobs of one name write the same rows.
+        name: The name of the job and of its topic. Jobs with the same name write the same rows.
         select: The query of contributions over a table `messages`.
-        inputs: How each of the different inputs comes.
+        inputs: The form of each of the different inputs.
         entities: The number of slots.
     """
 
@@ -66,17 +72,24 @@ class Job:
     def statements(
         self, source: EventSource, options: Mapping[str, str], offsets: Mapping[int, int], partitions: Iterable[int]
     ) -> str:
-        """The statements that start the job, reading from the offsets on, and a partition without one from its first message."""
+        """Returns the statements that start the job.
+
+        Args:
+            source: The source.
+            options: The options of Flink's Kafka connector (`infra.kafka.flink_options`).
+            offsets: Partition → the offset at which the job begins to read; 0 for a partition that is not in it.
+            partitions: The partitions of the source's topic.
+        """
         starts = ";".join(f"partition:{partition},offset:{offsets.get(partition, 0)}" for partition in sorted(partitions))
         reads = {
             **options, "topic": source.topic, "value.format": "raw", "scan.startup.mode": "specific-offsets", "scan.startup.specific-offsets": starts,
             "scan.topic-partition-discovery.interval": "10 s", "properties.isolation.level": "read_committed", "properties.group.id": self.name,
-            # Small parts, so that the partitions of a backlog come beside each other.
+            # Small parts, so that the partitions of a backlog advance side by side.
             "properties.max.partition.fetch.bytes": "131072",
         }  # fmt: skip
         writes = {
             **options, "topic": self.name, "value.format": "json", "value.json.encode.decimal-as-plain-number": "true",
-            # A request for each contribution would keep the broker as busy as Flink.
+            # One request per contribution would cost the broker as much CPU as Flink.
             "sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "5",
         }  # fmt: skip
         metadata = (
@@ -91,11 +104,11 @@ class Job:
 
 
 def job_of(groups: Sequence[FeatureGroup], generation: str) -> Job:
-    """The job of groups of one source.
+    """Returns the job of groups of one source.
 
     Args:
-        groups: The versions.
-        generation: What else the name depends on.
+        groups: The versions of the groups.
+        generation: A text on which the name of the job depends as well, such as the name of the checkpoint.
 
     Raises:
         UntranslatableError: A declaration has an expression that Flink may read otherwise than Spark.
@@ -133,10 +146,10 @@ def job_of(groups: Sequence[FeatureGroup], generation: str) -> Job:
 
 
 def check_translations(project: Project) -> None:
-    """Returns where each group of a project has a job.
+    """Checks that Flink can compute all groups of a project.
 
     Raises:
-        UntranslatableError: As of `job_of`.
+        UntranslatableError: As in `job_of`.
     """
     for source in project.sources:
         if groups := project.groups_of(source):
@@ -148,7 +161,7 @@ def _options(options: Mapping[str, str]) -> str:
 
 
 def _entity(columns: Sequence[Column], reading: Reading) -> str:
-    """The id of an entity as a text, NULL where there is none."""
+    """Returns the SQL of the id of an entity as a text; it is NULL if the event has no such entity."""
     values = [reading.column(column.name) for column in columns]
     present = [
         f"{value} IS NOT NULL"
@@ -164,7 +177,7 @@ def _entity(columns: Sequence[Column], reading: Reading) -> str:
 
 
 def _input(sql: str, reading: Reading, owner: str) -> tuple[str, InputColumn]:
-    """An input in Flink SQL, and how it comes."""
+    """Returns an input in Flink SQL, with its form in a contribution."""
     tree = sqlglot.parse_one(sql, dialect="spark")
     where, value = None, tree
     if isinstance(tree, exp.Case) and not tree.this and len(tree.args["ifs"]) == 1 and tree.args.get("default") is None:
@@ -181,5 +194,5 @@ def _input(sql: str, reading: Reading, owner: str) -> tuple[str, InputColumn]:
         raise UntranslatableError(owner, spelled)
     if where is None:
         return result, kind
-    # `x IS NOT NULL` of a time or a map never comes here: such inputs are refused above.
+    # `x IS NOT NULL` of a time or a map does not occur here, because such inputs are refused above.
     return f"CASE WHEN {condition_sql(where.sql(dialect='spark'), reading, owner)} THEN {result} END", kind

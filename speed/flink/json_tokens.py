@@ -1,7 +1,7 @@
-"""Regular expressions of Java on the text of a message: whether it is a JSON object for certain, and the token of a key's value as it stands in the text.
+"""Java regular expressions on the text of a message: one matches a certain JSON object, others extract the token of a key's value.
 
-A token keeps what a parser would lose: the digits of a number, and which of two equal keys comes last. No expression goes back in the text (each loop
-is possessive), so a long text takes neither a deep stack nor more than linear time.
+A token is the text of a value in the message. It keeps what a parser would lose: the digits of a number, and which of two equal keys comes last. Each
+loop is possessive, so no expression backtracks: a long text needs neither a deep stack nor more than linear time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _STRING = r'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f
 _KEY = r'"[^"\\\x00-\x1f]*+"'
 _NUMBER = r"-?+(?:0|[1-9][0-9]{0,99}+)(?:\.[0-9]{1,99}+)?+(?:[eE][+-]?+[0-9]{1,9}+)?+(?![0-9])"
 _SCALAR = rf"(?:{_STRING}|{_NUMBER}|true|false|null)"
-#: How deep values are that a message may have.
+#: How deeply the values of a message may be nested.
 _DEPTH = 3
 
 
@@ -28,10 +28,10 @@ def _value(depth: int) -> str:
     return rf"(?:{_SCALAR}|{_object(_STRING, inner)}|{array})"
 
 
-#: A text that is one JSON object, for certain.
+#: A text that certainly is one JSON object.
 JSON_OBJECT = rf"\A{_SPACE}{_object(_KEY, _value(_DEPTH))}{_SPACE}\z"
 
-# In what is an object for certain, a token ends where the next character is not of it.
+# These expressions are applied to a certain object only. There, a token ends before the first character that cannot belong to it.
 _QUOTED = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 
 
@@ -49,18 +49,21 @@ def _key(name: str) -> str:
 
 
 def last_token(name: str) -> str:
-    """The expression whose first group is the token of the last key of that name in an object."""
+    """Returns the expression whose first group is the token of the last key `name` in an object."""
     key = _key(name)
     return rf"\A{_SPACE}\{{{_SPACE}(?:(?:(?!{key}){_PAIR})*+{key}({_TOKEN}){_SPACE}(?:,{_SPACE})?+)++"
 
 
 def only_token(name: str) -> str:
-    """The expression whose first group is the token of the only key of that name in an object without escapes in its keys; no match where there are two."""
+    """Returns the expression whose first group is the token of the only key `name` in an object.
+
+    It does not match if the object has two such keys, or if a key has escapes.
+    """
     key, other = _key(name), rf"(?!{_key(name)}){_KEY}{_SPACE}:{_SPACE}{_TOKEN}{_SPACE}(?:,{_SPACE})?+"
     return rf"\A\{{{_SPACE}(?:{other})*+{key}({_TOKEN}){_SPACE}(?:,{_SPACE})?+(?:{other})*+\}}\z"
 
 
 def without_key(name: str) -> str:
-    """The expression that an object matches that has no key of that name, and no escapes in its keys."""
+    """Returns the expression that matches an object without a key `name` and without escapes in its keys."""
     other = rf"(?!{_key(name)}){_KEY}{_SPACE}:{_SPACE}{_TOKEN}{_SPACE}(?:,{_SPACE})?+"
     return rf"\A\{{{_SPACE}(?:{other})*+\}}\z"

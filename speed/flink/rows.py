@@ -1,4 +1,4 @@
-"""The messages of a topic of contributions → Arrow columns, as `speed.stream.contributions` has them in Spark."""
+"""Converts the messages of a topic of contributions to Arrow columns, like those of `speed.stream.contributions` in Spark."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ import xxhash
 
 from speed.flink.job_sql import InputColumn
 
-#: The seed of `xxhash64` in Spark.
+#: The seed of Spark's `xxhash64`.
 _SEED = 42
 
 
 def contribution_rows(messages: Sequence[bytes], entities: int, inputs: Sequence[InputColumn]) -> pa.Table:
-    """A row per message.
+    """Converts contributions to rows.
+
+    Args:
+        messages: The contributions, as bytes of JSON.
+        entities: The number of slots.
+        inputs: The form of each of the different inputs.
 
     Returns:
-        kafka_partition, kafka_offset, arrival_ms (as Kafka has it), verdict, ts_ms, event: the hash of the id, entity_0…: the ids as texts, input_0…
+        A row per message: kafka_partition, kafka_offset, arrival_ms (the time of the record in Kafka), verdict, ts_ms, event (the hash of the id),
+        entity_0… (the ids as texts), input_0….
     """
     fields = [("p", pa.int32()), ("o", pa.int64()), ("a", pa.string()), ("v", pa.int32()), ("t", pa.int64()), ("e", pa.string())]
     fields += [(f"n{slot}", pa.string()) for slot in range(entities)]
