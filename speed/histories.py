@@ -1,8 +1,9 @@
-"""The lake → histories: what a stream of Kappa begins with (`features.history`), for Kafka may no longer hold it.
+"""The first histories of a stream in Kappa (`features.history`), made from the lake, because Kafka may no longer hold all events.
 
-Reads the table of events, with what the stream has archived up to one commit of the archive; folds it by the contributions of the stream
-(`speed.stream`); writes each entity's history and open tiles. The stream then counts the messages from the offsets on that this commit had reached, so
-each message is in one of both. It reads what Kafka holds before them as well, so that it knows the ids of the events (`speed.copies`).
+Reads the table of events, with the messages of the archive up to one commit; folds them by the contributions of the stream (`speed.stream`); writes
+the history and the open tiles of each entity. The stream then counts the messages from the offsets on that this commit had reached. So each message
+counts exactly once, in the first histories or in the stream. The stream also reads the earlier messages that Kafka holds, so that it knows the ids of
+their events (`speed.copies`).
 """
 
 from __future__ import annotations
@@ -37,24 +38,27 @@ from store.protocol import Folded, Tiles
 from store.server import writing_store
 
 _ATTEMPTS = 5
-#: Of a session that has plans of its own for micro-batches (`speed.session`), what a large query wants.
+#: The properties of a large query. They undo those of `speed.session`, which are for micro-batches.
 _BATCH_PROPERTIES = {"spark.sql.optimizer.excludedRules": "", "spark.sql.codegen.factoryMode": "FALLBACK"}
 
 
 def begin_histories(
     spark: SparkSession, settings: Settings, source: EventSource, topic: str, streams: Sequence[tuple[FeatureGroup, Tiles]]
 ) -> list[Tiles]:
-    """Makes the histories of versions of a source's groups; gives their streams of tiles with the offsets at which they begin.
+    """Makes the first histories of versions of a source's groups, and writes them to the store.
 
     Args:
         spark: The speed layer's session.
-        settings: Where the lake and the store are.
+        settings: The settings with the paths of the lake and the URL of the store.
         source: The source of all groups.
         topic: The identity of its topic.
         streams: The versions, each with its stream, which has not begun.
 
+    Returns:
+        The streams of tiles, with the offsets at which they begin and the size of their histories.
+
     Raises:
-        NotReadyError: Other processes took messages into the table of events each time.
+        NotReadyError: At each attempt another process added later messages to the table of events.
     """
     session = spark.newSession()
     for name, value in _BATCH_PROPERTIES.items():
@@ -62,7 +66,7 @@ def begin_histories(
     for attempt in Retrying(retry=retry_if_exception_type(NotReadyError), stop=stop_after_attempt(_ATTEMPTS), reraise=True):
         with attempt:
             archive = archive_state(session, settings, source)
-            # Before the events, which may take longer than a checkpoint keeps the offsets of a micro-batch.
+            # Read before the events, because reading the events may take longer than a checkpoint keeps the offsets of a micro-batch.
             begins = archived_offsets(session, settings, source, topic, archive.transactions) if archive else {}
             events = events_up_to(session, settings, source, archive)
     groups = [group for group, _ in streams]
@@ -82,7 +86,7 @@ def begin_histories(
     ]
     if all(ms is not None for ms in reach_ms):
         events = events.where(F.col("ts_ms") >= min(ms for ms in reach_ms if ms is not None))
-    # An event of a file has no place in the topic.
+    # An event that was loaded from a file has no place in the topic.
     typed = events.withColumns({name: F.coalesce(name, F.lit(-1)) for name in ("kafka_partition", "kafka_offset")})
     tasks = max(spark.sparkContext.defaultParallelism, -(-count * len(places) // ROWS_PER_PARTITION))
     rows = by_entity(groups, contributions(groups, typed), tasks)
@@ -94,15 +98,18 @@ def begin_histories(
 def write_histories(
     settings: Settings, targets: Sequence[Target], until_ms: Mapping[str, int], batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Puts the histories and open tiles of a task's entities, in the place of all that the store has of them; gives the number per stream of tiles.
+    """Writes the histories and open tiles of a task's entities. They replace all values that the store has of these entities and versions.
 
     Runs in Spark's Python workers.
 
     Args:
-        settings: Where the store is.
+        settings: The settings with the URL of the store.
         targets: The versions.
-        until_ms: Fingerprint → where the histories end.
+        until_ms: Fingerprint → the end of the histories, in ms.
         batches: The rows of `speed.stream.by_entity`.
+
+    Yields:
+        A row per version: the token of its stream of tiles, and the number of its entities.
     """
     collected = [batch for batch in batches if batch.num_rows]
     if not collected:

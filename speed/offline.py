@@ -1,12 +1,13 @@
-"""Closed tiles → the speed layer's offline store: Delta `{group}_realtime`, one row per entity and tile, once and for all.
+"""The offline store of the speed layer: closed tiles → Delta `{group}_realtime`, one row per entity and tile, which never changes.
 
-Reads the raw archive, which has every message of the stream, on a trigger of minutes; appends the tiles that the watermark of the online query
-has passed since the last time, so that a row never changes. The columns of features hold the tile's finished values at the tile's end (what this
-tile alone says, to be read by people); `packed` is the value to compute with.
+Reads the raw archive, which has every message of the stream, every few minutes; appends the tiles that the watermark of the online query has passed
+since the last run. The columns of the features have the finished values of this tile alone, at its end, for people to read. `packed` has the value to
+compute with.
 
-A run begins when the archive has all that the online query had read when its watermark was that far. It reads on from the first message whose event was in
-a tile that was still open the last time. A message that came too late for the online store is in its tile here, if it was archived before the
-tile was written; the batch has it in any case. A run that is killed is made again: where a group begins is told by the tiles that it has.
+A run begins when the archive has all messages that the online query had read when it reported its watermark. The run reads from the first message
+whose event was in a tile that was still open at the last run. A message that was too late for the online store is in its tile here, if it was
+archived before the tile was written; the batch counts it in any case. A run that is killed is made again. The tiles in the table of a group
+determine where the next run begins for the group.
 """
 
 from __future__ import annotations
@@ -34,32 +35,32 @@ from speed.session import pool
 from speed.stream import ARRIVAL, PLACE, by_entity, contributions, input_names, judged
 from store.protocol import Store
 
-#: Rows that a task folds at once.
+#: About how many rows a task folds.
 _ROWS_PER_TASK = 200_000
 _NOTES = "offline"
 _LOOK_SECONDS = 0.25
-#: What a run reports, as the online query reported it when its watermark was that far.
+#: The part of the online query's progress that a run reports as its own. It is the progress with which the run began.
 _REPORTED = ("offsets", "batch_id", "watermark_ms", "oldest_event_ms", "newest_event_ms")
 
 
 def table_of(group: FeatureGroup) -> str:
-    """The Delta table of a group's closed tiles."""
+    """Returns the name of the Delta table with a group's closed tiles."""
     return f"{group.name}_realtime"
 
 
 class OfflineStore:
-    """The offline store of the groups of a source, written in a thread of its own.
+    """The writer of a source's offline store. It runs in its own thread.
 
     Args:
-        spark: The session.
-        settings: Where the lake is.
-        store: Where it is noted how far the runs are.
+        spark: The speed layer's session.
+        settings: The settings with the path of the lake.
+        store: The online store, which records how far the runs have read.
         source: The source.
-        groups: Its groups.
-        topic: The identity of its topic.
+        groups: The groups of the source.
+        topic: The identity of the source's topic.
 
     Attributes:
-        failure: Why it has ended, or None.
+        failure: Why a run has failed; None if none has.
     """
 
     def __init__(
@@ -72,13 +73,13 @@ class OfflineStore:
         self._thread: threading.Thread | None = None
 
     def start(self, board: Board, ended: threading.Event) -> None:
-        """Runs until `stop`, or until a run fails; reports how far it is to the board."""
+        """Starts the thread. It makes runs until `stop`, until `ended` is set or until a run fails, and reports its progress to the board."""
         if self._groups:
             self._thread = threading.Thread(target=self._run, args=(board, ended), name=f"offline {self.source.name}", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Begins no other run."""
+        """Makes the thread end after its present run."""
         self._over.set()
 
     def _run(self, board: Board, ended: threading.Event) -> None:
@@ -95,12 +96,12 @@ class OfflineStore:
                             board.report(f"offline:{group.name}", {name: entry.get(name) for name in _REPORTED})
                         done = read
                     self._over.wait(max(_LOOK_SECONDS, self._settings.offline_seconds - (time.monotonic() - began)))
-        except Exception as error:  # noqa: BLE001 — whatever it is, the process ends by it and says so
+        except Exception as error:  # noqa: BLE001 — the process ends after any error, and reports it
             if not self._over.is_set() and not ended.is_set():
                 self.failure = " ".join(f"{type(error).__name__}: {error}".split())[:1_000]
 
     def _archived(self, board: Board, offsets: Mapping[str, int], ended: threading.Event) -> bool:
-        """Waits until the archive has what is before the offsets; False where the process ends meanwhile."""
+        """Waits until the archive has the messages before the offsets. Returns False if the process ends meanwhile."""
         while not self._over.is_set() and not ended.is_set():
             archived = board.entry(f"archive:{self.source.name}")["offsets"]
             if all(archived.get(partition, 0) >= offset for partition, offset in offsets.items()):
@@ -112,7 +113,16 @@ class OfflineStore:
 def write_closed(
     spark: SparkSession, settings: Settings, store: Store, groups: Sequence[FeatureGroup], topic: str, watermark_ms: int
 ) -> None:
-    """Appends the tiles of the groups, all of one source, that end by the watermark and are not in their tables yet."""
+    """Appends the tiles that end at or before the watermark and are not in their tables yet.
+
+    Args:
+        spark: The speed layer's session.
+        settings: The settings with the path of the lake.
+        store: The online store, which records how far the runs have read.
+        groups: The groups, all of one source.
+        topic: The identity of the source's topic.
+        watermark_ms: The watermark of the online query.
+    """
     source = groups[0].source
     note = store.notes(_NOTES).get(source.name, {})
     position = note if note.get("topic") == topic else {"offsets": {}, "day": None}
@@ -149,14 +159,14 @@ def write_closed(
 
 
 def _from(position: Mapping[str, Any]) -> str:
-    """The condition on messages from a position on; the day lets Delta pass over the files of those before."""
+    """Returns the condition on messages at or after a position. The condition on the day lets Delta skip the files of earlier days."""
     listed = " ".join(f"WHEN {partition} THEN offset >= {offset}" for partition, offset in position["offsets"].items())
     after = f"CASE partition {listed} ELSE true END" if listed else "true"
     return f"{after} AND arrival_day >= DATE'{position['day']}'" if position["day"] else after
 
 
 def _begin_ms(spark: SparkSession, settings: Settings, group: FeatureGroup) -> int | None:
-    """The end of the last tile that the table has of this version; None where it has none."""
+    """Returns the end of the last tile of this version in the table, in ms; None if it has no tile."""
     path = settings.table(table_of(group))
     if not DeltaTable.isDeltaTable(spark, path):
         return None
@@ -173,15 +183,16 @@ def _append(settings: Settings, group: FeatureGroup, typed: DataFrame, count: in
     finished = rows.mapInArrow(partial(finish_tiles, group), tile_schema_sql(group))
     (
         finished.withColumn("tile_end", F.timestamp_millis(F.col("tile_start_ms") + group.tile_ms))
-        # A feature that is declared later is a new column.
+        # A feature that is declared later becomes a new column.
         .write.format("delta").mode("append").option("mergeSchema", "true").save(settings.table(table_of(group)))
     )  # fmt: skip
 
 
 def tile_schema_sql(group: FeatureGroup) -> str:
-    """The columns of the table, but for tile_end. A changed declaration never changes a column's type, which Delta would refuse.
+    """Returns the columns of the table except tile_end, as a schema in SQL.
 
-    So features that are numbers are all DOUBLE, and those that are lists stand together in one map of name → JSON.
+    A changed declaration must not change the type of a column, because Delta refuses that. So all numeric features are DOUBLE, and all lists are
+    in one map: name → JSON.
     """
     features = [f"`{name}` DOUBLE" for name in group.model_names]
     features += ["lists MAP<STRING, STRING>"] if _lists(group) else []
@@ -192,7 +203,7 @@ def tile_schema_sql(group: FeatureGroup) -> str:
 
 
 def finish_tiles(group: FeatureGroup, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Folds the events of a task and finishes the values of their tiles; runs in Spark's Python workers."""
+    """Folds the events of a task, and yields their tiles with finished values. Runs in Spark's Python workers."""
     collected = [batch for batch in batches if batch.num_rows]
     if not collected:
         return

@@ -1,16 +1,18 @@
-"""Events → open tiles → online store: the one query of a source that a request sees within a fraction of a second.
+"""The online query of a source: events → open tiles → the online store, where a request reads them within a fraction of a second.
 
-Reads the stream of events once for all groups of the source, and for the older versions of them that are still served; puts tiles into the
-online store, each by its absolute value, so that writing twice, which a restart does, changes nothing. The tasks write, before Spark commits
-the micro-batch; so whoever reads an offset as done (`speed.progress`) finds its tile in the store. A task reads the open tiles of the entities
-that have new events, folds the events into them (`speed.fold`), and puts the tiles, each entity's in one step with which events they have; then its mark
-(`store.tiles`), by which a store that has lost them is noticed. A task that is killed in between is made again, and passes over what is there.
+Reads the stream of events once for all groups of the source, with the older versions of them that are still served; writes tiles into the online
+store. A tile is written by its absolute value, so a second write after a restart changes nothing. The tasks write their tiles before Spark
+commits the micro-batch. So if the progress (`speed.progress`) names an offset as done, the tiles of the messages before it are in the store.
 
-The tasks that read the topic ask the store which of their events are copies (`speed.copies`). Spark has no state, so a version that is served no more leaves
-the query and its checkpoint goes on.
+A task reads the open tiles of the entities that have new events, folds the events into them (`speed.fold`), and writes the tiles; one step per entity
+writes its tiles and the offsets of their events. Then the task writes its mark (`store.tiles`), which shows later whether the store has lost tiles. A
+task that was killed is made again, and skips the events that are in the tiles already.
 
-The Python that writes is part of the streaming plan, before a sink that takes no rows, rather than in `foreachBatch`: that would
-plan a second job per micro-batch and go through the driver's Python.
+The tasks that read the topic ask the store which of their events are copies (`speed.copies`). Spark has no state. So when a version is served no
+more, the query goes on without the version, with the same checkpoint.
+
+The Python code that writes is a part of the streaming plan, before a sink that takes no rows. `foreachBatch` would plan a second job per micro-batch,
+and would run through the Python process of the driver.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ from speed.stream import by_entity, contributions, input_names, judged_events, s
 from store.protocol import Folded, Mark, Opening, Store, Tiles, Writing
 from store.server import writing_store
 
-#: Rows times groups that are folded between two requests to the store. What is more costs memory, and requests count no more.
+#: The number of rows times groups that are folded between two requests to the store. A larger number costs memory and hardly saves time.
 FOLDED_AT_ONCE = 50_000
 
 
@@ -60,9 +62,9 @@ class Target:
     Attributes:
         group: The version.
         token: The name of its stream of tiles.
-        slot: The place of its entity in the rows.
+        slot: The slot of its entity (`speed.stream.slots`).
         inputs: The columns of its inputs.
-        begins: Partition → the offset of the first message that counts; what is before is in the histories already.
+        begins: Partition → the offset of the first message that counts. The first histories contain the events of earlier messages.
     """
 
     group: FeatureGroup
@@ -79,7 +81,15 @@ def online_writer(
     checkpoint: Checkpoint,
     at_most: int | None = None,
 ) -> DataStreamWriter:
-    """The query of groups of one source, to be started; `at_most` as in `speed.stream.messages`."""
+    """Returns the query of groups of one source, ready to be started.
+
+    Args:
+        spark: The speed layer's session.
+        settings: The settings of the deployment.
+        streams: The versions of the groups, each with its stream of tiles.
+        checkpoint: The checkpoint with which the query goes on.
+        at_most: As in `speed.stream.messages`.
+    """
     groups = [group for group, _ in streams]
     source, targets = groups[0].source, targets_of(streams)
     events = judged_events(spark, settings, source, at_most).withWatermark(source.time, f"{settings.watermark_seconds} seconds")
@@ -90,7 +100,7 @@ def online_writer(
 
 
 def targets_of(streams: Sequence[tuple[FeatureGroup, Tiles]]) -> list[Target]:
-    """What the query of groups of one source writes."""
+    """Returns the targets of the query of groups of one source, in the order of the streams."""
     groups = [group for group, _ in streams]
     places = slots(groups)
     return [
@@ -100,7 +110,7 @@ def targets_of(streams: Sequence[tuple[FeatureGroup, Tiles]]) -> list[Target]:
 
 
 def counted(settings: Settings, memory: str, source: str, rows: DataFrame) -> DataFrame:
-    """Of contributions those that count: neither late nor copies, of which the progress has the numbers."""
+    """Returns the contributions that are neither late nor copies. The progress of the query reports the numbers of both."""
     judged = rows.mapInArrow(
         partial(with_verdicts, settings, memory, source), StructType([*rows.schema.fields, StructField(VERDICT, ByteType())])
     )
@@ -113,9 +123,12 @@ def counted(settings: Settings, memory: str, source: str, rows: DataFrame) -> Da
 def write_tiles(
     settings: Settings, memory: str, targets: Sequence[Target], batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Folds the events of a task and writes their tiles, each group's with the task's mark behind them; runs in Spark's Python workers. Gives how many."""
+    """Folds the events of a task, and writes their tiles and then the marks of the task. Yields one row: the number of tiles.
+
+    Runs in Spark's Python workers.
+    """
     store = writing_store(settings)
-    # All rows of an entity at once: what is folded of it once is passed over when it comes again.
+    # All rows of an entity have to be folded at once: the store records the highest offset, and later rows before that offset would be skipped.
     collected = [batch for batch in batches if batch.num_rows]
     of_slot: dict[int, pa.Table] = {}
     if collected:
@@ -130,16 +143,16 @@ def write_tiles(
 def put_part(
     store: Store, settings: Settings, targets: Sequence[Target], batch: MicroBatch, task: int, of_slot: Mapping[int, pa.Table]
 ) -> int:
-    """Folds a part of a micro-batch, and puts the tiles, with the groups' marks behind them; gives how many.
+    """Folds a part of a micro-batch, and writes the tiles and then the marks of all groups. Returns the number of tiles.
 
-    All groups share the round trips to the store: on a machine without an idle core each costs a turn of waiting.
+    All groups share the round trips to the store, because on a machine without an idle core each round trip waits for its turn.
 
     Args:
         store: The online store.
-        settings: The architecture, and how long tiles are kept.
-        targets: What is written.
+        settings: The settings with the architecture and with how long tiles are kept.
+        targets: The versions whose tiles are written.
         batch: The micro-batch.
-        task: The part; all events of an entity are in one.
+        task: The number of the part. All events of an entity are in one part.
         of_slot: Slot → all rows of its entities: entity, ts_ms, the place of the message, the inputs. Empty for a part without rows.
     """
     watermark_ms = watermark_before(store, settings, batch) if settings.kappa and of_slot else None
@@ -162,7 +175,15 @@ def put_part(
 def fold_rows(
     store: Store, settings: Settings, targets: Sequence[Target], of_slot: Mapping[int, pa.Table], watermark_ms: int | None
 ) -> list[Writing]:
-    """The rows of the groups' entities, folded into what the store has of them: what is to be put, without marks."""
+    """Folds the rows of entities into their stored tiles. Returns the tiles to be written, without marks.
+
+    Args:
+        store: The online store.
+        settings: The settings with the architecture and with how long tiles are kept.
+        targets: The versions.
+        of_slot: Slot → all rows of its entities.
+        watermark_ms: In an architecture with histories the watermark; None before the first event.
+    """
     # Groups of the same entity and inputs share their columns.
     columns: dict[tuple[object, ...], Contributions] = {}
     new = []
@@ -193,7 +214,7 @@ def fold_rows(
 
 
 def _since(rows: pa.Table, begins: Mapping[int, int]) -> pa.Table:
-    """The rows but for those of a partition that lie before an offset."""
+    """Returns the rows without those that lie before the offset of their partition."""
     for partition, offset in begins.items():
         before = pc.and_(pc.equal(rows.column("kafka_partition"), partition), pc.less(rows.column("kafka_offset"), offset))
         rows = rows.filter(pc.invert(before))

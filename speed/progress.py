@@ -1,14 +1,17 @@
-"""How far each query is → the online store's progress.
+"""The progress of the queries, in the online store.
 
-Reads the progress of the queries (`speed.engine.Query`); writes JSON per group, per archive and per offline store, and two that sum them up: `online` (all groups) and
-`archive` (all sources). An offset is written here only after its micro-batch is committed, hence after its tiles are in the
-store: `braid replay --wait`, the probes and `braid status` read it.
+Reads the progress of each query (`speed.engine.Query`); writes a JSON entry per group, per archive and per offline store, and two summaries: `online`
+(all groups) and `archive` (all sources). An offset is written only after its micro-batch is committed, hence after its tiles are in the store.
+`braid replay --wait`, the probes and `braid status` read the entries.
 
     {"offsets": {"0": next offset to read, …}, "watermark_ms", "oldest_event_ms", "newest_event_ms", "rows_per_second",
-     "late_rows", "copies", "lag": messages not read yet, "lag_seconds": since it had read all, "batch_id", "written_at_ms", "pid",
-     of a query also "topic": the identity of the topic, of an online query "version": of the declaration, "token": of its stream of tiles}
+     "late_rows", "copies", "lag": messages not read yet, "caught_up_ms": when the lag was last 0, "lag_seconds": since then,
+     "batch_id", "written_at_ms", "pid",
+     of a query also "topic": the identity of the topic,
+     of an online query also "version": the fingerprint of the declaration, "token": of its stream of tiles,
+     of an online query of Flink also "undecided": messages that the engine could not decide}
 
-The oldest and the newest event are of all processes: one that was started again does not make its groups stale.
+The oldest and the newest event are kept over all processes, so the groups do not look stale after a restart.
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ from features.instants import now_ms
 from speed.engine import COUNTED, Entry, Query
 from store.protocol import Store
 
-#: How old an entry may get while nothing happens.
+#: The age, in seconds, at which entries are written again although their offsets have not changed.
 FRESH_SECONDS = 2.0
-#: From when on an entry says nothing about now, because its process has ended or stands still.
+#: The age, in seconds, from which an entry is out of date, because its process has ended or hangs.
 SILENT_SECONDS = 60
-#: What is remembered of the process before.
+#: The values that are kept from the entry of the previous process.
 _REMEMBERED = ("oldest_event_ms", "newest_event_ms")
 
 
@@ -34,11 +37,12 @@ class Board:
     """Publishes the progress of the queries of one process.
 
     Args:
-        store: The online store's client.
-        queries: Name → query, such as "archive:user_events", and by the one query of a source "online:user_features" of each of its groups and
-            "online:user_features@1a2b3c4d" of an older version; a name that is taken out is over.
-        details: Name → what its entry says beside its progress.
-        others: Names of entries that `report` gives.
+        store: The online store.
+        queries: Name of an entry → its query: "archive:user_events", "online:user_features" for each group of a source, and
+            "online:user_features@1a2b3c4d" for an older version. Entries of the same source share its one online query. If the caller removes a name,
+            its entry is removed.
+        details: Name of an entry → further values of the entry.
+        others: The names of the entries that `report` writes.
     """
 
     def __init__(
@@ -56,15 +60,15 @@ class Board:
         store.set_progress({}, over=list(before))
 
     def entry(self, name: str) -> Entry:
-        """What was written last of a query."""
+        """Returns the entry that was published or reported last under a name."""
         return self._entries[name]
 
     def report(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Says how far a step is that is no query; from a thread of its own."""
+        """Updates the entry of a step that is no query. It is called from the thread of that step."""
         self._entries[name] = {**self._entries[name], **entry}
 
     def publish(self) -> None:
-        """Writes what has changed; everything, where the last writing is older than `FRESH_SECONDS`."""
+        """Writes all entries, if offsets have changed or if the last writing is older than `FRESH_SECONDS`. Removes entries that are over."""
         changed = time.monotonic() - self._written_at > FRESH_SECONDS
         if over := self._entries.keys() - self._queries.keys() - self._others:
             self._store.set_progress({}, over=list(over))
@@ -93,10 +97,10 @@ class Board:
 
 
 def summary(queries: Iterable[Sequence[Entry]]) -> Entry:
-    """Several queries as one that is where the last of them is.
+    """Returns one entry for several queries, with the progress of the slowest of them.
 
     Args:
-        queries: The entries of each query. The query of a source has an entry per group, each of which counts the same rows.
+        queries: The entries of each query. The query of a source has an entry per group, and each of these entries counts the same rows.
     """
     queries = list(queries)
     found = [entry for entries in queries for entry in entries]

@@ -1,10 +1,11 @@
-"""A file's events → Kafka, in order of time: how a past is streamed as if it happened now.
+"""The replay: sends the events of a file to Kafka in the order of their times, so that the stream processes the past like the present.
 
-Reads raw columns of the contract; sends one JSON message per event, keyed as the source says. Spark's watermark is the largest
-event time over all partitions less the delay. A replay runs thousands of times faster than the clock, so a partition that is a
-hundred milliseconds behind another may be hours behind in event time, and its events would be too late. Therefore no event of
-time t is sent before all events before t − watermark / 2 are acknowledged: whatever the stream reads, nothing in it is later than
-half the watermark, at any speed.
+Reads raw columns of the contract; sends one JSON message per event, with the key that the source declares.
+
+Spark's watermark is the largest event time over all partitions minus the delay. A replay runs thousands of times faster than the clock. So a
+partition that is 100 ms behind another one may be hours behind in event time, and its events would be late. Therefore an event of time t is sent only
+after all events before t − delay / 2 are acknowledged. So no event that the stream reads is behind the newest one by more than half the delay, at any
+speed.
 """
 
 from __future__ import annotations
@@ -33,29 +34,29 @@ from speed.visible import wait_archived, wait_visible
 
 __all__ = ["Message", "ReplayReport", "messages_of", "readable", "replay", "times_ms", "wait_archived", "wait_visible"]
 
-#: How many events may be on their way to the broker, whatever their times.
+#: How many events may be sent and not yet acknowledged, whatever their times.
 _IN_FLIGHT = 20_000
 _NOTED_EVERY = 1_000
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 _INTEGER = re.compile(r" *([+-]?[0-9]+)(\.0+)? *")
-#: A number of JSON that no reader takes for a floating-point number: without an exponent, and short.
+#: A JSON number that no reader converts to a floating-point number: it is short and has no exponent.
 _JSON_NUMBER = re.compile(r"(?=.{1,38}$)-?(0|[1-9][0-9]*)(\.[0-9]+)?")
-#: The text of a row that could not be read as one, the bytes of a message, and its key, as `batch.files` gives them.
+#: The columns of `batch.files` with the text of a line that could not be read as a row, the bytes of a message, and the key of a message.
 _LINE, _MESSAGE, _KEY = "_line", "_message", "_key"
 
 
 @dataclass
 class ReplayReport:
-    """What a replay has done.
+    """The result of a replay.
 
     Attributes:
-        sent: Events that Kafka has acknowledged.
-        refused: Events that it refused because of their size, and rows that the reader of the file refused.
-        first_ms: The earliest time of an event; None where no time could be read.
-        last_ms: The latest.
-        end_offsets: Per partition the offset after the last event: what `speed.visible` waits for.
-        seconds: How long it took.
+        sent: The number of events that Kafka has acknowledged.
+        refused: The number of events that Kafka refused because of their size, and of rows that the reader of the file refused.
+        first_ms: The earliest time of an event; None if no time could be read.
+        last_ms: The latest time of an event; None if no time could be read.
+        end_offsets: Partition → the offset after the last event, for which `speed.visible` waits.
+        seconds: How long the replay took.
     """
 
     sent: int = 0
@@ -68,7 +69,7 @@ class ReplayReport:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One event as it is sent. `time_ms` is None where its time cannot be read, which is for the contract to say."""
+    """The message of one event. `time_ms` is None if the time of the event cannot be read. Such a message is sent, and the contract judges it."""
 
     time_ms: int | None
     key: bytes | None
@@ -77,15 +78,15 @@ class Message:
 
 def replay(settings: Settings, source: EventSource, batches: Iterable[pa.RecordBatch], *, speedup: float | None = None,
            on_progress: Callable[[ReplayReport], None] | None = None, stop: threading.Event | None = None) -> ReplayReport:  # fmt: skip
-    """Sends events and returns when all are acknowledged.
+    """Sends events, and returns when all are acknowledged.
 
     Args:
-        settings: Where Kafka is.
-        source: The contract, and the topic.
+        settings: The settings with the address of Kafka.
+        source: The source, with the contract and the topic.
         batches: The raw columns of the contract, all text, in ascending order of time.
-        speedup: Event time over wall time; None for as fast as possible.
-        on_progress: Told of the report so far, about every thousand events.
-        stop: Set it to end early; what was sent by then is acknowledged and reported.
+        speedup: The ratio of event time to wall time; None for as fast as possible.
+        on_progress: Is called with the report so far, about every thousand events.
+        stop: An event that ends the replay early when it is set. The events that were sent before are acknowledged and reported.
 
     Raises:
         ServiceError: Kafka does not take the events.
@@ -133,7 +134,7 @@ def replay(settings: Settings, source: EventSource, batches: Iterable[pa.RecordB
 
 
 class _Flight:
-    """The events that were sent and not yet acknowledged, in the order of sending."""
+    """The events that were sent and are not yet acknowledged, in the order of sending."""
 
     def __init__(self, report: ReplayReport, window_ms: int) -> None:
         self.report, self._window_ms = report, window_ms
@@ -145,14 +146,14 @@ class _Flight:
             self._land_first()
 
     def make_room(self, time_ms: int) -> None:
-        """Returns when every event before `time_ms` − window is acknowledged."""
+        """Waits until every event before `time_ms` − window is acknowledged, up to the first unacknowledged event without a readable time."""
         while self._flying and (
             (first := self._flying[0])[1].is_done or (first[0] is not None and first[0] < time_ms - self._window_ms)
         ):
             self._land_first()
 
     def land(self) -> None:
-        """Returns when every event is acknowledged."""
+        """Waits until every event is acknowledged."""
         while self._flying:
             self._land_first()
 
@@ -170,9 +171,9 @@ class _Flight:
 
 
 def readable(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The rows that the reader of a file could understand, and the texts that are no rows: the stream can judge those.
+    """Returns the rows that the reader of a file could read, and the lines that are no rows, which the stream can judge by their text.
 
-    A row of which the reader could not tell the time or the decimals must not be sent: the stream might take what was left of it.
+    A row whose time or decimals the reader could not read must not be sent, because the stream might accept the rest of the row.
     """
     if MISFIT not in batch.schema.names:
         return batch
@@ -180,9 +181,14 @@ def readable(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def messages_of(source: EventSource, batch: pa.RecordBatch) -> Iterator[Message]:
-    """Rows of raw columns as messages: JSON without nulls; integers and decimals as numbers, digit for digit. Messages stay as they are.
+    """Yields the message of each row.
 
-    Any other text stays a text: the contract reads or refuses it in the stream as it would in a file.
+    A row becomes a JSON object without nulls. Texts of integers and of decimals become numbers with the same digits, and a map becomes its own JSON.
+    Any other text stays a text, which the contract reads or refuses in the stream as in a file. The bytes of a file of messages stay unchanged.
+
+    Args:
+        source: The contract.
+        batch: The raw columns of the contract, all text; or the columns of a file of messages.
     """
     if _MESSAGE in batch.schema.names:
         times, keys, messages = (
@@ -220,7 +226,7 @@ def _json_values(kind: ColumnType, column: pa.Array) -> list[Any]:
 
 
 def _json_value(text: str) -> Any:
-    """A text of JSON as it is written; another one as a text."""
+    """Returns a text of JSON as raw JSON, and any other text as a text."""
     try:
         return msgspec.json.decode(text, type=msgspec.Raw)
     except msgspec.MsgspecError:
@@ -228,7 +234,7 @@ def _json_value(text: str) -> Any:
 
 
 def times_ms(column: pa.Array) -> list[int | None]:
-    """RFC 3339 texts as milliseconds; None where one cannot be read."""
+    """Converts RFC 3339 texts to ms since 1970; None for a text that cannot be read."""
     try:
         micros = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
         return [None if value is None else value // 1_000 for value in micros.to_pylist()]

@@ -1,4 +1,4 @@
-"""The speed layer's Spark session: tuned for micro-batches that are small and soon done."""
+"""The speed layer's Spark session, tuned for small and short micro-batches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from infra.settings import Settings
 from infra.spark import spark_session
 from infra.spark_daemon import MODULES
 
-#: How far Spark stands back behind the writer of tiles, where it only archives.
+#: The nice value of Spark if another engine writes the tiles and Spark only archives, so that the writer of the tiles takes precedence.
 _BEHIND_THE_WRITER = 5
 
-#: The online query gets the slots that it asks for before the archive and the offline store get theirs.
+#: The scheduler pools: the online query gets the slots that it requests before the archive and the offline store get theirs.
 _POOLS = """\
 <?xml version="1.0"?>
 <allocations>
@@ -27,32 +27,33 @@ _POOLS = """\
 </allocations>
 """
 
-#: How the queries are planned and kept.
+#: The properties by which Spark plans the queries and keeps their checkpoints.
 SQL_PROPERTIES = {
     "spark.sql.shuffle.partitions": "2",
-    # Planning anew between the stages of a micro-batch would cost more than it gains.
+    # A new plan between the stages of a micro-batch would cost more than it saves.
     "spark.sql.adaptive.streaming.stateless.enabled": "false",
-    # Filters are written where they belong. Pushed below the parsing of JSON they would parse once more for each column. Collapsed, the projections
-    # would parse JSON in one with the rest, for which Spark would then have no code; the inferred filters would compute the entities twice.
+    # The queries have their filters in the right place. A filter that is pushed below the parsing of JSON would parse once more for each column.
+    # A collapsed projection would parse JSON together with the other expressions, and Spark would generate no code for any of them. The inferred
+    # filters would compute the entities twice.
     "spark.sql.optimizer.excludedRules": ",".join(
         f"org.apache.spark.sql.catalyst.optimizer.{rule}"
         for rule in ("PushDownPredicates", "CollapseProject", "InferFiltersFromGenerate")
     ),
-    # What is outside of the code for a whole stage runs as it stands: Spark would generate code for it anew in each task, and compile the code
-    # wherever it has the watermark in it, which differs in each micro-batch.
+    # Expressions outside of whole-stage code are interpreted. Otherwise Spark would generate code for them in each task, and would compile the code
+    # anew in each micro-batch if it contains the watermark, which differs each time.
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    # Tiles close with the next event; a micro-batch for that alone would make the next event wait.
+    # Tiles close with the next event. A micro-batch only for closing would make the next event wait.
     "spark.sql.streaming.noDataMicroBatches.enabled": "false",
     "spark.sql.streaming.minBatchesToRetain": "20",
-    # By default each file of a checkpoint has another one with its checksum, beside the one that Hadoop writes on a local disk.
+    # By default each file of a checkpoint has a file with its checksum, in addition to the checksum file that Hadoop writes on a local disk.
     "spark.sql.streaming.checkpoint.fileChecksum.enabled": "false",
-    # How often a query asks Kafka whether there is more: by default 100 times a second, which alone keeps a core busy by a quarter.
+    # How often a query asks Kafka for new messages. The default of 100 times a second takes a quarter of a core.
     "spark.sql.streaming.pollingDelay": "50ms",
     "spark.sql.streaming.numRecentProgressUpdates": "20",
 }
 
 
-#: On a local disk the default manager of checkpoints starts some 20 processes (`readlink`) in each micro-batch, this one none.
+#: On a local disk the default checkpoint manager starts some 20 processes (`readlink`) in each micro-batch. This manager starts none.
 _LOCAL_CHECKPOINTS = {
     "spark.sql.streaming.checkpointFileManagerClass": (
         "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
@@ -61,7 +62,12 @@ _LOCAL_CHECKPOINTS = {
 
 
 def speed_session(settings: Settings, extra: dict[str, str] | None = None) -> SparkSession:
-    """The session of the queries, with the pools `online` and `background`."""
+    """Returns the session of the queries, with the scheduler pools `online` and `background`.
+
+    Args:
+        settings: The settings of the deployment.
+        extra: Further properties of Spark, which override the others.
+    """
     pools = settings.home / "spark" / "pools.xml"
     pools.parent.mkdir(parents=True, exist_ok=True)
     pools.write_text(_POOLS)
@@ -77,14 +83,14 @@ def speed_session(settings: Settings, extra: dict[str, str] | None = None) -> Sp
     start = partial(spark_session, settings, "braid speed", settings.speed_memory, properties)
     if settings.engine == "spark" or sys.platform != "linux":
         return start()
-    # On Linux each thread has a priority of its own, which a process that it starts has, too.
+    # On Linux each thread has its own priority, and a process inherits the priority of the thread that starts it.
     with ThreadPoolExecutor(1, initializer=partial(os.nice, _BEHIND_THE_WRITER)) as executor:
         return executor.submit(start).result()
 
 
 @contextmanager
 def pool(spark: SparkSession, name: str) -> Iterator[None]:
-    """Queries that are started within run in that scheduler pool."""
+    """Makes the queries that the block starts run in a scheduler pool."""
     spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
     try:
         yield

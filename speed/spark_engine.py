@@ -1,4 +1,7 @@
-"""Spark Structured Streaming as the engine (`speed.engine`): starts the query of `speed.online`, and reads Spark's progress of committed micro-batches."""
+"""Spark Structured Streaming as the engine (`speed.engine`).
+
+Starts the query of `speed.online`, and converts Spark's progress of committed micro-batches to entries of `speed.progress`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,12 @@ from store.protocol import Tiles
 
 @dataclass(frozen=True)
 class SparkEngine:
-    """`speed.engine.Engine` by Spark Structured Streaming."""
+    """`speed.engine.Engine` by Spark Structured Streaming.
+
+    Attributes:
+        spark: The speed layer's session.
+        settings: The settings of the deployment.
+    """
 
     spark: SparkSession
     settings: Settings
@@ -41,11 +49,11 @@ class SparkEngine:
 
 
 class SparkQuery:
-    """The methods are `speed.engine.Query`'s.
+    """A query of Spark. `speed.engine.Query` describes the methods.
 
     Args:
-        query: The query, started.
-        checkpoint: The place of its checkpoint.
+        query: The started query.
+        checkpoint: The path of its checkpoint.
     """
 
     def __init__(self, query: StreamingQuery, checkpoint: str) -> None:
@@ -56,7 +64,7 @@ class SparkQuery:
         """As `Query.fault`."""
         if self._query.isActive:
             return None
-        # Behind the cause stand offsets and the plan.
+        # The cause is followed by the offsets and the plan.
         text = str(self._query.exception() or "it has ended").split("=== Streaming Query ===", maxsplit=1)[0]
         return f"{' '.join(text.split())[:2_000]}. Its checkpoint is {self._checkpoint}"
 
@@ -65,7 +73,7 @@ class SparkQuery:
         progress = self._last_progress()
         if progress is None:
             return None
-        # A trigger without a micro-batch reports too, by the number of the batch that may come.
+        # A trigger without a micro-batch also reports progress, with the number of the next micro-batch.
         batch_id = progress.batchId if "addBatch" in progress.durationMs else progress.batchId - 1
         return None if batch_id < 0 else batch_id
 
@@ -79,8 +87,8 @@ class SparkQuery:
         self._query.stop()
 
     def _last_progress(self) -> Any:
-        """The query's `lastProgress`: as JSON from the JVM, so it is read once, although it is looked at ten times a second."""
-        newest = self._query._jsq.lastProgress()  # noqa: SLF001 - pyspark has no other name for what it has read already
+        """Returns the query's `lastProgress`, which pyspark parses from JSON. It is parsed only if it has changed: this runs ten times a second."""
+        newest = self._query._jsq.lastProgress()  # noqa: SLF001 - pyspark has no public name for the unparsed progress
         seen, progress = self._progress
         if newest != seen:
             progress = self._query.lastProgress
@@ -89,7 +97,7 @@ class SparkQuery:
 
 
 def _entry(progress: Any, before: Mapping[str, Any]) -> Entry:
-    """The entry of a query's latest progress; what only a batch with events can say stays as it was."""
+    """Returns the entry of a query's latest progress. A trigger without events leaves the values unchanged that only events determine."""
     source, times = progress.sources[0], progress.eventTime or {}
     offsets, latest = _offsets(source.endOffset), _offsets(source.latestOffset)
     return {
@@ -103,23 +111,23 @@ def _entry(progress: Any, before: Mapping[str, Any]) -> Entry:
 
 
 def _counted(query: StreamingQuery, last: Any, before: Mapping[str, Any]) -> dict[str, int]:
-    """The numbers of `COUNTED`, with those of the micro-batches since the entry before."""
+    """Returns the numbers of `COUNTED`: those of the entry `before` plus those of the micro-batches since."""
     counted_id = before.get("batch_id", -1)
     updates = [last] if last.batchId <= counted_id + 1 else query.recentProgress
-    # A trigger without a micro-batch reports too, by the number of the batch that may come.
+    # A trigger without a micro-batch also reports progress, with the number of the next micro-batch.
     new = {update.batchId: update for update in updates if update.batchId > counted_id and update.numInputRows}
     observed = [numbers for update in new.values() if (numbers := update.observedMetrics.get(OBSERVED))]
     return {name: before.get(name, 0) + sum(numbers[name] for numbers in observed) for name in COUNTED}
 
 
 def _offsets(text: str | None) -> dict[str, int]:
-    """Spark's offsets of a topic, {"topic": {"0": 17}}, as {"0": 17}; "null" where a trigger did not ask for them."""
+    """Converts Spark's offsets of a topic, {"topic": {"0": 17}}, to {"0": 17}. The text is "null" if the trigger did not ask for them."""
     topics = json.loads(text) if text else None
     return {partition: int(offset) for partitions in (topics or {}).values() for partition, offset in partitions.items()}
 
 
 def _millis(text: str | None) -> int | None:
-    """An instant of Spark's progress, or None for none (the watermark's epoch before the first event)."""
+    """Converts an instant of Spark's progress to ms; None if there is none, or if the watermark is 1970, as before the first event."""
     if not text:
         return None
     return round(datetime.fromisoformat(text).timestamp() * 1_000) or None

@@ -1,6 +1,7 @@
-"""Whether a topic was made anew: its messages begin at offset 0 again, and a query that goes on would pass over the first of them.
+"""Notices that a topic was made anew, which means deleted and created again.
 
-Asks Kafka for the topics' ids every few seconds, in a thread of its own: a broker that does not answer holds up nothing else.
+The messages of the new topic begin at offset 0, so a running query would pass over the first of them. The watch asks Kafka for the ids of the topics
+every two seconds, in its own thread, so that a broker that does not answer delays nothing else.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ _LOOK_SECONDS = 2.0
 
 
 class TopicWatch:
-    """The identities of topics, from now on.
+    """Watches the identities of topics.
 
     Args:
-        settings: Where Kafka is.
-        topics: Names of topics that exist.
+        settings: The settings with the address of Kafka.
+        topics: The names of existing topics.
 
     Attributes:
-        ids: Topic → its identity at the start, as a part of a checkpoint's name.
-        anew: A topic that has another identity by now, or None.
+        ids: Topic → its identity when the watch was made. The name of the archive's checkpoint contains it.
+        anew: A topic that was made anew since then; None if there is none.
     """
 
     def __init__(self, settings: Settings, topics: Iterable[str]) -> None:
@@ -33,7 +34,7 @@ class TopicWatch:
         self._settings = settings
 
     def start(self, ended: threading.Event) -> None:
-        """Watches until `ended` is set."""
+        """Starts the thread, which watches until `ended` is set or a topic was made anew."""
         threading.Thread(target=self._watch, args=(ended,), name="topics", daemon=True).start()
 
     def _watch(self, ended: threading.Event) -> None:
@@ -42,7 +43,7 @@ class TopicWatch:
 
 
 def is_anew(settings: Settings, topic: str, known: str) -> bool:
-    """Whether a topic has another identity than the known one; a topic that is deleted, or not to be asked for, has none."""
+    """Returns whether the identity of a topic differs from `known`. False if the topic is deleted, or if Kafka does not answer."""
     try:
         return (topic_id(settings, topic) or known) != known
     except ServiceError:

@@ -1,4 +1,4 @@
-"""Waiting for the stream: whether what was sent is in the online store, or in the archive. Reads the speed layer's progress."""
+"""Waits until the sent events are in the online store or in the archive. Reads the progress of the speed layer."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from infra.kafka import topic_id
 from infra.settings import Settings
 from store.server import open_store
 
-#: Told how many of the awaited messages are done, and how many are awaited.
+#: Is called with the number of awaited messages that are done, and the number of all awaited messages.
 OnProgress = Callable[[int, int], None]
 _POLL_SECONDS = 0.05
 
 
 def wait_visible(settings: Settings, groups: Iterable[FeatureGroup], end_offsets: Mapping[int, int],
                  timeout_seconds: float | None = None, on_progress: OnProgress | None = None) -> None:  # fmt: skip
-    """Returns when every event before `end_offsets` is in the online store, for every one of the groups.
+    """Waits until every event before `end_offsets` is in the online store, for each of the groups.
 
     Args:
-        settings: Where the online store is.
-        groups: All of one source.
-        end_offsets: Per partition the first offset that is not waited for.
-        timeout_seconds: How long to wait; None for as long as it takes.
-        on_progress: Told of the progress.
+        settings: The settings with the URL of the online store.
+        groups: The groups, all of one source.
+        end_offsets: Partition → the first offset that is not awaited.
+        timeout_seconds: How long to wait; None to wait without a limit.
+        on_progress: Is called with the progress.
 
     Raises:
-        ServiceError: It took too long.
+        ServiceError: The wait took longer than `timeout_seconds`.
     """
     groups = list(groups)
     if not groups:
@@ -42,7 +42,7 @@ def wait_visible(settings: Settings, groups: Iterable[FeatureGroup], end_offsets
 def wait_archived(
     settings: Settings, source: EventSource, end_offsets: Mapping[int, int], timeout_seconds: float | None = None
 ) -> None:
-    """Returns when every event before `end_offsets` is in the archive. Arguments and errors as `wait_visible`."""
+    """Waits until every event before `end_offsets` is in the archive. Arguments and errors are those of `wait_visible`."""
     _wait(settings, source.topic, [f"archive:{source.name}"], end_offsets, timeout_seconds, None, "in the archive")
 
 
@@ -50,7 +50,7 @@ def _wait(settings: Settings, topic: str, names: list[str], end_offsets: Mapping
           on_progress: OnProgress | None, where: str) -> None:  # fmt: skip
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     store, remaining_at_first = open_store(settings), None
-    # Until the speed layer has noticed that a topic was made anew, its progress is that of the topic that had the name before.
+    # Until the speed layer notices that a topic was made anew, its progress is that of the former topic of the same name.
     identity = topic_id(settings, topic) if any(end_offsets.values()) else None
     while True:
         entries = store.progress()
@@ -71,7 +71,13 @@ def _wait(settings: Settings, topic: str, names: list[str], end_offsets: Mapping
 
 
 def _remaining(entry: Mapping[str, Any] | None, end_offsets: Mapping[int, int], identity: str | None) -> int:
-    """How many messages a query has still to take of the topic with this identity; None where it is not known."""
+    """Returns how many of the awaited messages a query has not taken yet.
+
+    Args:
+        entry: The progress of the query; None if there is none.
+        end_offsets: Partition → the first offset that is not awaited.
+        identity: The identity of the topic. The progress of a topic with another identity does not count. None if the identity is not known.
+    """
     is_of_topic = entry is not None and identity in (None, entry.get("topic", identity))
     offsets = entry["offsets"] if entry and is_of_topic else {}
     return sum(max(0, end - offsets.get(str(partition), 0)) for partition, end in end_offsets.items())

@@ -1,10 +1,10 @@
-"""Contributions → online store, by one writer per source: what an engine needs that does not write tiles itself.
+"""The writer of tiles, one per source: contributions → the online store. Used by engines that do not write tiles themselves.
 
-Reads rows of contributions in the order of their partitions; decides which count (`speed.copies`), folds them (`speed.fold`) and puts tiles, marks and
-offsets (`speed.online`). A row may come again at any time, and is passed over.
+Reads rows of contributions, those of a partition in the order of their offsets; decides which count (`speed.copies`), folds them (`speed.fold`), and
+writes tiles, marks and offsets (`speed.online`). A row may come again at any time, and is then skipped.
 
-Before it writes a micro-batch, the writer notes its number and its offsets in the online store. After a SIGKILL it makes the same micro-batch again under
-the same number, so that the store does not take an event for a copy of itself.
+Before it writes a micro-batch, the writer records the number and the offsets of the micro-batch in the online store. After a SIGKILL it makes the
+same micro-batch again under the same number, so that the store does not take an event for a copy of itself.
 """
 
 from __future__ import annotations
@@ -28,13 +28,23 @@ from speed.online import Target, put_part
 from store.keys import version_of
 from store.protocol import Messages, Store
 
-#: The notes of the last micro-batch of each source.
+#: The kind of the notes with the last micro-batch of each source.
 _NOTES = "micro-batches"
 
 
 @dataclass
 class Counters:
-    """What a writer has met since it began; times in ms."""
+    """The counters of a writer since it began.
+
+    Attributes:
+        late: The number of late events.
+        copies: The number of copies.
+        undecided: The number of messages that the engine could not decide.
+        oldest_ms: The oldest event, in ms; None before the first event.
+        newest_ms: The newest event, in ms; None before the first event.
+        watermark_ms: The watermark of the last micro-batch, in ms; None before the first event.
+        rows_per_second: The number of rows of the last read, per second of their writing.
+    """
 
     late: int = 0
     copies: int = 0
@@ -47,13 +57,13 @@ class Counters:
 
 @dataclass(frozen=True)
 class Span:
-    """A micro-batch: per partition the first offset, and the offset behind the last.
+    """The range of a micro-batch.
 
     Attributes:
-        number: Its number.
-        begin: Partition → offset.
-        end: Partition → offset.
-        engine: What the engine notes with it.
+        number: The number of the micro-batch.
+        begin: Partition → the offset of its first message.
+        end: Partition → the offset after its last message.
+        engine: The values that the engine records with the micro-batch.
     """
 
     number: int
@@ -67,18 +77,18 @@ class TileWriter:
 
     Args:
         store: The online store.
-        settings: The settings.
+        settings: The settings of the deployment.
         source: The name of the source.
-        targets: What is written.
-        memory: The name of the checkpoint.
-        tasks: How many marks a micro-batch leaves.
+        targets: The versions whose tiles are written.
+        memory: The name of the checkpoint, and of the store's memory of its events.
+        tasks: The number of marks that a micro-batch leaves.
 
     Attributes:
-        done: Partition → the offset before which all is in the store.
-        number: The last micro-batch that is in the store; -1 before the first.
-        again: The micro-batch to be made again before any other, or None.
-        noted: What the engine noted with the source's last micro-batch, also of an earlier checkpoint.
-        counters: What it has met.
+        done: Partition → the offset before which all messages are in the store.
+        number: The number of the last micro-batch in the store; -1 before the first.
+        again: The micro-batch that has to be made again before any other; None if there is none.
+        noted: The values that the engine recorded with the source's last micro-batch, even if that belongs to an earlier checkpoint.
+        counters: The counters since the writer began.
     """
 
     def __init__(self, store: Store, settings: Settings, source: str, targets: Sequence[Target], memory: str, tasks: int) -> None:
@@ -93,12 +103,12 @@ class TileWriter:
         self._undecided_ms: int | None = None
 
     def write(self, rows: pa.Table, engine: Mapping[str, Any]) -> None:
-        """Writes rows as one micro-batch, those that are not in the store yet.
+        """Writes the rows that are not in the store yet, as one micro-batch.
 
         Args:
-            rows: kafka_partition, kafka_offset, arrival_ms (as Kafka has it), verdict, ts_ms, event, entity_0…, input_0…; of each partition in
-                the order of its offsets, but for those that come again.
-            engine: What is noted with the micro-batch.
+            rows: kafka_partition, kafka_offset, arrival_ms (the time of the record in Kafka), verdict, ts_ms, event, entity_0…, input_0…. The rows of
+                a partition are in the order of their offsets, except rows that come again.
+            engine: The values that the engine records with the micro-batch.
         """
         rows = self.new(rows)
         if not rows.num_rows:
@@ -111,7 +121,7 @@ class TileWriter:
         self._write(rows, span)
 
     def write_again(self, rows: pa.Table) -> pa.Table:
-        """Makes the micro-batch again that was noted last, of which all rows must be there; gives the rows behind it."""
+        """Makes the last recorded micro-batch again. `rows` must have all of its rows. Returns the rows after it."""
         assert self.again is not None
         inside, behind = split(self.new(rows), self.again.end)
         self._write(inside, self.again)
@@ -119,19 +129,19 @@ class TileWriter:
         return behind
 
     def new(self, rows: pa.Table) -> pa.Table:
-        """The rows that are not in the store yet, each place once."""
+        """Returns the rows that are not in the store yet, one row per place."""
         partition, offset = _numbers(rows, "kafka_partition"), _numbers(rows, "kafka_offset")
         fresh = np.zeros(len(partition), bool)
         for number in np.unique(partition).tolist():
             places = np.flatnonzero(partition == number)
             offsets = offset[places]
-            # A row that comes again follows one with its offset, or a higher one.
+            # A row that comes again follows a row with the same or a higher offset.
             highest = np.maximum.accumulate(np.concatenate(([self.done.get(number, 0) - 1], offsets[:-1])))
             fresh[places] = offsets > highest
         return rows if fresh.all() else rows.filter(pa.array(fresh))
 
     def abandon(self) -> None:
-        """Passes over the micro-batch that is to be made again, of which Kafka has no message any more."""
+        """Skips the micro-batch that has to be made again, because none of its messages is in Kafka any more. Only its marks are written."""
         if span := self.again:
             for task in range(self._tasks):
                 put_part(self._store, self._settings, self._targets, MicroBatch(self._memory, span.number), task, {})
@@ -139,14 +149,14 @@ class TileWriter:
             self.passed(span.end)
 
     def passed(self, offsets: Mapping[int, int]) -> None:
-        """Says that nothing but what readers do not see, such as the end of a transaction, lies before offsets."""
+        """Moves `done` up to offsets: the messages before them are in the store or invisible to readers, such as the end of a transaction."""
         self.done = {
             **self.done,
             **{partition: offset for partition, offset in offsets.items() if offset > self.done.get(partition, 0)},
         }
 
     def hold_degraded(self) -> None:
-        """Sees to it that the tiles are not called complete from before the last message that was undecided."""
+        """Moves `complete_since_ms` of the tiles behind the last undecided message."""
         if self._undecided_ms is None:
             return
         since_ms = self._undecided_ms + self._settings.future_seconds * 1_000 + 1
@@ -160,7 +170,7 @@ class TileWriter:
         partition, offset, ts_ms, event = (_numbers(rows, name) for name in ("kafka_partition", "kafka_offset", "ts_ms", "event"))
         arrival_ms = _numbers(rows, "arrival_ms")
         current_ms = now_ms()
-        # As `speed.stream.messages` has it: a clock that says a time before there was Kafka is none.
+        # The same rule as in `speed.stream.messages`: a time before the first Kafka comes from a wrong clock.
         arrival_ms = np.where(arrival_ms >= FIRST_ARRIVAL_MS, np.minimum(arrival_ms, current_ms), current_ms)
         verdict = _numbers(rows, "verdict")
         fits = (verdict == FITS) & (ts_ms - arrival_ms <= self._settings.future_seconds * 1_000)
@@ -192,7 +202,7 @@ class TileWriter:
         self.passed(span.end)
 
     def _of_slots(self, rows: pa.Table) -> dict[int, pa.Table]:
-        """Slot → the rows that have an entity there, as `speed.stream.by_entity` has them."""
+        """Returns slot → the rows that have an entity in the slot, with the column `entity` as in `speed.stream.by_entity`."""
         of_slot = {}
         for slot in {target.slot for target in self._targets}:
             entity = rows.column(f"entity_{slot}")
@@ -201,15 +211,15 @@ class TileWriter:
 
 
 def next_ends(ends: Mapping[int, int], done: Mapping[int, int], at_most: int) -> dict[int, int]:
-    """Partition → the offset behind the last message of the next micro-batch: what Kafka has, as far as a bound allows.
+    """Returns the end of the next micro-batch: partition → the offset after its last message.
 
-    The bound is shared among the partitions by how much each holds, as in Spark, so that all of them come to their ends at the same time: otherwise the
-    events of one would raise the watermark, and those of another would be late.
+    The bound is shared among the partitions in proportion to their backlogs, as in Spark, so that all partitions reach their ends at the same time.
+    Otherwise the events of one partition would raise the watermark, and those of another would be late.
 
     Args:
-        ends: What Kafka has.
-        done: What has been written.
-        at_most: The bound.
+        ends: Partition → the end offset in Kafka.
+        done: Partition → the offset before which all messages are in the store.
+        at_most: The bound on the messages of the micro-batch. It may be exceeded by one message per partition.
     """
     left = {partition: max(0, end - done.get(partition, 0)) for partition, end in ends.items()}
     share = min(1.0, at_most / max(1, sum(left.values())))
@@ -217,13 +227,19 @@ def next_ends(ends: Mapping[int, int], done: Mapping[int, int], at_most: int) ->
 
 
 def have_come(rows: pa.Table | None, ends: Mapping[int, int], reached: Mapping[int, int]) -> bool:
-    """Whether all rows before `ends` are there; `reached` names offsets before which there is nothing else."""
+    """Returns whether all rows before `ends` have arrived.
+
+    Args:
+        rows: The rows that have arrived; None for no rows.
+        ends: Partition → the end offset that has to be reached.
+        reached: Partition → an offset before which no further row is to arrive.
+    """
     come = ends_of(rows) if rows else {}
     return all(max(come.get(partition, 0), reached.get(partition, 0)) >= end for partition, end in ends.items())
 
 
 def split(rows: pa.Table, ends: Mapping[int, int]) -> tuple[pa.Table, pa.Table]:
-    """The rows before the offsets of their partitions, and the others."""
+    """Returns the rows before the offsets `ends` of their partitions, and all other rows."""
     partition, offset = _numbers(rows, "kafka_partition"), _numbers(rows, "kafka_offset")
     inside = np.zeros(rows.num_rows, bool)
     for number, end in ends.items():
@@ -232,13 +248,13 @@ def split(rows: pa.Table, ends: Mapping[int, int]) -> tuple[pa.Table, pa.Table]:
 
 
 def ends_of(rows: pa.Table) -> dict[int, int]:
-    """Partition → the offset behind the last row."""
+    """Returns partition → the offset after the last row."""
     partition, offset = _numbers(rows, "kafka_partition"), _numbers(rows, "kafka_offset")
     return {number: int(offset[partition == number].max()) + 1 for number in np.unique(partition).tolist()}
 
 
 def _numbers(rows: pa.Table, name: str) -> npt.NDArray[np.int64]:
-    """A column of numbers; 0 where there is none."""
+    """Returns a column of numbers as an array; 0 for a null."""
     return np.asarray(rows.column(name).combine_chunks().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64))
 
 
