@@ -4,8 +4,8 @@ Reads Arrow columns of `speed.stream.by_entity` and the open tiles that the last
 store. The cost of an event does not depend on the number of events in its tile: the new events of a micro-batch are folded into new tiles, and each
 new tile is joined to the stored one.
 
-A micro-batch that is made again changes nothing: with the tiles of an entity the store has, per partition, the offset before which they contain the
-events, and events before it are skipped.
+A micro-batch that is made again changes nothing: beside the tiles of an entity, the store has the offset of each partition before which they contain
+the events of the entity. Events before this offset are skipped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Notices that a topic was made anew, which means deleted and created again.
 
 The messages of the new topic begin at offset 0, so a running query would pass over the first of them. The watch asks Kafka for the ids of the topics
-every two seconds, in its own thread, so that a broker that does not answer delays nothing else.
+every few seconds, in its own thread, so that a broker that does not answer delays nothing else.
 """
 
 from __future__ import annotations

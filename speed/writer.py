@@ -232,7 +232,7 @@ def have_come(rows: pa.Table | None, ends: Mapping[int, int], reached: Mapping[i
     Args:
         rows: The rows that have arrived; None for no rows.
         ends: Partition → the end offset that has to be reached.
-        reached: Partition → an offset before which no further row is to arrive.
+        reached: Partition → an offset before which no further row will arrive.
     """
     come = ends_of(rows) if rows else {}
     return all(max(come.get(partition, 0), reached.get(partition, 0)) >= end for partition, end in ends.items())

@@ -104,7 +104,7 @@ def first_copies(
         memory: The name of the memory.
         batch: A name of 4 bytes for the micro-batch.
         messages: The messages, in any order.
-        remember_ms: How much later than the first message a copy is recognized, at least.
+        remember_ms: The shortest time, in ms, for which an event is remembered after the arrival of its message.
     """
     rows = np.empty(len(messages.event), _ROW)
     for name in _ROW.names or ():

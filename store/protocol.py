@@ -161,7 +161,8 @@ class Opening:
         group: The version of the group.
         token: The stream of tiles.
         first_ms: Entity → the start of its first tile that is read.
-        closed_ms: In an architecture with histories, the time before which tiles are closed: they are read as well. None in any other.
+        closed_ms: In an architecture with histories, the time before which tiles are closed. Closed tiles are read as well. None in any other
+            architecture.
     """
 
     group: FeatureGroup
@@ -295,7 +296,7 @@ class Store(Protocol):
             batch: A name of 4 bytes for the micro-batch. Of copies within one micro-batch the first to arrive counts; of copies in several
                 micro-batches the one in the first micro-batch counts.
             messages: The messages in any order. In the order of their arrival, the fewest of them become `later_copies`.
-            remember_ms: How much later than the first message a copy is recognized, at least.
+            remember_ms: The shortest time, in ms, for which an event is remembered after the arrival of its message.
         """
 
     def later_copies(self, memory: str, batch: bytes) -> set[tuple[int, int]]:

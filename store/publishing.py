@@ -53,7 +53,7 @@ from store.protocol import Published, View
 from store.scripts import Script
 from store.tiles import SPEED_LUA
 
-#: Entities in one round trip.
+#: The number of entities in one round trip.
 CHUNK = 1_000
 #: The published format of a group that is served from histories instead of batch views.
 STREAM_FORMAT = f"history {HISTORY_FORMAT}"

@@ -4,7 +4,7 @@ Returns the inputs of `features.merge` for the version of the group that was pub
 published. Decoded values are cached (`store.decoded`). If values of an entity are missing, `Parts.faults` has the reason:
 
 - `LOST`: the entity is known and has no view, so its view was lost. An entity that no publication knows is new, and its features are exact.
-- `LEFT`: the view is older than the published one. The entity is no longer in the published view, or its last view was lost.
+- `LEFT`: the view is older than the published one. The entity is no longer in the published view, or a failover has lost its latest view.
 - `LOST_TILES`: the key was lost with its speed tiles, and the view was published again. Tiles may be missing until a view covers their time.
 """
 

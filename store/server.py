@@ -35,7 +35,7 @@ def _told(
         with store_errors():
             return method(self, *args, **kwargs)
 
-    return call  # type: ignore[return-value,unused-ignore]  # one version of mypy takes the argument name for a difference
+    return call  # type: ignore[return-value,unused-ignore]  # one version of mypy reports the name of the argument as a difference
 
 
 class RedisStore:

@@ -139,7 +139,7 @@ class Wire:
 
 def _packed(command: Command) -> bytes:
     if not isinstance(command, HashReads):
-        return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one word
+        return hiredis.pack_command(command)  # type: ignore[arg-type]  # the stub only allows a tuple of one word
     head, tail = _around_key(command.fields)
     # Formatting text takes half of the time of formatting bytes. In ASCII the lengths of both are equal.
     if (text := "".join([f"{head}{len(key)}\r\n{key}{tail}" for key in command.keys])).isascii():

@@ -49,7 +49,7 @@ class Reading:
 
     Attributes:
         source: The source.
-        texts: The columns whose values are used as texts.
+        texts: The columns whose values are used. A text column that is not among them never makes a message undecided.
         keys: Map column → the keys whose values are used.
     """
 

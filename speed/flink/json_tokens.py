@@ -1,4 +1,4 @@
-"""Java regular expressions on the text of a message: one matches a certain JSON object, others extract the token of a key's value.
+"""Java regular expressions on the text of a message: whether it certainly is a JSON object, and which token is the value of a key.
 
 A token is the text of a value in the message. It keeps what a parser would lose: the digits of a number, and which of two equal keys comes last. Each
 loop is possessive, so no expression backtracks: a long text needs neither a deep stack nor more than linear time.
@@ -31,7 +31,8 @@ def _value(depth: int) -> str:
 #: A text that certainly is one JSON object.
 JSON_OBJECT = rf"\A{_SPACE}{_object(_KEY, _value(_DEPTH))}{_SPACE}\z"
 
-# These expressions are applied to a certain object only. There, a token ends before the first character that cannot belong to it.
+# The following expressions are applied only to a text that certainly is an object. There, a token ends before the first character that cannot belong
+# to it.
 _QUOTED = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 
 
