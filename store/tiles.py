@@ -2,7 +2,7 @@
 
 All tiles of an entity and a version are one value (`features.speed_value`). A script replaces the tiles that are written and drops the expired ones.
 A tile is written by its absolute value, so writing it twice changes nothing. The same step writes the offsets of the events that are in the value
-(`Folded`), so the store never has one without the other. The speed layer folds an entity's next events into the stored tiles.
+(`Folded`), so neither is written without the other. The speed layer folds an entity's next events into the stored tiles.
 
 After the tiles of its part of a micro-batch, a task writes its mark, the number of the micro-batch, into each bucket and hence to each primary of a
 cluster. A server that loses acknowledged writes (an older file after a crash, a failover to a replica that lagged) loses the latest ones, with their
