@@ -1,7 +1,7 @@
-"""The time that a block of a coroutine may take: `asyncio.timeout` for the way of every request.
+"""A deadline for a block of a coroutine: a cheaper `asyncio.timeout` for the path of every request.
 
-A request has two of them, one for all of it and one for the online store. By `asyncio.timeout`, which is an asynchronous context manager with a
-state and a time that can be moved, the two took 7 % of the CPU time of a request about one entity; here they take 2 %.
+A request has two deadlines, one for the whole request and one for the online store. With `asyncio.timeout`, which is an asynchronous context manager
+with a state and a time that can be moved, the two took 7 % of the CPU time of a request about one entity. With `Deadline` they take 2 %.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 
 class Deadline:
-    """A context manager, to be entered once: `with Deadline(seconds):` raises TimeoutError where the block awaits for longer.
+    """A context manager: `with Deadline(seconds):` raises TimeoutError if the block awaits for longer. An object can be entered once.
 
     Args:
-        seconds: From the entry on.
+        seconds: The time that the block may take, in seconds.
     """
 
     __slots__ = ("_cancelling", "_expired", "_seconds", "_task", "_timer")
@@ -26,14 +26,18 @@ class Deadline:
         self._timer: asyncio.TimerHandle
 
     def __enter__(self) -> None:
-        """Starts the timer. A task has to be running."""
+        """Starts the timer. The caller must be a task."""
         task = asyncio.current_task()
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()
         self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Ends the timer. A cancellation by anyone else goes on as one."""
+        """Ends the timer. A cancellation by another caller stays a CancelledError.
+
+        Raises:
+            TimeoutError: The timer has cancelled the task.
+        """
         self._timer.cancel()
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

@@ -29,7 +29,7 @@ class Check:
         name: The name of the check.
         ok: Whether the check has passed.
         detail: The state, in words.
-        cure: What to do; empty where the check has passed.
+        cure: What to do; empty if the check has passed.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Check:
 
 
 def doctor(settings: Settings, topics: Iterable[str] = ()) -> list[Check]:
-    """All checks: of the machine, of the services, and of the `topics` of events."""
+    """Runs all checks: of the machine, of the services, and of the `topics` of events."""
     machine = [_python(), _java(), *_jars(settings), _disk(settings), _memory(), *_ports(settings)]
     return [*machine, *_services(settings), *_record_times(settings, topics)]
 
@@ -109,7 +109,7 @@ def _services(settings: Settings) -> list[Check]:
 
 
 def _record_times(settings: Settings, topics: Iterable[str]) -> list[Check]:
-    """Whether the time of a record is its arrival by the broker's clock."""
+    """Checks that the time of each record is its arrival by the broker's clock."""
     kafka = Supervisor(settings).infos().get("kafka")
     if "kafka" in settings.embedded and (kafka is None or kafka.state != "RUNNING"):
         return []  # a client would try for half a minute; `_services` reports a broker that should run

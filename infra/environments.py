@@ -1,4 +1,7 @@
-"""Environments of Python beside braid's own, for packages that braid does not import: made once per lock, in the cache that all deployments of a user share."""
+"""Python environments beside braid's own, for packages that braid does not import.
+
+Each lock is installed once, in the cache that all deployments of a user share.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,21 @@ from infra.errors import SetupError
 from infra.settings import Settings
 from infra.setup import uv_environment
 
-#: The version of Python, as the folders of an environment have it.
+#: The version of Python as in the folder names of an environment, such as "3.12".
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def environment(
     settings: Settings, name: str, lock: Path, parts: Sequence[str] = (), finish: Callable[[Path], None] = lambda folder: None
 ) -> Path:
-    """The folder of an environment, which is made where it is missing, by uv, or by pip where there is no uv.
+    """Returns the folder of an environment. If the environment is missing or incomplete, uv installs it first, or pip if there is no uv.
 
     Args:
         settings: The settings that name the cache.
-        name: The beginning of the name of its folder.
+        name: The beginning of the folder's name.
         lock: The locked requirements, with hashes.
-        parts: What else the environment is made of. Another lock, Python or part is another environment.
-        finish: Adds the other parts to the folder.
+        parts: Names and versions of further parts of the environment. A change of the lock, the Python or a part leads to a new environment.
+        finish: Adds the further parts to the folder.
 
     Raises:
         SetupError: The packages cannot be installed.
@@ -55,7 +58,7 @@ def _install(name: str, folder: Path, lock: Path) -> None:
     else:
         make = [sys.executable, "-m", "venv", "--clear", str(folder)]
         install = [python, "-m", "pip", "install", "--quiet"]
-    # What builds a package from its source archive is in the lock, too.
+    # The lock also contains the build tools of the packages that are built from their source archives.
     install += ["--no-build-isolation", "--require-hashes", "-r", str(lock)]
     try:
         for command in (make, install):

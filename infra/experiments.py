@@ -1,4 +1,4 @@
-"""The model that the running experiment of a deployment is about."""
+"""Looks up the model that the running experiment of a deployment tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from infra.policies import Experiment
 
 
 def experiment_model(experiment: Experiment | None, project: Project) -> Model | None:
-    """The model whose variants an experiment compares; None without an experiment.
+    """Returns the model whose variants an experiment compares; None if no experiment runs.
 
     Raises:
         SettingsError: The project does not declare the model that the experiment names.

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
     from infra.settings import Settings
 
-#: The age from which a JVM gets no more runs.
+#: The age in seconds from which a JVM gets no more runs.
 MAX_AGE_SECONDS = 12 * 3_600.0
-#: The time that a run waits for the holder to start a JVM. The run would need most of it for a JVM of its own.
+#: The longest time that a run waits for the holder to start a JVM. To start a JVM of its own would take the run most of this time.
 _START_SECONDS = 45.0
 #: The time that Spark may take to stop at the end of a process.
 _STOP_SECONDS = 30.0
@@ -48,7 +48,7 @@ _KEPT_SHARE = 0.25
 _POLL_SECONDS = 0.05
 #: Environment variables that change what a JVM and its Python workers do.
 _SHAPING = ("AWS_", "AZURE_", "GOOGLE_", "HADOOP_", "JAVA_", "JDK_", "LC_", "LD_", "PYSPARK_", "PYTHON", "SPARK_")
-#: Variables with such a prefix that change nothing, that Spark itself sets in a process that uses it, or that are settings of braid.
+#: Variables with such a prefix that are ignored: they change nothing, Spark sets them in each process that uses it, or they are settings of braid.
 _SHAPELESS = {"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "SPARK_AUTH_SOCKET_TIMEOUT", "SPARK_BUFFER_SIZE", "SPARK_MASTER"}
 _OF_A_SESSION = ("spark.app.name", "spark.databricks.", "spark.sql.")
 _log = logging.getLogger(__name__)
@@ -75,25 +75,25 @@ class Jvm:
 
     @property
     def old(self) -> bool:
-        """Whether it gets no more runs."""
+        """Whether the JVM is too old for more runs."""
         return time.time() - self.started_seconds > MAX_AGE_SECONDS
 
 
 def allow() -> None:
-    """Permits this process to use the warm JVM. Only for a process that ends after its work, because it keeps the JVM until then."""
+    """Permits this process to use the warm JVM. Only for a process that ends after its work, because the process keeps the JVM until its end."""
     global _allowed  # noqa: PLW0603 - a property of the process
     _allowed = True
 
 
 def command_session(settings: Settings, name: str) -> SparkSession:
-    """The Spark session of a command, as `batch_session`, under a name in Spark's logs."""
+    """Returns the Spark session of a command, by `batch_session`; `name` is the application's name in Spark's logs."""
     from infra.spark import spark_properties
 
     return batch_session(settings.home, spark_properties(settings, name, settings.batch_memory))
 
 
 def batch_session(home: Path, properties: Mapping[str, str]) -> SparkSession:
-    """The Spark session of this process; at the first call it is created, on the warm JVM of the home if that is possible.
+    """Returns the Spark session of this process. The first call creates the session, on the warm JVM of the home if that is possible.
 
     Args:
         home: The home of the deployment.
@@ -121,9 +121,9 @@ def batch_session(home: Path, properties: Mapping[str, str]) -> SparkSession:
 
 
 def identity(properties: Mapping[str, str]) -> str:
-    """A fingerprint of all that shapes a JVM: the properties, and the environment of Java, Python and the lake's storage.
+    """Returns a fingerprint of everything that shapes a JVM: the properties, and the environment of Java, Python and the lake's storage.
 
-    The properties of a session are left out, because each process makes a session of its own. Settings shape a JVM by the properties alone.
+    The properties of a session are left out, because each process makes its own session. Settings of braid shape a JVM only through the properties.
     """
     environment = {name: value for name, value in os.environ.items() if name.startswith(_SHAPING) and name not in _SHAPELESS}
     shaping = {key: value for key, value in properties.items() if not key.startswith(_OF_A_SESSION)}
@@ -139,7 +139,7 @@ class Lease:
 
     @classmethod
     def take(cls, home: Path, wanted: str) -> Lease | None:
-        """The lease of the home's JVM; None if there is no JVM of this identity, or if it is in use, marked, old or dead."""
+        """Returns the lease of the home's JVM; None if there is no JVM of the identity `wanted`, or if the JVM is in use, marked, old or dead."""
         try:
             descriptor = os.open(jvm_path(home), os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -169,10 +169,10 @@ class Lease:
 
 
 def borrow(home: Path, wanted: str) -> Lease | None:
-    """The lease of the home's JVM. If there is none, the holder is asked to start one.
+    """Returns the lease of the home's JVM. If there is no JVM, the holder is asked to start one.
 
     Returns:
-        None if there is no holder, if the JVM cannot be had, or if it does not start in time.
+        None if there is no holder, if the JVM does not start in time, or if `Lease.take` returns None.
     """
     deadline = time.monotonic() + _START_SECONDS
     request = request_path(home)
@@ -214,7 +214,7 @@ def holder_path(home: Path) -> Path:
 
 
 def read(descriptor: int) -> tuple[bytes, bytes]:
-    """The JVM's line, and the mark after it; without a mark the second is empty."""
+    """Returns the JVM's line, and the mark after the line; the mark is empty if no process has written one."""
     line, separator, mark = os.pread(descriptor, 65_536, 0).partition(b"\n")
     return line + separator, mark
 
@@ -235,7 +235,7 @@ def publish(home: Path, jvm: Jvm) -> None:
 
 @contextmanager
 def _gateway_of(jvm: Jvm) -> Iterator[None]:
-    """A block in which pyspark connects to a JVM instead of starting one."""
+    """Runs a block in which pyspark connects to this JVM instead of starting a JVM."""
     variables = {"PYSPARK_GATEWAY_PORT": str(jvm.port), "PYSPARK_GATEWAY_SECRET": jvm.secret}
     os.environ.update(variables)
     try:
@@ -248,8 +248,9 @@ def _gateway_of(jvm: Jvm) -> Iterator[None]:
 def _return_at_exit(lease: Lease, session: SparkSession) -> None:
     """Stops Spark and gives the JVM back when this process ends.
 
-    A thread of its own does so. The main thread may have been interrupted during a call of the JVM, and its connection would then wait for
-    the end of that call; the connection of another thread does not. No thread can be started while the process ends, so it waits from now on.
+    A separate thread does this. The main thread may have been interrupted during a call of the JVM, and its connection would then wait for
+    the end of that call; the connection of another thread does not wait. The thread is started now, because no thread can be started while the
+    process ends.
     """
     ending, ended = threading.Event(), threading.Event()
 
@@ -272,9 +273,9 @@ def _return_at_exit(lease: Lease, session: SparkSession) -> None:
 
 
 def _stopped(jvm: Jvm, session: SparkSession) -> bool:
-    """Stops Spark, and lets go what the JVM holds for this process. Returns whether the JVM is fit for the next process.
+    """Stops Spark, and releases the Java objects that the JVM holds for this process. Returns whether the JVM is fit for the next process.
 
-    Py4J holds each Java object that it has given to a process until the process releases it; a process that ends releases none.
+    Py4J holds each Java object that it has returned to a process until the process releases the object. A process does not release them when it ends.
     """
     from py4j.java_gateway import JavaObject
     from pyspark import SparkContext

@@ -39,16 +39,16 @@ SPARK = JarSet(
     ),
 )
 KAFKA = JarSet("kafka", ("org.apache.kafka:kafka_2.13:4.3.1", "org.slf4j:slf4j-simple:1.7.36"))
-#: What Apache Flink's package has not: the connector of Kafka, whose JAR has all that it needs, and what its SQL client runs on.
+#: The JARs that the package of Apache Flink lacks: the connector of Kafka, whose JAR contains its dependencies, and the base of Flink's SQL client.
 FLINK = JarSet(
     "flink", ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2", "org.apache.flink:flink-sql-gateway:2.2.1"), transitive=False
 )
-#: Without an import of pyspark, which takes most commands longer than all they need of it.
+#: The folder of pyspark's JARs, without an import of pyspark: the import is slow, and most commands need only this folder.
 _PYSPARK_JARS = Path(str(distribution("pyspark").locate_file("pyspark/jars")))
 
 
 def jars(wanted: JarSet, cache_dir: Path) -> list[Path]:
-    """The JARs of a set; they are downloaded if the cache does not have them.
+    """Returns the JARs of a set. They are downloaded if the cache does not have them.
 
     Raises:
         SetupError: The JARs cannot be downloaded.

@@ -18,7 +18,7 @@ _CURE = (
 
 
 def find_java() -> Path:
-    """The home of a Java 17 or 21. Candidates are JAVA_HOME, then PATH, then the usual folders.
+    """Returns the home of a Java 17 or 21. Candidates are JAVA_HOME, then PATH, then the usual folders.
 
     Raises:
         SetupError: No candidate is a Java 17 or 21.
@@ -30,7 +30,7 @@ def find_java() -> Path:
 
 
 def ensure_java() -> Path:
-    """The home of a Java 17 or 21. If there is none, it is installed by apt-get; this needs root.
+    """Returns the home of a Java 17 or 21. If there is none, apt-get installs it, which needs root.
 
     Raises:
         SetupError: There is no Java 17 or 21, and it cannot be installed here.
@@ -65,7 +65,7 @@ def _candidates() -> Iterator[Path]:
 
 
 def _major(home: Path) -> int | None:
-    """The major version of the Java in a folder; None if the folder has no Java, or one that does not run."""
+    """Returns the major version of the Java in a folder; None if the folder has no Java, or if its Java does not run."""
     java = home / "bin" / "java"
     if not java.is_file():
         return None

@@ -14,13 +14,13 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from infra.errors import ServiceError
 from infra.settings import Settings
 
-#: The topic of served answers: written by `serving.served_log`, read by `monitoring.served`, whose docstring has the columns.
+#: The topic of served answers: written by `serving.served_log`, read by `monitoring.served`, whose docstring describes the columns.
 SERVED_TOPIC = "served_features"
 #: 2011, the year of the first Kafka: a record whose time is earlier has no time of arrival.
 FIRST_ARRIVAL_MS = 1_293_840_000_000
 #: The isolation level of every reader. An end offset is then the end of the committed messages, so a lag can be 0.
 _ISOLATION = "read_committed"
-#: How long the first messages of open transactions are waited for.
+#: The longest wait for the first messages of open transactions.
 _FIRST_MESSAGE_SECONDS = 5
 #: The time of a message is its arrival by the broker's clock, because a producer's clock may be wrong.
 _TOPIC_CONFIGS = {"message.timestamp.type": "LogAppendTime"}
@@ -32,7 +32,7 @@ _LOGIN_MODULES = {
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """The arguments with which kafka-python's clients connect to the brokers."""
+    """Returns the arguments with which kafka-python's clients connect to the brokers."""
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap.split(","), "security_protocol": settings.kafka_security_protocol,
     }  # fmt: skip
@@ -47,7 +47,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
 
 
 def spark_options(settings: Settings) -> dict[str, str]:
-    """The options with which Spark's Kafka source and sink connect to the brokers."""
+    """Returns the options with which Spark's Kafka source and sink connect to the brokers."""
     options = {"kafka.bootstrap.servers": settings.kafka_bootstrap, "kafka.security.protocol": settings.kafka_security_protocol}
     if settings.kafka_security_protocol.endswith("SSL") and settings.kafka_ssl_cafile:
         options |= {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.location": settings.kafka_ssl_cafile}
@@ -59,16 +59,16 @@ def spark_options(settings: Settings) -> dict[str, str]:
 
 
 def spark_reader_options(settings: Settings) -> dict[str, str]:
-    """`spark_options` of a reader, which does not see messages of aborted transactions, and which Kafka answers at once.
+    """Returns `spark_options` for a reader that sees only messages of committed transactions, and whose requests Kafka answers at once.
 
-    By default, Kafka keeps a request for messages at the end of a topic for half a second. A reader that asked in its last micro-batch waits for that
-    answer in the next micro-batch, although messages are there by then.
+    By default, Kafka delays the answer to a request at the end of a topic by half a second. A reader that sent such a request in its last micro-batch
+    would wait for the answer in the next micro-batch, although new messages have arrived by then.
     """
     return {**spark_options(settings), "kafka.isolation.level": _ISOLATION, "kafka.fetch.max.wait.ms": "5"}
 
 
 def flink_options(settings: Settings) -> dict[str, str]:
-    """The options with which Flink's Kafka connector connects to the brokers. The connector has Kafka's classes under names of its own."""
+    """Returns the options with which Flink's Kafka connector connects to the brokers. The connector contains Kafka's classes under shaded names."""
     options = {name.removeprefix("kafka."): value for name, value in spark_options(settings).items()}
     if login := options.get("sasl.jaas.config"):
         options["sasl.jaas.config"] = f"org.apache.flink.kafka.shaded.{login}"
@@ -107,7 +107,7 @@ def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
 
 
 def topic_id(settings: Settings, topic: str) -> str | None:
-    """The identity of a topic, which changes if the topic is deleted and created again. None if the topic does not exist.
+    """Returns the identity of a topic, which changes if the topic is deleted and created again. None if the topic does not exist.
 
     Raises:
         ServiceError: Kafka does not answer.
@@ -124,7 +124,7 @@ def topic_id(settings: Settings, topic: str) -> str | None:
 
 
 def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str]:
-    """The existing topics in which the time of a record comes from the producer's clock.
+    """Returns the existing ones of these topics in which the time of a record comes from the producer's clock.
 
     Raises:
         ServiceError: Kafka does not answer, or does not show its topics' settings.
@@ -149,7 +149,7 @@ def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str
 
 
 def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """The end of the committed messages of each partition of a topic; empty if there is no such topic.
+    """Returns the end offset of the committed messages of each partition of a topic, by partition; empty if the topic does not exist.
 
     Raises:
         ServiceError: Kafka does not answer.
@@ -166,9 +166,12 @@ def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
 
 
 def open_transaction_ms(settings: Settings, topic: str) -> int | None:
-    """When the first message of the oldest open transaction of a topic arrived; None without one.
+    """Returns when the first message of the oldest open transaction of a topic arrived, in ms since 1970.
 
-    Readers get no message of a partition that lies behind that message before the transaction has ended, and a lag does not count such messages.
+    Until that transaction has ended, readers get no later message of the same partition, and a lag does not count such messages.
+
+    Returns:
+        None if no transaction is open, or if Kafka sends no first message within 5 s.
 
     Raises:
         ServiceError: Kafka does not answer.
@@ -197,9 +200,12 @@ def open_transaction_ms(settings: Settings, topic: str) -> int | None:
 
 
 class Held(NamedTuple):
-    """The messages that Kafka holds of a partition: the first offset, the end offset, and the arrival of the first message.
+    """The messages that Kafka holds of a partition.
 
-    The arrival is None if the partition is empty, or if the time of the record is not a time of arrival.
+    Attributes:
+        earliest: The first offset.
+        end: The end offset.
+        first_ms: The arrival of the first message, in ms since 1970; None if the partition is empty or the record's time is not a time of arrival.
     """
 
     earliest: int
@@ -208,7 +214,7 @@ class Held(NamedTuple):
 
 
 def held(settings: Settings, topic: str) -> dict[int, Held]:
-    """The messages that Kafka holds of each partition of a topic.
+    """Returns the range of the messages that Kafka holds of each partition of a topic, by partition.
 
     Raises:
         ServiceError: Kafka does not answer.
@@ -238,9 +244,9 @@ class Retention(NamedTuple):
     """The retention of a topic.
 
     Attributes:
-        retention_ms: How long a message is kept; None without a limit.
+        retention_ms: How long a message is kept, in ms; None if there is no limit.
         compacted: Whether only the last message of each key is kept.
-        since_ms: The arrival of the first message in the topic; None for an empty topic.
+        since_ms: The arrival of the first message in the topic, in ms since 1970; None if the topic is empty.
         whole: Whether no message has been deleted yet.
     """
 
@@ -251,7 +257,7 @@ class Retention(NamedTuple):
 
 
 def retention_of(settings: Settings, topic: str) -> Retention:
-    """The retention of a topic.
+    """Returns the retention of a topic.
 
     Raises:
         ServiceError: Kafka does not answer, or has no such topic.
@@ -280,7 +286,12 @@ def retention_of(settings: Settings, topic: str) -> Retention:
 
 
 def delete_messages(settings: Settings, topic: str, until: Mapping[int, int]) -> None:
-    """Deletes the messages before an offset of each partition of a topic.
+    """Deletes the first messages of the partitions of a topic.
+
+    Args:
+        settings: The settings that name the brokers.
+        topic: The topic.
+        until: Partition → the offset before which all messages are deleted.
 
     Raises:
         ServiceError: Kafka refuses or does not answer.
@@ -314,7 +325,7 @@ def _password(settings: Settings) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text in the quotes of Java's login configuration."""
+    """Returns a text in the quotes of Java's login configuration."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

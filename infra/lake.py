@@ -8,7 +8,7 @@ from infra.settings import Settings
 
 
 def table_sizes(settings: Settings) -> dict[str, int] | None:
-    """Table → bytes of all its files, also of older versions; None if the lake is not on this machine."""
+    """Returns the bytes of each table's files, by table, also of files of older versions; None if the lake is not on this machine."""
     if "://" in settings.lake_uri:
         return None
     root = Path(settings.lake_uri)

@@ -52,7 +52,7 @@ class Ports(BaseModel):
 
 
 def ports_of(home: Path) -> Ports:
-    """The ports of a home; if the home has no ports yet, they are chosen now.
+    """Returns the ports of a home. If the home has no ports yet, they are chosen now.
 
     Raises:
         SettingsError: The home is not writable, or its `ports.json` has other content.
@@ -103,7 +103,7 @@ def _choose(home: Path, preferences: Mapping[str, int]) -> dict[str, int]:
 
 
 def _claim(port: int, home: Path) -> bool:
-    """Claims a port for a home. False if another home of this user has claimed the port."""
+    """Claims a port for a home. Returns False if another home of this user has claimed the port."""
     folder = Path(os.environ.get("BRAID_PORT_CLAIMS") or Path(tempfile.gettempdir()) / f"braid-{os.getuid()}" / "ports")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

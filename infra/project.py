@@ -1,6 +1,6 @@
 """Loads the project of a deployment: imports the module that the setting `project` names. Every process begins with this.
 
-It also imports the function for the assets of a project's own, for the processes of Dagster.
+For the processes of Dagster, it also imports the function that makes the project's own assets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FORM = "Write module:attribute, such as shop.definitions:project, or path/to/de
 
 
 def load_project(settings: Settings) -> Project:
-    """The project that `settings.project` names.
+    """Returns the project that `settings.project` names.
 
     Raises:
         SettingsError: The module cannot be found or imported, or its attribute is missing or is not a Project.
@@ -37,7 +37,7 @@ def load_project(settings: Settings) -> Project:
 
 
 def load_assets(settings: Settings, project: Project) -> Callable[[Settings], Iterable[Any]] | None:
-    """The function for Dagster assets that `project.assets` names; None if the project has no assets of its own.
+    """Returns the function for Dagster assets that `project.assets` names; None if the project has no assets of its own.
 
     Raises:
         DeclarationError: The module cannot be found or imported, or its attribute is missing or is not a function.
@@ -56,11 +56,11 @@ class _Reference:
     """A text that names an attribute of a module of the project's owner.
 
     Attributes:
-        what: What the attribute is, in errors.
+        what: The kind of the attribute, for error messages.
         text: The text, as `module:attribute` or `path/to/module.py:attribute`.
         folder: The folder of the project, in which modules and relative paths are looked up.
-        error: The type of the errors.
-        form: The cure if the text is wrong.
+        error: The type of the errors to raise.
+        form: The cure in errors about the text.
     """
 
     what: str
@@ -70,7 +70,7 @@ class _Reference:
     form: str
 
     def load(self) -> object:
-        """The attribute; None if the module does not have it."""
+        """Returns the attribute; None if the module does not have it."""
         module_name, separator, attribute = self.text.rpartition(":")
         if not separator or not module_name or not attribute.isidentifier():
             raise self.error(f"The {self.what} {self.text!r} cannot be read.", self.form)
@@ -78,7 +78,7 @@ class _Reference:
         return getattr(module, attribute, None)
 
     def wrong(self, value: object, wanted: str) -> BraidError:
-        """The error for an attribute that is missing or is not what is wanted."""
+        """Returns the error for an attribute that is missing or is of another type than `wanted`."""
         module_name, _, attribute = self.text.rpartition(":")
         what = f"has no {attribute!r}" if value is None else f"has a {type(value).__name__} under {attribute!r}, not {wanted}"
         return self.error(f"The module {module_name} {what}.", self.form)

@@ -16,7 +16,7 @@ from infra.java import ensure_java
 from infra.settings import Settings
 from infra.spark import session_of, spark_properties
 
-#: For how long Java may write the archive.
+#: The longest time that Java may take to write the archive.
 _PATIENCE_SECONDS = 300
 
 
@@ -44,7 +44,10 @@ def main() -> int:
 
 
 def make_class_archive(archive: Path) -> None:
-    """Runs a small job on Spark, whose classes Java writes into the archive when it ends. Without the archive all works, more slowly."""
+    """Runs a small job on Spark. When its Java ends, Java writes the job's classes into the archive.
+
+    An archive that cannot be written is no error: without an archive, Java only starts more slowly.
+    """
     draft = archive.with_suffix(".draft")
     with tempfile.TemporaryDirectory() as home:
         properties = spark_properties(Settings.load(Path(home)), "braid setup", "1g")

@@ -25,7 +25,7 @@ DEFAULT_PROJECT = "examples.shop.definitions:project"
 ARCHITECTURE_FILE = "architecture"
 #: The file of a home with the engine that `braid up` chose.
 ENGINE_FILE = "engine"
-#: Longer than any time in milliseconds of 48 bits, which the index of tiles has.
+#: Longer than any time of a tile's index, which has 48 bits for the milliseconds.
 _FOREVER_SECONDS = 10_000 * 365 * 86_400
 #: Settings with secrets. A variable with the suffix `_FILE` can name a file with the secret, as container platforms provide it.
 _SECRETS = {
@@ -49,7 +49,11 @@ def _secrets_of_files() -> dict[str, Any]:
 
 
 def _written_project() -> dict[str, Any]:
-    """`project` and `folder` of the nearest `pyproject.toml` with `[tool.braid]`, upwards from the working directory; empty without it."""
+    """Returns `project` and `folder` of the nearest `pyproject.toml` with `[tool.braid]`, upwards from the working directory; empty if none exists.
+
+    Raises:
+        SettingsError: The file cannot be read, or its `[tool.braid]` is invalid.
+    """
     here = Path.cwd()
     for folder in (here, *here.parents):
         path = folder / "pyproject.toml"
@@ -66,7 +70,7 @@ def _written_project() -> dict[str, Any]:
 
 
 def _remembered(home: Path, file: str, values: Collection[str]) -> str:
-    """The value that the last `braid up` of a home chose; empty for none."""
+    """Returns the value that the last `braid up` of a home stored in a file; empty if the file does not exist or has none of the `values`."""
     path = home / file
     text = path.read_text().strip() if path.is_file() else ""
     return text if text in values else ""
@@ -346,7 +350,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, home: Path | str | None = None, project: str | None = None) -> Settings:
-        """The settings of the environment, with the embedded parts filled in.
+        """Returns the settings of the environment, with the addresses of the embedded parts filled in.
 
         Args:
             home: Overrides BRAID_HOME.
@@ -391,9 +395,9 @@ class Settings(BaseSettings):
 
     @property
     def embedded(self) -> frozenset[str]:
-        """The names, of kafka, valkey and mlflow, that this deployment runs itself, because the URL has a port of this home.
+        """The services among kafka, valkey and mlflow that this deployment runs itself: those whose address has a port of this home.
 
-        A child process gets every URL by its environment, so the result is the same in the child.
+        A child process gets every address by its environment, so the result is the same in the child.
         """
         own = {
             "kafka": self.kafka_bootstrap == f"127.0.0.1:{self.ports.kafka}",
@@ -404,7 +408,7 @@ class Settings(BaseSettings):
 
     @property
     def serving_url(self) -> str:
-        """The address of BentoML."""
+        """The address of serving."""
         return f"http://127.0.0.1:{self.ports.serving}"
 
     @property
@@ -419,7 +423,7 @@ class Settings(BaseSettings):
 
     @property
     def data_docs_url(self) -> str:
-        """The address of these pages."""
+        """The address of the pages in `data_docs`."""
         return f"http://127.0.0.1:{self.ports.data_docs}"
 
     @property
@@ -428,15 +432,15 @@ class Settings(BaseSettings):
         return {"authorization": f"Bearer {self.api_key.get_secret_value()}"} if self.api_key else {}
 
     def table(self, name: str) -> str:
-        """The path or URI of a Delta table."""
+        """Returns the path or URI of a Delta table."""
         return f"{self.lake_uri}/{name}"
 
     def checkpoint(self, query: str) -> str:
-        """The path or URI of a streaming query's checkpoint."""
+        """Returns the path or URI of a streaming query's checkpoint."""
         return f"{self.lake_uri}/_checkpoints/{query}"
 
     def environment(self) -> dict[str, str]:
-        """The environment variables from which a child process loads the same settings, including secrets."""
+        """Returns the environment variables from which a child process loads the same settings, including secrets."""
         variables = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
@@ -449,18 +453,21 @@ class Settings(BaseSettings):
 
     @property
     def kappa(self) -> bool:
-        """Whether the stream alone makes every window."""
+        """Whether the architecture is Kappa, in which the stream alone makes every window."""
         return self.architecture == "kappa"
 
     def tiles_kept_seconds(self, buffer_ms: int) -> int:
-        """The seconds that the online store keeps a speed tile of a group: answers need it until the buffer behind batch_end is over.
+        """Returns the seconds that the online store keeps a speed tile of a group. Answers need the tile until the buffer after batch_end is over.
 
-        In Kappa tiles do not expire: this is then longer than any time.
+        In Kappa tiles do not expire: the result is then longer than any time.
+
+        Args:
+            buffer_ms: The buffer of the group, in ms.
         """
         if self.kappa:
             return _FOREVER_SECONDS
         return max(self.tile_ttl_seconds, buffer_ms // 1_000 + 86_400)
 
     def bounds(self, group: str) -> GroupBounds:
-        """The bounds of a group."""
+        """Returns the bounds of a group; the defaults if `group_bounds` does not name the group."""
         return self.group_bounds.get(group, GroupBounds())

@@ -29,7 +29,7 @@ FITTING = ((3, 11), (3, 12), (3, 13))
 
 
 class SetupFailedError(Exception):
-    """The set-up has failed, with the cause and the cure. `infra.errors` cannot be imported before the set-up."""
+    """The set-up has failed; the message contains the cause and the cure. `infra.errors` cannot be imported before the set-up."""
 
 
 def main() -> int:
@@ -104,16 +104,17 @@ def _install_packages(key: str) -> None:
             )
         ) from None
     _say("the packages' bytecode")
-    # uv leaves it to the first process of a module, and so to every process where PYTHONDONTWRITEBYTECODE is set or the folder is read-only.
+    # uv does not compile. Each module would be compiled by the first process that imports it, or by every process
+    # if PYTHONDONTWRITEBYTECODE is set or the folder is read-only.
     compiling = [str(PYTHON), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib")]
-    subprocess.run(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)  # some are templates
+    subprocess.run(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)  # fails for files that are templates
     if _key() != key:
         raise SetupFailedError("The requirements changed meanwhile. Run `make setup` again.")
     UNFINISHED.unlink()
 
 
 def _fitting_python() -> str:
-    """A Python that braid can use: the Python of this process, or another on PATH."""
+    """Returns a Python that braid can use: the Python of this process, or another on PATH."""
     this = getattr(sys, "_base_executable", None) or sys.executable
     unfit = []
     for candidate in (this, "python3.13", "python3.12", "python3.11", "python3", "/usr/bin/python3"):
@@ -151,7 +152,7 @@ def _has_pip() -> bool:
 
 
 def _ask(python: str, code: str) -> str:
-    """The output of a Python; empty if it does not run."""
+    """Returns the output of `python -c code`; empty if the Python does not run."""
     try:
         done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, cwd="/")
     except OSError:
@@ -160,7 +161,7 @@ def _ask(python: str, code: str) -> str:
 
 
 def uv_environment() -> dict[str, str]:
-    """The index and the certificate of pip's configuration, as variables of uv; variables that are set already stay."""
+    """Returns the index and the certificate of pip's configuration as environment variables of uv, without those that are set already."""
     done = subprocess.run(
         [str(PYTHON), "-m", "pip", "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
     )
@@ -171,7 +172,7 @@ def uv_environment() -> dict[str, str]:
 
 
 def _block(package: str) -> str:
-    """The lines of one package in the lock."""
+    """Returns the lines of one package in the lock."""
     match = re.search(r"^{}==.*\n(?:    .*\n)+".format(re.escape(package)), LOCK.read_text(), re.MULTILINE)
     if not match:
         raise SetupFailedError("{} has no {}. Run `make lock`.".format(LOCK.name, package))
@@ -179,13 +180,13 @@ def _block(package: str) -> str:
 
 
 def _key() -> str:
-    """A hash of what the environment depends on: the lock, the project, this file, and their folder."""
+    """Returns a hash of everything that the environment depends on: the lock, `pyproject.toml`, this file, and the root folder."""
     files = (LOCK, ROOT / "pyproject.toml", ROOT / "infra" / "setup.py")
     return hashlib.sha256(b"".join(path.read_bytes() for path in files) + str(ROOT).encode()).hexdigest()
 
 
 def _cache() -> str:
-    """The folder of the JARs, as in `infra.settings`."""
+    """Returns the folder of the JARs, as in `infra.settings`."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return os.environ.get("BRAID_CACHE") or str((Path(cache) if cache else Path.home() / ".cache") / "braid")
 

@@ -15,17 +15,17 @@ from infra.java import find_java
 from infra.settings import Settings
 from infra.spark_daemon import MODULES
 
-#: What the tasks of a batch import. By their names, because `infra` imports no room.
+#: The modules that the tasks of a batch import, by their names, because `infra` does not import the room `batch`.
 _BATCH_MODULES = "batch.point_in_time,batch.publish,batch.tiles"
 
 
 def spark_session(settings: Settings, name: str, memory: str, extra: dict[str, str] | None = None) -> SparkSession:
-    """The Spark session of this process on `settings.spark_master`; created at the first call. Arguments as `spark_properties`."""
+    """Returns the Spark session of this process on `settings.spark_master`, created at the first call. For the arguments see `spark_properties`."""
     return session_of(spark_properties(settings, name, memory, extra))
 
 
 def session_of(properties: Mapping[str, str]) -> SparkSession:
-    """The Spark session of this process; created with these properties at the first call."""
+    """Returns the Spark session of this process, created with these properties at the first call."""
     builder = SparkSession.builder
     for key, value in properties.items():
         builder = builder.config(key, value)
@@ -33,7 +33,7 @@ def session_of(properties: Mapping[str, str]) -> SparkSession:
 
 
 def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The properties of a session. Also sets the environment variables for Spark's Java and Python.
+    """Returns the properties of a session. Also sets the environment variables for Spark's Java and Python.
 
     Args:
         settings: The settings that name the master, the home and the cache of JARs.
@@ -45,7 +45,7 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
     os.environ["JAVA_HOME"] = str(java)
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    # Else a worker takes a folder of the working directory, such as a project's own features/, for braid's room of that name.
+    # Otherwise a worker would import a folder of the working directory, such as a project's own features/, instead of braid's room of that name.
     os.environ["PYTHONSAFEPATH"] = "1"
     scratch = settings.home / "spark"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
                 _quoted(f"-Dlog4j2.configurationFile={log4j.as_uri()}"),
                 _quoted(f"-Dderby.system.home={scratch}"),
                 "-XX:+UseParallelGC",  # the collector with the least CPU time on few cores
-                # A short run calls thousands of methods only for a while: the optimizing compiler (C2) compiles only those called often.
+                # A short run calls thousands of methods for a short time only, so the optimizing compiler (C2) compiles only those called often.
                 "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000",
                 "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000",
                 *map(_quoted, class_archive_options(java, settings.cache_dir)),
@@ -83,11 +83,11 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.session.timeZone": "UTC",
-        # Without ANSI mode a division by zero gives NULL in both layers; with it, one such event would end the stream.
+        # Without ANSI mode a division by zero yields NULL in both layers. With ANSI mode a single such event would end the stream.
         "spark.sql.ansi.enabled": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.shuffle.partitions": "4",
-        # VACUUM lists folders in as many tasks; the default, 10,000, takes minutes of CPU for a table of three files.
+        # The number of tasks in which VACUUM lists folders. The default, 10,000, takes minutes of CPU time for a table of three files.
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "8",
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.databricks.delta.schema.autoMerge.enabled": "false",
@@ -96,7 +96,7 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
 
 
 def _without_chmod(present: list[Path]) -> dict[str, str]:
-    """Properties for local files. Hadoop's own implementation starts a `chmod` for each file that it makes."""
+    """Returns properties for local files with another implementation than Hadoop's, which starts a `chmod` for each file that it creates."""
     jar = next(path for path in present if path.name.startswith("hadoop-bare"))
     return {
         # The launcher of Spark needs the class before it reads `spark.jars`.
@@ -106,7 +106,7 @@ def _without_chmod(present: list[Path]) -> dict[str, str]:
 
 
 def _quoted(option: str) -> str:
-    """A Java option in the quotes that Spark's launcher needs, because the path of a home may contain spaces."""
+    """Returns a Java option in the quotes that Spark's launcher needs, because the path of a home may contain spaces."""
     escaped = option.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

@@ -1,11 +1,13 @@
-"""The process that forks Spark's Python workers: Spark's own, with two differences.
+"""The process that forks Spark's Python workers: `pyspark.daemon` with two differences.
 
-Modules are imported before the fork. Each worker of Spark imports pandas and PyArrow, and then what braid's tasks need: 1 to 2 s of CPU time, and the first rows wait for
-it. Spark ends a worker that was idle for a minute, so in a quiet stream an event would wait as well. Spark imports nothing before the fork because a library may start a
-thread, which a fork does not copy. Of these libraries only Arrow's jemalloc does, and it is told not to.
+First, this process imports modules before the fork. Otherwise each worker would import pandas, PyArrow and the modules of braid's tasks, which takes
+1 to 2 s of CPU time, and the first rows would wait for it. Spark ends a worker that was idle for a minute, so in a quiet stream an event would wait,
+too. Spark itself imports nothing before the fork, because a library may start a thread, which a fork does not copy. Of the libraries here only
+Arrow's jemalloc starts a thread, and `import_modules` turns that off.
 
-A worker looks at its modules for garbage no more than a few times. Spark's worker collects garbage behind each task, which with the modules of braid's tasks takes 100 ms of
-CPU time, as long as the task of a small micro-batch. What is there before the fork and after the first tasks is taken out of the collection.
+Second, the garbage collector of a worker skips the imported modules. Spark's worker collects garbage after each task. With the modules of braid's
+tasks this would take 100 ms of CPU time, as long as the task of a small micro-batch. `gc.freeze` therefore exempts all objects that exist before the
+fork, and all that exist after each of a worker's first tasks.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from pyspark import daemon
 #: The environment variable with the modules of the tasks, separated by commas.
 MODULES = "BRAID_WORKER_MODULES"
 _LIBRARIES = ("pyspark.worker", "pandas", "pyarrow.compute")
-#: Tasks until a worker has imported what it needs.
+#: The number of tasks after which a worker has imported all modules that it needs.
 _FIRST_TASKS = 5
 _run_task = daemon.worker
 _tasks = count(1)
 
 
 def worker(sock: socket.socket, authenticated: bool) -> int:
-    """Runs a task in a worker; gives its exit status, as `pyspark.daemon.worker`."""
+    """Runs a task in a worker. Returns the exit status, as `pyspark.daemon.worker` does."""
     status = _run_task(sock, authenticated)
     if next(_tasks) <= _FIRST_TASKS:
         _freeze()
@@ -36,7 +38,7 @@ def worker(sock: socket.socket, authenticated: bool) -> int:
 
 
 def import_modules() -> None:
-    """Imports what workers need. The process still has one thread afterwards."""
+    """Imports the modules that workers need. The process still has a single thread afterwards."""
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     for name in (*_LIBRARIES, *filter(None, os.environ.get(MODULES, "").split(","))):
         import_module(name)
@@ -56,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import_module("infra.spark_daemon").main()  # by the name that modules of the tasks import, so that it is there once
+    import_module("infra.spark_daemon").main()  # by this name, because the tasks' modules import it: as `__main__` the module would exist twice

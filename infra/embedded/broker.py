@@ -13,7 +13,7 @@ from infra.settings import Settings
 
 
 def kafka_command(settings: Settings) -> list[str]:
-    """The command that starts the broker."""
+    """Returns the command that starts the broker."""
     return [
         str(find_java() / "bin" / "java"),
         *("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"),
@@ -59,7 +59,7 @@ def prepare_kafka(settings: Settings) -> None:
 
 
 def _escaped(path: str) -> str:
-    """A path with the escapes of Java's properties files."""
+    """Returns a path with the escapes of Java's properties files."""
     return path.replace("\\", "\\\\")
 
 

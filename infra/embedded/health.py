@@ -20,12 +20,12 @@ from infra.kafka import client_options
 from infra.settings import Settings
 
 _TIMEOUT_SECONDS = 5
-#: `store.keys.PROGRESS_KEY`; this room does not import `store`.
+#: The same as `store.keys.PROGRESS_KEY`; this room does not import `store`.
 PROGRESS_KEY = "braid/progress"
 
 
 def ailment(settings: Settings, name: str, started_seconds: int = 0) -> str | None:
-    """The reason why a service is not healthy; None for a healthy service.
+    """Returns the reason why a service is not healthy; None for a healthy service.
 
     Args:
         settings: The settings that name the services.
@@ -53,7 +53,7 @@ def ailment(settings: Settings, name: str, started_seconds: int = 0) -> str | No
 
 
 def url(settings: Settings, name: str) -> str | None:
-    """The address of a service, without a password; None for a service without an address."""
+    """Returns the address of a service, without a password; None for a service without an address."""
     address = {
         "kafka": settings.kafka_bootstrap, "valkey": settings.redis_url, "mlflow": settings.mlflow_tracking_uri,
         "dagster": settings.dagster_url, "serving": settings.serving_url,
@@ -67,7 +67,10 @@ def url(settings: Settings, name: str) -> str | None:
 
 @cache
 def _http() -> httpx.Client:
-    """A client reads the authorities' certificates when it is made, which takes tens of milliseconds. Each request has a connection of its own."""
+    """Returns the HTTP client of this process, with a new connection for each request.
+
+    The client is made once, because a new client reads the certificates of the authorities, which takes tens of milliseconds.
+    """
     return httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
 
@@ -107,6 +110,6 @@ def _speed(settings: Settings, started_seconds: int) -> str | None:
 
 def _store(settings: Settings) -> redis.Redis:
     kind: Any = redis.RedisCluster if settings.redis_cluster else redis.Redis
-    # One attempt: a server that stands still would by default be asked eleven times.
+    # One attempt, because the client would by default try a server that hangs eleven times.
     client: redis.Redis = kind.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0))
     return client

@@ -12,7 +12,7 @@ from infra.settings import Settings
 
 
 def tree_rss_mb(settings: Settings) -> float:
-    """The resident memory of a deployment in MiB. Memory that processes share is counted once per process."""
+    """Returns the resident memory of a deployment in MiB. Memory that processes share is counted once per process."""
     own = psutil.Process()
     pids = {own.pid, *(child.pid for child in own.children(recursive=True)), *process_ids(settings)}
     total = 0
@@ -25,7 +25,7 @@ def tree_rss_mb(settings: Settings) -> float:
 
 
 class PeakMemory:
-    """The largest `tree_rss_mb` while a block runs, measured every `every_seconds`.
+    """Measures the largest `tree_rss_mb` while a block runs, every `every_seconds`.
 
     ```python
     with PeakMemory(settings) as memory:

@@ -14,7 +14,8 @@ from infra.embedded.valkey import prepare_valkey, valkey_command
 from infra.flink.cluster import jobmanager_command, prepare_flink, taskmanager_command
 from infra.settings import Settings
 
-#: The `nice` of the speed layer, and of programs for which seconds do not count: an answer has milliseconds. Beside each other they share the cores three to one.
+#: The niceness of the speed layer, and of programs for which a delay of seconds does not matter. Serving has niceness 0, because an answer may take
+#: milliseconds only. On busy cores Linux gives the speed layer 2.4 times the CPU time of a background program (the weights 36 and 15).
 _SPEED, _BACKGROUND = 15, 19
 #: Every service of a deployment, in the order in which `braid status` shows them.
 NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon", "data-docs")
@@ -28,13 +29,14 @@ class Program:
 
     Attributes:
         name: The name in `braid status`.
-        command: Gives the command line. It is called when supervisord starts, because it may search for Java.
+        command: Returns the command line. It is called when supervisord starts, because it may search for Java.
         ports: The loopback ports on which the program listens.
         after: The services that must be healthy before the program starts.
         prepare: Writes the files that the program needs in the home, before it starts.
         stop_seconds: The time to end before the program is killed, in seconds.
-        nice: How far the program stands back, from 0 to 19, where there are not enough cores for all. Answers come first, then the stream, then the rest.
-        helper: Whether the supervisor starts the program by itself. It is no service: nothing waits for it, and `braid status` does not show it.
+        nice: The niceness, from 0 to 19. On busy cores a program with a higher niceness gets less CPU time. Answers come first, then the stream, then
+            the rest.
+        helper: Whether the program is a helper: supervisord starts it by itself, no service waits for it, and `braid status` does not show it.
     """
 
     name: str
@@ -48,13 +50,13 @@ class Program:
 
 
 def service_names(settings: Settings) -> tuple[str, ...]:
-    """Every service of a deployment with its engine, in the order in which `braid status` shows them."""
+    """Returns every service of a deployment with its engine, in the order in which `braid status` shows them."""
     before = NAMES.index("speed")
     return (*NAMES[:before], *FLINK_NAMES, *NAMES[before:]) if settings.engine == "flink" else NAMES
 
 
 def programs(settings: Settings) -> list[Program]:
-    """The programs that this deployment runs itself, without external services."""
+    """Returns the programs that this deployment runs itself, without external services."""
     ports = settings.ports
     stores = []
     if "kafka" in settings.embedded:
@@ -91,7 +93,7 @@ def programs(settings: Settings) -> list[Program]:
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment variables of the services besides those of the parent: the settings, a home for each, and no telemetry."""
+    """Returns the environment variables of the services besides those of the parent: the settings, the homes of the tools, and no telemetry."""
     return {
         **settings.environment(),
         "DAGSTER_HOME": str(settings.home / "dagster"),

@@ -23,7 +23,7 @@ from infra.errors import ServiceError
 from infra.kafka import create_topics
 from infra.settings import Settings
 
-#: A callback with a service's name and its step, "starting" or "healthy"; after the creation of Kafka's topics "topics" and "created".
+#: A callback with a service's name and its step, "starting" or "healthy". After the creation of Kafka's topics it gets "topics" and "created".
 Progress = Callable[[str, str], None]
 _ENDED = ("BACKOFF", "EXITED", "FATAL", "STOPPED", "STOPPING")
 
@@ -89,7 +89,7 @@ def down(settings: Settings) -> None:
 
 
 def status(settings: Settings) -> list[ServiceStatus]:
-    """The status of each service, checked now."""
+    """Returns the status of each service, checked now."""
     infos = Supervisor(settings).infos()
     own = {program.name for program in programs(settings)}
     statuses = []
@@ -138,7 +138,7 @@ def kill(settings: Settings, name: str) -> None:
 
 
 def process_ids(settings: Settings) -> list[int]:
-    """The ids of all processes of the home: the supervisor, the services, and their children."""
+    """Returns the ids of all processes of the home: the supervisor, the services, and their children."""
     return sorted(process.pid for process in Supervisor(settings).processes())
 
 
@@ -209,7 +209,7 @@ def _start_one(settings: Settings, supervisor: Supervisor, program: Program) -> 
 
 
 class _Watch:
-    """A service that has been started, until it is healthy."""
+    """Watches a service from its start until it is healthy."""
 
     def __init__(self, settings: Settings, supervisor: Supervisor, name: str, timeout_seconds: float, supervised: bool) -> None:
         self.name = name
@@ -218,7 +218,7 @@ class _Watch:
         self._pid: int | None = None
 
     def healthy(self) -> bool:
-        """Whether the service is healthy now.
+        """Returns whether the service is healthy now.
 
         Raises:
             ServiceError: The service ended, or `timeout_seconds` have passed.
@@ -251,7 +251,7 @@ class _Watch:
 
 
 def last_lines(log: Path) -> str:
-    """The last eight lines of a log, without blank lines; empty if the log does not exist."""
+    """Returns the last eight lines of a log, without blank lines; empty if the log does not exist."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 16_384))
@@ -287,7 +287,7 @@ def _refuse_taken(port: int, name: str, settings: Settings) -> None:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether a service can listen on a loopback port."""
+    """Returns whether a service can listen on a loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the previous run may be in TIME_WAIT
         try:
@@ -300,7 +300,7 @@ def port_is_free(port: int) -> bool:
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """A block that only one process per home enters at a time: a second `up` waits for the first."""
+    """Runs a block that only one process per home enters at a time: a second `up` waits for the first."""
     folder = settings.home / "run"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "up.lock").open("w") as lock:

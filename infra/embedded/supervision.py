@@ -61,11 +61,11 @@ class Supervisor:
         self._fingerprint = settings.home / "run" / "settings.sha256"
 
     def log_path(self, name: str) -> Path:
-        """The path of a program's log."""
+        """Returns the path of a program's log."""
         return self._settings.home / "logs" / f"{name}.log"
 
     def running(self) -> bool:
-        """Whether supervisord answers."""
+        """Returns whether supervisord answers."""
         try:
             self._call("getState")
         except ServiceError:
@@ -73,7 +73,7 @@ class Supervisor:
         return True
 
     def launch(self, programs: list[Program]) -> bool:
-        """Starts supervisord if it does not run, with the helpers among the programs. Starts no service.
+        """Starts supervisord if it does not run. supervisord then starts the helpers among the programs, but no service.
 
         Returns:
             Whether this call started supervisord.
@@ -117,7 +117,7 @@ class Supervisor:
         return True
 
     def infos(self) -> dict[str, Info]:
-        """Name → state of each program; empty if supervisord does not run."""
+        """Returns the state of each program, by name; empty if supervisord does not run."""
         try:
             entries = self._call("getAllProcessInfo")
         except ServiceError:
@@ -185,7 +185,7 @@ class Supervisor:
             raise ServiceError(f"The processes {pids} of {self._settings.home} do not end.", "End them by hand.")
 
     def processes(self, of: str | None = None) -> list[psutil.Process]:
-        """Every living process of the home: the processes with its mark and their children. The calling process is left out.
+        """Returns every living process of the home: the processes with its mark and their children. The calling process is left out.
 
         Args:
             of: The service whose processes are wanted; by default all services.
@@ -263,7 +263,7 @@ class Supervisor:
 
 
 def _nice(program: Program) -> list[str]:
-    """What goes before the command of a program that stands back; `nice` becomes the program, under the same process id."""
+    """Returns the prefix of the command of a program with a niceness; empty for niceness 0. `nice` executes the program under its own process id."""
     return ["nice", "-n", str(program.nice)] if program.nice else []
 
 

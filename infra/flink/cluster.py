@@ -8,9 +8,9 @@ from infra.flink.distribution import distribution
 from infra.java import find_java
 from infra.settings import Settings
 
-#: Sources of one deployment at most: each has a job, and each job one slot.
+#: The largest number of sources of a deployment: each source has a job, and each job needs a slot.
 _SLOTS = 16
-#: What Flink's own scripts open of Java's modules.
+#: The exports and opens of Java's modules, as in Flink's own scripts.
 _MODULES = (
     *(f"--add-exports=jdk.compiler/com.sun.tools.javac.{part}=ALL-UNNAMED" for part in ("api", "file", "parser", "tree", "util")),
     "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
@@ -26,36 +26,36 @@ _MODULES = (
 
 
 def rest_url(settings: Settings) -> str:
-    """The address of the JobManager's REST interface, and of its pages."""
+    """Returns the address of the JobManager's REST interface and web pages."""
     return f"http://127.0.0.1:{settings.ports.flink_rest}"
 
 
 def jobmanager_command(settings: Settings) -> list[str]:
-    """The command that starts the JobManager, which has no state that outlives it."""
+    """Returns the command that starts the JobManager. The JobManager has no state that outlives its process."""
     program = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
     return [*_java(settings, "192m"), program, "--configDir", str(_folder(settings)), "--executionMode", "cluster"]
 
 
 def taskmanager_command(settings: Settings) -> list[str]:
-    """The command that starts the one TaskManager."""
+    """Returns the command that starts the only TaskManager."""
     program = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
     return [*_java(settings, "256m"), "-XX:MaxDirectMemorySize=160m", program, "--configDir", str(_folder(settings))]
 
 
 def sql_client_command(settings: Settings, script: Path) -> list[str]:
-    """The command that submits the statements of a file; it needs `sql_client_environment`."""
+    """Returns the command that submits the statements of a file. Run the command with the variables of `sql_client_environment`."""
     options = _java(settings, "256m", "-XX:TieredStopAtLevel=1")
     options[-1] = f"{options[-1]}:{distribution(settings)}/opt/*"
     return [*options, "org.apache.flink.table.client.SqlClient", "embedded", "-f", str(script)]
 
 
 def sql_client_environment(settings: Settings) -> dict[str, str]:
-    """Where the SQL client finds the configuration of the cluster."""
+    """Returns the environment variables by which the SQL client finds the cluster's configuration and Flink's libraries."""
     return {"FLINK_CONF_DIR": str(_folder(settings)), "FLINK_LIB_DIR": str(distribution(settings) / "lib")}
 
 
 def prepare_flink(settings: Settings) -> None:
-    """Installs Flink where it is missing, and writes the configuration of the cluster.
+    """Installs Flink if it is missing, and writes the configuration of the cluster.
 
     Raises:
         SetupError: Flink or Java cannot be installed.
@@ -77,7 +77,7 @@ def prepare_flink(settings: Settings) -> None:
         "taskmanager.bind-host": "127.0.0.1",
         "taskmanager.numberOfTaskSlots": _SLOTS,
         "taskmanager.cpu.cores": 1,
-        # What a TaskManager is told to count with; the JVM has its own bounds in its command.
+        # The sizes by which the TaskManager plans its memory. The bounds of its JVM are options of its command.
         "taskmanager.memory.framework.heap.size": "64m",
         "taskmanager.memory.task.heap.size": "192m",
         "taskmanager.memory.framework.off-heap.size": "64m",
@@ -88,14 +88,14 @@ def prepare_flink(settings: Settings) -> None:
         "taskmanager.memory.jvm-metaspace.size": "192m",
         "taskmanager.memory.jvm-overhead.min": "64m",
         "taskmanager.memory.jvm-overhead.max": "64m",
-        # On a busy machine an actor system takes longer to begin than Flink waits by default.
+        # On a busy machine an actor system takes longer to start than Flink waits by default.
         "pekko.startup-timeout": "60 s",
         "heartbeat.interval": "2 s",
         "heartbeat.timeout": "8 s",
         "execution.target": "remote",
         "execution.attached": "false",
         "parallelism.default": 1,
-        # A job's only state is its offsets, so a checkpoint is small; a TaskManager that starts again goes on from the last.
+        # A job's only state is its offsets, so a checkpoint is small. A restarted TaskManager continues from the last checkpoint.
         "execution.checkpointing.interval": "10 s",
         "execution.checkpointing.mode": "AT_LEAST_ONCE",
         "execution.checkpointing.storage": "filesystem",

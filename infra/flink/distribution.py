@@ -13,7 +13,7 @@ _LOCK = Path(__file__).with_name("requirements.lock")
 
 
 def distribution(settings: Settings) -> Path:
-    """The folder of the distribution, with `lib` and `opt`; it is made where it is missing.
+    """Returns the folder of the distribution, with `lib` and `opt`. If the distribution is missing, it is installed first.
 
     Raises:
         SetupError: The packages or the connector cannot be installed.
@@ -21,7 +21,7 @@ def distribution(settings: Settings) -> Path:
 
     def add_connector(folder: Path) -> None:
         for jar in jars(FLINK, settings.cache_dir):
-            # The cluster needs no SQL client.
+            # The JAR for the SQL client is kept out of `lib`, because the cluster does not need it.
             shutil.copyfile(jar, _packages(folder) / ("opt" if "gateway" in jar.name else "lib") / jar.name)
 
     return _packages(environment(settings, "flink", _LOCK, FLINK.coordinates, add_connector))
