@@ -1,6 +1,6 @@
 """The batch layer: from files and the archive to Delta tables.
 
-files, load      a file → judged rows → `events`; rows that do not fit → `quarantine`
+files, load      a file → judged rows → `events`, or `quarantine` for rows that do not fit
 csv_rows, times  the readers of files, with `json_messages`, `file_contents`, `spool` and `quoted`
 events           the raw archive → `events`, each event id once
 tiles, history   `events` → partials by entity and hop; a snapshot of each entity's history
@@ -9,5 +9,6 @@ publish          the view → the online store
 point_in_time    `events` → the features of entities at past times
 erasure          deletes an entity from every table
 housekeeping     deletes tables, checkpoints and files that are not used any more
+copies           decides which of the copies of an event count
 tables, partials shared by these modules: Delta's log and conflicts, Arrow columns of partials
 """

@@ -1,8 +1,8 @@
-"""Which of the copies of an event count: the rule of `features.arrival`, in Spark, within new rows and against the table of events.
+"""Decides which of the copies of an event count, among new rows and against the table of events: the rule of `features.arrival`, in Spark.
 
-Events of one id are copies where their days (UTC) lie at most `span` days apart. Taken in the order of their arrival, an event counts unless
-it is a copy of one that counts. The table may hold a copy that arrived later than a new row, because a partition was archived late or a file
-was loaded first: the new row then takes its place.
+Events of one id are copies if their days (UTC) lie at most `span` days apart. In the order of arrival, an event counts unless it is a copy of an
+earlier event that counts. The table may hold a copy that arrived later than a new row, because a partition was archived late or a file was loaded
+first. The new row then replaces that copy.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from pyspark.sql import functions as F
 from batch.tables import retry_conflicts
 from features.arrival import ARRIVAL_ORDER
 
-#: `ARRIVAL_ORDER` in the columns of new rows, of which `_order` is the offset or the row in a file, and in those of the table.
+#: The columns of `ARRIVAL_ORDER` in new rows, whose `_order` is the offset or the number of the row in a file; and in the table.
 _NEW = {"arrival_ms": "arrival_ms", "partition": "kafka_partition", "offset": "_order"}
 _STORED = {"arrival_ms": "arrival_ms", "partition": "kafka_partition", "offset": "kafka_offset"}
 
 
 def first_copies(rows: DataFrame, key: str, span: int) -> DataFrame:
-    """The rows that count among themselves.
+    """Returns the rows that count, compared with each other only.
 
     Args:
         rows: `key`, `day`, and the columns of the order of arrival.
         key: The column of the event's id.
-        span: How many days copies may be apart.
+        span: The largest number of days between two copies.
     """
     by_key = Window.partitionBy(key)
     arrival = [F.col(_NEW[name]) for name in ARRIVAL_ORDER]
     spread = F.datediff(F.max("day").over(by_key), F.min("day").over(by_key))
     ranked = rows.withColumn("_rank", F.row_number().over(by_key.orderBy(*arrival))).withColumn("_wide", spread > span)
-    # Ids whose events are far apart are rare: of the others the first to arrive counts, and nothing is collected.
+    # Lists are collected only for ids with events more than `span` days apart, which are rare. Of any other id the first event to arrive counts.
     place = F.when(F.col("_wide"), F.struct("_rank", "day"))
     counting = F.aggregate(
         F.array_sort(F.collect_list(place).over(by_key)),
@@ -46,17 +46,17 @@ def first_copies(rows: DataFrame, key: str, span: int) -> DataFrame:
 
 
 def replace_later_copies(spark: SparkSession, path: str, rows: DataFrame, key: str, same: str, since_ms: int) -> int:
-    """Puts new rows in the place of those copies in the table that arrived later. Returns how many rows it put there.
+    """Replaces copies in the table that arrived later than a new row by this new row. Returns the number of the new rows that replaced a copy.
 
     Args:
         spark: The session.
-        path: Of the table.
-        rows: The columns of the table; of each id only the first to arrive is looked at.
+        path: The path of the table.
+        rows: The new rows, with the columns of the table. Of each id only the first row to arrive is considered.
         key: The column of the event's id.
-        same: A condition on `t`, a row of the table, and `s`, a new one: whether they are copies.
-        since_ms: When the first of the new rows arrived.
+        same: A SQL condition that is true if `t`, a row of the table, and `s`, a new row, are copies.
+        since_ms: The arrival of the first new row, in ms since 1970.
     """
-    # Delta's statistics pass over the files of what arrived before, which are all of them where nothing is out of order.
+    # Delta's statistics skip the files with earlier arrivals. If nothing is out of order, these are all files.
     table = spark.read.format("delta").load(path).alias("t").where(f"arrival_ms >= {since_ms}")
     if table.isEmpty():
         return 0
@@ -66,10 +66,10 @@ def replace_later_copies(spark: SparkSession, path: str, rows: DataFrame, key: s
     ahead = new.join(table, F.expr(same) & earlier, "left_semi")
     if ahead.isEmpty():
         return 0
-    # Not where the table also has a copy that arrived before.
+    # A new row replaces nothing if the table also has a copy that arrived before the new row.
     ahead = ahead.alias("s").join(spark.read.format("delta").load(path).alias("t"), F.expr(same) & ~earlier, "left_anti").persist()
     try:
-        # One commit: a row that matches deletes, and the same row without a key to match is inserted.
+        # One commit does both: each new row occurs once with a key, which deletes the copies, and once without a key, which is inserted.
         twice = ahead.withColumn("_key", F.col(key)).unionByName(
             ahead.withColumn("_key", F.lit(None).cast(ahead.schema[key].dataType))
         )
@@ -87,5 +87,5 @@ def replace_later_copies(spark: SparkSession, path: str, rows: DataFrame, key: s
 
 
 def _stored(name: str, alias: str = "") -> Column:
-    """A column of the order of arrival, as the table has it; what a file gave has neither partition nor offset, and comes first."""
+    """Returns a column of the order of arrival from a row of the table. A row from a file has neither partition nor offset and comes first."""
     return F.coalesce(F.col(f"{alias}.{_STORED[name]}" if alias else _STORED[name]), F.lit(-1))

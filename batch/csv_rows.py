@@ -1,6 +1,6 @@
-"""CSV → raw rows: RFC 4180, with the delimiter of the header line for every row.
+"""Reads CSV as raw rows: RFC 4180, with the delimiter of the header line for every row.
 
-Reads a text in UTF-8; gives the header, and rows of the requested columns. Fields are quoted by double quotes, and a quote in a quoted
+Reads a text in UTF-8; returns the header, and rows of the requested columns. Fields are quoted by double quotes, and a quote in a quoted
 field is doubled. A row with too many or too few fields is returned as its text, with the reason.
 """
 
@@ -30,9 +30,9 @@ class Row:
     """A row, or a text that could not be read as a row.
 
     Attributes:
-        at: The line in which the row begins.
+        at: The number of the line in which the row begins.
         values: The texts of the requested columns.
-        line: The text, where it is not a row.
+        line: The text if it could not be read as a row.
         misfit: The reason why the text is not a row.
     """
 
@@ -48,7 +48,7 @@ class CsvFile:
     Args:
         path: The file, also .gz.
         delimiter: The delimiter; None for the delimiter of the header line.
-        wanted: Columns that the header should have. They decide where the line can be cut at several delimiters.
+        wanted: Columns that the header should have. If several delimiters are possible, the delimiter that cuts out most of these columns is taken.
 
     Raises:
         InputError: The delimiter is not clear, or the file is not text in UTF-8.
@@ -76,12 +76,12 @@ class CsvFile:
         self.header = [name.strip() for name in fields]
 
     def rows(self, columns: Sequence[int], decimals: Sequence[int] = ()) -> Iterator[Row]:
-        """The rows, with the stripped fields of the columns.
+        """Yields the rows, with the stripped fields of the columns.
 
         Args:
-            columns: Their places in the header.
-            decimals: The places of those that have a decimal comma. Where the comma is the delimiter too, and nothing quotes a decimal, its two
-                parts are joined, if there is only one way to do so.
+            columns: The places of the columns in the header.
+            decimals: The places of the columns whose decimals have a comma. If the comma is also the delimiter and the decimals are not quoted,
+                the two parts of a decimal are joined, provided that there is only one way to do so.
         """
         width, records = len(self.header), self._records()
         next(records, None)
@@ -96,7 +96,7 @@ class CsvFile:
                 yield Row(at, [record[index].strip() for index in columns])
 
     def _records(self) -> Iterator[tuple[list[str] | str, int, str]]:
-        """The fields of a row, or the reason why it has no fields; the line in which the row begins; the text of the row."""
+        """Yields for each row its fields, or the reason why it has no fields; the line in which it begins; and its text."""
         with self._open() as handle:
             taken: list[str] = []
 
@@ -146,7 +146,7 @@ class CsvFile:
 
 
 def joined_decimals(record: list[str], width: int, decimals: Sequence[int]) -> list[str] | None:
-    """The fields of a row in which commas have cut decimals in two, as `width` fields; None where there is no such way, or several.
+    """Returns the fields of a row as `width` fields, by joining decimals that commas have cut in two; None if there is no way to do so, or several.
 
     Args:
         record: The fields, more than `width`.
@@ -156,7 +156,7 @@ def joined_decimals(record: list[str], width: int, decimals: Sequence[int]) -> l
     ways = []
     for cut in combinations(decimals, len(record) - width):
         fields = list(record)
-        for place in cut:  # ascending: what is joined moves the places behind it back
+        for place in cut:  # ascending: after the joins before it, a place in the header is also the place in `fields`
             decimal = ",".join(part.strip() for part in fields[place : place + 2])
             if not _CUT_DECIMAL.fullmatch(decimal):
                 break

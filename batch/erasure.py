@@ -1,12 +1,12 @@
 """Erasure: deletes every row of an entity from every table of the lake, and from the files of older versions of the tables.
 
-Reads and writes all Delta tables of a project, of every version of a declaration. The order matters. The archive comes before the events,
-so that a later reading of the archive brings no event back. The files go last, after the tiles of other entities have been folded again.
-`count_rows` is the proof: it counts the rows of the entity in the current version of each table.
+Reads and writes all Delta tables of a project, of every version of a declaration. The order matters. The archive comes before the events, so that a
+later ingestion of the archive restores no event. The files come last, after the tiles of other entities have been folded again. `count_rows` is the
+proof: it counts the rows of the entity in the current version of each table.
 
-A row belongs to the entity if the entity's column has its id, or if the id of several columns in it has the entity's id as a part. A message that does not fit the contract (in the archive, the quarantine
-and the dead letters) belongs to the entity if its JSON has the id in that column; if that value cannot be read, also if its text
-contains the id as a word.
+A row belongs to the entity if the entity's column has its id, or if the row's id of several columns has the entity's id as a part. A message that
+does not fit the contract (in the archive, the quarantine and the dead letters) belongs to the entity if its JSON has the id in that column; if that
+value cannot be read, also if its text contains the id as a word.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 class Entity:
     """An entity: the column of a source that identifies it, and its id, of that column's type.
 
-    Where several columns identify the entities of a group, all of those with this id in this column are erased.
+    If several columns identify the entities of a group, all entities with this id in this column are erased.
     """
 
     column: str
@@ -55,10 +55,10 @@ class Entity:
 
 
 def entity_of(project: Project, text: str) -> Entity:
-    """The entity that a text such as "user_id=17" names.
+    """Returns the entity that a text such as "user_id=17" names.
 
     Raises:
-        InputError: No source has such a column of texts or integers, or the id is not of its type.
+        InputError: No source has such a column of texts or integers, or the id is not of the column's type.
     """
     name, _, value = text.partition("=")
     columns = [
@@ -78,24 +78,24 @@ def entity_of(project: Project, text: str) -> Entity:
 
 
 def sources_of(project: Project, entity: Entity) -> tuple[EventSource, ...]:
-    """The sources whose events name the entity."""
+    """Returns the sources whose events have the entity's column."""
     return tuple(source for source in project.sources if source.column(entity.column))
 
 
 def groups_of(project: Project, entity: Entity) -> tuple[FeatureGroup, ...]:
-    """The groups whose entities the entity's column identifies, alone or with others."""
+    """Returns the groups whose entities are identified by the entity's column, alone or with other columns."""
     return tuple(group for group in project.groups if entity.column in group.entity_names)
 
 
 def is_of(group: FeatureGroup, entity: Entity) -> str:
-    """A SQL condition that is true for the rows of the entity, by the id in the column `entity`."""
+    """Returns a SQL condition that is true for the rows of the entity, by the id in the column `entity`."""
     if not group.is_composite:
         return f"entity = {entity.sql}"
     return f"{part_sql('entity', group.entity_names.index(entity.column))} = {_literal(escaped(entity.id))}"
 
 
 def names_entity(source: EventSource, entity: Entity, text: str, key: str = "NULL") -> str:
-    """A SQL condition that is true for a message of the entity.
+    """Returns a SQL condition that is true for a message of the entity.
 
     Args:
         source: The contract.
@@ -118,7 +118,10 @@ def names_entity(source: EventSource, entity: Entity, text: str, key: str = "NUL
 
 
 def conditions(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> dict[str, str]:
-    """Name of each table that can hold the entity, also of older versions → a SQL condition that is true for the entity's rows."""
+    """Returns, for the name of each table that can hold the entity, a SQL condition that is true for the entity's rows.
+
+    Tables of older versions of a declaration are included. Tables that do not exist are left out.
+    """
     matching: dict[str, str] = {}
     for source in sources_of(project, entity):
         matching[source.archive_table] = names_entity(source, entity, "CAST(value AS STRING)", "CAST(key AS STRING)")
@@ -146,12 +149,12 @@ def conditions(spark: SparkSession, settings: Settings, project: Project, entity
 
 
 def _served_id_is(group: FeatureGroup, entity: Entity) -> str:
-    """As `is_of`, for ids that are all texts."""
+    """Returns the condition of `is_of` for the log of served answers, in which every id is a text."""
     return is_of(group, entity) if group.is_composite else f"entity = {_literal(str(entity.id))}"
 
 
 def _key(entry: ModelInput, entity: Entity) -> str:
-    """The key of a model's input that has the value of the entity's column."""
+    """Returns the key of a model's input that has the value of the entity's column."""
     return entry.keys[entry.group.entity_names.index(entity.column)]
 
 
@@ -163,7 +166,7 @@ def erase_rows(spark: SparkSession, settings: Settings, project: Project, entity
     """Deletes the entity's rows from every table.
 
     Returns:
-        Table → the number of deleted rows; and the days of the entity's events, whose tiles of other groups must be folded again.
+        Table → the number of deleted rows; and the days of the entity's events, for which the tiles of other groups must be folded again.
     """
     deleted: dict[str, int] = {}
     days: set[date] = set()
@@ -183,10 +186,10 @@ def erase_rows(spark: SparkSession, settings: Settings, project: Project, entity
 
 
 def forget_days(spark: SparkSession, settings: Settings, project: Project, entity: Entity, days: Iterable[date]) -> None:
-    """Deletes the tiles of the days, and the history, of other groups in versions that are not declared any more.
+    """Deletes, in versions of a declaration that are not declared any more, the tiles of the days and the history of other groups.
 
     An aggregate of another entity may contain this entity's id, such as the most frequent buyers of an item. The tiles of a declared
-    version are folded again; those of an older version are not, so they are deleted.
+    version are folded again. The tiles of an older version are not, so they are deleted.
     """
     declared = {f"{kind}_{group.name}_{group.fingerprint}" for group in project.groups for kind in ("tiles", "history")}
     dates = ", ".join(f"DATE'{day}'" for day in days)
@@ -200,7 +203,7 @@ def forget_days(spark: SparkSession, settings: Settings, project: Project, entit
 def erase_files(spark: SparkSession, settings: Settings, names: Iterable[str]) -> list[str]:
     """Deletes the files that only older versions of the tables read. Returns the tables for which this failed.
 
-    VACUUM LITE takes the files from the log, so it never deletes a file that a stream has written and not committed yet.
+    VACUUM LITE deletes only files that the log names, so it never deletes a file that a stream has written and not committed yet.
     """
     session = spark.newSession()
     session.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
@@ -216,7 +219,7 @@ def erase_files(spark: SparkSession, settings: Settings, names: Iterable[str]) -
 
 
 def count_rows(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> dict[str, int]:
-    """Table → the number of the entity's rows now."""
+    """Returns the current number of the entity's rows, by table."""
     return {
         name: spark.read.format("delta").load(settings.table(name)).where(condition).count()
         for name, condition in conditions(spark, settings, project, entity).items()
@@ -224,7 +227,7 @@ def count_rows(spark: SparkSession, settings: Settings, project: Project, entity
 
 
 def _delete(spark: SparkSession, settings: Settings, name: str, condition: str) -> int:
-    """Deletes rows and returns their number. The commit keeps the table's last `userMetadata`, in which a view has its batch_end."""
+    """Deletes rows and returns their number. The commit repeats the table's last `userMetadata`, which contains the batch_end of a view."""
     path = settings.table(name)
 
     def commit() -> int:
@@ -246,7 +249,7 @@ def _delete(spark: SparkSession, settings: Settings, name: str, condition: str) 
 def _skip_deletion(spark: SparkSession, settings: Settings, source: EventSource) -> None:
     """Ingests the archive up to the deletion, and records in the log of the events that the deletion has been processed.
 
-    The next ingestion then begins behind the deletion, whose files are deleted later.
+    The next ingestion then begins after the deletion, so it does not need the files that are deleted later.
     """
     archive, path = table_state(spark, settings.table(source.archive_table)), settings.table(source.table)
     ingest_archive(spark, settings, source)
@@ -265,7 +268,7 @@ def _skip_deletion(spark: SparkSession, settings: Settings, source: EventSource)
 
 
 def _typed(column: Column, json: str) -> str:
-    """The typed column of a message; null where it cannot be read."""
+    """Returns SQL for the typed column of a message; the value is NULL if it cannot be read."""
     return column.typed_sql().replace(f"`{column.name}`", f"{json}.`{column.name}`")
 
 

@@ -1,9 +1,9 @@
 """The `events` table: every event once, typed, by day.
 
-Reads typed rows of a load, or the stream's raw archive; writes the Delta table of the source, partitioned by the UTC day of the
-event. Duplicates fall by event id: the first to arrive stays, in a batch and against the table. Writing twice adds nothing, nor
-do two that write at once. What an ingest costs depends on what was archived since the last one: how far that was is committed
-with its events, so that neither a crash nor a table made anew can part them.
+Reads typed rows of a load, or the stream's raw archive. Writes the Delta table of the source, partitioned by the UTC day of the event. Of the copies
+of an event, which share an id, the first to arrive stays, both within a batch and against the table. A second or a concurrent write of the same rows
+adds nothing. An ingestion reads only what was archived since the last ingestion. Its position in the archive is committed together with its events,
+so the two agree even after a crash, or after a table was deleted and created again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,24 @@ from features.sources import EventSource
 from infra.errors import NoEventsError, NotReadyError
 from infra.settings import Settings
 
-#: Two that merge at once see each other, and a deleted row leaves its file, whose name then changes with its content.
+#: Serializable: of two concurrent merges, the later one sees the rows of the earlier one. No deletion vectors: a deletion writes a new file, so the
+#: content of a file never changes under its name.
 _PROPERTIES = {"delta.isolationLevel": "Serializable", "delta.enableDeletionVectors": "false"}
-#: As long as the archive's log, which is Delta's own default, so that its change feed finds the files that it names.
+#: The hours for which the archive keeps files that were compacted: as long as its log (Delta's default), so that the change feed finds its files.
 _KEPT_HOURS = 30 * 24
 _FITS = "_reason IS NULL"
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What came out of the archive: messages read, events added, the days (UTC) of those read, whether added or known, and misfits."""
+    """The result of an ingestion.
+
+    Attributes:
+        read: The number of messages that were read from the archive.
+        added: The number of events that were added.
+        days: The days (UTC) of the messages that fit, also of events that the table had already.
+        refused: The number of messages that do not fit.
+    """
 
     read: int
     added: int
@@ -43,12 +51,12 @@ class IngestReport:
 
 @dataclass(frozen=True)
 class NewMessages:
-    """What the archive holds of a source and `events` does not yet.
+    """The messages of a source's archive that are not ingested yet.
 
     Attributes:
-        rows: Columns of the archive.
-        archive: Which one: a table made anew is another.
-        until: The commit of the archive up to which they go.
+        rows: The messages, with the columns of the archive.
+        archive: The identity of the archive's table. A table that is deleted and created again has another identity.
+        until: The last commit of the archive that the rows include.
     """
 
     rows: DataFrame
@@ -61,19 +69,19 @@ def append_events(
 ) -> tuple[int, tuple[date, ...]]:
     """Adds the events that the table does not have.
 
-    Copies of an event fall where their days lie at most `settings.deduplication_days` apart, as those of exact copies do; the first to
-    arrive stays, also where the table has had another one (`batch.copies`).
+    Events of one id are copies if their days lie at most `settings.deduplication_days` apart, as the days of exact copies always do. Of the copies
+    the first to arrive stays, also if the table has had a later copy (`batch.copies`).
 
     Args:
         spark: The session.
-        settings: Where the lake is.
-        source: Whose events.
+        settings: The settings, with the place of the lake.
+        source: The source of the events.
         rows: The source's typed columns, `ts_ms`, `arrival_ms`, `origin`, `kafka_partition`, `kafka_offset` (null for a load) and
-            `_order`: among rows that arrived together, the lower came first.
-        taken: What of the archive is done with this commit.
+            `_order`: of rows with the same arrival and partition, the row with the lower value arrived first.
+        taken: The messages of the archive that the commit records as ingested; None for a load.
 
     Returns:
-        How many were added, and the days of the rows.
+        The number of added events, and the days (UTC) of the rows.
     """
     path, key = settings.table(source.table), source.event_id
     span = settings.deduplication_days
@@ -83,7 +91,7 @@ def append_events(
     fresh = first_copies(rows, key, span).select(names)
     arrivals = {row["day"]: row["first_ms"] for row in rows.groupBy("day").agg(F.min("arrival_ms").alias("first_ms")).collect()}
     days = sorted(arrivals)
-    # The events that could be copies lie in the days around, and no other day is read.
+    # Copies can only lie in the days around, so no other day is read.
     around = " OR ".join(f"t.day BETWEEN DATE'{a}' AND DATE'{b}'" for a, b in _spans(days, timedelta(span))) or "false"
     same = f"t.`{key}` = s.`{key}` AND abs(datediff(t.day, s.day)) <= {span} AND ({around})"
 
@@ -99,33 +107,33 @@ def append_events(
             session.conf.set("spark.databricks.delta.write.txnVersion", str(taken.until))
         target = DeltaTable.forPath(session, path).alias("t")
         done = target.merge(fresh.alias("s"), same).whenNotMatchedInsertAll().execute().first()
-        return int(done["num_inserted_rows"]) if done else 0  # none: another ingest has committed as much
+        return int(done["num_inserted_rows"]) if done else 0  # no row: another ingestion has committed these messages
 
     return retry_conflicts(merge), tuple(days)
 
 
 def no_events(source: EventSource) -> NoEventsError:
-    """The error of who needs events before there are any."""
+    """Returns the error for a source that has no events yet."""
     return NoEventsError(
         f"There are no events of {source.name} yet.", "Load a file by `braid load FILE` or stream some by `braid replay FILE`."
     )
 
 
 def require_events(spark: SparkSession, settings: Settings, source: EventSource) -> None:
-    """Makes sure that the table is there.
+    """Checks that the source's table of events exists.
 
     Raises:
-        NoEventsError: There are no events.
+        NoEventsError: The table does not exist.
     """
     if not DeltaTable.isDeltaTable(spark, settings.table(source.table)):
         raise no_events(source)
 
 
 def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource) -> IngestReport:
-    """Takes what the stream has archived since the last time into `events`: also what came too late for the speed layer.
+    """Adds the events that the stream has archived since the last ingestion to `events`, also those that were too late for the speed layer.
 
-    Misfits are passed over here: the speed layer has put them on the dead-letter topic. Afterwards the archive's many small files
-    of past days are made few.
+    Messages that do not fit are skipped, because the speed layer has sent them to the dead-letter topic. Afterwards the archive's many small files
+    of past days are compacted.
     """
     new = _new_messages(spark, settings, source, archive_state(spark, settings, source))
     if new is None:
@@ -136,15 +144,20 @@ def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource)
 
 
 def archive_state(spark: SparkSession, settings: Settings, source: EventSource) -> TableState | None:
-    """The archive of a source as of now; None where there is none."""
+    """Returns the current state of a source's archive; None if there is no archive."""
     return table_state(spark, settings.table(source.archive_table))
 
 
 def events_up_to(spark: SparkSession, settings: Settings, source: EventSource, archive: TableState | None) -> DataFrame | None:
-    """The table of events with exactly the messages that the archive had, and what was loaded from files; None where there are no events.
+    """Returns the table of events with exactly the messages of the archive's given state, and the events that were loaded from files.
+
+    Messages that are not in the table yet are ingested first.
+
+    Returns:
+        None if there are no events.
 
     Raises:
-        NotReadyError: Another process has taken later messages into the table meanwhile.
+        NotReadyError: Another process has ingested later messages meanwhile.
     """
     new = _new_messages(spark, settings, source, archive)
     if new is not None and not new.rows.isEmpty():
@@ -152,18 +165,18 @@ def events_up_to(spark: SparkSession, settings: Settings, source: EventSource, a
     events = table_state(spark, settings.table(source.table))
     if events is None:
         return None
-    # It may lie before: a commit without an event need not be written.
+    # The ingested commit may be earlier than `archive.version`, because a commit without an event need not be written.
     if archive is not None and events.transactions.get(archive.id, -1) > archive.version:
         raise NotReadyError(f"The table of {source.name} has later events than the archive had.", "Begin again.")
     return events.read(spark)
 
 
 def _ingest(spark: SparkSession, settings: Settings, source: EventSource, new: NewMessages) -> IngestReport:
-    judged = _judged(new.rows, settings, source).persist()  # read and parsed once
+    judged = _judged(new.rows, settings, source).persist()  # so that the messages are read and parsed once
     try:
         read = judged.count()
         if not read and not table_state(spark, settings.table(source.table)):
-            return IngestReport(0, 0, ())  # a table without an event would look like one that has some
+            return IngestReport(0, 0, ())  # an empty table would look like a table with events
         refused = read - judged.where(_FITS).count()
         added, days = append_events(spark, settings, source, judged.where(_FITS), new)
     finally:
@@ -172,13 +185,13 @@ def _ingest(spark: SparkSession, settings: Settings, source: EventSource, new: N
 
 
 def read_archive(spark: SparkSession, settings: Settings, source: EventSource) -> DataFrame | None:
-    """The archive's events that fit and are not ingested yet, typed; None where there are none."""
+    """Returns the archive's events that fit and are not ingested yet, typed; None if everything is ingested or there is no archive."""
     new = _new_messages(spark, settings, source, archive_state(spark, settings, source))
     return None if new is None else _judged(new.rows, settings, source).where(_FITS)
 
 
 def compact_archive(spark: SparkSession, settings: Settings, source: EventSource) -> int:
-    """Joins the archive's files of each day that is over, by the arrival of its messages; gives the number of the days."""
+    """Compacts the archive's files of each day of arrival except the latest. Returns the number of days whose files were compacted."""
     path = settings.table(source.archive_table)
     state = table_state(spark, path)
     files = partitions_of(state.read(spark)) if state else {}
@@ -201,17 +214,17 @@ def _new_messages(spark: SparkSession, settings: Settings, source: EventSource, 
     if done >= 0:
         changes = spark.read.format("delta").option("readChangeFeed", "true")
         try:
-            # What was appended since, not what only moved from many files to one, nor what was deleted.
+            # Only messages that were appended since, neither those that a compaction moved nor those that were deleted.
             rows = changes.option("startingVersion", done + 1).option("endingVersion", archive.version).load(archive.path)
             rows = rows.where("_change_type = 'insert'")
         except (AnalysisException, Py4JJavaError):
-            # The log does not go back so far: all is read, and what is known falls by its id.
+            # The log does not go back that far. The whole archive is read, and events that the table has are dropped by their ids.
             pass
     return NewMessages(rows, archive.id, archive.version)
 
 
 def _spans(days: list[date], around: timedelta) -> list[tuple[date, date]]:
-    """The days and those around them, as few spans."""
+    """Returns the days, each with the days `around` before and after it, as few spans (first day, last day)."""
     spans: list[tuple[date, date]] = []
     for day in days:
         begin = spans.pop()[0] if spans and day - around <= spans[-1][1] else day - around
@@ -220,7 +233,7 @@ def _spans(days: list[date], around: timedelta) -> list[tuple[date, date]]:
 
 
 def _judged(raw: DataFrame, settings: Settings, source: EventSource) -> DataFrame:
-    """The messages as `append_events` takes them, and why one does not fit: `_reason`."""
+    """Returns the messages with the columns that `append_events` reads, and `_reason`: why a message does not fit, or NULL."""
     places = {"kafka_partition": "partition", "kafka_offset": "offset", "arrival_ms": "arrival_ms"}
     for projection in message_projections(source, places, "arrival_ms", settings.future_seconds * 1_000):
         raw = raw.selectExpr(*projection)

@@ -1,4 +1,4 @@
-"""What a file holds: its bytes, decompressed where its name ends in .gz, and the error where they are no text in UTF-8."""
+"""Opens a file as bytes, which are decompressed if its name ends in .gz, and makes the errors for files that are not text in UTF-8."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _CONTENTS = {
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The bytes of a file; those of a file whose name ends in .gz are decompressed."""
+    """Opens a file as bytes. The bytes of a file whose name ends in .gz are decompressed."""
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def not_utf8(path: Path) -> InputError:
-    """The error for a file in another encoding, which braid does not guess, because a wrong guess would load wrong letters."""
+    """Returns the error for a file in another encoding. braid does not guess the encoding, because a wrong guess would load wrong letters."""
     return other_content(path) or InputError(
         f"The file {path} is not text in UTF-8.", "Convert it, such as by `iconv -f LATIN1 -t UTF-8`."
     )
 
 
 def other_content(path: Path) -> InputError | None:
-    """The error for a file whose first bytes say that it is compressed, a spreadsheet, Parquet or UTF-16; None for any other file."""
+    """Returns the error for a file whose first bytes show that it is compressed, a spreadsheet, Parquet or UTF-16; None for any other file."""
     with open_bytes(path) as handle:
         head = handle.read(6)
     for magic, (content, cure) in _CONTENTS.items():
         if head.startswith(magic):
             return InputError(f"The file {path} is {content}.", cure)
-    # Text in UTF-16 without a byte order mark, where it begins with ASCII.
+    # Text in UTF-16 without a byte order mark that begins with an ASCII character.
     if len(head) > 1 and (head[0] == 0) != (head[1] == 0):
         name = "UTF-16BE" if head[0] == 0 else "UTF-16LE"
         return InputError(

@@ -1,9 +1,9 @@
-"""A file → raw rows in the event contract: CSV, JSON or Parquet, also larger than the memory.
+"""Reads a file as raw rows of the event contract: CSV, JSON or Parquet, also larger than the memory.
 
 Reads a file, a mapping and options; decides on one reading per column from the whole file, or refuses the file with an error that names
-the option to set. CSV and Parquet give rows with the contract's columns as texts, for `features.judgement.row_projections`. JSON without
-a mapping and without options gives messages with the bytes of the file, for `message_projections`, so they are judged like the messages
-of Kafka. docs/loading.md has the rules.
+the option to set. CSV and Parquet become rows with the contract's columns as texts, for `features.judgement.row_projections`. JSON without
+a mapping and without options becomes messages with the bytes of the file, for `message_projections`, so they are judged like the messages
+of Kafka. docs/loading.md describes the rules.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ NULLS = (
 
 #: A number with an optional decimal comma, and with points or blanks between thousands.
 _COMMA = r"[+-]?(\d+|\d{1,3}(\.\d{3})+|\d{1,3}([ \x{A0}\x{202F}]\d{3})+)(,\d+)?"
-#: A number that has a decimal comma for certain: its last group of digits is none of thousands, or a point stands before it.
+#: A number that certainly has a decimal comma: the digits after the comma are no group of thousands, or points between thousands precede the comma.
 _SURELY_COMMA = r"[+-]?(\d+,(\d{1,2}|\d{4,})|\d{1,3}(\.\d{3})+,\d+)"
-#: A number whose point separates thousands where a comma is the decimal sign.
+#: A number whose points separate thousands if the comma is the decimal sign.
 _POINT_OR_THOUSANDS = r"[+-]?\d{1,3}(\.\d{3})+"
 _GROUPING = r"[. \x{A0}\x{202F}]"
 _ID = '"braid: id"'
@@ -44,7 +44,7 @@ _ID = '"braid: id"'
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to read a file, where the file leaves it open.
+    """The options for reading a file that can be read in several ways.
 
     Attributes:
         time_zone: The zone of times without an offset; None is UTC.
@@ -96,13 +96,13 @@ class ColumnReading:
 def open_events(
     path: Path, source: EventSource, mapping: Mapping[str, str] | None = None, options: ReadOptions | None = None
 ) -> Iterator[EventFile]:
-    """The rows of a file as the source's raw columns.
+    """Opens a file for reading its rows as the source's raw columns. The file is closed at the end of the block.
 
     Args:
-        path: .csv, .tsv, .txt, .json, .jsonl, .ndjson (each also .gz), .parquet, .pq.
+        path: A file that ends in .csv, .tsv, .txt, .json, .jsonl, .ndjson (each also .gz), .parquet or .pq.
         source: The contract.
         mapping: Contract column → column of the file, or a literal in single quotes. A column with the same name needs no mapping.
-        options: How to read the file, where the file leaves it open.
+        options: The options for a file that can be read in several ways.
 
     Raises:
         InputError: The file or the mapping cannot be used, or a column can be read in several ways.
@@ -122,7 +122,7 @@ def open_events(
         try:
             connection.execute("SET TimeZone = 'UTC'").fetchall()
             connection.execute(f"SELECT TIMESTAMP '2000-01-01' AT TIME ZONE {text_sql(options.zone)}").fetchall()
-            # DuckDB takes further short names for zones of its choice: BST for Bangladesh, AST for Alaska.
+            # DuckDB also accepts ambiguous short names and chooses a zone itself: Bangladesh for BST, Alaska for AST.
             if "/" not in options.zone:
                 ZoneInfo(options.zone.upper() if options.zone.upper() in ("UTC", "GMT") else options.zone)
         except (duckdb.Error, KeyError, ValueError, OSError):
@@ -186,14 +186,14 @@ class EventFile:
             return int(count)
 
     def batches(self, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
-        """The rows in the order of their time. Rows without a time come first."""
+        """Yields the rows in the order of their time, in batches of at most `rows`. Rows without a time come first."""
         time = f"try_cast({name_sql(self._source.time)} AS TIMESTAMPTZ)"
         query = f"SELECT * FROM {self._rows_sql} ORDER BY {time} NULLS FIRST, _row"
         with _whole(self.path):
             yield from self._connection.sql(query).to_arrow_reader(rows)
 
     def _rows(self, spool: Spool) -> str:
-        """The relation of the rows that were read: the contract's columns, `_row`, `_line` and `MISFIT`; or messages."""
+        """Returns SQL for the rows that were read: the contract's columns, `_row`, `_line` and `MISFIT`; or messages. Sets `readings`."""
         origins, options, time = spool.origins, self._options, self._source.time
         if spool.messages:
             self.readings = [ColumnReading(name, name, "as in a message of Kafka", "no mapping, no option") for name in origins]
@@ -232,7 +232,7 @@ class EventFile:
         return f"(SELECT * EXCLUDE (_at) FROM {relation})"
 
     def _read_time(self, spool: Spool, relation: str) -> str:
-        """The relation with its times as RFC 3339."""
+        """Returns the relation with its times as RFC 3339, and adds how they are read to `readings`."""
         options, time = self._options, self._source.time
         column = TimeColumn(self._connection, relation, time, spool.place, options.zone)
         # A typed time needs no option, so the options do not apply to it.
@@ -245,7 +245,7 @@ class EventFile:
         return f"(SELECT * EXCLUDE ({TIME}, {TIME_MISFIT}) FROM ({others} FROM {reading.relation}))"
 
     def _counts(self, spool: Spool, nulls: tuple[str, ...]) -> dict[str, int]:
-        """The number of texts of each column that stand for a missing value."""
+        """Returns the number of texts that stand for a missing value, by column."""
         names = [name for name, origin in spool.origins.items() if not is_literal(origin)]
         if not nulls or not names:
             return {}
@@ -254,7 +254,7 @@ class EventFile:
         return dict(zip(names, row, strict=True))
 
     def _comma_columns(self, spool: Spool) -> dict[str, str]:
-        """The columns of numbers in which a value surely has a decimal comma that no option declares, each with such a value."""
+        """Returns the columns of numbers in which a value certainly has a decimal comma that no option declares, each with such a value."""
         names = [column.name for column in self._source.columns if column.type in NUMBERS and column.name in spool.origins]
         if self._options.decimal_comma or spool.dialect == "Parquet" or not names:
             return {}
@@ -265,10 +265,10 @@ class EventFile:
         return {name: example for name, example in zip(names, row, strict=True) if example is not None}
 
     def _derived_id(self, origins: Mapping[str, str]) -> str:
-        """SQL for the event id in a file without ids: the hash of the contract's columns, and a number among equal rows.
+        """Returns SQL for the event id in a file without ids: the hash of the contract's columns, and a number among equal rows.
 
         So a second load, or a later delivery that contains the same rows, adds no event twice. A column that the file does not have counts as
-        a column without values: a day of JSON may lack a key that a later delivery of the same day has.
+        a column without values, because a day of JSON may lack a key that a later delivery of the same day has.
         """
         if self._source.event_id in origins or not origins:
             return "NULL::VARCHAR"

@@ -1,9 +1,8 @@
 """History: the part of a view from the time before its windows, as one tile per entity.
 
-Reads tiles; writes `history_{group}_{version}`: per entity the partials of the features without a window, and the time of its latest
-event, up to the beginning of a month. With such a snapshot the number of tiles that a view reads does not grow with the years. The name of
-a snapshot is a digest of the tiles from which it was made. If these tiles change, whatever the cause, the name no longer matches, and the
-next view makes another snapshot.
+Reads tiles; writes `history_{group}_{version}`: for each entity the partials of the features without a window, and the time of its latest event,
+up to the beginning of a month. With such a snapshot the number of tiles that a view reads does not grow with the years. The name of a snapshot is a
+digest of the tiles from which it was made. If these tiles change for any reason, the name no longer matches, and the next view makes a new snapshot.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ _SNAPSHOT = ("until", "built_from")
 
 
 def history_table(group: FeatureGroup) -> str:
-    """The name of the group's Delta table of snapshots."""
+    """Returns the name of the group's Delta table of snapshots."""
     return f"history_{group.name}_{group.fingerprint}"
 
 
 def tiles_for_view(spark: SparkSession, settings: Settings, group: FeatureGroup, tiles: TableState, batch_end_ms: int) -> DataFrame:
-    """The tiles for the view as of `batch_end_ms`: those of the days that the windows reach, and one tile per entity for the time before.
+    """Returns the tiles for the view as of `batch_end_ms`: the tiles of the days in the windows, and one tile per entity for the time before.
 
     Returns:
-        The columns of the tiles without their partitions, up to the day of batch_end. The tile for the time before has only the partials
+        The columns of the tiles without their partition columns, up to the day of batch_end. The tile for the time before has only the partials
         of the features without a window.
     """
     days = sorted(partitions_of(tiles.read(spark), len(PARTITIONS)))
@@ -51,7 +50,7 @@ def tiles_for_view(spark: SparkSession, settings: Settings, group: FeatureGroup,
 def _snapshot(
     spark: SparkSession, settings: Settings, group: FeatureGroup, tiles: TableState, days: list[tuple[str, ...]], until: date
 ) -> DataFrame:
-    """One tile per entity for the time before `until`: the stored snapshot, or a new snapshot, made from the latest earlier snapshot."""
+    """Returns one tile per entity for the time before `until`: the stored snapshot, or a new snapshot from the latest valid snapshot before it."""
     path = settings.table(history_table(group))
 
     def name(end: str) -> str:
@@ -81,7 +80,7 @@ def _snapshot(
 
 
 def _read(state: TableState, spark: SparkSession, group: FeatureGroup, until: str, built_from: str) -> DataFrame:
-    """A snapshot as tiles that begin before every other tile."""
+    """Returns a snapshot as tiles that begin before every other tile."""
     end = date.fromisoformat(until)
     start_ms = day_start_ms(end) - group.tile_ms
     rows = state.read(spark).where((F.col("until") == end) & (F.col("built_from") == built_from)).drop(*_SNAPSHOT)

@@ -1,7 +1,7 @@
-"""Housekeeping: deletes from the lake what is not used any more.
+"""Housekeeping: deletes unused tables, checkpoints and files from the lake.
 
 Deletes tables and checkpoints of versions that are not in use, some days after the last write to them; and the files of older versions of
-all other tables (VACUUM). The caller passes what is in use, from the declarations, the online store and the registry.
+all other tables (VACUUM). The caller determines what is in use, from the declarations, the online store and the registry.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ARCHIVE_HOURS = 30 * 24
 _TABLE = re.compile(r"(?:tiles|history)_(?P<group>\w+)_(?P<fingerprint>[0-9a-f]{16})")
 #: Braid's tables besides those of the sources. Other tables in the same lake belong to its owner and stay.
 _OWN = re.compile(r"(raw|tiles|history|view|training_set|labels)_\w+|\w+_realtime|quarantine|served_features")
-#: Checkpoints of online queries, which end with their names; and those of a former layout, of a version of a group, which nobody reads.
+#: Checkpoints of online queries, whose folders end with the checkpoint's name; and checkpoints of a former layout, which no process reads any more.
 _CHECKPOINT = re.compile(r"online_\w+?_(?P<name>[0-9a-f]{12})|(?:online|offline)_\w+?_[0-9a-f]{16}_[\w-]+")
 
 
@@ -46,7 +46,7 @@ class InUse:
     versions: Mapping[str, Collection[int]]
 
     def holds(self, name: str) -> bool:
-        """Whether a table or checkpoint is in use. True also for a name without a version."""
+        """Returns whether a table or checkpoint is in use. A name without a version is always in use."""
         if table := _TABLE.fullmatch(name):
             return table["fingerprint"] in self.fingerprints
         if checkpoint := _CHECKPOINT.fullmatch(name):
@@ -55,7 +55,7 @@ class InUse:
 
 
 def group_of(name: str) -> str | None:
-    """The group of a table with a version in its name, else None."""
+    """Returns the group of a table with a version in its name; None for any other table."""
     table = _TABLE.fullmatch(name)
     return table["group"] if table else None
 
@@ -87,20 +87,20 @@ def vacuum(spark: SparkSession, settings: Settings, names: Iterable[str], in_use
 
 
 def delta_tables(spark: SparkSession, settings: Settings, project: Project) -> list[str]:
-    """The names of braid's tables in the lake, also of removed groups and models."""
+    """Returns the names of braid's tables in the lake, also those of removed groups and models."""
     sources = {source.table for source in project.sources}
     names = [name for name in _folders(spark, settings.lake_uri) if name in sources or _OWN.fullmatch(name)]
     return [name for name in names if DeltaTable.isDeltaTable(spark, settings.table(name))]
 
 
 def delete_folder(spark: SparkSession, uri: str) -> None:
-    """Deletes a folder of the lake, if it is there."""
+    """Deletes a folder of the lake, if it exists."""
     files, path = _files(spark, uri)
     files.delete(path, True)
 
 
 def _files(spark: SparkSession, uri: str) -> tuple[Any, Any]:
-    """Hadoop's file system and path of a folder, which may be in an object store."""
+    """Returns Hadoop's file system and path of a folder, which may be in an object store."""
     jvm: Any = spark._jvm  # noqa: SLF001
     path = jvm.org.apache.hadoop.fs.Path(uri)
     return path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf()), path  # noqa: SLF001
@@ -114,7 +114,7 @@ def _folders(spark: SparkSession, uri: str) -> list[str]:
 
 
 def _written_ms(spark: SparkSession, uri: str) -> int:
-    """The time at which the newest file of a folder was written, in milliseconds."""
+    """Returns the time at which the newest file of a folder was written, in ms since 1970; 0 for a folder without files."""
     files, path = _files(spark, uri)
     newest, listed = 0, files.listFiles(path, True)
     while listed.hasNext():

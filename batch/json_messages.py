@@ -1,7 +1,7 @@
-"""A file of JSON → messages like those of Kafka: each line of JSON lines, each object of an array or of a pretty print.
+"""Reads a file of JSON as messages like those of Kafka: each line of JSON lines, each object of an array or of a pretty print.
 
-Reads bytes; gives the unchanged bytes of each document, so no digit of a number is lost. A line that is not JSON is a message, too, which
-the contract refuses. A file whose array is incomplete is refused as a whole.
+Reads bytes; returns the unchanged bytes of each document, so no digit of a number is lost. A line that is not JSON is a message, too, which
+the contract refuses. A file with an incomplete array is refused as a whole.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def document_of(message: bytes) -> Document | None:
-    """The JSON object of a message, or None. The rules are those of `features.judgement`."""
+    """Returns the JSON object of a message; None if the message is no JSON object. The rules are those of `features.judgement`."""
     try:
         message.decode()
         return _decode(message)
@@ -39,7 +39,7 @@ def document_of(message: bytes) -> Document | None:
 
 
 def messages_of_file(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Each message of a file, and the line in which the message begins.
+    """Yields each message of a file, after the number of the line in which the message begins.
 
     Raises:
         InputError: A file other than JSON lines is incomplete, is not JSON, or is not text in UTF-8; or the file is compressed or in UTF-16.
@@ -50,7 +50,7 @@ def messages_of_file(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_one_text(path: Path) -> bool:
-    """Whether the file is read as a single text of JSON: an array, or documents of several lines."""
+    """Returns whether the file is read as a single text of JSON (an array, or documents of several lines) rather than line by line."""
     with open_bytes(path) as handle:
         lines = (line.removeprefix(_BOM).strip() for line in iter(lambda: handle.readline(_LINE_BYTES), b""))
         first, second = ([line for line, _ in zip(filter(None, lines), range(2), strict=False)] + [b"", b""])[:2]
@@ -63,7 +63,7 @@ def _is_one_text(path: Path) -> bool:
 
 
 def _has_several_objects(line: bytes) -> bool:
-    """Whether a line has an object and then another one, as in the files of Kinesis Data Firehose, which have no line ends."""
+    """Returns whether a line has several objects in sequence, as in the files of Kinesis Data Firehose, which have no line ends."""
     text = line.decode(errors="replace")
     end = _end_of_value(text, 0) if text[:1] == "{" else None
     return end is not None and text[end:].lstrip()[:1] == "{"
@@ -121,7 +121,7 @@ def _documents(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _end_of_value(text: str, position: int) -> int | None:
-    """The end of the JSON value at a position; None without a complete value."""
+    """Returns the end of the JSON value at a position; None if the value is incomplete or invalid."""
     try:
         return _DECODER.raw_decode(text, position)[1]
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""`braid load`: a file → the `events` table. Rows that do not fit go to `quarantine` with the reason, so no row is lost.
+"""`braid load`: loads a file into the `events` table. Rows that do not fit go to `quarantine` with the reason, so no row is lost.
 
 Reads a file that `batch.files` has opened; judges its rows, or its messages, by the contract; writes `events` and `quarantine`. The report
 has the values by which a user recognizes a wrong reading of the file: the first and last time, and the most frequent types.
@@ -44,8 +44,8 @@ class LoadReport:
         duplicates: Events that were in the table already.
         quarantined: Rows that do not fit.
         reasons: Reason → number of quarantined rows.
-        first_day: The first day of the rows that fit; None without a new event.
-        last_day: The last day of the rows that fit; None without a new event.
+        first_day: The first day of the rows that fit; None if no event is new, and in a check.
+        last_day: The last day of the rows that fit; None if no event is new, and in a check.
         first_event: The earliest time of a row that fits, RFC 3339.
         last_event: The latest time of a row that fits, RFC 3339.
         types: Required text column with few values → its most frequent values → how often they occur.
@@ -86,8 +86,8 @@ def load_events(
         settings: The settings, with the place of the lake.
         source: The contract.
         path: CSV, JSON or Parquet.
-        mapping: Contract column → column of the file.
-        options: How to read the file, where the file leaves it open.
+        mapping: Contract column → column of the file, or a literal in single quotes.
+        options: The options for a file that can be read in several ways.
 
     Raises:
         InputError: The file or the mapping cannot be used; nothing was loaded.
@@ -108,7 +108,7 @@ def load_file(spark: SparkSession, settings: Settings, source: EventSource, file
         if not read:
             return LoadReport(0, 0, 0, 0, {}, None, None, dialect=file.dialect, columns=file.readings, checked=check)
         arrival_ms = now_ms()
-        # Written to a file, so that the rows are judged once for all the queries below.
+        # Written to a file, so that the rows are judged only once for all the queries below.
         _judged(spark.read.parquet(str(raw_path)), settings, source, file, arrival_ms).write.parquet(str(judged_path))
         judged = spark.read.parquet(str(judged_path))
         misfits, fitting = judged.where("_reason IS NOT NULL"), judged.where("_reason IS NULL")
@@ -147,7 +147,7 @@ def load_file(spark: SparkSession, settings: Settings, source: EventSource, file
 
 
 def _judged(rows: DataFrame, settings: Settings, source: EventSource, file: EventFile, arrival_ms: int) -> DataFrame:
-    """`_row`, the typed columns, `ts_ms`, `_reason`, and `_content`: the text of a row that does not fit."""
+    """Returns `_row`, the typed columns, `ts_ms`, `_reason` (why a row does not fit, or NULL) and `_content` (its text if it does not fit)."""
     keep, future_ms = ["_row", "_content"], settings.future_seconds * 1_000
     if file.has_messages:
         rows = rows.selectExpr("_row", f"{MESSAGE} AS value", f"make_valid_utf8(CAST({MESSAGE} AS STRING)) AS _content")
@@ -162,7 +162,7 @@ def _judged(rows: DataFrame, settings: Settings, source: EventSource, file: Even
 
 
 def _profile(fitting: DataFrame, source: EventSource) -> tuple[str | None, str | None, dict[str, dict[str, int]]]:
-    """The first and last time, and the most frequent values of each required text column with few values."""
+    """Returns the first and last time, and the most frequent values of each required text column with few values."""
     names = [
         c.name for c in source.columns if c.required and c.type is ColumnType.STRING and c.name not in (source.event_id, source.key)
     ]

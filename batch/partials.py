@@ -21,7 +21,7 @@ ROWS_PER_PARTITION = 2_000_000
 
 
 def with_inputs(events: DataFrame, group: FeatureGroup) -> DataFrame:
-    """The inputs of the group: `entity`, `ts_ms` and one nullable column `input_{i}`, BIGINT or STRING, per input."""
+    """Returns the inputs of the group: `entity`, `ts_ms` and one nullable column `input_{i}`, BIGINT or STRING, per input."""
     inputs = [
         f"CAST({contribution.sql} AS {contribution.sql_type}) AS input_{index}" for index, contribution in enumerate(group.inputs)
     ]
@@ -29,7 +29,7 @@ def with_inputs(events: DataFrame, group: FeatureGroup) -> DataFrame:
 
 
 def by_entity(rows: DataFrame, count: int, *order: str) -> DataFrame:
-    """All rows of an entity in one partition, sorted by entity and `order`; unsorted without an order."""
+    """Repartitions `count` rows: all rows of an entity are in one partition, sorted by entity and `order`, or unsorted without an order."""
     parallelism = rows.sparkSession.sparkContext.defaultParallelism
     partitions = max(parallelism, -(-count // ROWS_PER_PARTITION))
     spread = rows.repartition(partitions, "entity")
@@ -37,7 +37,10 @@ def by_entity(rows: DataFrame, count: int, *order: str) -> DataFrame:
 
 
 def by_day(rows: DataFrame, count: int, days: int, *order: str) -> DataFrame:
-    """All rows of an entity and a day (UTC, of `ts_ms`) in one partition, sorted by entity and `order`; a day in few partitions."""
+    """Repartitions `count` rows: all rows of an entity and a day (UTC, of `ts_ms`) are in one partition, sorted by entity and `order`.
+
+    The rows of a day are in few partitions.
+    """
     parallelism = rows.sparkSession.sparkContext.defaultParallelism
     # Twice the necessary number, because a hash assigns the days to partitions.
     partitions = max(parallelism, -(-2 * count // ROWS_PER_PARTITION))
@@ -47,18 +50,18 @@ def by_day(rows: DataFrame, count: int, days: int, *order: str) -> DataFrame:
 
 
 def arrow_schema(schema: StructType) -> pa.Schema:
-    """The Arrow form of a Spark schema."""
+    """Returns the Arrow form of a Spark schema."""
     return to_arrow_schema(schema)
 
 
 def whole_partition(batches: Iterator[pa.RecordBatch]) -> pa.Table | None:
-    """A partition's batches as one table, None for an empty one."""
+    """Returns a partition's batches as one table; None for an empty partition."""
     collected = [batch for batch in batches if batch.num_rows]
     return pa.Table.from_batches(collected).combine_chunks() if collected else None
 
 
 def series_of(table: pa.Table, group: FeatureGroup) -> list[Series]:
-    """The inputs of sorted events as series, one per input of the group."""
+    """Returns the inputs of sorted events as series, one per input of the group."""
     ts_ms = numpy_of(table.column("ts_ms"))
     result = []
     for index, contribution in enumerate(group.inputs):
@@ -68,13 +71,13 @@ def series_of(table: pa.Table, group: FeatureGroup) -> list[Series]:
 
 
 def numpy_of(column: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, Any]:
-    """The values of a column that has no nulls; texts as objects."""
+    """Returns the values of a column that has no nulls; texts become Python objects."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return array.to_numpy(zero_copy_only=False)
 
 
 def partials_from_arrow(column: pa.ChunkedArray | pa.Array) -> list[Partial]:
-    """The partials of a column. Structs become tuples, which `pa.array` has turned into structs."""
+    """Returns the partials of a column. Structs become tuples again, because `pa.array` has made structs of the tuples."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     kind, valid = array.type, array.is_valid().to_pylist()
     if pa.types.is_struct(kind):
@@ -87,5 +90,5 @@ def partials_from_arrow(column: pa.ChunkedArray | pa.Array) -> list[Partial]:
 
 
 def partial_columns_sql(group: FeatureGroup) -> str:
-    """The columns of a group's partials as a schema string."""
+    """Returns the columns of a group's partials as a schema string."""
     return ", ".join(f"`{name}` {group.partial_sql_type(index)}" for index, name in enumerate(group.feature_names))

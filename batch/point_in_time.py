@@ -1,6 +1,6 @@
 """Point in time: the features of entities at given instants, by the same windows and the same algebra as serving.
 
-Reads `events` and instants; gives a row per instant. The window at q holds only events before q.
+Reads `events` and instants; returns a row per instant. The window at q contains only events before q.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def point_in_time(
     instants: Mapping[str, str] | None = None,
     only: Mapping[str, Collection[str]] | None = None,
 ) -> DataFrame:
-    """The features of each label's entity at its time.
+    """Returns the features of each label's entity at the label's time.
 
     Args:
         spark: The session.
         settings: The settings, with the place of the lake.
         group: The declaration.
         labels: A column `entity` and the columns of `instants`; other columns are passed through.
-        instants: Prefix of the result's columns → column with the time, int64 ms. Default: no prefix, `q_ms`.
-        only: Prefix → the features that are computed at that time; without an entry, all features.
+        instants: Prefix of the result's columns → column with the time, int64 ms since 1970. Default: no prefix, `q_ms`.
+        only: Prefix → the features that are computed at that time; all features for a prefix without an entry.
 
     Returns:
-        `labels` with one column `{prefix}{feature}` per prefix and feature: BIGINT or DOUBLE, null where there is no value.
+        `labels` with one column `{prefix}{feature}` per prefix and feature, of the feature's SQL type; NULL if the feature has no value.
     """
     requested = [
         (f"{prefix}{name}", column, index)
@@ -56,7 +56,7 @@ def point_in_time(
     values = [f"`{name}` {group.value_sql_type(index)}" for name, _, index in requested]
     schema = _parse_datatype_string(", ".join([*(f"`{f.name}` {f.dataType.simpleString()}" for f in labels.schema), *values]))
     assert isinstance(schema, StructType)
-    # Delta counts the events from the log, without reading them.
+    # Delta counts the events by the log, without reading them.
     return by_entity(rows, table.count()).mapInArrow(_kernel(group, requested, arrow_schema(schema)), schema)
 
 

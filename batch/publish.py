@@ -1,8 +1,8 @@
-"""Publishing: the batch view → the online store.
+"""Publishing: writes the batch view of a group to the online store.
 
-One command replaces the value of an entity, and the value has its own batch_end, so a reader sees the old or the new view of an entity,
-never a mixture. A new version of the declaration is written beside the previous version and is read when all of it is written; older
-versions are deleted. `store.publishing` makes concurrent publications safe.
+One command replaces the value of an entity, and the value contains its own batch_end, so a reader sees the old or the new view of an entity,
+never a mixture. A new version of the declaration is written beside the previous version and is served once it is complete. Older versions are
+then deleted. `store.publishing` makes concurrent publications safe.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from store.server import writing_store
 
 @dataclass(frozen=True)
 class PublishReport:
-    """The result of a publication: entities, bytes of packed values, batch_end, duration, the number of removed entities, and the Delta version of the view."""
+    """The result of a publication.
+
+    Attributes:
+        entities: The number of written entities.
+        bytes: The bytes of their packed values.
+        batch_end_ms: The batch_end of the view, in ms since 1970.
+        seconds: The duration.
+        removed: The number of removed entities.
+        version: The Delta version of the view.
+    """
 
     entities: int
     bytes: int
@@ -35,7 +44,7 @@ class PublishReport:
 
 
 def publish_view(spark: SparkSession, settings: Settings, group: FeatureGroup, version: int | None = None) -> PublishReport:
-    """Writes the group's view, by default the latest, to the online store. Deletes the speed tiles that the view covers, and entities that have left the view.
+    """Writes the group's view, by default the latest, to the online store. Deletes the speed tiles that it covers, and entities that are not in it.
 
     Raises:
         NotReadyError: There is no view of this version, or the store has a newer one.

@@ -1,13 +1,13 @@
-"""Texts and names as DuckDB's SQL writes them."""
+"""Quotes texts and names for DuckDB's SQL."""
 
 from __future__ import annotations
 
 
 def text_sql(value: str) -> str:
-    """A text as a literal."""
+    """Returns the SQL literal of a text."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def name_sql(value: str) -> str:
-    """A column's name."""
+    """Returns the quoted name of a column."""
     return '"' + value.replace('"', '""') + '"'

@@ -1,7 +1,7 @@
-"""A file → a relation of DuckDB with the contract's columns, all as the texts of the file.
+"""Makes a relation of DuckDB from a file, with the contract's columns as the texts of the file.
 
-Reads CSV, JSON and Parquet by a mapping; gives the number of each row (`_row`), its place in the file (`_at`), and for a text that is not
-a row the text (`_line`) and the reason (`MISFIT`). JSON without a mapping stays messages.
+Reads CSV, JSON and Parquet by a mapping. Besides the columns, the relation has the number of each row (`_row`), its place in the file (`_at`), and
+for a text that is not a row the text (`_line`) and the reason (`MISFIT`). The objects of JSON stay messages if there is no mapping.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ MESSAGE, KEY = "_message", "_key"
 #: The types of numbers.
 NUMBERS = (ColumnType.INT64, ColumnType.DECIMAL)
 _BATCH_ROWS = 20_000
-#: The digits of the largest decimal that DuckDB reads; it reads a larger one as a floating-point number.
+#: The digits of the largest decimal of DuckDB. DuckDB reads decimals with more digits as floating-point numbers.
 _DECIMAL_DIGITS = 38
-#: Types of floating-point numbers → the number from which on integers may be rounded.
+#: Types of floating-point numbers → the number from which integers may be rounded.
 _EXACT_BELOW = {"DOUBLE": 2**53, "FLOAT": 2**24}
 
 
@@ -42,7 +42,7 @@ class Spool:
 
     Attributes:
         relation: SQL for a FROM clause.
-        origins: Contract column → column of the file or literal; a column that the file does not give is absent.
+        origins: Contract column → column of the file, or a literal; a column without either is absent.
         place: The unit of `_at`: "line" or "row".
         dialect: The format of the file, in words.
         messages: Whether the rows are messages, with the columns `MESSAGE`, `KEY`, the source's time and `_row`.
@@ -60,7 +60,19 @@ class Spool:
 def spool_csv(
     path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str], delimiter: str | None, decimal_comma: bool
 ) -> Spool:
-    """A CSV file; `decimal_comma`: whether its decimals have one."""
+    """Reads a CSV file.
+
+    Args:
+        path: The file.
+        scratch: A folder for the rows.
+        source: The contract.
+        mapping: Contract column → column of the file, or a literal in single quotes.
+        delimiter: The delimiter; None for the delimiter of the header line.
+        decimal_comma: Whether the decimals have a comma.
+
+    Raises:
+        InputError: The file or the mapping cannot be used.
+    """
     names = {column.name for column in source.columns}
     file = CsvFile(path, delimiter, [*names, *mapping.values()])
     origins = _origins(path, source, mapping, file.header)
@@ -74,7 +86,18 @@ def spool_csv(
 
 
 def spool_json(path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str], translated: bool) -> Spool:
-    """A file of JSON. It becomes rows if there is a mapping or an option, or if no message has an event id; else it stays messages."""
+    """Reads a JSON file. Its objects become rows if there is a mapping or an option, or if none has an event id; otherwise they stay messages.
+
+    Args:
+        path: The file.
+        scratch: A folder for the rows or the messages.
+        source: The contract.
+        mapping: Contract column → key of the objects, or a literal in single quotes.
+        translated: Whether an option changes the reading of values.
+
+    Raises:
+        InputError: The file or the mapping cannot be used.
+    """
     if not translated and not mapping:
         keys: set[str] = set()
         spooled = _write_messages(scratch, source, path, keys)
@@ -95,14 +118,25 @@ def spool_json(path: Path, scratch: Path, source: EventSource, mapping: Mapping[
 def view_parquet(
     connection: duckdb.DuckDBPyConnection, path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str]
 ) -> Spool:
-    """A Parquet file, which is read in its place."""
-    # Through a link with a plain name: DuckDB would read brackets in a name as a pattern, and a folder k=v as a column.
+    """Makes a relation over a Parquet file, without a copy of its rows.
+
+    Args:
+        connection: The connection that reads the relation.
+        path: The file.
+        scratch: A folder for a link to the file.
+        source: The contract.
+        mapping: Contract column → column of the file, or a literal in single quotes.
+
+    Raises:
+        InputError: The file or the mapping cannot be used.
+    """
+    # The link has a plain name, because DuckDB would read brackets in a name as a pattern, and a folder k=v as a column.
     link = scratch / "file.parquet"
     link.symlink_to(path.absolute())
     read = f"read_parquet({text_sql(str(link))}, hive_partitioning = false)"
     schema, described = pq.read_schema(path), connection.sql(f"SELECT * FROM {read}")
     _check_names(path, schema.names, sorted({column.name for column in source.columns} | set(mapping.values())))
-    # Of names that differ by case alone, DuckDB gives the later ones another name.
+    # If names differ only by case, DuckDB renames all except the first.
     types: dict[str, DuckDBPyType] = dict(zip(schema.names, described.types, strict=True))
     in_duckdb = dict(zip(schema.names, described.columns, strict=True))
     origins = _origins(path, source, mapping, list(types))
@@ -130,12 +164,14 @@ def view_parquet(
 
 
 def is_literal(origin: str) -> bool:
-    """Whether a mapping names a literal in quotes."""
+    """Returns whether the origin of a column is a literal in single quotes."""
     return len(origin) >= 2 and origin[0] == origin[-1] == "'"
 
 
 def _origins(path: Path, source: EventSource, mapping: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
-    """The columns of the file, or literals, for the columns of the contract. A name may differ by case, as in exports of Snowflake and Oracle.
+    """Returns the column of the file, or the literal, for each column of the contract that has one.
+
+    A name may differ by case, as in exports of Snowflake and Oracle.
 
     Raises:
         InputError: The mapping names an unknown column, or a required column has no origin.
@@ -163,7 +199,7 @@ def _origins(path: Path, source: EventSource, mapping: Mapping[str, str], presen
 
 
 def _check_any(path: Path, source: EventSource, present: Collection[str]) -> None:
-    """Refuses a file in which no message has a required column, because it needs a mapping."""
+    """Refuses a file in which no message has a required column, because such a file needs a mapping."""
     required = [column.name for column in source.columns if column.required and column.name != source.event_id]
     if not set(required) & set(present):
         raise _missing(path, required, sorted(present))
@@ -177,14 +213,14 @@ def _missing(path: Path, missing: list[str], present: Collection[str]) -> InputE
 
 
 def _check_names(path: Path, present: Sequence[str], used: Iterable[str]) -> None:
-    """Refuses a file with several columns of a name that is used."""
+    """Refuses a file in which several columns have the same name, if that name is used."""
     for name in used:
         if present.count(name) > 1:
             raise InputError(f"The file {path} has several columns {name!r}.", "Give each column a name of its own.")
 
 
 def _parquet_text(column: Column, name: str, kind: DuckDBPyType) -> tuple[str, str | None]:
-    """SQL for a column of Parquet as text, and for the reason why a value cannot be read."""
+    """Returns SQL for a column of Parquet as text, and SQL for the reason why a value cannot be read; None if all values can be read."""
     if "BLOB" in str(kind):
         value = _decoded(name, kind)
         text = f"TRY({value if str(kind) == 'BLOB' else f'CAST(to_json({value}) AS VARCHAR)'})"
@@ -201,7 +237,7 @@ def _parquet_text(column: Column, name: str, kind: DuckDBPyType) -> tuple[str, s
 
 
 def _decoded(value: str, kind: DuckDBPyType, depth: int = 0) -> str:
-    """SQL for a value in which each BLOB is text, also within lists, structs and maps: ClickHouse and Impala write texts as BLOB."""
+    """Returns SQL that decodes each BLOB of a value as text, also within lists, structs and maps: ClickHouse and Impala write texts as BLOB."""
     if "BLOB" not in str(kind):
         return value
     if kind.id == "blob":
@@ -230,7 +266,7 @@ def _json_rows(path: Path, columns: list[str]) -> Iterator[Row]:
 
 
 def _text_of(value: msgspec.Raw | None) -> str | None:
-    """A JSON value as text: the characters of a string, the JSON of any other value."""
+    """Returns a JSON value as text: the characters of a string, None for null, and the JSON of any other value."""
     if value is None:
         return None
     written = bytes(value)
@@ -238,7 +274,7 @@ def _text_of(value: msgspec.Raw | None) -> str | None:
 
 
 def _write_messages(scratch: Path, source: EventSource, path: Path, keys: set[str]) -> str:
-    """Writes the unchanged messages; adds the keys of their objects to `keys`."""
+    """Writes the unchanged messages, adds the keys of their objects to `keys`, and returns SQL for a FROM clause."""
     schema = pa.schema([("_row", pa.int64()), (MESSAGE, pa.binary()), (source.time, pa.string()), (KEY, pa.string())])
 
     def rows() -> Iterator[tuple[object, ...]]:

@@ -1,6 +1,6 @@
-"""Delta tables: facts from a table's log without reading rows, and commits that are repeated after a conflict.
+"""Delta tables: reads facts from a table's log without reading rows, and repeats commits after a conflict.
 
-Every writer in this room can run concurrently with others and can be killed at any time: a commit is atomic, and a commit that conflicts
+Every writer in this room can run concurrently with other writers and can be killed at any time: a commit is atomic, and a commit that conflicts
 with another is computed again from the new state of the tables.
 """
 
@@ -47,7 +47,7 @@ class TableState:
         path: The path of the table.
         id: The identity of the table. A table that is deleted and created again has another identity.
         version: The number of the commit.
-        transactions: Application → the highest number that it has committed (Delta's transaction identifiers).
+        transactions: Application → the highest number that the application has committed (Delta's transaction identifiers).
     """
 
     path: str
@@ -56,12 +56,12 @@ class TableState:
     transactions: dict[str, int]
 
     def read(self, spark: SparkSession) -> DataFrame:
-        """The rows as of this commit, unaffected by later commits."""
+        """Returns the rows as of this commit, unaffected by later commits."""
         return spark.read.format("delta").option("versionAsOf", self.version).load(self.path)
 
 
 def table_state(spark: SparkSession, path: str) -> TableState | None:
-    """The current state of a table; None if the table does not exist."""
+    """Returns the current state of a table; None if the table does not exist."""
     jvm: Any = spark._jvm  # noqa: SLF001 — SQL has no access to Delta's transaction identifiers
     nothing = jvm.scala.Option.empty()
     log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)  # noqa: SLF001
@@ -90,7 +90,7 @@ def create_table(
 
 
 def retry_conflicts(commit: Callable[[], _Result]) -> _Result:
-    """The result of `commit`, which is called again after a conflict with another commit."""
+    """Calls `commit`, at most `_ATTEMPTS` times as long as it conflicts with another commit, and returns its result."""
     retrying = Retrying(
         retry=retry_if_exception_type(_CONFLICTS), stop=stop_after_attempt(_ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.2, max=_WAIT_SECONDS), reraise=True,
@@ -99,14 +99,14 @@ def retry_conflicts(commit: Callable[[], _Result]) -> _Result:
 
 
 def partitions_of(frame: DataFrame, columns: int = 1) -> dict[tuple[str, ...], list[str]]:
-    """The partitions of a Delta table that a frame reads, each with its files, from the log.
+    """Returns the partitions of a Delta table that a frame reads, each with its files, from the log.
 
     Args:
         frame: A frame over the table.
         columns: The number of the table's partition columns.
 
     Returns:
-        The values of the partition columns, as texts of the log → the sorted names of the files.
+        The values of the partition columns, as texts → the sorted names of the partition's files.
     """
     files_by_partition: dict[tuple[str, ...], list[str]] = {}
     for path in frame.inputFiles():
@@ -116,5 +116,5 @@ def partitions_of(frame: DataFrame, columns: int = 1) -> dict[tuple[str, ...], l
 
 
 def digest(parts: Iterable[str]) -> str:
-    """A hash of a list of texts: 16 hexadecimal digits."""
+    """Returns a hash of a list of texts: 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
 """Tiles: the partials of each entity over each hop, by day. Reads `events`, writes `tiles_{group}_{version}`.
 
 A day is always written as a whole (`replaceWhere`), so a day can be folded again at any time, and a late event is included when its day is
-folded again. The partition `folded_from` is a digest of the files of events from which a day was folded, so the logs of both tables show
-which days are stale, even after a crash. The table's name has the version of the declaration, so tiles of another version are never read.
+folded again. The partition column `folded_from` has a digest of the files of events from which a day was folded, so the logs of both tables show
+which days are stale, even after a crash. The table's name contains the version of the declaration, so tiles of another version are never read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from features.trial import check_expressions
 from features.windows import floor_ms
 from infra.settings import Settings
 
-#: The day, and the digest of the files of events from which it was folded.
+#: The columns with the day, and with the digest of the files of events from which the day was folded.
 PARTITIONS = ("day", "folded_from")
 
 
@@ -47,7 +47,7 @@ class TilesReport:
 
 
 def tiles_table(group: FeatureGroup) -> str:
-    """The name of the group's Delta table of tiles."""
+    """Returns the name of the group's Delta table of tiles."""
     return f"tiles_{group.name}_{group.fingerprint}"
 
 
@@ -82,14 +82,14 @@ def _build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, d
 
 
 def fold_events(events: DataFrame, group: FeatureGroup, count: int, days: int = 1, step_ms: int | None = None) -> DataFrame:
-    """The tiles of some events: entity, tile_start_ms, first_ms, last_ms, events, and one column of partials per feature.
+    """Folds events into tiles: entity, tile_start_ms, first_ms, last_ms, events, and one column of partials per feature.
 
     Args:
         events: Rows of the `events` table.
         group: The declaration.
         count: The approximate number of events.
-        days: The number of their days.
-        step_ms: The length of the tiles; by default that of the group.
+        days: The number of days that have events.
+        step_ms: The length of the tiles in ms; by default the length of the group's tiles.
     """
     inputs = with_inputs(events, group)
     entity_type = inputs.schema["entity"].dataType.simpleString()
@@ -128,9 +128,9 @@ def _tile_kernel(
 
 
 def stale_days(spark: SparkSession, settings: Settings, group: FeatureGroup) -> list[date]:
-    """The days whose events have changed since their tiles were folded: new days, deleted days, days with late events. Ascending.
+    """Returns the days whose events have changed since their tiles were folded, ascending: new days, deleted days, days with late events.
 
-    The logs of both tables are enough, except for days with events but without tiles: there the events are read, because events without
+    The logs of both tables suffice, except for days with events but without tiles. The events of these days are read, because events without
     an entity have no tile.
     """
     events, tiles = table_state(spark, settings.table(group.source.table)), table_state(spark, settings.table(tiles_table(group)))
@@ -138,7 +138,7 @@ def stale_days(spark: SparkSession, settings: Settings, group: FeatureGroup) -> 
 
 
 def stale_between(spark: SparkSession, group: FeatureGroup, events: TableState | None, tiles: TableState | None) -> list[date]:
-    """`stale_days` as of one commit of each table."""
+    """Returns the `stale_days` as of one commit of each table."""
     now = _folded_from(events.read(spark)) if events else {}
     if tiles is None:
         return sorted(now)  # so that the table is created even if no event has an entity
@@ -151,5 +151,5 @@ def stale_between(spark: SparkSession, group: FeatureGroup, events: TableState |
 
 
 def _folded_from(events: DataFrame) -> dict[date, str]:
-    """Day → the digest of the names of its files of `events`. A file of a Delta table never changes."""
+    """Returns, by day, the digest of the names of the day's files of `events`. A file of a Delta table never changes under its name."""
     return {date.fromisoformat(day): digest(files) for (day,), files in partitions_of(events).items()}

@@ -1,9 +1,9 @@
-"""Times of files → RFC 3339: one reading per column, decided from the whole file, or an error that names the option to set.
+"""Converts times of files to RFC 3339: one reading per column, decided from the whole file, or an error that names the option to set.
 
-Reads a column of texts with DuckDB; gives a relation with the column as RFC 3339, and the reason why a value has no such time. A column
-that can be read in several ways is refused before anything is loaded: day and month could be exchanged, years have two digits, or epochs
-have an unclear unit. A single value that cannot be read gets a reason: an hour that the clocks of the zone skip or repeat, or a word that
-is not a zone with a fixed offset.
+Reads a column of texts with DuckDB; returns a relation with the column as RFC 3339, and the reason why a value has no such time. A column that can
+be read in several ways is refused before anything is loaded: day and month could be exchanged, years have two digits, or epochs have an unclear unit.
+A single value that cannot be read gets a reason, such as an hour that the clocks of the zone skip or repeat, or a word that is not a zone with a
+fixed offset.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ _EPOCH = r"[+-]?\d{1,19}(\.\d+)?"
 #: 20261101, 202611011130 and 20261101113000 are dates, because as epochs they would lie in 1970, in 1976, or later than any source allows.
 _COMPACT_DATE, _COMPACT_MINUTE = r"((?:19|20)\d\d|0001|9999)(0[1-9]|1[0-2])([0-2]\d|3[01])", r"[Tt ]?([0-2]\d)([0-5]\d)"
 _COMPACT_ZONE = r"(\s*(?:[Zz]|[Uu][Tt][Cc]|[+-]\d\d:?\d\d))?"
-#: Each form of such a date → the same time with signs between its parts. A fraction may follow the seconds as 3 digits without a point.
+#: Each form of such a date → the same time with separators between its parts. A fraction may follow the seconds as 3 digits without a point.
 _COMPACT = {
     rf"{_COMPACT_DATE}(?:\.0+)?": r"\1-\2-\3",
     rf"{_COMPACT_DATE}{_COMPACT_MINUTE}(?:\.0+)?{_COMPACT_ZONE}": r"\1-\2-\3 \4:\5\6",
     rf"{_COMPACT_DATE}{_COMPACT_MINUTE}([0-5]\d)(?:[.,](\d{{1,9}})|(\d{{3}}))?{_COMPACT_ZONE}": r"\1-\2-\3 \4:\5:\6.\7\80\9",
     rf"{_COMPACT_DATE}((?:\s*[Tt,]\s*|\s+)\d{{1,2}}:\d\d.*)": r"\1-\2-\3\4",
 }
-#: What may be no time of the calendar, but is no epoch: zeros, as SAP writes for no date, and twelve digits that would lie in 1976.
+#: Digits that are no epoch, even if they are no time of the calendar: these forms, the zeros that SAP writes for a missing date, and twelve digits
+#: that would be an epoch of 1976.
 _COMPACT_ANY = rf"{'|'.join(_COMPACT)}|0{{8}}|0{{14}}|(?:19|20)\d{{10}}(?:\.0+)?"
 _WORD = r"(\D.*)?"
 _CLOCK = r"(?:(?:\s*[Tt,]\s*|\s+)(\d{1,2}):(\d\d)(?::(\d\d)(?:[.,](\d+))?)?)?\s*(?:([AaPp])\.?[Mm]\.?)?\s*" + _WORD
@@ -41,11 +42,11 @@ _ZONES = {
     "Z": 0, "UTC": 0, "GMT": 0, "EST": -300, "EDT": -240, "CST": -360, "CDT": -300, "MST": -420, "MDT": -360, "PST": -480, "PDT": -420,
 }  # fmt: skip
 _OFFSET = r"([+-])(\d\d):?(\d\d)?"
-#: An offset counts, and not the name of the zone that Go and Java write behind it: `+0100 CET`, `+01:00[Europe/Berlin]`, `Z[UTC]`.
+#: An offset with the name of a zone, as Go and Java write it: `+0100 CET`, `+01:00[Europe/Berlin]`, `Z[UTC]`. Only the offset counts.
 _NAMED_OFFSET = r"(?:([+-]\d\d:?\d\d|[Zz])(?:\s*\[[\w/+-]+\]|\s+(?:[A-Z]{3,5}|[+-]\d\d(?:\d\d)?)(?:\s+m=[+-][\d.]+)?))"
 #: Number of digits before the point → the unit, for times from 1973 on.
 _UNIT_OF_DIGITS = {9: "s", 10: "s", 12: "ms", 13: "ms", 15: "us", 16: "us", 18: "ns", 19: "ns"}
-#: Spreadsheets count the days since 1900; those from 1927 to 2173 have so many digits.
+#: The number of digits of a date from 1927 to 2173 in a spreadsheet, which counts the days since 1900.
 _SERIAL_DIGITS = 5
 _UNITS = {
     "s": ("seconds", "* 1000000"),
@@ -94,12 +95,12 @@ class TimeColumn:
     zone: str
 
     def query(self, select: str, where: str = "true") -> list[tuple[Any, ...]]:
-        """The result of a query over the columns t (the text), shape (the shape of the text) and _at."""
+        """Returns the result of a query over the columns t (the text), shape (the shape of the text) and _at."""
         shaped = f"SELECT t, {_SHAPE} AS shape, _at FROM (SELECT {_text_sql(name_sql(self.name))} AS t, _at FROM {self.relation}) WHERE t IS NOT NULL"
         return self.connection.execute(f"SELECT {select} FROM ({shaped}) WHERE {where}").fetchall()
 
     def at(self, text: str, at: int) -> str:
-        """A value with its place, for an error."""
+        """Returns a value with its place in the file, for an error."""
         return f"{text!r} in {self.place} {at}"
 
 
@@ -113,7 +114,7 @@ _SHAPE = (
 
 
 def read_times(column: TimeColumn, time_format: str | None = None, day_first: bool | None = None) -> TimeReading:
-    """The reading of a column.
+    """Decides how a column of times is read.
 
     Args:
         column: The texts.
@@ -162,9 +163,9 @@ def read_times(column: TimeColumn, time_format: str | None = None, day_first: bo
 
 
 def _unit(column: TimeColumn) -> tuple[str, str]:
-    """The unit of the epochs, and how it was chosen."""
+    """Returns the unit of the epochs, and how it was chosen."""
     cure = "Name the unit by --time-format epoch-s, epoch-ms, epoch-us or epoch-ns, or the form of dates, such as by --time-format '%d%m%Y'."
-    # 0 and -1 stand for no time, and are before 1970-01-02 in every unit.
+    # 0 and -1 stand for a missing time, and lie before 1970-01-02 in every unit.
     digits = column.query(
         r"length(regexp_extract(t, '\d+')), arg_min(t, _at), min(_at)",
         r"shape = 'epoch' AND NOT regexp_full_match(t, '(0+|-0*1)(\.0+)?') GROUP BY 1 ORDER BY 3",
@@ -187,7 +188,7 @@ def _unit(column: TimeColumn) -> tuple[str, str]:
 
 
 def _order(column: TimeColumn, day_first: bool | None) -> tuple[str, str]:
-    """The first part of dates such as 01/02/2026, "day" or "month", and how it was chosen."""
+    """Returns the first part of dates such as 01/02/2026, "day" or "month", and how it was chosen."""
     if day_first is not None:
         return ("day", "--day-first") if day_first else ("month", "--month-first")
     cure = "Choose by --day-first or --month-first"
@@ -205,7 +206,7 @@ def _order(column: TimeColumn, day_first: bool | None) -> tuple[str, str]:
             f"The dates of {column.name} contradict each other: {examples['day']} has the day first, {examples['month']} the month.",
             f"{cure}; rows with the other order then go to quarantine.",
         )
-    # Dates with dots have the day first anyway, so they say nothing of the others.
+    # Dates with dots have the day first anyway, so they show nothing about dates with other separators.
     shown = {order for order in ("day", "month") if order in examples and (not dotted[order] or dotted.get("none", True))}
     for order in ("day", "month"):
         if order in shown:
@@ -218,7 +219,7 @@ def _order(column: TimeColumn, day_first: bool | None) -> tuple[str, str]:
 
 
 def _refuse_year_day_month(column: TimeColumn) -> None:
-    """Refuses dates such as 2026-31-12, unless another value proves that the month stands second: then they are misfits of their rows."""
+    """Refuses dates such as 2026-31-12, unless another value proves that the month is the second part. Then only the rows of such dates misfit."""
     second, third = (rf"CAST(regexp_extract(t, '^\d+\D(\d+)\D(\d+)', {group}) AS INT)" for group in (1, 2))
     [(swapped, at, proofs)] = column.query(
         f"arg_min(t, _at) FILTER ({second} > 12 AND {third} <= 12), min(_at) FILTER ({second} > 12 AND {third} <= 12), "
@@ -253,7 +254,7 @@ def _by_strptime(column: TimeColumn, time_format: str) -> TimeReading:
 
 
 def _relation(column: TimeColumn, unit: str, order: str, exact: bool = False) -> str:
-    """The column's relation with the two columns of a reading.
+    """Returns the column's relation with the two columns of a reading.
 
     Args:
         column: The texts.
@@ -261,11 +262,11 @@ def _relation(column: TimeColumn, unit: str, order: str, exact: bool = False) ->
         order: The first part of dates such as 01/02/2026, "day" or "month"; empty for a column without such dates.
         exact: Whether a text of another shape is a misfit, because the user named the shape.
     """
-    # A declared unit is that of all digits, also of those that would be a date.
+    # A declared unit applies to all digits, also to digits that would otherwise be a date.
     shaped = _with(
         _texts(column), shape=f"CASE WHEN regexp_full_match(t, {text_sql(_EPOCH)}) THEN 'epoch' END" if exact and unit else _SHAPE
     )
-    # Every date is brought into the form year-month-day, so that one expression reads all dates.
+    # Every date is converted to the form year-month-day, so that one expression reads all dates.
     order_sql = r"\3-\2-\1" if order == "day" else r"\3-\1-\2"
     numbers = f"regexp_replace(t, {text_sql(_NUMBERS)}, {text_sql(order_sql)})"
     date = f"CASE shape WHEN 'calendar' THEN t WHEN 'numbers' THEN {numbers} WHEN 'compact' THEN {_spread_sql()} END"
@@ -308,12 +309,12 @@ def _relation(column: TimeColumn, unit: str, order: str, exact: bool = False) ->
 
 
 def _text_sql(value: str) -> str:
-    """SQL for a text with plain blanks: browsers and Java write a narrow one without a break before PM."""
+    """Returns SQL for a text with plain blanks, because browsers and Java write a narrow no-break space before PM."""
     return f"translate({value}, chr(160) || chr(8239), '  ')"
 
 
 def _spread_sql() -> str:
-    """SQL for the text t with signs between the parts of a date of digits alone."""
+    """Returns SQL for the text t with separators between the parts of a date that is written in digits alone."""
     sql = "t"
     for pattern, to in _COMPACT.items():
         sql = f"regexp_replace({sql}, {text_sql(f'^(?:{pattern})$')}, {text_sql(to)})"
@@ -321,23 +322,23 @@ def _spread_sql() -> str:
 
 
 def _texts(column: TimeColumn) -> str:
-    """The rows, each as one value r, and t, the text. So the columns of the next steps never collide with those of the file."""
+    """Returns a relation with each row as one value r, and its text t. So the columns of the next steps never collide with columns of the file."""
     value = f'"braid: row".{name_sql(column.name)}'
     return f'(SELECT "braid: row" AS r, {_text_sql(value)} AS t FROM {column.relation} AS "braid: row")'
 
 
 def _finished(column: TimeColumn, staged: str, unchanged: str = "false") -> str:
-    """The two columns of a reading.
+    """Returns the column's relation with the two columns of a reading.
 
     Args:
         column: The texts.
-        staged: The relation with t, the text; local, a time without an offset; instant, a time with an offset; word, which is not a zone;
-            and wrong, the reason for a text that has neither time.
+        staged: The relation with t, the text; local, a time without an offset; instant, a time with an offset; word, a word behind the time that
+            is not a zone; and wrong, the reason for a text that has neither time.
         unchanged: A SQL condition that is true for a text that stays unchanged.
     """
     zone, name = text_sql(column.zone), column.name
     both = _with(staged, naive=f"local AT TIME ZONE {zone}")
-    # Somewhere clocks are put back by half an hour, by one hour or by two hours.
+    # There are zones whose clocks are put back by half an hour, by one hour or by two hours.
     twice = " OR ".join(
         f"(naive {sign} INTERVAL {minutes} MINUTE) AT TIME ZONE {zone} = local" for sign in "+-" for minutes in (30, 60, 120)
     )
@@ -356,5 +357,5 @@ def _padded(sql: str) -> str:
 
 
 def _with(relation: str, **columns: str) -> str:
-    """The relation with further columns, which the next step can use."""
+    """Returns the relation with further columns, which the next step can use."""
     return f"(SELECT *, {', '.join(f'{sql} AS {name}' for name, sql in columns.items())} FROM {relation})"

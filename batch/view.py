@@ -36,14 +36,14 @@ from features.windows import floor_ms
 from infra.errors import NotReadyError
 from infra.settings import Settings
 
-#: The operation of Delta by which `batch.erasure` takes entities out of a view.
+#: The operation of Delta with which `batch.erasure` deletes entities from a view.
 _ERASURE = "DELETE"
 _SKIP_EMPTY = "spark.databricks.delta.skipRecordingEmptyCommits"
 
 
 @dataclass(frozen=True)
 class ViewReport:
-    """The numbers of written entities and of read tiles (with the history's tile of each entity), and the batch_end."""
+    """The numbers of written entities and of read tiles (including the history's tile of each entity), and the batch_end."""
 
     entities: int
     tiles: int
@@ -51,13 +51,13 @@ class ViewReport:
 
 
 def view_table(group: FeatureGroup) -> str:
-    """The name of the group's Delta table with its batch view."""
+    """Returns the name of the group's Delta table with its batch view."""
     return f"view_{group.name}"
 
 
 @dataclass(frozen=True)
 class StoredView:
-    """A group's view as of one commit: its rows, its batch_end, when it was built, and the Delta version."""
+    """A group's view as of one commit: its rows, its batch_end, the time at which it was built, and the Delta version."""
 
     rows: DataFrame
     batch_end_ms: int
@@ -66,16 +66,16 @@ class StoredView:
 
 
 def published_version(spark: SparkSession, settings: Settings, group: FeatureGroup, noted: int) -> int | None:
-    """The Delta version that has the view which was published, without what was erased from it since.
+    """Returns the Delta version of the published view, without the entities that were erased from it since its publication.
 
     Args:
         spark: The session.
-        settings: Where the lake is.
+        settings: The settings, with the place of the lake.
         group: The group.
         noted: The version that was published.
 
     Returns:
-        None if the view is of another declaration, is not in the log any more, or if a later view replaced it before entities were erased.
+        None if the view is of another declaration, if it is no longer in the log, or if a later view replaced it before entities were erased.
     """
     path = settings.table(view_table(group))
     if not table_state(spark, path):
@@ -91,10 +91,10 @@ def published_version(spark: SparkSession, settings: Settings, group: FeatureGro
 
 
 def read_view(spark: SparkSession, settings: Settings, group: FeatureGroup, version: int | None = None) -> StoredView:
-    """The group's view, by default the latest.
+    """Returns the group's view of a Delta version, by default the latest.
 
     Raises:
-        NotReadyError: There is no view of this version of the declaration.
+        NotReadyError: There is no such view, or it is of another version of the declaration.
     """
     path = settings.table(view_table(group))
     written = None
@@ -112,9 +112,9 @@ def read_view(spark: SparkSession, settings: Settings, group: FeatureGroup, vers
 
 
 def default_batch_end_ms(spark: SparkSession, settings: Settings, source: EventSource, now_ms: int) -> int:
-    """The latest batch_end before which the table holds every event.
+    """Returns the latest batch_end before which the table holds every event; at most `now_ms`.
 
-    For loaded events it lies after the last event. For streamed events it is the watermark, after which the stream may still accept events.
+    For loaded events it lies just after the last event. For streamed events it is the watermark, after which the stream may still accept events.
 
     Raises:
         NoEventsError: There are no events.
@@ -142,7 +142,7 @@ def build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, bat
 
 
 def _build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, batch_end_ms: int) -> ViewReport:
-    # One commit of each table, so that the checked rows are the rows that are read.
+    # All steps use one commit of each table, so that the rows that are read are those that were checked.
     events, state = table_state(spark, settings.table(group.source.table)), table_state(spark, settings.table(tiles_table(group)))
     behind = [day for day in stale_between(spark, group, events, state) if day <= utc_day(batch_end_ms - 1)]
     if behind:
@@ -173,7 +173,7 @@ def _build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, ba
     view = by_entity(tiles, count, "tile_start_ms").mapInArrow(_view_kernel(group, batch_end_ms, arrow_schema(schema)), schema)
     observed = Observation()
     view = view.observe(observed, F.count("*").alias("entities"))
-    # An empty view has a batch_end, too. By default Delta records no commit for an empty view after an empty view.
+    # An empty view has a batch_end, too. By default Delta would record no commit if an empty view follows an empty view.
     metadata = json.dumps({"batch_end_ms": batch_end_ms, "fingerprint": group.fingerprint})
     spark.conf.set(_SKIP_EMPTY, "false")
     try:
@@ -185,7 +185,7 @@ def _build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, ba
 
 
 def _within(events: DataFrame, spans_ms: list[tuple[int, int]]) -> DataFrame:
-    """The events of some spans; only their days are read."""
+    """Returns the events of the spans [from, to). Only the days of the spans are read."""
     days = {utc_day(a) + timedelta(n) for a, b in spans_ms for n in range((utc_day(b - 1) - utc_day(a)).days + 1)}
     return events.where(F.col("day").isin(sorted(days))).where(" OR ".join(f"(ts_ms >= {a} AND ts_ms < {b})" for a, b in spans_ms))
 
@@ -234,6 +234,6 @@ class _Pieces:
         return list(self._runs)
 
     def of(self, entity: int | str) -> tuple[list[int], list[list[Partial]], int | None]:
-        """The starts of the entity's tiles, their partials for each feature, and the time of the latest event."""
+        """Returns the starts of the entity's tiles, their partials for each feature, and the time of the latest event; None without a tile."""
         lo, hi = self._runs.get(entity, (0, 0))
         return self._starts_ms[lo:hi], [column[lo:hi] for column in self._partials], self._lasts_ms[hi - 1] if hi else None

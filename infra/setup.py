@@ -107,7 +107,7 @@ def _install_packages(key: str) -> None:
     # uv does not compile. Each module would be compiled by the first process that imports it, or by every process
     # if PYTHONDONTWRITEBYTECODE is set or the folder is read-only.
     compiling = [str(PYTHON), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib")]
-    subprocess.run(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)  # fails for files that are templates
+    subprocess.run(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)  # fails for some templates
     if _key() != key:
         raise SetupFailedError("The requirements changed meanwhile. Run `make setup` again.")
     UNFINISHED.unlink()

@@ -58,4 +58,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import_module("infra.spark_daemon").main()  # by this name, because the tasks' modules import it: as `__main__` the module would exist twice
+    # By its name, because the tasks' modules import it: with `__main__` the process would have the module twice.
+    import_module("infra.spark_daemon").main()

@@ -1,4 +1,4 @@
-"""The holder of the warm JVM, `python -m infra.embedded.warm_jvm`: starts a JVM when a run asks for one, and ends the JVM when it is no longer useful.
+"""The holder of the warm JVM, `python -m infra.embedded.warm_jvm`: starts a JVM when a run asks for it, and ends a JVM that is no longer useful.
 
 Reads the requests of `infra.gateway`, and writes the address of the JVM. A holder starts at most one JVM and ends with that JVM. The supervisor
 then starts the next holder, which needs only the memory of a bare Python while it waits. The JVM ends with its holder, even if the holder is killed,
@@ -83,7 +83,7 @@ def _launched(properties: dict[str, str], wanted: str) -> tuple[Any, Jvm]:
 def _end_of_use(home: Path, jvm: Jvm, process: subprocess.Popen[bytes], idle_seconds: float) -> str | None:
     """Returns the reason why the JVM must end; None if there is no reason. A JVM that a process uses ends only by itself.
 
-    The file is locked only after a first check without the lock has found a reason. So a run hardly ever takes the lock of this check for another run.
+    The file is locked only after a check without the lock has found a reason. So a run hardly ever takes the lock of this function for another run.
     """
     if process.poll() is not None:
         return f"it has exited with status {process.returncode}"
