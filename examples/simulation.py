@@ -1,4 +1,4 @@
-"""What the simulations of the examples share: units of time, the default end, episodes, and instants as text."""
+"""Shared by the simulations of the examples: units of time, the default end, episodes, and instants as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def shares(rng: np.random.Generator, n: int) -> Floats:
-    """Shares of n members, some larger than others; they add up to 1."""
+    """Returns random shares of n members, which add up to 1."""
     weights = rng.gamma(3.0, 1.0, n)
     return weights / weights.sum()
 
@@ -25,16 +25,16 @@ def shares(rng: np.random.Generator, n: int) -> Floats:
 def in_episodes(
     rng: np.random.Generator, members: Ints, at_ms: Ints, population: int, rate: float, days: int, hours: tuple[int, int]
 ) -> Bools:
-    """Whether each event lies in an episode of its member.
+    """Returns whether each event lies in an episode of its member. The episodes are drawn at random.
 
     Args:
-        rng: The source of chance.
+        rng: The random generator.
         members: The member of each event, from 0 to `population` - 1.
         at_ms: The time of each event since the beginning, ascending.
         population: The number of members.
         rate: Episodes per member and day.
         days: The length of the simulated time.
-        hours: The shortest and the longest episode.
+        hours: The shortest and the longest length of an episode.
     """
     return episodes(rng, population, rate, days, hours).contain(members, at_ms)
 
@@ -45,8 +45,8 @@ class Episodes:
 
     Attributes:
         member: The member of each span.
-        begin_ms: Its begin since the beginning of the simulated time.
-        end_ms: Its end.
+        begin_ms: The begin of each span, in ms since the beginning of the simulated time.
+        end_ms: The end of each span, likewise.
     """
 
     member: Ints
@@ -54,7 +54,7 @@ class Episodes:
     end_ms: Ints
 
     def contain(self, members: Ints, at_ms: Ints) -> Bools:
-        """Whether each event lies in an episode of its member. The times are ascending."""
+        """Returns whether each event lies in an episode of its member. The times must be ascending."""
         inside = np.zeros(len(at_ms), dtype=bool)
         for member, begin, end in zip(self.member, self.begin_ms, self.end_ms, strict=True):
             first, last = np.searchsorted(at_ms, [begin, end])
@@ -62,14 +62,14 @@ class Episodes:
         return inside
 
     def members_at(self, rng: np.random.Generator, at_ms: Ints) -> Ints:
-        """A member in an episode at each instant, by chance; -1 where no episode is under way."""
+        """Returns for each instant a random member that is in an episode then; -1 if no member is."""
         active = (self.begin_ms <= at_ms[:, None]) & (at_ms[:, None] < self.end_ms)
         place = (rng.random(active.shape, dtype=np.float32) * active).argmax(axis=1)
         return np.where(active.any(axis=1), self.member[place], -1)
 
 
 def episodes(rng: np.random.Generator, population: int, rate: float, days: int, hours: tuple[int, int]) -> Episodes:
-    """Episodes of some hours, with the arguments of `in_episodes`."""
+    """Returns random episodes. The arguments are those of `in_episodes`."""
     spans = np.array(
         [
             (rng.integers(population), rng.integers(days * DAY_MS), rng.integers(hours[0] * HOUR_MS, hours[1] * HOUR_MS))
@@ -81,5 +81,5 @@ def episodes(rng: np.random.Generator, population: int, rate: float, days: int, 
 
 
 def rfc3339(instants_ms: Ints) -> npt.NDArray[np.str_]:
-    """Instants in UTC with milliseconds."""
+    """Returns instants as RFC 3339, in UTC with milliseconds."""
     return np.char.add(np.datetime_as_string(instants_ms.astype("datetime64[ms]")), "Z")

@@ -92,8 +92,8 @@ slots = FeatureGroup(
     ),
 )
 
-#: Asked before each impression, for the ads that may be shown. Bidding goes on with a usual click probability where an answer is late.
-#: The rates are smoothed, because a few impressions say little.
+#: Requested before each impression, for the ads that may be shown. If an answer is late, the bidder uses a usual click probability, `when_late`.
+#: The rates are smoothed, because a few impressions show little about an ad.
 ads = Model(
     name="ads",
     inputs=(users, ad_counters.on("ad_id", prefix="ad_"), slots.on("slot_id", prefix="slot_")),

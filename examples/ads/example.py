@@ -1,6 +1,6 @@
 """The demo of the ad exchange, with 30 days of simulated impressions to 2,000 users, and the measures of its model.
 
-Fresh counters matter for new ads and episodes; for the usual impressions, of which most is known from the past, they matter little.
+Fresh counters matter for new ads and during episodes. For usual impressions they matter little, because the past shows most about them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from examples.example import EventFiles, Example, Gain
 
 
 def write(folder: Path, end_ms: int) -> EventFiles:
-    """The impressions and clicks."""
+    """Writes the impressions and clicks, and returns the files."""
     return {"ad_events": (generate(folder, users=2_000, days=30, per_day=5_000, end_ms=end_ms).ad_events,)}
 
 
 def labelled(folder: Path, seed: int) -> tuple[Mapping[str, Path], Path]:
-    """The files of 4,000 users, and whether each impression was clicked."""
+    """Writes the events of 4,000 users; returns their file, and the file with whether each impression was clicked."""
     report = generate(folder, seed=seed)
     return {"ad_events": report.ad_events}, report.labels
 

@@ -10,7 +10,7 @@ a page: a hash of the page's topic and the device. The logarithm of the odds of 
     hour of the day         more in the evening
     episodes                below
 
-    1  new ad               the first 24 hours of an ad: nothing is known of it at its start
+    1  new ad               the first 24 hours of an ad: at its start nothing is known about it
     2  trending ad          for 2 to 8 hours an ad is clicked much more often
     3  fault                for 1 to 6 hours an ad or a slot is hardly ever clicked, because it is not shown as it should be
 
@@ -28,13 +28,13 @@ from examples.simulation import DAY_MS, END_MS, HOUR_MS, MINUTE_MS, SECOND_MS, B
 
 #: The log odds of a click of an average user, ad and slot, and the standard deviations of the parts of the sum.
 BASE, USER, AD, SLOT, TASTE, MOOD = -3.2, 0.5, 0.7, 0.6, 0.4, 0.9
-#: The change of the log odds with each impression of a session, at most this often; in the evening; and in the episodes.
+#: The change of the log odds with each further impression of a session, up to `TIRED` impressions; in the evening; and in the episodes.
 FATIGUE, TIRED, EVENING, TRENDING, FAULT = -0.12, 8, 0.3, 1.3, -4.0
-#: Ads that run at the same time, slots, topics, and the devices of a page.
+#: The numbers of ads that run at the same time, of slots, of topics, and of devices.
 RUNNING, SLOTS, TOPICS, DEVICES = 20, 10, 8, 3
 #: Episodes per ad and day, and per slot and day.
 TRENDING_RATE, AD_FAULT_RATE, SLOT_FAULT_RATE = 0.08, 0.05, 0.08
-#: The impressions of a session on average, beside its first, and the mean pause between them.
+#: The mean number of impressions of a session after the first, and the mean pause between them.
 MORE, PAUSE_MS = 4.0, 80 * SECOND_MS
 
 
@@ -67,15 +67,15 @@ class _Ads:
 def generate(
     folder: Path, users: int = 4_000, days: int = 40, per_day: int = 15_000, seed: int = 1, end_ms: int = END_MS
 ) -> Report:
-    """Writes the two files to a folder. The same arguments give the same bytes.
+    """Writes the two files to a folder. The same arguments lead to the same bytes.
 
     Args:
-        folder: Is made where it does not exist.
+        folder: The folder; it is created if it does not exist.
         users: The number of users.
         days: The length of the simulated time.
-        per_day: Impressions per day, about.
-        seed: Of all chance.
-        end_ms: The end of the simulated time. A whole day (UTC) keeps the times of day.
+        per_day: The approximate number of impressions per day.
+        seed: The seed of the random generator.
+        end_ms: The end of the simulated time, in ms since 1970. Midnight (UTC) preserves the times of day.
     """
     rng = np.random.default_rng(seed)
     ads = _ads(rng, days)
@@ -101,17 +101,17 @@ def generate(
 
 
 def _ads(rng: np.random.Generator, days: int) -> _Ads:
-    """Ads that begin at any time, some before the simulated time, and run for 3 to 17 days."""
+    """Returns ads that begin at any time, some before the simulated time, and run for 3 to 17 days."""
     n = round(RUNNING * (days + 17) / 10)
     begin_ms = rng.integers(-17 * DAY_MS, days * DAY_MS, n)
     length_ms = rng.integers(3 * DAY_MS, 17 * DAY_MS, n)
-    # One ad runs all the time, so that there always is an ad.
+    # The first ad runs all the time, so that there is always an ad to show.
     begin_ms[0], length_ms[0] = -DAY_MS, (days + 2) * DAY_MS
     return _Ads(begin_ms, begin_ms + length_ms, rng.gamma(3.0, 1.0, n), rng.normal(0, AD, n), rng.integers(TOPICS, size=n))
 
 
 def _sessions(rng: np.random.Generator, users: int, days: int, n: int) -> tuple[Ints, Ints, Ints, Ints]:
-    """User, session, position in the session and time of each impression, by time."""
+    """Returns the user, the session, the position in the session and the time of each impression, ordered by time."""
     activity = rng.pareto(1.5, users) + 0.2
     user_of = rng.choice(users, n, p=activity / activity.sum())
     time_of_day_ms = (rng.normal(16 * HOUR_MS, 5 * HOUR_MS, n) % DAY_MS).astype(np.int64)
@@ -128,7 +128,7 @@ def _sessions(rng: np.random.Generator, users: int, days: int, n: int) -> tuple[
 
 
 def _chosen_ads(rng: np.random.Generator, ads: _Ads, at_ms: Ints) -> Ints:
-    """One of the ads that run at the time of each impression; which ones run is looked up every 10 minutes."""
+    """Returns for each impression an ad that runs at its time, by weight. The running ads are determined once per 10 minutes."""
     chosen = np.zeros(len(at_ms), dtype=np.int64)
     period = at_ms // (10 * MINUTE_MS)
     bounds = np.flatnonzero(np.diff(period, prepend=-1))

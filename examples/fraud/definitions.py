@@ -79,7 +79,7 @@ terminal_chargebacks = FeatureGroup(
     ),
 )
 
-#: Asked at each purchase, before it counts. A chargeback of the purchase within 7 days is the label.
+#: Requested at each purchase, before the purchase counts. The label is whether a chargeback of the purchase follows within 7 days.
 fraud = Model(
     name="fraud",
     inputs=(

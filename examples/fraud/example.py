@@ -1,6 +1,6 @@
 """The demo of the card issuer, with 75 days of simulated purchases by 2,500 cards, and the measures of its model.
 
-Scenarios 1 to 3 last days or are seen in the request, so fresh features hardly help; 4 and 5 last minutes or hours.
+Scenarios 1 to 3 last days or are visible in the request, so fresh features hardly help. Scenarios 4 and 5 last minutes or hours.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from examples.fraud.transactions import DELAY_DAYS, generate
 
 
 def write(folder: Path, end_ms: int) -> EventFiles:
-    """The purchases and the chargebacks."""
+    """Writes the purchases and the chargebacks, and returns the files."""
     report = generate(folder, cards=2_500, terminals=600, days=75, seed=1, end_ms=end_ms)
     return {"transactions": (report.transactions,), "chargebacks": (report.chargebacks,)}
 
 
 def labelled(folder: Path, seed: int) -> tuple[Mapping[str, Path], Path]:
-    """The files of 4,000 cards, and the labels with the truth, also about frauds that are not known yet."""
+    """Writes the events of 4,000 cards; returns their files, and the file of labels with the truth, also about frauds that are not known yet."""
     report = generate(folder, seed=seed)
     return {"transactions": report.transactions, "chargebacks": report.chargebacks}, report.labels
 

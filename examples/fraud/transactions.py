@@ -2,8 +2,8 @@
 
 The simulator follows the description in "Reproducible Machine Learning for Credit Card Fraud Detection – Practical Handbook" (Le Borgne,
 Siblini, Lebichot, Bontempi; chapter 3): cards with a place, a mean amount and a frequency; terminals with a place; a card pays at the
-terminals near it; frauds by scenario. Added are the scenarios 4 and 5, which last minutes or hours, and harmless behaviour that looks like
-fraud: small and large purchases, shopping sprees, several payments within minutes, and crowds at a terminal.
+terminals near it; frauds by scenario. This simulator adds the scenarios 4 and 5, which last minutes or hours, and harmless behaviour that looks
+like fraud: small and large purchases, shopping sprees, several payments within minutes, and crowds at a terminal.
 
     1  large amount           every purchase above `THRESHOLD`
     2  compromised terminal   for one to two weeks most purchases at the terminal, of the usual amounts by its usual cards
@@ -11,8 +11,8 @@ fraud: small and large purchases, shopping sprees, several payments within minut
     4  card testing           within minutes many small purchases at terminals anywhere, then a few large ones
     5  attacked terminal      within hours purchases by many cards from anywhere
 
-Writes three CSV files. `transactions` and `chargebacks` have the columns of the sources in `examples.fraud.definitions`; `labels` has what
-happened in truth, also where no chargeback has come yet.
+Writes three CSV files. `transactions` and `chargebacks` have the columns of the sources in `examples.fraud.definitions`. `labels` has the truth
+about each purchase, also before its chargeback.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from examples.simulation import DAY_MS, END_MS, HOUR_MS, MINUTE_MS, Floats, Ints
 SIDE, RADIUS = 100.0, 10.0
 #: The amount above which every purchase is fraud of scenario 1.
 THRESHOLD = 450.0
-#: A chargeback comes at least and less than so many days after its purchase.
+#: A chargeback follows its purchase after at least the first and less than the second number of days.
 DELAY_DAYS = (1, 7)
-#: Harmless behaviour. Shares of purchases: small and large amounts. Rates per card and day: sprees and payments within minutes. Rate per
-#: terminal and day: crowds.
+#: Harmless behaviour: the shares of purchases with small and with large amounts, the numbers of sprees and of payments within minutes per card and
+#: day, and the number of crowds per terminal and day.
 SMALL_SHARE, LARGE_SHARE, SPREE_RATE, MINUTES_RATE, CROWD_RATE = 0.06, 0.005, 0.008, 0.004, 0.0012
-#: Episodes of the scenarios: of 2 and 5 per terminal and day, of 3 and 4 per card and day.
+#: The numbers of episodes of the scenarios 2 and 5 per terminal and day, and of the scenarios 3 and 4 per card and day.
 COMPROMISED_RATE, STOLEN_RATE, TESTING_RATE, ATTACKED_RATE = 0.0003, 0.00025, 0.00015, 0.0003
 #: The share of the purchases at a compromised terminal that are fraud.
 COMPROMISED_SHARE = 0.8
@@ -43,7 +43,7 @@ COMPROMISED_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Report:
-    """The files that `generate` wrote, and what is in them.
+    """The files that `generate` wrote, and the numbers of their rows.
 
     Attributes:
         transactions: The CSV file of the purchases.
@@ -52,8 +52,8 @@ class Report:
         purchases: The number of purchases.
         frauds: Scenario → number of its purchases.
         known_frauds: The number of chargebacks.
-        begin_ms: The beginning of the simulated time.
-        end_ms: Its end.
+        begin_ms: The beginning of the simulated time, in ms since 1970.
+        end_ms: The end of the simulated time, in ms since 1970.
     """
 
     transactions: Path
@@ -74,15 +74,15 @@ class Report:
 def generate(
     folder: Path, cards: int = 4_000, terminals: int = 1_000, days: int = 90, seed: int = 1, end_ms: int = END_MS
 ) -> Report:
-    """Writes the three files to a folder. The same arguments give the same bytes.
+    """Writes the three files to a folder. The same arguments lead to the same bytes.
 
     Args:
-        folder: Is made where it does not exist.
+        folder: The folder; it is created if it does not exist.
         cards: The number of cards; each pays about once a day.
         terminals: The number of terminals.
         days: The length of the simulated time.
-        seed: Of all chance.
-        end_ms: The end of the simulated time. A whole day (UTC) keeps the times of day.
+        seed: The seed of the random generator.
+        end_ms: The end of the simulated time, in ms since 1970. Midnight (UTC) preserves the times of day.
     """
     simulation = _Simulation(np.random.default_rng(seed), cards, terminals, days)
     card, terminal, at_ms, amount, scenario = simulation.purchases()
@@ -133,7 +133,7 @@ class _Simulation:
         self._per_day = rng.uniform(0, 2, self.cards)
         popularity = rng.lognormal(0, 0.8, self.terminals)
         self._shares = popularity / popularity.sum()
-        #: Per card the terminals near it, the nearest where none is, and the cumulative chance of each.
+        #: For each card the terminals near it, or the nearest terminal if none is near, and their cumulative chances.
         self._near: list[tuple[Ints, Floats]] = []
         for place in card_places:
             distances = np.hypot(*(terminal_places - place).T)
@@ -146,7 +146,7 @@ class _Simulation:
                 self._customers.setdefault(int(terminal), []).append(card)
 
     def purchases(self) -> tuple[Ints, Ints, Ints, Floats, Ints]:
-        """Card, terminal, time, amount and scenario of all purchases, by time."""
+        """Returns the card, terminal, time, amount and scenario of all purchases, ordered by time."""
         self._usual()
         self._sprees()
         self._within_minutes()
@@ -169,12 +169,12 @@ class _Simulation:
                              np.full(cards.shape, scenario, dtype=np.int64)))  # fmt: skip
 
     def _days_ms(self, rate: float, population: int) -> Ints:
-        """The days on which the episodes of a rate per member of a population and day begin, evenly over the time."""
+        """Returns the days on which episodes begin, evenly over the simulated time; `rate` is the number of episodes per member and day."""
         n = max(1, round(rate * population * self.days))
         return ((np.arange(n) + self.rng.random(n)) * self.days / n).astype(np.int64) * DAY_MS
 
     def _time_of_day_ms(self, n: int) -> Ints:
-        """Times of day around 14:00, as in the usual purchases."""
+        """Returns times of day around 14:00, as those of usual purchases."""
         return (self.rng.normal(14 * HOUR_MS, 4.5 * HOUR_MS, n) % DAY_MS).astype(np.int64)
 
     def _near_terminals(self, card: int | np.int64, n: int | np.int64) -> Ints:
@@ -185,7 +185,7 @@ class _Simulation:
         return self.rng.choice(self.terminals, n, p=self._shares)
 
     def _amounts(self, cards: Any) -> Floats:
-        """Usual amounts: the standard deviation is half of the card's mean; a few are small, and a few are large."""
+        """Returns usual amounts. Their standard deviation is half of the card's mean; a few are small, and a few are large."""
         rng, mean = self.rng, self.mean_amount[cards]
         amounts = rng.gamma(4.0, mean / 4.0)
         kind = rng.random(len(amounts))
@@ -198,13 +198,13 @@ class _Simulation:
         cards, days = np.nonzero(per_card)
         repeats = per_card[cards, days]
         cards, days = np.repeat(cards, repeats), np.repeat(days, repeats)
-        # np.nonzero is by card, so each card's purchases lie together.
+        # np.nonzero orders by card, so the purchases of a card are adjacent.
         counts = np.bincount(cards, minlength=self.cards)
         places = np.concatenate([self._near_terminals(card, n) for card, n in enumerate(counts)])
         self._add(cards, places, days * DAY_MS + self._time_of_day_ms(len(cards)), self._amounts(cards))
 
     def _sprees(self) -> None:
-        """Shopping: three to eight purchases at terminals near the card within one or two hours."""
+        """Adds shopping sprees: three to eight purchases at terminals near the card within one to two hours."""
         rng = self.rng
         for day_ms in self._days_ms(SPREE_RATE, self.cards):
             card, n = rng.integers(self.cards), rng.integers(3, 9)
@@ -213,7 +213,7 @@ class _Simulation:
             self._add(card, self._near_terminals(card, n), times_ms, self._amounts(np.full(n, card)))
 
     def _within_minutes(self) -> None:
-        """Payments within minutes, mostly small ones, at one to three terminals: machines, buses, a food court."""
+        """Adds small payments within 15 minutes at one to three terminals: machines, buses, a food court."""
         rng = self.rng
         for day_ms in self._days_ms(MINUTES_RATE, self.cards):
             card, n = rng.integers(self.cards), rng.integers(3, 8)
@@ -222,7 +222,7 @@ class _Simulation:
             self._add(card, places, begin_ms + rng.uniform(0, 15 * MINUTE_MS, n), rng.uniform(0.5, 12, n))
 
     def _crowds(self) -> None:
-        """An event near a terminal: for some hours many of its usual cards pay there."""
+        """Adds crowds, as at an event near a terminal: for some hours many of its usual cards pay there."""
         rng = self.rng
         for day_ms in self._days_ms(CROWD_RATE, self.terminals):
             terminal = rng.integers(self.terminals)
@@ -233,7 +233,7 @@ class _Simulation:
             self._add(cards, terminal, begin_ms + rng.uniform(0, rng.uniform(1, 4) * HOUR_MS, n), self._amounts(cards))
 
     def _compromise(self, terminals: Ints, times_ms: Ints, scenario: Ints) -> None:
-        """Scenario 2: marks most of the terminal's purchases of one to two weeks as fraud."""
+        """Scenario 2: marks most purchases of a terminal within one to two weeks as fraud."""
         rng = self.rng
         for day_ms in self._days_ms(COMPROMISED_RATE, self.terminals):
             begin_ms, length_ms = day_ms + rng.integers(DAY_MS), rng.integers(7 * DAY_MS, 15 * DAY_MS)
@@ -241,7 +241,7 @@ class _Simulation:
             scenario[hit & (scenario == 0) & (rng.random(len(scenario)) < COMPROMISED_SHARE)] = 2
 
     def _stolen(self) -> None:
-        """Scenario 3: the thief pays three to seven days long, once to four times a day, three to six times the card's mean."""
+        """Scenario 3: adds a thief's purchases of three to seven days, one to four per day, of three to six times the card's mean."""
         rng = self.rng
         for day_ms in self._days_ms(STOLEN_RATE, self.cards):
             card, length_days = rng.integers(self.cards), rng.integers(3, 8)
@@ -250,7 +250,7 @@ class _Simulation:
             self._add(card, self._anywhere(n), times_ms, self.mean_amount[card] * rng.uniform(3, 6, n), 3)
 
     def _tested(self) -> None:
-        """Scenario 4: six to fifteen small purchases within 3 to 20 minutes, then one to three large ones within the hour."""
+        """Scenario 4: adds six to fifteen small purchases within 3 to 20 minutes, then one to three large purchases within the next hour."""
         rng = self.rng
         for day_ms in self._days_ms(TESTING_RATE, self.cards):
             card, small, large = rng.integers(self.cards), rng.integers(6, 16), rng.integers(1, 4)
@@ -262,7 +262,7 @@ class _Simulation:
             )  # fmt: skip
 
     def _attacked(self) -> None:
-        """Scenario 5: ten to thirty stolen cards pay at the terminal within one to four hours, up to three times their mean."""
+        """Scenario 5: adds purchases of ten to thirty stolen cards at a terminal within one to four hours, of up to three times their mean."""
         rng = self.rng
         for day_ms in self._days_ms(ATTACKED_RATE, self.terminals):
             terminal, n = rng.integers(self.terminals), min(int(rng.integers(10, 31)), self.cards)

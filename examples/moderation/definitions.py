@@ -92,7 +92,7 @@ copies = FeatureGroup(
     ),
 )
 
-#: Asked at each text, before it counts. A removal within a day is the label. Without an answer in time the text waits for a person.
+#: Requested at each text, before the text counts. The label is whether a removal follows within a day. If an answer is late, a person decides.
 moderation = Model(
     name="moderation",
     inputs=(authors, author_removals, copies),

@@ -1,7 +1,7 @@
 """The demo of the forum, with 45 days of simulated texts, its worker, and the measures of its model.
 
-Raids and hijacked accounts last minutes, so only fresh counters show them. A habitual abuser is known from the past, and link spam is seen in
-the text, so fresh features hardly help.
+Raids and hijacked accounts last minutes, so only fresh counters show them. For habitual abusers and link spam fresh features hardly help: the past
+shows a habitual abuser, and the text itself shows link spam.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from examples.moderation.worker import VERDICTS, Worker
 
 
 def write(folder: Path, end_ms: int) -> EventFiles:
-    """The texts and the removals."""
+    """Writes the texts and the removals, and returns the files."""
     report = generate(folder, authors=2_000, days=45, per_day=1_500, end_ms=end_ms)
     return {"texts": (report.texts,), "removals": (report.removals,)}
 
 
 def labelled(folder: Path, seed: int) -> tuple[Mapping[str, Path], Path]:
-    """The files of 4,000 authors, and the labels with the truth, also about abuse that nobody removed."""
+    """Writes the events of 4,000 authors; returns their files, and the file of labels with the truth, also about abuse that nobody removed."""
     report = generate(folder, seed=seed)
     return {"texts": report.texts, "removals": report.removals}, report.labels
 

@@ -1,15 +1,16 @@
 """The data of the forum: simulated texts by author and room, some of them abuse, and the removals by moderators some time later.
 
-Texts are words of a made-up vocabulary, so nothing can be learned from their meaning; their length, their links and their letters can.
+Texts are words of a made-up vocabulary, so their meaning shows nothing. Their length, their links and their capital letters do.
 
-    1  habitual abuser   an author of whose texts a third are abuse, all the time
-    2  link spam         two to five links, often shouted: seen in the text itself
+    1  habitual abuser   at all times a third of the author's texts are abuse
+    2  link spam         two to five links, often shouted: visible in the text itself
     3  raid              within 10 to 60 minutes 15 to 60 authors write the same text in a room
-    4  hijacked account  within 5 to 40 minutes 10 to 40 different texts in many rooms by an author who seldom writes
+    4  hijacked account  within 5 to 40 minutes 10 to 40 different texts in many rooms by any author, mostly one who seldom writes
 
 Harmless behaviour that looks like abuse: conversations (an author writes many texts within minutes in a room), announcements (an author writes
-different texts in many rooms within minutes), waves (many authors write the same text within minutes or hours, some in a room), greetings that everyone
-writes every day, texts with several links, and shouted texts. The shares were adjusted until neither kind of features decided everything.
+different texts in many rooms within minutes), waves (many authors write the same text within minutes or hours, some in a room), greetings that
+everyone writes every day, texts with several links, and shouted texts. The shares were adjusted until neither fresh nor old features decided
+everything.
 
 Moderators remove most of the abuse, and by mistake a few other texts, within minutes to hours.
 """
@@ -25,11 +26,11 @@ import numpy as np
 from examples.simulation import DAY_MS, END_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Ints, rfc3339
 
 ROOMS, WORDS, GREETINGS = 60, 3_000, 12
-#: Shares: authors who are habitual abusers, their texts that are abuse, usual texts with a link, shouted texts, greetings, and link spam.
+#: The shares of habitual abusers among the authors, of abuse among their texts; and of texts with a link, shouted texts, greetings and link spam.
 ABUSERS, ABUSE, LINKED, SHOUTED, GREETED, SPAM = 0.006, 0.33, 0.08, 0.03, 0.05, 0.003
-#: Episodes per day for 1,000 texts a day: raids, hijacked accounts, conversations, announcements, harmless waves.
+#: The numbers of raids, hijacked accounts, conversations, announcements and harmless waves per 1,000 usual texts.
 RAIDS, HIJACKED, TALKS, ANNOUNCEMENTS, WAVES = 0.1, 0.12, 3.0, 0.2, 0.2
-#: The share of the abuse that moderators remove, the share of other texts that they remove, and the median of the time until then.
+#: The share of the abuse that moderators remove, the share of other texts that they remove, and the median time from a text to its removal.
 REMOVED, MISTAKEN, REMOVAL_MS = 0.93, 0.001, 40 * MINUTE_MS
 
 
@@ -55,15 +56,15 @@ class Report:
 def generate(
     folder: Path, authors: int = 4_000, days: int = 60, per_day: int = 4_000, seed: int = 1, end_ms: int = END_MS
 ) -> Report:
-    """Writes the three files to a folder. The same arguments give the same bytes.
+    """Writes the three files to a folder. The same arguments lead to the same bytes.
 
     Args:
-        folder: Is made where it does not exist.
+        folder: The folder; it is created if it does not exist.
         authors: The number of authors.
         days: The length of the simulated time.
-        per_day: Usual texts per day.
-        seed: Of all chance.
-        end_ms: The end of the simulated time. A whole day (UTC) keeps the times of day.
+        per_day: The number of usual texts per day.
+        seed: The seed of the random generator.
+        end_ms: The end of the simulated time, in ms since 1970. Midnight (UTC) preserves the times of day.
     """
     forum = _Forum(np.random.default_rng(seed), authors, days, per_day)
     rows = forum.rows()
@@ -106,7 +107,7 @@ class _Row:
 
 @dataclass
 class _Forum:
-    """Authors, rooms and words, and what is written. Times are milliseconds since the beginning of the simulated time."""
+    """Authors, rooms and words, and the texts of the authors. Times are milliseconds since the beginning of the simulated time."""
 
     rng: np.random.Generator
     authors: int
@@ -127,7 +128,7 @@ class _Forum:
         self._greetings = [self._text(2) for _ in range(GREETINGS)]
 
     def rows(self) -> list[_Row]:
-        """All texts, by time."""
+        """Returns all texts, ordered by time."""
         self._usual()
         for rate, episode in (
             (TALKS, self._talk),
@@ -172,20 +173,20 @@ class _Forum:
         self._rows.append(_Row(int(at_ms), int(author), int(room), text, links, scenario))
 
     def _talk(self, begin_ms: int) -> None:
-        """A conversation: an author writes 5 to 20 texts within 5 to 30 minutes in a room."""
+        """Adds a conversation: an author writes 5 to 20 texts within 5 to 30 minutes in a room."""
         author, n = self._author(), self.rng.integers(5, 21)
         room, length_ms = self._home[author, 0], self.rng.integers(5, 31) * MINUTE_MS
         for offset_ms in self.rng.integers(length_ms, size=n):
             self._add(begin_ms + offset_ms, author, room, self._text(), int(self.rng.random() < LINKED))
 
     def _announcement(self, begin_ms: int) -> None:
-        """An author writes 5 to 20 different texts within 5 to 40 minutes, each in any room."""
+        """Adds announcements: an author writes 5 to 20 different texts within 5 to 40 minutes, each in any room."""
         author, length_ms = self._author(), self.rng.integers(5, 41) * MINUTE_MS
         for offset_ms in self.rng.integers(length_ms, size=self.rng.integers(5, 21)):
             self._add(begin_ms + offset_ms, author, self.rng.integers(ROOMS), self._text(), int(self.rng.random() < 0.15))
 
     def _wave(self, begin_ms: int) -> None:
-        """A harmless wave: 15 to 60 authors write the same text within 10 minutes to 8 hours, in a room or in their own rooms."""
+        """Adds a harmless wave: the same text 15 to 60 times within 10 minutes to 8 hours, in a room or in the authors' own rooms."""
         text, room = self._text(), self.rng.integers(ROOMS) if self.rng.random() < 0.5 else None
         length_ms = int(10 * MINUTE_MS * 48 ** self.rng.random())
         for offset_ms in self.rng.integers(length_ms, size=self.rng.integers(15, 61)):

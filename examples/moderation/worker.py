@@ -1,8 +1,8 @@
-"""The worker of the forum: the topic of texts → a verdict for each text, by the model → the topic `verdicts`.
+"""The worker of the forum: reads the topic `texts`, asks the model about each text, and writes a verdict to the topic `verdicts`.
 
-Each text is one request to `/models/moderation/predict`. A text whose answer is refused, or which is not there in time, waits for a person:
-the verdict is "review", as for a probability between the two bounds. Offsets are committed after Kafka has acknowledged the verdicts, so a
-worker that was killed gives some verdicts again, with the same key; no text is left out.
+Each text is one request to `/models/moderation/predict`. If the request is refused or its answer is late, the text waits for a person: the verdict
+is "review", as for a probability between the two bounds. Offsets are committed after Kafka has acknowledged the verdicts. So a worker that was killed
+and restarted writes some verdicts again, with the same key, and leaves out no text.
 
     python -m examples.moderation.worker --kafka 127.0.0.1:9092 --serving http://127.0.0.1:3001
 """
@@ -23,9 +23,9 @@ import typer
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 TEXTS, VERDICTS, GROUP = "texts", "verdicts", "moderation"
-#: A text is removed from this probability on, and needs a person from this one on.
+#: The probability from which a text is removed, and the probability from which a person reviews it.
 REMOVE, REVIEW = 0.8, 0.2
-#: The time of a verdict, and how many texts are asked about at once.
+#: The time within which a verdict must come, and the number of concurrent requests.
 BUDGET_SECONDS, CONCURRENT = 5.0, 8
 _BATCH = 200
 #: The columns that a verdict needs.
@@ -34,13 +34,13 @@ FIELDS = {"text_id", "author_id", "text_key", "text", "links", "event_timestamp"
 
 @dataclass
 class Figures:
-    """What a worker has done.
+    """Figures about a worker's work.
 
     Attributes:
         verdicts: Verdict → number of its texts.
-        unreadable: The number of messages that are no text of the source. The speed layer keeps them as dead letters.
+        unreadable: The number of messages that are no event of the source. The speed layer sends them to the dead-letter topic.
         seconds: For each text, the time from Kafka's time of the text to the acknowledgement of its verdict.
-        backlog: The number of texts that wait in Kafka.
+        backlog: The number of messages that wait in Kafka.
         largest_backlog: The largest backlog so far.
     """
 
@@ -52,14 +52,14 @@ class Figures:
 
 
 def verdict_of(probability: float | None) -> str:
-    """The verdict for a probability of removal; None where the model has not answered."""
+    """Returns the verdict for a probability of removal; the probability is None if the model has not answered."""
     if probability is None or REVIEW <= probability < REMOVE:
         return "review"
     return "remove" if probability >= REMOVE else "keep"
 
 
 def text_of(message: bytes | None) -> dict[str, Any] | None:
-    """The event of a message; None for a message that is no text of the source."""
+    """Returns the event of a message; None for a message that is no event of the source."""
     try:
         event = json.loads(message or b"")
     except ValueError:
@@ -72,18 +72,18 @@ class Judge:
 
     Args:
         client: The HTTP client, with the address of serving.
-        at_event_time: Whether the model is asked as of the time of the text, for texts of the past that are streamed again; else as of now.
+        at_event_time: Whether the model predicts as of the time of the text, for past texts that are streamed again, rather than as of now.
     """
 
     def __init__(self, client: httpx.Client, at_event_time: bool = False) -> None:
         self._client, self._at_event_time = client, at_event_time
 
     def verdict(self, text: Mapping[str, Any]) -> dict[str, Any]:
-        """The verdict for an event of `texts`: its keys, `verdict`, `probability`, and whether the answer is `degraded`."""
+        """Returns the verdict for an event of `texts`: its keys, `verdict`, `probability`, and whether the answer is `degraded`."""
         body = {
             "author_id": text["author_id"],
             "text_key": text["text_key"],
-            "text_id": text["text_id"] or None,  # the removal will name it
+            "text_id": text["text_id"] or None,  # a removal will have the same `text_id`, so the outcome can be joined
             "context": {"text": text["text"], "links": text["links"]},
         }
         if self._at_event_time:
@@ -114,7 +114,7 @@ class Worker:
         self.figures = Figures()
 
     def run(self, stop: threading.Event) -> None:
-        """Works until the event is set, and then until no text waits any more."""
+        """Works until `stop` is set and no message waits any more."""
         consumer = KafkaConsumer(
             TEXTS, **self._kafka, group_id=GROUP, enable_auto_commit=False, auto_offset_reset="earliest", max_poll_records=_BATCH,
             isolation_level="read_committed",
@@ -138,7 +138,7 @@ class Worker:
             consumer.close()
 
     def summary(self) -> dict[str, Any]:
-        """The verdicts, the percentiles of the time to a verdict in seconds, and the largest backlog."""
+        """Returns the numbers of verdicts, the percentiles of the time to a verdict in seconds, and the largest backlog."""
         cuts = statistics.quantiles(self.figures.seconds, n=100) if len(self.figures.seconds) > 1 else [0.0] * 99
         within = sum(taken <= BUDGET_SECONDS for taken in self.figures.seconds) / max(1, len(self.figures.seconds))
         times = {"p50_seconds": round(cuts[49], 2), "p99_seconds": round(cuts[98], 2), "within_budget": round(within, 4)}
@@ -161,7 +161,7 @@ class Worker:
             self.figures.seconds.append(time.time() - arrived_ms / 1_000)
 
     def _count_backlog(self, consumer: Any) -> None:
-        """The backlog: the messages of all partitions after the position of this worker."""
+        """Counts the backlog: the messages of all partitions after the position of this worker."""
         parts: set[TopicPartition] = consumer.assignment()
         if not parts:
             self.figures.backlog = 1  # unknown until Kafka has assigned partitions
@@ -176,7 +176,7 @@ def main(
     serving: Annotated[str, typer.Option(help="The address of serving.")],
     metrics_port: Annotated[int, typer.Option(help="The port of the metrics.")] = 9_108,
 ) -> None:
-    """Gives verdicts until Ctrl-C, with the backlog as a metric."""
+    """Writes verdicts until Ctrl-C, and shows the backlog as a metric."""
     from prometheus_client import Gauge, start_http_server
 
     worker, stop = Worker({"bootstrap_servers": kafka}, serving, {}), threading.Event()

@@ -1,4 +1,4 @@
-"""The Dagster assets of the recommendations' own: the first stage, by which candidates are chosen before the model ranks them."""
+"""The example's own Dagster assets: the first stage, which chooses candidates before the model ranks them."""
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
@@ -9,7 +9,7 @@ from examples.recommendation.definitions import visits
 
 
 def assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
-    """The asset `visit_candidates`."""
+    """Returns the asset `visit_candidates`."""
 
     @dg.asset(
         deps=[visits.table], group_name="recommendation", kinds={"spark", "parquet"}, owners=["team:features"],

@@ -1,8 +1,8 @@
-"""The first stage: which items may be recommended to a user, before the model ranks them.
+"""The first stage: chooses the items that may be recommended to a user, before the model ranks them.
 
 Reads the events of visits; writes three small Parquet files, which a caller loads into memory (`Candidates`). The asset `visit_candidates` of
-`examples.recommendation.assets` does so. Candidates come from three places: items that others viewed within half an hour of what the user has
-viewed in this session, items that Spark ALS (implicit matrix factorization) gives the user, and popular items.
+`examples.recommendation.assets` writes them. Candidates have three origins: items that users viewed within half an hour of the items of this session,
+items that Spark ALS (implicit matrix factorization) recommends to the user, and popular items.
 
 `python -m benchmarks.candidate_recall` measures on simulated data how many of the later clicks are among the candidates.
 """
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 #: The folder of the three files, in the home of the deployment.
 FOLDER = "candidates"
-#: Candidates of a request; of these at most so many by the items of the session, and by ALS. The rest are popular items.
+#: The number of candidates of a request; the largest numbers of those by the items of the session, and by ALS. The rest are popular items.
 CANDIDATES, BY_SESSION, BY_USER = 500, 200, 150
-#: Neighbours per item, and the minutes within which two views are seen together.
+#: The largest number of neighbours of an item, and the minutes within which two views count as seen together.
 NEIGHBOURS, TOGETHER_MINUTES = 40, 30
 #: The factors, iterations and weight of implicit feedback of ALS.
 RANK, ITERATIONS, ALPHA = 32, 5, 5.0
 
 
 def write_candidates(spark: SparkSession, events: DataFrame, folder: Path) -> dict[str, int]:
-    """Writes `items.parquet`, `by_user.parquet` and `together.parquet` to a folder. A reader sees each of them whole, the older or the newer one.
+    """Writes `items.parquet`, `by_user.parquet` and `together.parquet` to a folder. Each file is replaced atomically.
 
     Args:
         spark: The session.
-        events: The columns of the source `visits`.
-        folder: Is made where it does not exist.
+        events: Events with the columns of the source `visits`.
+        folder: The folder; it is created if it does not exist.
 
     Returns:
         The numbers of rows: items, users with items by ALS, and items that were seen together with others.
@@ -83,10 +83,10 @@ def write_candidates(spark: SparkSession, events: DataFrame, folder: Path) -> di
 
 
 class Candidates:
-    """The candidates as a caller chooses them, in memory.
+    """Chooses candidates from the files of `write_candidates`, which it loads into memory.
 
     Args:
-        folder: What `write_candidates` has written.
+        folder: The folder of the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -96,7 +96,7 @@ class Candidates:
         self._together = dict(zip(together["item_id"], together["items"], strict=True))
 
     def of(self, user_id: int, session: Sequence[str], size: int = CANDIDATES) -> list[dict[str, Any]]:
-        """The candidates of a request to `/models/recommendation/score`: item, category and popularity of each.
+        """Returns the candidates of a request to `/models/recommendation/score`: item, category and popularity of each.
 
         Args:
             user_id: The user.
@@ -109,7 +109,7 @@ class Candidates:
 
 
 class Sessions:
-    """What each user viewed within `TOGETHER_MINUTES` before an instant.
+    """The items that each user viewed within `TOGETHER_MINUTES` before an instant.
 
     Args:
         visits: Events with the columns `event_type`, `user_id`, `item_id` and `event_timestamp`, a time in UTC.
@@ -123,13 +123,13 @@ class Sessions:
         }
 
     def of(self, user_id: int, at_ms: int) -> list[str]:
-        """The items of a user's session at an instant, the latest last."""
+        """Returns the items of a user's session at an instant, the latest last."""
         times_ms, items = self._views.get(user_id, ((), ()))
         return list(items[bisect_left(times_ms, at_ms - TOGETHER_MINUTES * MINUTE_MS) : bisect_left(times_ms, at_ms)])
 
 
 class FirstStage:
-    """The candidates of the requests of the demo.
+    """Chooses the candidates of the demo's requests.
 
     Args:
         home: The home of the deployment, in which the asset `visit_candidates` has written its files.
@@ -141,11 +141,11 @@ class FirstStage:
         self._sessions = Sessions(pd.read_parquet(events, columns=["event_type", "user_id", "item_id", "event_timestamp"]))
 
     def candidates(self, request: Mapping[str, Any], at_ms: int) -> list[dict[str, Any]]:
-        """The candidates of a request for a prediction, as of an instant."""
+        """Returns the candidates of a request for a prediction, as of an instant in ms since 1970."""
         return self._candidates.of(request["user_id"], self._sessions.of(request["user_id"], at_ms))
 
 
 def _in_turn(lists: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The first of each list, then the second of each."""
+    """Yields the first entry of each list, then the second of each, and so on."""
     for place in range(max(map(len, lists), default=0)):
         yield from (each[place] for each in lists if place < len(each))

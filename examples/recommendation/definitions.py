@@ -17,7 +17,7 @@ from braid import (
     since_last,
 )
 
-#: An item that a user viewed, or that was recommended, or a click on the recommendation. `category` is that of the item;
+#: A view of an item by a user, a recommendation of an item to the user, or a click on a recommendation. `category` is the category of the item;
 #: `popularity` is the score by which the candidates were chosen, from 0 to 1.
 visits = EventSource(
     name="visits",
@@ -82,7 +82,7 @@ items = FeatureGroup(
     ),
 )
 
-#: Asked for the candidates of a list. A click within 30 minutes is the label.
+#: Requested for the candidates of a list. The label is whether a click follows within 30 minutes.
 recommendation = Model(
     name="recommendation",
     inputs=(users.on("user_id", prefix="user_"), tastes.on("user_id", "category"), items.on("item_id", prefix="item_")),

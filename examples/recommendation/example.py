@@ -1,6 +1,6 @@
 """The demo of the recommendations, with 35 days of simulated visits, and the measures of its model.
 
-What a user wants in this visit is seen in the views of the last minutes only; what a user always likes is known from the past.
+Only the views of the last minutes show what a user wants in this visit. The past shows what a user always likes.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from examples.recommendation.visits import generate
 
 
 def write(folder: Path, end_ms: int) -> EventFiles:
-    """The views, recommendations and clicks."""
+    """Writes the views, recommendations and clicks, and returns the file."""
     return {"visits": (generate(folder, users=400, days=35, per_day=120, end_ms=end_ms).visits,)}
 
 
 def labelled(folder: Path, seed: int) -> tuple[Mapping[str, Path], Path]:
-    """The files of 12,000 visits, and whether each recommendation was clicked."""
+    """Writes the events of 12,000 visits; returns their file, and the file with whether each recommendation was clicked."""
     report = generate(folder, seed=seed)
     return {"visits": report.visits}, report.labels
 

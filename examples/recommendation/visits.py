@@ -1,12 +1,12 @@
-"""The data of the recommendations: simulated visits of users, what they viewed, the items that were recommended, and the clicks.
+"""The data of the recommendations: simulated visits of users, with the items that they viewed, the recommended items, and the clicks.
 
-The shop has 3,000 items in 60 categories, some items far more popular than others. A user has tastes, a share of each category. A visit has an
-intent, a category: mostly one of the user's tastes, otherwise any category, such as for a present. In the visit the user views some items, most
-of them of the intent, and then sees a list of recommended items: half of them popular ones, some of these in their trend, and half of the
-categories that the user likes or has just viewed. They are shown in a random order, so a click does not depend on the rank.
-The logarithm of the odds of a click is a sum of
+The shop has 3,000 items in 60 categories, some items far more popular than others. The tastes of a user are a share for each category. The intent of
+a visit is a category: mostly one of the user's tastes, otherwise any category, such as for a present. In a visit the user views some items, most of
+them from the category of the intent, and then sees a list of recommended items. One half of the list are popular items, some of them in their trend.
+The other half are items of categories that the user likes or of the intent. A click does not depend on the place in the list. The logarithm of the
+odds of a click is a sum of
 
-    intent, taste           more if the category is that of the intent; more with the user's share of the category
+    intent, taste           more if the item's category is the intent; more with the user's share of the category
     quality                 of the item, fixed
     trend                   for 3 to 12 hours an item is viewed, recommended and clicked more often
 
@@ -26,11 +26,12 @@ from examples.simulation import DAY_MS, END_MS, HOUR_MS, MINUTE_MS, SECOND_MS, E
 CATEGORIES, ITEMS, VIEWS, LISTED = 60, 3_000, 6, 20
 #: The sum of the parameters of the Dirichlet distribution of a user's tastes: a user likes a handful of categories.
 TASTES = 3.75
-#: The share of visits with an intent from the user's tastes, of views of the intent, and below which a taste is a new need.
+#: The share of visits whose intent is drawn from the user's tastes, the share of views whose category is the intent, and the share of a category in
+#: the user's tastes below which an intent is a new need.
 LIKED, ON_INTENT, HARDLY = 0.65, 0.8, 0.05
 #: The log odds of a click, and the weights of intent, taste, quality and trend.
 BASE, INTENT, TASTE, QUALITY, TREND = -4.2, 1.8, 1.5, 0.7, 1.8
-#: Trends per item and day, and the share of views, and of popular items in a list, that are of an item in its trend.
+#: The number of trends per item and day, and the share of items in their trend among the views and among the popular items of a list.
 TREND_RATE, TRENDING = 0.006, 0.1
 
 
@@ -48,15 +49,15 @@ class Report:
 
 
 def generate(folder: Path, users: int = 800, days: int = 40, per_day: int = 300, seed: int = 1, end_ms: int = END_MS) -> Report:
-    """Writes the two files to a folder. The same arguments give the same bytes.
+    """Writes the two files to a folder. The same arguments lead to the same bytes.
 
     Args:
-        folder: Is made where it does not exist.
+        folder: The folder; it is created if it does not exist.
         users: The number of users.
         days: The length of the simulated time.
-        per_day: Visits per day, each with a list of recommendations.
-        seed: Of all chance.
-        end_ms: The end of the simulated time. A whole day (UTC) keeps the times of day.
+        per_day: The number of visits per day, each with a list of recommendations.
+        seed: The seed of the random generator.
+        end_ms: The end of the simulated time, in ms since 1970. Midnight (UTC) preserves the times of day.
     """
     rng = np.random.default_rng(seed)
     tastes = rng.dirichlet(np.full(CATEGORIES, TASTES / CATEGORIES), users)
@@ -128,12 +129,12 @@ def generate(folder: Path, users: int = 800, days: int = 40, per_day: int = 300,
 
 
 def _drawn(rng: np.random.Generator, chances: Floats) -> Ints:
-    """A category for each row of chances."""
+    """Returns a random category for each row of chances."""
     return np.minimum((np.cumsum(chances, axis=1) < rng.random(len(chances))[:, None]).sum(axis=1), CATEGORIES - 1)
 
 
 def _items_of(rng: np.random.Generator, wanted: Ints, category: Ints, weight: Floats) -> Ints:
-    """An item of each wanted category, by weight."""
+    """Returns for each wanted category a random item of the category, by weight."""
     chosen = np.empty(len(wanted), dtype=np.int64)
     for number in range(CATEGORIES):
         members, mask = np.flatnonzero(category == number), wanted == number
@@ -142,7 +143,7 @@ def _items_of(rng: np.random.Generator, wanted: Ints, category: Ints, weight: Fl
 
 
 def _some_trending(rng: np.random.Generator, trends: Episodes, items: Ints, at_ms: Ints) -> Ints:
-    """The items, some of them replaced by items in their trend."""
+    """Replaces the share `TRENDING` of the items by items that are in their trend, if there are any, and returns the items."""
     mask = rng.random(len(items)) < TRENDING
     trending = trends.members_at(rng, at_ms[mask])
     items[mask] = np.where(trending < 0, items[mask], trending)

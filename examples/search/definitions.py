@@ -17,7 +17,7 @@ from braid import (
     since_last,
 )
 
-#: A document that was shown for a query, and a click on it. `text_match` is the score of the text search, from 0 to 1.
+#: A document that was shown for a query, or a click on it. `text_match` is the score of the text search, from 0 to 1.
 results = EventSource(
     name="results",
     topic="results",
@@ -74,7 +74,7 @@ pairs = FeatureGroup(
     ),
 )
 
-#: Asked for the documents that the text search has found. A click within 30 minutes is the label.
+#: Requested for the documents that the text search has found. The label is whether a click follows within 30 minutes.
 search = Model(
     name="search",
     inputs=(documents, pairs.on("query_id", "document_id", prefix="pair_")),

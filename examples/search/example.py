@@ -1,6 +1,6 @@
 """The demo of the search, with 30 days of simulated searches, and the measures of its model.
 
-Of a document that is new or in the news only fresh clicks tell. The fit of a usual document is known from the past.
+Only fresh clicks show the interest in a document that is new or in the news. The past shows how well a usual document fits a query.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from examples.search.searches import generate
 
 
 def write(folder: Path, end_ms: int) -> EventFiles:
-    """The shown documents and the clicks."""
+    """Writes the shown documents and the clicks, and returns the file."""
     return {"results": (generate(folder, days=30, per_day=250, end_ms=end_ms).results,)}
 
 
 def labelled(folder: Path, seed: int) -> tuple[Mapping[str, Path], Path]:
-    """The files of 15,000 searches, and whether each shown document was clicked."""
+    """Writes the events of 15,000 searches; returns their file, and the file with whether each shown document was clicked."""
     report = generate(folder, seed=seed)
     return {"results": report.results}, report.labels
 

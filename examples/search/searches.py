@@ -1,14 +1,15 @@
 """The data of the search: simulated queries on a news site, the documents that were shown for each, and the clicks.
 
-A document is found for ten days after its publication. A query belongs to a topic, and is asked the more often the more popular it is. The text search finds documents, mostly of the topic, with a score
-that says only in part how well a document fits. All found documents are shown in a random order on one page, so a click does not depend on the
-rank; on a real page it does, and such clicks need a correction. The logarithm of the odds of a click is a sum of
+A document can be found for ten days after its publication. A query belongs to a topic; popular queries are more frequent. The text search finds
+documents, mostly of the query's topic, with a score that only partly shows how well a document fits. All found documents are shown in a random order
+on one page, so a click does not depend on the rank. On a real page a click does, and must be corrected for the rank. The logarithm of the odds of a
+click is a sum of
 
     fit                     of the query and the document, fixed; the score of the text search is this fit with noise
     quality                 of the document, fixed
     episodes                below
 
-    1  new document         the first 24 hours of a document: nothing is known of it at its start
+    1  new document         the first 24 hours of a document: at its start nothing is known about it
     2  in the news          for 2 to 10 hours a document is clicked much more often
 """
 
@@ -21,11 +22,12 @@ import numpy as np
 
 from examples.simulation import DAY_MS, END_MS, HOUR_MS, SECOND_MS, Ints, in_episodes, rfc3339, shares
 
-#: Queries, topics, new documents per day, the days in which a document is found, and documents of a page.
+#: The numbers of queries, of topics, of new documents per day, of days in which a document is found, and of documents on a page.
 QUERIES, TOPICS, NEW, FOUND_DAYS, SHOWN = 60, 6, 20, 10, 20
 #: The log odds of a click of an average document, the weight of the fit, the deviations of quality and of the score's noise, and of the news.
 BASE, FIT, QUALITY, NOISE, NEWS = -3.6, 1.2, 0.8, 1.0, 2.2
-#: Episodes per document and day; and the share of the found documents that are of the query's topic.
+#: The number of episodes per document and day; and the weight with which documents of the query's topic are drawn, which makes them about 93 % of
+#: the found documents.
 NEWS_RATE, ON_TOPIC = 0.1, 0.8
 
 
@@ -47,14 +49,14 @@ class Report:
 
 
 def generate(folder: Path, days: int = 30, per_day: int = 500, seed: int = 1, end_ms: int = END_MS) -> Report:
-    """Writes the two files to a folder. The same arguments give the same bytes.
+    """Writes the two files to a folder. The same arguments lead to the same bytes.
 
     Args:
-        folder: Is made where it does not exist.
+        folder: The folder; it is created if it does not exist.
         days: The length of the simulated time.
-        per_day: Searches per day.
-        seed: Of all chance.
-        end_ms: The end of the simulated time. A whole day (UTC) keeps the times of day.
+        per_day: The number of searches per day.
+        seed: The seed of the random generator.
+        end_ms: The end of the simulated time, in ms since 1970. Midnight (UTC) preserves the times of day.
     """
     rng = np.random.default_rng(seed)
     n = days * per_day
@@ -86,11 +88,11 @@ def generate(folder: Path, days: int = 30, per_day: int = 500, seed: int = 1, en
 
 
 def _found(rng: np.random.Generator, on_topic: Ints, published: Ints) -> Ints:
-    """The documents that the text search has found: `SHOWN` different ones, most of the topic."""
+    """Returns the documents that the text search finds: `SHOWN` different documents, most of them of the query's topic."""
     weights = np.where(
         published, np.where(on_topic, ON_TOPIC / max(1, (on_topic & published).sum()), (1 - ON_TOPIC) / len(on_topic)), 0.0
     )
-    # The largest keys of an exponential race are a sample without replacement by weight.
+    # The smallest keys of an exponential race are a sample without replacement by weight.
     keys = np.where(weights > 0, rng.exponential(size=len(weights)) / np.maximum(weights, 1e-12), np.inf)
     return np.asarray(np.argpartition(keys, SHOWN)[:SHOWN], dtype=np.int64)
 

@@ -9,7 +9,7 @@ from examples.shop.journey import write_journey
 
 
 def write(folder: Path, end_ms: int) -> EventFiles:
-    """The purchases of a year."""
+    """Writes the purchases and coupon redemptions of a year, and returns the files."""
     journey = write_journey(folder, end_ms)
     return {"user_events": (journey.history, journey.live)}
 

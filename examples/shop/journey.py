@@ -49,7 +49,7 @@ def write_journey(folder: Path, end_ms: int) -> Journey:
     history, live, cut_ms = folder / "history.parquet", folder / "live.parquet", end_ms - LIVE_MS
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        # Redemptions have a day without a time, so noon is taken. An event id is the row's number, so it is the same in every run.
+        # The dataset has only the day of a redemption, so its time is noon. An event id is the row's number, so it is the same in every run.
         connection.execute(
             """
             CREATE TABLE events AS
