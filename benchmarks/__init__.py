@@ -1,1 +1,1 @@
-"""The benchmarks whose figures the README gives, each with its peer in the same run."""
+"""The benchmarks whose figures the README cites, each with its peer in the same run."""

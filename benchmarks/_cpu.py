@@ -6,7 +6,10 @@ import psutil
 
 
 def cpu_seconds(pid: int | None = None) -> float:
-    """The user and system time of a process, this one by default, and its children since their start; an ended child counts if its parent waited for it."""
+    """Returns the user and system time in seconds of a process, by default this process, and of its children since their start.
+
+    A child that has ended counts if its parent has waited for it.
+    """
     used, parent = 0.0, psutil.Process(pid)
     for process in (parent, *parent.children(recursive=True)):
         try:

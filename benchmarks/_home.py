@@ -12,7 +12,7 @@ from infra.settings import Settings
 
 @contextmanager
 def temporary_home() -> Iterator[Settings]:
-    """A block with a new deployment. At the end of the block its services are ended and its folder is deleted."""
+    """Yields the settings of a new deployment. At the end of the block its services are ended and its folder is deleted."""
     with tempfile.TemporaryDirectory(prefix="braid-bench-", ignore_cleanup_errors=True) as home:
         settings = Settings.load(home)
         try:

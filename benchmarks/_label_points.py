@@ -1,7 +1,7 @@
-"""The features of an example's label points by hand-written SQL in DuckDB, as of their time and as of the last midnight.
+"""Computes the features of an example's label points by hand-written SQL in DuckDB, as of their time and as of the last midnight.
 
-Reads the CSV files of an example's events and labels, and the declaration of its model. The SQL is an aggregate over the earlier events of
-the entity for each feature; it uses neither the aggregations nor the tiles of the product.
+Reads the CSV files of an example's events and labels, and the declaration of its model. For each feature the SQL has an aggregate over the earlier
+events of the entity. It uses neither the aggregations nor the tiles of the product.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TYPES = {ColumnType.INT64: "BIGINT", ColumnType.DECIMAL: "DECIMAL(18, 6)", Colu
 
 
 def label_points(model: Model, events: Mapping[str, Path], labels: Path) -> pd.DataFrame:
-    """Each label point with its features at its own time, and under `batch_` those at the last midnight before it.
+    """Returns each label point with its features at its own time, and with its features at the last midnight before that time.
 
     Args:
         model: The declaration.
@@ -30,7 +30,8 @@ def label_points(model: Model, events: Mapping[str, Path], labels: Path) -> pd.D
         labels: CSV file with the keys of the model, its request columns, `time`, `label`, and columns that are passed through.
 
     Returns:
-        The columns of the labels without `time`; `q_ms`; and the features by their names in the model. In the order of time.
+        The columns of the labels without `time`; `q_ms`; the features by their names in the model; and the features at midnight by these names with
+        the prefix `batch_`. Ordered by time.
     """
     kinds = {**model.vector.keys, **{column.name: column.type for column in model.request}, "time": ColumnType.TIMESTAMP}
     with duckdb.connect(config={"threads": 2}) as connection:
@@ -61,7 +62,7 @@ def label_points(model: Model, events: Mapping[str, Path], labels: Path) -> pd.D
 
 
 def features_sql(group: FeatureGroup, keys: Sequence[str], instant: str) -> str:
-    """SQL for the features of a group at each distinct (`keys`, `instant`) of the table `points`. Columns: `entity`, `q_ms`, the features."""
+    """Returns SQL for the features of a group at each distinct (`keys`, `instant`) of the table `points`. Columns: `entity`, `q_ms`, the features."""
     features = ", ".join(f"{_feature_sql(feature)} AS {feature.name}" for feature in group.features)
     events = (
         f"SELECT * EXCLUDE (ts_ms), {_id(group.entity_names)} AS entity, ts_ms AS t, true AS is_event FROM {group.source.table}"
@@ -72,12 +73,12 @@ def features_sql(group: FeatureGroup, keys: Sequence[str], instant: str) -> str:
 
 
 def _id(columns: Sequence[str]) -> str:
-    """The entity: a column, or a row of several."""
+    """Returns SQL for the entity: a column, or a row of several columns."""
     return columns[0] if len(columns) == 1 else f"row({', '.join(columns)})"
 
 
 def _feature_sql(feature: Feature) -> str:
-    """The value of a feature from the events before each row; the tail of its window snaps down to a hop."""
+    """Returns SQL for the value of a feature from the events before each row; the tail of its window snaps down to a hop."""
     where = f"is_event AND ({feature.where})" if feature.where else "is_event"
     begin = "UNBOUNDED PRECEDING"
     if feature.window:

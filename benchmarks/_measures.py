@@ -1,12 +1,12 @@
 """The measures of `benchmarks.example_gain`: each is prepared once for some rows and scores, and then computed for many draws of days.
 
-A measure gets rows with the columns `label` (0 or 1), `day` (from 0 on), `subject` (the entity that the model is about) and, for rankings of
-lists, `list_id`; and a score per row. It returns a function of the draw: how many times each day counts.
+A measure gets rows with the columns `label` (0 or 1), `day` (from 0), `subject` (the entity of the model's first input) and, for rankings of lists,
+`list_id`; and a score per row. It returns a function of the draw: how many times each day counts.
 
     average precision        the area under the curve of precision and recall
     recall at 1 % FPR        the share of the positives above the score that 1 % of the negatives exceed
     AUC                      the share of the pairs of a positive and a negative that are in the right order
-    log loss                 the mean negative logarithm of the probability of what happened; smaller is better
+    log loss                 the mean negative logarithm of the probability of the observed label; smaller is better
     calibration error        the mean distance between predicted and observed share, over ten bins by score; smaller is better
     subject precision@100    of the 100 subjects with the highest scores of a day, the share that had a positive on that day; mean over days
     NDCG@10                  the discounted gain of the first ten rows of a list, against the best order; mean over lists with a positive
@@ -21,14 +21,14 @@ import numpy.typing as npt
 import pandas as pd
 
 Floats = npt.NDArray[np.float64]
-#: The value of a measure if each day counts so many times.
+#: The value of a measure for a draw: how many times each day counts.
 OfDraw = Callable[[Floats], float]
 
 FALSE_POSITIVES, SUBJECTS, BINS, FIRST = 0.01, 100, 10, 10
 
 
 def _cumulated(rows: pd.DataFrame, scores: Floats) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
-    """The weights of the positives, and the cumulated positives and negatives, from the highest score on."""
+    """Prepares a function of the draw that returns the weights of the positives, and the cumulated positives and negatives, by descending score."""
     order = np.argsort(-scores, kind="stable")
     day, label = rows["day"].to_numpy()[order], rows["label"].to_numpy()[order] > 0
 
@@ -41,7 +41,7 @@ def _cumulated(rows: pd.DataFrame, scores: Floats) -> Callable[[Floats], tuple[F
 
 
 def average_precision(rows: pd.DataFrame, scores: Floats) -> OfDraw:
-    """The average precision."""
+    """Prepares the average precision."""
     cumulated = _cumulated(rows, scores)
 
     def of_draw(times: Floats) -> float:
@@ -52,7 +52,7 @@ def average_precision(rows: pd.DataFrame, scores: Floats) -> OfDraw:
 
 
 def recall(rows: pd.DataFrame, scores: Floats) -> OfDraw:
-    """The recall at a false positive rate of `FALSE_POSITIVES`."""
+    """Prepares the recall at a false positive rate of `FALSE_POSITIVES`."""
     cumulated = _cumulated(rows, scores)
 
     def of_draw(times: Floats) -> float:
@@ -64,7 +64,7 @@ def recall(rows: pd.DataFrame, scores: Floats) -> OfDraw:
 
 
 def auc(rows: pd.DataFrame, scores: Floats) -> OfDraw:
-    """The area under the ROC curve. Of equal scores the order of the rows decides, as the models hardly ever give equal scores."""
+    """Prepares the area under the ROC curve. Equal scores are ordered as their rows, because the models hardly ever predict equal scores."""
     cumulated = _cumulated(rows, scores)
 
     def of_draw(times: Floats) -> float:
@@ -75,13 +75,13 @@ def auc(rows: pd.DataFrame, scores: Floats) -> OfDraw:
 
 
 def log_loss(rows: pd.DataFrame, scores: Floats) -> OfDraw:
-    """The log loss."""
+    """Prepares the log loss."""
     label, chance = rows["label"].to_numpy(), np.clip(scores, 1e-9, 1 - 1e-9)
     return _mean(rows["day"].to_numpy(), -np.log(np.where(label > 0, chance, 1 - chance)))
 
 
 def calibration_error(rows: pd.DataFrame, scores: Floats) -> OfDraw:
-    """The expected calibration error."""
+    """Prepares the expected calibration error."""
     place = np.empty(len(scores), dtype=np.int64)
     place[np.argsort(scores, kind="stable")] = np.arange(len(scores)) * BINS // max(1, len(scores))
     day, difference = rows["day"].to_numpy(), rows["label"].to_numpy() - scores
@@ -94,7 +94,7 @@ def calibration_error(rows: pd.DataFrame, scores: Floats) -> OfDraw:
 
 
 def subject_precision(rows: pd.DataFrame, scores: Floats) -> OfDraw:
-    """The precision among the first `SUBJECTS` subjects of a day."""
+    """Prepares the precision among the first `SUBJECTS` subjects of a day."""
     scored = rows[["day", "subject", "label"]].assign(score=scores)
     per_subject = scored.groupby(["day", "subject"]).agg({"score": "max", "label": "max"})
     top = per_subject.sort_values("score", ascending=False, kind="stable").groupby("day").head(SUBJECTS)
@@ -103,7 +103,7 @@ def subject_precision(rows: pd.DataFrame, scores: Floats) -> OfDraw:
 
 
 def ndcg(rows: pd.DataFrame, scores: Floats) -> OfDraw:
-    """The normalized discounted cumulative gain of the first `FIRST` rows of each list."""
+    """Prepares the normalized discounted cumulative gain of the first `FIRST` rows of each list."""
     lists = (
         rows[["list_id", "day", "label"]]
         .assign(score=scores)

@@ -1,8 +1,8 @@
-"""Publishes a view and then another champion, at a moment of a load: in another process, which the benchmark starts.
+"""Publishes a view and then another champion during a load, in a separate process that the benchmark starts.
 
-Everything is prepared before the signal, so what disturbs the answers is the publication and not the work before it. The arguments of the program
-are the version that becomes champion, the time up to which the users' history goes (`benchmarks._serving.events`), and batch_end of the view. It
-prints a line when it is prepared, waits for a line, and prints a line when both are published.
+The process prepares everything before the signal, so only the publication can disturb the answers. The arguments of the program are the version that
+becomes champion, the batch_end of the users' events (`benchmarks._serving.events`), and the batch_end of the view. The program prints a line when it
+is prepared, waits for a line, and prints a line when both are published.
 """
 
 from __future__ import annotations
@@ -32,7 +32,15 @@ _USERS_AT_ONCE = 500
 
 @contextmanager
 def publication(settings: Settings, version: str, after_seconds: float, history_end_ms: int, batch_end_ms: int) -> Iterator[None]:
-    """A block in which a view and a champion are published, some seconds after its begin; it ends when they are."""
+    """Runs a block, `after_seconds` after whose begin a view and a champion are published. Waits at the end of the block until they are published.
+
+    Args:
+        settings: The settings of the deployment.
+        version: The version that becomes champion.
+        after_seconds: The seconds from the begin of the block to the publication.
+        history_end_ms: The batch_end of the users' events (`benchmarks._serving.events`).
+        batch_end_ms: The batch_end of the view.
+    """
     command = [sys.executable, "-m", "benchmarks._publication", version, str(history_end_ms), str(batch_end_ms)]
     environment = {**os.environ, **settings.environment()}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as program:
@@ -50,7 +58,7 @@ def publication(settings: Settings, version: str, after_seconds: float, history_
 
 
 def main(version: str, history_end_ms: int, batch_end_ms: int) -> None:
-    """Prepares, waits for the signal, and publishes."""
+    """Prepares the view, waits for the signal, and publishes the view and the champion."""
     settings = Settings.load()
     online, client = open_store(settings), MlflowClient(settings.mlflow_tracking_uri)
     histories = (inputs for _, inputs in events(history_end_ms))

@@ -8,7 +8,7 @@ from orchestration.open_loop import Generator, Load, run_timed
 
 
 def offer(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Load:
-    """Sends requests to a port at a rate, in turn, over `CONNECTIONS` connections."""
+    """Sends requests to a port at a rate (per second) for some seconds, in turn, over `orchestration.open_loop.CONNECTIONS` connections."""
 
     async def load() -> Load:
         number = max(1, int(rate * seconds))
@@ -18,15 +18,15 @@ def offer(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> 
 
 
 def highest_rate(trial: Callable[[float], Load], limit_ms: float, first: float, trials: int) -> float:
-    """The highest rate, to about 5 %, whose answers are good and within the limit; 0 where no rate is.
+    """Returns the highest rate, to about 5 %, at which all answers are good and within the limit; 0 if there is no such rate.
 
-    A rate is given up after it has failed twice, because another process of the machine can spoil one trial.
+    A rate fails only if two trials of it fail, because another process of the machine can spoil one trial.
 
     Args:
         trial: Offers a load at a rate.
-        limit_ms: The limit of the 99th percentile.
-        first: The rate to begin with.
-        trials: The number of rates to try.
+        limit_ms: The limit of the 99th percentile, in ms.
+        first: The first rate to try, in requests per second.
+        trials: The largest number of rates to try.
     """
     held, failed, rate = 0.0, float("inf"), first
     for _ in range(trials):

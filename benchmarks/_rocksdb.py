@@ -1,4 +1,4 @@
-"""How the peers of the speed layer keep their state: as a careful user of Spark's own stateful operators would."""
+"""The state store of the speed layer's peers, as a careful user of Spark's own stateful operators would configure it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the benchmarks of serving ask: users with a view and tiles in the online store, a champion in the registry, and bodies of requests.
+"""The data of the serving benchmarks: users with a view and tiles in the online store, a champion in the registry, and bodies of requests.
 
-The data are 2,469 users (as many as in completejourney), each with a batch view and about 20 speed tiles, and a booster of 200 trees.
+There are 2,469 users (as many as in completejourney), each with a batch view and about 20 speed tiles, and a booster of 200 trees.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CASES = {
 
 
 def bodies_of(case: str, number: int, at_ms: int | None = Q_MS) -> list[str]:
-    """The bodies of requests of a case, about an instant; None for the time of the request."""
+    """Returns the bodies of requests of a case, for features as of `at_ms`; None for features as of the time of each request."""
     source, (path, entities), at = random.Random(1), CASES[case], {} if at_ms is None else {"at": at_ms}
     if path == "/predict":
         return [json.dumps({"user_id": source.randrange(USERS), **at}) for _ in range(number)]
@@ -64,7 +64,7 @@ def wait(port: int) -> None:
 
 
 def events(batch_end_ms: int = BATCH_END_MS) -> Iterator[tuple[int, list[Series]]]:
-    """Each user with the inputs of the group, in the order of time, over 60 days before batch_end and the day after it."""
+    """Yields each user with the inputs of the group, ordered by time, over the 60 days before batch_end and the day after it."""
     source, q_ms = np.random.default_rng(1), batch_end_ms + DAY_MS
     for user in range(USERS):
         before = batch_end_ms - source.integers(0, 60 * DAY_MS, 120)
@@ -80,14 +80,14 @@ def events(batch_end_ms: int = BATCH_END_MS) -> Iterator[tuple[int, list[Series]
 
 
 def cut_at(inputs: list[Series], instant_ms: int) -> tuple[list[Series], list[Series]]:
-    """The events before an instant, and those from then on."""
+    """Returns the events before an instant, and the events from the instant on."""
     cut = int(np.searchsorted(inputs[0].ts_ms, instant_ms))
     before, after = ([Series(*(array[part] for array in series)) for series in inputs] for part in (slice(cut), slice(cut, None)))
     return before, after
 
 
 def view_of(early: list[Series], batch_end_ms: int) -> BatchValue:
-    """The batch view of the events before batch_end."""
+    """Returns the batch view of the events before batch_end."""
     ts_ms = early[0].ts_ms
     lo, hi = runs(ts_ms // group.tile_ms)
     starts = (ts_ms[lo] // group.tile_ms * group.tile_ms).tolist()
@@ -95,9 +95,9 @@ def view_of(early: list[Series], batch_end_ms: int) -> BatchValue:
 
 
 def publish(settings: Settings, batch_end_ms: int = BATCH_END_MS) -> tuple[float, float]:
-    """Writes the users' views and a day of tiles to the store. Returns the mean number of tiles per user, and of bytes in the store."""
+    """Writes the users' views and a day of tiles to the store. Returns the mean number of tiles per user, and the mean bytes per user."""
     client, online, tiles, used = store(settings), open_store(settings), 0, 0
-    stream = online.tiles(group.name).get(version_of(group.fingerprint))  # of the speed layer, where it runs
+    stream = online.tiles(group.name).get(version_of(group.fingerprint))  # the speed layer's, if it runs
     token = stream.token if stream else "benchmark"
     for user, inputs in events(batch_end_ms):
         early, late = cut_at(inputs, batch_end_ms)
@@ -114,7 +114,7 @@ def publish(settings: Settings, batch_end_ms: int = BATCH_END_MS) -> tuple[float
 
 
 def register(settings: Settings, champion: bool = True) -> str:
-    """Registers a booster of 200 trees, and writes it to a file for the peer. Returns the version.
+    """Registers a booster of 200 trees, and writes it to a file for the peers. Returns its version.
 
     Args:
         settings: The settings.

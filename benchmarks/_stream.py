@@ -1,6 +1,6 @@
-"""A stream of events beside a measurement: purchases, views and items in carts of users, as messages of the topic of the shop.
+"""A stream of events during a measurement: purchases, views and carts of users, as messages of the shop's topic.
 
-As a program, it sends them until it is terminated; its arguments are the events per second and the number of users.
+The program sends events until it is terminated. Its arguments are the events per second and the number of users.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from infra.settings import Settings
 
 @contextmanager
 def streaming(settings: Settings, rate: float, users: int) -> Iterator[None]:
-    """A block in which another process sends so many events per second, so that the measuring process has its own time."""
+    """Runs a block while another process sends `rate` events per second. So the sending takes no CPU time from the measuring process."""
     command = [sys.executable, "-m", "benchmarks._stream", str(rate), str(users)]
     with subprocess.Popen(command, env={**os.environ, **settings.environment()}) as program:
         try:
@@ -36,7 +36,7 @@ def streaming(settings: Settings, rate: float, users: int) -> Iterator[None]:
 
 
 def send_events(producer: KafkaProducer, rate: float, over: threading.Event, users: int = 5_000) -> None:
-    """Sends so many events per second until `over` is set; items follow Zipf's law."""
+    """Sends `rate` events per second until `over` is set. The items follow Zipf's law."""
     rng, began, sent = random.Random(1), time.monotonic(), 0
     while not over.is_set():
         due = int((time.monotonic() - began) * rate)
@@ -48,7 +48,7 @@ def send_events(producer: KafkaProducer, rate: float, over: threading.Event, use
 
 
 def event(user: int, item: str) -> bytes:
-    """A message about this moment."""
+    """Returns a message about an event of a user and an item at this moment."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     fields = {
         "event_id": f"{random.getrandbits(64):x}", "user_id": user, "session_id": f"s{random.randrange(8)}", "item_id": item,

@@ -1,12 +1,11 @@
-"""The batch layer at scale: the time for a year of events, ten times as many and more, and the cost of one more day.
+"""The batch layer at scale: the time for a year of events, for ten times as many events and more, and the cost of one more day.
 
     python -m benchmarks.batch_scale [--scales 1,10] [--days 3] [--day-scale 1] [--memory 3g] [--json]
 
-The events are the demo's year of purchases, `scale` times: each copy has its own users and event ids. They are written directly to
-the `events` table, before the measurement begins. Measured are, for each scale, all tiles of the year and the view at its end, as
-events per second and core, with the peak memory (JVM, Python workers and this process, sampled each second). Measured next is the
-cost of one more day (new events appended, stale days found and folded, view built) after 90 and after 365 days of history, as the
-median of `--days` days.
+The events are the demo's year of purchases, `scale` times: each copy has its own users and event ids. They are written directly to the `events`
+table before the measurement begins. For each scale, the benchmark measures the build of all tiles of the year and of the view at its end, in events
+per second and core, and the peak memory (JVM, Python workers and this process, sampled each second). Then it measures the cost of one more day
+(append new events, find and fold stale days, build the view) after 90 and after 365 days of history, as the median of `--days` days.
 
 The peer, in the same run, builds the view of the same day from every tile, without snapshots of history.
 """
@@ -42,7 +41,7 @@ from infra.embedded.memory import PeakMemory
 from infra.settings import Settings
 from infra.spark import spark_session
 
-#: The beginning of the year. It is the first of a month, so that the days 90 and 365 lie equally far from the snapshots before them.
+#: The beginning of the year: the first of a month, so that the days 90 and 365 lie equally far from the snapshots before them.
 _BEGIN_MS = parse_rfc3339("2025-01-01T00:00:00Z")
 _HISTORIES = (90, 365)
 
@@ -74,7 +73,7 @@ def main(
 
 
 def write_year(spark: SparkSession, settings: Settings) -> str:
-    """Writes the demo's year as typed events to a Parquet file, and returns its path. The events cover 2025 and a month more."""
+    """Writes the demo's year as typed events to a Parquet file, and returns its path. The events cover 2025 and the next 30 days."""
     journey = write_journey(settings.home / "journey", _BEGIN_MS + 365 * DAY_MS)
     raw = spark.read.parquet(str(journey.history), str(journey.live))
     time_text = F.date_format(user_events.time, "yyyy-MM-dd'T'HH:mm:ss.SSSXXX")
@@ -85,7 +84,7 @@ def write_year(spark: SparkSession, settings: Settings) -> str:
     for projection in row_projections(user_events, [], "0", 0):
         typed = typed.selectExpr(*projection)
     typed = typed.drop("_reason")
-    # The events of the first 30 days are repeated after the year with new ids, so that days after a whole year have events too.
+    # The events of the first 30 days are repeated after the year with new ids, so that the days after the year have events, too.
     later = {
         "ts_ms": F.col("ts_ms") + 365 * DAY_MS,
         "event_timestamp": F.timestamp_millis(F.col("ts_ms") + 365 * DAY_MS),
@@ -98,7 +97,7 @@ def write_year(spark: SparkSession, settings: Settings) -> str:
 
 
 def events_of(spark: SparkSession, year: str, scale: int, first_day: int, last_day: int) -> DataFrame:
-    """The events of the days [first_day, last_day) of the year, `scale` times, with the columns that `append_events` needs."""
+    """Returns the events of the days [first_day, last_day) of the year, `scale` times, with the columns that `append_events` needs."""
     rows = spark.read.parquet(year).where(f"ts_ms >= {_BEGIN_MS + first_day * DAY_MS} AND ts_ms < {_BEGIN_MS + last_day * DAY_MS}")
     if scale > 1:
         rows = rows.withColumn("copy", F.explode(F.sequence(F.lit(0), F.lit(scale - 1))))
@@ -123,7 +122,7 @@ def fill(spark: SparkSession, lake: Settings, events: DataFrame, days: int) -> i
 
 
 def one_year(spark: SparkSession, settings: Settings, year: str, scale: int) -> dict[str, object]:
-    """The figures of all tiles of 365 days and of the view at their end."""
+    """Returns the figures for building all tiles of 365 days, and the view at their end."""
     lake = settings.model_copy(update={"lake_uri": f"{settings.home}/scale-{scale}"})
     count = fill(spark, lake, events_of(spark, year, scale, 0, 365), 365)
     figures: dict[str, object] = {"scale": scale, "events": count}
@@ -143,7 +142,7 @@ def one_year(spark: SparkSession, settings: Settings, year: str, scale: int) -> 
 
 
 def more_days(spark: SparkSession, settings: Settings, year: str, scale: int, history: int, days: int) -> dict[str, object]:
-    """The median cost of one more day after a history of some days."""
+    """Returns the median cost of one more day after a history of `history` days."""
     lake = settings.model_copy(update={"lake_uri": f"{settings.home}/history-{history}"})
     fill(spark, lake, events_of(spark, year, scale, 0, history), history)
     fold_stale(spark, lake)
@@ -178,13 +177,13 @@ def fold_stale(spark: SparkSession, lake: Settings) -> None:
 
 
 def build_at(spark: SparkSession, lake: Settings, day: int, tiles: Callable[..., DataFrame] = tiles_for_view) -> None:
-    """Builds the view shortly before the end of a day, in the middle of a tile, from the tiles that the function `tiles` returns."""
+    """Builds a view whose batch_end lies shortly before the end of a day, within a tile, from the tiles that the function `tiles` returns."""
     view.tiles_for_view = tiles
     view.build_view(spark, lake, user_features, floor_ms(_BEGIN_MS + day * DAY_MS, DAY_MS) - 123_456)
 
 
 def every_tile(spark: SparkSession, _: Settings, __: FeatureGroup, tiles: TableState, batch_end_ms: int) -> DataFrame:
-    """The tiles from which the peer builds a view: every tile, without a snapshot of history."""
+    """Returns the tiles from which the peer builds a view: every tile, without a snapshot of history."""
     return tiles.read(spark).where(F.col("day") <= utc_day(batch_end_ms)).drop("day", "folded_from")
 
 

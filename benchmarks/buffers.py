@@ -1,10 +1,10 @@
-"""What a group's buffer costs: the bytes of one entity's packed view for buffers of 1, 2 and 7 days.
+"""The cost of a group's buffer: the bytes of one entity's packed view for buffers of 1, 2 and 7 days.
 
     python -m benchmarks.buffers [--json]
 
-The entity is synthetic: an event at a random time, so many per day on the mean, for 40 days. A feature per row: a count and a sum
-over a week with a sawtooth tail and with an exact one, the distinct values of a day, and a mean over a month. The first table is that of
-docs/tails.md; the second one, of docs/lambda-or-kappa.md, compares the view of the default buffer with the history of Kappa.
+The entity is synthetic: for 40 days it has 5 or 100 events per day on average, at random times. Each row of the tables is a feature: a count and a
+sum over a week with a sawtooth tail and with an exact tail, the distinct values of a day, and a mean over a month. The first table is in
+docs/tails.md. The second table, in docs/lambda-or-kappa.md, compares the view of the default buffer with the history of Kappa.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BUFFERS, PER_DAY, DAYS, BATCH_END_MS = ("1d", "2d", "7d"), (5, 100), 40, 20_000 
 
 
 def inputs_of(group: FeatureGroup, per_day: int) -> list[Series]:
-    """The entity's events as the inputs of a group."""
+    """Returns the entity's events as the inputs of a group."""
     source = np.random.default_rng(1)
     ts_ms = np.unique(BATCH_END_MS - 1 - source.integers(0, DAYS * DAY_MS, DAYS * per_day))
     amounts = source.integers(0, 10**8, len(ts_ms))
@@ -55,7 +55,7 @@ def inputs_of(group: FeatureGroup, per_day: int) -> list[Series]:
 
 
 def view_bytes(feature: Feature, buffer: str, per_day: int) -> int:
-    """The bytes of the view of the entity with one feature."""
+    """Returns the bytes of the entity's view with one feature."""
     group = FeatureGroup("buffers", "user", SOURCE, (feature,), buffer=buffer)
     inputs = inputs_of(group, per_day)
     ts_ms = inputs[0].ts_ms
@@ -67,7 +67,7 @@ def view_bytes(feature: Feature, buffer: str, per_day: int) -> int:
 
 
 def history_bytes(feature: Feature, per_day: int) -> int:
-    """The bytes of the history of the entity with one feature, of all events but those of the last tile."""
+    """Returns the bytes of the entity's history with one feature, from all events except those of the last tile."""
     group = FeatureGroup("buffers", "user", SOURCE, (feature,))
     inputs, until_ms = inputs_of(group, per_day), floor_ms(BATCH_END_MS, group.tile_ms)
     closed = inputs[0].ts_ms < until_ms
@@ -78,7 +78,7 @@ def history_bytes(feature: Feature, per_day: int) -> int:
 
 def main(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Prints the tables."""
-    # Feature → events a day → the bytes of the view by its buffer, and those of the history.
+    # Feature → events a day → the bytes of the view by its buffer, and the bytes of the history.
     sizes = {
         name: {
             n: {**{buffer: view_bytes(feature, buffer, n) for buffer in BUFFERS}, "history": history_bytes(feature, n)}

@@ -1,8 +1,8 @@
-"""The share of later clicks that are among the candidates of the recommendation example, by where the candidates come from.
+"""The share of later clicks that are among the candidates of the recommendation example, by the origin of the candidates.
 
     python -m benchmarks.candidate_recall [--json]
 
-Reads simulated visits: those before the last 7 days give the candidates, the clicks of the last 7 days are counted.
+Simulates visits. The candidates are chosen from the visits before the last 7 days, and the clicks of the last 7 days are counted.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from infra.settings import Settings
 from infra.spark import spark_session
 
 DAYS = 7
-#: The numbers of candidates.
+#: The numbers of candidates for which the share is measured.
 SIZES = (100, 500)
 
 
 def recall(folder: Path, events: pd.DataFrame, since: pd.Timestamp, sizes: Sequence[int]) -> pd.DataFrame:
-    """The share of later clicks whose item is among the candidates of its user: a row per way of choosing, a column per size.
+    """Returns the share of later clicks whose item is among the candidates of its user: a row per way of choosing, a column per size.
 
     Args:
-        folder: What `write_candidates` has written from the events before `since`.
+        folder: The folder to which `write_candidates` has written candidates from the events before `since`.
         events: All events.
-        since: The clicks from this time on are counted.
+        since: The time from which clicks are counted.
         sizes: Numbers of candidates.
     """
     candidates, sessions = Candidates(folder), Sessions(events)
@@ -51,7 +51,7 @@ def recall(folder: Path, events: pd.DataFrame, since: pd.Timestamp, sizes: Seque
 
 
 def main(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Prints the table."""
+    """Measures and prints the shares as a table."""
     with tempfile.TemporaryDirectory(prefix="braid-bench-") as name:
         folder = Path(name)
         path = generate(folder).visits

@@ -1,8 +1,8 @@
 """The overhead of Dagster per run and per asset: python -m benchmarks.dagster_overhead [--rounds 5] [--json].
 
-The assets do nothing. A chain of one asset and a chain of eleven assets are run in process, as `braid backfill` runs its jobs, with a
-Dagster instance on disk. A tenth of the difference is the cost of one more asset; the rest is the cost of a run. The peers are the
-same asset run in a new process, as the daemon launches runs, and a direct call of the function. The figures are medians of the rounds.
+The assets do nothing. A chain of one asset and a chain of eleven assets run in process, as `braid backfill` runs its jobs, with a Dagster instance on
+disk. A tenth of the difference between the two is the cost of an asset; a run of one asset without that cost is the cost of a run. The peers are a
+run of one asset in a new process, as the daemon launches runs, and a direct call of the function. The figures are medians of the rounds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def nothing() -> None:
 
 
 def chain(length: int) -> list[dg.AssetsDefinition]:
-    """A chain of assets: each depends on the asset before it."""
+    """Returns a chain of assets: each depends on the asset before it."""
     assets: list[dg.AssetsDefinition] = []
     for index in range(length):
         asset = dg.asset(name=f"nothing_{index}", deps=assets[-1:])

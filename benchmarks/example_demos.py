@@ -1,9 +1,9 @@
-"""The demos of the examples as one table: events in, latency at the rate of the demo's requests, and what fresh features are worth.
+"""The demos of the examples as one table: the rate of events, the latency at the rate of the demo's requests, and the gain by fresh features.
 
     python -m benchmarks.example_demos [fraud ads …] [--json]
 
-Each demo has a home of its own, and takes minutes. Its clients send requests at the rates of the example whatever the answers do, from a process
-of their own, beside the stream and the batch on the same machine; the time of an answer is counted from when its request was due.
+Each demo has a home of its own and takes minutes. Its clients run in a separate process on the same machine as the stream and the batch. They send
+requests at the rates of the example, even if answers are late; the time of an answer is counted from when its request was due.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(
 
 
 def rows_of(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the table for the summary of a demo: one for predictions, and one for scores if there are any."""
+    """Returns the rows of the table for the summary of a demo: a row for predictions, and a row for scores, if there are any."""
     gain = summary["gain"]
     difference = gain["auc_difference"]
     interval = "" if difference is None else f"{difference['low']:+.3f} to {difference['high']:+.3f}"
@@ -59,7 +59,7 @@ def rows_of(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table in Markdown."""
+    """Returns the rows as a table in Markdown."""
     lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
     return "\n".join([*lines, *(f"| {' | '.join(str(row[column]) for column in _COLUMNS)} |" for row in rows)])
 

@@ -1,16 +1,15 @@
-"""What fresh features are worth: the models of the examples on merged features compared with the same models on the features of batch alone.
+"""The gain by fresh features: compares the models of the examples on merged features with the same models on the features of batch alone.
 
     python -m benchmarks.example_gain [fraud ads …] [--seed 1] [--replicates 1000] [--json]
 
 The data are simulated (`examples.NAME`). The features of each label point are computed by hand-written SQL in DuckDB from strictly earlier
-events, once as of the label point (merged) and once as of the last midnight (batch only), as in braid's training sets. Both models also get
-the request columns and the derived features. Their input is that of the declared model, and both are trained as braid trains.
+events, once as of the label point (merged) and once as of the last midnight (batch only), as in braid's training sets. Both models have the inputs of
+the declared model, with its request columns and derived features, and are trained as braid trains.
 
-The first days only fill the windows. Between training and evaluation is the time until a label is known; the evaluation is the last quarter
-of the time. Of each measure (`benchmarks._measures`) the table has both values, their difference and its 95 % interval by a bootstrap over
-the days of the evaluation, because the label points of one episode are not independent. Episodes that last longer than a day make the
-intervals somewhat too narrow. A scenario's measures are about its own label points; where a scenario has positives only, about its positives
-and all negatives.
+The first days only fill the windows. The evaluation is the last quarter of the time. The days until a label is known lie between training and
+evaluation. For each measure (`benchmarks._measures`) the table has both values, their difference, and the 95 % interval of the difference by a
+bootstrap over the days of the evaluation, because the label points of one episode are not independent. Episodes that last longer than a day make the
+intervals somewhat too narrow. A scenario is measured on its own label points; if it has positives only, on its positives and all negatives.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from features.objective import TrainingData
 from features.windows import DAY_MS
 from models.training import fitted
 
-#: The share of the time, at its end, that is for evaluation.
+#: The last share of the time, which is for evaluation.
 EVALUATION_SHARE = 0.25
 BATCH, MERGED = "batch only", "merged"
 
@@ -48,14 +47,14 @@ def main(
     replicates: Annotated[int, typer.Option(help="Replicates of the bootstrap.")] = 1_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compares the models of examples on merged features with those on batch features."""
+    """Compares the models of examples on merged features with the same models on batch features."""
     examples = [importlib.import_module(f"examples.{name}.example").example for name in names or NAMES]
     results = {example.name: compare(example, seed, replicates) for example in examples if example.gain is not None}
     print(json.dumps(results) if as_json else "\n\n".join(_markdown(name, result) for name, result in results.items()))
 
 
 def compare(example: Example, seed: int, replicates: int) -> dict[str, Any]:
-    """The figures of both models of an example, and the intervals of their differences."""
+    """Returns the figures of both models of an example, and the intervals of their differences."""
     declared = example.gain
     assert declared is not None
     module, _, attribute = example.project.partition(":")
@@ -96,7 +95,7 @@ def compare(example: Example, seed: int, replicates: int) -> dict[str, Any]:
 def differences(
     declared: Gain, rows: pd.DataFrame, scores: dict[str, Floats], days: int, seed: int, replicates: int
 ) -> list[dict[str, Any]]:
-    """Per scenario and measure: the values, and the difference between merged and batch only with its interval."""
+    """Returns for each scenario and measure the values, and the difference between merged and batch only with its interval."""
     whole = [("all", measure, np.ones(len(rows), dtype=bool)) for measure in (*declared.measures, *declared.overall)]
     parts = [(name, measure, _mask(rows, number)) for number, name in declared.scenarios.items() for measure in declared.measures]
     rng, results = np.random.default_rng(seed), []
@@ -123,7 +122,7 @@ def differences(
 
 
 def _mask(rows: pd.DataFrame, scenario: int) -> npt.NDArray[np.bool_]:
-    """The label points of a scenario; with all negatives if the scenario has none of its own."""
+    """Returns a mask of the label points of a scenario, and of all negatives if the scenario has no negatives."""
     own, negative = (rows["scenario"] == scenario).to_numpy(), (rows["label"] == 0).to_numpy()
     return own if (own & negative).any() else own | negative
 

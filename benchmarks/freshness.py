@@ -1,14 +1,14 @@
-"""The freshness of the speed layer: how long after an event was sent the online store knows it, beside a load.
+"""The freshness of the speed layer: the time from the sending of an event to its tile in the online store, under load.
 
     python -m benchmarks.freshness [--rates 50,1000] [--seconds 60] [--engine spark] [--engine flink] [--groups 2] [--groups 10] [--floor/--no-floor]
         [--everything] [--json]
 
-Probes are events of users of their own, two a second; an answer is fresh when a read of the store, as a request makes it, gives the tile of
-the probe. Beside them a load of other events is sent at a steady rate: users evenly, items by Zipf's law, so that one item is hot. The peer
-(the floor) is the plainest stateful query of Spark on the same topic in the same run: a count by user in windows of 5 minutes, RocksDB, from Kafka to
-Kafka, without a contract, duplicates or a store; its probes are fresh when a consumer has read their counts. The services run in a
-temporary home, which is deleted; each engine and number of groups has one of its own, and a minute at the highest rate to warm up. CPU time and memory of Flink are those of the speed layer, which archives by Spark, and of the
-JobManager and the TaskManager.
+Probes are events of users that have no other events, two per second. A probe is fresh when a read of the store, as a request makes it, returns its
+tile. Meanwhile a load of other events is sent at a steady rate: users evenly, items by Zipf's law, so that one item is hot. The peer (the floor) is
+the plainest stateful query of Spark on the same topic in the same run: a count by user in windows of 5 minutes, with RocksDB, from Kafka to Kafka,
+without a contract, duplicates or a store. Its probes are fresh when a consumer has read their counts. Each engine and number of groups runs in its
+own temporary home, which is deleted, and warms up for a minute at the highest rate. The CPU time and memory of Flink are those of the speed layer,
+which archives by Spark, of the JobManager and of the TaskManager.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from orchestration.topics import topics
 from store.protocol import Store
 from store.server import open_store
 
-#: Probes are of users from this number on, one user for each.
+#: The user of the first probe. Each further probe has the next user.
 _FIRST_PROBE = 10**9
 _PROBES_PER_SECOND = 2
 _WARM_UP_SECONDS = 60
@@ -52,7 +52,7 @@ _PATIENCE_SECONDS = 120
 _FLOOR_TOPIC = "floor_counts"
 _SCHEMA = "user_id BIGINT, event_timestamp TIMESTAMP"
 
-#: Gives of some probes those that can be seen.
+#: Returns, of the given probes, those that are fresh.
 See = Callable[[list[int]], set[int]]
 
 
@@ -98,7 +98,7 @@ def main(
 
 
 def _project_of(groups: int, settings: Settings) -> str:
-    """The project of the shop with so many groups, as the settings name it: those of users and items again under other names."""
+    """Writes the shop's project with `groups` groups, by copies of its two groups under other names. Returns its value for the setting `project`."""
     path = settings.home / "definitions.py"
     path.write_text(
         "from dataclasses import replace\n\nfrom examples.shop.definitions import project as shop\n\n"
@@ -116,7 +116,7 @@ def _in_the_store(store: Store, pending: list[int]) -> set[int]:
 def phase(
     settings: Settings, numbers: Iterator[int], rate: float, seconds: float, see: See, pids: Sequence[int]
 ) -> dict[str, float]:
-    """Sends a load and probes for some seconds; gives percentiles in milliseconds, and the CPU time of processes and their children."""
+    """Sends a load and probes for some seconds. Returns percentiles of the freshness in ms, and the CPU time of processes and their children."""
     producer = KafkaProducer(**client_options(settings), linger_ms=0)
     sent_at: dict[int, float] = {}
     over = threading.Event()
@@ -151,7 +151,7 @@ def phase(
 
 
 def idle(pids: Sequence[int]) -> dict[str, float]:
-    """The CPU time of processes without any event, in cores."""
+    """Returns the CPU time of processes while no event arrives, in cores."""
     time.sleep(10)
     seconds, before = 30, _cpu_seconds(pids)
     time.sleep(seconds)
@@ -169,7 +169,7 @@ def _rss_mb(pid: int) -> float:
 
 @contextmanager
 def floor_query(settings: Settings) -> Iterator[tuple[int, See]]:
-    """The peer as it runs: the id of its process, and what sees a probe."""
+    """Runs the peer during a block. Yields the id of its process, and the function that returns the fresh probes."""
     from speed.session import speed_session
 
     spark = speed_session(settings, ROCKSDB)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving [--requests 2000] [--runs 3] [--logged] [--json]
 
-braid answers through BentoML from packed views and tiles, with merge, model, validation and provenance. The peers read finished values, which
-are those that braid answers, from the same Valkey (`benchmarks.peers`):
+braid answers through BentoML from packed views and tiles, with merge, model, validation and provenance. The peers read finished values from the same
+Valkey (`benchmarks.peers`); the values equal those of braid's answers:
 
     bare        Starlette, one plain hash per user, the same model as braid, no validation: the least that a prediction needs
     fastapi     FastAPI, three HGETs, a logistic regression
@@ -86,7 +86,7 @@ def main(
 
 
 def finished_features(settings: Settings) -> pa.Table:
-    """The features of all users as braid answers them, with the columns that the peers need."""
+    """Returns the features of all users from braid's answers, with the columns that the peers need."""
     with Client(settings.serving_url, deadline_seconds=60) as client:
         parts = [range(first, min(first + 500, USERS)) for first in range(0, USERS, 500)]
         batches = [client.features_arrow(group.name, part, at=Q_MS) for part in parts]
@@ -109,19 +109,19 @@ def check_feast(port: int, features: pa.Table) -> None:
 
 
 def feast_bodies(case: str, number: int) -> list[str]:
-    """The requests of a case as Feast has them: of the same users."""
+    """Returns the bodies of requests of a case in Feast's format, for the same users."""
     names = [f"user_features:{name}" for name in group.feature_names]
     users = [json.loads(body)["ids"] for body in bodies_of(case, number)]
     return [json.dumps({"features": names, "entities": {"user_id": ids}}) for ids in users]
 
 
 def fastapi_bodies(case: str, number: int) -> list[str]:
-    """The requests of a case as the server of FastAPI has them."""
+    """Returns the bodies of requests of a case in the format of the FastAPI server."""
     return [json.dumps({"user_id": json.loads(body)["user_id"], "context": {}}) for body in bodies_of(case, number)]
 
 
 def compare(servers: dict[str, Server], plain: redis.Redis, requests: int, runs: int) -> dict[str, Any]:
-    """Server → the medians of alternating runs, by the names of `ROWS`; `pipeline` → p50 and p99."""
+    """Returns for each server the medians of alternating runs, by the names of `ROWS`; and for `pipeline` p50 and p99."""
     bodies: dict[str, Callable[[str, int], list[str]]] = {"fastapi": fastapi_bodies, "feast": feast_bodies}
     cases = []
     for name in servers:
@@ -152,12 +152,12 @@ def compare(servers: dict[str, Server], plain: redis.Redis, requests: int, runs:
 
 
 def percentiles(seconds: list[float]) -> list[tuple[str, float]]:
-    """The median and the 99th percentile in milliseconds."""
+    """Returns the median and the 99th percentile in milliseconds."""
     return [(f"p{percent}_ms", float(np.percentile(seconds, percent)) * 1_000) for percent in (50, 99)]
 
 
 def ask(port: int, path: str, bodies: list[str], keep: bool = False) -> list[Any]:
-    """The seconds of each request, sent one after another on one connection; with `keep` the answers instead."""
+    """Sends requests one after another on one connection. Returns the seconds of each request, or with `keep` the answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     results: list[Any] = []
     for body in bodies:
@@ -174,7 +174,7 @@ def ask(port: int, path: str, bodies: list[str], keep: bool = False) -> list[Any
 
 
 def throughput(port: int, bodies: list[str]) -> float:
-    """The predictions per second over several connections at once."""
+    """Returns the predictions per second over several concurrent connections."""
     threads = [threading.Thread(target=ask, args=(port, "/predict", bodies[n::_CONNECTIONS])) for n in range(_CONNECTIONS)]
     started = time.perf_counter()
     for thread in threads:
@@ -185,7 +185,7 @@ def throughput(port: int, bodies: list[str]) -> float:
 
 
 def pipelined(client: redis.Redis, number: int) -> list[float]:
-    """The seconds of pipelines of `_PIPELINED` HGETALL, without a server in front of the store."""
+    """Returns the seconds of each pipeline of `_PIPELINED` HGETALL, without a server in front of the store."""
     source, seconds = random.Random(1), []
     for _ in range(number):
         users = source.sample(range(USERS), _PIPELINED)
@@ -199,7 +199,7 @@ def pipelined(client: redis.Redis, number: int) -> list[float]:
 
 
 def ratios(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Peer → braid's figure divided by the peer's; the pipeline stands beside `/features` of as many entities."""
+    """Returns for each peer braid's figures divided by the peer's. The pipeline is compared with `/features` of as many entities."""
     braid = figures["braid"]
     of_pipeline = {figure: braid[f"features_{_PIPELINED}_{figure}"] / value for figure, value in figures["pipeline"].items()}
     of_servers = {
@@ -212,7 +212,7 @@ def ratios(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as a table of Markdown: braid, and each peer with the ratio of braid to it."""
+    """Returns the figures as a table of Markdown: braid, and each peer with the ratio of braid's figure to the peer's."""
     names = {"bare": "bare server", "fastapi": "FastAPI, three HGETs", "feast": "Feast"}
     lines = [
         f"{result['users']:,} users with {result['tiles_per_user']} tiles and {result['bytes_per_user']:,} bytes each; medians of {result['runs']} runs; in brackets braid's figure divided by the peer's.",

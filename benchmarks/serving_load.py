@@ -3,12 +3,12 @@
     python -m benchmarks.serving_load [--case predict] [--limit-ms 10] [--seconds 60] [--share 0.5] [--publish] [--stream 0]
         [--workers 1] [--json]
 
-For each case, `/predict` and `/features` of 1, 100 and 500 users, the rate is searched by trials of some seconds. Then the load runs at a share of
-the rate, at rest, and once more while other things happen: with `--publish` a later view of all users and another champion are published, with
-`--stream` so many events per second of the same users go through Kafka and the speed layer, and requests are about the moment at which they are sent.
-Times count from when a request was due, so no stall is left out. The peer is a server that only answers, with as many bytes: the rate that the generator itself reaches
-with it, which must be well above that of serving, or the figures are those of the generator. The data are those of
-`benchmarks.serving`, in a temporary home, which is deleted.
+For each case, `/predict` and `/features` of 1, 100 and 500 users, trials of some seconds search for the highest rate. Then the load runs twice at a
+share of that rate: at rest, and while other work goes on. With `--publish` this work is the publication of a later view of all users and of another
+champion. With `--stream` it is a stream of so many events per second of the same users through Kafka and the speed layer; requests then ask for
+features as of the moment at which they are sent. The time of an answer counts from when its request was due, so no stall is left out. The peer is a
+server that only answers, with as many bytes. It shows the rate that the generator itself can reach. That rate must be well above the rate of serving,
+otherwise the figures are those of the generator. The data are those of `benchmarks.serving`, in a temporary home, which is deleted.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ async def main():
 
 asyncio.run(main())
 """
-#: A trial has at least so many requests, for its 99th percentile, unless that takes longer than `_LONGEST_TRIAL_SECONDS`.
+#: A trial has at least `_LEAST_REQUESTS`, for its 99th percentile, unless these take longer than `_LONGEST_TRIAL_SECONDS`.
 _LEAST_REQUESTS, _LONGEST_TRIAL_SECONDS = 400, 20.0
-#: In the first minutes of a stream Java compiles.
+#: The time before a measurement with a stream, because Java compiles in the first minutes of a stream.
 _STREAM_WARM_UP_SECONDS = 90
 
 
@@ -79,10 +79,10 @@ def main(
     workers: Annotated[int, typer.Option(help="Processes of serving.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measures what rate serving holds, and its answers at a share of it."""
+    """Measures the highest rate that serving holds, and its answers at a share of that rate."""
     results = []
     for case in cases or list(CASES):
-        # A home of its own for each case: a view can be published once, and the caches of serving begin empty.
+        # Each case has its own home, because a view can be published only once, and because the caches of serving must begin empty.
         with temporary_home() as home:
             update = {"mlflow_tracking_uri": f"sqlite:///{home.home}/mlflow.db", "serving_workers": workers}
             settings = home.model_copy(update=update)
@@ -114,7 +114,20 @@ def measure(
     settings: Settings, case: str, limit_ms: float, seconds: float, share: float, trial_seconds: float, trials: int, next_version: str | None,
     batch_end_ms: int, stream: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """The figures of one case; `next_version` becomes champion and so many events per second are sent meanwhile, if they are given."""
+    """Returns the figures of one case: the rates of serving and of the peer, and the load at rest and while other work goes on.
+
+    Args:
+        settings: The settings of the deployment.
+        case: A case of `benchmarks._serving.CASES`.
+        limit_ms: The limit of the 99th percentile, in ms.
+        seconds: The seconds of a load at a share of the highest rate.
+        share: That share.
+        trial_seconds: The seconds of a trial of a rate.
+        trials: The largest number of rates to try.
+        next_version: The version that becomes champion while a load runs; None for no publication.
+        batch_end_ms: The batch_end of the users' views.
+        stream: The events per second that are sent while a load runs; 0 for no stream.
+    """
     path, _ = CASES[case]
     bodies = bodies_of(case, 1_000, at_ms=None if stream else batch_end_ms + DAY_MS)
     requests, port = [request_of(path, body) for body in bodies], settings.ports.serving
@@ -130,7 +143,7 @@ def measure(
         ceiling = rate_of(peer, 2 / mean_seconds)
     rate = rate_of(port, 0.5 / mean_seconds)
     figures: dict[str, Any] = {"rate": round(rate, 1), "rate_of_the_peer": round(ceiling, 1), "answer_bytes": size}
-    # Where no rate holds the limit, the answers are shown at a share of what one connection can ask.
+    # If no rate holds the limit, the load runs at a share of the rate that a single connection can reach.
     shared = share * (rate or 1 / mean_seconds)
     rest = offer(port, requests, shared, seconds)
     figures |= {"at_rest": figures_of(rest)}
@@ -149,7 +162,7 @@ def measure(
 
 
 def figures_of(load: Load) -> dict[str, Any]:
-    """The percentiles of a load, in milliseconds."""
+    """Returns the percentiles of a load in milliseconds, and the numbers of its answers."""
     return {
         "rate": round(load.rate, 1),
         "answers": len(load.seconds),
@@ -164,7 +177,10 @@ def figures_of(load: Load) -> dict[str, Any]:
 
 
 def one_by_one(port: int, path: str, bodies: Sequence[str]) -> tuple[float, int]:
-    """The mean seconds of requests one after another on one connection, and the bytes of the last answer. The first half warms the server up."""
+    """Sends requests one after another on one connection. Returns their mean seconds, and the bytes of the last answer.
+
+    The first half of the requests warms the server up and does not count.
+    """
     wait(port)
     connection, began = http.client.HTTPConnection("127.0.0.1", port, timeout=30), 0.0
     for place, body in enumerate(bodies):
@@ -181,7 +197,7 @@ def one_by_one(port: int, path: str, bodies: Sequence[str]) -> tuple[float, int]
 
 @contextmanager
 def answering(port: int, size: int) -> Iterator[int]:
-    """A block in which the peer listens on the port."""
+    """Runs a block in which the peer listens on the port."""
     with subprocess.Popen([sys.executable, "-c", PEER, str(port), str(size)]) as program:
         try:
             wait(port)

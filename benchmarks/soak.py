@@ -2,11 +2,11 @@
 
     python -m benchmarks.soak [--minutes 30] [--rate 40] [--events 50] [--publish-minutes 3] [--json]
 
-All services of `braid up` run in a temporary home, which is deleted. Meanwhile clients ask for predictions and for the features of 1, 100 and 500
-users at a fixed rate, a producer sends events, and every few minutes another process publishes a later view of all users and moves the alias of the
-champion. The peer of a service is itself: its growth over the second half of the time, as the slope of Theil and Sen, which single samples do not
-move. A service is flat if its memory grows by at most 2 % and 2 MiB in that half, and its descriptors by at most 1 % and 1. In the first minutes caches
-fill and Java compiles, so a soak of a few minutes shows growth.
+All services of `braid up` run in a temporary home, which is deleted. Meanwhile clients request predictions and the features of 1, 100 and 500 users
+at a fixed rate, a producer sends events, and every few minutes another process publishes a later view of all users and moves the alias of the
+champion. A service has no peer; its growth over the second half of the time is measured by the Theil-Sen slope, which is robust against single
+samples. A service is flat if in that half its memory grows by at most 2 % plus 2 MiB, and its descriptors by at most 1 % plus 1. In the first minutes
+caches fill and Java compiles, so a soak of a few minutes shows growth.
 """
 
 from __future__ import annotations
@@ -46,7 +46,15 @@ _TOLERATED = {"bytes": (0.02, 2 * _MIB), "descriptors": (0.01, 1)}
 
 
 class Sample(NamedTuple):
-    """A service at a moment: resident bytes (pages that its processes share count for each of them), and open descriptors."""
+    """A service at a moment.
+
+    Attributes:
+        seconds: The seconds since the begin of the soak.
+        pid: The id of the service's first process.
+        processes: The number of its processes.
+        bytes: Their resident memory. Pages that processes share count once per process.
+        descriptors: The number of their open descriptors.
+    """
 
     seconds: float
     pid: int
@@ -75,7 +83,7 @@ def main(
 def soak(
     settings: Settings, versions: Sequence[str], minutes: float, rate: float, events: float, publish_minutes: float
 ) -> tuple[list[Load], dict[str, list[Sample]]]:
-    """The loads between the publications, and the samples of each service."""
+    """Runs the soak. Returns the loads, one for each publication, and the samples of each service."""
     with publication(settings, versions[0], 0, *_ends()):
         pass  # without a view there is nothing to merge
     over, samples = threading.Event(), dict[str, list[Sample]]()
@@ -96,7 +104,7 @@ def soak(
 
 
 def mixed_requests() -> list[bytes]:
-    """1,000 requests about the moment at which they are sent, in a random order."""
+    """Returns 1,000 requests in a random order, for features as of the moment at which they are sent."""
     requests = [
         request_of(CASES[case][0], body) for case, percent in MIX.items() for body in bodies_of(case, 10 * percent, at_ms=None)
     ]
@@ -105,7 +113,7 @@ def mixed_requests() -> list[bytes]:
 
 
 def figures_of(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The start, the end and the growth of a service: medians of the first and the last tenth, and the slope of the second half."""
+    """Returns the figures of a service: the medians of the first and the last tenth of its samples, and the slope of the second half."""
     tenth, half = max(1, len(samples) // 10), samples[len(samples) // 2 :]
     figures: dict[str, Any] = {"restarts": len({sample.pid for sample in samples}) - 1, "processes": samples[-1].processes}
     for name, (share, amount) in _TOLERATED.items():
@@ -123,7 +131,7 @@ def figures_of(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def load_figures(loads: Sequence[Load]) -> dict[str, Any]:
-    """The answers of all loads together."""
+    """Returns the figures of the answers of all loads together."""
     seconds = np.concatenate([np.array(load.seconds) for load in loads]) * 1_000
     statuses = sum((load.statuses for load in loads), Counter[int]())
     return {
@@ -134,7 +142,7 @@ def load_figures(loads: Sequence[Load]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as a table of Markdown."""
+    """Returns the figures as a table of Markdown."""
     load = result["load"]
     text = (
         f"{result['minutes']:g} minutes with {result['events_per_second']:g} events/s and {result['publications']} publications; "
@@ -157,7 +165,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _ends() -> tuple[int, int]:
-    """The end of the users' history, and batch_end of a view that is published now: five minutes ago, which the stream has passed."""
+    """Returns the batch_end of the users' events, and of a view that is published now: at least 5 minutes ago, which the stream has passed."""
     end_ms = floor_ms(now_ms(), 5 * MINUTE_MS) - 5 * MINUTE_MS
     return end_ms, end_ms
 
@@ -181,7 +189,7 @@ def _watch(settings: Settings, samples: dict[str, list[Sample]], over: threading
                     descriptors += process.num_fds()
                     processes += 1
                 except psutil.NoSuchProcess:
-                    continue  # it has ended meanwhile
+                    continue  # the process has ended meanwhile
             samples.setdefault(name, []).append(Sample(time.monotonic() - began, info.pid, processes, used, descriptors))
 
 

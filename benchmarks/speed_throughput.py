@@ -2,15 +2,15 @@
 
     python -m benchmarks.speed_throughput [--events 1000000] [--batch 100000] [--visit 1] [--runs 3] [--json]
 
-The peer is a streaming query as tutorials have it: windows of 1 hour every 5 minutes with a count, a conditional sum and a distinct count
+The peer is a streaming query as tutorials show it: windows of 1 hour every 5 minutes with a count, a conditional sum and a distinct count
 (approx_count_distinct, since Spark refuses countDistinct in a stream), state in RocksDB, and a sink that discards its rows. braid
 runs the real query of `speed.online`: the contract, duplicates, all declared features, written to Valkey. Both read the same topic on
 the same machine. Their runs alternate in one warm session; each run has a new checkpoint. The CPU time of Spark and its workers is
 reported beside wall-clock time, because it hardly depends on other load. The services run in a temporary home, which is deleted.
 
-`--batch` is the number of events per micro-batch, for both queries. With 0 the topic is one micro-batch; each window is then updated
-once, which saves the sliding-window query most of its work on state. `--visit` is the number of events of a user within a few minutes. The
-more events a visit has, the more work the partial aggregation saves that query, and the smaller the difference is.
+`--batch` is the number of events per micro-batch, for both queries. With 0 the whole topic is one micro-batch. Each window is then updated once,
+which saves the sliding-window query most of its work on state. `--visit` is the number of events of a user within a few minutes. The more events a
+visit has, the more work Spark's partial aggregation saves the sliding-window query, and the smaller the difference is.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(
     runs: Annotated[int, typer.Option(help="Runs of each query.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compares the throughput of the sliding-window query and of braid's."""
+    """Compares the throughput of the sliding-window query with the throughput of braid's query."""
     with temporary_home() as home:
         settings = home.model_copy(update={"speed_memory": "2g"})
         services.up(settings, {user_events.topic: PARTITIONS}, only={"kafka", "valkey"})
@@ -65,7 +65,7 @@ def main(
 
 
 def compare(settings: Settings, events: int, users: int, minutes: int, visit: int, batch: int, runs: int) -> dict[str, object]:
-    """The medians of alternating runs of both queries, in events per second and in events per CPU second."""
+    """Returns the medians of alternating runs of both queries, in events per second and in events per CPU second."""
     spark = speed_session(settings)
     defaults = dict.fromkeys((*SQL_PROPERTIES, *ROCKSDB))
     checkpoint = Checkpoint("benchmark", {}, spark.sparkContext.defaultParallelism)
@@ -130,7 +130,7 @@ def measure(spark: SparkSession, writer: DataStreamWriter, conf: dict[str, str |
 
 
 def _cpu_seconds() -> float:
-    """The CPU time of the JVM and of its Python workers, which stay alive between the runs. Services are left out."""
+    """Returns the CPU time of the JVM and of its Python workers, which stay alive between the runs. Services are left out."""
     used = 0.0
     for process in psutil.Process().children(recursive=True):
         try:
@@ -143,7 +143,7 @@ def _cpu_seconds() -> float:
 
 
 def sliding_writer(spark: SparkSession, settings: Settings, batch: int) -> DataStreamWriter:
-    """The sliding-window query."""
+    """Returns the writer of the sliding-window query."""
     options = {
         "kafka.bootstrap.servers": settings.kafka_bootstrap,
         "subscribe": user_events.topic,
@@ -166,7 +166,7 @@ def sliding_writer(spark: SparkSession, settings: Settings, batch: int) -> DataS
 
 
 def produce(spark: SparkSession, settings: Settings, events: int, users: int, minutes: int, visit: int) -> None:
-    """Adds events to the topic in order of time. A user makes several visits, each of `visit` events within a few minutes."""
+    """Adds events to the topic, ordered by time. A user makes several visits, each of `visit` events within a few minutes."""
     end_ms = now_ms()
     each = max(1, events // PARTITIONS)
     # Every writing task covers the whole time span, so that the event times in the topic's partitions advance together.

@@ -2,10 +2,10 @@
 
     python -m benchmarks.store_rebuild [--runs 3] [--json]
 
-The deployment is the demo's: a year of purchases in the batch views, and its last two days streamed. After FLUSHALL the platform
-repairs itself: Dagster's sensor publishes the views from Delta, and the speed layer reads the stream again. A key is back when its
-value equals the old value byte for byte. The peer is the same Valkey after SIGKILL, which its supervisor starts again from its own
-file. The services run in a temporary home, which is deleted.
+The deployment is that of the demo: a year of purchases in the batch views, and the last two days streamed. After FLUSHALL the platform repairs
+itself: Dagster's sensor publishes the views from Delta, and the speed layer reads the stream again. A key is back when its value equals the old value
+byte for byte. The peer is the same Valkey after SIGKILL, which its supervisor restarts from the store's own file. The services run in a temporary
+home, which is deleted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from infra.embedded import services
 from infra.settings import Settings
 from store.clients import store
 
-#: The number of keys that are compared until all of them are back; from then on all keys are compared.
+#: The number of keys that are compared until all of these keys are back; from then on all keys are compared.
 _SAMPLE = 2_000
 
 
@@ -77,7 +77,7 @@ def start(settings: Settings) -> None:
 
 
 def content(settings: Settings, keys: list[bytes] | None = None) -> dict[bytes, dict[bytes, bytes]]:
-    """Key → fields in the store, for the keys of entities; by default for the keys of all entities."""
+    """Returns the fields of entities' keys in the store, by key; by default of the keys of all entities."""
     client, fields_of = store(settings), {}
     keys = keys or [key for group in project.groups for key in client.scan_iter(f"{group.name}:*", count=1_000)]
     for begin in range(0, len(keys), 1_000):

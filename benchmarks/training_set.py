@@ -8,8 +8,8 @@ a condition, grouped by label. Since `days_since_last` has no window, the range 
 DuckDB uses as many threads as Spark has cores. All three read the same Delta files and write Parquet. A sample of the results is
 compared cell by cell.
 
-The runs alternate. CPU time of the process and its children is reported beside wall-clock time, because it depends less on other
-load of the machine.
+The runs alternate. CPU time of the process and its children is reported beside wall-clock time, because CPU time depends less on other load of the
+machine.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main(
 
 
 def compare(spark: SparkSession, settings: Settings, labels: int, runs: int) -> dict[str, object]:
-    """The seconds of alternating runs of the three, and how many cells of their results differ."""
+    """Returns the median seconds of alternating runs of braid, Spark and DuckDB, and the number of cells of their results that differ."""
     journey = write_journey(settings.home / "journey", now_ms())
     for path in (journey.history, journey.live):
         load_events(spark, settings, user_events, path)
@@ -101,7 +101,7 @@ def compare(spark: SparkSession, settings: Settings, labels: int, runs: int) -> 
 
 
 def write_labels(spark: SparkSession, settings: Settings, labels: int, target: str) -> None:
-    """Writes distinct (entity, q_ms): about half anywhere in the year, the other half within the hour after an event."""
+    """Writes distinct pairs (entity, q_ms): about half of them anywhere in the year after its first 30 days, the rest within an hour after an event."""
     events = spark.read.format("delta").load(settings.table(user_events.table)).select(F.col("user_id").alias("entity"), "ts_ms")
     begin_ms, end_ms = events.agg(F.min("ts_ms"), F.max("ts_ms")).first() or (0, 0)
     share = labels * 1.02 / events.count()
@@ -113,19 +113,19 @@ def write_labels(spark: SparkSession, settings: Settings, labels: int, target: s
 
 
 def braid(spark: SparkSession, settings: Settings, labels: str, target: str) -> None:
-    """The product's point-in-time join."""
+    """Runs the product's point-in-time join."""
     point_in_time(spark, settings, user_features, spark.read.parquet(labels)).write.parquet(target)
 
 
 def spark_join(spark: SparkSession, settings: Settings, labels: str, target: str) -> None:
-    """The hand-written SQL in Spark."""
+    """Runs the hand-written SQL in Spark."""
     spark.read.format("delta").load(settings.table(user_events.table)).createOrReplaceTempView("e")
     spark.read.parquet(labels).createOrReplaceTempView("l")
     spark.sql(range_join_sql(user_features, "div")).write.parquet(target)
 
 
 def duckdb_join(spark: SparkSession, settings: Settings, labels: str, target: str) -> None:
-    """The hand-written SQL in DuckDB, over the same files."""
+    """Runs the hand-written SQL in DuckDB, over the same files."""
     files = [path.removeprefix("file:") for path in spark.read.format("delta").load(settings.table(user_events.table)).inputFiles()]
     with duckdb.connect(config={"threads": spark.sparkContext.defaultParallelism}) as connection:
         connection.execute(f"CREATE VIEW e AS SELECT * FROM read_parquet({files})")
@@ -134,7 +134,7 @@ def duckdb_join(spark: SparkSession, settings: Settings, labels: str, target: st
 
 
 def range_join_sql(group: FeatureGroup, div: str) -> str:
-    """The hand-written SQL: the features of the labels `l` (entity, q_ms) from the events `e`.
+    """Returns the hand-written SQL: the features of the labels `l` (entity, q_ms) from the events `e`.
 
     Args:
         group: The declaration of the group.
@@ -161,7 +161,7 @@ def range_join_sql(group: FeatureGroup, div: str) -> str:
 
 
 def differences(settings: Settings, peers: list[str]) -> tuple[int, int]:
-    """In a sample of labels: the number of the peers' cells that differ from braid's, and the number of cells compared."""
+    """Compares a sample of labels. Returns the number of the peers' cells that differ from braid's, and the number of cells compared."""
     different = cells = 0
     names = user_features.feature_names
     with duckdb.connect() as connection:

@@ -1,6 +1,6 @@
-"""The least that a prediction needs, as a peer: Starlette under uvicorn, HGETALL of a plain hash per user, the same booster as braid.
+"""The peer with the least work for a prediction: Starlette under uvicorn, HGETALL of a plain hash per user, the same booster as braid.
 
-It runs in braid's environment, as a program: `python bare_server.py PORT STORE_URL BOOSTER`. It does not merge, validate, or report provenance.
+A program of braid's own environment: `python bare_server.py PORT STORE_URL BOOSTER`. It does not merge, validate, or report provenance.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ booster, store = lightgbm.Booster(model_file=booster_file), redis.asyncio.Redis.
 
 
 def row(fields: dict[bytes, bytes]) -> dict[str, float]:
-    """The features in a hash."""
+    """Returns the features in a hash."""
     return {name.decode(): float(value) for name, value in fields.items()}
 
 
 async def predict(request: Request) -> Response:
-    """A prediction about a user."""
+    """Answers with a prediction about a user."""
     features = row(await store.hgetall(f"user_features:{(await request.json())['user_id']}"))
     score = booster.predict(np.array([list(features.values())]), num_threads=1)[0]
     return answer({"prediction": float(score), "features_used": features})
 
 
 async def features(request: Request) -> Response:
-    """The features of users."""
+    """Answers with the features of users."""
     pipeline = store.pipeline(transaction=False)
     for user in (await request.json())["ids"]:
         pipeline.hgetall(f"user_features:{user}")
@@ -43,7 +43,7 @@ async def features(request: Request) -> Response:
 
 
 def answer(content: Any) -> Response:
-    """A response of JSON."""
+    """Returns a response with JSON."""
     return Response(json.dumps(content), media_type="application/json")
 
 

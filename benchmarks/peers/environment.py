@@ -11,7 +11,7 @@ _LOCK = Path(__file__).with_name("requirements.lock")
 
 
 def peers_python(settings: Settings) -> Path:
-    """The Python of the environment, which is made where it is missing.
+    """Returns the Python of the environment. If the environment is missing, it is made first.
 
     Raises:
         SetupError: The packages cannot be installed.

@@ -1,7 +1,7 @@
-"""The server that many tutorials show, as a peer: FastAPI, three HGETs of finished values, a logistic regression.
+"""The peer that many tutorials show: FastAPI, three HGETs of finished values, a logistic regression.
 
-A program of the peers' environment: `python fastapi_server.py PORT STORE_URL MODEL`. Like its models of the web it asks the store without
-awaiting it, reads a model by joblib, and checks request and response by pydantic.
+A program of the peers' environment: `python fastapi_server.py PORT STORE_URL MODEL`. Like the servers of these tutorials, it calls the store with a
+blocking client, reads a model by joblib, and checks request and response by pydantic.
 """
 
 import sys
@@ -20,14 +20,14 @@ model = joblib.load(model_file)
 
 
 class PredictionRequest(BaseModel):
-    """A user, and what the caller knows."""
+    """A user, and the context of the request."""
 
     user_id: int
     context: dict
 
 
 class PredictionResponse(BaseModel):
-    """A prediction, and the features behind it."""
+    """A prediction, and the features from which it was computed."""
 
     user_id: int
     prediction: float
@@ -36,7 +36,7 @@ class PredictionResponse(BaseModel):
 
 @app.post("/predict", response_model=PredictionResponse)
 async def predict(request: PredictionRequest):  # noqa: ANN201  # the response model is the type
-    """A prediction about a user."""
+    """Answers with a prediction about a user."""
     features = fetch_features(request.user_id)
     feature_vector = np.array(list(features.values()))
     prediction = model.predict_proba(feature_vector.reshape(1, -1))[0][1]
@@ -44,7 +44,7 @@ async def predict(request: PredictionRequest):  # noqa: ANN201  # the response m
 
 
 def fetch_features(user_id: int) -> dict[str, float]:
-    """The features of a user."""
+    """Returns the features of a user."""
     pipe = redis_client.pipeline()
     feature_names = ["avg_purchase_30d", "purchase_count_7d", "days_since_last"]
     for name in feature_names:

@@ -1,4 +1,4 @@
-"""What the peers have before they start: a logistic regression by joblib, and Feast's registry and online values.
+"""Prepares the peers before they start: writes a logistic regression by joblib, and Feast's registry and online values.
 
 A program of the peers' environment: `python prepare.py FEATURES MODEL FEAST_FOLDER`. FEATURES is a Parquet file with a row per user: `user_id`,
 `event_timestamp` and the features. FEAST_FOLDER has the file `feature_store.yaml`.

@@ -1,4 +1,4 @@
-"""The peers as processes: each has the features that braid answers, finished, in the same online store."""
+"""Runs the peers as processes. Each peer reads the features of braid's answers as finished values from the same online store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks._serving import wait
 from benchmarks.peers.environment import peers_python
 from infra.settings import Settings
 
-#: The databases of the store: one with a plain hash per user, one of Feast.
+#: The databases of the store with a plain hash per user, and with Feast's values.
 _PLAIN_DB, _FEAST_DB = 1, 2
 _FOLDER = Path(__file__).parent
 _FEAST_SETTINGS = """\
@@ -36,8 +36,8 @@ class Server(NamedTuple):
     """A server that is measured.
 
     Attributes:
-        port: Where it listens.
-        pid: The process that it consists of, with its children.
+        port: The loopback port on which it listens.
+        pid: The id of its process, whose children belong to the server, too.
     """
 
     port: int
@@ -46,10 +46,10 @@ class Server(NamedTuple):
 
 @contextmanager
 def peers(settings: Settings, features: pa.Table, booster_file: Path) -> Iterator[tuple[dict[str, Server], redis.Redis]]:
-    """A block in which the peers run: by name, and the client of the plain hashes.
+    """Runs the peers during a block. Yields the servers by name, and the client of the plain hashes.
 
     Args:
-        settings: The deployment whose online store they share.
+        settings: The settings of the deployment whose online store the peers share.
         features: `user_id`, `event_timestamp` and the features, a row per user.
         booster_file: The model of the bare server.
     """
@@ -63,7 +63,7 @@ def peers(settings: Settings, features: pa.Table, booster_file: Path) -> Iterato
     text = _FEAST_SETTINGS.format(folder=feast, store=urlsplit(url).netloc, db=_FEAST_DB)
     (feast / "feature_store.yaml").write_text(text)
     environment = {**os.environ, "FEAST_USAGE": "False", "HOME": str(home)}  # gunicorn writes to the home of the user
-    for variable in ("PYTHONPATH", "BENTOML_HOME"):  # of braid's environment
+    for variable in ("PYTHONPATH", "BENTOML_HOME"):  # these belong to braid's environment
         environment.pop(variable, None)
     model = home / "model.pkl"
     subprocess.run(
@@ -91,7 +91,7 @@ def peers(settings: Settings, features: pa.Table, booster_file: Path) -> Iterato
 
 
 def _write_plain(client: redis.Redis, features: pa.Table) -> None:
-    """A hash per user with each feature by its name."""
+    """Writes a hash per user with each feature by its name."""
     pipeline = client.pipeline(transaction=False)
     for row in features.drop_columns(["event_timestamp"]).to_pylist():
         pipeline.hset(f"user_features:{row.pop('user_id')}", mapping=row)
