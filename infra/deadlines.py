@@ -26,7 +26,7 @@ class Deadline:
         self._timer: asyncio.TimerHandle
 
     def __enter__(self) -> None:
-        """Starts the timer. The caller must be a task."""
+        """Starts the timer. Must be called in a task."""
         task = asyncio.current_task()
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()

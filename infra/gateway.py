@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 #: The age in seconds from which a JVM gets no more runs.
 MAX_AGE_SECONDS = 12 * 3_600.0
-#: The longest time that a run waits for the holder to start a JVM. To start a JVM of its own would take the run most of this time.
+#: The longest time that a run waits for the holder to start a JVM. The run would need most of this time to start its own JVM.
 _START_SECONDS = 45.0
 #: The time that Spark may take to stop at the end of a process.
 _STOP_SECONDS = 30.0
@@ -187,7 +187,7 @@ def borrow(home: Path, wanted: str) -> Lease | None:
 
 
 def held(home: Path) -> bool:
-    """Whether the home has a holder."""
+    """Returns whether the home has a holder."""
     try:
         with holder_path(home).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -199,17 +199,17 @@ def held(home: Path) -> bool:
 
 
 def jvm_path(home: Path) -> Path:
-    """The file of the JVM, with its secret, its lock and its mark."""
+    """Returns the path of the JVM's file, with its secret, its lock and its mark."""
     return home / "spark" / "warm-jvm"
 
 
 def request_path(home: Path) -> Path:
-    """The file by which a run asks for a JVM."""
+    """Returns the path of the file by which a run asks for a JVM."""
     return home / "spark" / "warm-jvm.request"
 
 
 def holder_path(home: Path) -> Path:
-    """The file that the holder has locked."""
+    """Returns the path of the file that the holder has locked."""
     return home / "spark" / "warm-jvm.holder"
 
 
@@ -290,7 +290,7 @@ def _stopped(jvm: Jvm, session: SparkSession) -> bool:
         context.stop()  # the process may have replaced the session
     java.org.apache.spark.sql.delta.DeltaLog.clearCache()
     contexts = getattr(getattr(java, "org.apache.spark.SparkContext$"), "MODULE$")
-    stopped = bool(contexts.getActive().isEmpty())  # pyspark makes a warning of an error in `stop`
+    stopped = bool(contexts.getActive().isEmpty())  # checked, because pyspark only warns if `stop` fails
     objects.keySet().removeIf(java.java.util.regex.Pattern.compile(r"o\d+").asMatchPredicate())
     java.java.lang.System.gc()
     heap = java.java.lang.management.ManagementFactory.getMemoryMXBean().getHeapMemoryUsage()

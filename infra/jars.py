@@ -18,14 +18,14 @@ from infra.java import find_java
 
 @dataclass(frozen=True)
 class JarSet:
-    """Maven coordinates whose JARs lie in one folder, with all dependencies or without any."""
+    """Maven coordinates whose JARs lie in one folder, with all dependencies or without any (`transitive`)."""
 
     name: str
     coordinates: tuple[str, ...]
     transitive: bool = True
 
     def folder(self, cache_dir: Path) -> Path:
-        """The folder of the JARs. Its name contains the versions, so JARs of different versions never mix."""
+        """Returns the folder of the JARs. Its name contains the versions, so JARs of different versions never mix."""
         versions = "_".join(coordinate.split(":", 1)[1].replace(":", "-") for coordinate in self.coordinates)
         return cache_dir / "jars" / f"{self.name}_{versions}"
 
@@ -43,7 +43,7 @@ KAFKA = JarSet("kafka", ("org.apache.kafka:kafka_2.13:4.3.1", "org.slf4j:slf4j-s
 FLINK = JarSet(
     "flink", ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2", "org.apache.flink:flink-sql-gateway:2.2.1"), transitive=False
 )
-#: The folder of pyspark's JARs, without an import of pyspark: the import is slow, and most commands need only this folder.
+#: The folder of pyspark's JARs. pyspark is not imported for it, because the import is slow and most commands need only this folder.
 _PYSPARK_JARS = Path(str(distribution("pyspark").locate_file("pyspark/jars")))
 
 
@@ -82,7 +82,7 @@ def _retrieve(wanted: JarSet, folder: Path, cache_dir: Path) -> None:
 
 
 def _artifact(path: Path) -> str:
-    """The name of a JAR without its version."""
+    """Returns the name of a JAR without its version."""
     return re.split(r"-(?=\d)", path.stem.removesuffix("-shaded"))[0] if not path.name.startswith("spark-") else path.stem
 
 

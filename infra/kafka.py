@@ -61,8 +61,8 @@ def spark_options(settings: Settings) -> dict[str, str]:
 def spark_reader_options(settings: Settings) -> dict[str, str]:
     """Returns `spark_options` for a reader that sees only messages of committed transactions, and whose requests Kafka answers at once.
 
-    By default, Kafka delays the answer to a request at the end of a topic by half a second. A reader that sent such a request in its last micro-batch
-    would wait for the answer in the next micro-batch, although new messages have arrived by then.
+    By default, Kafka delays the answer to a request at the end of a topic for up to half a second. A reader that sent such a request in its last
+    micro-batch would wait for this answer in the next micro-batch, although new messages have arrived by then.
     """
     return {**spark_options(settings), "kafka.isolation.level": _ISOLATION, "kafka.fetch.max.wait.ms": "5"}
 
@@ -124,7 +124,7 @@ def topic_id(settings: Settings, topic: str) -> str | None:
 
 
 def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str]:
-    """Returns the existing ones of these topics in which the time of a record comes from the producer's clock.
+    """Returns those of the topics that exist and whose records have the time of the producer's clock.
 
     Raises:
         ServiceError: Kafka does not answer, or does not show its topics' settings.
@@ -171,7 +171,7 @@ def open_transaction_ms(settings: Settings, topic: str) -> int | None:
     Until that transaction has ended, readers get no later message of the same partition, and a lag does not count such messages.
 
     Returns:
-        None if no transaction is open, or if Kafka sends no first message within 5 s.
+        None if no transaction is open, or if Kafka does not send these first messages within 5 s.
 
     Raises:
         ServiceError: Kafka does not answer.

@@ -70,7 +70,7 @@ def _written_project() -> dict[str, Any]:
 
 
 def _remembered(home: Path, file: str, values: Collection[str]) -> str:
-    """Returns the value that the last `braid up` of a home stored in a file; empty if the file does not exist or has none of the `values`."""
+    """Returns the value that the last `braid up` of a home stored in `file`; empty if the file does not contain one of the `values`."""
     path = home / file
     text = path.read_text().strip() if path.is_file() else ""
     return text if text in values else ""

@@ -104,7 +104,7 @@ def _install_packages(key: str) -> None:
             )
         ) from None
     _say("the packages' bytecode")
-    # uv does not compile. Each module would be compiled by the first process that imports it, or by every process
+    # uv does not compile the modules. Without this step the first process that imports a module would compile it, or every process
     # if PYTHONDONTWRITEBYTECODE is set or the folder is read-only.
     compiling = [str(PYTHON), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib")]
     subprocess.run(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)  # fails for some templates

@@ -14,8 +14,8 @@ from infra.embedded.valkey import prepare_valkey, valkey_command
 from infra.flink.cluster import jobmanager_command, prepare_flink, taskmanager_command
 from infra.settings import Settings
 
-#: The niceness of the speed layer, and of programs for which a delay of seconds does not matter. Serving has niceness 0, because an answer may take
-#: milliseconds only. On busy cores Linux gives the speed layer 2.4 times the CPU time of a background program (the weights 36 and 15).
+#: The niceness of the speed layer, and of programs for which a delay of seconds does not matter. Serving has niceness 0, because an answer must come
+#: within milliseconds. On busy cores Linux runs the speed layer 2.4 times as long as a background program (the weights 36 and 15).
 _SPEED, _BACKGROUND = 15, 19
 #: Every service of a deployment, in the order in which `braid status` shows them.
 NAMES = ("kafka", "valkey", "mlflow", "speed", "serving", "dagster-code", "dagster", "dagster-daemon", "data-docs")

@@ -240,7 +240,7 @@ class Supervisor:
         for program in programs:
             sections[f"program:{program.name}"] = {
                 "command": shlex.join([*_nice(program), *program.command(self._settings)]),
-                # A folder without Python packages: Python searches the working folder first, where a package could hide one of braid's.
+                # A folder without Python packages: Python searches the working folder first, and a package in it could hide a package of braid.
                 "directory": self._fingerprint.parent,
                 "autostart": str(program.helper).lower(),
                 "autorestart": "true",

@@ -51,7 +51,7 @@ def main(home: Path, idle_seconds: float) -> None:
 
 
 def _wait_for_request(home: Path) -> tuple[Any, Jvm]:
-    """Waits for a request that this holder can fulfil, starts a JVM and returns its gateway. Other requests are deleted."""
+    """Waits for a request that this holder can fulfil, starts a JVM, and returns its gateway and its `Jvm`. Other requests are deleted."""
     while True:
         try:
             wanted = request_path(home).read_text()
