@@ -87,5 +87,5 @@ def replace_later_copies(spark: SparkSession, path: str, rows: DataFrame, key: s
 
 
 def _stored(name: str, alias: str = "") -> Column:
-    """Returns a column of the order of arrival from a row of the table. A row from a file has neither partition nor offset and comes first."""
+    """Returns a column of the order of arrival from a row of the table. A row from a file has no partition and no offset; -1 puts it first."""
     return F.coalesce(F.col(f"{alias}.{_STORED[name]}" if alias else _STORED[name]), F.lit(-1))

@@ -118,7 +118,7 @@ def names_entity(source: EventSource, entity: Entity, text: str, key: str = "NUL
 
 
 def conditions(spark: SparkSession, settings: Settings, project: Project, entity: Entity) -> dict[str, str]:
-    """Returns, for the name of each table that can hold the entity, a SQL condition that is true for the entity's rows.
+    """Returns for each table that can hold the entity, by name, a SQL condition that is true for the entity's rows.
 
     Tables of older versions of a declaration are included. Tables that do not exist are left out.
     """
@@ -186,7 +186,7 @@ def erase_rows(spark: SparkSession, settings: Settings, project: Project, entity
 
 
 def forget_days(spark: SparkSession, settings: Settings, project: Project, entity: Entity, days: Iterable[date]) -> None:
-    """Deletes, in versions of a declaration that are not declared any more, the tiles of the days and the history of other groups.
+    """Deletes the tiles of the days, and the history, of other groups' versions that are no longer declared.
 
     An aggregate of another entity may contain this entity's id, such as the most frequent buyers of an item. The tiles of a declared
     version are folded again. The tiles of an older version are not, so they are deleted.

@@ -32,11 +32,11 @@ def history_table(group: FeatureGroup) -> str:
 
 
 def tiles_for_view(spark: SparkSession, settings: Settings, group: FeatureGroup, tiles: TableState, batch_end_ms: int) -> DataFrame:
-    """Returns the tiles for the view as of `batch_end_ms`: the tiles of the days in the windows, and one tile per entity for the time before.
+    """Returns the tiles for a view: all since the beginning of the month in which the longest window begins, and one per entity for the time before.
 
     Returns:
-        The columns of the tiles without their partition columns, up to the day of batch_end. The tile for the time before has only the partials
-        of the features without a window.
+        The columns of the tiles without their partition columns, up to the day of batch_end. The tile for the time before has only
+        the partials of the features without a window.
     """
     days = sorted(partitions_of(tiles.read(spark), len(PARTITIONS)))
     tails_ms = [feature.window.start_ms(batch_end_ms) for feature in group.features if feature.window]

@@ -39,7 +39,7 @@ def document_of(message: bytes) -> Document | None:
 
 
 def messages_of_file(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields each message of a file, after the number of the line in which the message begins.
+    """Yields for each message of a file the number of the line in which the message begins, and the message.
 
     Raises:
         InputError: A file other than JSON lines is incomplete, is not JSON, or is not text in UTF-8; or the file is compressed or in UTF-16.

@@ -29,7 +29,7 @@ def with_inputs(events: DataFrame, group: FeatureGroup) -> DataFrame:
 
 
 def by_entity(rows: DataFrame, count: int, *order: str) -> DataFrame:
-    """Repartitions `count` rows: all rows of an entity are in one partition, sorted by entity and `order`, or unsorted without an order."""
+    """Repartitions about `count` rows: all rows of an entity are in one partition, sorted by entity and `order`, or unsorted without an order."""
     parallelism = rows.sparkSession.sparkContext.defaultParallelism
     partitions = max(parallelism, -(-count // ROWS_PER_PARTITION))
     spread = rows.repartition(partitions, "entity")
@@ -37,7 +37,7 @@ def by_entity(rows: DataFrame, count: int, *order: str) -> DataFrame:
 
 
 def by_day(rows: DataFrame, count: int, days: int, *order: str) -> DataFrame:
-    """Repartitions `count` rows: all rows of an entity and a day (UTC, of `ts_ms`) are in one partition, sorted by entity and `order`.
+    """Repartitions about `count` rows: all rows of an entity and a day (UTC, of `ts_ms`) are in one partition, sorted by entity and `order`.
 
     The rows of a day are in few partitions.
     """

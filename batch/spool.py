@@ -86,7 +86,7 @@ def spool_csv(
 
 
 def spool_json(path: Path, scratch: Path, source: EventSource, mapping: Mapping[str, str], translated: bool) -> Spool:
-    """Reads a JSON file. Its objects become rows if there is a mapping or an option, or if none has an event id; otherwise they stay messages.
+    """Reads a JSON file. Its objects become rows if there is a mapping or an option, or if no object has an event id; otherwise they stay messages.
 
     Args:
         path: The file.

@@ -219,7 +219,7 @@ def _order(column: TimeColumn, day_first: bool | None) -> tuple[str, str]:
 
 
 def _refuse_year_day_month(column: TimeColumn) -> None:
-    """Refuses dates such as 2026-31-12, unless another value proves that the month is the second part. Then only the rows of such dates misfit."""
+    """Refuses dates such as 2026-31-12, unless another value proves that the month is the second part: then such dates are misfits of their rows."""
     second, third = (rf"CAST(regexp_extract(t, '^\d+\D(\d+)\D(\d+)', {group}) AS INT)" for group in (1, 2))
     [(swapped, at, proofs)] = column.query(
         f"arg_min(t, _at) FILTER ({second} > 12 AND {third} <= 12), min(_at) FILTER ({second} > 12 AND {third} <= 12), "
