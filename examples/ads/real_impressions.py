@@ -1,4 +1,4 @@
-"""Real impressions of ads: a sample of the Open Bandit Dataset in the wheel of the package `obp` (10,000 impressions of a week, of which 38 clicked).
+"""Real impressions of ads: a sample of the Open Bandit Dataset in the wheel of the package `obp` (10,000 impressions of a week, 38 were clicked).
 
 Reads the wheel without installing it. Writes events of `definitions.ad_events`, and labels. The sample has no users: people with the same four hashed
 attributes count as one user. A click has no time in the sample, so its time is one second after its impression.
