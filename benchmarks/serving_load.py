@@ -5,7 +5,7 @@
 
 For each case, `/predict` and `/features` of 1, 100 and 500 users, trials of some seconds search for the highest rate. Then the load runs twice at a
 share of that rate: at rest, and while other work goes on. With `--publish` this work is the publication of a later view of all users and of another
-champion. With `--stream` it is a stream of so many events per second of the same users through Kafka and the speed layer; requests then ask for
+champion. With `--stream` it is a stream of events of the same users through Kafka and the speed layer, at that rate; requests then ask for
 features as of the moment at which they are sent. The time of an answer counts from when its request was due, so no stall is left out. The peer is a
 server that only answers, with as many bytes. It shows the rate that the generator itself can reach. That rate must be well above the rate of serving,
 otherwise the figures are those of the generator. The data are those of `benchmarks.serving`, in a temporary home, which is deleted.

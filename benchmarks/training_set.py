@@ -101,7 +101,7 @@ def compare(spark: SparkSession, settings: Settings, labels: int, runs: int) -> 
 
 
 def write_labels(spark: SparkSession, settings: Settings, labels: int, target: str) -> None:
-    """Writes distinct pairs (entity, q_ms): about half of them anywhere in the year after its first 30 days, the rest within an hour after an event."""
+    """Writes distinct pairs (entity, q_ms): about half anywhere in the year after its first 30 days, the rest within the hour after an event."""
     events = spark.read.format("delta").load(settings.table(user_events.table)).select(F.col("user_id").alias("entity"), "ts_ms")
     begin_ms, end_ms = events.agg(F.min("ts_ms"), F.max("ts_ms")).first() or (0, 0)
     share = labels * 1.02 / events.count()
