@@ -5,6 +5,7 @@ Each lock is installed once, in the cache that all deployments of a user share.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -39,12 +40,16 @@ def environment(
     key = hashlib.sha256(lock.read_bytes() + PYTHON.encode() + "".join(parts).encode()).hexdigest()[:12]
     folder = settings.cache_dir / f"{name}-{key}"
     complete = folder / "complete"
-    if not complete.exists():
-        print(f"the environment of {name}, once: {folder}", file=sys.stderr, flush=True)
-        settings.cache_dir.mkdir(parents=True, exist_ok=True)
-        _install(name, folder, lock)
-        finish(folder)
-        complete.touch()
+    if complete.exists():
+        return folder
+    settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # another process may be installing it
+        if not complete.exists():
+            print(f"the environment of {name}, once: {folder}", file=sys.stderr, flush=True)
+            _install(name, folder, lock)
+            finish(folder)
+            complete.touch()
     return folder
 
 

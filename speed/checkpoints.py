@@ -54,14 +54,13 @@ def checkpoint_of(store: Store, source: EventSource, tokens: Mapping[str, str], 
         store: The online store.
         source: The source.
         tokens: Version of a group (`{group}@{fingerprint}`) → the token of its stream of tiles.
-        tasks: The number of tasks that write tiles, for the first checkpoint of the source. Every later checkpoint keeps the number of the first,
-            because each task leaves marks.
+        tasks: The number of tasks that write tiles, for a new checkpoint. It has at least as many as the last one, because each task has left marks.
         engine: The engine of the query, as in the setting.
     """
     last = _last_checkpoint(store, source)
     if last and last.engine == engine and tokens.items() <= last.tokens.items():
         return last
-    checkpoint = Checkpoint(uuid.uuid4().hex[:12], tokens, last.tasks if last else tasks, engine)
+    checkpoint = Checkpoint(uuid.uuid4().hex[:12], tokens, max(last.tasks, tasks) if last else tasks, engine)
     store.note(_NOTES, source.name, asdict(checkpoint))
     return checkpoint
 

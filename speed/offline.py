@@ -159,10 +159,13 @@ def write_closed(
 
 
 def _from(position: Mapping[str, Any]) -> str:
-    """Returns the condition on messages at or after a position. The condition on the day lets Delta skip the files of earlier days."""
+    """Returns the condition on messages at or after a position. The condition on the day lets Delta skip the files of earlier days.
+
+    By the clock of its producer, a message may arrive on the day before the messages that were read already.
+    """
     listed = " ".join(f"WHEN {partition} THEN offset >= {offset}" for partition, offset in position["offsets"].items())
     after = f"CASE partition {listed} ELSE true END" if listed else "true"
-    return f"{after} AND arrival_day >= DATE'{position['day']}'" if position["day"] else after
+    return f"{after} AND arrival_day >= date_sub(DATE'{position['day']}', 1)" if position["day"] else after
 
 
 def _begin_ms(spark: SparkSession, settings: Settings, group: FeatureGroup) -> int | None:

@@ -137,19 +137,19 @@ class _Flight:
     """The events that were sent and are not yet acknowledged, in the order of sending."""
 
     def __init__(self, report: ReplayReport, window_ms: int) -> None:
-        self.report, self._window_ms = report, window_ms
-        self._flying: deque[tuple[int | None, Any]] = deque()
+        self.report, self._window_ms, self._last_ms = report, window_ms, -(2**63)
+        self._flying: deque[tuple[int, Any]] = deque()
 
     def add(self, time_ms: int | None, future: Any) -> None:
-        self._flying.append((time_ms, future))
+        # An event without a readable time counts as of the time of the event before.
+        self._last_ms = self._last_ms if time_ms is None else time_ms
+        self._flying.append((self._last_ms, future))
         while len(self._flying) > _IN_FLIGHT:
             self._land_first()
 
     def make_room(self, time_ms: int) -> None:
-        """Waits until every event before `time_ms` − window is acknowledged, up to the first unacknowledged event without a readable time."""
-        while self._flying and (
-            (first := self._flying[0])[1].is_done or (first[0] is not None and first[0] < time_ms - self._window_ms)
-        ):
+        """Waits until every event before `time_ms` − window is acknowledged."""
+        while self._flying and ((first := self._flying[0])[1].is_done or first[0] < time_ms - self._window_ms):
             self._land_first()
 
     def land(self) -> None:

@@ -13,7 +13,8 @@ import hashlib
 import sys
 from pathlib import Path
 
-WRITER = "+@read +@write +@connection +info -@dangerous -@scripting +evalsha +script|load +cluster|slots +cluster|shards +cluster|nodes +command"
+#: The rules apply from left to right, and INFO is among the dangerous commands.
+WRITER = "+@read +@write +@connection -@dangerous -@scripting +info +evalsha +script|load +cluster|slots +cluster|shards +cluster|nodes +command"
 READER = "+@connection +hgetall +hmget +hget +exists +cluster|slots +cluster|shards +cluster|nodes +command +readonly"
 
 

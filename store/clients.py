@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-import hiredis
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -35,31 +33,18 @@ def patient_store(settings: Settings) -> Any:
     return _patient_client(settings.redis_url, settings.redis_cluster, os.getpid())
 
 
-class _PackingConnection(redis.asyncio.Connection):
-    """A connection that packs the commands of a pipeline in C. The name of each command is one word.
-
-    Packing in Python takes a third of the time of a read of many entities.
-    """
-
-    def pack_commands(self, commands: Iterable[Iterable[Any]]) -> list[bytes]:
-        return [b"".join([hiredis.pack_command(tuple(command)) for command in commands])]
-
-
 def async_store(settings: Settings) -> Any:
     """Returns an asyncio client, which connects as the read-only user and whose replies are bytes.
 
     The caller sets the deadline of a whole read. A timeout per reply would cost as much as the reply.
     """
     kind = redis.asyncio.RedisCluster if settings.redis_cluster else redis.asyncio.Redis
-    # A URL of TLS or of a Unix socket sets its own class, which replaces this one.
-    packing: dict[str, Any] = {} if settings.redis_cluster else {"connection_class": _PackingConnection}
     return kind.from_url(
         settings.redis_reader_url or settings.redis_url,
         socket_timeout=None,
         socket_connect_timeout=settings.store_timeout_seconds,
         # One retry without a pause, for a connection that the server closed while it was idle. A pause would only use up the deadline.
         retry=AsyncRetry(NoBackoff(), 1),
-        **packing,
     )
 
 

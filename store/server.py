@@ -82,10 +82,17 @@ class RedisStore:
 
     def _newest_tile_ms(self, group: FeatureGroup) -> int:
         """Returns a time, in ms, before which all events lie that are in speed tiles of a group by now."""
-        # The time of an event may be ahead of the clock. A micro-batch under way may be ahead of the progress that the stream has reported.
+        # The time of an event may be ahead of the clock.
         newest_ms = now_ms() + self._settings.future_seconds * 1_000
-        reported_ms = self.progress().get(f"online:{group.name}", {}).get("newest_event_ms")
-        return newest_ms if reported_ms is None else min(newest_ms, reported_ms + group.tile_ms)
+        streams = [
+            entry
+            for name, entry in self.progress().items()
+            if name.split("@", 1)[0] == f"online:{group.name}" and "newest_event_ms" in entry
+        ]
+        # A micro-batch under way may be ahead of the reported progress: a little, or in a backlog by any time.
+        if not streams or any(entry["newest_event_ms"] is None or entry.get("lag") for entry in streams):
+            return newest_ms
+        return min(newest_ms, max(entry["newest_event_ms"] for entry in streams) + group.tile_ms)
 
     @_told
     def end_publication(self, group: FeatureGroup, view: View, entities: int, newest_event_ms: int | None) -> int:

@@ -93,6 +93,7 @@ def test_the_writer_may_run_the_scripts_of_tiles_and_views(guarded: Settings) ->
     [expiry_ms] = store(guarded).execute_command("HPTTL", user_features.key(2), "FIELDS", 1, speed_field(user_features.fingerprint))
     assert expiry_ms > 0
     place = np.array([1])
+    assert online.evicting_policies() == set()
     assert online.first_copies("stream", b"0000", Messages(place, place, place, place), 1_000).all()
     online.raise_high_water("query", 0, start_ms)
     view = online.begin_publication(user_features, View(start_ms, 1))

@@ -20,8 +20,10 @@ def test_a_checkpoint_goes_on_without_a_version_and_another_begins_with_a_new_on
     assert set(recorded_tokens(online, user_events).values()) == {"x", "y"}
     second = checkpoint_of(online, user_events, {"a@1": "x", "c@1": "z"}, 16)
     assert second.name != first.name
-    assert second.tasks == 2, "the marks are those of two tasks, also on a machine of more cores"
-    assert checkpoint_of(online, user_events, {"a@1": "x", "c@1": "other"}, 2).name != second.name, "its tiles were lost"
+    assert second.tasks == 16
+    third = checkpoint_of(online, user_events, {"a@1": "x", "d@1": "w"}, 2)
+    assert third.tasks == 16, "a mark that no task writes any more would be taken for lost tiles"
+    assert checkpoint_of(online, user_events, {"a@1": "x", "d@1": "other"}, 2).name != third.name, "its tiles were lost"
     assert len(checkpoints(online)) == 1
     store(valkey).flushall()
 

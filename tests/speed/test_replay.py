@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from kafka import KafkaConsumer
+from kafka.future import Future
 
 from infra.kafka import create_topics
 from infra.settings import Settings
-from speed.replay import messages_of, replay, times_ms
+from speed.replay import ReplayReport, _Flight, messages_of, replay, times_ms
 from tests.declarations import user_events
 
 
@@ -42,6 +46,28 @@ def test_times_are_read_with_their_offset_and_an_unreadable_one_is_none() -> Non
     texts = ["2026-01-01T00:00:00.123456+02:00", "1969-12-31T23:59:59.9999Z", "soon", None]
     assert times_ms(pa.array(texts)) == [1_767_218_400_123, -1, None, None]
     assert times_ms(pa.array(texts[:2])) == [1_767_218_400_123, -1]
+
+
+def test_no_event_overtakes_an_older_one_behind_an_event_without_a_readable_time() -> None:
+    class Acknowledged(Future):  # type: ignore[misc]
+        def get(self, timeout: float) -> Any:
+            arrived = threading.Event()
+            self.add_both(lambda _: arrived.set())
+            assert arrived.wait(timeout)
+            return self.value
+
+    flight, futures = _Flight(ReplayReport(), 1_000), [Acknowledged() for _ in range(4)]
+    for time_ms, future in zip((None, 0, None, 5_000), futures, strict=True):
+        flight.add(time_ms, future)
+    waiting = threading.Thread(target=flight.make_room, args=(5_500,))
+    waiting.start()
+    for future in futures[:3]:
+        waiting.join(0.2)
+        assert waiting.is_alive(), "an event of more than a second ago is not acknowledged"
+        future.success(SimpleNamespace(partition=0, offset=7))
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert flight.report.sent == 3
 
 
 @pytest.mark.stack

@@ -252,6 +252,18 @@ def test_tiles_that_went_with_a_key_are_missing_until_a_view_covers_their_time(
     assert faults_after(B + HOUR + TILE_MS) == [(), (), ()]
 
 
+def test_the_tiles_of_a_lost_key_may_be_ahead_of_what_a_stream_with_a_backlog_has_reported(
+    online: RedisStore, servers: Servers
+) -> None:
+    publish(online, B, {1: 1, 2: 2})
+    online.put_tiles(user_features, [(1, B + HOUR, packed_tile(B + HOUR))], TTL)
+    online.set_progress({"online:user_features": {"newest_event_ms": B, "lag": 400_000}})
+    store(servers.settings).delete(user_features.key(1))
+    publish(online, B, {1: 1, 2: 2}, built_ms=2)
+    publish(online, B + TILE_MS, {1: 1, 2: 2})
+    assert [entity.faults for entity in online.read(user_features, [1, 2]).parts] == [(LOST_TILES,), ()]
+
+
 def test_a_publication_under_way_makes_nobody_look_lost(online: RedisStore, servers: Servers) -> None:
     publish(online, B, {1: 1})
     online.put_tiles(user_features, [(2, B, packed_tile(B))], TTL)
