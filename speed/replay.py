@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,6 +37,8 @@ __all__ = ["Message", "ReplayReport", "messages_of", "readable", "replay", "time
 
 #: How many events may be sent and not yet acknowledged, whatever their times.
 _IN_FLIGHT = 20_000
+#: How long an event may take to be acknowledged.
+_ACKNOWLEDGED_SECONDS = 60
 _NOTED_EVERY = 1_000
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
@@ -121,12 +124,13 @@ def replay(settings: Settings, source: EventSource, batches: Iterable[pa.RecordB
         flight.land()
     except KafkaError as error:
         raise ServiceError(
-            f"Kafka at {settings.kafka_bootstrap} does not take the events of {source.topic}: {error}.",
+            f"Kafka at {settings.kafka_bootstrap} does not take the events of {source.topic}: {str(error).rstrip('.')}.",
             f"Check that it runs and that the topic exists; {report.sent} events were taken.",
         ) from None
     finally:
         if producer is not None:
-            producer.close(timeout=10)
+            with suppress(KafkaError):  # it waits for events that a broker that does not answer will not acknowledge
+                producer.close(timeout=10)
     report.seconds = time.monotonic() - began
     if on_progress:
         on_progress(report)
@@ -160,7 +164,7 @@ class _Flight:
     def _land_first(self) -> None:
         _, future = self._flying.popleft()
         try:
-            taken = future.value if future.succeeded() else future.get(timeout=60)
+            taken = future.value if future.succeeded() else future.get(timeout=_ACKNOWLEDGED_SECONDS)
         except _TOO_LARGE:
             self.report.refused += 1
             return

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 from kafka import KafkaConsumer
 from kafka.future import Future
 
+from infra.embedded import services
+from infra.errors import ServiceError
 from infra.kafka import create_topics
 from infra.settings import Settings
 from speed.replay import ReplayReport, _Flight, messages_of, replay, times_ms
@@ -85,3 +89,22 @@ def test_a_replay_reports_what_was_taken_and_what_was_too_large(streaming: Setti
     assert [json.loads(record.value)["event_id"] for record in consumer]
     assert sum(report.end_offsets.values()) == 1_200
     consumer.close()
+
+
+@pytest.mark.stack
+def test_a_broker_that_stands_still_is_named_in_a_sentence(streaming: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speed.replay._ACKNOWLEDGED_SECONDS", 1)
+    [kafka] = [psutil.Process(service.pid) for service in services.status(streaming) if service.name == "kafka"]
+    source = type(user_events)("stalled", "stalled", "stalled", user_events.columns)
+    create_topics(streaming, {source.topic: 1})
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield batch(row())
+        kafka.suspend()
+        yield batch(row())
+
+    try:
+        with pytest.raises(ServiceError, match="does not take the events of stalled"):
+            replay(streaming, source, batches())
+    finally:
+        kafka.resume()
