@@ -9,7 +9,7 @@ from features.declaration import FeatureGroup
 from features.model import Model
 from serving.answer import Served
 from serving.stages import Stages
-from serving.tracing import trace_answer
+from serving.tracing import trace_stages
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _STAGE_SECONDS = (0.000_1, 0.000_25, 0.000_5, *_SECONDS)
@@ -85,7 +85,7 @@ class Metrics:
             self._stage_of(endpoint, name, stage).observe(its_seconds)
         if model is not None and model.budget_ms is not None:
             self._budget_of(model.name).observe(seconds * 1_000 / model.budget_ms)
-        trace_answer(endpoint, stages, name)
+        trace_stages(stages)
 
     def late(self, model: str) -> None:
         """Counts a request to a model for which the online store did not answer within the budget."""

@@ -28,6 +28,7 @@ from serving.metrics import Metrics
 from serving.model import LoadedModel
 from serving.served_log import ServedLog
 from serving.stages import Stages
+from serving.tracing import trace_request
 from serving.variants import Models, Variant
 from store.protocol import Parts, Reading
 from store.reading import OnlineStore, Wanted
@@ -71,6 +72,7 @@ class Predictor:
             RefusalError: An id, the time or the use case is refused, no model can answer, or the store is too late and the model refuses then.
         """
         stages = Stages()
+        trace_request("predict", self._declared.name)
         ids = [key_of(entry, [{key: getattr(request, key) for key in entry.keys}])[0] for entry in self._inputs]
         variant, model, exposed = self._chosen(ids[0])
         context = {column.name: getattr(request.context, column.name) for column in self._declared.request}
@@ -117,6 +119,7 @@ class Predictor:
             RefusalError: As for `predict`, or a candidate lacks a key or a required request column.
         """
         stages = Stages()
+        trace_request("score", self._declared.name)
         common = _told(request, self._fields)
         candidates = [common | _told(candidate, self._fields) for candidate in request.candidates]
         ids, contexts = [key_of(entry, candidates) for entry in self._inputs], self._contexts(request)

@@ -47,7 +47,7 @@ from serving.request_counts import RequestCounts
 from serving.request_ids import RequestIds, current_request_id
 from serving.served_log import ServedLog, served_record
 from serving.stages import Stages
-from serving.tracing import end_tracing, tracing
+from serving.tracing import end_tracing, trace_request, tracing
 from serving.variants import Models, Variant
 from store.reading import OnlineStore
 
@@ -227,6 +227,7 @@ class Braid(_Endpoints):
 
     async def _features(self, request: FeaturesRequest, arrow: bool = False) -> bytes:
         stages = Stages()
+        trace_request("features")
         group = group_of(self._groups, request.group)
         keys = keys_of(group, request.ids)
         q_ms = now_ms() if request.at is None else request.at

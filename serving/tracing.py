@@ -44,18 +44,32 @@ def tracing(settings: Settings) -> list[Middleware]:
     return [Middleware(OpenTelemetryMiddleware, tracer_provider=_provider, exclude_spans=["receive", "send"])]
 
 
-def trace_answer(endpoint: str, stages: Stages, model: str) -> None:
-    """Makes a span for each stage of an answer, and sets attributes of the request's span. Does nothing if the request is not traced.
+def trace_request(endpoint: str, model: str = "") -> None:
+    """Sets the attributes of the request's span. Does nothing if the request is not traced.
+
+    Call it before the answer is sent, because then the span ends.
 
     Args:
         endpoint: The kind of the answer: "features", "predict" or "score".
-        stages: The times of the stages.
-        model: The name of the model that answered; empty for features.
+        model: The name of the model that answers; empty for features.
     """
-    request = trace.get_current_span()
-    if _provider is None or not request.is_recording():
+    if _provider is None:
         return
-    request.set_attributes({"braid.endpoint": endpoint, "braid.model": model, "braid.request_id": current_request_id()})
+    request = trace.get_current_span()
+    if request.is_recording():
+        request.set_attributes({"braid.endpoint": endpoint, "braid.model": model, "braid.request_id": current_request_id()})
+
+
+def trace_stages(stages: Stages) -> None:
+    """Makes a span for each stage of an answer, within the request's span. Does nothing if the request is not traced.
+
+    The request's span may have ended, so the caller of the service does not wait for these spans.
+
+    Args:
+        stages: The times of the stages.
+    """
+    if _provider is None or not trace.get_current_span().get_span_context().trace_flags.sampled:
+        return
     tracer = _provider.get_tracer("braid")
     at_ns = time.time_ns() - round((time.perf_counter() - stages.started) * _SECOND_NS)
     for stage, seconds in stages.seconds.items():
