@@ -33,6 +33,8 @@ BEGINNING_MS = -(2**63)
 #: The batch_end of a group in Kappa, where every event comes from the stream. It is the smallest time that a speed value can store (6 bytes), so no
 #: tile can have been dropped before it.
 EVER_MS = -(2**47)
+#: Reason if the group has no batch_end.
+NOT_PUBLISHED = "no batch view has been published"
 _WITHIN_A_TILE = "an exact window begins among too many events, within a tile of the batch view"
 _WITHOUT_A_LOG = "a tile with too many events for a log is cut by batch_end, q, or the beginning of an exact window"
 _MISSING = "speed tiles after batch_end are missing"
@@ -96,7 +98,7 @@ def merge(
         raise ValueError(f"q {q_ms} lies before batch_end {batch_end_ms}.")
     reasons: dict[str, list[int]] = {}
     if batch_end_ms is None:
-        reasons["no batch view has been published"] = list(range(len(group.features)))
+        reasons[NOT_PUBLISHED] = list(range(len(group.features)))
 
     # The batch has no event before batch_end of an entity without a view, so all its tiles count.
     cut_ms = batch.batch_end_ms if batch is not None else BEGINNING_MS

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from features.declaration import FeatureGroup, ModelInput
 from features.instants import rfc3339
-from features.merge import EVER_MS, Merged
+from features.merge import EVER_MS, NOT_PUBLISHED, Merged
 from features.merge_many import ManyMerge
 from features.packed import HistoryView
 from infra.policies import WhenStale
@@ -67,10 +67,10 @@ def features_at(
     """
     group, end_ms, since_ms = reading.group, reading.batch_end_ms, max(q_ms - kept_ms, reading.complete_since_ms)
     at_q = ManyMerge(group, q_ms, end_ms, since_ms)
-    if stale is not None or batch_only or (end_ms is not None and q_ms < end_ms):
+    if stale is not None or batch_only or not reading.published_known or (end_ms is not None and q_ms < end_ms):
         return partial(
             served_features, group, q_ms=q_ms, batch_end_ms=end_ms, stale=stale, batch_only=batch_only,
-            complete_since_ms=since_ms, at_q=at_q,
+            complete_since_ms=since_ms, at_q=at_q, published_known=reading.published_known,
         )  # fmt: skip
 
     def serve(parts: Parts) -> Served:
@@ -90,6 +90,7 @@ def served_features(
     batch_only: bool = False,
     complete_since_ms: int | None = None,
     at_q: ManyMerge | None = None,
+    published_known: bool = True,
 ) -> Served:
     """Computes an entity's features at `q_ms`.
 
@@ -102,6 +103,7 @@ def served_features(
         batch_only: Whether to return the features that batch alone would serve, which are those as of batch_end.
         complete_since_ms: The time since which no event is missing in the speed tiles; None if no event is missing at any time.
         at_q: The merge at `q_ms` with the same arguments, if many entities share it.
+        published_known: See `store.protocol.Reading`.
 
     Raises:
         RefusalError: `q_ms` lies before batch_end.
@@ -121,6 +123,8 @@ def served_features(
     if at_q is None or at_ms != q_ms:
         at_q = ManyMerge(group, at_ms, batch_end_ms, complete_since_ms)
     merged = at_q(parts.batch, () if batch_only else parts.tiles)
+    if not published_known:  # the faults of the parts have the reason
+        merged = replace(merged, reasons={why: which for why, which in merged.reasons.items() if why != NOT_PUBLISHED})
     if stale is not None:
         merged = replace(merged, reasons={**merged.reasons, stale.reason: range(len(group.features))})
         if stale.then is WhenStale.DEFAULT:

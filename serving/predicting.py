@@ -31,7 +31,7 @@ from serving.stages import Stages
 from serving.tracing import trace_request
 from serving.variants import Models, Variant
 from store.protocol import Parts, Reading
-from store.reading import OnlineStore, Wanted
+from store.reading import OnlineStore, Wanted, unread
 
 
 def tiles_kept_ms(settings: Settings, group: FeatureGroup) -> int:
@@ -207,7 +207,7 @@ class Predictor:
             raise RefusalError(
                 503, f"{fault[0].upper()}{fault[1:]}.", f"The model {self._declared.name} gives no answer then; ask again."
             )
-        readings = [Reading([Parts(faults=(fault,))] * len(ids), None, group) for group, ids in wanted]
+        readings = [unread(group, len(ids), fault) for group, ids in wanted]
         return readings, None if isinstance(when_late, WhenLate) else when_late
 
     def _chosen(self, subject: int | str | None) -> tuple[Variant, LoadedModel, bool]:

@@ -214,6 +214,8 @@ class Reading:
         complete_since_ms: The time since which no event is missing in the group's tiles. `ALWAYS_MS` if no event is missing, or if no stream writes
             tiles in Lambda. `NEVER_MS` while the stream is read again, or if no stream keeps histories in Kappa.
         decode_seconds: How long it took to decode the parts.
+        published_known: Whether the store has told what is published of the group. Where it has not, `batch_end_ms` is None, and the faults of each
+            part say why.
     """
 
     parts: list[Parts]
@@ -221,6 +223,7 @@ class Reading:
     group: FeatureGroup
     complete_since_ms: int = ALWAYS_MS
     decode_seconds: float = field(default=0.0, compare=False)
+    published_known: bool = True
 
 
 class Store(Protocol):

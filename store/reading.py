@@ -166,6 +166,11 @@ class Versions:
         return _State(group, None if batch_end is None else int(batch_end), since_ms, ())
 
 
+def unread(group: FeatureGroup, entities: int, fault: str) -> Reading:
+    """Returns the reading of a store that has not answered: each entity has the fault alone."""
+    return Reading([Parts(faults=(fault,))] * entities, None, group, published_known=False)
+
+
 class Query:
     """One read: builds its commands and interprets their replies.
 
@@ -217,7 +222,7 @@ class Query:
                     stamps[at] = answer if isinstance(answer, Exception) else answer[index]
             rows = zip(ids, islice(left, len(ids)), stamps, strict=True)
             parts = [parts_of(entity_id, values, group, stamp, end_ms, faults) for entity_id, values, stamp in rows]
-            readings.append(Reading(parts, end_ms, group, since_ms, time.perf_counter() - began))
+            readings.append(Reading(parts, end_ms, group, since_ms, time.perf_counter() - began, published_known=not faults))
         return readings
 
 
@@ -333,9 +338,8 @@ class OnlineStore:
             # The requests that arrived meanwhile have waited for the same server.
             taken += self._waiting
             self._waiting.clear()
-            faults = (reason_of(error),)
             wanted = [group_and_ids for waiting in taken for group_and_ids in waiting.wanted]
-            readings = [Reading([Parts(faults=faults)] * len(ids), None, group) for group, ids in wanted]
+            readings = [unread(group, len(ids), reason_of(error)) for group, ids in wanted]
         except Exception as error:  # noqa: BLE001  # a fault of braid: every request of the round trip has to raise it
             for waiting in taken:
                 if not waiting.readings.done():

@@ -209,10 +209,13 @@ class Explainer:
 
     def _serve(self, q_ms: int) -> Callable[..., Served]:
         since_ms = max(q_ms - self._tiles_kept_ms, self._complete_since_ms)
-        end_ms = self._reading.batch_end_ms
+        reading = self._reading
 
         def serve(parts: Parts, batch_only: bool = False) -> Served:
-            return served_features(self._group, parts, q_ms, end_ms, batch_only=batch_only, complete_since_ms=since_ms)
+            return served_features(
+                self._group, parts, q_ms, reading.batch_end_ms, batch_only=batch_only, complete_since_ms=since_ms,
+                published_known=reading.published_known,
+            )  # fmt: skip
 
         return serve
 

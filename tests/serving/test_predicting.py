@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,28 +12,82 @@ import numpy as np
 import pytest
 
 from braid import Labels, Model
+from features.merge import NOT_PUBLISHED
 from features.objective import Objective, TrainingData
+from features.packed import FORMAT
 from infra.settings import Settings
 from models.formats import scorer_of, stored_model
 from models.training import fitted
+from serving.answer import feature_rows, features_at
 from serving.contract import predict_contract, score_contract
 from serving.model import LoadedModel
-from serving.predicting import Predictor
+from serving.predicting import Predictor, tiles_kept_ms
 from serving.request_ids import RequestIds
 from serving.variants import known_variants
 from store.clients import store
-from store.reading import OnlineStore
+from store.keys import meta_key
+from store.publishing import STREAM_FORMAT
+from store.reading import OTHER_ARCHITECTURE, OTHER_VERSION, OnlineStore
 from tests.declarations import user_features
 
-CLASSES = {Objective.REGRESSION: (), Objective.MULTICLASS: ("few", "many", "some")}
+Q_MS = 1_780_000_000_000
+CLASSES = {Objective.BINARY: (), Objective.REGRESSION: (), Objective.MULTICLASS: ("few", "many", "some")}
 
 
 def loaded(model: Model) -> LoadedModel:
     source, classes = np.random.default_rng(1), CLASSES[model.objective]
     matrix = source.integers(0, 20, (300, len(model.vector.names))).astype(float)
-    labels = matrix[:, 3] * 100 if not classes else matrix[:, 3].astype(int) % 3
+    labels = (
+        matrix[:, 3].astype(int) % 3 if classes else matrix[:, 3] > 9 if model.objective is Objective.BINARY else matrix[:, 3] * 100
+    )
     data = TrainingData(model.vector.names, matrix, labels, np.arange(300), model.objective, classes)
     return LoadedModel(model.name, "1", scorer_of(stored_model(fitted(data), data)), model.vector)
+
+
+def reasons(settings: Settings, model: Model) -> list[list[str]]:
+    """The reasons in the answers of `/features`, `predict` and `score` about one user."""
+    champion, nothing = loaded(model), lambda *_: None
+    models: Any = SimpleNamespace(of=lambda _: (known_variants(model)["champion"], champion, False))
+    log: Any = SimpleNamespace(wants=lambda _: False)
+    metrics: Any = SimpleNamespace(predicted=nothing, counted=nothing, late=nothing, answered=nothing)
+    freshness: Any = SimpleNamespace(stale=nothing)
+
+    async def ask() -> list[Any]:
+        online = OnlineStore(settings)
+        reading = await online.read(user_features, [7])
+        serve = features_at(reading, Q_MS, tiles_kept_ms(settings, reading.group))
+        [row] = feature_rows(reading.group, [7], [serve(reading.parts[0])], Q_MS, settings.architecture)
+        predictor = Predictor(settings, model, models, online, freshness, log, metrics)
+        predicted = await predictor.predict(predict_contract(model)[0].model_validate({"user_id": 7, "at": Q_MS}))
+        scored = await predictor.score(score_contract(model)[0].model_validate({"candidates": [{"user_id": 7}], "at": Q_MS}))
+        await online.close()
+        return [msgspec.to_builtins(row), *(msgspec.json.decode(answer) for answer in (predicted, scored))]
+
+    answers = asyncio.run(ask())
+    assert [list(answer["provenance"]["degraded_features"]) for answer in answers] == [list(user_features.feature_names)] * 3
+    return [list(answer["provenance"]["degraded_reasons"]) for answer in answers]
+
+
+@pytest.mark.parametrize("architecture", ["lambda", "kappa"])
+def test_an_answer_without_the_store_gives_the_reason_of_the_store_and_no_other(valkey: Settings, architecture: Any) -> None:
+    model, settings = Model("other", (user_features,), Labels()), valkey.model_copy(update={"architecture": architecture})
+    store(valkey).flushdb()
+    unreachable = reasons(settings.model_copy(update={"redis_reader_url": "redis://127.0.0.1:1/0"}), model)
+    assert unreachable == [["the online store cannot be reached"]] * 3
+    _, *late = reasons(settings, replace(model, budget_ms=0.001))
+    assert late == [["the online store has not answered within the budget of 0.001 ms"]] * 2
+    publications: list[tuple[dict[str, Any], str]] = [
+        ({"fingerprint": "0" * 16, "format": FORMAT}, OTHER_VERSION),
+        ({"fingerprint": user_features.fingerprint, "format": FORMAT if settings.kappa else STREAM_FORMAT}, OTHER_ARCHITECTURE),
+    ]
+    for published, reason in publications:
+        store(valkey).hset(meta_key(user_features.name), mapping={"batch_end_ms": Q_MS, "declaration": "{}", **published})
+        assert reasons(settings, model) == [[reason]] * 3
+
+
+def test_before_the_first_batch_the_answer_says_that_nothing_has_been_published(valkey: Settings) -> None:
+    store(valkey).flushdb()
+    assert reasons(valkey, Model("other", (user_features,), Labels())) == [[NOT_PUBLISHED]] * 3
 
 
 @pytest.mark.parametrize("objective", [Objective.REGRESSION, Objective.MULTICLASS])
