@@ -52,7 +52,7 @@ _AnyContext = Annotated[dict[str, str | float | int | bool | None], Meta(max_len
 def decoder(struct: Any | None, contract: type[BaseModel]) -> Callable[[bytes], Any]:
     """Returns a function that decodes a request's body to an object with the fields of the contract.
 
-    The function raises RefusalError for a body outside the contract: with the status 422 for a wrong value in `context`, else with 400.
+    The function raises RefusalError for a body outside the contract: with the status 422 for a wrong request column, else with 400.
 
     Args:
         struct: The msgspec struct of the request; None if only the contract decodes.
@@ -97,14 +97,18 @@ def _outcome_field(model: Model) -> list[Any]:
     return [] if model.outcome_field is None else [(model.outcome_field, _EntityId | None, None)]
 
 
-def refusal_of(error: ValidationError) -> RefusalError:
+def refusal_of(error: ValidationError, contract: type[BaseModel]) -> RefusalError:
     """Returns the response to a body outside the contract, from the first error of the validation."""
     # The response contains no value, and only the beginning of a field's name, because an invalid request may contain a secret.
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part)[:64] for part in first["loc"][:2])
+    place = first["loc"]
+    where = ".".join(str(part)[:64] for part in place[: 3 if place[:1] == ("candidates",) else 2])
     reason = first["msg"].removeprefix("Value error, ")
-    # A missing, unknown or wrong value in `context` is an error in the caller's data and not in the form of the request, so its status is 422.
-    status = 422 if first["loc"][:1] == ("context",) and len(first["loc"]) > 1 else 400
+    # A missing, unknown or wrong request column is an error in the caller's data and not in the form of the request, so its status is 422. In a
+    # candidate, each field that the request itself does not have is a request column.
+    in_context = place[:1] == ("context",) and len(place) > 1
+    in_candidate = place[:1] == ("candidates",) and len(place) > 2 and place[2] not in contract.model_fields
+    status = 422 if in_context or in_candidate else 400
     return RefusalError(
         status, f"The request does not pass validation{f' at {where}' if where else ''}: {reason}.", "The page of the API is at /."
     )
@@ -117,7 +121,7 @@ def _decoded(fast: msgspec.json.Decoder[Any] | None, contract: type[BaseModel], 
     try:
         return contract.model_validate_json(body)
     except ValidationError as error:
-        raise refusal_of(error) from None
+        raise refusal_of(error, contract) from None
 
 
 def _columns(name: str, model: Model, keys: list[Any], optional: bool) -> Any:

@@ -11,7 +11,7 @@
         a content encoding other than gzip                              (serving.bodies)
 422     an id of another type than the entity's columns                 (serving.ids)
         a key or a required column that a candidate lacks               (serving.ids, serving.predicting)
-        a wrong value in `context`                                      (serving.decoding)
+        a wrong request column, in `context` or in a candidate          (serving.decoding)
         an unknown use case                                             (serving.freshness)
 500     an error of the service itself, with its reason in the log      (serving.front)
 503     more requests at once than the service answers                  (serving.front)

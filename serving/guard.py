@@ -159,4 +159,4 @@ def _check(contract: type[BaseModel] | None, body: bytes) -> None:
     try:
         contract.model_validate_json(body)
     except ValidationError as error:
-        raise refusal_of(error) from None
+        raise refusal_of(error, contract) from None

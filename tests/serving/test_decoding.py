@@ -142,6 +142,32 @@ def test_a_usual_request_is_read_by_its_struct(name: str, data: st.DataObject) -
     assert agreed(struct, contract, body.encode()), body
 
 
+@pytest.mark.parametrize("column", [{"amount": "12.50"}, {"amount": 1e12}, {"minutes": 2.5}, {"opened": "today"}, {"unknown": 1}])
+def test_a_wrong_request_column_has_one_status_wherever_the_request_has_it(column: dict[str, Any]) -> None:
+    keys, [name] = dict.fromkeys(KEYS, "t9"), column
+    bodies = {
+        "predict with columns": ({**keys, "context": {"amount": 1, **column}}, f"context.{name}"),
+        "score": ({**keys, "context": column, "candidates": [{"amount": 1}]}, f"context.{name}"),
+        "score of candidates": ({**keys, "candidates": [{"amount": 1}, {"amount": 1, **column}]}, f"candidates.1.{name}"),
+    }
+    for endpoint, (body, where) in bodies.items():
+        struct, contract, _ = REQUESTS[endpoint.removesuffix(" of candidates")]
+        with pytest.raises(RefusalError, match=f"^The request does not pass validation at {where}: ") as refusal:
+            decoder(struct, contract)(json.dumps(body).encode())
+        assert refusal.value.status == 422, endpoint
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"candidates": [{"terminal_id": 1.5}]}, {"candidates": [3]}, {"candidates": []}, {"terminal_id": 1.5}]
+)
+def test_a_wrong_form_of_a_request_about_candidates_has_the_status_400(wrong: dict[str, Any]) -> None:
+    struct, contract, _ = REQUESTS["score"]
+    body = {**dict.fromkeys(KEYS, "t9"), "candidates": [{"amount": 1}], **wrong}
+    with pytest.raises(RefusalError) as refusal:
+        decoder(struct, contract)(json.dumps(body).encode())
+    assert refusal.value.status == 400
+
+
 def test_what_only_the_contract_accepts_is_read_by_it() -> None:
     struct, contract, _ = REQUESTS["features"]
     body = b'{"ids": true, "group": "cards", "ids": [1]}'
