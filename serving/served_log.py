@@ -88,6 +88,7 @@ class ServedLog:
     def __init__(self, settings: Settings, on_lost: Callable[[int], None]) -> None:
         self._settings, self._on_lost = settings, on_lost
         self._waiting: deque[Callable[[], Record]] = deque()
+        self._in_message = 0  # the records of the message that is being sent
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="served log", daemon=True)
         if settings.served_share or settings.experiment:
@@ -111,10 +112,14 @@ class ServedLog:
             self._waiting.append(record)
 
     def close(self) -> None:
-        """Sends the records in the queue, within five seconds, and ends the thread."""
+        """Sends the records in the queue, within five seconds, and ends the thread. The records that are not sent by then are lost, and counted."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(5)
+        # A thread that still waits for the broker ends with the process.
+        left, self._in_message = len(self._waiting) + self._in_message, 0
+        self._waiting.clear()
+        self._count_lost(left)
 
     def _follow(self) -> None:
         from kafka import KafkaProducer
@@ -146,13 +151,18 @@ class ServedLog:
                 if len(line) < _MESSAGE_BYTES:
                     lines.append(line)
                     size += len(line)
-        sent = False
+        sent, self._in_message = False, taken
         try:
             if lines:
                 future = producer.send(SERVED_TOPIC, b"\n".join(lines))
                 producer.flush()
                 sent = future.succeeded()
         finally:
-            if lost := taken - (len(lines) if sent else 0):
-                _log.warning("%d records of the served log are lost", lost)
-                self._on_lost(lost)
+            if self._in_message:  # else `close` has counted them
+                self._in_message = 0
+                self._count_lost(taken - (len(lines) if sent else 0))
+
+    def _count_lost(self, records: int) -> None:
+        if records:
+            _log.warning("%d records of the served log are lost", records)
+            self._on_lost(records)

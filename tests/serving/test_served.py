@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -321,15 +323,16 @@ def settled(settings: Settings) -> int:
     return counts[-1]
 
 
-def test_without_a_broker_records_are_lost_and_counted_and_nobody_waits(deployment: Settings) -> None:
+def test_without_a_broker_records_are_lost_and_counted_and_nobody_waits(settings: Settings) -> None:
     lost: list[int] = []
-    log = ServedLog(deployment.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"}), lost.append)
+    log = ServedLog(settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1", "served_share": 0.5}), lost.append)
     started = time.monotonic()
     for n in range(BOUND + 7):
         log.add(lambda n=n: {"entity": n})
     assert time.monotonic() - started < 1
     assert sum(lost) == 7
     log.close()
+    assert sum(lost) == BOUND + 7, "those that still wait when the service ends are lost, too"
 
 
 def test_a_record_that_cannot_be_made_takes_no_other_with_it(deployment: Settings) -> None:
@@ -344,6 +347,27 @@ def test_a_record_that_cannot_be_made_takes_no_other_with_it(deployment: Setting
     log.close()
     assert sum(lost) == 3
     assert settled(deployment) == before + 2
+
+
+def test_records_that_a_silent_broker_has_not_accepted_when_the_service_ends_are_counted(deployment: Settings) -> None:
+    lost: list[int] = []
+    before = settled(deployment)
+    log = ServedLog(deployment, lost.append)
+    log.add(lambda: {"served_id": "accepted"})
+    eventually(lambda: settled(deployment) == before + 1)
+    [broker] = (status.pid for status in services.status(deployment) if status.name == "kafka")
+    assert broker is not None
+    taken: list[int] = []
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        for n in range(3):
+            log.add(lambda n=n: taken.append(n) or {"served_id": "in a message"})
+        eventually(lambda: len(taken) == 3)
+        log.add(lambda: {"served_id": "in the queue"})
+        log.close()
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    assert sum(lost) == 4
 
 
 def test_a_challenger_that_comes_answers_its_users(deployment: Settings) -> None:
