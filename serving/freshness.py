@@ -73,12 +73,22 @@ class Freshness:
         if newest_ms is not None and q_ms - newest_ms <= case.max_age_seconds * 1_000:
             return None
         if case.when_stale is WhenStale.REFUSE:
+            if newest_ms is None:
+                raise RefusalError(
+                    503,
+                    f"No event of {group} is known, and {use_case} allows an age of {case.max_age_seconds:g} s.",
+                    "Ask again later, or for another use case.",
+                )
             raise RefusalError(
                 503,
                 f"The features of {group} are older than the {case.max_age_seconds:g} s that {use_case} allows.",
                 "Ask again later, or for another use case.",
             )
-        reason = f"stale: the newest event is older than the {case.max_age_seconds:g} s that {use_case} allows"
+        reason = (
+            f"stale: no event of the group is known, and {use_case} allows an age of {case.max_age_seconds:g} s"
+            if newest_ms is None
+            else f"stale: the newest event is older than the {case.max_age_seconds:g} s that {use_case} allows"
+        )
         return Stale(case.when_stale, reason)
 
     def _follow(self) -> None:
