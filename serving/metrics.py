@@ -59,7 +59,9 @@ class Metrics:
         self._late = Counter(
             "braid_late_answers", "Answers without features, because the online store was too late for the budget.", ["model"]
         )
-        self._variants = Counter("braid_predictions", "Predictions by the variant that answered.", ["variant"])
+        self._variants = Counter(
+            "braid_predictions", "Predictions by the variant that answered. Each candidate of a score is one.", ["variant"]
+        )
         self._lost = Counter("braid_served_log_lost", "Records of the served log that did not reach Kafka.")
         self._shed = Counter("braid_shed", "Requests refused, because as many as the bound allows were in work.", ["path"])
         # The look-ups are cached, because prometheus_client validates the labels at each look-up.
@@ -113,9 +115,9 @@ class Metrics:
         """Sets the time of a group's newest event. A Prometheus rule subtracts that time from `time()` to get the age."""
         self._newest.labels(group).set(newest_ms / 1_000)
 
-    def predicted(self, variant: str) -> None:
-        """Counts a prediction of a variant."""
-        self._variant_of(variant).inc()
+    def predicted(self, variant: str, predictions: int = 1) -> None:
+        """Counts predictions of a variant."""
+        self._variant_of(variant).inc(predictions)
 
     def shed(self, path: str) -> None:
         """Counts a request that was refused because the number of requests in work was at its bound."""

@@ -170,6 +170,7 @@ class Predictor:
 
         def afterwards() -> None:
             for place in self._log.places(ids[0], exposed):
+            self._metrics.predicted(variant.name, len(scores))
                 context = {column.name: contexts[place].get(column.name) for column in self._declared.request}
                 outcome_id = self._log.outcome_id({**candidates[place], **context})
                 shown = [its[of_input[place]] for its, of_input in zip(provenances, ids, strict=True)]

@@ -338,6 +338,20 @@ def test_the_typed_client_gives_what_the_service_answers(champion: Settings) -> 
     assert refused.value.status == 404
 
 
+def test_the_metrics_count_each_prediction_of_both_endpoints_by_its_variant(champion: Settings) -> None:
+    def predictions() -> float:
+        families = text_string_to_metric_families(httpx.get(f"{champion.serving_url}/metrics").text)
+        samples = [sample for family in families for sample in family.samples if sample.name == "braid_predictions_total"]
+        return sum(sample.value for sample in samples if sample.labels["variant"] == "champion")
+
+    before = predictions()
+    with Client(champion.serving_url) as client:
+        client.predict({"user_id": 21})
+        client.score("repurchase", [{"user_id": user} for user in (21, 22, 23)])
+    eventually(lambda: predictions() >= before + 4, seconds=20)
+    assert predictions() == before + 4
+
+
 def test_the_page_of_the_console_and_its_requests_are_mounted(champion: Settings) -> None:
     with httpx.Client(base_url=champion.serving_url, follow_redirects=True) as client:
         page = client.get("/console")
