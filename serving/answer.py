@@ -143,6 +143,11 @@ class Marks(NamedTuple):
 _UNMARKED = Marks((), (), ())
 
 
+def degraded_features(names: Sequence[str], served: Served) -> Sequence[str]:
+    """Returns the names of an entity's features that may be inexact, of the names of all its features."""
+    return names if served.parts.faults else [names[index] for index in served.merged.degraded_features]
+
+
 class Provenances:
     """Makes the provenances of the entities of one answer, and computes the parts that entities share once.
 
@@ -158,12 +163,13 @@ class Provenances:
         self._end_ms: int | None = None
         self._end: str | None = None
 
-    def marks(self, served: Served, fault: str = "") -> Marks:
+    def marks(self, served: Served, fault: str = "", lost: Sequence[str] = ()) -> Marks:
         """Returns the reasons why an entity's features may be inexact, and the features that are inexact or missing.
 
         Args:
             served: The features.
             fault: Why the model's input is degraded; empty if it is not.
+            lost: The names of the features that are inexact for that reason.
         """
         parts, merged = served.parts, served.merged
         names, values = self._names, merged.values
@@ -177,21 +183,18 @@ class Provenances:
         features: Sequence[str] = ()
         if parts.faults or merged.reasons or fault:
             reasons = [*parts.faults, *merged.degraded, fault] if fault else [*parts.faults, *merged.degraded]
-            features = names if parts.faults else [names[index] for index in merged.degraded_features]
+            features = degraded_features(names, served)
+            if lost:
+                features = list(dict.fromkeys((*features, *lost)))
         return Marks(reasons, features, missing) if reasons or missing else _UNMARKED
 
-    def of(self, served: Served, fault: str = "") -> Provenance:
-        """Returns the provenance of an entity's features.
-
-        Args:
-            served: The features.
-            fault: Why the model's input is degraded; empty if it is not.
-        """
+    def of(self, served: Served, fault: str = "", lost: Sequence[str] = ()) -> Provenance:
+        """Returns the provenance of an entity's features. The arguments are those of `marks`."""
         merged = served.merged
         newest_ms, end_ms = merged.newest_event_ms, merged.batch_end_ms
         if end_ms != self._end_ms:
             self._end_ms, self._end = end_ms, None if end_ms is None else rfc3339(end_ms)
-        reasons, features, missing = self.marks(served, fault)
+        reasons, features, missing = self.marks(served, fault, lost)
         return Provenance(
             self._as_of,
             self._end,
@@ -257,7 +260,11 @@ def prediction(
         [entry for entry, _, _ in inputs], [served.merged.values for _, _, served in inputs], request, q_ms
     )
     [predicted] = model.predict([values]) if score is None else [score]
-    provenances = [Provenances(entry.group.feature_names, q_ms, architecture).of(served, fault) for entry, _, served in inputs]
+    reason, lost, others = fault or ("", [()] * len(inputs), ())
+    provenances = [
+        Provenances(entry.group.feature_names, q_ms, architecture).of(served, reason, its_lost)
+        for (entry, _, served), its_lost in zip(inputs, lost, strict=True)
+    ]
     keys = {
         key: value
         for entry, entity_id, _ in inputs
@@ -266,17 +273,25 @@ def prediction(
     used = dict(zip(model.vector.names, values, strict=True))
     info = ModelInfo(model.name, model.version, variant)
     if len(inputs) == 1:
-        return predict_answer(tuple(keys))(*keys.values(), predicted, used, info, provenances[0])
+        return predict_answer(tuple(keys))(*keys.values(), predicted, used, info, _also_degraded(provenances[0], others))
     entries = [entry for entry, _, _ in inputs]
     by_input = {entry.name: its for entry, its in zip(entries, provenances, strict=True)}
-    whole = combined(list(zip(entries, provenances, strict=True)))
+    whole = combined(list(zip(entries, provenances, strict=True)), others)
     return predict_answer(tuple(keys), True)(*keys.values(), predicted, used, info, whole, by_input)
 
 
-def combined(provenances: Sequence[tuple[ModelInput, Provenance]]) -> Provenance:
+def _also_degraded(provenance: Provenance, others: Sequence[str]) -> Provenance:
+    return replace(provenance, degraded_features=[*provenance.degraded_features, *others]) if others else provenance
+
+
+def combined(provenances: Sequence[tuple[ModelInput, Provenance]], others: Sequence[str] = ()) -> Provenance:
     """Combines the provenances of several inputs: the earliest batch_end, the newest event, the sum of the tiles, and all reasons.
 
     The combined batch_end is None unless every input has a batch_end. The names of features have the prefixes of the model's inputs.
+
+    Args:
+        provenances: The inputs, each with a provenance.
+        others: Further degraded features, of inputs that are not served.
     """
     each = [its for _, its in provenances]
     ends = [its.batch_end for its in each if its.batch_end is not None]
@@ -294,7 +309,7 @@ def combined(provenances: Sequence[tuple[ModelInput, Provenance]]) -> Provenance
         tiles_merged=sum(its.tiles_merged for its in each),
         degraded=bool(reasons),
         degraded_reasons=list(reasons),
-        degraded_features=named((entry, its.degraded_features) for entry, its in provenances),
+        degraded_features=[*named((entry, its.degraded_features) for entry, its in provenances), *others],
         missing=named((entry, its.missing) for entry, its in provenances),
         architecture=each[0].architecture if each else "lambda",
     )

@@ -51,6 +51,7 @@ class LoadedModel:
         scorer: The fitted model.
         vector: The declaration of the input that the model was trained on.
         fault: Why every answer of the model is degraded; empty if there is no such reason.
+        unknown_meaning: Whether the declaration that the model was trained on cannot be read, so that each feature may mean something else.
     """
 
     name: str
@@ -58,6 +59,7 @@ class LoadedModel:
     scorer: Scorer
     vector: FeatureVector
     fault: str = ""
+    unknown_meaning: bool = False
     _known: dict[tuple[str, ...], _Known] = field(default_factory=dict, compare=False, repr=False)
 
     def predict(self, inputs: Sequence[Sequence[float]]) -> list[Prediction]:
@@ -88,8 +90,8 @@ class LoadedModel:
 
     def input_of(
         self, inputs: Sequence[ModelInput], values: Sequence[Sequence[Value]], request: Mapping[str, Any], q_ms: int
-    ) -> tuple[list[float], str]:
-        """Returns the values of the model's input, and the reason why the input is degraded; the reason is empty if it is not.
+    ) -> tuple[list[float], InputFault | None]:
+        """Returns the values of the model's input, and why the input is degraded; None if it is not.
 
         Args:
             inputs: The declared inputs, each with the served version of its group.
@@ -103,19 +105,41 @@ class LoadedModel:
             {name: values[place][index] for name, index in indices.items()} if place is not None else {}
             for place, indices in known.places
         ]
-        return self.vector.of(features, request, q_ms), self.fault or known.fault
+        return self.vector.of(features, request, q_ms), known.fault
 
     def _known_of(self, inputs: Sequence[ModelInput]) -> _Known:
         places: list[tuple[int | None, dict[str, int]]] = []
         missing: list[str] = []
+        features: list[list[str]] = [[] for _ in inputs]
+        others: list[str] = []
         by_key = {(entry.group.name, entry.keys): place for place, entry in enumerate(inputs)}
         for trained in self.vector.inputs:
             place = by_key.get((trained.group.name, trained.keys))
             known = {} if place is None else same_meaning(inputs[place].group, trained.group)
             names = trained.group.model_names
-            missing += [f"{trained.prefix}{name}" for name in names if name not in known]
             places.append((place, {name: known[name] for name in names if name in known}))
-        return _Known(tuple(places), f"the model was trained on another version of {', '.join(missing)}" if missing else "")
+            lost = [name for name in names if name not in known]
+            missing += [f"{trained.prefix}{name}" for name in lost]
+            if place is None:
+                others += [f"{trained.prefix}{name}" for name in lost]
+            else:
+                features[place] += names if self.unknown_meaning else lost
+        reason = self.fault or (f"the model was trained on another version of {', '.join(missing)}" if missing else "")
+        return _Known(tuple(places), InputFault(reason, features, others) if reason else None)
+
+
+class InputFault(NamedTuple):
+    """Why the input of a model is degraded.
+
+    Attributes:
+        reason: The degraded reason in the answer.
+        features: For each served input, the names of the features of the model's input that may have another value than the model was trained on.
+        others: The same of inputs that are not served, with the prefixes of the trained inputs.
+    """
+
+    reason: str
+    features: Sequence[Sequence[str]]
+    others: Sequence[str]
 
 
 class _Known(NamedTuple):
@@ -124,11 +148,11 @@ class _Known(NamedTuple):
     Attributes:
         places: For each trained input, the index of the same input among the served inputs (None if there is no such input), and feature → the
             index of its value in that input.
-        fault: The reason why the input is degraded; empty if the served inputs have every feature.
+        fault: Why the input is degraded; None if the served inputs have every feature.
     """
 
     places: tuple[tuple[int | None, dict[str, int]], ...]
-    fault: str
+    fault: InputFault | None
 
 
 class FollowedModel:
@@ -231,12 +255,12 @@ def load_model(settings: Settings, declared: Model, name: str, version: str, tag
             objective is another, or its prediction does not fit the objective.
         MlflowException: The registry or its artifacts cannot be reached.
     """
-    scorer, vector, fault = load_scorer(settings, name, version), declared.vector, ""
+    scorer, vector, fault, unknown_meaning = load_scorer(settings, name, version), declared.vector, "", False
     if (trained_fingerprint(tags) or vector.fingerprint) != vector.fingerprint:
         try:
             vector = vector_of_text(tags.get("declaration", ""), declared.sources)
         except DeclarationError:
-            fault = "the model was trained on another version of the declaration"
+            fault, unknown_meaning = "the model was trained on another version of the declaration", True
         types = {column.name: column.type for column in declared.request}
         if other := [column.name for column in vector.request if types.get(column.name) is not column.type]:
             fault = f"the model was trained with other request columns: {', '.join(other)}"
@@ -244,6 +268,6 @@ def load_model(settings: Settings, declared: Model, name: str, version: str, tag
         raise ValueError("the model was trained on other features than are declared")
     if scorer.objective is not declared.objective:
         raise ValueError(f"the model is of the objective {scorer.objective}, and {declared.objective} is declared")
-    model = LoadedModel(name, version, scorer, vector, fault)
+    model = LoadedModel(name, version, scorer, vector, fault, unknown_meaning)
     model.predict([vector.empty()])
     return model

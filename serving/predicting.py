@@ -137,17 +137,18 @@ class Predictor:
             serve = self._serve(reading, old, q_ms, variant.batch_only)
             served.append({entity_id: serve(parts) for entity_id, parts in zip(entities, reading.parts, strict=True)})
         stages.end("merge")
-        vectors, fault = [], ""
+        vectors, fault = list[list[float]](), None
         for place, context in enumerate(contexts):
             values = [known[of_input[place]].merged.values for known, of_input in zip(served, ids, strict=True)]
             vector, fault = model.input_of(inputs, values, context, q_ms)
             vectors.append(vector)
         scores = model.predict(vectors) if late_score is None else [late_score for _ in vectors]
         stages.end("model")
+        reason, lost, others = fault or ("", [()] * len(inputs), ())
         provenances = []
-        for entry, known in zip(inputs, served, strict=True):
+        for entry, known, its_lost in zip(inputs, served, lost, strict=True):
             shared = Provenances(entry.group.feature_names, q_ms, self._settings.architecture)
-            provenances.append({entity_id: shared.of(features, fault) for entity_id, features in known.items()})
+            provenances.append({entity_id: shared.of(features, reason, its_lost) for entity_id, features in known.items()})
         rows = [
             CandidateScore(score, any(its[of_input[place]].degraded for its, of_input in zip(provenances, ids, strict=True)))
             for place, score in enumerate(scores)
@@ -165,12 +166,12 @@ class Predictor:
 
         everything = [(entry, provenance) for entry, its in zip(inputs, provenances, strict=True) for provenance in its.values()]
         info = ModelInfo(model.name, model.version, variant.name)
-        response = encoded(ScoreAnswer(rows, info, combined(everything)))
+        response = encoded(ScoreAnswer(rows, info, combined(everything, others)))
         stages.end("encode")
 
         def afterwards() -> None:
-            for place in self._log.places(ids[0], exposed):
             self._metrics.predicted(variant.name, len(scores))
+            for place in self._log.places(ids[0], exposed):
                 context = {column.name: contexts[place].get(column.name) for column in self._declared.request}
                 outcome_id = self._log.outcome_id({**candidates[place], **context})
                 shown = [its[of_input[place]] for its, of_input in zip(provenances, ids, strict=True)]

@@ -20,7 +20,7 @@ import msgspec
 from features.declaration import FeatureGroup
 from infra.kafka import SERVED_TOPIC, client_options
 from infra.settings import Settings
-from serving.answer import Served
+from serving.answer import Served, degraded_features
 from serving.encoding import Provenance
 from serving.variants import place
 
@@ -72,7 +72,8 @@ def served_record(
         "newest_event_ms": merged.newest_event_ms,
         "tiles_merged": merged.tiles_merged,
         "degraded": provenance.degraded_reasons,
-        "degraded_features": provenance.degraded_features,
+        # Not those of the provenance, which also names what a model lacks: the features of the record are as they were served.
+        "degraded_features": degraded_features(group.feature_names, served),
         **(more or {}),
     }
 

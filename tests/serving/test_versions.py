@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from features.aggregations import Series
-from features.declaration import FeatureGroup, count
+from features.declaration import FeatureGroup, ModelInput, count
 from features.declaration.versions import group_text
 from features.merge import merge
 from features.objective import Objective
@@ -25,11 +25,13 @@ from infra.settings import Settings
 from models.formats import Scorer
 from serving.answer import Served, ServedInput, prediction, served_features
 from serving.model import LoadedModel
+from serving.served_log import served_record
 from store.clients import store
 from store.keys import meta_key
-from store.protocol import Reading
+from store.protocol import Parts, Reading
 from store.reading import OTHER_VERSION, OnlineStore
 from tests.declarations import user_features
+from tests.payments import cards, terminals
 from tests.pure import speed_value
 
 BATCH_END = 1_780_000_200_000
@@ -169,6 +171,53 @@ def test_a_model_is_given_its_features_by_name_and_defaults_for_what_means_somet
         assert value == (0.0 if name in lost else right[name]), name
     [reason] = answer.provenance.degraded_reasons
     assert all(name in reason for name in lost)
+    assert set(answer.provenance.degraded_features) == lost, "every other value is exact"
+    record = served_record(served, USER, found, answer.provenance, BATCH_END + 2, BATCH_END + 3)
+    assert record["degraded_features"] == [], "the log has the features as they were served, of which none is inexact"
+
+
+def test_what_a_model_of_several_inputs_lacks_is_named_by_input_and_as_in_its_features() -> None:
+    entries = [cards.on(), terminals.on("terminal_id", prefix="terminal_")]
+    others = [
+        replace(terminals, features=(count("payments_1h", window="2h"), terminals.features[1])),
+        replace(cards, features=cards.features[:1]),
+    ]
+
+    def asked(*trained: ModelInput) -> Any:
+        vector = FeatureVector(trained)
+        model = LoadedModel("m", "1", Scorer(vector.names, Objective.BINARY, (), Booster()), vector)
+        inputs = [
+            ServedInput(entry, USER, served_features(entry.group, Parts(), BATCH_END, BATCH_END - 1))
+            for entry in entries[: len(trained)]
+        ]
+        answer = prediction(inputs, {}, BATCH_END, model, "champion")
+        assert set(answer.provenance.degraded_features) <= set(answer.features_used)
+        return answer
+
+    exact = asked(*entries)
+    assert (exact.provenance.degraded, exact.provenance.degraded_features) == (False, [])
+    changed = asked(cards.on(), others[0].on("terminal_id", prefix="terminal_"))
+    assert changed.provenance.degraded_features == ["terminal_payments_1h"]
+    assert [list(its.degraded_features) for its in changed.inputs.values()] == [[], ["payments_1h"]]
+    for answer in (
+        asked(terminals.on("terminal_id", prefix="terminal_")),
+        asked(cards.on(), terminals.on("other_id", prefix="terminal_")),
+    ):
+        assert answer.provenance.degraded_features == ["terminal_payments_1h", "terminal_payments_1d"], (
+            "an input that is not served"
+        )
+    assert not asked(others[1].on()).provenance.degraded
+
+
+def test_of_a_model_whose_declaration_cannot_be_read_no_feature_counts_as_exact(published: Settings) -> None:
+    reading = read(published, OLD)
+    features = served_features(reading.group, reading.parts[0], BATCH_END + 2, reading.batch_end_ms)
+    model = replace(
+        loaded(Booster(), OLD), fault="the model was trained on another version of the declaration", unknown_meaning=True
+    )
+    provenance = predicted(OLD, features, model).provenance
+    assert provenance.degraded_reasons == [model.fault]
+    assert list(provenance.degraded_features) == list(OLD.model_names)
 
 
 def test_a_model_whose_features_all_mean_the_same_is_exact(published: Settings) -> None:
