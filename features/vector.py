@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +158,10 @@ class FeatureVector:
             value = kernel.of_row(known)
             vector.append(expression.default if value is None else value)
         return vector
+
+    def derived_from(self, names: Collection[str]) -> list[str]:
+        """Returns the names of the derived features whose expressions read one of these names."""
+        return [e.name for e, kernel in zip(self.derived, self._compiled, strict=True) if not set(names).isdisjoint(kernel.names)]
 
     def empty(self) -> list[float]:
         """Returns the model's input for entities without events, a request without a context, and the time 0 ms."""

@@ -17,6 +17,7 @@ from features.instants import rfc3339
 from features.merge import EVER_MS, NOT_PUBLISHED, Merged
 from features.merge_many import ManyMerge
 from features.packed import HistoryView
+from features.vector import FeatureVector
 from infra.policies import WhenStale
 from serving.encoding import FeatureRow, ModelInfo, Provenance, features_struct, predict_answer
 from serving.errors import RefusalError
@@ -272,26 +273,29 @@ def prediction(
     }
     used = dict(zip(model.vector.names, values, strict=True))
     info = ModelInfo(model.name, model.version, variant)
-    if len(inputs) == 1:
-        return predict_answer(tuple(keys))(*keys.values(), predicted, used, info, _also_degraded(provenances[0], others))
     entries = [entry for entry, _, _ in inputs]
+    # One input without a prefix has the names of the model's input already.
+    whole = provenances[0] if len(inputs) == 1 and not entries[0].prefix else combined(list(zip(entries, provenances, strict=True)))
+    whole = with_derived(whole, model.vector, others)
+    if len(inputs) == 1:
+        return predict_answer(tuple(keys))(*keys.values(), predicted, used, info, whole)
     by_input = {entry.name: its for entry, its in zip(entries, provenances, strict=True)}
-    whole = combined(list(zip(entries, provenances, strict=True)), others)
     return predict_answer(tuple(keys), True)(*keys.values(), predicted, used, info, whole, by_input)
 
 
-def _also_degraded(provenance: Provenance, others: Sequence[str]) -> Provenance:
-    return replace(provenance, degraded_features=[*provenance.degraded_features, *others]) if others else provenance
+def with_derived(provenance: Provenance, vector: FeatureVector, others: Sequence[str] = ()) -> Provenance:
+    """Returns the provenance of a model's whole input: degraded are also `others`, and each derived feature that reads a degraded feature."""
+    degraded = [*provenance.degraded_features, *others]
+    return replace(provenance, degraded_features=[*degraded, *vector.derived_from(degraded)]) if degraded else provenance
 
 
-def combined(provenances: Sequence[tuple[ModelInput, Provenance]], others: Sequence[str] = ()) -> Provenance:
+def combined(provenances: Sequence[tuple[ModelInput, Provenance]]) -> Provenance:
     """Combines the provenances of several inputs: the earliest batch_end, the newest event, the sum of the tiles, and all reasons.
 
     The combined batch_end is None unless every input has a batch_end. The names of features have the prefixes of the model's inputs.
 
     Args:
         provenances: The inputs, each with a provenance.
-        others: Further degraded features, of inputs that are not served.
     """
     each = [its for _, its in provenances]
     ends = [its.batch_end for its in each if its.batch_end is not None]
@@ -309,7 +313,7 @@ def combined(provenances: Sequence[tuple[ModelInput, Provenance]], others: Seque
         tiles_merged=sum(its.tiles_merged for its in each),
         degraded=bool(reasons),
         degraded_reasons=list(reasons),
-        degraded_features=[*named((entry, its.degraded_features) for entry, its in provenances), *others],
+        degraded_features=named((entry, its.degraded_features) for entry, its in provenances),
         missing=named((entry, its.missing) for entry, its in provenances),
         architecture=each[0].architecture if each else "lambda",
     )

@@ -17,7 +17,7 @@ from features.declaration import FeatureGroup
 from features.instants import now_ms
 from features.model import Model, WhenLate
 from infra.settings import Settings
-from serving.answer import Provenances, Served, ServedInput, Stale, combined, features_at, prediction
+from serving.answer import Provenances, Served, ServedInput, Stale, combined, features_at, prediction, with_derived
 from serving.answer_log import Answered, AnswerLog
 from serving.contract import PredictRequest
 from serving.encoding import CandidateScore, ModelInfo, ScoreAnswer, encoded
@@ -166,7 +166,7 @@ class Predictor:
 
         everything = [(entry, provenance) for entry, its in zip(inputs, provenances, strict=True) for provenance in its.values()]
         info = ModelInfo(model.name, model.version, variant.name)
-        response = encoded(ScoreAnswer(rows, info, combined(everything, others)))
+        response = encoded(ScoreAnswer(rows, info, with_derived(combined(everything), model.vector, others)))
         stages.end("encode")
 
         def afterwards() -> None:

@@ -13,12 +13,14 @@ import pytest
 from features.aggregations import Series
 from features.declaration import FeatureGroup, ModelInput, count
 from features.declaration.versions import group_text
+from features.expressions import Expression
 from features.merge import merge
 from features.objective import Objective
 from features.packed import FORMAT, TileValue, batch_field, encode
+from features.sources import ColumnType
 from features.speed_value import speed_field
 from features.tiles import fold_tile_values
-from features.vector import FeatureVector
+from features.vector import FeatureVector, RequestColumn
 from features.view import build_view
 from features.windows import HOUR_MS
 from infra.settings import Settings
@@ -207,6 +209,25 @@ def test_what_a_model_of_several_inputs_lacks_is_named_by_input_and_as_in_its_fe
             "an input that is not served"
         )
     assert not asked(others[1].on()).provenance.degraded
+
+
+@pytest.mark.parametrize("prefix", ["", "card_"])
+def test_a_derived_feature_is_degraded_with_the_features_that_it_reads(prefix: str) -> None:
+    entry = cards.on(prefix=prefix)
+    names = [f"{prefix}{name}" for name in cards.feature_names]
+    derived = Expression("of_first", f"{names[0]} + 1"), Expression("of_request", "amount + 1")
+    vector = FeatureVector((entry,), (RequestColumn("amount", ColumnType.DECIMAL),), derived)
+    model = LoadedModel("m", "1", Scorer(vector.names, Objective.BINARY, (), Booster()), vector)
+
+    def asked(*faults: str) -> Any:
+        parts = Parts(faults=faults)
+        served = ServedInput(entry, USER, served_features(cards, parts, BATCH_END, BATCH_END - 1))
+        return prediction([served], {"amount": 1}, BATCH_END, model, "champion")
+
+    answer = asked("the store is late")
+    assert list(answer.provenance.degraded_features) == [*names, "of_first"]
+    assert list(answer.provenance.missing) == names
+    assert list(asked().provenance.degraded_features) == []
 
 
 def test_of_a_model_whose_declaration_cannot_be_read_no_feature_counts_as_exact(published: Settings) -> None:
