@@ -176,7 +176,7 @@ class Model:
             name=name, topic=name, table=name, event_id="label_id", time="time", key=keys[0].name,
             columns=(
                 Column("label_id", required=True), *keys, Column("time", ColumnType.TIMESTAMP, required=True),
-                Column("label", self.objective.label_type, required=True), *values,
+                Column("label", self.objective.label_type, required=True, allowed=self.objective.labels), *values,
             ),
         )  # fmt: skip
 

@@ -33,6 +33,11 @@ class Objective(StrEnum):
         }[self]
 
     @property
+    def labels(self) -> tuple[int, ...]:
+        """The labels that there are; empty where each value of the type is one."""
+        return (0, 1) if self is Objective.BINARY else ()
+
+    @property
     def label_sql_type(self) -> str:
         """The Spark SQL type of a label in the training set."""
         return {Objective.BINARY: "INT", Objective.REGRESSION: "DOUBLE", Objective.MULTICLASS: "STRING"}[self]

@@ -33,11 +33,19 @@ class ColumnType(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a source."""
+    """One column of a source.
+
+    Args:
+        name: The name.
+        type: The type.
+        required: Whether a row without a value does not fit.
+        allowed: The integers that a column of integers may have; empty where each fits.
+    """
 
     name: str
     type: ColumnType = ColumnType.STRING
     required: bool = False
+    allowed: tuple[int, ...] = ()
 
     @property
     def typed_name(self) -> str:
@@ -75,6 +83,9 @@ class Column:
         if expected:
             filled = "" if self.required else f"{raw} IS NOT NULL AND trim({raw}) <> '' AND "
             parts.append(f"WHEN {filled}{self.typed_name} IS NULL THEN concat('{name} is not {expected}: ', left({raw}, 80))")
+        if self.allowed:
+            other, allowed = ", ".join(map(str, self.allowed)), " or ".join(map(str, self.allowed))
+            parts.append(f"WHEN {self.typed_name} NOT IN ({other}) THEN concat('{name} is not {allowed}: ', left({raw}, 80))")
         return " ".join(parts) or None
 
 

@@ -12,10 +12,12 @@ from delta.tables import DeltaTable
 
 from batch.files import ReadOptions, open_events
 from batch.load import load_events, load_file
+from braid import Labels, Model
+from features.objective import Objective
 from infra.settings import Settings
 from speed.replay import messages_of, readable
 from speed.stream import judged
-from tests.declarations import user_events
+from tests.declarations import user_events, user_features
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -98,3 +100,17 @@ def test_a_row_of_csv_means_the_same_loaded_and_replayed(spark: SparkSession, la
     amounts = {row["event_id"]: str(row["amount"]) for row in loaded.collect()}
     assert (amounts["8"], amounts["9"], amounts["10"]) == ("123456789012.345679", "123456789012.123456", "12.500000")
     assert frame.where("_reason IS NOT NULL").count() == 3, "what the reader could not understand is not sent"
+
+
+def test_a_label_of_a_probability_that_is_not_0_or_1_goes_to_quarantine_and_numbers_may_be_any(
+    spark: SparkSession, lake: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("user_id,time,label\n" + "".join(f"{n},2026-11-01T10:00:0{n}Z,{n - 1}\n" for n in range(4)))
+    binary = Model("returns", (user_features,), Labels())
+    assert binary.labels is not None
+    report = load_events(spark, lake, binary.labels, path)
+    assert (report.loaded, report.reasons) == (2, {"label is not 0 or 1": 2})
+    number = Model("amounts", (user_features,), Labels(), objective=Objective.REGRESSION)
+    assert number.labels is not None
+    assert load_events(spark, lake, number.labels, path).loaded == 4
