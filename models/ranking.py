@@ -150,7 +150,8 @@ def measured(objective: Objective, entities: Array, labels: Array, predictions: 
 def difference(first: Measured, second: Measured, paired: bool, confidence: float) -> Difference | None:
     """Returns the second value minus the first, with a confidence interval from scipy's bootstrap.
 
-    The result is None if the difference or an end of the interval is undefined, such as for an AUC of labels that are all the same.
+    The result is None if one of them has no value, such as an AUC of one class, or if the answers are too few for an interval: about a single entity,
+    or with so few labels of a class that a sample has none of them.
 
     Args:
         first: The measure of the baseline.
@@ -161,7 +162,7 @@ def difference(first: Measured, second: Measured, paired: bool, confidence: floa
     from scipy.stats import bootstrap
 
     value = second.value() - first.value()
-    if np.isnan(value):
+    if np.isnan(value) or min(first.entities, second.entities) < 2:  # of one entity there is one sample
         return None
     draws = (np.arange(first.entities),) if paired else (np.arange(first.entities), np.arange(second.entities))
 

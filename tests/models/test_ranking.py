@@ -64,3 +64,14 @@ def test_pairs_show_a_difference_that_two_halves_do_not() -> None:
     assert apart.high - apart.low > pairs.high - pairs.low
     again = difference(first, second, paired=False, confidence=0.95)
     assert again == apart, "the same data give the same words"
+
+
+def test_of_answers_about_a_single_entity_or_with_few_labels_of_a_class_there_is_no_interval() -> None:
+    source = np.random.default_rng(7)
+    label, good = np.arange(500) % 2, np.arange(500) % 2 + source.random(500)
+    single = [Ranking(np.zeros(500), label, scores) for scores in (good, 1 - good)]
+    assert single[1].value() - single[0].value() < -0.9
+    assert difference(*single, paired=True, confidence=0.99) is None
+    assert difference(single[0], Ranking(np.arange(500), label, good), paired=False, confidence=0.99) is None
+    few = [Ranking(np.arange(500), np.arange(500) < 2, scores) for scores in (good, 1 - good)]
+    assert difference(*few, paired=True, confidence=0.99) is None

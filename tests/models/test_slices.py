@@ -82,3 +82,13 @@ def test_errors_of_one_entity_are_drawn_together() -> None:
     apart = difference(first, second, paired=False, confidence=0.95)
     assert apart is not None
     assert apart.high - apart.low > 0.5, "fifty entities are not two thousand answers"
+
+
+def test_rows_of_a_single_entity_end_no_gate() -> None:
+    source = np.random.default_rng(8)
+    model, rows = Model("sliced", (user_features,), Labels()), rows_of(source).assign(entity=1)
+    rows["label"] = source.integers(0, 2, ROWS)
+    champion, candidate = rows["label"].to_numpy() + source.normal(0, 0.1, ROWS), source.random(ROWS)
+    slices = list(slices_of(model, rows, candidate, champion))
+    assert len(slices) > 10
+    assert not [part for part in slices if part.worse], "one entity shows nothing of the others"

@@ -118,6 +118,19 @@ def test_a_variant_of_no_share_is_compared_in_the_shadow() -> None:
     assert report.srm_p_value is None
 
 
+def test_too_few_outcomes_of_a_kind_are_no_comparison_and_the_verdict_says_what_to_do() -> None:
+    rows = exposures(1, 600).assign(label=0.0)
+    rows.loc[rows.groupby("variant").head(2).index, "label"] = 1.0
+    report = judge(HALVES, rows)
+    assert all(arm.quality is not None for arm in report.arms)
+    assert auc_differences(report) == {"batch_only": None}
+    assert "too few outcomes of a kind" in report.verdict
+    # In the shadow both variants have predicted for one user alone, such as where one of them began to answer late.
+    shadows = exposures(1, 600, SHADOW)
+    shadows.loc[shadows["entity"] != shadows["entity"].iloc[0], "shadows"] = "{}"
+    assert "too few users" in judge(SHADOW, shadows).verdict
+
+
 def test_several_variants_share_the_chance_of_error() -> None:
     three = Experiment(name="three", shares={"champion": 0.4, "challenger": 0.3, "batch_only": 0.3}, min_entities=250)
     report = judge(three, exposures(7, 1_500, three))
