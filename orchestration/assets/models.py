@@ -159,9 +159,8 @@ def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
         candidate = latest_metadata(context.instance, candidate_key(model))
         if "version" not in candidate:
             return dg.MaterializeResult(metadata={"promoted": False, "reason": "There is no candidate."})
-        checked = latest_metadata(context.instance, consistency_key(model.group))
-        defects = int(checked[DEFECTS]) if checked.get(ANSWERS) else None
         rows = _rows(spark, settings, candidate[TRAINED_ON], int(candidate[ROWS_OF]))
+        defects = consistency_defects(context.instance, model)
         report = promote(settings, model, str(candidate["version"]), rows, defects, str(candidate[TWIN]))
         slices = [dg.TableRecord({"where": part.name, "rows": part.rows, "candidate": part.candidate, "champion": part.champion})
                   for part in report.slices]  # fmt: skip
@@ -173,6 +172,14 @@ def champion_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
         )  # fmt: skip
 
     return champion
+
+
+def consistency_defects(instance: dg.DagsterInstance, model: Model) -> int | None:
+    """The defects in the last checks of all groups of a model; None where there are none and a group has no checked answer."""
+    checks = [latest_metadata(instance, consistency_key(group)) for group in model.groups]
+    checked = [its for its in checks if its.get(ANSWERS)]
+    defects = sum(int(its[DEFECTS]) for its in checked)
+    return defects if defects or len(checked) == len(checks) else None
 
 
 def _rows(spark: LazyPySparkResource, settings: Settings, table: str, version: int) -> pd.DataFrame:

@@ -6,12 +6,13 @@ import dagster as dg
 import pytest
 
 from infra.settings import Settings
-from orchestration.assets.models import ANSWERS, DEFECTS
+from orchestration.assets.models import ANSWERS, DEFECTS, consistency_defects
 from orchestration.checks.served import no_defects
 from orchestration.checks.tables import labels_quality
 from orchestration.deployment import Deployment
 from orchestration.names import consistency_key, training_set_key
 from tests.declarations import project, repurchase, user_features
+from tests.payments import card_at_terminal, cards, fraud, terminals
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,18 @@ def test_a_training_set_without_rows_blocks_no_other_model(settings: Settings) -
         ("labels_whole", "labels_plausible"), (False, dg.AssetCheckSeverity.WARN)
     )
     assert "No labels were loaded" in str(results[0].metadata["reason"])
+
+
+@pytest.mark.parametrize(
+    ("answers", "wrong", "defects"),
+    [((7, 7, 7), (0, 0, 0), 0), ((7, 7, 7), (0, 3, 1), 4), ((7, 0, 0), (0, 0, 0), None), ((7, 7, 0), (0, 2, 0), 2)],
+    ids=["all are right", "others have defects", "only the first was checked", "a defect, and one was not checked"],
+)
+def test_the_gate_counts_the_defects_of_every_group_of_a_model(
+    answers: tuple[int, ...], wrong: tuple[int, ...], defects: int | None
+) -> None:
+    with dg.instance_for_test() as instance:
+        for group, checked, its in zip((cards, terminals, card_at_terminal), answers, wrong, strict=True):
+            event = dg.AssetMaterialization(consistency_key(group), metadata={ANSWERS: checked, DEFECTS: its})
+            instance.report_runless_asset_event(event)
+        assert consistency_defects(instance, fraud) == defects
