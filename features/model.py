@@ -25,7 +25,7 @@ from features.objective import Objective, Training
 from features.predicates import canonical_predicate
 from features.sources import Column, ColumnType, EventSource
 from features.vector import RESERVED_FIELDS, FeatureVector, RequestColumn
-from features.windows import parse_duration
+from features.windows import duration_text, parse_duration
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,16 @@ class Model:
         if isinstance(self.outcome, Labels):
             return "the label of the loaded file"
         return f"{self.outcome.text} follows within {self.outcome.within}"
+
+    @property
+    def outcome_meaning(self) -> str:
+        """What is predicted, in a spelling that white space and units do not change: versions with another meaning cannot be compared."""
+        if isinstance(self.outcome, Labels):
+            return "the label of the owner"
+        outcome, source = self.outcome, self.outcome.source or self.group.source
+        where = f" where {canonical_predicate(outcome.where, source, self.name)}" if outcome.where else ""
+        joined = f", joined by {outcome.join}" if outcome.join else ""
+        return f"an event of {source.name}{where} within {duration_text(outcome.within_ms)}{joined}"
 
     @property
     def points_are_events(self) -> bool:

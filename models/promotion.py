@@ -35,6 +35,7 @@ from models.registry import (
     OBJECTIVE_TAG,
     batch_only_name,
     load_scorer,
+    other_outcome,
     read_version,
     trained_fingerprint,
     version_by_alias,
@@ -150,6 +151,9 @@ def promote(
         return refuse(f"The candidate cannot be loaded: {error}.")
     if scorer.names != vector.names:
         return refuse("The features of the candidate are not the declared features.")
+    tags = version_of(settings, name, candidate_version).tags
+    if (trained_fingerprint(tags) or vector.fingerprint) != vector.fingerprint or other_outcome(tags, model):
+        return refuse("The candidate was trained on another version of the declaration.")
     if scorer.objective is not model.objective:
         return refuse(f"The candidate is of the objective {scorer.objective}, and {model.objective} is declared.")
     figures: dict[str, Any] = {"predict_ms": _predict_ms(scorer, vector)}
@@ -161,6 +165,7 @@ def promote(
         return crown("There was no champion.", **figures)
     if (
         trained_fingerprint(present.tags) != vector.fingerprint
+        or other_outcome(present.tags, model)
         or present.tags.get(OBJECTIVE_TAG, Objective.BINARY) != model.objective
     ):
         return crown(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from features.model import Model
 from infra.settings import Settings
 from models.formats import LIGHTGBM, ONNX, Scorer, StoredModel, scorer_of
 
@@ -26,6 +27,8 @@ FIT_TAG, HELD_OUT, ALL_ROWS = "fit", "held out", "all rows"
 EVALUATED_TAG = "evaluated_version"
 #: The tag with the objective of a version. A version without this tag predicts a probability.
 OBJECTIVE_TAG = "objective"
+#: The tag with the outcome that a version was trained to predict (`features.model.Model.outcome_meaning`).
+OUTCOME_TAG = "outcome"
 #: The tag with the name of a version's training table. The tag `training_set_version` has the Delta version of the table.
 TABLE_TAG = "training_table"
 #: The key of `StoredModel.facts` in the metadata of the MLflow model.
@@ -64,6 +67,12 @@ def trained_fingerprint(tags: Mapping[str, str]) -> str | None:
     Older versions have one group as input, and only the tag `group_fingerprint`.
     """
     return tags.get("fingerprint") or tags.get("group_fingerprint")
+
+
+def other_outcome(tags: Mapping[str, str], model: Model) -> str:
+    """Returns the outcome that a version was trained to predict, if the model declares another; else, or if it is not known, an empty text."""
+    asked = tags.get(OUTCOME_TAG, "")
+    return asked if asked != model.outcome_meaning else ""
 
 
 class RegisteredVersion(NamedTuple):
@@ -154,12 +163,12 @@ def read_version(settings: Settings, name: str, version: str) -> StoredModel:
     """
     import mlflow
     from mlflow import MlflowClient
-    from mlflow.models import Model
+    from mlflow.models import Model as StoredVersion
 
     digest = MlflowClient(settings.mlflow_tracking_uri).get_model_version(name, version).tags.get(DIGEST_TAG)
     with tempfile.TemporaryDirectory(prefix="braid-model-") as folder, tracking(settings):
         artifacts = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=folder)
-        described = Model.load(artifacts)
+        described = StoredVersion.load(artifacts)
         file_format = next((known for known in (LIGHTGBM, ONNX) if known in described.flavors), None)
         flavor = described.flavors.get(file_format, {})
         if file_format is None or (file_format == LIGHTGBM and flavor.get("model_class") != _TEXT_CLASS):

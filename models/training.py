@@ -29,6 +29,7 @@ from models.registry import (
     EVALUATED_TAG,
     FIT_TAG,
     HELD_OUT,
+    OUTCOME_TAG,
     TABLE_TAG,
     RegisteredVersion,
     batch_only_name,
@@ -112,6 +113,7 @@ def train_models(
         "training_set_version": str(delta_version),
         TABLE_TAG: table or model.training_table,
         FIT_TAG: HELD_OUT,
+        OUTCOME_TAG: model.outcome_meaning,
     }
     if code_version:
         tags["code_version"] = code_version

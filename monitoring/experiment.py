@@ -251,7 +251,9 @@ def _verdict(experiment: Experiment, report: ExperimentReport, moved: int) -> st
     for comparison in report.comparisons:
         variant, against, interval = comparison.variant, comparison.against, comparison.difference
         if interval is None:
-            sentences.append(f"{variant} and {against} cannot be compared: too few users, or too few outcomes of a kind. Start an experiment with another name and a larger min_entities.")
+            sentences.append(
+                f"{variant} and {against} cannot be compared: too few users, or too few outcomes of a kind. Start an experiment with another name and a larger min_entities."
+            )
             continue
         figures = f"{report.criterion.words} {interval.value:+.4f}, {100 * report.confidence:.4g} % interval {interval.low:+.4f} to {interval.high:+.4f}"
         if not interval.shown:

@@ -18,7 +18,7 @@ from infra.settings import Settings
 from models.evaluation import CRITERIA
 from models.outcomes import with_outcome
 from models.ranking import measured
-from models.registry import CHAMPION, version_by_alias
+from models.registry import CHAMPION, other_outcome, version_by_alias
 from monitoring.answers import ANSWER, answers_of
 
 #: The smallest number of answers from which a value is computed.
@@ -57,10 +57,10 @@ def live_quality(spark: SparkSession, settings: Settings, model: Model, known_un
         known_until_ms: The instant up to which all events are in the lake; an outcome after this instant is not known yet.
 
     Returns:
-        None if there is no champion.
+        None if there is no champion, or if it predicts another outcome than is declared.
     """
     champion = version_by_alias(settings, model.name, CHAMPION)
-    if champion is None:
+    if champion is None or other_outcome(champion.tags, model):
         return None
     criterion = CRITERIA[model.objective][0]
     evaluated = float(champion.tags[criterion.metric]) if criterion.metric in champion.tags else None

@@ -16,7 +16,7 @@ from features.objective import Objective
 from features.project import Project
 from features.vector import FeatureVector, vector_of_text
 from infra.settings import Settings
-from models.registry import CHAMPION, OBJECTIVE_TAG, RegisteredVersion, trained_fingerprint, version_by_alias
+from models.registry import CHAMPION, OBJECTIVE_TAG, RegisteredVersion, other_outcome, trained_fingerprint, version_by_alias
 from orchestration.first_day import first_day
 from orchestration.running import runs
 from store.server import reached_store
@@ -108,7 +108,7 @@ class ModelPlan:
 
     @property
     def settled(self) -> bool:
-        """Whether the champion was trained on the declared input, for the declared objective."""
+        """Whether the champion was trained on the declared input, for the declared objective and outcome."""
         return self.trained == self.declared and not self.change
 
 
@@ -129,6 +129,8 @@ def model_plans(project: Project, settings: Settings) -> list[ModelPlan]:
         objective = champion.tags.get(OBJECTIVE_TAG, Objective.BINARY)
         if difference is not None and objective != model.objective:
             difference = difference._replace(altered=(*difference.altered, ("prediction", f"{objective} → {model.objective}")))
+        if difference is not None and (asked := other_outcome(champion.tags, model)):
+            difference = difference._replace(altered=(*difference.altered, ("outcome", f"{asked} → {model.outcome_meaning}")))
         plans.append(ModelPlan(model.name, vector.fingerprint, champion.version, trained_fingerprint(champion.tags), difference))
     return plans
 

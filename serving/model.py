@@ -29,7 +29,7 @@ from features.objective import Objective
 from features.vector import FeatureVector, vector_of_text
 from infra.settings import Settings
 from models.formats import Scorer
-from models.registry import load_scorer, trained_fingerprint, version_by_alias
+from models.registry import load_scorer, other_outcome, trained_fingerprint, version_by_alias
 from serving.one_row import one_row_scorer
 
 _log = logging.getLogger("serving")
@@ -264,6 +264,8 @@ def load_model(settings: Settings, declared: Model, name: str, version: str, tag
         types = {column.name: column.type for column in declared.request}
         if other := [column.name for column in vector.request if types.get(column.name) is not column.type]:
             fault = f"the model was trained with other request columns: {', '.join(other)}"
+    if asked := other_outcome(tags, declared):
+        fault = "; ".join(filter(None, (fault, f"the model was trained to predict {asked}, and not {declared.outcome_meaning}")))
     if scorer.names != vector.names:
         raise ValueError("the model was trained on other features than are declared")
     if scorer.objective is not declared.objective:

@@ -16,8 +16,9 @@ import pytest
 from mlflow import MlflowClient
 
 from features.declaration import FeatureGroup, last_k
-from features.model import Model
+from features.model import Labels, Model, Outcome
 from features.objective import TrainingData
+from features.project import Project
 from infra.settings import Settings
 from models import promotion, training
 from models.promotion import PROVEN_TAG, UNPROVEN, promote
@@ -35,8 +36,9 @@ from models.registry import (
     version_of,
 )  # fmt: skip
 from models.training import MIN_ROWS, fitted, train_models, training_data
+from orchestration import plan
 from serving.model import load_model
-from tests.declarations import repurchase, user_features
+from tests.declarations import repurchase, user_events, user_features
 
 TWIN = "repurchase_batch_only"
 
@@ -255,6 +257,47 @@ def test_a_champion_of_another_declaration_or_without_a_file_is_replaced(trained
     report = promote(settings, repurchase, version, rows)
     assert report.promoted
     assert "cannot be loaded" in report.reason
+
+
+def test_a_champion_of_another_outcome_is_marked_and_in_the_plan_until_a_candidate_replaces_it(
+    trained: tuple[Settings, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, version = trained
+    rows, name = training_rows(), repurchase.name
+    MlflowClient(settings.mlflow_tracking_uri).delete_registered_model_alias(name, CHAMPION)
+    assert promote(settings, repurchase, version, rows).promoted
+    champion = version_by_alias(settings, name, CHAMPION)
+    assert champion is not None
+    monkeypatch.setattr(plan, "runs", lambda *_: True)
+    same = replace(repurchase, outcome=Outcome(where="event_type='PURCHASE'", within="168h"))
+    others = [
+        replace(repurchase, outcome=outcome)
+        for outcome in (
+            Outcome(where="event_type = 'PURCHASE'", within="14d"), Outcome(where="event_type = 'VIEW'", within="7d"), Labels(within="7d")
+        )
+    ]  # fmt: skip
+    for model in (repurchase, same, *others):
+        loaded = load_model(settings, model, name, champion.version, champion.tags)
+        assert ("trained to predict an event of user_events" in loaded.fault) is (model in others), model.outcome
+        [planned] = plan.model_plans(Project((user_events,), (user_features,), (model,)), settings)
+        assert planned.settled is (model not in others)
+
+    [longer, *_] = others
+    refused = promote(settings, longer, version_of(settings, name, version).version, rows)
+    assert not refused.promoted, "it is the champion of the other outcome"
+    # The model of the other outcome may rank the new labels better by chance.
+    shuffled = rows["label"].where(rows["split"] == "evaluation", rows["label"].sample(frac=1, random_state=1).to_numpy())
+    candidate = train_models(settings, longer, rows.assign(label=shuffled), 3, None).candidate_version
+    assert candidate is not None
+    old = promote(settings, repurchase, candidate, rows)
+    assert not old.promoted
+    assert "trained on another version of the declaration" in old.reason
+    report = promote(settings, longer, candidate, rows)
+    assert report.promoted
+    assert "another version of the declaration and cannot be compared" in report.reason
+    champion = version_by_alias(settings, name, CHAMPION)
+    assert champion is not None
+    assert load_model(settings, longer, name, champion.version, champion.tags).fault == ""
 
 
 def alias(settings: Settings, name: str) -> str | None:
