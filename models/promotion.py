@@ -32,6 +32,7 @@ from models.registry import (
     EVALUATED_TAG,
     FIT_TAG,
     HELD_OUT,
+    LEARNT_TAG,
     OBJECTIVE_TAG,
     batch_only_name,
     load_scorer,
@@ -173,13 +174,16 @@ def promote(
         )
     try:
         present_scorer = load_scorer(settings, name, compared_version)
+        learnt = version_of(settings, name, compared_version).tags.get(LEARNT_TAG)
     except (ValueError, OSError, MlflowException) as error:
         return crown(f"The champion, version {version}, cannot be loaded and compared: {error}", **figures)
     later = rows[rows["split"] == "evaluation"]
+    if learnt is not None:  # of other training sets, such as one of before older events were loaded, it may have learnt later rows
+        later = later[later["q_ms"] > int(learnt)]
     labels, x = later["label"].to_numpy(), vector.matrix(later)
     if len(labels) < MIN_ROWS or len(set(labels)) < 2:
         return refuse(
-            f"The candidate cannot be compared on {len(labels)} later rows; {MIN_ROWS} rows with different labels are needed.",
+            f"The candidate cannot be compared on {len(labels)} later rows that the champion has not learnt; {MIN_ROWS} rows with different labels are needed.",
             **figures,
         )
     criteria = CRITERIA[model.objective]

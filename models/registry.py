@@ -27,6 +27,8 @@ FIT_TAG, HELD_OUT, ALL_ROWS = "fit", "held out", "all rows"
 EVALUATED_TAG = "evaluated_version"
 #: The tag with the objective of a version. A version without this tag predicts a probability.
 OBJECTIVE_TAG = "objective"
+#: The tag with the time of the latest row that a version was trained on, in ms since 1970. A version without it may have been trained on any row.
+LEARNT_TAG = "learnt_until_ms"
 #: The tag with the outcome that a version was trained to predict (`features.model.Model.outcome_meaning`).
 OUTCOME_TAG = "outcome"
 #: The tag with the name of a version's training table. The tag `training_set_version` has the Delta version of the table.

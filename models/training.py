@@ -29,6 +29,7 @@ from models.registry import (
     EVALUATED_TAG,
     FIT_TAG,
     HELD_OUT,
+    LEARNT_TAG,
     OUTCOME_TAG,
     TABLE_TAG,
     RegisteredVersion,
@@ -191,7 +192,8 @@ def _train(
     images = plots(objective, labels, predictions, gains)
     metrics = {metric: f"{number:.6f}" for metric, number in evaluation.items()}
     counts = {"train_rows": len(data.labels), "evaluation_rows": len(labels)}
-    version = register(settings, name, stored, matrix[:3], {**tags, **metrics}, parameters | counts, evaluation, images)
+    tags = {**tags, **metrics, LEARNT_TAG: str(data.q_ms[-1])}
+    version = register(settings, name, stored, matrix[:3], tags, parameters | counts, evaluation, images)
     MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(name, CHALLENGER, version)
     return version, evaluation, images
 
@@ -222,6 +224,7 @@ def fit_on_all_rows(
     stored, parameters = _fit(model, data)
     inherited = {tag: value for tag, value in evaluated.tags.items() if tag not in {DIGEST_TAG, FIT_TAG, "promotion"}}
     return register(
-        settings, name, stored, data.matrix[-3:], {**inherited, FIT_TAG: ALL_ROWS, EVALUATED_TAG: evaluated.version, **tags},
+        settings, name, stored, data.matrix[-3:],
+        {**inherited, FIT_TAG: ALL_ROWS, EVALUATED_TAG: evaluated.version, LEARNT_TAG: str(data.q_ms[-1]), **tags},
         parameters | {"train_rows": len(data.labels), "evaluation_rows": 0},
     )  # fmt: skip

@@ -21,6 +21,7 @@ from features.objective import TrainingData
 from features.project import Project
 from infra.settings import Settings
 from models import promotion, training
+from models.evaluation import evaluate
 from models.promotion import PROVEN_TAG, UNPROVEN, promote
 from models.registry import (
     CHALLENGER,
@@ -298,6 +299,34 @@ def test_a_champion_of_another_outcome_is_marked_and_in_the_plan_until_a_candida
     champion = version_by_alias(settings, name, CHAMPION)
     assert champion is not None
     assert load_model(settings, longer, name, champion.version, champion.tags).fault == ""
+
+
+def test_a_candidate_is_compared_on_rows_that_the_champion_has_not_learnt(trained: tuple[Settings, str]) -> None:
+    settings, _ = trained
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    client.delete_registered_model_alias(repurchase.name, CHAMPION)
+    rows = training_rows()
+
+    def split_at(boundary: int) -> pd.DataFrame:
+        return rows.assign(split=np.where(rows["q_ms"] < boundary, "train", "evaluation"))
+
+    first = train_models(settings, repurchase, split_at(950), 3, None).candidate_version
+    assert first is not None
+    assert promote(settings, repurchase, first, split_at(950)).promoted
+    # Older events were loaded since, so the evaluation begins earlier than that of the champion.
+    candidate = train_models(settings, repurchase, split_at(400), 4, None).candidate_version
+    assert candidate is not None
+    few = promote(settings, repurchase, candidate, split_at(400).query("q_ms < 1_100"))
+    assert "cannot be compared on 150 later rows that the champion has not learnt" in few.reason
+    report = promote(settings, repurchase, candidate, split_at(400))
+    assert "on 250 later rows" in report.reason
+    later = split_at(950).query("split == 'evaluation'")
+    right = evaluate(
+        repurchase.objective,
+        later["label"].to_numpy(),
+        load_scorer(settings, repurchase.name, first).predict(repurchase.vector.matrix(later)),
+    )
+    assert report.champion == pytest.approx(right)
 
 
 def alias(settings: Settings, name: str) -> str | None:
