@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
@@ -27,6 +28,7 @@ MAX_DECIMAL = 1e12
 #: The last millisecond of the year 9999.
 LAST_MS = 253_402_300_799_999
 
+_MICRO = Decimal("0.000001")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -55,6 +57,11 @@ def instant_ms(given: Any) -> int:
     if not 0 <= milliseconds <= LAST_MS:
         raise ValueError("a time lies between the years 1970 and 9999")
     return milliseconds
+
+
+def six_places(number: float) -> float:
+    """Rounds a number to six decimal places by its digits, a half to the even digit, as a column of an event is. `round` rounds the binary number."""
+    return float(Decimal(repr(number)).quantize(_MICRO, ROUND_HALF_EVEN)) + 0.0  # + 0.0 makes 0.0 of -0.0
 
 
 #: An instant: RFC 3339 with an offset, or milliseconds since 1970. The validated value is in milliseconds.
@@ -179,7 +186,7 @@ _REQUEST_TYPES: dict[ColumnType, Any] = {
     ColumnType.DECIMAL: Annotated[
         float,
         Field(strict=True, allow_inf_nan=False, gt=-MAX_DECIMAL, lt=MAX_DECIMAL),
-        AfterValidator(lambda value: round(value, 6)),
+        AfterValidator(six_places),
     ],
     ColumnType.TIMESTAMP: Instant,
 }

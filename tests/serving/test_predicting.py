@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -29,6 +29,10 @@ from store.keys import meta_key
 from store.publishing import STREAM_FORMAT
 from store.reading import OTHER_ARCHITECTURE, OTHER_VERSION, OnlineStore
 from tests.declarations import user_features
+from tests.payments import fraud, payments
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 Q_MS = 1_780_000_000_000
 CLASSES = {Objective.BINARY: (), Objective.REGRESSION: (), Objective.MULTICLASS: ("few", "many", "some")}
@@ -141,3 +145,17 @@ def test_a_number_or_several_classes_are_the_answer_to_a_request_and_to_many_can
             assert set(expected) == set(CLASSES[objective])
             assert record["predictions"] == expected
             assert record["prediction"] is None, "the column of the served log is a number"
+
+
+def test_a_decimal_of_a_request_has_the_micro_units_of_an_event_with_the_same_number(spark: SparkSession) -> None:
+    numbers = ["278.2813215", "657.9344545", "0.0000025", "0.0000035", "-1.2345675", "999999999999.1234565", "1e-7", "12.5", "7"]
+    column = next(column for column in payments.columns if column.name == "amount")
+    typed = spark.createDataFrame([(number,) for number in numbers], "amount STRING").selectExpr(
+        f"CAST({column.typed_sql()} AS DOUBLE)"
+    )
+    contract, _ = predict_contract(fraud)
+    asked = [
+        contract.model_validate({"card_id": 1, "terminal_id": "t", "context": {"amount": float(number)}}).context.amount
+        for number in numbers
+    ]
+    assert asked == [amount for (amount,) in typed.collect()]
