@@ -6,11 +6,14 @@ live quality and the training set of served features take their labels from here
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from batch.events import require_events
 from batch.point_in_time import point_in_time
+from features.declaration.entity import has_value_sql
 from features.model import Model, Outcome
 from features.predicates import canonical_predicate
 from infra.settings import Settings
@@ -79,7 +82,9 @@ def _with_events(
     # Structs are compared by their first field, so the smallest struct is that of the earliest event.
     own_event = "array_min(transform(filter(_inside, e -> e.own), e -> struct(e.ts_ms, e.outcome))).outcome"
     outcomes = f"size(filter(_inside, e -> e.outcome)) - CAST(coalesce({own_event}, false) AS INT)"
-    label = F.expr(f"CASE WHEN {key} IS NOT NULL THEN CAST(coalesce({outcomes}, 0) > 0 AS INT) END")
+    # Without a value that an event can have the outcome stays unknown.
+    known = has_value_sql(replace(group.entity_columns[0], name=key)) if outcome.join else f"{key} IS NOT NULL"
+    label = F.expr(f"CASE WHEN {known} THEN CAST(coalesce({outcomes}, 0) > 0 AS INT) END")
     joined = points.join(events, key, "left").withColumn("_inside", F.expr(f"coalesce({inside}, array())"))
     return joined.withColumn("label", label).select(*points.columns, "label")
 

@@ -239,7 +239,7 @@ def label_points(spark: SparkSession, settings: Settings, model: Model, end_ms: 
     columns = {"entity": F.expr(group.entity_sql), "q_ms": F.col("ts_ms"), **keys, **values}
     if outcome.join:
         columns[LABEL_JOIN] = F.col(f"`{outcome.join}`")
-    joined = f"`{outcome.join}` IS NOT NULL" if outcome.join else "TRUE"
+    joined = model.outcome_group.has_entity_sql if outcome.join else "TRUE"  # without a value the outcome stays unknown
     where = f"{group.has_entity_sql} AND {joined} AND ({canonical_predicate(outcome.at, group.source, model.name)})"
     return events.where(where).select(*(value.alias(name) for name, value in columns.items()))
 

@@ -18,12 +18,12 @@ from mlflow import MlflowClient
 from pyspark.sql import functions as F
 
 from batch.load import load_events
-from braid import Model, Outcome
+from braid import Model, Outcome, RequestColumn
 from features.sources import EventSource
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.policies import Experiment
 from infra.settings import Settings
-from models.outcomes import with_outcome
+from models.outcomes import LABEL_JOIN, with_outcome
 from models.registry import CHAMPION
 from models.training_set import build_training_set
 from monitoring.drift import feature_drift
@@ -256,3 +256,24 @@ def test_the_event_that_an_answer_is_about_is_no_outcome_of_itself(spark: SparkS
     points = spark.createDataFrame([(card, START - 1_000) for card in (*amounts, 6)], "entity BIGINT, q_ms BIGINT")
     labels = {row["entity"]: row["label"] for row in with_outcome(spark, lake, large, points).collect()}
     assert labels == {1: 0, 2: 1, 3: 1, 4: 0, 5: 0, 6: 0}
+
+
+def test_an_empty_value_that_an_outcome_is_joined_by_is_none_and_no_negative_label(spark: SparkSession, lake: Settings) -> None:
+    channel = RequestColumn("channel")
+    large = Model(
+        "large", (cards,), Outcome(at="amount > 0", where="amount > 100", join="channel", within="2h"), request=(channel,)
+    )
+    paid = [(1, "", 5), (2, "web", 5), (3, "web", 200), (4, "", 200), (5, "x" * 600, 5), (6, None, 5), (7, "chip", 5)]
+    rows = [
+        {"payment_id": f"p{card}", "card_id": card, "amount": amount, "channel": channel, "paid_at": text(START + card * MINUTE_MS)}
+        for card, channel, amount in paid
+    ]
+    load(spark, lake, payments, rows)
+    build_training_set(spark, lake, large, KNOWN)
+    built = spark.read.format("delta").load(lake.table(large.training_table)).collect()
+    assert {row["entity"]: row["label"] for row in built} == {2: 1, 3: 0, 7: 0}
+    points = spark.createDataFrame(
+        [(card, START, channel) for card, channel, _ in paid], f"entity BIGINT, q_ms BIGINT, {LABEL_JOIN} STRING"
+    )
+    labels = {row["entity"]: row["label"] for row in with_outcome(spark, lake, large, points).collect()}
+    assert {card: label for card, label in labels.items() if label is not None} == {2: 1, 3: 1, 7: 0}
