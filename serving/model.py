@@ -29,7 +29,7 @@ from features.objective import Objective
 from features.vector import FeatureVector, vector_of_text
 from infra.settings import Settings
 from models.formats import Scorer
-from models.registry import load_scorer, other_outcome, trained_fingerprint, version_by_alias
+from models.registry import DIGEST_TAG, load_scorer, other_outcome, trained_fingerprint, version_by_alias
 from serving.one_row import one_row_scorer
 
 _log = logging.getLogger("serving")
@@ -155,6 +155,14 @@ class _Known(NamedTuple):
     fault: InputFault | None
 
 
+class _Identity(NamedTuple):
+    """What tells a version from each other one: its number alone does not, because after a deletion the registry gives the same numbers anew."""
+
+    version: str
+    run_id: str | None
+    digest: str | None
+
+
 class FollowedModel:
     """Follows an alias of a registered model in a thread: polls the registry, and loads the version that the alias names.
 
@@ -184,7 +192,9 @@ class FollowedModel:
         self.looked = False
         self._settings, self._declared, self._name, self._alias, self._on_change = settings, declared, name, alias, on_change
         self._stop = threading.Event()
-        self._refused: tuple[str, float] = ("", 0.0)
+        #: Which version answers, and which was refused until when.
+        self._answering: _Identity | None = None
+        self._refused: tuple[_Identity | None, float] = (None, 0.0)
         self._thread = threading.Thread(target=self._follow, name=f"{name}@{alias}", daemon=True)
 
     def start(self) -> None:
@@ -220,10 +230,11 @@ class FollowedModel:
             self.fault = f"the registry has no {self._alias} of {name}"
             return
         version = registered.version
-        if self.current is not None and self.current.version == version:
-            self.fault, self._refused = "", ("", 0.0)
+        identity = _Identity(version, registered.run_id, registered.tags.get(DIGEST_TAG))
+        if self.current is not None and self._answering == identity:
+            self.fault, self._refused = "", (None, 0.0)
             return
-        if self._refused[0] == version and time.monotonic() < self._refused[1]:
+        if self._refused[0] == identity and time.monotonic() < self._refused[1]:
             return
         try:
             model = load_model(self._settings, self._declared, name, version, registered.tags)
@@ -232,10 +243,10 @@ class FollowedModel:
             if fault != self.fault:
                 _log.error("%s; version %s keeps answering", fault, self.current and self.current.version)
             self.fault = fault
-            self._refused = (version, time.monotonic() + _POLLS_UNTIL_RETRY * self._settings.alias_poll_seconds)
+            self._refused = (identity, time.monotonic() + _POLLS_UNTIL_RETRY * self._settings.alias_poll_seconds)
             return
-        self.current = model
-        self.fault, self._refused = "", ("", 0.0)
+        self.current, self._answering = model, identity
+        self.fault, self._refused = "", (None, 0.0)
         _log.info("version %s of %s answers", version, name)
         self._on_change(model)
 

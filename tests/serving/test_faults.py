@@ -33,7 +33,7 @@ from infra.embedded.valkey import valkey_command
 from infra.errors import ServiceError
 from infra.settings import Settings
 from models.registry import CHAMPION, DIGEST_TAG, load_scorer, tracking
-from serving.model import FollowedModel
+from serving.model import FollowedModel, LoadedModel
 from store.clients import store
 from store.keys import meta_key
 from store.reading import OnlineStore
@@ -61,10 +61,10 @@ def publish(settings: Settings, users: int = USERS) -> None:
     pipeline.execute()
 
 
-def booster(objective: str = "binary", names: list[str] = NAMES) -> lightgbm.Booster:
+def booster(objective: str = "binary", names: list[str] = NAMES, flipped: bool = False) -> lightgbm.Booster:
     source = np.random.default_rng(3)
     x = source.integers(0, 20, (400, len(names))).astype(float)
-    data = lightgbm.Dataset(x, (x[:, 3] > 10).astype(int), feature_name=names)
+    data = lightgbm.Dataset(x, ((x[:, 3] > 10) != flipped).astype(int), feature_name=names)
     return lightgbm.train({"objective": objective, "verbosity": -1, "num_threads": 1}, data, 5)
 
 
@@ -311,6 +311,28 @@ def test_a_model_of_another_declaration_says_so_in_its_answers(serving: Settings
     champion.refresh()
     assert champion.current is not None
     assert "another version" in champion.current.fault
+
+
+def test_a_version_number_that_is_given_anew_is_another_model(tmp_path: Path, empty_registry: Callable[[Path], str]) -> None:
+    settings = Settings(home=tmp_path, mlflow_tracking_uri=empty_registry(tmp_path))
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    client.create_experiment(repurchase.name, artifact_location=str(tmp_path / "artifacts"))
+    register(settings, booster(flipped=True))
+    changes: list[LoadedModel] = []
+    champion = FollowedModel(settings, repurchase, repurchase.name, CHAMPION, changes.append)
+    champion.refresh()
+    # A registry whose models were deleted counts from 1 again.
+    client.delete_registered_model(repurchase.name)
+    champion.refresh()
+    assert [model.version for model in changes] == ["1"]
+    assert "has no champion" in champion.fault
+    assert register(settings, booster()) == "1"
+    champion.refresh()
+    champion.refresh()
+    before, after = changes
+    row = [[20.0] * len(NAMES)]
+    assert champion.current is after
+    assert before.predict(row)[0] < 0.5 < after.predict(row)[0]
 
 
 def test_a_registry_that_is_gone_takes_no_model_with_it(serving: Settings) -> None:
