@@ -6,6 +6,7 @@ A variable replaces each embedded part by an external one: `KAFKA_BOOTSTRAP`, `R
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Collection
@@ -445,7 +446,9 @@ class Settings(BaseSettings):
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if field.alias and value is not None:
-                if isinstance(value, dict | frozenset | Experiment):
+                if isinstance(value, frozenset):
+                    variables[field.alias] = json.dumps(sorted(value))  # the order of a set differs between processes
+                elif isinstance(value, dict | Experiment):
                     variables[field.alias] = TypeAdapter(type(value)).dump_json(value).decode()
                 else:
                     variables[field.alias] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)

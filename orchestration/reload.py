@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
 
 from features.project import Project
 from infra.embedded import services
@@ -33,7 +34,7 @@ def load_declarations(settings: Settings, project: Project, ran: Collection[str]
         ServiceError: A service does not become healthy.
     """
     path = settings.home / "run" / "declarations.sha256"
-    digest = hashlib.sha256(repr(project).encode()).hexdigest()
+    digest = hashlib.sha256(_text(project).encode()).hexdigest()
     if path.exists() and path.read_text() != digest and ran:
         for name in ran:
             on_progress(name, "loading the changed declarations")
@@ -41,3 +42,17 @@ def load_declarations(settings: Settings, project: Project, ran: Collection[str]
             on_progress(name, "healthy")
         reload_definitions(settings)
     path.write_text(digest)
+
+
+def _text(declared: object) -> str:
+    """The `repr` of a declaration, with the members of sets in order: `repr` gives them in another order in each process."""
+    if is_dataclass(declared):
+        values = ", ".join(f"{each.name}={_text(getattr(declared, each.name))}" for each in fields(declared) if each.repr)
+        return f"{type(declared).__name__}({values})"
+    if isinstance(declared, Mapping):
+        return str([(_text(key), _text(value)) for key, value in declared.items()])
+    if isinstance(declared, Set):
+        return str(sorted(map(_text, declared)))
+    if isinstance(declared, Sequence) and not isinstance(declared, str):
+        return str([_text(member) for member in declared])
+    return repr(declared)

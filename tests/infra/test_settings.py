@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -105,3 +108,16 @@ def test_a_home_of_an_older_version_gets_the_ports_that_it_lacks(tmp_path):
     assert (ports.kafka, ports.valkey) == (19_092, 16_379)
     assert json.loads((tmp_path / "ports.json").read_text()) == ports.model_dump()
     assert ports_of(tmp_path) == ports
+
+
+def test_a_process_gets_the_same_environment_whatever_the_order_of_its_sets(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRAID_AUTOMATION", '["batch", "late", "retraining"]')
+    monkeypatch.setenv("BRAID_CORS_ORIGINS", '["https://a.example", "https://b.example", "https://c.example"]')
+    text = f"from infra.settings import Settings; print(sorted(Settings.load({str(tmp_path)!r}).environment().items()))"
+
+    def environment(seed: str) -> str:
+        return subprocess.check_output([sys.executable, "-c", text], env={**os.environ, "PYTHONHASHSEED": seed}, text=True)
+
+    # `braid up` compares it with that of the services that run.
+    assert len({environment(seed) for seed in "1234"}) == 1
+    assert Settings.load(tmp_path).environment()["BRAID_AUTOMATION"] == '["batch", "late", "retraining"]'
