@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.errors import SettingsError
@@ -40,12 +40,14 @@ def _secrets_of_files() -> dict[str, Any]:
     for variable, name in _SECRETS.items():
         path = os.environ.get(f"{variable}_FILE")
         if path and not os.environ.get(variable):
+            cure = f"Correct or unset {variable}_FILE."
             try:
                 secrets[name] = Path(path).read_text().strip()
-            except OSError as error:
-                raise SettingsError(
-                    f"The file of {variable}, {path}, cannot be read: {error.strerror}.", f"Correct or unset {variable}_FILE."
-                ) from None
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is no text"
+                raise SettingsError(f"The file of {variable}, {path}, cannot be read: {reason}.", cure) from None
+            if not secrets[name]:  # without a key, serving would answer everybody
+                raise SettingsError(f"The file of {variable}, {path}, is empty.", cure)
     return secrets
 
 
@@ -348,6 +350,12 @@ class Settings(BaseSettings):
         "json", alias="BRAID_ALERT_FORMAT", description="The format of the messages to the webhook."
     )
     ports: Ports = Field(default_factory=Ports, exclude=True)
+
+    @field_validator("kafka_sasl_password", "api_key", "alert_url")
+    @classmethod
+    def _unset_if_empty(cls, secret: SecretStr | None) -> SecretStr | None:
+        """An empty variable is one that is not set, as for the other settings."""
+        return secret or None
 
     @classmethod
     def load(cls, home: Path | str | None = None, project: str | None = None) -> Settings:

@@ -228,3 +228,22 @@ def test_secrets_come_from_files_and_show_nowhere(tmp_path: Path, monkeypatch: p
     with pytest.raises(SettingsError, match="BRAID_API_KEY_FILE"):
         Settings.load(tmp_path)
     assert os.environ.get("BRAID_API_KEY") is None
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"\n", "is empty"), (b"\xff\xfe", "it is no text")])
+@pytest.mark.parametrize("variable", ["BRAID_API_KEY", "REDIS_URL"])
+def test_a_secret_whose_file_has_none_is_refused_and_not_taken_for_unset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, content: bytes, reason: str
+) -> None:
+    (tmp_path / "secret").write_bytes(content)
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(f"{variable}_FILE", str(tmp_path / "secret"))
+    with pytest.raises(SettingsError, match=f"The file of {variable}.*{reason}"):
+        Settings.load(tmp_path)
+
+
+def test_an_empty_key_is_none_for_every_request_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRAID_API_KEY", "")
+    monkeypatch.setenv("BRAID_ALERT_URL", "")
+    settings = Settings.load(tmp_path)
+    assert (settings.api_key, settings.alert_url, settings.serving_headers) == (None, None, {})
