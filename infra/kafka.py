@@ -267,6 +267,8 @@ def retention_of(settings: Settings, topic: str) -> Retention:
         try:
             resource = ConfigResource(ConfigResourceType.TOPIC, topic)
             configs = admin.describe_configs([resource], config_filter="all")["topic"][topic]
+            # Of a topic that does not exist, or that braid may not describe, there are none.
+            limit_ms, policy = int(configs["retention.ms"]["value"]), str(configs["cleanup.policy"]["value"])
             partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             begin = consumer.beginning_offsets(partitions)
             first = consumer.offsets_for_times(dict.fromkeys(partitions, 0))
@@ -275,12 +277,12 @@ def retention_of(settings: Settings, topic: str) -> Retention:
             consumer.close()
     except (KafkaError, KeyError) as error:
         raise ServiceError(
-            f"Kafka on {settings.kafka_bootstrap} does not show the retention of {topic}: {error}.",
-            "Run `braid up`, or correct KAFKA_BOOTSTRAP.",
+            f"Kafka on {settings.kafka_bootstrap} does not show the retention of {topic}"
+            + (": the topic does not exist, or braid may not describe it." if isinstance(error, KeyError) else f": {error}."),
+            "Run `braid up`, which creates topics, or correct KAFKA_BOOTSTRAP.",
         ) from None
-    retention_ms, policy = int(configs["retention.ms"]["value"]), str(configs["cleanup.policy"]["value"])
     return Retention(
-        retention_ms if retention_ms >= 0 and "delete" in policy else None, "compact" in policy,
+        limit_ms if limit_ms >= 0 and "delete" in policy else None, "compact" in policy,
         min((message.timestamp for message in first.values() if message), default=None), not any(begin.values()),
     )  # fmt: skip
 

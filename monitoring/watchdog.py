@@ -7,13 +7,14 @@ hold the messages since batch_end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from features import instants
 from features.project import Project
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from infra.embedded.health import ailment
+from infra.errors import ServiceError
 from infra.kafka import Retention, open_transaction_ms, retention_of
 from infra.settings import Settings
 from monitoring.freshness import Severity
@@ -46,6 +47,8 @@ class Guard:
 def guards(settings: Settings, project: Project) -> list[Guard]:
     """Returns all conditions that can be checked now. Conditions on Kafka are left out while Kafka does not answer.
 
+    A condition about which Kafka gives no answer, such as one on a topic that does not exist, does not hold.
+
     Raises:
         ServiceError: The online store does not answer.
     """
@@ -54,9 +57,7 @@ def guards(settings: Settings, project: Project) -> list[Guard]:
     if ailment(settings, "kafka"):
         return on_store
     current_ms = instants.now_ms()
-    on_kafka = [
-        transaction_guard(source.topic, open_transaction_ms(settings, source.topic), current_ms) for source in project.sources
-    ]
+    on_kafka = [_transaction_guard(settings, source.topic, current_ms) for source in project.sources]
     if not settings.kappa:  # in Kappa, messages that Kafka has deleted are still in the archive
         on_kafka += _retention_guards(settings, project, store, current_ms)
     return [*on_store, *on_kafka]
@@ -125,7 +126,23 @@ def _retention_guards(settings: Settings, project: Project, store: Store, now_ms
         published = [store.published(group.name) for group in project.groups_of(source)]
         ends_ms = [view.batch_end_ms for view in published if view]
         if ends_ms and len(ends_ms) == len(published):
-            yield retention_guard(source.topic, retention_of(settings, source.topic), min(ends_ms), now_ms)
+            yield _retention_guard(settings, source.topic, min(ends_ms), now_ms)
+
+
+def _retention_guard(settings: Settings, topic: str, batch_end_ms: int, now_ms: int) -> Guard:
+    return _asked(f"retention:{topic}", lambda: retention_guard(topic, retention_of(settings, topic), batch_end_ms, now_ms))
+
+
+def _transaction_guard(settings: Settings, topic: str, now_ms: int) -> Guard:
+    return _asked(f"transactions:{topic}", lambda: transaction_guard(topic, open_transaction_ms(settings, topic), now_ms))
+
+
+def _asked(key: str, guard: Callable[[], Guard]) -> Guard:
+    """Returns a condition on Kafka. If Kafka does not answer about it, it does not hold, and the other conditions are still checked."""
+    try:
+        return guard()
+    except ServiceError as error:
+        return Guard(key, False, error.cause, error.cure)
 
 
 def _span(ms: int) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -15,6 +16,7 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
+from features.project import Project
 from features.windows import BUFFER_MS, DAY_MS, HOUR_MS
 from infra.embedded import services
 from infra.kafka import Held, Retention, create_topics, delete_messages, held, open_transaction_ms
@@ -106,6 +108,15 @@ def test_each_condition_is_seen_to_be_broken(deployment: Settings) -> None:
     store(deployment).config_set("maxmemory-policy", "noeviction")
     assert broken(deployment) == {}
     assert broken(deployment.model_copy(update={"tile_ttl_seconds": 3_600})) == {}, "tiles outlast the buffer whatever the setting"
+
+
+def test_a_topic_that_does_not_exist_is_seen_and_hides_no_other_condition(deployment: Settings) -> None:
+    moved = replace(user_events, topic="nowhere")
+    elsewhere = Project((moved,), [replace(group, source=moved) for group in project.groups])
+    by_key = {guard.key: guard for guard in guards(deployment, elsewhere)}
+    assert set(by_key) == {"eviction:store", "transactions:nowhere", "retention:nowhere"}
+    assert [key for key, guard in by_key.items() if not guard.holds] == ["retention:nowhere"]
+    assert "the topic does not exist" in by_key["retention:nowhere"].message
 
 
 def test_a_record_time_before_there_was_kafka_is_no_arrival(deployment: Settings) -> None:
