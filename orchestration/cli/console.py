@@ -134,17 +134,23 @@ def mapping_of(options: list[str] | None, example: str = "--map user_id=Customer
 
 
 def instant_ms(text: str) -> int:
-    """Parses an instant, in ms since 1970: RFC 3339 (in UTC if it has no offset), a day, `now`, or milliseconds since 1970.
+    """Parses an instant, in ms since 1970: RFC 3339 or a date of digits (in UTC if it has no offset), a day, `now`, or milliseconds since 1970.
 
     Raises:
         InputError: The text has none of these forms.
     """
     if text == "now":
         return now_ms()
-    if re.fullmatch(r"\d{12,14}", text):
+    # 202611011130 and 20261101113000 are dates, as in files: as milliseconds they would lie in 1976 and 2612.
+    digits = re.fullmatch(r"(?:19|20)\d{10}(\d\d)?", text)
+    if digits is None and re.fullmatch(r"\d{12,14}", text):
         return int(text)
     try:
-        moment = datetime.fromisoformat(text)
+        moment = (
+            datetime.strptime(text, "%Y%m%d%H%M%S" if digits[1] else "%Y%m%d%H%M").replace(tzinfo=UTC)
+            if digits
+            else datetime.fromisoformat(text)
+        )
     except ValueError:
         raise InputError(
             f"The time {text!r} cannot be read.", "Write 2026-01-31T12:00:00Z, 2026-01-31, now, or milliseconds since 1970."

@@ -13,7 +13,10 @@ from unittest import mock
 import pytest
 from typer.testing import CliRunner
 
+from features.instants import rfc3339
+from infra.errors import InputError
 from orchestration.cli import app
+from orchestration.cli.console import instant_ms
 
 BRAID = [sys.executable, "-m", "orchestration.cli"]
 
@@ -84,6 +87,24 @@ def test_an_id_that_lacks_a_value_is_refused(tmp_path: Path) -> None:
         "The id '17' does not have the form card_id/terminal_id. The entity of card_at_terminal is card_id (int64), terminal_id (string)."
         in done.stderr.replace("\n", " ")
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-11-01T13:30:00+02:00", "2026-11-01T11:30:00.000Z"), ("2026-11-01T11:30", "2026-11-01T11:30:00.000Z"), ("2026-11-01", "2026-11-01T00:00:00.000Z"),
+        ("202611011130", "2026-11-01T11:30:00.000Z"), ("20261101113005", "2026-11-01T11:30:05.000Z"), ("20261101", "2026-11-01T00:00:00.000Z"),
+        ("1793532600000", "2026-11-01T11:30:00.000Z"), ("881250949000", "1997-12-04T15:55:49.000Z"),
+    ],
+)  # fmt: skip
+def test_a_time_of_digits_is_the_date_that_it_is_in_a_file(text: str, time: str) -> None:
+    assert rfc3339(instant_ms(text)) == time
+
+
+@pytest.mark.parametrize("text", ["202613011130", "20261101116100", "1793532600", "20261101T25", ""])
+def test_digits_that_are_no_time_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        instant_ms(text)
 
 
 def test_status_of_what_does_not_run_is_no_error(tmp_path: Path) -> None:
