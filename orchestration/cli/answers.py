@@ -229,12 +229,11 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)  # an id and a text stand as they are, also [brackets] and :colons:
     for row in rows:
         provenance, batch = row["provenance"], row["parts"]["batch"]
-        table = Table(
-            "feature", "value", "batch part", title=f"{_shown(row['id'])} as of {provenance['as_of']}", title_justify="left"
-        )
+        title = f"{_shown(row['id'])} as of {provenance['as_of']}"
+        table = Table("feature", "value", "batch part", title=title, title_justify="left")
         for name, value in row["features"].items():
             part = batch["features"][name] if batch else None
             shown = "–" if part is None else f"{_short(part['collapsed'])} + {part['tail_hops']} tail hops"

@@ -65,7 +65,7 @@ def models(
             row["version"], ", ".join(row["aliases"]), row.get(first.metric, "")[:6], row.get("fit", ""), row.get("training_set_version", ""),
             row.get("group_fingerprint", ""), row.get("code_version", "")[:12], row.get("promotion", ""),
         )  # fmt: skip
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # a reason may name a text of the data
 
 
 def train(

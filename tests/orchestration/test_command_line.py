@@ -107,6 +107,29 @@ def test_digits_that_are_no_time_are_refused(text: str) -> None:
         instant_ms(text)
 
 
+def test_features_shows_ids_and_texts_as_they_are(tmp_path: Path) -> None:
+    provenance = {
+        "as_of": "now",
+        "batch_end": None,
+        "newest_event": None,
+        "tiles_merged": 0,
+        "degraded": False,
+        "missing": [],
+        "architecture": "lambda",
+    }
+    features = {"last_items": ["[bio] milk", "[/b]", ":100:"]}
+    answer = {"rows": [{"id": "t[red]9", "features": features, "provenance": provenance}]}
+    with (
+        mock.patch.dict(os.environ, {"BRAID_PROJECT": PAYMENTS, "COLUMNS": "160"}),
+        mock.patch("orchestration.cli.answers._post", return_value=answer),
+        mock.patch("orchestration.cli.answers._parts", return_value={"batch": None, "tiles": []}),
+    ):
+        done = CliRunner().invoke(app, ["features", "t[red]9", "--group", "terminals", "--home", str(tmp_path)])
+    assert done.exit_code == 0, done.stderr
+    assert "t[red]9 as of now" in done.stdout
+    assert "['[bio] milk', '[/b]', ':100:']" in done.stdout
+
+
 def test_status_of_what_does_not_run_is_no_error(tmp_path: Path) -> None:
     done = braid(tmp_path, "status", "--json")
     output = json.loads(done.stdout)
