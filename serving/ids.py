@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from features.declaration import FeatureGroup, ModelInput
-from features.declaration.entity import id_of
+from features.declaration.entity import SEPARATOR, id_of
 from features.sources import ColumnType
 from serving.errors import RefusalError
 
@@ -47,6 +47,21 @@ def keys_of(group: FeatureGroup, ids: Sequence[RequestId]) -> list[int | str]:
             )
         return _ids(group, names, [[entity[name] for entity in ids] for name in names])  # type: ignore[index]
     return _ids(group, names, [ids])
+
+
+def key_of_text(group: FeatureGroup, entity_id: int | str) -> int | str:
+    """The id that a person has written, such as 17/t9 for an entity of two columns, as the group's keys have it. Raises as `keys_of`."""
+    if not group.is_composite:
+        return keys_of(group, [entity_id])[0]
+    try:
+        return group.id_of(group.values_of(entity_id))
+    except ValueError:
+        form = SEPARATOR.join(group.entity_names)
+        raise RefusalError(
+            422,
+            f"The id does not have the form {form}.",
+            f"The entity of {group.name} is {_kinds(group)}; in a text ~1 stands for a slash.",
+        ) from None
 
 
 def key_of(entry: ModelInput, values: Sequence[Mapping[str, int | str | None]]) -> list[int | str]:
@@ -94,6 +109,12 @@ def _typed(group: FeatureGroup, name: str, kind: ColumnType, values: Sequence[ob
         else:
             expected = "a text" if kind is ColumnType.STRING else "an integer"
             where = f"The {name} of the id" if group.is_composite else "The id"
-            kinds = ", ".join(f"{column.name} ({column.type.name.lower()})" for column in group.entity_columns)
-            raise RefusalError(422, f"{where} at position {position} is not {expected}.", f"The entity of {group.name} is {kinds}.")
+            raise RefusalError(
+                422, f"{where} at position {position} is not {expected}.", f"The entity of {group.name} is {_kinds(group)}."
+            )
     return typed
+
+
+def _kinds(group: FeatureGroup) -> str:
+    """The columns of a group's entity with their types."""
+    return ", ".join(f"{column.name} ({column.type.name.lower()})" for column in group.entity_columns)

@@ -33,7 +33,7 @@ from serving.console.explanation import Explainer, Explanation, History, Point
 from serving.console.requests import CONSOLE_REQUESTS, ConsoleRequest, EntityRequest, HistoryRequest
 from serving.encoding import encoded
 from serving.errors import RefusalError
-from serving.ids import group_of, keys_of
+from serving.ids import group_of, key_of_text
 from serving.predicting import tiles_kept_ms
 from serving.variants import Models
 from store.errors import StoreError
@@ -115,9 +115,7 @@ class Console:
 
     async def _explainer(self, request: EntityRequest) -> Explainer:
         group = group_of(self._groups, request.group)
-        # For an entity of several columns, the page sends the id of the store, such as 17/t9.
-        keys = [request.id] if group.is_composite else keys_of(group, [request.id])
-        reading = await self._store.read(group, keys)
+        reading = await self._store.read(group, [key_of_text(group, request.id)])
         return Explainer(reading, tiles_kept_ms(self._settings, reading.group))
 
     def _look(self) -> Status:

@@ -15,7 +15,11 @@ import pytest
 from features.packed import FORMAT, BatchValue, FeatureView, encode
 from infra.settings import Settings
 from models.formats import Scorer
+from serving.console.app import Console
+from serving.console.explanation import Explanation
+from serving.console.requests import EntityRequest
 from serving.contract import predict_contract, score_contract
+from serving.errors import RefusalError
 from serving.model import LoadedModel
 from serving.predicting import Predictor
 from serving.variants import known_variants
@@ -99,3 +103,22 @@ def test_candidates_share_a_part_of_their_pairs(filled: Settings) -> None:
     answer, _, reads = answered(filled, "score", {"card_id": 17, "context": {"amount": 1}, "candidates": candidates})
     assert [candidate["prediction"] for candidate in answer["candidates"]] == [0.03505, 0.07605, 0.04506, 0.00005]
     assert reads == 1
+
+
+def test_the_console_finds_an_entity_of_several_columns_by_its_id_and_refuses_what_is_none(filled: Settings) -> None:
+    async def explanations(*ids: int | str) -> list[Explanation]:
+        online = OnlineStore(filled)
+        console = Console(filled, project, online, {})
+        try:
+            return [await console.entity(EntityRequest(group="card_at_terminal", id=entity_id, at=B)) for entity_id in ids]
+        finally:
+            await online.close()
+
+    assert [explanation.features[0].merged for explanation in asyncio.run(explanations("17/t~19", "017/t~19", "17/8~1t"))] == [
+        3,
+        3,
+        7,
+    ]
+    for wrong in (17, "17", "17/t/9", "t9/17"):
+        with pytest.raises(RefusalError, match="does not have the form card_id/terminal_id"):
+            asyncio.run(explanations(wrong))
