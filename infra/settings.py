@@ -376,8 +376,9 @@ class Settings(BaseSettings):
             name = ".".join(str(part) for part in first["loc"])
             raise SettingsError(f"The setting {name} is invalid: {first['msg']}.", f"Correct or unset {name}.") from None
         written = {} if loaded.project else _written_project()
-        unnamed = "home" not in loaded.model_fields_set and "folder" in written
-        folder = (written["folder"] / loaded.home if unnamed else loaded.home.expanduser()).absolute()
+        # A path on the command line starts at the working directory, as everywhere; that of the project is the same in each of its folders.
+        start = written.get("folder", Path()) if home is None else Path()
+        folder = (start / loaded.home.expanduser()).absolute()
         ports = ports_of(folder)
         return loaded.model_copy(
             update={

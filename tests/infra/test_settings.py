@@ -121,3 +121,18 @@ def test_a_process_gets_the_same_environment_whatever_the_order_of_its_sets(tmp_
     # `braid up` compares it with that of the services that run.
     assert len({environment(seed) for seed in "1234"}) == 1
     assert Settings.load(tmp_path).environment()["BRAID_AUTOMATION"] == '["batch", "late", "retraining"]'
+
+
+def test_the_home_of_a_project_is_the_same_in_each_of_its_folders(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text('[tool.braid]\nproject = "shop.definitions:project"\n')
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.delenv("BRAID_PROJECT", raising=False)
+    for folder in (tmp_path, tmp_path / "notebooks"):
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("BRAID_HOME", raising=False)
+        assert Settings.load().home == tmp_path / ".braid"
+        monkeypatch.setenv("BRAID_HOME", "state")
+        assert Settings.load().home == tmp_path / "state"
+        monkeypatch.setenv("BRAID_HOME", str(tmp_path / "elsewhere"))
+        assert Settings.load().home == tmp_path / "elsewhere"
+        assert Settings.load("given").home == folder / "given", "a path on the command line starts at the working directory"
