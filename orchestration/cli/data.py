@@ -71,7 +71,7 @@ def load(
     declared = project.source(source)
     from batch.files import open_events
 
-    options = _options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
+    options = read_options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
     # An invalid file is refused before Spark starts.
     with open_events(file, declared, columns, options) as opened:
         from batch.load import load_file
@@ -94,10 +94,15 @@ def load(
         note(line)
 
 
-def _options(
+def read_options(
     time_zone: str | None, time_format: str | None, day_first: bool | None, null: list[str] | None, decimal_comma: bool,
     delimiter: str | None,
 ) -> ReadOptions:  # fmt: skip
+    """How a file is read, by the options of a command.
+
+    Raises:
+        InputError: The delimiter is not one character.
+    """
     from batch.files import ReadOptions
 
     if delimiter is not None:
@@ -150,7 +155,7 @@ def replay(
 
     (project, settings), columns = deployment_of(context, home), mapping_of(mapping)
     declared = project.source(source)
-    options = _options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
+    options = read_options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
     # An invalid file is refused before the services are checked.
     with open_events(file, declared, columns, options) as opened, Progress() as progress:
         require(settings, "kafka", *(["valkey", "speed"] if wait else []))

@@ -21,7 +21,14 @@ from orchestration.cli.console import (
     note,
     print_json,
 )
-from orchestration.cli.data import TimeFormatOption
+from orchestration.cli.data import (
+    DayFirstOption,
+    DecimalCommaOption,
+    DelimiterOption,
+    NullOption,
+    TimeFormatOption,
+    read_options,
+)
 
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model of the project. Default: the first.", show_default=False)]
 
@@ -96,10 +103,10 @@ def training_set(
     context: typer.Context,
     labels: Annotated[Path | None, typer.Option("--labels", help="File of the model's own labels to load first: CSV, JSON (also .gz) or Parquet.", show_default=False)] = None,
     model: ModelOption = None, mapping: MapOption = None, time_zone: ZoneOption = None, time_format: TimeFormatOption = None,
+    day_first: DayFirstOption = None, null: NullOption = None, decimal_comma: DecimalCommaOption = False, delimiter: DelimiterOption = None,
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Build the training set of a model: its labels, with the features of all inputs as of the time of each label."""
-    from batch.files import ReadOptions
     from batch.load import load_events
     from infra.gateway import command_session
     from models.training_set import build_training_set, training_end_ms
@@ -107,13 +114,14 @@ def training_set(
 
     (project, settings), columns = deployment_of(context, home), mapping_of(mapping)
     declared = project.model(model)
+    options = read_options(time_zone, time_format, day_first, null, decimal_comma, delimiter)
     if labels is not None and declared.labels is None:
         raise InputError(f"The model {declared.name} takes its labels from events.", "Declare it with outcome=Labels().")
     with quiet(settings.home / "logs" / "training-set.log"):
         spark = command_session(settings, "braid training set")
         loaded = None
         if labels is not None and declared.labels is not None:
-            loaded = load_events(spark, settings, declared.labels, labels, columns, ReadOptions(time_zone, time_format))
+            loaded = load_events(spark, settings, declared.labels, labels, columns, options)
         report = build_training_set(spark, settings, declared, training_end_ms(spark, settings, declared))
     if as_json:
         print_json({"model": declared.name, "table": declared.training_table, "loaded": loaded, **vars(report)})

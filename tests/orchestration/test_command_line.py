@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from features.instants import rfc3339
@@ -128,6 +129,21 @@ def test_features_shows_ids_and_texts_as_they_are(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "t[red]9 as of now" in done.stdout
     assert "['[bio] milk', '[/b]', ':100:']" in done.stdout
+
+
+def test_labels_are_read_with_every_option_that_events_are_read_with(tmp_path: Path) -> None:
+    """A refusal of a file names the option that decides, whichever command reads the file."""
+    commands = get_command(app).commands
+    options = {
+        name: {option for parameter in commands[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for name in commands
+    }
+    reading = options["load"] & options["replay"]
+    assert {"--day-first", "--month-first", "--null", "--decimal-comma", "--delimiter"} < reading
+    assert reading - {"--source", "file"} <= options["training-set"]
+    with mock.patch.dict(os.environ):
+        done = CliRunner().invoke(app, ["training-set", "--delimiter", ";;", "--home", str(tmp_path)])
+    assert "The delimiter ';;' is not one character." in done.stderr
 
 
 def test_status_of_what_does_not_run_is_no_error(tmp_path: Path) -> None:
