@@ -36,6 +36,19 @@ def load_project(settings: Settings) -> Project:
     return project
 
 
+def check_bounds(settings: Settings, project: Project) -> None:
+    """Returns if each group that the bounds of the settings name is declared.
+
+    Raises:
+        SettingsError: A group is not declared, such as after it was renamed; the default bounds would count instead.
+    """
+    names = [group.name for group in project.groups]
+    if unknown := sorted(settings.group_bounds.keys() - set(names)):
+        raise SettingsError(
+            f"BRAID_GROUP_BOUNDS names the group {unknown[0]!r}, which is not declared.", f"Declared are: {', '.join(names)}."
+        )
+
+
 def load_assets(settings: Settings, project: Project) -> Callable[[Settings], Iterable[Any]] | None:
     """Returns the function for Dagster assets that `project.assets` names; None if the project has no assets of its own.
 

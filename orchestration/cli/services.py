@@ -61,6 +61,7 @@ def up(
     """
     from infra.embedded import services
     from infra.embedded.programs import service_names
+    from infra.project import check_bounds
     from orchestration.architecture import with_architecture, with_engine
     from orchestration.progress import Progress
     from orchestration.reload import load_declarations, readers
@@ -68,6 +69,7 @@ def up(
     from orchestration.topics import topics
 
     project, settings = deployment_of(context, home)
+    check_bounds(settings, project)
     settings = with_engine(with_architecture(settings, architecture), engine)
     if settings.engine == "flink":
         from speed.flink.job_sql import check_translations

@@ -146,6 +146,14 @@ def test_labels_are_read_with_every_option_that_events_are_read_with(tmp_path: P
     assert "The delimiter ';;' is not one character." in done.stderr
 
 
+def test_bounds_of_a_group_that_is_not_declared_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    with mock.patch.dict(os.environ, {"BRAID_GROUP_BOUNDS": '{"user_featurs": {"max_age_seconds": 60}}'}):
+        done = CliRunner().invoke(app, ["up", "--detach", "--home", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "BRAID_GROUP_BOUNDS names the group 'user_featurs', which is not declared. Declared are: user_features" in done.stderr
+    assert not (tmp_path / "logs").exists()
+
+
 def test_status_of_what_does_not_run_is_no_error(tmp_path: Path) -> None:
     done = braid(tmp_path, "status", "--json")
     output = json.loads(done.stdout)
