@@ -34,6 +34,7 @@ from models.registry import (
     HELD_OUT,
     LEARNT_TAG,
     OBJECTIVE_TAG,
+    TWIN_TAG,
     batch_only_name,
     load_scorer,
     other_outcome,
@@ -51,7 +52,6 @@ MAX_PREDICT_MS = 5.0
 PROVEN_TAG = "proven"
 #: The end of the reason of a promotion before which no served answer had been checked.
 UNPROVEN = "Unknown: nothing served was checked."
-_TWIN_TAG = "twin_version"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def promote(
     def crown(reason: str, **figures: Any) -> PromotionReport:
         reason = reason if proven else f"{reason} {UNPROVEN}"
         twin = fit_again(batch_only_name(name), twin_version, {}) if twin_version else None
-        tags = {"promotion": reason, PROVEN_TAG: str(proven).lower(), **({_TWIN_TAG: twin} if twin else {})}
+        tags = {"promotion": reason, PROVEN_TAG: str(proven).lower(), **({TWIN_TAG: twin} if twin else {})}
         for key, value in {**tags, DIGEST_TAG: stored.digest}.items():
             client.set_model_version_tag(name, candidate_version, key, value)
         champion = fit_again(name, candidate_version, tags)
@@ -140,7 +140,7 @@ def promote(
 
     # The alias of the twin is out of date if a run ended between the two writes, or if a user moved the champion.
     if present is not None:
-        crown_twin(present.tags.get(_TWIN_TAG))
+        crown_twin(present.tags.get(TWIN_TAG))
     if candidate_version in (version, compared_version):
         return PromotionReport(False, "The candidate is the champion already.", version, proven)
     if defects:

@@ -31,6 +31,8 @@ OBJECTIVE_TAG = "objective"
 LEARNT_TAG = "learnt_until_ms"
 #: The tag with the outcome that a version was trained to predict (`features.model.Model.outcome_meaning`).
 OUTCOME_TAG = "outcome"
+#: The tag of a champion with the version of its batch-only twin.
+TWIN_TAG = "twin_version"
 #: The tag with the name of a version's training table. The tag `training_set_version` has the Delta version of the table.
 TABLE_TAG = "training_table"
 #: The key of `StoredModel.facts` in the metadata of the MLflow model.
@@ -114,14 +116,19 @@ def registered_versions(settings: Settings, name: str) -> list[RegisteredVersion
 
 
 def make_champion(settings: Settings, name: str, version: str) -> None:
-    """Moves the alias `champion`, which serving follows, to a version.
+    """Moves the alias `champion`, which serving follows, to a version, and that of the twin to the version's twin, where it has one.
 
     Raises:
         MlflowException: The registry does not answer, or has no such version.
     """
     from mlflow import MlflowClient
 
-    MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(name, CHAMPION, version)
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    client.set_registered_model_alias(name, CHAMPION, version)
+    # An experiment compares the champion with its own twin.
+    twin = client.get_model_version(name, version).tags.get(TWIN_TAG)
+    if twin is not None:
+        client.set_registered_model_alias(batch_only_name(name), CHAMPION, twin)
 
 
 def version_of(settings: Settings, name: str, version: str) -> RegisteredVersion:

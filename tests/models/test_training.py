@@ -29,8 +29,10 @@ from models.registry import (
     DIGEST_TAG,
     EVALUATED_TAG,
     FIT_TAG,
+    TWIN_TAG,
     batch_only_name,
     load_scorer,
+    make_champion,
     read_version,
     tracking,
     version_by_alias,
@@ -470,7 +472,12 @@ def test_the_twin_follows_the_champion_also_after_a_crash_between_the_two(
     assert "champion already" in again.reason
     assert version_by_alias(settings, TWIN, CHAMPION).tags[EVALUATED_TAG] == second.twin_version
 
-    client.set_registered_model_alias(repurchase.name, CHAMPION, first_champion)  # back, by hand
+    make_champion(settings, repurchase.name, first_champion)  # `braid promote`, back and forth
+    assert alias(settings, TWIN) == first_twin.version
+    make_champion(settings, repurchase.name, champion.version)
+    assert alias(settings, TWIN) == champion.tags[TWIN_TAG]
+
+    client.set_registered_model_alias(repurchase.name, CHAMPION, first_champion)  # back, in MLflow
     worse = register(settings, booster_of(rows.assign(label=rows["label"].sample(frac=1, random_state=1).to_numpy())))
     assert not promote(settings, repurchase, worse, rows).promoted
     assert alias(settings, TWIN) == first_twin.version
