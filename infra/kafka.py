@@ -248,12 +248,15 @@ class Retention(NamedTuple):
         compacted: Whether only the last message of each key is kept.
         since_ms: The arrival of the first message in the topic, in ms since 1970; None if the topic is empty.
         whole: Whether no message has been deleted yet.
+        sized_since_ms: Of a topic that keeps so many bytes at most: the latest arrival of the first message of a partition of which messages were
+            deleted, before which some may be missing; None without such a limit or partition.
     """
 
     retention_ms: int | None
     compacted: bool
     since_ms: int | None
     whole: bool
+    sized_since_ms: int | None = None
 
 
 def retention_of(settings: Settings, topic: str) -> Retention:
@@ -268,7 +271,8 @@ def retention_of(settings: Settings, topic: str) -> Retention:
             resource = ConfigResource(ConfigResourceType.TOPIC, topic)
             configs = admin.describe_configs([resource], config_filter="all")["topic"][topic]
             # Of a topic that does not exist, or that braid may not describe, there are none.
-            limit_ms, policy = int(configs["retention.ms"]["value"]), str(configs["cleanup.policy"]["value"])
+            limit_ms, limit_bytes = (int(configs[f"retention.{unit}"]["value"]) for unit in ("ms", "bytes"))
+            policy = str(configs["cleanup.policy"]["value"])
             partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             begin = consumer.beginning_offsets(partitions)
             first = consumer.offsets_for_times(dict.fromkeys(partitions, 0))
@@ -281,9 +285,11 @@ def retention_of(settings: Settings, topic: str) -> Retention:
             + (": the topic does not exist, or braid may not describe it." if isinstance(error, KeyError) else f": {error}."),
             "Run `braid up`, which creates topics, or correct KAFKA_BOOTSTRAP.",
         ) from None
+    cut_ms = [message.timestamp for partition, message in first.items() if message and begin[partition]]
     return Retention(
         limit_ms if limit_ms >= 0 and "delete" in policy else None, "compact" in policy,
         min((message.timestamp for message in first.values() if message), default=None), not any(begin.values()),
+        max(cut_ms, default=None) if limit_bytes >= 0 and "delete" in policy else None,
     )  # fmt: skip
 
 

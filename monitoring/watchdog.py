@@ -102,7 +102,8 @@ def retention_guard(topic: str, retention: Retention, batch_end_ms: int, now_ms:
     """Returns the guard that holds if a topic keeps every message since batch_end.
 
     A replayed event arrives long after its own time. So while the topic still has all its messages, the age that must be kept is counted from
-    the first message, if that message arrived after batch_end.
+    the first message, if that message arrived after batch_end. If the topic keeps a limited number of bytes, each partition of which messages were
+    deleted must begin before batch_end.
 
     Args:
         topic: The topic.
@@ -113,11 +114,15 @@ def retention_guard(topic: str, retention: Retention, batch_end_ms: int, now_ms:
     needed_ms = max(batch_end_ms, retention.since_ms or batch_end_ms) if retention.whole else batch_end_ms
     age_ms = max(0, now_ms - needed_ms)
     message = f"The topic {topic} keeps messages for {'ever' if retention.retention_ms is None else _span(retention.retention_ms)}; those of the last {_span(age_ms)} are needed."
+    held = retention.retention_ms is None or age_ms <= retention.retention_ms
+    if held and retention.sized_since_ms is not None and retention.sized_since_ms > batch_end_ms:
+        held = False
+        message = f"The topic {topic} keeps only so many bytes: messages before the last {_span(now_ms - retention.sized_since_ms)} may be gone; those of the last {_span(age_ms)} are needed."
     if retention.compacted:
         message = f"The topic {topic} is compacted: of an entity's messages it keeps only the last."
     return Guard(
-        f"retention:{topic}", not retention.compacted and (retention.retention_ms is None or age_ms <= retention.retention_ms), message,
-        "Run `braid backfill`, and set the topic's retention.ms beyond the time between two batches and its cleanup.policy to delete.",
+        f"retention:{topic}", held and not retention.compacted, message,
+        "Run `braid backfill`, and set the topic's retention.ms and retention.bytes beyond the time between two batches and its cleanup.policy to delete.",
     )  # fmt: skip
 
 

@@ -71,6 +71,12 @@ def configure(settings: Settings, topic: str = TOPIC, **configs: str) -> None:
         (Retention(7 * DAY_MS, False, NOW - HOUR_MS, True), 800 * DAY_MS, True),  # a past that was replayed an hour ago
         (Retention(7 * DAY_MS, False, NOW - 8 * DAY_MS, True), 800 * DAY_MS, False),  # or a week ago
         (Retention(7 * DAY_MS, False, None, False), 8 * DAY_MS, False),  # all of it is gone
+        (
+            Retention(7 * DAY_MS, False, NOW - 6 * DAY_MS, False, NOW - HOUR_MS),
+            DAY_MS,
+            False,
+        ),  # a partition has grown beyond its bytes
+        (Retention(7 * DAY_MS, False, NOW - 6 * DAY_MS, False, NOW - 2 * DAY_MS), DAY_MS, True),  # it has, before batch_end
     ],
 )
 def test_a_topic_keeps_what_came_since_batch_end(retention: Retention, age_ms: int, holds: bool) -> None:
@@ -99,6 +105,14 @@ def test_each_condition_is_seen_to_be_broken(deployment: Settings) -> None:
     configure(deployment, retention_ms=str(7 * DAY_MS), cleanup_policy="compact")
     assert "compacted" in broken(deployment)[f"retention:{TOPIC}"].message
     configure(deployment, cleanup_policy="delete")
+    assert broken(deployment) == {}
+    configure(deployment, retention_bytes="1000000")
+    assert broken(deployment) == {}, "nothing is left of the partition whose messages are deleted, so nobody knows what they were"
+    producer = KafkaProducer(bootstrap_servers=deployment.kafka_bootstrap)
+    producer.send(TOPIC, b"{}", partition=0).get()
+    producer.close()
+    assert "keeps only so many bytes" in broken(deployment)[f"retention:{TOPIC}"].message
+    configure(deployment, retention_bytes="-1")
     assert broken(deployment) == {}
 
     store(deployment).config_set("maxmemory-policy", "allkeys-lru")
