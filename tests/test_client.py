@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
+import pandas as pd
 import pytest
 
 from braid.client import AsyncClient, Client, FeatureRows, Prediction, RefusedError, Scores, UnreachableError
@@ -103,6 +106,18 @@ def test_requests_have_the_fields_of_the_contract(ask: Ask) -> None:
     assert score.bodies == [
         ("/models/fraud/score", {"card_id": 7, "candidates": [{"terminal_id": "a"}], "context": {"amount": 1.5}})
     ]
+
+
+def test_values_of_frames_and_decimals_are_sent_as_what_they_are(ask: Ask) -> None:
+    frame = pd.DataFrame({"card_id": [7, 2**60], "amount": [1.5, np.nan], "at": pd.to_datetime(["2026-11-01T12:00:00Z"] * 2)})
+    features, predict = Service(httpx.Response(200, json=ROWS)), Service(httpx.Response(200, json=PREDICTION))
+    ask(features, "features", "cards", frame["card_id"].to_numpy(), at=frame["at"][0])
+    assert features.bodies == [("/features", {"group": "cards", "ids": [7, 2**60], "at": "2026-11-01T12:00:00+00:00"})]
+    context = {"amount": frame["amount"][0], "limit": Decimal("12.50"), "page": np.str_("a"), "none": frame["amount"][1]}
+    ask(predict, "predict", {"card_id": frame["card_id"][0]}, context)
+    assert predict.bodies == [("/predict", {"card_id": 7, "context": {"amount": 1.5, "limit": 12.5, "page": "a", "none": None}})]
+    with pytest.raises(TypeError, match="type object"):
+        ask(predict, "predict", {"card_id": object()})
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -118,7 +118,20 @@ def _context(context: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _body(fields: dict[str, Any], at: Instant | None, use_case: str | None) -> bytes:
     named = {"at": at, "use_case": use_case}
-    return msgspec.json.encode(fields | {name: value for name, value in named.items() if value is not None})
+    return _encode(fields | {name: value for name, value in named.items() if value is not None})
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of numpy, and a time of pandas, as JSON has it: ids and columns often come from their frames."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if callable(item := getattr(value, "item", None)):
+        return item()
+    raise TypeError(f"A request cannot have a value of the type {type(value).__name__}.")
+
+
+#: A decimal is the number that it is: as a text no column would take it.
+_encode = msgspec.json.Encoder(enc_hook=_plain, decimal_format="number").encode
 
 
 def headers_of(api_key: str | None) -> dict[str, str]:
