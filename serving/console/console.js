@@ -411,10 +411,26 @@ async function askModel(event) {
   }
 }
 
-function showAnswer(answer) {
-  const { provenance, model } = answer, missing = new Set(provenance.missing), marked = new Set(provenance.degraded_features);
+/** A bar as long as a probability. */
+function shareBar(share) {
   const bar = shape("svg", { viewBox: "0 0 100 1", preserveAspectRatio: "none", "aria-hidden": "true" });
-  bar.append(shape("rect", { width: answer.prediction * 100, height: 1 }));
+  bar.append(shape("rect", { width: share * 100, height: 1 }));
+  return node("div", { class: "bar" }, bar);
+}
+
+/** What was predicted: a probability with its bar, a number, or the likeliest class and the probability of each. */
+function predictionNodes({ prediction, model }) {
+  const about = node("span", {}, `${model.name} version ${model.version}`, node("br"), node("small", {}, `variant ${model.variant}`));
+  const head = (text) => node("div", { class: "prediction" }, node("b", {}, text), about);
+  if (typeof prediction === "number") {
+    return declaredModel().objective === "binary" ? [head(prediction.toFixed(4)), shareBar(prediction)] : [head(valueText(prediction))];
+  }
+  const classes = Object.entries(prediction).sort(([, one], [, other]) => other - one);
+  return [head(classes[0][0]), ...classes.flatMap(([name, share]) => [node("p", { class: "hint" }, `${name} ${share.toFixed(4)}`), shareBar(share)])];
+}
+
+function showAnswer(answer) {
+  const { provenance } = answer, missing = new Set(provenance.missing), marked = new Set(provenance.degraded_features);
   const now = Date.parse(provenance.as_of);
   const words = [
     provenance.batch_end ? `batch view up to ${ageText(now - Date.parse(provenance.batch_end))} ago` : "no batch view",
@@ -428,9 +444,7 @@ function showAnswer(answer) {
     return node("tr", {}, head, node("td", { class: "number", title: String(value) }, valueText(value)));
   });
   $("answer").replaceChildren(
-    node("div", { class: "prediction" }, node("b", {}, answer.prediction.toFixed(4)),
-      node("span", {}, `${model.name} version ${model.version}`, node("br"), node("small", {}, `variant ${model.variant}`))),
-    node("div", { class: "bar" }, bar),
+    ...predictionNodes(answer),
     node("p", { class: "hint" }, `${words}. ${provenance.degraded ? `May not be exact: ${provenance.degraded_reasons.join("; ")}.` : "Exact."}`),
     node("div", { class: "scroll" }, node("table", {}, node("tbody", {}, ...rows))),
   );

@@ -68,10 +68,11 @@ class FieldDescription(msgspec.Struct, frozen=True):
 
 
 class ModelDescription(msgspec.Struct, frozen=True):
-    """A declared model: the fields of its requests (`keys` and `request`), and in `label` the meaning of its label in words."""
+    """A declared model: the fields of its requests (`keys` and `request`), in `label` the meaning of its label in words, and its objective."""
 
     name: str
     label: str
+    objective: str
     budget_ms: float | None
     keys: Sequence[FieldDescription]
     request: Sequence[FieldDescription]
@@ -204,4 +205,4 @@ def _model(model: Model) -> ModelDescription:
     request = [
         FieldDescription(column.name, _FORM_TYPES[column.type], column.required, column.default, None) for column in model.request
     ]
-    return ModelDescription(model.name, model.label_text, model.budget_ms, keys, request)
+    return ModelDescription(model.name, model.label_text, str(model.objective), model.budget_ms, keys, request)

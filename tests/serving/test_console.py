@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from playwright.sync_api import Route, expect, sync_playwright
 from pydantic import SecretStr
 
 from features.instants import now_ms
 from features.merge import merge
+from features.model import Labels, Model
 from features.packed import encode
+from features.project import Project
 from features.speed_value import speed_field
 from infra.settings import Settings
+from serving.console import app as app_module
 from serving.console.app import POINTS, Console, console_app
+from serving.console.description import Status, project_description
 from serving.console.explanation import MAX_TILES, browser_value
 from serving.console.requests import CONSOLE_REQUESTS
+from serving.encoding import encoded
 from serving.guard import Door
 from store.clients import store
 from store.protocol import View
 from store.reading import OnlineStore
 from store.server import open_store
 from tests.declarations import project, user_features
+from tests.end_to_end.test_in_browsers import chromium
 from tests.pure import Event, speed_value, tiles_of, trained, view_of
 
 BATCH_END = 1_780_000_000_000 // 86_400_000 * 86_400_000
@@ -241,6 +251,54 @@ def test_the_page_is_public_and_runs_no_code_but_its_own(deployment: Settings) -
     page = asyncio.run(get("/")).text
     assert "https://" not in page
     assert "innerHTML" not in asyncio.run(get("/console.js")).text
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("objective", "prediction", "text", "bars"),
+    [
+        ("binary", 0.25, "0.2500", 1), ("regression", -312.5, "-312.5", 0), ("multiclass", {"a": 0.1, "b": 0.7, "c": 0.2}, "b", 3),
+    ],
+)  # fmt: skip
+def test_the_page_shows_the_prediction_of_every_objective(objective: str, prediction: Any, text: str, bars: int) -> None:
+    declared = Project((user_features.source,), (user_features,), (Model("m", (user_features,), Labels(), objective=objective),))  # type: ignore[arg-type]
+    provenance = {
+        "as_of": "2026-11-01T12:00:00.000Z",
+        "batch_end": None,
+        "newest_event": None,
+        "tiles_merged": 0,
+        "degraded": False,
+        "missing": [],
+        "degraded_features": [],
+    }
+    model = {"name": "m", "version": "3", "variant": "champion"}
+    answers = {
+        "/console/api/project": encoded(project_description(declared)),
+        "/console/api/status": encoded(Status(NOW, [], None, [], "")),
+        "/models/m/predict": json.dumps(
+            {"prediction": prediction, "features_used": {}, "model": model, "provenance": provenance}
+        ).encode(),
+        "/metrics": b"",
+    }
+
+    def answer(route: Route) -> None:
+        path = urlsplit(route.request.url).path
+        if path in answers:
+            route.fulfill(body=answers[path], content_type="application/json")
+        else:
+            route.fulfill(path=Path(app_module.__file__).parent / (path.removeprefix("/console/") or "console.html"))
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.route("**/*", answer)
+        page.goto("http://braid.test/console/")
+        page.locator("#model-form input").fill("7")
+        page.get_by_role("button", name="Ask").click()
+        expect(page.locator("#answer .prediction b")).to_have_text(text)
+        expect(page.locator("#answer .bar")).to_have_count(bars)
+        assert page.locator("#problem").is_hidden()
+        browser.close()
 
 
 def test_an_integer_that_a_browser_does_not_hold_is_text() -> None:
