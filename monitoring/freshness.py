@@ -67,6 +67,10 @@ class FeatureFreshnessMonitor:
         self._settings, self._groups, self._now_ms = settings, {group.name: group for group in groups}, now_ms
         self._store = reached_store(settings)
 
+    def published(self, feature_group: str) -> bool:
+        """Returns whether the online store serves the group: a batch view, or in Kappa histories that the stream has caught up with."""
+        return self._store.published(feature_group) is not None
+
     def age(self, feature_group: str) -> timedelta:
         """Returns how long ago the newest event of the group happened.
 

@@ -1,6 +1,6 @@
 """Freshness and coverage of a group as asset checks of Dagster, from `monitoring.freshness`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import dagster as dg
 
@@ -18,25 +18,26 @@ def recently_active(instance: dg.DagsterInstance, online: dg.AssetKey) -> list[i
     return latest_metadata(instance, online).get(RECENT)
 
 
-def health_checks(
-    monitor: FeatureFreshnessMonitor, group: str, ids: Sequence[int | str]
-) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
-    """Runs the checks `fresh` and `covered`, and returns their results. The alerts stay in `monitor.alerts`.
+def health_checks(monitor: FeatureFreshnessMonitor, group: str, ids: Sequence[int | str] | None) -> dict[str, dg.AssetCheckResult]:
+    """Runs the checks `fresh` and `covered`, and returns their results by name. The alerts stay in `monitor.alerts`.
 
     Args:
         monitor: The monitor of the group.
         group: The name of the group.
-        ids: The entities whose coverage is checked.
+        ids: The entities whose coverage is checked; None to leave coverage out, as in Kappa, where no batch names the active entities.
     """
-    results = []
-    for check in (lambda: monitor.check_freshness(group), lambda: monitor.check_feature_coverage(group, ids)):
+    checks: dict[str, Callable[[], object]] = {FRESH: lambda: monitor.check_freshness(group)}
+    if ids is not None:
+        checks[COVERED] = lambda: monitor.check_feature_coverage(group, ids)
+    results = {}
+    for name, check in checks.items():
         known = len(monitor.alerts)
         try:
             check()
-            results.append(_result(monitor.alerts[known:]))
+            results[name] = _result(monitor.alerts[known:])
         except BraidError as error:  # nothing is published, or there are no entities
-            results.append(dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, metadata={"reason": str(error)}))
-    return results[0], results[1]
+            results[name] = dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, metadata={"reason": str(error)})
+    return results
 
 
 def _result(alerts: Sequence[Alert]) -> dg.AssetCheckResult:

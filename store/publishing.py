@@ -303,7 +303,7 @@ def serve_stream(
     served = client.hget(key, "fingerprint")
     fields = {
         "batch_end_ms": as_of_ms, "fingerprint": group.fingerprint, "declaration": group_text(group), "format": STREAM_FORMAT,
-        "published_at_ms": now_ms(), "newest_event_ms": "", "entities": entities, f"begun:{version}": now_ms(),
+        "published_at_ms": now_ms(), "newest_event_ms": as_of_ms or "", "entities": entities, f"begun:{version}": now_ms(),
     }  # fmt: skip
     if served and served.decode() != group.fingerprint:
         fields["before"] = version_of(served.decode())

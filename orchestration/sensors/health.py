@@ -10,7 +10,7 @@ from monitoring.alerts import Alerts
 from monitoring.freshness import FeatureFreshnessMonitor
 from monitoring.watchdog import guards
 from orchestration.deployment import Deployment
-from orchestration.health import COVERED, FRESH, health_checks, recently_active
+from orchestration.health import health_checks, recently_active
 
 
 def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
@@ -45,7 +45,7 @@ def _evaluations(
 ) -> Iterator[dg.AssetCheckEvaluation]:
     online = deployment.online_key(group)
     ids = recently_active(instance, online)
-    if ids is None:
+    if ids is None and not (deployment.settings.kappa and monitor.published(group.name)):
         return
-    for check, result in zip((FRESH, COVERED), health_checks(monitor, group.name, ids), strict=True):
+    for check, result in health_checks(monitor, group.name, ids).items():
         yield dg.AssetCheckEvaluation(online, check, result.passed, metadata=result.metadata, severity=result.severity)

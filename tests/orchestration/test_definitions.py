@@ -12,8 +12,9 @@ from features.declaration import FeatureGroup, count
 from features.errors import DeclarationError
 from infra.settings import Settings
 from orchestration.definitions import definitions
+from orchestration.names import speed_tiles_key
 from tests import payments
-from tests.declarations import project
+from tests.declarations import project, user_features
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,13 @@ def test_in_kappa_nothing_is_made_of_groups_in_the_lake_and_no_sensor_asks_for_a
     of_source = jobs["features_user_events"].asset_layer.selected_asset_keys
     assert {key.to_user_string() for key in of_source} == {"events"}
     assert {sensor.name for sensor in kappa.sensors or ()} == {"speed_layer", "group_health", "retraining_on_signal_repurchase"}
+    of_groups = {
+        key.name
+        for check in kappa.asset_checks or ()
+        for key in check.check_keys
+        if key.asset_key == speed_tiles_key(user_features)
+    }
+    assert of_groups == {"fresh"}, "no batch names the active entities, so there is nothing whose coverage could be checked"
 
 
 def test_the_job_of_a_model_brings_its_groups_and_no_others_and_trains_it(settings: Settings) -> None:

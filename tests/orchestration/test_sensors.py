@@ -201,6 +201,33 @@ def test_health_is_reported_as_checks_and_alerts(deployment: Settings, instance:
     assert len(open_store(settings).notes("alerts")) >= 1
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_in_kappa_old_events_are_reported_as_a_check_and_an_alert(
+    deployment: Settings, instance: dg.DagsterInstance, streamed: bool
+) -> None:
+    kappa, store = deployment.model_copy(update={"architecture": "kappa"}), open_store(deployment)
+    assert tick(kappa, "group_health", instance).skip_message == "No group has been published yet."
+    now_ms = time.time_ns() // 1_000_000
+    if streamed:
+        progress(kappa, newest_event_ms=now_ms - DAY_MS)
+    for group in project.groups:
+        store.serve_stream(group, now_ms - 2 * DAY_MS, 1)  # the newest event of the lake, with which the histories begin
+
+    def checks() -> set[tuple[dg.AssetKey, str, bool]]:
+        evaluations = tick(kappa, "group_health", instance).asset_events
+        return {(evaluation.asset_key, evaluation.check_name, evaluation.passed) for evaluation in evaluations}
+
+    assert checks() == {(speed_tiles_key(group), FRESH, False) for group in project.groups}
+    days = 1 if streamed else 2
+    for group in project.groups:
+        alert = store.notes("alerts")[f"freshness:{group.name}"]
+        assert alert["severity"] == "CRITICAL"
+        assert f" is {days * DAY_MS // 100_000}" in alert["message"]
+    progress(kappa, newest_event_ms=now_ms)
+    assert checks() == {(speed_tiles_key(group), FRESH, True) for group in project.groups}
+    assert store.notes("alerts") == {}
+
+
 def test_the_speed_layer_is_observed(deployment: Settings, instance: dg.DagsterInstance) -> None:
     assert tick(deployment, "speed_layer", instance).skip_message == "The speed layer has not run yet."
     progress(deployment, lag=4, late_rows=2)
