@@ -6,6 +6,7 @@ split by time into rows for training, a gap, and rows for evaluation.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
@@ -92,11 +93,18 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
     )
 
 
-def training_end_ms(spark: SparkSession, settings: Settings, model: Model) -> int:
+def training_end_ms(spark: SparkSession, settings: Settings, model: Model, published_ms: Iterable[int] = ()) -> int:
     """Returns the time, in ms since 1970, up to which the lake has all events that the training set of a model reads.
 
-    It is the earliest batch_end of the views. In Kappa it is the earliest time up to which a source of the model is complete. If the outcome has
+    It is the earliest batch_end of the views, and not later than those of the published views: the events of a view that a blocking check has kept
+    out of the online store are no training data either. In Kappa it is the earliest time up to which a source of the model is complete. If the outcome has
     a source of its own, it is at most the time up to which that source is complete.
+
+    Args:
+        spark: The session.
+        settings: The settings that name the lake.
+        model: The model.
+        published_ms: The batch_ends of the published views of its groups.
 
     Raises:
         NotReadyError: A view is missing, or has no entity; or no labels were loaded.
@@ -116,7 +124,7 @@ def training_end_ms(spark: SparkSession, settings: Settings, model: Model) -> in
         raise NotReadyError(
             f"No labels of {model.name} were loaded.", f"Run `braid training-set --model {model.name} --labels FILE`."
         )
-    return min(ends_ms)
+    return min([*ends_ms, *published_ms])
 
 
 def with_split(labels: DataFrame, horizon_ms: int) -> DataFrame:

@@ -6,7 +6,7 @@ Reads Delta versions of the views of the model's groups and of its training set,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 from delta.tables import DeltaTable
@@ -15,7 +15,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from batch.view import view_table
+from batch.view import published_version, view_table
 from features.declaration import FeatureGroup
 from features.model import Model
 from infra.settings import Settings
@@ -26,17 +26,24 @@ from monitoring.answers import ANSWER, with_inputs
 SAMPLE, MIN_ENTITIES = 20_000, 200
 
 
-def feature_drift(spark: SparkSession, settings: Settings, model: Model) -> dict[str, float] | None:
+def feature_drift(spark: SparkSession, settings: Settings, model: Model, published: Mapping[str, int]) -> dict[str, float] | None:
     """Measures the distance between the values of each input of the model now and at the champion's training.
 
-    For a feature, the old and the new values come from two versions of the view of its group. For a request column or a derived feature, the old
+    For a feature, the old and the new values come from two versions of the view of its group. The new ones are those of the view that was published
+    last, because a check may have kept a later view out of the online store. For a request column or a derived feature, the old
     values come from the training set and the new values from the latest answers of the champion. Features that are lists are not compared.
 
     The distance lies in [0, 1]. For numbers it is the larger of the Kolmogorov-Smirnov statistic of the values that are not null and the change in
     the share of nulls. For texts it is the largest change in the share of a text, where null counts as a text.
 
+    Args:
+        spark: The session.
+        settings: The settings that name the lake and the registry.
+        model: The model.
+        published: Group → the Delta version of its view that was published last.
+
     Returns:
-        Name of the feature or column → distance. An input is left out if its old view or the training set is no longer stored, or if either sample
+        Name of the feature or column → distance. An input is left out if one of its views or the training set is no longer stored, or if either sample
         has fewer than `MIN_ENTITIES` rows. None if nothing can be compared, such as without a champion that was trained on this declaration.
     """
     champion = version_by_alias(settings, model.name, CHAMPION)
@@ -44,7 +51,9 @@ def feature_drift(spark: SparkSession, settings: Settings, model: Model) -> dict
         return None
     versions: dict[str, int] = json.loads(champion.tags.get("view_versions", "{}"))
     of_groups = {
-        group.name: _view_drift(spark, settings, group, versions[group.name]) for group in model.groups if group.name in versions
+        group.name: _view_drift(spark, settings, group, versions[group.name], published[group.name])
+        for group in model.groups
+        if group.name in versions and group.name in published
     }
     drift = {
         f"{entry.prefix}{name}": distance
@@ -56,18 +65,19 @@ def feature_drift(spark: SparkSession, settings: Settings, model: Model) -> dict
     return drift or None
 
 
-def _view_drift(spark: SparkSession, settings: Settings, group: FeatureGroup, version: int) -> dict[str, float] | None:
-    """Returns feature → distance between the current view and a version of it; None if the views cannot be compared."""
+def _view_drift(
+    spark: SparkSession, settings: Settings, group: FeatureGroup, version: int, published: int
+) -> dict[str, float] | None:
+    """Returns feature → distance between the published view and an older version of it; None if the views cannot be compared."""
     path = settings.table(view_table(group))
 
     def sample(frame: DataFrame) -> pd.DataFrame:
         return frame.orderBy(F.xxhash64("entity")).limit(SAMPLE).select(*group.model_names).toArrow().to_pandas()
 
+    current = published_version(spark, settings, group, published)
     then = _of_version(spark, path, version, sample)
-    if then is None:
-        return None
-    now = sample(spark.read.format("delta").load(path))
-    return distances(then, now) if min(len(then), len(now)) >= MIN_ENTITIES else None
+    now = None if current is None else _of_version(spark, path, current, sample)
+    return distances(then, now) if then is not None and now is not None and min(len(then), len(now)) >= MIN_ENTITIES else None
 
 
 def _request_drift(spark: SparkSession, settings: Settings, model: Model, champion: RegisteredVersion) -> dict[str, float] | None:
@@ -120,9 +130,25 @@ def distances(then: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
     return distance_of
 
 
-def view_versions(spark: SparkSession, settings: Settings, model: Model) -> dict[str, int]:
-    """Returns group → the current Delta version of its view. A model that is trained now stores them in its tag `view_versions`."""
-    return {group.name: _view_version(spark, settings, group) for group in model.groups}
+def view_versions(spark: SparkSession, settings: Settings, model: Model, published: Mapping[str, int]) -> dict[str, int]:
+    """Returns group → the Delta version of its view with which later views are compared. A model that is trained now stores them in its tag `view_versions`.
+
+    Args:
+        spark: The session.
+        settings: The settings that name the lake.
+        model: The model.
+        published: Group → the Delta version of its view that was published last; the latest view counts for the other groups.
+
+    Returns:
+        Groups are left out whose published view has another declaration or is no longer stored.
+    """
+    versions = {
+        group.name: published_version(spark, settings, group, published[group.name])
+        if group.name in published
+        else _view_version(spark, settings, group)
+        for group in model.groups
+    }
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def _view_version(spark: SparkSession, settings: Settings, group: FeatureGroup) -> int:

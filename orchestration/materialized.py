@@ -1,8 +1,14 @@
-"""The metadata of an asset's latest materialization."""
+"""The metadata of an asset's latest materialization, and the views that were published last."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+
+from features.declaration import FeatureGroup
+from features.instants import parse_rfc3339
+from orchestration.names import online_key, view_key
 
 #: Metadata of `online_{group}`: the Delta version of the view that was published.
 VIEW_VERSION = "view version"
@@ -13,3 +19,33 @@ def latest_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[st
     event = instance.get_latest_materialization_event(asset)
     metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
     return {name: value.value for name, value in metadata.items()}
+
+
+@dataclass(frozen=True)
+class PublishedView:
+    """The view of a group that was published last: its Delta version and its batch_end, in ms since 1970."""
+
+    version: int
+    batch_end_ms: int
+
+
+def published_views(
+    instance: dg.DagsterInstance, groups: Iterable[FeatureGroup], run_id: str | None = None
+) -> dict[str, PublishedView]:
+    """Returns group → the view that was published last. The latest view of the lake may be one that a blocking check has kept out of the online store.
+
+    Args:
+        instance: The Dagster instance.
+        groups: The groups.
+        run_id: A run; its own views are left out. Such a view may not be published yet, but it has passed its checks when a step that depends on it begins.
+
+    Returns:
+        Groups are left out whose view was never published, or only by an earlier version of braid, which did not record the version.
+    """
+    views = {}
+    for group in groups:
+        noted = latest_metadata(instance, online_key(group))
+        built = instance.get_latest_materialization_event(view_key(group))
+        if VIEW_VERSION in noted and not (run_id is not None and built is not None and built.run_id == run_id):
+            views[group.name] = PublishedView(noted[VIEW_VERSION], parse_rfc3339(noted["batch_end"]))
+    return views

@@ -16,8 +16,8 @@ from infra.lake import table_sizes
 from infra.settings import Settings
 from models.registry import TABLE_TAG
 from orchestration.deployment import OWNERS, Deployment
-from orchestration.materialized import VIEW_VERSION, latest_metadata
-from orchestration.names import LAKE, online_key
+from orchestration.materialized import published_views
+from orchestration.names import LAKE
 from speed.checkpoints import checkpoints
 from store.server import reached_store
 
@@ -34,8 +34,7 @@ def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
     )  # fmt: skip
     def lake(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         session, started = spark.spark_session, time.monotonic()
-        notes = {group.name: latest_metadata(context.instance, online_key(group)).get(VIEW_VERSION) for group in project.groups}
-        published = {name: version for name, version in notes.items() if version is not None}
+        published = {name: view.version for name, view in published_views(context.instance, project.groups).items()}
         in_use = used(settings, project, delta_tables(session, settings, project), published)
         deleted = delete_unused(session, settings, in_use)
         vacuum(session, settings, delta_tables(session, settings, project), in_use)

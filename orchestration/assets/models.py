@@ -19,7 +19,7 @@ from monitoring.drift import view_versions
 from monitoring.logged_training_set import write_logged_training_set
 from orchestration.columns import feature_lineage, schema, training_columns
 from orchestration.deployment import OWNERS, Deployment
-from orchestration.materialized import latest_metadata
+from orchestration.materialized import latest_metadata, published_views
 from orchestration.names import (
     SERVED,
     candidate_key,
@@ -51,10 +51,10 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
         description=f"Labels (1: {model.label_text}) and the features at the time of each label, from "
         "earlier events only.",
     )  # fmt: skip
-    def training_set(spark: LazyPySparkResource) -> dg.MaterializeResult:
+    def training_set(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         session = spark.spark_session
         try:
-            end_ms = training_end_ms(session, settings, model)
+            end_ms = training_end_ms(session, settings, model, _published_ends_ms(context, deployment, model))
         except NotReadyError as error:
             return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": error.cause})
         report = build_training_set(session, settings, model, end_ms)
@@ -66,6 +66,13 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
         )  # fmt: skip
 
     return training_set
+
+
+def _published_ends_ms(context: dg.AssetExecutionContext, deployment: Deployment, model: Model) -> list[int]:
+    """Returns the batch_ends of the published views, without views that the run itself has built; empty in Kappa."""
+    if deployment.settings.kappa:
+        return []
+    return [view.batch_end_ms for view in published_views(context.instance, model.groups, context.run_id).values()]
 
 
 def outcome_keys(model: Model) -> list[dg.AssetKey]:
@@ -125,7 +132,9 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
         if "delta_version" not in built:
             return dg.MaterializeResult(metadata={"trained": False, "reason": built.get("reason", "There is no training set.")})
         version = int(built["delta_version"])
-        views = {} if settings.kappa else view_versions(spark.spark_session, settings, model)
+        published = published_views(context.instance, model.groups, context.run_id)
+        of_groups = {name: view.version for name, view in published.items()}
+        views = {} if settings.kappa else view_versions(spark.spark_session, settings, model, of_groups)
         rows = _rows(spark, settings, table, version)
         report = train_models(settings, model, rows, version, _code_version(settings), views, table)
         if report.candidate_version is None:

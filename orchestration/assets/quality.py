@@ -18,6 +18,7 @@ from monitoring.experiment import report_experiment
 from monitoring.live_quality import live_quality
 from orchestration.assets.models import ANSWERS, DEFECTS, outcome_keys, outcomes_known_until_ms
 from orchestration.deployment import OWNERS, Deployment
+from orchestration.materialized import published_views
 from orchestration.names import SERVED, consistency_key, drift_key, events_key, experiment_key, live_quality_key, view_key
 from orchestration.plots import intervals, rates
 
@@ -63,8 +64,9 @@ def drift_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
         description="The distance (Kolmogorov-Smirnov, 0 to 1) between the values of each feature, request column and derived feature now and when "
         "the champion was trained.",
     )  # fmt: skip
-    def drift(spark: LazyPySparkResource) -> dg.MaterializeResult:
-        distances = feature_drift(spark.spark_session, settings, model)
+    def drift(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
+        published = {name: view.version for name, view in published_views(context.instance, model.groups).items()}
+        distances = feature_drift(spark.spark_session, settings, model, published)
         if distances is None:
             return dg.MaterializeResult(metadata={RETRAIN: "", "reason": "There is no champion, or nothing to compare with."})
         drifted = {name: distance for name, distance in distances.items() if distance > settings.drift}

@@ -55,41 +55,57 @@ def write_view(spark: SparkSession, settings: Settings, entities: int = 1_000, s
     ]  # fmt: skip
     columns = ", ".join(f"{name} {user_features.value_sql_type(index)}" for index, name in enumerate(NAMES))
     frame = spark.createDataFrame(rows, f"entity BIGINT, {columns}")
-    frame.write.format("delta").mode("overwrite").save(settings.table("view_user_features"))
-    return view_versions(spark, settings, repurchase)[user_features.name]
+    metadata = json.dumps({"batch_end_ms": BASE, "fingerprint": user_features.fingerprint})
+    frame.write.format("delta").mode("overwrite").option("userMetadata", metadata).save(settings.table("view_user_features"))
+    return view_versions(spark, settings, repurchase, {})[user_features.name]
+
+
+def drift_of(spark: SparkSession, settings: Settings, published: int) -> dict[str, float] | None:
+    return feature_drift(spark, settings, repurchase, {user_features.name: published})
 
 
 def test_what_has_moved_since_the_training_is_told_by_feature(spark: SparkSession, deployment: Settings) -> None:
     then = write_view(spark, deployment)
-    assert feature_drift(spark, deployment, repurchase) is None, "there is no champion"
+    assert drift_of(spark, deployment, then) is None, "there is no champion"
     crown(deployment, view_versions=views(then))
-    write_view(spark, deployment)
-    assert feature_drift(spark, deployment, repurchase) == dict.fromkeys(NAMES, 0.0)
-    write_view(spark, deployment, entities=1_100)
-    assert max(feature_drift(spark, deployment, repurchase).values()) < 0.1, "other users of the same kind"
-    write_view(spark, deployment, spend=3.0, missing=0.7)
-    drift = feature_drift(spark, deployment, repurchase)
+    assert feature_drift(spark, deployment, repurchase, {}) is None, "nothing was published"
+    assert drift_of(spark, deployment, write_view(spark, deployment)) == dict.fromkeys(NAMES, 0.0)
+    others = drift_of(spark, deployment, write_view(spark, deployment, entities=1_100))
+    assert max(others.values()) < 0.1, "other users of the same kind"
+    drift = drift_of(spark, deployment, write_view(spark, deployment, spend=3.0, missing=0.7))
     assert drift["spend_last_hour"] > 0.5
     assert drift["avg_purchase_30d"] == pytest.approx(0.5, abs=0.05), "values that are no longer there"
     assert drift["events_last_hour"] < 0.1
-    write_view(spark, deployment, entities=MIN_ENTITIES - 1)
-    assert feature_drift(spark, deployment, repurchase) is None, "of a few, any distance is chance"
+    few = write_view(spark, deployment, entities=MIN_ENTITIES - 1)
+    assert drift_of(spark, deployment, few) is None, "of a few, any distance is chance"
+
+
+def test_a_view_that_was_blocked_is_neither_drift_nor_what_drift_is_measured_against(
+    spark: SparkSession, deployment: Settings
+) -> None:
+    then = write_view(spark, deployment)
+    crown(deployment, view_versions=views(then))
+    good = write_view(spark, deployment, entities=1_100)
+    write_view(spark, deployment, spend=100.0)  # a check keeps it out of the online store
+    assert max(drift_of(spark, deployment, good).values()) < 0.1
+    assert view_versions(spark, deployment, repurchase, {user_features.name: good}) == {user_features.name: good}
+    assert view_versions(spark, deployment, repurchase, {user_features.name: 99}) == {}
 
 
 def test_a_view_that_is_gone_is_not_compared(spark: SparkSession, deployment: Settings) -> None:
     then = write_view(spark, deployment)
     crown(deployment, view_versions=views(then))
-    write_view(spark, deployment, spend=3.0)
-    assert feature_drift(spark, deployment, repurchase) is not None
+    latest = write_view(spark, deployment, spend=3.0)
+    assert drift_of(spark, deployment, latest) is not None
     spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
     spark.sql(f"VACUUM delta.`{deployment.table('view_user_features')}` RETAIN 0 HOURS")
-    assert feature_drift(spark, deployment, repurchase) is None
+    assert drift_of(spark, deployment, latest) is None
     crown(deployment, view_versions=views(99))
-    assert feature_drift(spark, deployment, repurchase) is None
+    assert drift_of(spark, deployment, latest) is None
     crown(deployment)
-    assert feature_drift(spark, deployment, repurchase) is None, "one that was trained without a view"
+    assert drift_of(spark, deployment, latest) is None, "one that was trained without a view"
     crown(deployment, view_versions=views(0), group_fingerprint="0" * 16)
-    assert feature_drift(spark, deployment, repurchase) is None, "one of another declaration"
+    assert drift_of(spark, deployment, latest) is None, "one of another declaration"
 
 
 def test_live_quality_is_of_the_champions_answers_that_have_an_outcome(spark: SparkSession, deployment: Settings) -> None:

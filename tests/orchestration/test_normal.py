@@ -15,15 +15,18 @@ from batch.events import append_events
 from batch.tiles import build_tiles, stale_days
 from batch.view import build_view, published_version, read_view, view_table
 from braid import Column, ColumnType, DeclarationError, EventSource, FeatureGroup, GroupChecks, SourceChecks, count, total
+from features.instants import rfc3339
 from infra.errors import NotReadyError
 from infra.settings import Settings
+from models.training_set import training_end_ms
 from monitoring.normal import days_to_check, normal_day, normal_view
 from orchestration.assets.batch import DUPLICATES, READ, REFUSED
 from orchestration.assets.serving import version_to_publish_again
 from orchestration.checks.normal import day_expectations, day_frame, verdict_on_days, view_expectations
 from orchestration.checks.suites import Verdict, validate
-from orchestration.materialized import VIEW_VERSION
-from orchestration.names import online_key
+from orchestration.materialized import VIEW_VERSION, published_views
+from orchestration.names import online_key, view_key
+from tests.declarations import repurchase, user_features
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -200,6 +203,29 @@ def test_a_view_that_was_blocked_is_neither_the_norm_nor_published_again(spark: 
         assert published_version(spark, lake, GROUP, good) is None
         with pytest.raises(NotReadyError, match="not stored any more"):
             version_to_publish_again(instance, spark, lake, GROUP)
+
+
+def test_training_ends_where_the_published_view_ends_unless_the_run_has_built_a_view_itself(
+    spark: SparkSession, lake: Settings
+) -> None:
+    view = spark.range(3).selectExpr("id AS entity", "20L AS batch_end_ms")
+    view.coalesce(1).write.format("delta").save(lake.table(view_table(user_features)))
+
+    @dg.asset(key=view_key(user_features))
+    def built() -> None: ...
+
+    with dg.instance_for_test() as instance:
+
+        def end_ms(run_id: str | None = None) -> int:
+            published = published_views(instance, repurchase.groups, run_id)
+            return training_end_ms(spark, lake, repurchase, [found.batch_end_ms for found in published.values()])
+
+        assert end_ms() == 20, "an earlier version of braid has published it"
+        metadata = {VIEW_VERSION: 0, "batch_end": rfc3339(10)}
+        instance.report_runless_asset_event(dg.AssetMaterialization(online_key(user_features), metadata=metadata))
+        run = dg.materialize([built], instance=instance)
+        assert end_ms() == end_ms("another run") == 10, "a check has kept the later view out"
+        assert end_ms(run.run_id) == 20, "its checks have passed, else the step that asks would not run"
 
 
 def test_thresholds_of_unknown_names_are_refused() -> None:
