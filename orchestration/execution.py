@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from infra.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
+    from features.project import Project
     from orchestration.deployment import Deployment
 
 #: Called at the start of an asset or check with its name and None, and at the end with its name and its seconds.
@@ -65,14 +66,11 @@ def run_job(
     tags = {**arguments.pop("tags", {}), **worker_tag()}
     # Dagster's messages would hide the progress on the terminal. The UI has them.
     config = {**(arguments.pop("run_config", None) or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    definition = definitions(deployment.project, deployment.settings).resolve_job_def(job)
     try:
         with _followed(instance, run_id, on_asset):
-            result = (
-                definitions(deployment.project, deployment.settings)
-                .resolve_job_def(job)
-                .execute_in_process(
-                    instance=instance, run_id=run_id, raise_on_error=False, run_config=config, tags=tags, **arguments
-                )
+            result = definition.execute_in_process(
+                instance=instance, run_id=run_id, raise_on_error=False, run_config=config, tags=tags, **arguments
             )
     except DagsterExecutionInterruptedError:
         raise KeyboardInterrupt from None  # Dagster raises its own exception for Ctrl-C
@@ -86,8 +84,10 @@ def run_job(
             metadata[materialization.asset_key.to_user_string()] = {k: v.value for k, v in materialization.metadata.items()}
     if not result.success:
         kind = NoEventsError if _lacks_events(result.all_events) else NotReadyError
+        undone = {key.to_user_string() for key in definition.asset_layer.selected_asset_keys} - metadata.keys()
         raise kind(
-            _cause(result.all_events), f"See run {result.run_id} in Dagster, started {time.monotonic() - started:.0f} s ago."
+            _cause(result.all_events, deployment.project, undone),
+            f"See run {result.run_id} in Dagster, started {time.monotonic() - started:.0f} s ago.",
         )
     return metadata
 
@@ -149,7 +149,14 @@ def _root(error: Any) -> Any:
     return error
 
 
-def _cause(events: Sequence[Any]) -> str:
+def _cause(events: Sequence[Any], project: Project, undone: Collection[str]) -> str:
+    """Returns why a run failed, and for a check that blocks also what the run has left as it was.
+
+    Args:
+        events: The events of the run.
+        project: The project.
+        undone: The names of the assets that the run should have materialized and has not.
+    """
     for event in events:
         if (
             event.event_type_value == "ASSET_CHECK_EVALUATION"
@@ -158,12 +165,23 @@ def _cause(events: Sequence[Any]) -> str:
         ):
             check = event.asset_check_evaluation_data
             failed = check.metadata["failed"].value if "failed" in check.metadata else "without a reason"
-            return f"The check {check.check_name} of {check.asset_key.to_user_string()} failed: {failed}; the online store keeps the last good view."
+            sentence = f"The check {check.check_name} of {check.asset_key.to_user_string()} failed: {failed}"
+            return "; ".join([sentence, *_left(project, undone)]) + "."
     for event in events:
         if event.is_step_failure:
             error = _root(event.step_failure_data.error)
             return f"{event.step_key} failed: {_sentence(error.message) if error else 'without a reason'}"
     return "The run failed."
+
+
+def _left(project: Project, undone: Collection[str]) -> Iterator[str]:
+    """Yields what a run has left as it was, as parts of a sentence."""
+    from orchestration.names import candidate_key, online_key
+
+    if groups := [group.name for group in project.groups if online_key(group).to_user_string() in undone]:
+        yield f"in the online store, the batch view of {', '.join(groups)} stays as it was"
+    if models := [model.name for model in project.models if candidate_key(model).to_user_string() in undone]:
+        yield f"no candidate of {', '.join(models)} was trained"
 
 
 def _sentence(message: str) -> str:
