@@ -338,7 +338,7 @@ class Demo:
 
 
 def _latency(kind: str, answers: Answers, budget_ms: float | None) -> dict[str, Any]:
-    """Returns the rate of the requests, the percentiles of the latency, and the share of the answers within the model's budget."""
+    """Returns the rate and the percentiles of the latency of the answers, and the share of the requests with an answer within the model's budget."""
     percentiles = {f"{kind}_per_second": answers.per_second} | {
         f"{kind}_p{name}_ms": answers.percentile_ms(percent) for name, percent in (("50", 50), ("99", 99), ("999", 99.9))
     }

@@ -21,7 +21,7 @@ from features.model import Model
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from orchestration.demo_requests import Requests
-from orchestration.open_loop import DEGRADED, Generator, Load, request_of, run_timed
+from orchestration.open_loop import DEGRADED, OK, Generator, Load, request_of, run_timed
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Answers:
     """The answers to one kind of request.
 
     Attributes:
-        seconds: The latency of each request in seconds, from the time when the request was due.
+        seconds: The latency of each answer in seconds, from the time when its request was due; without failed requests.
         degraded: The number of degraded answers.
         failed: The number of requests that got an error response or no response.
         saturated: How often the clients gave up, because serving did not keep up with their rate.
@@ -44,25 +44,25 @@ class Answers:
 
     def add(self, load: Load, wall_seconds: float) -> None:
         """Adds the answers of one load."""
-        self.seconds += load.seconds
+        self.seconds += load.served_seconds
         self.degraded += load.statuses[DEGRADED]
-        self.failed += sum(count for status, count in load.statuses.items() if status not in (200, DEGRADED))
+        self.failed += sum(count for status, count in load.statuses.items() if status not in (OK, DEGRADED))
         self.saturated += load.saturated
         self.wall_seconds += wall_seconds
 
     @property
     def per_second(self) -> float:
-        """The rate of the requests, per second."""
+        """The rate of the answers, per second."""
         return round(len(self.seconds) / self.wall_seconds, 1) if self.wall_seconds else 0.0
 
     def percentile_ms(self, percent: float) -> float:
-        """Returns a percentile of the latency, in milliseconds."""
+        """Returns a percentile of the latency of the answers, in milliseconds."""
         cuts = statistics.quantiles(self.seconds, n=1_000) if len(self.seconds) > 1 else [0.0] * 999
         return round(cuts[round(percent * 10) - 1] * 1_000, 2)
 
     def within(self, budget_ms: float) -> float:
-        """Returns the share of the requests, failed requests included, whose latency is at most `budget_ms` milliseconds."""
-        return sum(seconds * 1_000 <= budget_ms for seconds in self.seconds) / max(1, len(self.seconds))
+        """Returns the share of the requests that got an answer within `budget_ms` milliseconds. A failed request got none, however fast it failed."""
+        return sum(seconds * 1_000 <= budget_ms for seconds in self.seconds) / max(1, len(self.seconds) + self.failed)
 
 
 class Clients:

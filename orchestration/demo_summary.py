@@ -57,7 +57,7 @@ def _gain(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _answers(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for kind, title, what in (("predict", "predictions", "answers"), ("score", "scores", "scores")):
-        if not summary[title]:
+        if not summary[title] and not summary.get(f"{title}_failed"):
             continue
         within = summary.get(f"{kind}_within_budget")
         latency = f"p50 {summary[f'{kind}_p50_ms']} ms, p99 {summary[f'{kind}_p99_ms']} ms, p99.9 {summary[f'{kind}_p999_ms']} ms"

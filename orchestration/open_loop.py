@@ -25,8 +25,8 @@ T = TypeVar("T")
 CONNECTIONS = 128
 #: The load ends as saturated if more requests wait than are due in `_BACKLOG_SECONDS`, or if the last answers take longer than `_DRAIN_SECONDS`.
 _BACKLOG_SECONDS, _DRAIN_SECONDS = 1.0, 60.0
-#: The status that is counted for a request whose connection has ended, and for an answer that is marked as degraded.
-BROKEN, DEGRADED = 0, -1
+#: The statuses that are counted for an exact answer, for a request whose connection has ended, and for an answer that is marked as degraded.
+OK, BROKEN, DEGRADED = 200, 0, -1
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Load:
     Attributes:
         rate: Requests per second that were due.
         seconds: The latency of each request in seconds, from the time when the request was due until its answer or the end of its connection.
+        served_seconds: The latency of each request that was served, exactly or marked as degraded; errors and broken connections are left out.
         late_seconds: How late the generator sent each request for which a connection was free.
         statuses: Status → number of requests; `BROKEN` and `DEGRADED` count as statuses.
         stall_seconds: The longest time without an answer while a request was due.
@@ -44,6 +45,7 @@ class Load:
 
     rate: float
     seconds: list[float] = field(default_factory=list)
+    served_seconds: list[float] = field(default_factory=list)
     late_seconds: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     stall_seconds: float = 0.0
@@ -55,7 +57,7 @@ class Load:
 
     def holds(self, limit_ms: float) -> bool:
         """Returns whether every request has an exact answer with the status 200, and the 99th percentile of the latency is within the limit."""
-        return not self.saturated and set(self.statuses) == {200} and self.percentile_ms(99) <= limit_ms
+        return not self.saturated and set(self.statuses) == {OK} and self.percentile_ms(99) <= limit_ms
 
 
 class _Connection(asyncio.Protocol):
@@ -85,7 +87,8 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         place, self._place = self._place, None
         assert place is not None
-        self._generator.answered(place, DEGRADED if self._degraded else self._parser.get_status_code(), self)
+        status = self._parser.get_status_code()
+        self._generator.answered(place, DEGRADED if self._degraded and status == OK else status, self)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._place is not None:
@@ -188,6 +191,8 @@ class Generator:
         self._last_answer = now
         del self._open[place]
         self.load.seconds.append(now - self._due(place))
+        if status in (OK, DEGRADED):
+            self.load.served_seconds.append(now - self._due(place))
         self.load.statuses[status] += 1
         self._answers += 1
         if connection is not None:

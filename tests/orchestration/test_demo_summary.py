@@ -13,6 +13,7 @@ from monitoring.attribution import Reason
 from orchestration.demo import example_of
 from orchestration.demo_clients import Answers
 from orchestration.demo_summary import summary_panel
+from orchestration.open_loop import BROKEN, DEGRADED, OK, Load
 
 
 def summary(**figures: Any) -> dict[str, Any]:
@@ -78,6 +79,7 @@ def test_the_panel_has_proof_gain_answers_and_an_example() -> None:
         ),
         ({"worker": {"keep": 1_234, "p50_seconds": 0.2}}, "keep 1,234, p50 seconds 0.2"),
         ({"experiment": "Too early."}, "Too early."),
+        ({"predictions": 0, "predictions_failed": 9}, "0 predictions during the replay"),
     ],
 )
 def test_the_panel_has_what_an_example_adds(figures: dict[str, Any], part: str) -> None:
@@ -89,3 +91,13 @@ def test_the_percentiles_of_no_answer_are_zero() -> None:
     assert Answers().within(10) == 0
     assert Answers().per_second == 0
     assert Answers([0.01] * 30, wall_seconds=2.0).per_second == 15
+
+
+def test_a_request_that_failed_fast_is_not_within_the_budget() -> None:
+    load = Load(100.0, seconds=[0.001] * 60 + [0.020] * 30 + [0.200] * 10, served_seconds=[0.020] * 30 + [0.200] * 10)
+    load.statuses.update({503: 50, BROKEN: 10, OK: 35, DEGRADED: 5})
+    answers = Answers()
+    answers.add(load, wall_seconds=1.0)
+    assert (len(answers.seconds), answers.degraded, answers.failed, answers.per_second) == (40, 5, 60, 40)
+    assert answers.within(50) == 0.3
+    assert answers.percentile_ms(50) == 20
