@@ -7,7 +7,7 @@ next check, so a message may arrive twice. An alert that opens and clears while 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 import httpx
@@ -52,14 +52,19 @@ class Alerts:
     def __init__(self, settings: Settings) -> None:
         self._settings, self._store = settings, reached_store(settings)
 
-    def update(self, checked: Iterable[str], alerts: Iterable[Message]) -> list[str]:
+    def update(self, checked: Iterable[str], alerts: Iterable[Message], possible: Collection[str] | None = None) -> list[str]:
         """Sends a message for each alert that is new, has another severity, or has cleared, and each message that could not be sent before.
+
+        An open alert that is not checked now stays open, because its state is not known. An alert that cannot be checked any more, such as one of a
+        group that was removed from the project, is closed.
 
         After a failure of the webhook, the remaining messages wait for the next call. Otherwise each of them would wait for a time-out.
 
         Args:
             checked: The keys of all checks.
             alerts: The alerts of these checks.
+            possible: The keys of all checks that the deployment has, also of those that could not be made now; None to close no alert that is not
+                checked.
 
         Returns:
             The messages that were sent.
@@ -76,7 +81,8 @@ class Alerts:
             return reached
 
         noted = self._store.notes(_NOTES)
-        for key in sorted({*checked, *by_key}):
+        gone = set() if possible is None else noted.keys() - possible - by_key.keys()
+        for key in sorted({*checked, *by_key, *gone}):
             alert, before = by_key.get(key), noted.get(key)
             # The severity of the last message that was sent; None before the first message.
             last_severity = before["told"] if before else None
@@ -87,8 +93,10 @@ class Alerts:
                 since_ms = before["since_ms"] if before else now_ms()
                 entry = {"severity": severity, "message": message, "told": last_severity, "since_ms": since_ms}
                 self._store.note(_NOTES, key, entry)
-            elif before is not None and (last_severity is None or send(key, "CLEARED", f"Cleared: {before['message']}")):
-                self._store.note(_NOTES, key, None)
+            elif before is not None:
+                how = "Not checked any more" if key in gone else "Cleared"
+                if last_severity is None or send(key, "CLEARED", f"{how}: {before['message']}"):
+                    self._store.note(_NOTES, key, None)
         return sent
 
     def open(self) -> dict[str, dict[str, Any]]:

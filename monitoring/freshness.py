@@ -5,7 +5,7 @@ The age of a group is the age of its newest event in the batch or speed layer. S
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -43,6 +43,13 @@ class Alert:
     def key(self) -> str:
         """The identity of the alert, which stays the same until the alert clears."""
         return f"{self.kind}:{self.feature_group}"
+
+
+def group_alerts(settings: Settings, groups: Iterable[FeatureGroup]) -> Iterator[str]:
+    """Yields the keys of all alerts that groups can have. Coverage is not checked in Kappa."""
+    for group in groups:
+        for kind in ("freshness",) if settings.kappa else ("freshness", "coverage"):
+            yield f"{kind}:{group.name}"
 
 
 class FeatureFreshnessMonitor:

@@ -63,6 +63,15 @@ def guards(settings: Settings, project: Project) -> list[Guard]:
     return [*on_store, *on_kafka]
 
 
+def guard_alerts(settings: Settings, project: Project) -> Iterator[str]:
+    """Yields the keys of all alerts that conditions can have, also of those that cannot be checked now."""
+    yield "eviction:store"
+    for source in project.sources:
+        yield f"transactions:{source.topic}"
+        if not settings.kappa:
+            yield f"retention:{source.topic}"
+
+
 def eviction_guard(policies: Iterable[str]) -> Guard:
     """Returns the guard that holds if the store deletes no key when its memory is full.
 

@@ -7,8 +7,8 @@ import dagster as dg
 from features.declaration import FeatureGroup
 from infra.errors import BraidError
 from monitoring.alerts import Alerts
-from monitoring.freshness import FeatureFreshnessMonitor
-from monitoring.watchdog import guards
+from monitoring.freshness import FeatureFreshnessMonitor, group_alerts
+from monitoring.watchdog import guard_alerts, guards
 from orchestration.deployment import Deployment
 from orchestration.health import health_checks, recently_active
 
@@ -32,6 +32,7 @@ def sensors_of(deployment: Deployment) -> list[dg.SensorDefinition]:
             alerts.update(
                 [*monitor.checked, *(guard.key for guard in watched)],
                 [*monitor.alerts, *(guard for guard in watched if not guard.holds)],
+                {*group_alerts(settings, groups), *guard_alerts(settings, deployment.project)},
             )
         except BraidError as error:
             return dg.SkipReason(str(error))

@@ -90,6 +90,18 @@ def test_an_alert_is_told_once_until_it_clears(deployment: Settings, receiver: R
     ]  # fmt: skip
 
 
+def test_an_alert_that_cannot_be_checked_any_more_is_closed_and_that_is_told(deployment: Settings, receiver: Receiver) -> None:
+    removed = Alert("freshness:removed", "HIGH", "It is old, too.")
+    Alerts(deployment).update([], [OLD, removed])
+    receiver.status = 500
+    assert Alerts(deployment).update([], [], possible={OLD.key}) == []
+    assert set(Alerts(deployment).open()) == {OLD.key, removed.key}, "nobody knows yet"
+    receiver.status = 200
+    assert Alerts(deployment).update([], [], possible={OLD.key}) == ["Not checked any more: It is old, too."]
+    assert set(Alerts(deployment).open()) == {OLD.key}, "what could not be checked now stays open"
+    assert [message["severity"] for message in receiver.messages] == ["WARNING", "HIGH", "CLEARED"]
+
+
 def test_slack_is_told_in_its_own_form(deployment: Settings, receiver: Receiver) -> None:
     Alerts(deployment.model_copy(update={"alert_format": "slack"})).update([], [OLD])
     assert receiver.messages == [{"text": "*WARNING* `freshness:g` It is old."}]

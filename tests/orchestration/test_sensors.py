@@ -15,8 +15,11 @@ from dagster._utils.schedules import schedule_execution_time_iterator
 
 from features.declaration import FeatureGroup
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
+from infra.embedded.health import ailment
 from infra.policies import GroupBounds
 from infra.settings import Settings
+from monitoring.alerts import Alerts
+from monitoring.watchdog import Guard
 from orchestration.assets.quality import RETRAIN
 from orchestration.deployment import Deployment
 from orchestration.health import COVERED, FRESH, RECENT
@@ -199,6 +202,21 @@ def test_health_is_reported_as_checks_and_alerts(deployment: Settings, instance:
     published(settings, now_ms - 2 * DAY_MS, now_ms - DAY_MS)
     assert checks() == {FRESH: False, COVERED: False}
     assert len(open_store(settings).notes("alerts")) >= 1
+
+
+def test_an_alert_of_what_was_removed_from_the_project_is_closed_and_one_that_cannot_be_checked_now_stays_open(
+    deployment: Settings, instance: dg.DagsterInstance
+) -> None:
+    assert ailment(deployment, "kafka"), "so the conditions on Kafka are not known"
+    alerts = Alerts(deployment)
+    unknown = {f"retention:{user_events.topic}", f"transactions:{user_events.topic}", "coverage:user_features"}
+    removed = {"freshness:removed", "coverage:removed", "retention:removed", "transactions:removed"}
+    alerts.update([], [Guard(key, False, f"{key} is bad.", "") for key in unknown | removed])
+    tick(deployment, "group_health", instance)
+    assert set(alerts.open()) == unknown
+    # Kappa makes its store anew without Kafka's older messages, and does not check coverage.
+    tick(deployment.model_copy(update={"architecture": "kappa"}), "group_health", instance)
+    assert set(alerts.open()) == {f"transactions:{user_events.topic}"}
 
 
 @pytest.mark.parametrize("streamed", [False, True])
