@@ -25,14 +25,15 @@ BATCH_MS = HOUR_MS
 def arrivals_of(spark: SparkSession, settings: Settings, group: FeatureGroup, entities: DataFrame, live_from_ms: int) -> DataFrame:
     """Returns the events of some entities with their arrival times.
 
-    `behind_ms` is exact for streamed events at `live_from_ms` or later. It is not exact for older events, which belong to the batch view.
+    `behind_ms` is exact for each streamed event that lies at `live_from_ms` or later, or that arrived after another one that does. It may be too small for
+    the others, which had arrived before the batch of that time read the archive.
 
     Args:
         spark: The session.
         settings: The settings that name the lake.
         group: The declaration of the group.
         entities: A column `entity`.
-        live_from_ms: The earliest batch_end of the answers to explain.
+        live_from_ms: The earliest batch_end of the answers to explain; 0 if one of them has no batch_end.
 
     Returns:
         Columns entity, ts_ms, arrival_ms, behind_ms, streamed, which `monitoring.attribution.Arrivals` describes, and the group's inputs as
@@ -44,17 +45,19 @@ def arrivals_of(spark: SparkSession, settings: Settings, group: FeatureGroup, en
         & (F.col("ts_ms") >= live_from_ms)
         & (F.col("day") >= F.to_date(F.timestamp_millis(F.lit(live_from_ms))))
     )
+    wanted = F.broadcast(entities.select(F.col("entity").alias("_entity")))
+    of_entities = events.join(wanted, F.expr(f"{group.entity_sql} = _entity"), "left_semi")
+    own = of_entities.where(F.col("origin") == "stream")
+    arrivals = live.select("arrival_ms", "ts_ms").unionByName(own.select("arrival_ms", "ts_ms"))
     # The newest event before each arrival is computed first per second, then within the second. A single window would put all events in one task.
     past = Window.rowsBetween(Window.unboundedPreceding, -1)
-    arrived = live.groupBy("arrival_ms", F.expr("arrival_ms DIV 1000").alias("second")).agg(F.max("ts_ms").alias("newest_ms"))
+    arrived = arrivals.groupBy("arrival_ms", F.expr("arrival_ms DIV 1000").alias("second")).agg(F.max("ts_ms").alias("newest_ms"))
     seconds = arrived.groupBy("second").agg(F.max("newest_ms").alias("newest_ms"))
     seconds = seconds.select("second", F.max("newest_ms").over(past.orderBy("second")).alias("before_ms"))
     within = F.max("newest_ms").over(past.partitionBy("second").orderBy("arrival_ms"))
     newest = arrived.withColumn("within_ms", within).join(seconds, "second")
     newest = newest.select("arrival_ms", F.greatest("within_ms", "before_ms").alias("newest_ms"))
     inputs = [f"CAST({column.sql} AS {column.sql_type}) AS input_{index}" for index, column in enumerate(group.inputs)]
-    wanted = F.broadcast(entities.select(F.col("entity").alias("_entity")))
-    of_entities = events.join(wanted, F.expr(f"{group.entity_sql} = _entity"), "left_semi")
     rows = of_entities.join(newest, "arrival_ms", "left")
     behind = "coalesce(newest_ms - ts_ms, 0) AS behind_ms"
     return rows.selectExpr(f"{group.entity_sql} AS entity", "ts_ms", "arrival_ms", behind, "origin = 'stream' AS streamed", *inputs)

@@ -6,13 +6,13 @@ An answer at time q is made of two kinds of events, split by the batch_end in th
     ts >= batch_end     events from the stream: those that arrived before some instant, which lies before the answer, except late events
 
 Only bounds of these two instants are known, and of the lateness from which the stream dropped events. So every choice of instants and lateness is
-tried, up to a maximum number. A choice explains the answer if its visible events yield all served values that are not degraded, not only the value
-that differs.
+tried, the usual ones first, up to a maximum number. A choice explains the answer if its visible events yield all served values that are not degraded,
+not only the value that differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice, product
@@ -23,17 +23,18 @@ import numpy.typing as npt
 from features.aggregations import Ints, Series, Value
 from features.declaration import FeatureGroup
 
-#: The largest number of choices that are tried for one answer. An answer that none of them explains counts as a defect.
+#: The largest number of choices that are tried for one answer. If there are more and none of these explains the answer, its reason is not decided.
 _TRIES = 10_000
 _ALWAYS, _NEVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 class Reason(StrEnum):
-    """The reason why a value differs; DEFECT if no tried choice of visible events explains the value."""
+    """The reason why a value differs; DEFECT if no choice of visible events explains the value, UNDECIDED if there are too many choices to try all."""
 
     LAG = "lag"
     LATE_DATA = "late data"
     DEGRADED = "degraded"
+    UNDECIDED = "not decided"
     DEFECT = "defect"
 
 
@@ -88,7 +89,8 @@ def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, 
 
     Returns:
         LATE_DATA if the answer lacks only events that arrived after the answer or that the next batch adds. LAG if the answer also
-        lacks events that had arrived at most `lag_ms` before the answer. DEFECT otherwise.
+        lacks events that had arrived at most `lag_ms` before the answer. UNDECIDED if neither was found among the choices that were tried, and not all
+        were. DEFECT otherwise.
     """
     ts_ms, arrival_ms = events.inputs[0].ts_ms, events.arrival_ms
     old = ts_ms < (_ALWAYS if answer.batch_end_ms is None else answer.batch_end_ms)
@@ -96,7 +98,7 @@ def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, 
     in_stream_by = _cuts(arrival_ms, answer.served_at_ms - lag_ms, answer.served_at_ms)
     in_view_by = _cuts(arrival_ms[old], *answer.view_ms)
     late_from = [_NEVER, *sorted(set(events.behind_ms[late].tolist()))]
-    for stream_cut, view_cut, lateness in islice(product(in_stream_by, in_view_by, late_from), _TRIES):
+    for stream_cut, view_cut, lateness in islice(_choices(in_stream_by, in_view_by, late_from), _TRIES):
         in_view = old & (arrival_ms < view_cut)
         in_stream = events.streamed & (arrival_ms < stream_cut) & (events.behind_ms < lateness)
         if answer.batch_end_ms is None:  # Kappa, whose histories contain the events that were loaded from files
@@ -105,7 +107,13 @@ def explain(group: FeatureGroup, events: Arrivals, answer: Answer, lag_ms: int, 
         visible = in_view | (in_stream & ~old) if in_view.any() else in_stream
         if agree(values_at(group, events.inputs, visible, answer.at_ms), answer.values, answer.degraded):
             return Reason.LATE_DATA if stream_cut == in_stream_by[0] else Reason.LAG
-    return Reason.DEFECT
+    return Reason.DEFECT if len(in_stream_by) * len(in_view_by) * len(late_from) <= _TRIES else Reason.UNDECIDED
+
+
+def _choices(in_stream_by: list[int], in_view_by: list[int], late_from: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Yields every choice. Choices by which the view lacks nothing come first, because an entity with many events has many choices by which it does."""
+    yield from product(in_stream_by, in_view_by[:1], late_from)
+    yield from product(in_stream_by, in_view_by[1:], late_from)
 
 
 def agree(values: Sequence[Value], served: Sequence[Value], degraded: Collection[int]) -> bool:

@@ -3,7 +3,8 @@
 Reads `served_features`, the source's events table and the Delta history of the group's view. Reports per feature how many cells
 differ, and the reason for each difference. Lag and late events explain most differences. If the answer names a feature as degraded, a
 difference of this feature has the reason DEGRADED; the differences of the answer's other features still need a reason. The reason DEFECT
-means that the layers compute different values from the same events; the asset check `no_defects` then fails.
+means that the layers compute different values from the same events; the asset check `no_defects` then fails. UNDECIDED means that the entity has too
+many events to try what may have hidden which of them; the check then warns.
 """
 
 from __future__ import annotations
@@ -233,8 +234,9 @@ def _reasons(
     if not differing:
         return {}
     ends_ms = [answer["batch_end_ms"] for answer in differing if answer["batch_end_ms"] is not None]
-    first_end_ms = min(ends_ms, default=0)
-    views = views_made(spark, settings, group, first_end_ms) if ends_ms else {}
+    views = views_made(spark, settings, group, min(ends_ms)) if ends_ms else {}
+    # An answer without a batch_end has all its events from the stream.
+    live_from_ms = min(ends_ms) if len(ends_ms) == len(differing) else 0
     entity = group.entity_type.value
     answers = spark.createDataFrame(
         [
@@ -253,7 +255,7 @@ def _reasons(
         f"served_id STRING, entity {entity}, at_ms BIGINT, served_at_ms BIGINT, batch_end_ms BIGINT, made_after_ms BIGINT, "
         "made_before_ms BIGINT, features STRING, degraded ARRAY<INT>",
     )
-    events = arrivals_of(spark, settings, group, answers.select("entity").distinct(), first_end_ms)
+    events = arrivals_of(spark, settings, group, answers.select("entity").distinct(), live_from_ms)
     kernel = _kernel(group, lag_ms, settings.watermark_seconds * 1_000)
     explained = answers.groupBy("entity").cogroup(events.groupBy("entity")).applyInArrow(kernel, "served_id STRING, reason STRING")
     return {row["served_id"]: Reason(row["reason"]) for row in explained.collect()}

@@ -6,6 +6,7 @@ import dagster as dg
 
 from features.declaration import FeatureGroup
 from features.model import Model
+from monitoring.attribution import Reason
 from monitoring.experiment import SRM_ALPHA
 from orchestration.assets.models import ANSWERS, DEFECTS
 from orchestration.deployment import Deployment
@@ -27,7 +28,12 @@ def no_defects(group: FeatureGroup) -> Any:
                 passed=False, severity=dg.AssetCheckSeverity.WARN,
                 metadata={ANSWERS: 0, "reason": f"No evidence: no served answer of {group.name} was checked. BRAID_SERVED_SHARE is the share that is logged."},
             )  # fmt: skip
-        return dg.AssetCheckResult(passed=not checked[DEFECTS], metadata={ANSWERS: checked[ANSWERS], DEFECTS: checked[DEFECTS]})
+        undecided = checked.get(str(Reason.UNDECIDED), 0)
+        severity = dg.AssetCheckSeverity.ERROR if checked[DEFECTS] or not undecided else dg.AssetCheckSeverity.WARN
+        return dg.AssetCheckResult(
+            passed=not checked[DEFECTS] and not undecided, severity=severity,
+            metadata={ANSWERS: checked[ANSWERS], DEFECTS: checked[DEFECTS], str(Reason.UNDECIDED): undecided},
+        )  # fmt: skip
 
     return check
 

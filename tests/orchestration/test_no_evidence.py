@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from infra.settings import Settings
+from monitoring.attribution import Reason
 from orchestration.assets.models import ANSWERS, DEFECTS, consistency_defects
 from orchestration.checks.served import no_defects
 from orchestration.checks.tables import labels_quality
@@ -22,6 +23,8 @@ from tests.payments import card_at_terminal, cards, fraud, terminals
         ({ANSWERS: 0, DEFECTS: 0}, False, dg.AssetCheckSeverity.WARN),
         ({ANSWERS: 7, DEFECTS: 0}, True, dg.AssetCheckSeverity.ERROR),
         ({ANSWERS: 7, DEFECTS: 2}, False, dg.AssetCheckSeverity.ERROR),
+        ({ANSWERS: 7, DEFECTS: 0, str(Reason.UNDECIDED): 3}, False, dg.AssetCheckSeverity.WARN),
+        ({ANSWERS: 7, DEFECTS: 2, str(Reason.UNDECIDED): 3}, False, dg.AssetCheckSeverity.ERROR),
     ],
 )
 def test_a_check_of_nothing_is_no_pass(
@@ -36,7 +39,7 @@ def test_a_check_of_nothing_is_no_pass(
         ).resolve_job_def("checks")  # fmt: skip
         [result] = job.execute_in_process(instance=instance).get_asset_check_evaluations()
     assert (result.passed, result.severity) == (passed, severity)
-    assert ("No evidence" in str(result.metadata.get("reason"))) is (severity is dg.AssetCheckSeverity.WARN)
+    assert ("No evidence" in str(result.metadata.get("reason"))) is not bool(checked and checked[ANSWERS])
 
 
 def test_a_training_set_without_rows_blocks_no_other_model(settings: Settings) -> None:
