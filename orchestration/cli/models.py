@@ -41,7 +41,7 @@ def models(
     home: HomeOption = None,
 ) -> None:  # fmt: skip
     """List the versions of a model: alias, AUC, training set, declaration, code, and the decision of the gate."""
-    from models.registry import RegisteredVersion, registered_versions
+    from models.registry import RegisteredVersion, registered_versions, trained_fingerprint
 
     project, settings = deployment_of(context, home)
     name = project.model(model).name
@@ -70,7 +70,7 @@ def models(
     for row in rows:
         table.add_row(
             row["version"], ", ".join(row["aliases"]), row.get(first.metric, "")[:6], row.get("fit", ""), row.get("training_set_version", ""),
-            row.get("group_fingerprint", ""), row.get("code_version", "")[:12], row.get("promotion", ""),
+            trained_fingerprint(row) or "", row.get("code_version", "")[:12], row.get("promotion", ""),
         )  # fmt: skip
     Console(markup=False, emoji=False).print(table)  # a reason may name a text of the data
 

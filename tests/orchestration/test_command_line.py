@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+from mlflow import MlflowClient
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -152,6 +154,19 @@ def test_bounds_of_a_group_that_is_not_declared_are_refused_before_anything_star
     assert done.exit_code == 1
     assert "BRAID_GROUP_BOUNDS names the group 'user_featurs', which is not declared. Declared are: user_features" in done.stderr
     assert not (tmp_path / "logs").exists()
+
+
+def test_models_shows_what_each_version_was_trained_on(tmp_path: Path, empty_registry: Callable[[Path], str]) -> None:
+    """The versions of a model with several inputs differ by more than the first of its groups."""
+    uri = empty_registry(tmp_path)
+    client = MlflowClient(uri)
+    client.create_registered_model("fraud")
+    for tags in ({"group_fingerprint": "of-cards"}, {"group_fingerprint": "of-cards", "fingerprint": "of-the-inputs"}):
+        client.create_model_version("fraud", str(tmp_path), tags=tags)
+    environment = {"BRAID_PROJECT": PAYMENTS, "MLFLOW_TRACKING_URI": uri, "COLUMNS": "160"}
+    with mock.patch.dict(os.environ, environment):
+        done = CliRunner().invoke(app, ["models", "--model", "fraud", "--home", str(tmp_path)])
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["2", "of-the-inputs"], ["1", "of-cards"]]
 
 
 def test_status_of_what_does_not_run_is_no_error(tmp_path: Path) -> None:
