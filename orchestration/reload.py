@@ -45,7 +45,7 @@ def load_declarations(settings: Settings, project: Project, ran: Collection[str]
 
 
 def _text(declared: object) -> str:
-    """The `repr` of a declaration, with the members of sets in order: `repr` gives them in another order in each process."""
+    """The text of a declaration, which is the same in each process: `repr` has sets in another order, and functions at another address."""
     if is_dataclass(declared):
         values = ", ".join(f"{each.name}={_text(getattr(declared, each.name))}" for each in fields(declared) if each.repr)
         return f"{type(declared).__name__}({values})"
@@ -55,4 +55,6 @@ def _text(declared: object) -> str:
         return str(sorted(map(_text, declared)))
     if isinstance(declared, Sequence) and not isinstance(declared, str):
         return str([_text(member) for member in declared])
+    if callable(declared):  # a training function; each run loads it anew
+        return getattr(declared, "__qualname__", type(declared).__qualname__)
     return repr(declared)

@@ -11,6 +11,7 @@ _LOAD = """
 import sys
 from dataclasses import replace
 from features.checks import SourceChecks
+from features.model import Labels, Model
 from features.project import Project
 from infra.settings import Settings
 from orchestration.reload import load_declarations
@@ -20,7 +21,14 @@ home, nulls, *ran = sys.argv[1:]
 checks = SourceChecks(nulls=float(nulls), blocking=frozenset({"volume", "nulls", "late", "bounds"}))
 sources = {source: replace(source, checks=checks) for source in project.sources}
 groups = [replace(group, source=sources[group.source]) for group in project.groups]
-load_declarations(Settings.load(home), Project(tuple(sources.values()), groups), ran, lambda name, step: print(name, step, flush=True))
+
+
+def train(data):
+    raise NotImplementedError
+
+
+models = [Model("m", (groups[0],), Labels(), training=train)]
+load_declarations(Settings.load(home), Project(tuple(sources.values()), groups, models), ran, lambda name, step: print(name, step, flush=True))
 """
 
 
@@ -31,7 +39,7 @@ def load(home: Path, seed: str, *arguments: str) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
 
 
-def test_services_are_restarted_for_other_declarations_and_not_for_another_order_of_a_set(tmp_path: Path) -> None:
+def test_services_are_restarted_for_other_declarations_and_not_for_the_same_in_another_process(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     assert load(tmp_path, "1", "0.2") == ""
     assert [load(tmp_path, seed, "0.2", "serving") for seed in "234"] == ["", "", ""]
