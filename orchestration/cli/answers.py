@@ -106,6 +106,7 @@ def consistency(
     The exit status is 1 if a value differs (with --logged, if a value differs without a known reason), and 3 if there is nothing to compare.
     """
     from infra.gateway import command_session
+    from orchestration.catch_up import wait_for_archive
     from orchestration.known_events import export_known_events
     from orchestration.proof import prove, sample_ids
     from orchestration.quiet import quiet
@@ -119,15 +120,19 @@ def consistency(
     q_ms = instant_ms(at or "now")
     checked = published_version(reached_store(settings), project.group(group))
     with quiet(settings.home / "logs" / "consistency.log"):
+        # The stream serves an event some seconds before the archive has it.
+        archive = wait_for_archive(settings, checked.source, None)
         spark = command_session(settings, "braid consistency")
         with export_known_events(spark, settings, checked.source) as events:
             report = prove(settings, checked, events, sample_ids(checked, events, sample), q_ms)
     if as_json:
-        print_json({**vars(report), "cells_different": report.cells_different})
+        print_json({**vars(report), "cells_different": report.cells_different, "archive": archive})
     else:
         note(
             f"{report.entities} entities, {report.cells_compared} cells compared, {report.cells_different} differ, {report.degraded} degraded."
         )
+        if report.differences:
+            note(f"  The archive of the events: {archive}. An event that it lacks differs, too.")
         for difference in report.differences[:10]:
             note(f"  {difference.entity} {difference.feature}: served {difference.served}, right is {difference.expected}")
     if report.differences:

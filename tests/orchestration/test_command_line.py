@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,6 +21,7 @@ from features.instants import rfc3339
 from infra.errors import InputError
 from orchestration.cli import app
 from orchestration.cli.console import instant_ms
+from orchestration.proof import Difference, ProofReport
 
 BRAID = [sys.executable, "-m", "orchestration.cli"]
 
@@ -154,6 +156,34 @@ def test_bounds_of_a_group_that_is_not_declared_are_refused_before_anything_star
     assert done.exit_code == 1
     assert "BRAID_GROUP_BOUNDS names the group 'user_featurs', which is not declared. Declared are: user_features" in done.stderr
     assert not (tmp_path / "logs").exists()
+
+
+def test_consistency_waits_until_the_archive_has_what_is_served(tmp_path: Path) -> None:
+    """The stream serves an event some seconds before the archive has it: right after `braid replay --wait` each cell seemed to differ."""
+    steps: list[str] = []
+
+    def step(name: str, result: Any = None) -> Callable[..., Any]:
+        def take(*_: object) -> Any:
+            steps.append(name)
+            return result
+
+        return take
+
+    report = ProofReport("user_features", 1, 1, 7, 0, [Difference(1, "events_last_hour", 2, 1)])
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch("store.server.reached_store"),
+        mock.patch("store.protocol.published_version", side_effect=lambda _, group: group),
+        mock.patch("infra.gateway.command_session"),
+        mock.patch("orchestration.catch_up.wait_for_archive", step("archive", "caught up with Kafka in 1.0 s")),
+        mock.patch("orchestration.known_events.export_known_events", step("events", nullcontext([]))),
+        mock.patch("orchestration.proof.sample_ids", step("sample", [1])),
+        mock.patch("orchestration.proof.prove", step("comparison", report)),
+    ):
+        done = CliRunner().invoke(app, ["consistency", "--home", str(tmp_path)])
+    assert steps == ["archive", "events", "sample", "comparison"]
+    assert done.exit_code == 1
+    assert "The archive of the events: caught up with Kafka in 1.0 s." in done.stderr
 
 
 def test_models_shows_what_each_version_was_trained_on(tmp_path: Path, empty_registry: Callable[[Path], str]) -> None:
