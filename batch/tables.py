@@ -89,6 +89,11 @@ def create_table(
                 builder.execute()
 
 
+def replace_table(rows: DataFrame, path: str) -> None:
+    """Replaces the rows and the columns of a table, atomically. To be called within `retry_conflicts`."""
+    rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+
+
 def retry_conflicts(commit: Callable[[], _Result]) -> _Result:
     """Calls `commit`, at most `_ATTEMPTS` times as long as it conflicts with another commit, and returns its result."""
     retrying = Retrying(

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from batch.events import require_events
 from batch.point_in_time import point_in_time
-from batch.tables import table_state
+from batch.tables import replace_table, retry_conflicts, table_state
 from batch.view import default_batch_end_ms, view_table
 from features.declaration import FeatureGroup, ModelInput
 from features.instants import now_ms
@@ -72,13 +72,17 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
         require_events(spark, settings, source)
     # A loaded label is known already; an outcome is known one horizon after its label point.
     end_ms = batch_end_ms if model.labels else batch_end_ms - model.horizon_ms
-    points = label_points(spark, settings, model, end_ms).persist()
-    rows = with_features(spark, settings, model, with_split(points, model.horizon_ms))
     target = settings.table(model.training_table)
-    rows.select(*in_order(model, rows.columns)).write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(
-        target
-    )
-    points.unpersist()
+
+    def write() -> None:
+        points = label_points(spark, settings, model, end_ms).persist()
+        try:
+            rows = with_features(spark, settings, model, with_split(points, model.horizon_ms))
+            replace_table(rows.select(*in_order(model, rows.columns)), target)
+        finally:
+            points.unpersist()
+
+    retry_conflicts(write)
     state = table_state(spark, target)
     assert state is not None
     positive = F.coalesce(F.sum((F.col("label").cast("string") == "1").cast("int")), F.lit(0))

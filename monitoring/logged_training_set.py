@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from batch.point_in_time import point_in_time
-from batch.tables import table_state
+from batch.tables import replace_table, retry_conflicts, table_state
 from features.model import Model
 from infra.settings import Settings
 from models.outcomes import LABEL_JOIN, with_outcome
@@ -23,8 +23,7 @@ from monitoring.answers import ANSWER, end_column, with_inputs
 def write_logged_training_set(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> tuple[int, int]:
     """Writes `logged_training_set` to the model's table. Returns the number of rows and the Delta version."""
     path = settings.table(model.logged_training_table)
-    rows = logged_training_set(spark, settings, model, known_until_ms)
-    rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
+    retry_conflicts(lambda: replace_table(logged_training_set(spark, settings, model, known_until_ms), path))
     state = table_state(spark, path)
     assert state is not None
     return state.read(spark).count(), state.version

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -196,6 +197,19 @@ def test_events_after_a_label_point_move_no_feature_of_it(
     )
     assert len(before) > 500
     pd.testing.assert_frame_equal(before, now)
+
+
+def test_training_sets_that_are_built_at_once_are_each_whole(spark: SparkSession, lake: Settings, tmp_path: Path) -> None:
+    paid, returned = (frame.head(200) for frame in events())
+    load(spark, lake, tmp_path, paid, returned[returned["payment_id"].isin(paid["payment_id"])])
+    rows = int((paid["amount"] > 0).sum())
+    for _ in range(2):  # the first time the table is new
+        with ThreadPoolExecutor(3) as pool:
+            builds = [pool.submit(build_training_set, spark, lake, fraud, LAST + HORIZON_MS + 1) for _ in range(3)]
+        for build in builds:
+            report = build.result()
+            table = spark.read.format("delta").option("versionAsOf", report.delta_version).load(lake.table(fraud.training_table))
+            assert (table.count(), report.rows) == (rows, rows)
 
 
 def test_labels_of_the_owner_get_the_features_of_their_time(built: Built) -> None:
