@@ -80,6 +80,11 @@ def _trained(settings: Settings) -> Iterator[tuple[str, dict[str, str]]]:
     from mlflow import MlflowClient
 
     client = MlflowClient(settings.mlflow_tracking_uri)
-    for model in client.search_registered_models():
+    page = client.search_registered_models()
+    models = [*page]
+    while page.token:
+        page = client.search_registered_models(page_token=page.token)
+        models += page
+    for model in models:
         for version in {*model.aliases.values()}:
             yield model.name, client.get_model_version(model.name, version).tags

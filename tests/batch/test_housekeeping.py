@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from batch.housekeeping import InUse, delete_unused, delta_tables, vacuum
 from features.windows import DAY_MS
 from infra.lake import table_sizes
 from infra.settings import Settings
-from models.registry import tracking
+from models.registry import CHAMPION, tracking
 from orchestration.assets.lake import used
 from speed.checkpoints import checkpoint_of
 from store.clients import store
@@ -110,6 +110,18 @@ def test_versions_that_are_not_in_use_go_after_their_time(spark: SparkSession, r
     assert sizes.keys() == left
     assert min(sizes.values()) > 1_000
     assert delete_unused(spark, registry, in_use, NOW + 2 * DAY_MS) == [recent]
+
+
+def test_what_a_model_was_trained_on_is_in_use_also_behind_many_models_of_others(
+    registry: Settings, tmp_path: Path, empty_registry: Callable[[Path], str]
+) -> None:
+    settings = registry.model_copy(update={"mlflow_tracking_uri": empty_registry(tmp_path)})
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    for name in (*(f"another_{n:03}" for n in range(120)), repurchase.name):
+        client.create_registered_model(name)
+    version = client.create_model_version(repurchase.name, "nowhere", tags={"training_set_version": "17"})
+    client.set_registered_model_alias(repurchase.name, CHAMPION, version.version)
+    assert used(settings, project, []).versions[repurchase.training_table] == {17}
 
 
 def test_older_versions_of_a_table_go_but_those_that_a_model_was_trained_on(spark: SparkSession, lake: Settings) -> None:
