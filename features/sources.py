@@ -7,6 +7,7 @@ these expressions into the verdict on a message or a row.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
@@ -14,11 +15,22 @@ from enum import StrEnum
 from features.checks import SourceChecks
 from features.errors import DeclarationError
 from features.instants import day_start_ms
+from features.names import twin_of
 
 MICROS = 1_000_000
 
 #: RFC 3339: a date, a time to the second or finer, and an offset.
 RFC3339 = r"^\\d{4}-\\d\\d-\\d\\d[Tt ]\\d\\d:\\d\\d:\\d\\d(\\.\\d{1,9})?([Zz]|[+-]\\d\\d:\\d\\d)$"
+
+
+#: A name that Spark's SQL reads as one name without quotes.
+_COLUMN_NAME = re.compile(r"\w*[A-Za-z_]\w*", re.ASCII)
+#: The columns that braid adds to an event: those of the table of events, and those of the verdict, of a file's rows and of the search for copies.
+_RESERVED_COLUMNS = re.compile(
+    "ts_ms|arrival_ms|origin|kafka_partition|kafka_offset|day|"
+    "_(typed_.*|message.*|misfit|reason|corrupt|row|rows|content|line|at|key|order|rank|wide|counts)",
+    re.IGNORECASE,
+)
 
 
 class ColumnType(StrEnum):
@@ -107,8 +119,9 @@ class EventSource:
         latest: A day (UTC). An event on or after this day is refused as well.
 
     Raises:
-        DeclarationError: `event_id`, `time` or `key` is not a required column, or has the wrong type; `earliest` or `latest` is not a day, or
-            they are in the wrong order; or `checks` names a column that does not exist or has the wrong type.
+        DeclarationError: A column has a name that cannot be used or that another column has; `event_id`, `time` or `key` is not a required column, or
+            has the wrong type; `earliest` or `latest` is not a day, or they are in the wrong order; or `checks` names a column that does not exist or
+            has the wrong type.
     """
 
     name: str
@@ -124,6 +137,7 @@ class EventSource:
     _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_columns()
         self._by_name.update({column.name: column for column in self.columns})
         for role, expected in ((self.event_id, ColumnType.STRING), (self.time, ColumnType.TIMESTAMP), (self.key, None)):
             column = self._by_name.get(role)
@@ -150,6 +164,20 @@ class EventSource:
                     f"The checks of {self.name} name {name!r}, which is not a column of {' or '.join(sorted(kind.name for kind in wanted))}.",
                     "Watch categories of texts, and bounds of numbers.",
                 )
+
+    def _check_columns(self) -> None:
+        for column in self.columns:
+            if not _COLUMN_NAME.fullmatch(column.name) or _RESERVED_COLUMNS.fullmatch(column.name):
+                raise DeclarationError(
+                    f"The column {column.name!r} of {self.name} cannot be used.",
+                    "Use letters of English, digits and underscores, and no name of a column that braid adds, such as day, origin or ts_ms. "
+                    "A file's column of another name is mapped by --map.",
+                )
+        if (twin := twin_of(column.name.lower() for column in self.columns)) is not None:
+            raise DeclarationError(
+                f"The source {self.name} has two columns named {twin!r}.",
+                "Rename one of them; Spark does not tell upper from lower case.",
+            )
 
     @property
     def dlq_topic(self) -> str:

@@ -27,7 +27,7 @@ _RESERVED_GROUPS = {"braid", "speed", "alerts"}
 #: Columns that braid adds to the tables of a group.
 _RESERVED = {
     "entity", "tile_start_ms", "tile_end", "first_ms", "last_ms", "newest_event_ms", "events", "day", "batch_end_ms", "q_ms", "label",
-    "split", "id", "fingerprint", "packed", "lists",
+    "split", "id", "fingerprint", "packed", "lists", "is_instant", "folded_from", "until", "built_from",
 }  # fmt: skip
 
 

@@ -31,6 +31,16 @@ def group(*features: Feature, **overrides: Any) -> FeatureGroup:
     return FeatureGroup(**{"name": "g", "entity": "user_id", "source": user_events, "features": features, **overrides})
 
 
+#: Columns that the table of events or the verdict on an event has for itself, and names that Spark's SQL reads as something else.
+REFUSED_COLUMNS = ("origin", "day", "Day", "ts_ms", "arrival_ms", "kafka_partition", "_reason", "_typed_amount", "_order", "user-agent", "user.id",
+                   "größe", "a b", "")  # fmt: skip
+
+
+def source_with(*names: str) -> EventSource:
+    columns = (*(column for column in user_events.columns if column.required), Column("amount", ColumnType.DECIMAL))
+    return EventSource("s", "t", "t", (*columns, *map(Column, names)))
+
+
 @pytest.mark.parametrize(
     ("declare", "says"),
     [
@@ -56,6 +66,10 @@ def group(*features: Feature, **overrides: Any) -> FeatureGroup:
         (group, "has no features"),
         (lambda: group(count("A b")), "cannot be used"),
         (lambda: group(count("label")), "cannot be used"),
+        *(
+            (lambda name=name: group(count(name)), "cannot be used")
+            for name in ("is_instant", "folded_from", "until", "built_from")
+        ),
         (lambda: group(count("a"), entity="card"), "is not a text or integer column"),
         (lambda: group(count("a"), entity="amount"), "is not a text or integer column"),
         (lambda: group(since_last("a", unit="fortnights")), "is unknown"),
@@ -75,6 +89,8 @@ def group(*features: Feature, **overrides: Any) -> FeatureGroup:
         (lambda: group(count("a"), buffer="soon"), "cannot be read"),
         (lambda: group(count("a"), name="speed"), "cannot be used"),
         (lambda: EventSource("s", "t", "t", (Column("event_id", required=True),)), "no required column 'event_timestamp'"),
+        *((lambda name=name: source_with(name), f"The column {name!r} of s cannot be used") for name in REFUSED_COLUMNS),
+        (lambda: source_with("Amount"), "two columns named 'amount'"),
     ],
 )
 def test_a_wrong_declaration_is_refused_in_a_sentence(declare: Any, says: str) -> None:
@@ -82,6 +98,11 @@ def test_a_wrong_declaration_is_refused_in_a_sentence(declare: Any, says: str) -
         declare()
     assert says in str(caught.value)
     assert caught.value.cure.endswith((".", '"'))
+
+
+def test_a_column_may_have_any_other_name() -> None:
+    names = ("Origin_Airport", "_id", "value", "key", "offset", "partition", "timestamp", "entity", "label", "order", "2fa")
+    assert [column.name for column in source_with(*names).columns[-len(names) :]] == list(names)
 
 
 def test_the_type_of_a_column_that_only_a_predicate_reads_is_part_of_the_version() -> None:
