@@ -47,18 +47,20 @@ def events_quality(deployment: Deployment, source: EventSource) -> Any:
 
     @quality_check(
         events_key(source), "events",
-        f"Every event has a unique id, a time within its day, and values of {', '.join(required)}.",
+        f"Of the duplicates of an event one is there; every event has a time within its day, and values of {', '.join(required)}.",
         "The days have events.",
     )  # fmt: skip
     def check(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> Any:
         gxe = gx_expectations()
         frame = _days(settings, source.table, context, spark).selectExpr(
-            *required, "to_date(timestamp_millis(ts_ms)) = day AS in_its_day"
+            *required, "day", "to_date(timestamp_millis(ts_ms)) = day AS in_its_day"
         )
+        first, last = first_and_last_day(context)
+        span = settings.deduplication_days
         verdict = validate(
             settings, frame, source.table,
             [
-                _none_twice(source.event_id),
+                _none_twice(source.event_id) if (last - first).days <= span else _none_twice_within(span, source.event_id),
                 *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in required),
                 *_always("in_its_day"),
                 gxe.ExpectTableRowCountToBeBetween(min_value=1, severity="warning"),
@@ -181,6 +183,16 @@ def _none_twice(*columns: str) -> Any:
     names = ", ".join(columns)
     return gxe.UnexpectedRowsExpectation(
         unexpected_rows_query=f"SELECT {names} FROM {{batch}} GROUP BY {names} HAVING count(*) > 1", description=f"{names} twice"
+    )
+
+
+def _none_twice_within(days: int, event_id: str) -> Any:
+    """The expectation that no two rows of an id lie at most some days apart. Those further apart are different events (`batch.copies`)."""
+    gxe = gx_expectations()
+    ordered = f"SELECT {event_id}, day, lag(day) OVER (PARTITION BY {event_id} ORDER BY day) AS before FROM {{batch}}"
+    return gxe.UnexpectedRowsExpectation(
+        unexpected_rows_query=f"SELECT {event_id} FROM ({ordered}) WHERE datediff(day, before) <= {days}",
+        description=f"{event_id} twice",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -29,8 +29,8 @@ def write(spark: SparkSession, settings: Settings, table: str, ddl: str, *rows: 
     spark.createDataFrame(list(rows), ddl).coalesce(1).write.format("delta").save(settings.table(table))
 
 
-def failures(settings: Settings, key: dg.AssetKey) -> dict[str, tuple[bool, str]]:
-    """By check whether it passed, and what has failed."""
+def failures(settings: Settings, key: dg.AssetKey, first: date = DAY) -> dict[str, tuple[bool, str]]:
+    """By check of the days from the first on whether it passed, and what has failed."""
     deployment = Deployment(project, settings)
     defs = dg.Definitions(
         assets=assets_of(deployment), asset_checks=checks_of(deployment), executor=dg.in_process_executor,
@@ -38,7 +38,7 @@ def failures(settings: Settings, key: dg.AssetKey) -> dict[str, tuple[bool, str]
         resources={"spark": deployment.spark_resource, "batch_end": BatchEnd.configure_at_launch()},
     )  # fmt: skip
     with dg.instance_for_test() as instance:
-        tags = {RANGE_START: str(DAY), RANGE_END: str(DAY)}
+        tags = {RANGE_START: str(first), RANGE_END: str(DAY)}
         done = defs.resolve_job_def("checks").execute_in_process(instance=instance, tags=tags, raise_on_error=False)
     return {
         evaluation.check_name: (evaluation.passed, str(evaluation.metadata["failed"].value))
@@ -65,6 +65,25 @@ def test_events(spark: SparkSession, lake: Settings) -> None:
     write(spark, lake, user_events.table, ddl, *rows)
     results = failures(lake, events_key(user_events))
     assert_failed(results, "events_whole", "event_id twice", "not_be_null user_id", "not_be_null event_type", "in_its_day")
+
+
+def test_an_id_that_comes_again_after_the_time_of_duplicates_does_not_keep_the_days_out(
+    spark: SparkSession, lake: Settings
+) -> None:
+    ddl = "event_id STRING, user_id BIGINT, session_id STRING, event_type STRING, amount DECIMAL(18, 6), event_timestamp TIMESTAMP, ts_ms BIGINT, day DATE"
+    span = lake.deduplication_days
+    first = DAY - timedelta(days=2 * (span + 1))
+
+    def event(days_ago: int) -> tuple[Any, ...]:
+        day, ms = DAY - timedelta(days=days_ago), NOON - days_ago * DAY_MS
+        return "invoice 1", 1, "s", "VIEW", None, datetime.fromtimestamp(ms / 1_000, UTC), ms, day
+
+    write(spark, lake, user_events.table, ddl, event(0), event(span + 1), event(2 * (span + 1)))
+    passed, failed = failures(lake, events_key(user_events), first)["events_whole"]
+    assert passed, failed
+    near = spark.createDataFrame([event(span)], ddl)
+    near.coalesce(1).write.format("delta").mode("append").save(lake.table(user_events.table))
+    assert_failed(failures(lake, events_key(user_events), first), "events_whole", "event_id twice")
 
 
 def test_tiles(spark: SparkSession, lake: Settings) -> None:
