@@ -7,6 +7,7 @@ begin. Writes `view_{group}`: the packed value for the online store, and the fin
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -43,11 +44,12 @@ _SKIP_EMPTY = "spark.databricks.delta.skipRecordingEmptyCommits"
 
 @dataclass(frozen=True)
 class ViewReport:
-    """The numbers of written entities and of read tiles (including the history's tile of each entity), and the batch_end."""
+    """The numbers of written entities and of read tiles (including the history's tile of each entity), the batch_end, and the Delta version."""
 
     entities: int
     tiles: int
     batch_end_ms: int
+    version: int
 
 
 def view_table(group: FeatureGroup) -> str:
@@ -174,14 +176,18 @@ def _build_view(spark: SparkSession, settings: Settings, group: FeatureGroup, ba
     observed = Observation()
     view = view.observe(observed, F.count("*").alias("entities"))
     # An empty view has a batch_end, too. By default Delta would record no commit if an empty view follows an empty view.
-    metadata = json.dumps({"batch_end_ms": batch_end_ms, "fingerprint": group.fingerprint})
+    # The token identifies this commit among those of other runs that build the view at the same time.
+    metadata = json.dumps({"batch_end_ms": batch_end_ms, "fingerprint": group.fingerprint, "token": uuid.uuid4().hex})
+    path = settings.table(view_table(group))
     spark.conf.set(_SKIP_EMPTY, "false")
     try:
         writer = view.write.format("delta").mode("overwrite").option("overwriteSchema", "true").option("userMetadata", metadata)
-        writer.save(settings.table(view_table(group)))
+        writer.save(path)
     finally:
         spark.conf.unset(_SKIP_EMPTY)
-    return ViewReport(observed.get["entities"], count, batch_end_ms)
+    written = DeltaTable.forPath(spark, path).history().where(F.col("userMetadata") == metadata).agg(F.min("version")).first()
+    assert written is not None
+    return ViewReport(observed.get["entities"], count, batch_end_ms, int(written[0]))
 
 
 def _within(events: DataFrame, spans_ms: list[tuple[int, int]]) -> DataFrame:

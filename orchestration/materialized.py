@@ -10,8 +10,10 @@ from features.declaration import FeatureGroup
 from features.instants import parse_rfc3339
 from orchestration.names import online_key, view_key
 
-#: Metadata of `online_{group}`: the Delta version of the view that was published.
+#: Metadata of `online_{group}` and `{group}_view`: the Delta version of the view that was published, or that was built.
 VIEW_VERSION = "view version"
+#: Among how many materializations of an asset the one of a run is looked for. Few runs are at work at once.
+_MATERIALIZATIONS = 100
 
 
 def latest_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, Any]:
@@ -49,3 +51,13 @@ def published_views(
         if VIEW_VERSION in noted and not (run_id is not None and built is not None and built.run_id == run_id):
             views[group.name] = PublishedView(noted[VIEW_VERSION], parse_rfc3339(noted["batch_end"]))
     return views
+
+
+def metadata_of_run(run: dg.DagsterRun, instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, Any]:
+    """Returns the metadata of the asset's latest materialization by a run, or by the failed run that it continues; empty if there is none."""
+    runs = {run.run_id, run.parent_run_id, run.root_run_id}
+    for record in instance.fetch_materializations(asset, limit=_MATERIALIZATIONS).records:
+        materialization = record.asset_materialization
+        if record.run_id in runs and materialization:
+            return {name: value.value for name, value in materialization.metadata.items()}
+    return {}

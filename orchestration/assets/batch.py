@@ -7,7 +7,7 @@ from dagster_pyspark import LazyPySparkResource
 
 from batch.events import ingest_archive, require_events
 from batch.tiles import build_tiles, stale_days
-from batch.view import build_view, default_batch_end_ms, view_table
+from batch.view import build_view, default_batch_end_ms, read_view
 from features.declaration import FeatureGroup
 from features.instants import now_ms, rfc3339
 from features.sources import EventSource
@@ -15,6 +15,7 @@ from features.windows import MINUTE_MS
 from orchestration.catch_up import wait_for_archive
 from orchestration.columns import event_columns, feature_lineage, same_columns, schema, tile_columns, view_columns
 from orchestration.deployment import OWNERS, BatchEnd, Deployment, one_run
+from orchestration.materialized import VIEW_VERSION
 from orchestration.names import archive_key, events_key, tiles_key, view_key
 from orchestration.plots import feature_distributions
 from orchestration.run_days import first_and_last_day
@@ -97,11 +98,10 @@ def view_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefiniti
         session = spark.spark_session
         batch_end_ms = batch_end.at_ms or default_batch_end_ms(session, settings, group.source, now_ms())
         report = build_view(session, settings, group, batch_end_ms)
-        written = session.read.format("delta").load(settings.table(view_table(group)))
-        sample = written.select(*group.feature_names).limit(20_000).toPandas()
+        sample = read_view(session, settings, group, report.version).rows.select(*group.feature_names).limit(20_000).toPandas()
         return dg.MaterializeResult(
             metadata={
-                "dagster/row_count": report.entities, "tiles read": report.tiles, "batch_end": rfc3339(batch_end_ms),
+                "dagster/row_count": report.entities, "tiles read": report.tiles, "batch_end": rfc3339(batch_end_ms), VIEW_VERSION: report.version,
                 "distributions": feature_distributions(sample), **same_columns(("entity", *group.feature_names), tiles_key(group)),
             }
         )  # fmt: skip

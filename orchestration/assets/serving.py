@@ -16,7 +16,7 @@ from orchestration.catch_up import wait_for_tiles
 from orchestration.columns import schema, sql_columns, view_columns
 from orchestration.deployment import OWNERS, Deployment
 from orchestration.health import RECENT
-from orchestration.materialized import VIEW_VERSION, latest_metadata
+from orchestration.materialized import VIEW_VERSION, latest_metadata, metadata_of_run
 from orchestration.names import PUBLISH_JOB, SERVED, online_key, view_key
 from orchestration.running import runs
 
@@ -36,9 +36,11 @@ def online_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefini
     def online(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         wait_for_tiles(settings, project, group)
         session = spark.spark_session
-        # Every other job has built and checked the latest view. In the publish job, the latest view of the lake may be one that a check has blocked.
-        again = context.run.job_name == PUBLISH_JOB
-        version = version_to_publish_again(context.instance, session, settings, group) if again else None
+        # The latest view of the lake may be one that a check has blocked, or that another run has built and not yet checked.
+        if context.run.job_name == PUBLISH_JOB:
+            version = version_to_publish_again(context.instance, session, settings, group)
+        else:
+            version = version_built(context.run, context.instance, session, settings, group)
         report = publish_view(session, settings, group, version)
         written = session.read.format("delta").option("versionAsOf", report.version).load(settings.table(view_table(group)))
         recent = written.orderBy("newest_event_ms", ascending=False).select("entity").limit(SAMPLE).collect()
@@ -69,6 +71,23 @@ def version_to_publish_again(
     version = published_version(session, settings, group, noted)
     if version is None:
         raise NotReadyError(f"The view of {group.name} that was published last is not stored any more.", "Run `braid backfill`.")
+    return version
+
+
+def version_built(
+    run: dg.DagsterRun, instance: dg.DagsterInstance, session: SparkSession, settings: Settings, group: FeatureGroup
+) -> int | None:
+    """Returns the Delta version of the view that a run has built and checked, without what was erased since; None, which means the latest, if it has built none.
+
+    Raises:
+        NotReadyError: That view is not stored any more.
+    """
+    built = metadata_of_run(run, instance, view_key(group)).get(VIEW_VERSION)
+    if built is None:
+        return None
+    version = published_version(session, settings, group, built)
+    if version is None:
+        raise NotReadyError(f"The view of {group.name} that this run has built is not stored any more.", "Run `braid backfill`.")
     return version
 
 

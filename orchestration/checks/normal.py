@@ -13,7 +13,6 @@ import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 from pyspark.sql import DataFrame
 
-from batch.view import view_table
 from features.declaration import FeatureGroup
 from features.instants import parse_rfc3339, utc_day
 from features.sources import EventSource
@@ -21,6 +20,7 @@ from infra.settings import Settings
 from monitoring.normal import NormalDay, NormalView, days_to_check, normal_day, normal_view
 from orchestration.assets.batch import DUPLICATES, READ, REFUSED
 from orchestration.checks.suites import Verdict, gx_expectations, joined, validate
+from orchestration.checks.tables import view_of_run
 from orchestration.deployment import Deployment
 from orchestration.materialized import VIEW_VERSION, latest_metadata
 from orchestration.names import events_key, online_key, view_key
@@ -153,7 +153,7 @@ def view_as_usual(deployment: Deployment, group: FeatureGroup) -> Any:
         if norm is None:
             yield from _nothing_to_compare(key, limits, usual, "There is no published view of this declaration.")
             return
-        view = spark.spark_session.read.format("delta").load(settings.table(view_table(group))).select("entity", *group.model_names)
+        view = view_of_run(context, spark, settings, group).select("entity", *group.model_names)
         verdict = validate(settings, view, f"{group.name}_normal", view_expectations(group, norm))
         yield from verdict.results(key, limits, usual)
 

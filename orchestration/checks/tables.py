@@ -19,7 +19,7 @@ from features.sources import EventSource
 from infra.settings import Settings
 from orchestration.checks.suites import gx_expectations, validate
 from orchestration.deployment import Deployment
-from orchestration.materialized import latest_metadata
+from orchestration.materialized import VIEW_VERSION, latest_metadata, metadata_of_run
 from orchestration.names import events_key, tiles_key, training_set_key, view_key
 from orchestration.run_days import first_and_last_day
 
@@ -110,9 +110,9 @@ def view_quality(deployment: Deployment, group: FeatureGroup) -> Any:
         f"There is one row per {group.entity_text}; no count is negative; all rows have the same version and batch_end.",
         "Every feature has a value for at least 5 % of the entities.",
     )  # fmt: skip
-    def check(spark: LazyPySparkResource) -> Any:
+    def check(context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource) -> Any:
         gxe = gx_expectations()
-        frame = _read(settings, spark, view_table(group)).drop("packed")
+        frame = view_of_run(context, spark, settings, group).drop("packed")
         counts = [
             f.name
             for i, f in enumerate(group.features)
@@ -205,6 +205,15 @@ def _days(settings: Settings, table: str, context: dg.AssetCheckExecutionContext
     """Returns the rows of a table that belong to the run's days."""
     first, last = first_and_last_day(context)
     return _read(settings, spark, table).where(f"day BETWEEN DATE'{first}' AND DATE'{last}'")
+
+
+def view_of_run(
+    context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource, settings: Settings, group: FeatureGroup
+) -> DataFrame:
+    """The view that the run of a check has built, else the latest view. Another run may have built one since."""
+    built = metadata_of_run(context.run, context.instance, view_key(group)).get(VIEW_VERSION)
+    reader = spark.spark_session.read.format("delta")
+    return (reader if built is None else reader.option("versionAsOf", built)).load(settings.table(view_table(group)))
 
 
 def _read(settings: Settings, spark: LazyPySparkResource, table: str) -> DataFrame:

@@ -13,19 +13,22 @@ import pytest
 
 from batch.events import append_events
 from batch.tiles import build_tiles, stale_days
-from batch.view import build_view, published_version, read_view, view_table
-from braid import Column, ColumnType, DeclarationError, EventSource, FeatureGroup, GroupChecks, SourceChecks, count, total
+from batch.view import ViewReport, build_view, published_version, read_view, view_table
+from braid import Column, ColumnType, DeclarationError, EventSource, FeatureGroup, GroupChecks, Project, SourceChecks, count, total
 from features.instants import rfc3339
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from models.training_set import training_end_ms
 from monitoring.normal import days_to_check, normal_day, normal_view
-from orchestration.assets.batch import DUPLICATES, READ, REFUSED
-from orchestration.assets.serving import version_to_publish_again
+from orchestration.assets.batch import DUPLICATES, READ, REFUSED, view_asset
+from orchestration.assets.serving import online_asset, version_to_publish_again
 from orchestration.checks.normal import day_expectations, day_frame, verdict_on_days, view_expectations
 from orchestration.checks.suites import Verdict, validate
+from orchestration.checks.tables import view_quality
+from orchestration.deployment import BatchEnd, Deployment
 from orchestration.materialized import VIEW_VERSION, published_views
 from orchestration.names import online_key, view_key
+from store.server import open_store
 from tests.declarations import repurchase, user_features
 
 if TYPE_CHECKING:
@@ -226,6 +229,42 @@ def test_training_ends_where_the_published_view_ends_unless_the_run_has_built_a_
         run = dg.materialize([built], instance=instance)
         assert end_ms() == end_ms("another run") == 10, "a check has kept the later view out"
         assert end_ms(run.run_id) == 20, "its checks have passed, else the step that asks would not run"
+
+
+def test_a_run_checks_and_publishes_the_view_that_it_has_built_although_another_run_has_built_one_since(
+    spark: SparkSession, weeks: Settings, valkey: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = weeks.model_copy(update={"redis_url": valkey.redis_url})
+    deployment = Deployment(Project((SOURCE,), (GROUP,)), settings)
+    end_ms = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)
+    build_tiles(spark, settings, GROUP, stale_days(spark, settings, GROUP))
+
+    def build_and_be_overtaken(*arguments: Any) -> ViewReport:
+        report = build_view(*arguments)
+        view = read_view(spark, settings, GROUP).rows
+        metadata = json.dumps({"batch_end_ms": end_ms + 1, "fingerprint": GROUP.fingerprint})
+        twice = view.union(view).coalesce(1).write.format("delta").mode("overwrite").option("userMetadata", metadata)
+        twice.save(settings.table(view_table(GROUP)))  # the other run's, which its checks will keep out
+        return report
+
+    monkeypatch.setattr("orchestration.assets.batch.build_view", build_and_be_overtaken)
+    defs = dg.Definitions(
+        assets=[view_asset(deployment, GROUP), online_asset(deployment, GROUP)], asset_checks=[view_quality(deployment, GROUP)],
+        jobs=[dg.define_asset_job("batch", dg.AssetSelection.all(include_sources=False), executor_def=dg.in_process_executor)],
+        resources={"spark": deployment.spark_resource, "batch_end": BatchEnd.configure_at_launch()},
+    )  # fmt: skip
+    with dg.instance_for_test() as instance:
+        done = defs.resolve_job_def("batch").execute_in_process(
+            instance=instance, run_config=BatchEnd.run_config(end_ms), raise_on_error=False
+        )
+    failed = {
+        check.check_name: str(check.metadata["failed"].value) for check in done.get_asset_check_evaluations() if not check.passed
+    }
+    assert "view_whole" not in failed, failed
+    assert done.success
+    published = open_store(settings).published(GROUP.name)
+    assert published is not None
+    assert (published.batch_end_ms, published.entities) == (end_ms, 20)
 
 
 def test_thresholds_of_unknown_names_are_refused() -> None:
