@@ -6,7 +6,7 @@ Reads the progress of each query (`speed.engine.Query`); writes a JSON entry per
 
     {"offsets": {"0": next offset to read, …}, "watermark_ms", "oldest_event_ms", "newest_event_ms", "rows_per_second",
      "late_rows", "copies", "lag": messages not read yet, "caught_up_ms": when the lag was last 0, "lag_seconds": since then,
-     "batch_id", "written_at_ms", "pid",
+     "batch_id", "written_at_ms", "pid" and "began_ms": the process, whose id a later process may have again,
      of a query also "topic": the identity of the topic,
      of an online query also "version": the fingerprint of the declaration, "token": of its stream of tiles,
      of an online query of Flink also "undecided": messages that the engine could not decide}
@@ -50,7 +50,7 @@ class Board:
     ) -> None:
         self._store, self._queries, self._details = store, queries, details
         self._others = frozenset(others)
-        self._written_at = 0.0
+        self._written_at, self._began_ms = 0.0, now_ms()
         before = store.progress()
         # The offsets that an earlier process wrote may belong to checkpoints that are gone.
         self._entries: dict[str, Entry] = {
@@ -84,7 +84,7 @@ class Board:
             self._entries[name] = entry
         if not changed:
             return
-        stamp = {"written_at_ms": now_ms(), "pid": os.getpid()}
+        stamp = {"written_at_ms": now_ms(), "pid": os.getpid(), "began_ms": self._began_ms}
         fields = dict(self._entries)
         for kind in ("online", "archive"):
             by_query: dict[Query, list[Entry]] = {}

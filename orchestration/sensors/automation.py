@@ -31,7 +31,7 @@ from store.server import open_store
 #: The longest time between two checks whether the online store has lost its content. It is short, because answers are degraded after a loss.
 _LOSS_SECONDS = 10
 #: Tags of a run: the process of the speed layer and its count of late rows before a repair, and the report that caused a retraining.
-_PID, _LATE_ROWS, _REPORT = "braid/speed_pid", "braid/late_rows", "braid/report"
+_PROCESS, _LATE_ROWS, _REPORT = "braid/speed_process", "braid/late_rows", "braid/report"
 
 
 def _on(settings: Settings, name: str) -> dg.DefaultSensorStatus:
@@ -97,14 +97,14 @@ def late_events_heal(deployment: Deployment, source: EventSource) -> dg.SensorDe
             return dg.SkipReason("There is no batch to repair yet.")
         last, failed = latest_asked(context)
         # After a restart the speed layer counts from 0.
-        before = int(last.get(_LATE_ROWS, 0)) if last.get(_PID) == str(online["pid"]) else 0
+        before = int(last.get(_LATE_ROWS, 0)) if last.get(_PROCESS) == online["process"] else 0
         late = online["late_rows"] - before
         if late < settings.late_events and not failed:
             return dg.SkipReason(f"{late} late rows since the last repair; {settings.late_events} start one.")
-        subject = last[ASKED_FOR] if failed else f"late:{online['pid']}:{online['late_rows']}"
+        subject = last[ASKED_FOR] if failed else f"late:{online['process']}:{online['late_rows']}"
         tags = {
             **_range(deployment, batch_end_ms - 1, batch_end_ms),
-            _PID: str(online["pid"]),
+            _PROCESS: online["process"],
             _LATE_ROWS: str(online["late_rows"]),
         }
         return ask(context, deployment, subject, tags, run_config=BatchEnd.run_config(batch_end_ms))
@@ -212,7 +212,9 @@ def _state(deployment: Deployment, source: EventSource) -> _State | dg.SkipReaso
     silent_ms = now_ms() - min((entry["written_at_ms"] for entry in (*written, archive) if entry), default=now_ms())
     if silent_ms > SILENT_SECONDS * 1_000:
         return dg.SkipReason(f"The speed layer has written no progress for {silent_ms // 1_000} s.")
-    online = {**summary([written]), "pid": written[0]["pid"]} if len(written) == len(groups) else {}
+    # In a container each process has the same id.
+    process = "-".join(str(written[0].get(name, 0)) for name in ("pid", "began_ms")) if written else ""
+    online = {**summary([written]), "process": process} if len(written) == len(groups) else {}
     return _State(online, archive, min(published) if len(published) == len(groups) else None, max(published, default=None))
 
 

@@ -159,6 +159,18 @@ def test_a_group_that_is_ahead_of_the_others_is_never_asked_for_an_older_view(
     assert request.run_config == {"resources": {"batch_end": {"config": {"at_ms": MIDNIGHT + DAY_MS}}}}
 
 
+def test_late_events_of_a_speed_layer_that_was_started_again_with_the_same_process_id_are_counted_from_0(
+    deployment: Settings, instance: dg.DagsterInstance
+) -> None:
+    name = "late_events_heal_user_events"
+    published(deployment, MIDNIGHT)
+    progress(deployment, late_rows=50, pid=1, began_ms=MIDNIGHT)
+    [request] = tick(deployment, name, instance).run_requests
+    succeeds(instance, request)
+    progress(deployment, late_rows=3, pid=1, began_ms=MIDNIGHT + 1)  # as in a container, whose process always has the same id
+    assert tick(deployment, name, instance).run_requests
+
+
 def test_a_lost_store_asks_for_its_views_once_per_loss(deployment: Settings, instance: dg.DagsterInstance) -> None:
     assert not tick(deployment, "lost_store_heals", instance).run_requests, "nothing was published yet"
     for group in project.groups:
