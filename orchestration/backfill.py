@@ -18,7 +18,7 @@ from features.instants import now_ms, parse_rfc3339, rfc3339, utc_day
 from features.model import Model
 from features.project import Project
 from features.sources import EventSource
-from infra.errors import NoEventsError
+from infra.errors import InputError, NoEventsError
 from infra.settings import Settings
 from monitoring.attribution import Reason
 from orchestration.execution import OnAsset, run_job, steps, use_deployment
@@ -92,11 +92,13 @@ def backfill(
         on_asset: Called at the start and the end of each asset and check.
 
     Raises:
+        InputError: No group and no outcome reads one of the sources, or no event can lie before `to_ms`.
         ServiceError: The online store, or MLflow if it is needed, does not run.
         NoEventsError: None of the sources has events.
         NotReadyError: An asset has failed, or a check has blocked the day; the error names it with the reason.
     """
     chosen, models = _chosen(project, train, sources)
+    _refuse_empty(chosen, sources, to_ms)
     require(settings, "valkey", *(["speed"] if settings.kappa else []), *(["mlflow"] if models else []))
     begin = _Begin.of(settings, to_ms)
     import dagster as dg
@@ -153,10 +155,12 @@ def backfill_model(
         on_asset: Called at the start and the end of each asset and check.
 
     Raises:
+        InputError: No event can lie before `to_ms`.
         ServiceError: The online store or MLflow does not run.
         NoEventsError: A source of the model has no events.
         NotReadyError: An asset has failed, or a check has blocked the day; the error names it with the reason.
     """
+    _refuse_empty(model.sources, None, to_ms)
     require(settings, "valkey", "mlflow")
     begin = _Begin.of(settings, to_ms)
     import dagster as dg
@@ -171,6 +175,26 @@ def backfill_model(
         if settings.kappa:
             done |= _rebuilt(settings, model.groups)
     return begin.report(model.groups, done, start, seconds, (), {model.name: _training_report(model, done)})
+
+
+def _refuse_empty(chosen: Sequence[EventSource], sources: Sequence[EventSource] | None, to_ms: int | None) -> None:
+    """Refuses a backfill that can have no event, before its day is remembered as the first day of Dagster's partitions.
+
+    Raises:
+        InputError: No group and no outcome reads the sources, or each source refuses every event before `to_ms`.
+    """
+    if not chosen:
+        names = ", ".join(source.name for source in sources or ())
+        raise InputError(
+            f"The source {names} is read by no group and no outcome of a model, so there is nothing to backfill.",
+            "Declare a group with this source, or name another source by --source.",
+        )
+    earliest = min(chosen, key=lambda source: source.earliest_ms)
+    if to_ms is not None and to_ms <= earliest.earliest_ms:
+        raise InputError(
+            f"No event can lie before the end of this batch: {earliest.name} refuses every event before {earliest.earliest}.",
+            "Give a later time by --to.",
+        )
 
 
 def _rebuilt(settings: Settings, groups: Sequence[FeatureGroup]) -> dict[str, dict[str, Any]]:

@@ -96,7 +96,9 @@ def view_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefiniti
     )  # fmt: skip
     def view(spark: LazyPySparkResource, batch_end: BatchEnd) -> dg.MaterializeResult:
         session = spark.spark_session
-        batch_end_ms = batch_end.at_ms or default_batch_end_ms(session, settings, group.source, now_ms())
+        batch_end_ms = (
+            default_batch_end_ms(session, settings, group.source, now_ms()) if batch_end.at_ms is None else batch_end.at_ms
+        )
         report = build_view(session, settings, group, batch_end_ms)
         sample = read_view(session, settings, group, report.version).rows.select(*group.feature_names).limit(20_000).toPandas()
         return dg.MaterializeResult(

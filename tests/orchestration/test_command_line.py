@@ -44,6 +44,8 @@ def braid(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["predict", "1", "--context", "{"], "is not JSON"),
         (["predict", "1"], "does not answer"),
         (["backfill", "--to", "tomorrow"], "cannot be read"),
+        (["backfill", "--to", "0026-11-01"], "refuses every event before 1970-01-02"),
+        (["backfill", "--to", "1970-01-01T00:00:00Z", "--model", "repurchase"], "refuses every event before 1970-01-02"),
         (["backfill", "--model", "nope"], "is not declared"),
         (["backfill", "--model", "repurchase", "--no-train"], "one act"),
         (["bench", "nope"], "no benchmark"),
@@ -60,6 +62,31 @@ def test_an_error_is_a_sentence(tmp_path: Path, arguments: list[str], says: str)
     assert "Traceback" not in done.stderr
     assert says in json.loads(done.stdout)["error"]
     assert json.loads(done.stdout)["cure"]
+    assert not (tmp_path / "first_day.json").exists(), "Dagster's partitions would begin at a mistake"
+
+
+def test_a_backfill_of_a_source_that_nothing_reads_says_so(tmp_path: Path) -> None:
+    definitions = tmp_path / "definitions.py"
+    definitions.write_text(
+        "from dataclasses import replace\nfrom braid import Project\nfrom tests.declarations import user_events, user_features\n"
+        "other = replace(user_events, name='other', topic='other', table='other')\n"
+        "project = Project(sources=(user_events, other), groups=(user_features,))\n"
+    )
+    arguments = [
+        "--project",
+        f"{definitions}:project",
+        "backfill",
+        "--source",
+        "other",
+        "--no-train",
+        "--home",
+        str(tmp_path),
+        "--json",
+    ]
+    with mock.patch.dict(os.environ), mock.patch("orchestration.backfill.require"):  # the services would be asked for first
+        done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert "other is read by no group" in json.loads(done.stdout)["error"]
 
 
 PAYMENTS = f"{Path(__file__).parents[1] / 'payments.py'}:project"
