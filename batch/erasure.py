@@ -72,11 +72,14 @@ def entity_of(project: Project, text: str) -> Entity:
     if columns[0].type is ColumnType.STRING:
         return Entity(name, value)
     try:
-        return Entity(name, int(value))
+        number = int(value)
     except ValueError:
         raise InputError(f"The id {value!r} of {name} is not an integer.", f"Write it as {name}=17.") from None
 
 
+    if not -(2**63) <= number < 2**63:
+        raise InputError(f"The id {value!r} of {name} is not an integer of 64 bits, so no event has it.", "Check the id.")
+    return Entity(name, number)
 def sources_of(project: Project, entity: Entity) -> tuple[EventSource, ...]:
     """Returns the sources whose events have the entity's column."""
     return tuple(source for source in project.sources if source.column(entity.column))
