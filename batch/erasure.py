@@ -32,6 +32,8 @@ from infra.kafka import SERVED_TOPIC
 from infra.settings import Settings
 
 _VERSION = r"[0-9a-f]{16}"
+#: What the name of the archive of a source begins with, before that of its table.
+_ARCHIVE = "raw_"
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 
 
@@ -75,11 +77,11 @@ def entity_of(project: Project, text: str) -> Entity:
         number = int(value)
     except ValueError:
         raise InputError(f"The id {value!r} of {name} is not an integer.", f"Write it as {name}=17.") from None
-
-
     if not -(2**63) <= number < 2**63:
         raise InputError(f"The id {value!r} of {name} is not an integer of 64 bits, so no event has it.", "Check the id.")
     return Entity(name, number)
+
+
 def sources_of(project: Project, entity: Entity) -> tuple[EventSource, ...]:
     """Returns the sources whose events have the entity's column."""
     return tuple(source for source in project.sources if source.column(entity.column))
@@ -149,6 +151,22 @@ def conditions(spark: SparkSession, settings: Settings, project: Project, entity
             matching |= dict.fromkeys((model.training_table, model.logged_training_table), " OR ".join(rows)) if rows else {}
             matching |= {model.labels.table: " OR ".join(_any_is(keys, entity))} if model.labels and keys else {}
     return {name: condition for name, condition in matching.items() if name in present}
+
+
+def undeclared_tables(spark: SparkSession, settings: Settings, project: Project) -> list[str]:
+    """The names of braid's tables whose source, group or model the project does not declare any more.
+
+    Nobody knows which entities they are about, so an erasure does not search them. The table of events of such a source is known by its archive.
+    """
+    declared = {QUARANTINE, SERVED_TOPIC}
+    declared |= {name for source in project.sources for name in (source.table, source.archive_table)}
+    for model in project.models:
+        declared |= {model.training_table, model.logged_training_table, *([model.labels.table] if model.labels else [])}
+    groups = "|".join(group.name for group in project.groups)
+    of_groups = re.compile(rf"(?:tiles|history)_(?:{groups})_{_VERSION}|view_(?:{groups})|(?:{groups})_realtime")
+    present = [name for name in delta_tables(spark, settings, project) if name not in declared and not of_groups.fullmatch(name)]
+    events = (name.removeprefix(_ARCHIVE) for name in present if name.startswith(_ARCHIVE))
+    return sorted({*present, *(name for name in events if table_state(spark, settings.table(name)))})
 
 
 def _served_id_is(group: FeatureGroup, entity: Entity) -> str:

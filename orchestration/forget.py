@@ -21,6 +21,7 @@ from batch.erasure import (
     forget_days,
     groups_of,
     names_entity,
+    undeclared_tables,
 )
 from batch.housekeeping import delta_tables
 from features.declaration import FeatureGroup
@@ -203,6 +204,11 @@ def _unproven(
                 f"The topic {source.topic} holds {count} of their messages until its retention deletes them; "
                 "if the stream is read again before that, run `braid forget` again."
             )
+    if undeclared := undeclared_tables(spark, settings, project):
+        yield (
+            f"What the project does not declare any more was not searched, neither these tables nor its keys and answers: {', '.join(undeclared)}. "
+            "Delete them, or declare its source, group or model again and run `braid forget` again."
+        )
     yield "The online store holds hashes of the ids of recent events, without entities, for a day at most after the stream has ended."
     if project.assets is not None:
         yield f"What the assets of {project.assets} have written holds the entities until the assets are materialized again."
