@@ -132,15 +132,14 @@ def require_events(spark: SparkSession, settings: Settings, source: EventSource)
 def ingest_archive(spark: SparkSession, settings: Settings, source: EventSource) -> IngestReport:
     """Adds the events that the stream has archived since the last ingestion to `events`, also those that were too late for the speed layer.
 
-    Messages that do not fit are skipped, because the speed layer has sent them to the dead-letter topic. Afterwards the archive's many small files
-    of past days are compacted.
+    Messages that do not fit are skipped, because the speed layer has sent them to the dead-letter topic. First the archive's many small files of past
+    days are compacted. This ingestion reads the compacted files, so no later one needs the small ones.
     """
+    compact_archive(spark, settings, source)
     new = _new_messages(spark, settings, source, archive_state(spark, settings, source))
     if new is None:
         return IngestReport(0, 0, ())
-    report = _ingest(spark, settings, source, new)
-    compact_archive(spark, settings, source)
-    return report
+    return _ingest(spark, settings, source, new)
 
 
 def archive_state(spark: SparkSession, settings: Settings, source: EventSource) -> TableState | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batch import events
+from batch.erasure import erase_files
 from batch.events import IngestReport, ingest_archive
 from batch.tables import partitions_of
 from features.sources import EventSource
@@ -187,11 +188,32 @@ def test_a_crash_before_the_commit_loses_nothing_and_doubles_nothing(
             ingest_archive(spark, lake, user_events)
     assert ingest_archive(spark, lake, user_events).added == 2
     with monkeypatch.context() as patch:  # the commit is made, its report is not
-        patch.setattr(events, "compact_archive", lambda *_: 1 / 0)
+        ingest = events._ingest
+        patch.setattr(events, "_ingest", lambda *arguments: (ingest(*arguments), 1 / 0))
         archive(spark, lake, message(3, 3))
         with pytest.raises(ZeroDivisionError):
             ingest_archive(spark, lake, user_events)
     assert ingest_archive(spark, lake, user_events).added == 0
+    assert sorted(table(spark, lake)) == ["e0", "e1", "e2", "e3"]
+
+
+def test_what_arrives_during_an_ingest_is_not_lost_when_older_files_are_erased(
+    spark: SparkSession, lake: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(spark, lake, message(0, 0, BASE - DAY_MS, "2025-12-31T00:00:00Z"), message(1, 1))
+    ingest = events._ingest
+
+    def ingest_beside_the_stream(*arguments: Any) -> IngestReport:
+        report = ingest(*arguments)
+        # The stream is behind: a message of the day before.
+        archive(spark, lake, message(2, 2, BASE - DAY_MS, "2025-12-31T00:00:00Z"), message(3, 3))
+        return report
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "_ingest", ingest_beside_the_stream)
+        ingest_archive(spark, lake, user_events)
+    assert erase_files(spark, lake, [user_events.archive_table]) == []  # as `braid forget` does
+    assert ingest_archive(spark, lake, user_events).added == 2
     assert sorted(table(spark, lake)) == ["e0", "e1", "e2", "e3"]
 
 
