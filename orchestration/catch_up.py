@@ -2,7 +2,8 @@
 
 Before a batch reads the archive, it waits until the archive has all messages of Kafka, so that the batch has every event that the stream
 has accepted. Otherwise an event before batch_end could be missing in the view and exist only in a speed tile before batch_end, which no answer reads.
-A batch with a batch_end is recorded before (`speed.batch_reads`), so that the stream counts events that arrive later as late.
+batch_end is recorded before (`speed.batch_reads`), so that the stream counts events that arrive later as late. If the run derives batch_end, the time of
+the last event from files is recorded, because the watermark judges what lies before the newest events of the stream.
 
 A new version of a group is published when the stream has made the tiles of this version.
 """
@@ -31,13 +32,15 @@ WAIT_SECONDS = 120
 VERSION_SECONDS = 900
 
 
-def wait_for_archive(settings: Settings, source: EventSource, batch_end_ms: int | None) -> str:
+def wait_for_archive(settings: Settings, source: EventSource, batch_end_ms: int | None, at_least_ms: int | None = None) -> str:
     """Waits until the archive has all messages that are in Kafka now. Returns the result in words.
 
     Args:
         settings: The settings of the deployment.
         source: The source of the archive.
         batch_end_ms: The requested batch_end. None if the run derives batch_end from the archive; the archive may then be behind Kafka.
+        at_least_ms: A time before which the derived batch_end cannot lie, because the table has later events from files. None if there are none, or if
+            the run builds no view.
 
     Raises:
         NotReadyError: Events before the requested batch_end may be missing, because the archive is behind Kafka, or because Kafka does not answer
@@ -53,8 +56,10 @@ def wait_for_archive(settings: Settings, source: EventSource, batch_end_ms: int 
             raise _behind(source, "Kafka does not run, or does not answer.")
         time.sleep(1)
     offsets = end_offsets(settings, source.topic)
-    if batch_end_ms is not None and not settings.kappa:
-        record(open_store(settings), source.name, BatchRead(batch_end_ms, offsets))
+    end_ms = None if settings.kappa else at_least_ms if batch_end_ms is None else batch_end_ms
+    if end_ms is not None:
+        # Without a declared end the run may read an archive that is behind.
+        record(open_store(settings), source.name, BatchRead(end_ms, offsets if asked else _archived(settings, source)))
         # The stream may have read what arrived before the record.
         offsets = end_offsets(settings, source.topic)
     if not any(offsets.values()):
@@ -68,6 +73,8 @@ def wait_for_archive(settings: Settings, source: EventSource, batch_end_ms: int 
         if asked:
             raise _behind(source, error.cause if running else "The speed layer does not run.") from None
         return "behind Kafka; the next run reads the rest"
+    if end_ms is not None and not asked:
+        record(open_store(settings), source.name, BatchRead(end_ms, offsets))
     return f"caught up with Kafka in {time.monotonic() - started:.1f} s"
 
 
@@ -83,6 +90,12 @@ def _streams(settings: Settings, source: EventSource) -> bool:
         return True
     entry = _archive_progress(settings, source)
     return entry is not None and now_ms() - entry["written_at_ms"] < SILENT_SECONDS * 1_000
+
+
+def _archived(settings: Settings, source: EventSource) -> dict[int, int]:
+    """Partition → the offset before which the archive has every message; empty before it has run."""
+    entry = _archive_progress(settings, source) or {"offsets": {}}
+    return {int(partition): offset for partition, offset in entry["offsets"].items()}
 
 
 def _archive_progress(settings: Settings, source: EventSource) -> dict[str, Any] | None:

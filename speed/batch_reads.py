@@ -1,6 +1,7 @@
 """Which events of the stream a batch has missed: they arrived after the batch had read the archive, but lie before its batch_end.
 
-A batch with a batch_end records that instant and the offsets of the topic in the online store before it reads the archive (`record`). From the record on, the speed
+A batch records its batch_end, or where it derives that one the time that it cannot lie before, and offsets of the topic in the online store before it
+reads the archive (`record`). From the record on, the speed
 layer counts such events as late (`missed`), so that Dagster folds their days again. They stay in their tiles, which answers read if the batch is not published.
 """
 

@@ -4,6 +4,7 @@ from datetime import date
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
+from pyspark.sql import SparkSession
 
 from batch.events import ingest_archive, require_events
 from batch.tiles import build_tiles, stale_days
@@ -12,11 +13,13 @@ from features.declaration import FeatureGroup
 from features.instants import now_ms, rfc3339
 from features.sources import EventSource
 from features.windows import MINUTE_MS
+from infra.errors import NoEventsError
+from infra.settings import Settings
 from orchestration.catch_up import wait_for_archive
 from orchestration.columns import event_columns, feature_lineage, same_columns, schema, tile_columns, view_columns
 from orchestration.deployment import OWNERS, BatchEnd, Deployment, one_run
 from orchestration.materialized import VIEW_VERSION
-from orchestration.names import archive_key, events_key, tiles_key, view_key
+from orchestration.names import QUALITY_JOB, archive_key, events_key, tiles_key, view_key
 from orchestration.plots import feature_distributions
 from orchestration.run_days import first_and_last_day
 
@@ -35,7 +38,9 @@ def events_asset(deployment: Deployment, source: EventSource) -> dg.AssetsDefini
     )  # fmt: skip
     def events(context: dg.AssetExecutionContext, spark: LazyPySparkResource, batch_end: BatchEnd) -> dg.MaterializeResult:
         session = spark.spark_session
-        waited = wait_for_archive(settings, source, batch_end.at_ms)
+        # The job of quality builds no view, so it takes nothing from the stream.
+        derived = batch_end.at_ms is None and context.run.job_name != QUALITY_JOB
+        waited = wait_for_archive(settings, source, batch_end.at_ms, _newest_end_ms(session, settings, source) if derived else None)
         report = ingest_archive(session, settings, source)
         require_events(session, settings, source)
         first, last = first_and_last_day(context)
@@ -55,6 +60,14 @@ def events_asset(deployment: Deployment, source: EventSource) -> dg.AssetsDefini
         )  # fmt: skip
 
     return events
+
+
+def _newest_end_ms(session: SparkSession, settings: Settings, source: EventSource) -> int | None:
+    """The batch_end of the events that the table has already; None where it has none."""
+    try:
+        return default_batch_end_ms(session, settings, source, now_ms())
+    except NoEventsError:
+        return None
 
 
 def tiles_asset(deployment: Deployment, group: FeatureGroup) -> dg.AssetsDefinition:

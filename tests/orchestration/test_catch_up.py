@@ -3,16 +3,25 @@ without the tiles of the stream says so."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import dagster as dg
 import pytest
 
-from features.instants import now_ms
+from batch.load import load_events
+from features.instants import now_ms, rfc3339, utc_day
 from infra.errors import NotReadyError
 from infra.kafka import Held
 from infra.settings import Settings
 from orchestration import catch_up
+from orchestration.assets.batch import events_asset
 from orchestration.catch_up import wait_for_archive, wait_for_tiles
+from orchestration.deployment import BatchEnd, Deployment
+from orchestration.names import QUALITY_JOB, events_key, features_job
+from orchestration.run_days import RANGE_END, RANGE_START
 from speed import visible
 from speed.batch_reads import BatchRead, recorded
 from speed.completeness import open_stream
@@ -21,6 +30,9 @@ from store.keys import version_of
 from store.protocol import ALWAYS_MS, NEVER_MS
 from store.server import open_store
 from tests.declarations import project, user_events, user_features
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 END_MS = 1_779_235_200_000
 
@@ -83,6 +95,40 @@ def test_a_batch_with_a_declared_end_is_recorded_before_it_reads_the_archive(
     with pytest.raises(NotReadyError, match="1 of the messages sent"):  # also those that came before the record
         wait_for_archive(deployment, user_events, END_MS)
     assert recorded(open_store(deployment), user_events.name) == BatchRead(END_MS, {0: 5})
+
+
+def test_a_batch_that_derives_its_end_is_recorded_with_the_end_of_the_events_from_files(deployment: Settings) -> None:
+    archived(deployment, 5)
+    assert wait_for_archive(deployment, user_events, None) == "behind Kafka; the next run reads the rest"
+    assert recorded(open_store(deployment), user_events.name) is None, "nothing but the stream's watermark ends this batch"
+    assert wait_for_archive(deployment, user_events, None, END_MS) == "behind Kafka; the next run reads the rest"
+    assert recorded(open_store(deployment), user_events.name) == BatchRead(END_MS, {0: 5}), "what the archive lacks will be late"
+    archived(deployment, 7)
+    assert wait_for_archive(deployment, user_events, None, END_MS).startswith("caught up with Kafka")
+    assert recorded(open_store(deployment), user_events.name) == BatchRead(END_MS, {0: 7})
+
+
+@pytest.mark.parametrize(("job", "records"), [(features_job(user_events), True), (QUALITY_JOB, False)])
+def test_the_batch_after_a_load_has_the_stream_count_what_arrives_later_before_its_end(
+    spark: SparkSession, lake: Settings, deployment: Settings, tmp_path: Path, job: str, records: bool
+) -> None:
+    settings = lake.model_copy(update={"redis_url": deployment.redis_url})
+    event = {"event_id": "1", "user_id": 1, "session_id": "s", "event_type": "VIEW", "event_timestamp": rfc3339(END_MS)}
+    file = tmp_path / "events.jsonl"
+    file.write_text(json.dumps(event))
+    load_events(spark, settings, user_events, file)
+    archived(settings, 7)
+    batch = Deployment(project, settings)
+    defs = dg.Definitions(
+        assets=[events_asset(batch, user_events)],
+        jobs=[dg.define_asset_job(job, dg.AssetSelection.assets(events_key(user_events)), executor_def=dg.in_process_executor)],
+        resources={"spark": batch.spark_resource, "batch_end": BatchEnd.configure_at_launch()},
+    )
+    day = utc_day(END_MS).isoformat()
+    with dg.instance_for_test() as instance:
+        assert defs.resolve_job_def(job).execute_in_process(instance=instance, tags={RANGE_START: day, RANGE_END: day}).success
+    expected = BatchRead(END_MS + 1, {0: 7}) if records else None
+    assert recorded(open_store(settings), user_events.name) == expected
 
 
 def test_a_speed_layer_elsewhere_is_waited_for_while_it_writes_progress(
