@@ -5,16 +5,18 @@ Reads `served_features`, and the events of the outcome or the owner's labels. Va
 answer, and two variants are compared on the answers that have both predictions.
 
 The verdict is made once, on the answers up to the moment at which every variant has the declared number of users with an outcome.
-Before that moment the verdict is "too early"; later answers do not change the verdict. So the test cannot be stopped on a lucky day. Labels and late
-events that arrive later for earlier answers still count, so they can move that moment and change the verdict.
+Before that moment the verdict is "too early". So the test cannot be stopped on a lucky day. Labels and late events that arrive later for earlier answers
+would move that moment and change the figures, so the caller keeps the decision with its report, and gives it to the next one.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -73,6 +75,37 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """The figures of a verdict, which is made once.
+
+    Attributes:
+        experiment: The declaration of the experiment.
+        decided_at_ms: The time of the last answer that counts for the verdict.
+        arms: The figures of each variant.
+        comparisons: The comparison of each other variant with the first variant.
+    """
+
+    experiment: Experiment
+    decided_at_ms: int
+    arms: tuple[Arm, ...]
+    comparisons: tuple[Comparison, ...]
+
+    @classmethod
+    def read(cls, kept: Any, experiment: Experiment) -> Decision | None:
+        """Returns the decision that `write` has written; None if it is one on another declaration, or was written by another version of braid."""
+        try:
+            decision = TypeAdapter(cls).validate_python(kept)
+        except ValidationError:
+            return None
+        return decision if decision.experiment == experiment else None
+
+    def write(self) -> dict[str, Any]:
+        """Returns the decision as plain values, for JSON."""
+        written: dict[str, Any] = TypeAdapter(Decision).dump_python(self, mode="json")
+        return written
+
+
+@dataclass(frozen=True)
 class ExperimentReport:
     """The results of an experiment.
 
@@ -87,6 +120,7 @@ class ExperimentReport:
             gets users.
         decided_at_ms: The time of the last answer that counts for the verdict; None before the verdict.
         verdict: The verdict in words.
+        decision: The figures of the verdict, which later reports must repeat; None before the verdict, and while the variants cannot be compared.
     """
 
     name: str
@@ -98,10 +132,16 @@ class ExperimentReport:
     srm_p_value: float | None
     decided_at_ms: int | None
     verdict: str
+    decision: Decision | None = None
 
 
 def report_experiment(
-    spark: SparkSession, settings: Settings, model: Model, experiment: Experiment, known_until_ms: int
+    spark: SparkSession,
+    settings: Settings,
+    model: Model,
+    experiment: Experiment,
+    known_until_ms: int,
+    decision: Decision | None = None,
 ) -> ExperimentReport:
     """Returns the report on all answers of the experiment. Degraded answers count too, because users got them.
 
@@ -111,6 +151,7 @@ def report_experiment(
         model: The model whose variants are compared.
         experiment: The experiment.
         known_until_ms: The instant up to which all events are in the lake; an outcome after this instant is not known yet.
+        decision: The decision of an earlier report; None before the verdict.
 
     Raises:
         NotReadyError: The experiment has no answers yet.
@@ -131,11 +172,15 @@ def report_experiment(
     ).toPandas()  # fmt: skip
     if model.labels is None:
         exposures["label"] = exposures["label"].where(exposures["q_ms"] + horizon_ms <= known_until_ms)
-    return judge(experiment, exposures, model.horizon_ms, model.objective)
+    return judge(experiment, exposures, model.horizon_ms, model.objective, decision)
 
 
 def judge(
-    experiment: Experiment, exposures: pd.DataFrame, predicted_ms: int, objective: Objective = Objective.BINARY
+    experiment: Experiment,
+    exposures: pd.DataFrame,
+    predicted_ms: int,
+    objective: Objective = Objective.BINARY,
+    decision: Decision | None = None,
 ) -> ExperimentReport:
     """Returns the report on the answers of an experiment.
 
@@ -145,30 +190,37 @@ def judge(
             shadows (JSON: variant → its prediction). For several classes, a prediction is the probability of the label.
         predicted_ms: The horizon that the models predict, in milliseconds.
         objective: What the models predict.
+        decision: The decision of an earlier report, whose figures stay; None before the verdict.
     """
     names = list(experiment.shares)
     known = exposures[exposures["label"].notna()]
-    decided_at_ms = _decided_at_ms(experiment, known)
-    rows = known if decided_at_ms is None else known[known["q_ms"] <= decided_at_ms]
-    predictions: dict[str, pd.Series] = {name: _predictions(rows, name) for name in names}
     confidence = 1 - ALPHA / max(1, len(names) - 1)
-    split = _split_p_value(experiment, exposures)
-    comparisons = tuple(
-        Comparison(name, names[0], _difference(experiment, objective, rows, predictions, (names[0], name), confidence))
-        for name in names[1:]
-        if decided_at_ms is not None
-    )
-    own_horizon = round(experiment.horizon_hours * HOUR_MS) == predicted_ms
+    decided_at_ms = decision.decided_at_ms if decision else _decided_at_ms(experiment, known)
+    if decision:
+        arms, comparisons = decision.arms, decision.comparisons
+    else:
+        rows = known if decided_at_ms is None else known[known["q_ms"] <= decided_at_ms]
+        own_horizon = round(experiment.horizon_hours * HOUR_MS) == predicted_ms
+        arms = tuple(_arm(objective, rows, name, own_horizon) for name in names)
+        predictions: dict[str, pd.Series] = {name: _predictions(rows, name) for name in names}
+        comparisons = tuple(
+            Comparison(name, names[0], _difference(experiment, objective, rows, predictions, (names[0], name), confidence))
+            for name in names[1:]
+            if decided_at_ms is not None
+        )
+        if decided_at_ms is not None and all(comparison.difference is not None for comparison in comparisons):
+            decision = Decision(experiment, decided_at_ms, arms, comparisons)
     report = ExperimentReport(
         name=experiment.name,
         criterion=CRITERIA[objective][0],
-        arms=tuple(_arm(objective, rows, name, own_horizon) for name in names),
+        arms=arms,
         comparisons=comparisons,
         confidence=confidence,
         waiting=len(exposures) - len(known),
-        srm_p_value=split,
+        srm_p_value=_split_p_value(experiment, exposures),
         decided_at_ms=decided_at_ms,
         verdict="",
+        decision=decision,
     )
     variants_of = exposures[["entity", "variant"]].drop_duplicates()["entity"].value_counts()
     return replace(report, verdict=_verdict(experiment, report, int((variants_of > 1).sum())))

@@ -14,16 +14,18 @@ from models.evaluation import CRITERIA
 from monitoring.attribution import Reason
 from monitoring.consistency import check_consistency
 from monitoring.drift import feature_drift
-from monitoring.experiment import report_experiment
+from monitoring.experiment import Decision, report_experiment
 from monitoring.live_quality import live_quality
 from orchestration.assets.models import ANSWERS, DEFECTS, outcome_keys, outcomes_known_until_ms
 from orchestration.deployment import OWNERS, Deployment
-from orchestration.materialized import published_views
+from orchestration.materialized import latest_metadata, published_views
 from orchestration.names import SERVED, consistency_key, drift_key, events_key, experiment_key, live_quality_key, view_key
 from orchestration.plots import intervals, rates
 
 #: Metadata of drift and live quality: the reason to train a new model; empty without a reason.
 RETRAIN = "retrain because"
+#: Metadata of an experiment: the figures of its verdict (`monitoring.experiment.Decision`).
+DECISION = "decision"
 _TABLE_COLUMNS = ("feature", "cells", "mismatch_rate", "missing_rate", "extra_rate", "smape")
 
 
@@ -116,21 +118,26 @@ def experiment_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinitio
         key=experiment_key(model), deps=[SERVED, *outcome_keys(model)], group_name="quality", kinds={"spark", "scipy"}, owners=OWNERS,
         description="The running A/B test: the differences between its variants, with intervals, and a verdict in words.",
     )  # fmt: skip
-    def experiment_report(spark: LazyPySparkResource) -> dg.MaterializeResult:
+    def experiment_report(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         experiment = settings.experiment
+        known = latest_metadata(context.instance, experiment_key(model)).get(DECISION)
+        kept = {} if known is None else {DECISION: dg.MetadataValue.json(known)}
         if experiment is None:
-            return dg.MaterializeResult(metadata={"verdict": "No experiment runs: set BRAID_EXPERIMENT."})
+            return dg.MaterializeResult(metadata={"verdict": "No experiment runs: set BRAID_EXPERIMENT.", **kept})
         try:
             session = spark.spark_session
-            report = report_experiment(session, settings, model, experiment, outcomes_known_until_ms(session, settings, model))
+            until_ms = outcomes_known_until_ms(session, settings, model)
+            report = report_experiment(session, settings, model, experiment, until_ms, Decision.read(known, experiment))
         except NotReadyError as error:
-            return dg.MaterializeResult(metadata={"verdict": str(error)})
+            return dg.MaterializeResult(metadata={"verdict": str(error), **kept})
+        if report.decision is not None:
+            kept = {DECISION: dg.MetadataValue.json(report.decision.write())}
         arms = [dg.TableRecord({name: _plain(value) for name, value in vars(arm).items()}) for arm in report.arms]
         split = {} if report.srm_p_value is None else {"sample ratio p value": report.srm_p_value}
         return dg.MaterializeResult(
             metadata={
                 "verdict": report.verdict, "experiment": report.name, "arms": dg.MetadataValue.table(arms), "answers without an outcome": report.waiting,
-                "differences": intervals(report), **split,
+                "differences": intervals(report), **split, **kept,
             }
         )  # fmt: skip
 

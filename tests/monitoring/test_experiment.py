@@ -15,7 +15,7 @@ from infra.errors import NotReadyError
 from infra.policies import Experiment
 from infra.settings import Settings
 from monitoring import experiment as experiments
-from monitoring.experiment import ExperimentReport, report_experiment
+from monitoring.experiment import Decision, ExperimentReport, report_experiment
 from monitoring.served import SCHEMA, TABLE
 from serving.variants import assigned
 from tests.declarations import repurchase, user_events
@@ -77,6 +77,33 @@ def test_looking_every_day_does_not_change_the_verdict() -> None:
     assert all("Too early" in report.verdict and not report.comparisons for report in early)
     assert len({(report.verdict, report.decided_at_ms, report.arms) for report in decided}) == 1
     assert min(arm.entities for arm in decided[0].arms) == 100
+
+
+def test_labels_and_late_events_that_come_after_the_verdict_do_not_change_it() -> None:
+    rows = exposures(2, 600)
+    # People label in the order of their work: first the answers of odd numbers, later the others, and some labels are corrected.
+    first = rows.assign(label=rows["label"].where(rows["q_ms"] % 2 == 1))
+    made = judge(HALVES, first)
+    assert made.decided_at_ms is not None
+    corrected = rows.assign(label=rows["label"].where(rows["q_ms"] % 11 > 0, 1 - rows["label"]))
+    anew = judge(HALVES, corrected)
+    assert (anew.decided_at_ms, anew.comparisons) != (made.decided_at_ms, made.comparisons), "by itself it would be another one"
+    kept = Decision.read(json.loads(json.dumps(made.decision.write())), HALVES)
+    later = experiments.judge(HALVES, corrected, repurchase.horizon_ms, decision=kept)
+    assert (later.verdict, later.decided_at_ms, later.arms, later.comparisons) == (
+        made.verdict, made.decided_at_ms, made.arms, made.comparisons,
+    )  # fmt: skip
+    assert later.decision == made.decision
+    assert later.waiting == 0
+    assert (
+        Decision.read(made.decision.write(), SHADOW)
+        is Decision.read({"verdict": "?"}, HALVES)
+        is Decision.read(None, HALVES)
+        is None
+    )
+    # What spoils the experiment is said all the same.
+    spoilt = pd.concat([corrected, corrected.tail(1).assign(variant="challenger")])
+    assert "got answers of several variants" in experiments.judge(HALVES, spoilt, repurchase.horizon_ms, decision=kept).verdict
 
 
 def test_too_early_counts_users_with_an_outcome() -> None:

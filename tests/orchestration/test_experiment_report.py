@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pytest
 
 from batch.events import append_events
 from features.windows import DAY_MS
 from infra.policies import Experiment
 from infra.settings import Settings
 from monitoring.served import SCHEMA, TABLE
-from orchestration.assets.quality import experiment_asset
+from orchestration.assets.quality import DECISION, experiment_asset
 from orchestration.checks.served import split_as_declared
 from orchestration.deployment import Deployment
 from orchestration.names import experiment_key
@@ -27,25 +29,33 @@ EVENTS = """event_id STRING, user_id BIGINT, session_id STRING, event_type STRIN
     properties MAP<STRING,STRING>, ts_ms BIGINT, arrival_ms BIGINT, origin STRING, kafka_partition INT, kafka_offset BIGINT, _order BIGINT"""
 
 
-def reported(settings: Settings, experiment: Experiment | None) -> tuple[dict[str, Any], bool]:
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+def reported(settings: Settings, instance: dg.DagsterInstance, experiment: Experiment | None) -> tuple[dict[str, Any], bool]:
     """What the asset says, and whether its split passes the check."""
     deployment = Deployment(project, settings.model_copy(update={"experiment": experiment}))
-    with dg.instance_for_test() as instance:
-        done = dg.materialize(
-            [experiment_asset(deployment, repurchase), split_as_declared(repurchase)],
-            instance=instance,
-            resources={"spark": deployment.spark_resource},
-        )
+    done = dg.materialize(
+        [experiment_asset(deployment, repurchase), split_as_declared(repurchase)],
+        instance=instance,
+        resources={"spark": deployment.spark_resource},
+    )
     [materialization] = done.asset_materializations_for_node(experiment_key(repurchase).to_user_string())
     [check] = done.get_asset_check_evaluations()
     return {name: value.value for name, value in materialization.metadata.items()}, check.passed
 
 
-def test_the_verdict_is_in_words_and_a_broken_split_fails_its_check(spark: SparkSession, lake: Settings) -> None:
-    events = [(f"e{n}", n, "s", "PURCHASE", None, None, None, None, BASE + n * DAY_MS, BASE, "stream", 0, 0, 0) for n in range(10)]
+def test_the_verdict_is_in_words_and_a_broken_split_fails_its_check(
+    spark: SparkSession, lake: Settings, instance: dg.DagsterInstance
+) -> None:
+    bought = {n: n * DAY_MS for n in range(10)} | {n: n + 5 for n in range(10, 400, 7)}
+    events = [(f"e{n}", n, "s", "PURCHASE", None, None, None, None, BASE + at, BASE, "stream", 0, 0, 0) for n, at in bought.items()]
     append_events(spark, lake, user_events, spark.createDataFrame(events, EVENTS))
-    assert reported(lake, None) == ({"verdict": "No experiment runs: set BRAID_EXPERIMENT."}, True)
-    metadata, passed = reported(lake, HALVES)
+    assert reported(lake, instance, None) == ({"verdict": "No experiment runs: set BRAID_EXPERIMENT."}, True)
+    metadata, passed = reported(lake, instance, HALVES)
     assert metadata["verdict"].startswith("Nothing was served in the experiment halves yet")
     assert passed
 
@@ -58,7 +68,7 @@ def test_the_verdict_is_in_words_and_a_broken_split_fails_its_check(spark: Spark
         spark.createDataFrame(rows, SCHEMA).write.format("delta").mode("append").save(lake.table(TABLE))
 
     serve(HALVES, [assigned(HALVES, user) for user in range(400)])
-    metadata, passed = reported(lake, HALVES)
+    metadata, passed = reported(lake, instance, HALVES)
     assert passed
     assert metadata["experiment"] == "halves"
     assert metadata["sample ratio p value"] > 0.001
@@ -67,8 +77,15 @@ def test_the_verdict_is_in_words_and_a_broken_split_fails_its_check(spark: Spark
     assert sum(arms.values()) > 200
     assert "Decided once" in metadata["verdict"]
 
+    # Purchases that arrive late, and a pause of the experiment, do not change what was decided.
+    late = [(f"l{n}", n, "s", "PURCHASE", None, None, None, None, BASE + n + 1, BASE, "stream", 0, 0, 0) for n in range(0, 400, 3)]
+    append_events(spark, lake, user_events, spark.createDataFrame(late, EVENTS))
+    assert reported(lake, instance, None)[0]["verdict"].startswith("No experiment runs")
+    again, _ = reported(lake, instance, HALVES)
+    assert (again["verdict"], again["arms"], again[DECISION]) == (metadata["verdict"], metadata["arms"], metadata[DECISION])
+
     broken = HALVES.model_copy(update={"name": "broken"})
     serve(broken, ["champion"] * 350 + ["batch_only"] * 50)
-    metadata, passed = reported(lake, broken)
+    metadata, passed = reported(lake, instance, broken)
     assert not passed
     assert "not split as declared" in metadata["verdict"]
