@@ -91,10 +91,10 @@ class Decision:
     comparisons: tuple[Comparison, ...]
 
     @classmethod
-    def read(cls, kept: Any, experiment: Experiment) -> Decision | None:
+    def read(cls, written: Any, experiment: Experiment) -> Decision | None:
         """Returns the decision that `write` has written; None if it is one on another declaration, or was written by another version of braid."""
         try:
-            decision = TypeAdapter(cls).validate_python(kept)
+            decision = TypeAdapter(cls).validate_python(written)
         except ValidationError:
             return None
         return decision if decision.experiment == experiment else None

@@ -88,8 +88,8 @@ def test_labels_and_late_events_that_come_after_the_verdict_do_not_change_it() -
     corrected = rows.assign(label=rows["label"].where(rows["q_ms"] % 11 > 0, 1 - rows["label"]))
     anew = judge(HALVES, corrected)
     assert (anew.decided_at_ms, anew.comparisons) != (made.decided_at_ms, made.comparisons), "by itself it would be another one"
-    kept = Decision.read(json.loads(json.dumps(made.decision.write())), HALVES)
-    later = experiments.judge(HALVES, corrected, repurchase.horizon_ms, decision=kept)
+    made_before = Decision.read(json.loads(json.dumps(made.decision.write())), HALVES)
+    later = experiments.judge(HALVES, corrected, repurchase.horizon_ms, decision=made_before)
     assert (later.verdict, later.decided_at_ms, later.arms, later.comparisons) == (
         made.verdict, made.decided_at_ms, made.arms, made.comparisons,
     )  # fmt: skip
@@ -103,7 +103,9 @@ def test_labels_and_late_events_that_come_after_the_verdict_do_not_change_it() -
     )
     # What spoils the experiment is said all the same.
     spoilt = pd.concat([corrected, corrected.tail(1).assign(variant="challenger")])
-    assert "got answers of several variants" in experiments.judge(HALVES, spoilt, repurchase.horizon_ms, decision=kept).verdict
+    assert (
+        "got answers of several variants" in experiments.judge(HALVES, spoilt, repurchase.horizon_ms, decision=made_before).verdict
+    )
 
 
 def test_too_early_counts_users_with_an_outcome() -> None:

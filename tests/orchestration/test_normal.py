@@ -211,8 +211,8 @@ def test_a_view_that_was_blocked_is_neither_the_norm_nor_published_again(spark: 
 def test_training_ends_where_the_published_view_ends_unless_the_run_has_built_a_view_itself(
     spark: SparkSession, lake: Settings
 ) -> None:
-    view = spark.range(3).selectExpr("id AS entity", "20L AS batch_end_ms")
-    view.coalesce(1).write.format("delta").save(lake.table(view_table(user_features)))
+    rows = spark.range(3).selectExpr("id AS entity", "20L AS batch_end_ms")
+    rows.coalesce(1).write.format("delta").save(lake.table(view_table(user_features)))
 
     @dg.asset(key=view_key(user_features))
     def built() -> None: ...
@@ -221,7 +221,7 @@ def test_training_ends_where_the_published_view_ends_unless_the_run_has_built_a_
 
         def end_ms(run_id: str | None = None) -> int:
             published = published_views(instance, repurchase.groups, run_id)
-            return training_end_ms(spark, lake, repurchase, [found.batch_end_ms for found in published.values()])
+            return training_end_ms(spark, lake, repurchase, [view.batch_end_ms for view in published.values()])
 
         assert end_ms() == 20, "an earlier version of braid has published it"
         metadata = {VIEW_VERSION: 0, "batch_end": rfc3339(10)}
