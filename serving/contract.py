@@ -61,7 +61,9 @@ def instant_ms(given: Any) -> int:
 
 def six_places(number: float) -> float:
     """Rounds a number to six decimal places by its digits, a half to the even digit, as a column of an event is. `round` rounds the binary number."""
-    return float(Decimal(repr(number)).quantize(_MICRO, ROUND_HALF_EVEN)) + 0.0  # + 0.0 makes 0.0 of -0.0
+    if round(number, 6) != number:
+        number = float(Decimal(repr(number)).quantize(_MICRO, ROUND_HALF_EVEN))
+    return number + 0.0  # + 0.0 makes 0.0 of -0.0
 
 
 #: An instant: RFC 3339 with an offset, or milliseconds since 1970. The validated value is in milliseconds.

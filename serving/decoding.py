@@ -28,6 +28,7 @@ from serving.contract import (
     MAX_TEXT_LENGTH,
     MAX_USE_CASE_LENGTH,
     instant_ms,
+    six_places,
 )  # fmt: skip
 from serving.errors import RefusalError
 
@@ -145,6 +146,6 @@ def _struct(name: str, fields: list[Any], instants: list[str], decimals: list[st
                 setattr(message, field, instant_ms(value))
         for field in decimals or ():
             if (value := getattr(message, field)) is not None:
-                setattr(message, field, round(value, 6))
+                setattr(message, field, six_places(value))
 
     return msgspec.defstruct(name, fields, namespace={"__post_init__": finish}, kw_only=True, forbid_unknown_fields=True, gc=False)

@@ -237,7 +237,8 @@ def test_a_run_checks_and_publishes_the_view_that_it_has_built_although_another_
     settings = weeks.model_copy(update={"redis_url": valkey.redis_url})
     deployment = Deployment(Project((SOURCE,), (GROUP,)), settings)
     end_ms = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)
-    build_tiles(spark, settings, GROUP, stale_days(spark, settings, GROUP))
+    if stale := stale_days(spark, settings, GROUP):  # another test of this lake may have built the tiles
+        build_tiles(spark, settings, GROUP, stale)
 
     def build_and_be_overtaken(*arguments: Any) -> ViewReport:
         report = build_view(*arguments)

@@ -20,6 +20,7 @@ from models.formats import scorer_of, stored_model
 from models.training import fitted
 from serving.answer import feature_rows, features_at
 from serving.contract import predict_contract, score_contract
+from serving.decoding import predict_struct
 from serving.model import LoadedModel
 from serving.predicting import Predictor, tiles_kept_ms
 from serving.request_ids import RequestIds
@@ -153,9 +154,9 @@ def test_a_decimal_of_a_request_has_the_micro_units_of_an_event_with_the_same_nu
     typed = spark.createDataFrame([(number,) for number in numbers], "amount STRING").selectExpr(
         f"CAST({column.typed_sql()} AS DOUBLE)"
     )
+    right = [amount for (amount,) in typed.collect()]
     contract, _ = predict_contract(fraud)
-    asked = [
-        contract.model_validate({"card_id": 1, "terminal_id": "t", "context": {"amount": float(number)}}).context.amount
-        for number in numbers
-    ]
-    assert asked == [amount for (amount,) in typed.collect()]
+    bodies = [f'{{"card_id": 1, "terminal_id": "t", "context": {{"amount": {number}}}}}' for number in numbers]
+    usual = msgspec.json.Decoder(predict_struct(fraud))
+    assert [usual.decode(body).context.amount for body in bodies] == right
+    assert [contract.model_validate_json(body).context.amount for body in bodies] == right
