@@ -121,23 +121,23 @@ def experiment_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinitio
     def experiment_report(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         experiment = settings.experiment
         known = latest_metadata(context.instance, experiment_key(model)).get(DECISION)
-        earlier = {} if known is None else {DECISION: dg.MetadataValue.json(known)}
+        decision = {} if known is None else {DECISION: dg.MetadataValue.json(known)}
         if experiment is None:
-            return dg.MaterializeResult(metadata={"verdict": "No experiment runs: set BRAID_EXPERIMENT.", **earlier})
+            return dg.MaterializeResult(metadata={"verdict": "No experiment runs: set BRAID_EXPERIMENT.", **decision})
         try:
             session = spark.spark_session
             until_ms = outcomes_known_until_ms(session, settings, model)
             report = report_experiment(session, settings, model, experiment, until_ms, Decision.read(known, experiment))
         except NotReadyError as error:
-            return dg.MaterializeResult(metadata={"verdict": str(error), **earlier})
+            return dg.MaterializeResult(metadata={"verdict": str(error), **decision})
         if report.decision is not None:
-            earlier = {DECISION: dg.MetadataValue.json(report.decision.write())}
+            decision = {DECISION: dg.MetadataValue.json(report.decision.write())}
         arms = [dg.TableRecord({name: _plain(value) for name, value in vars(arm).items()}) for arm in report.arms]
         split = {} if report.srm_p_value is None else {"sample ratio p value": report.srm_p_value}
         return dg.MaterializeResult(
             metadata={
                 "verdict": report.verdict, "experiment": report.name, "arms": dg.MetadataValue.table(arms), "answers without an outcome": report.waiting,
-                "differences": intervals(report), **split, **earlier,
+                "differences": intervals(report), **split, **decision,
             }
         )  # fmt: skip
 
