@@ -43,6 +43,15 @@ class ColumnType(StrEnum):
     MAP = "MAP<STRING, STRING>"
 
 
+#: Type → what a value of the type is, in words. A text is any value.
+EXPECTED = {
+    ColumnType.INT64: "a 64-bit integer",
+    ColumnType.DECIMAL: "a decimal below 10^12",
+    ColumnType.TIMESTAMP: "an RFC 3339 time with an offset",
+    ColumnType.MAP: "a JSON object",
+}
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a source.
@@ -82,13 +91,7 @@ class Column:
 
     def reason_sql(self) -> str | None:
         """Returns the `WHEN … THEN reason` clauses that reject a raw value, over the raw and the typed column; None if every text fits."""
-        raw, name = f"`{self.name}`", self.name
-        expected = {
-            ColumnType.INT64: "a 64-bit integer",
-            ColumnType.DECIMAL: "a decimal below 10^12",
-            ColumnType.TIMESTAMP: "an RFC 3339 time with an offset",
-            ColumnType.MAP: "a JSON object",
-        }.get(self.type)
+        raw, name, expected = f"`{self.name}`", self.name, EXPECTED.get(self.type)
         parts = []
         if self.required:
             parts.append(f"WHEN {raw} IS NULL OR trim({raw}) = '' THEN '{name} is missing'")

@@ -12,7 +12,13 @@ from pyspark.sql import functions as F
 
 from batch.events import ingest_archive
 from batch.load import load_events
+from braid.testing import features_at
+from features.declaration import FeatureGroup, count, last_k, total
+from features.errors import BraidError
+from features.instants import rfc3339
+from features.judgement import MISFIT, row_projections
 from features.sources import Column, ColumnType, EventSource
+from features.windows import DAY_MS
 from infra.settings import Settings
 from speed.archive import create_archive
 from speed.stream import judged
@@ -204,3 +210,75 @@ def test_two_documents_in_one_message_are_no_event(spark: SparkSession, settings
     assert verdicts(judged(settings, frame, CLICKS, {"_offset": "offset"}), "_offset") == [
         ("there is text behind the JSON object of the message",)
     ]
+
+
+#: Texts at the edges of the contract, by the column that has them.
+TEXTS: dict[str, tuple[str, ...]] = {
+    "offset": (
+        "1.5", "1.0", "1.", ".0", " 7 ", "+7", "-0", "1e3", "007", "", " ", "9223372036854775807", "9223372036854775808", "-9223372036854775808.000",
+        "1_000", "0x1F", "٣", "true", "NaN",
+    ),
+    "amount": (
+        "1.2345665", "1.2345675", "-1.2345665", "1.23456650000000000001", "1.2345664999999999996", "0.0000005", "0.0000015", "1e3", "1E-7", "5e-7", ".5",
+        "5.", "+2", " 2 ", "999999999999.999999", "999999999999.9999995", "1000000000000", "1e12", "1e30", "1e-300", "1e9999", "1,5", "1_0", "NaN",
+        "Infinity", "0x1", "", "-", "1.0d", "12345678901234567890.5", "123456789012345678901",
+    ),
+    "event_timestamp": (
+        "2026-01-02T03:04:05.0019Z", "2026-01-02T03:04:05.9999999Z", "2026-01-02t03:04:05z", "2026-01-02 03:04:05.123456789+05:30", "1970-01-02T00:00:00Z",
+        "1970-01-01T23:59:59.9999Z", "2199-12-31T23:59:59.9999Z", "2200-01-01T00:00:00Z", "2200-01-01T00:30:00+01:00", "2026-01-02T03:04:05",
+        "2026-02-30T03:04:05Z", "2026-01-02T24:00:00Z", "2026-01-02T03:04:60Z", "2026-01-02T03:04:05+18:00", "2026-01-02T03:04:05+18:01",
+        "2026-01-02T03:04:05-00:75", "2026-01-02T03:04Z", " 2026-01-02T03:04:05Z", "20260102T030405Z", "1767323045", "0001-01-01T00:00:00Z",
+        "2026-01-02T03:04:05.1234567890Z",
+    ),
+    "properties": ("{}", "[]", " [ ] ", "[1]", "x", '{"a":"b"}', '{"a":1,"b":null,"c":true}', '{"a":{"x":[1]}}', "null", '"a"', "", '{"a"'),
+    "user_id": ("", " ", "5", "5.00", "5.01"),
+    "kind": ("", " ", "VIEW", " VIEW "),
+}  # fmt: skip
+
+
+def test_a_test_of_a_declaration_reads_each_value_as_the_platform_does(spark: SparkSession) -> None:
+    fitting = {"event_id": "e", "user_id": "5", "kind": "VIEW", "event_timestamp": "2026-01-02T03:04:05.678Z"}
+    events = [(column, fitting | {column: text}) for column, texts in TEXTS.items() for text in texts]
+    raw = spark.createDataFrame(
+        [(n, *(event.get(name) for name in NAMES), None) for n, (_, event) in enumerate(events)],
+        f"n INT, {', '.join(f'`{name}` STRING' for name in NAMES)}, {MISFIT} STRING",
+    )
+    for projection in row_projections(CLICKS, ["n"], f"{2**62}", DAY_MS):
+        raw = raw.selectExpr(*projection)
+    features = (
+        total("amount", of="amount"), last_k("offset", of="offset", k=1), count("with_offset", where="offset IS NOT NULL"),
+        count("with_amount", where="amount IS NOT NULL"), count("with_properties", where="properties IS NOT NULL"),
+        count("with_a", where="properties['a'] IS NOT NULL"), count("a_is_b", where="properties['a'] = 'b'"), count("views", where="kind = 'VIEW'"),
+    )  # fmt: skip
+    group = FeatureGroup("clickers", "user_id", CLICKS, features)
+    unlike = []
+    for row, (column, event) in zip(raw.orderBy("n").drop("event_timestamp").collect(), events, strict=True):
+        values = None
+        if row["_reason"] is None:
+            properties = row["properties"] or {}
+            values = {
+                "amount": float(row["amount"] or 0), "offset": [row["offset"]] if row["offset"] is not None else None,
+                "with_offset": int(row["offset"] is not None), "with_amount": int(row["amount"] is not None),
+                "with_properties": int(row["properties"] is not None), "with_a": int(properties.get("a") is not None),
+                "a_is_b": int(properties.get("a") == "b"), "views": int(row["kind"] == "VIEW"),
+            }  # fmt: skip
+        try:
+            at_ms = CLICKS.latest_ms if row["_reason"] else row["ts_ms"] + 1
+            computed = features_at(group, [event], 5, rfc3339(at_ms))
+            # The event lies at exactly this millisecond.
+            if row["_reason"] is None and features_at(group, [event], 5, rfc3339(row["ts_ms"]))["views"]:
+                unlike.append((column, event[column], "earlier than on the platform"))
+        except BraidError as error:
+            computed = None
+            if row["_reason"] and row["_reason"] not in str(error) and "is missing" not in row["_reason"]:
+                unlike.append((column, row["_reason"], str(error)))
+        if computed != values:
+            unlike.append((column, event[column], row["_reason"] or values, computed))
+    assert not unlike, "\n".join(map(str, unlike))
+
+
+@pytest.mark.parametrize(("item", "counted"), [("i", 1), ("i" * 256, 1), ("i" * 257, 0), ("", 0)])
+def test_a_test_of_a_declaration_counts_no_event_of_an_empty_or_too_long_entity(item: str, counted: int) -> None:
+    group = FeatureGroup("items", "item", CLICKS, (count("clicks"),))
+    event = {"event_id": "e", "user_id": 5, "kind": "VIEW", "event_timestamp": "2026-01-02T03:04:05Z", "item": item}
+    assert features_at(group, [event], item, "2026-01-03T00:00:00Z") == {"clicks": counted}
