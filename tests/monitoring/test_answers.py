@@ -189,7 +189,7 @@ def test_live_quality_of_a_joined_outcome_counts_the_answers_that_name_it(lake_o
 
 
 def test_drift_covers_request_columns_and_derived_features(lake_of_payments: Lake) -> None:
-    drift = feature_drift(lake_of_payments.spark, lake_of_payments.settings, fraud)
+    drift = feature_drift(lake_of_payments.spark, lake_of_payments.settings, fraud, {})
     assert drift is not None
     assert set(drift) == {"amount", "channel", "amount_to_mean", "channel_bucket", "hour"}, "no version of a view is known"
     assert drift["amount"] == 1.0, "all amounts are larger than any of the training set"
