@@ -100,6 +100,7 @@ def promote(
     Raises:
         BraidError: The fit on all rows cannot be served (`models.formats.stored_model`).
         MlflowException: The registry does not answer, or has no such version.
+        OSError: The artifacts cannot be read.
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -176,6 +177,8 @@ def promote(
         present_scorer = load_scorer(settings, name, compared_version)
         learnt = version_of(settings, name, compared_version).tags.get(LEARNT_TAG)
     except (ValueError, OSError, MlflowException) as error:
+        # If the registry or its artifacts cannot be reached now, this raises as well, and the champion stays.
+        read_version(settings, name, candidate_version)
         return crown(f"The champion, version {version}, cannot be loaded and compared: {error}", **figures)
     later = rows[rows["split"] == "evaluation"]
     if learnt is not None:  # of other training sets, such as one of before older events were loaded, it may have learnt later rows

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightgbm
 import mlflow
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from features.declaration import FeatureGroup, last_k
 from features.model import Labels, Model, Outcome
@@ -329,6 +331,28 @@ def test_a_candidate_is_compared_on_rows_that_the_champion_has_not_learnt(traine
         load_scorer(settings, repurchase.name, first).predict(repurchase.vector.matrix(later)),
     )
     assert report.champion == pytest.approx(right)
+
+
+def test_a_champion_stays_while_the_artifacts_cannot_be_read(
+    trained: tuple[Settings, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = trained
+    rows, artifacts = training_rows(), settings.home / "artifacts"
+    client = MlflowClient(settings.mlflow_tracking_uri)
+    champion, candidate = (register(settings, booster_of(rows, rounds)) for rounds in (30, 31))
+    client.set_registered_model_alias(repurchase.name, CHAMPION, champion)
+
+    def load_in_an_outage(*arguments: Any) -> Any:
+        artifacts.rename(settings.home / "away")  # after the candidate was read
+        return load_scorer(*arguments)
+
+    monkeypatch.setattr("models.promotion.load_scorer", load_in_an_outage)
+    try:
+        with pytest.raises((OSError, MlflowException)):
+            promote(settings, repurchase, candidate, rows, 0)
+    finally:
+        (settings.home / "away").rename(artifacts)
+    assert alias(settings, repurchase.name) == champion
 
 
 def alias(settings: Settings, name: str) -> str | None:
