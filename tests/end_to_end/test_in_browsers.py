@@ -124,7 +124,7 @@ def test_the_page_of_the_api_tells_what_can_be_asked(shop: Shop, page: Page) -> 
     for path in ("/predict", "/features", "/livez", "/readyz", "/metrics"):
         expect(page.get_by_text(path, exact=True).first).to_be_visible()
     page.get_by_role("button", name="POST /predict").first.click()
-    expect(page.get_by_text("A prediction about an entity, on the features of this moment").first).to_be_visible()
+    expect(page.get_by_text("a prediction about an entity, on its features at this moment").first).to_be_visible()
 
 
 def test_the_console_shows_a_merge_live_and_asks_the_model(shop: Shop, page: Page) -> None:
