@@ -363,7 +363,7 @@ def test_a_store_that_is_late_costs_the_budget_and_gives_the_declared_prediction
         ("score", {"candidates": []}, 400, "candidates"),
         ("score", {"candidates": [{"terminal_id": "t1", "amount": 1}]}, 422, "position 0 has no card_id"),
         ("score", {"card_id": 1, "candidates": [{"terminal_id": "t1", "amount": 1}, {"terminal_id": "t2"}]}, 422, "position 1 has no amount"),
-        ("score", {"card_id": 1, "candidates": [{"terminal_id": "t1", "amount": 1, "colour": "red"}]}, 400, "candidates.0"),
+        ("score", {"card_id": 1, "candidates": [{"terminal_id": "t1", "amount": 1, "colour": "red"}]}, 422, "candidates.0.colour"),
     ],
 )  # fmt: skip
 def test_a_request_that_does_not_fit_is_refused_with_a_sentence(
