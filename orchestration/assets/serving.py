@@ -66,12 +66,7 @@ def version_to_publish_again(
         NotReadyError: That view is no longer stored.
     """
     noted = latest_metadata(instance, online_key(group)).get(VIEW_VERSION)
-    if noted is None:
-        return None
-    version = published_version(session, settings, group, noted)
-    if version is None:
-        raise NotReadyError(f"The view of {group.name} that was published last is not stored any more.", "Run `braid backfill`.")
-    return version
+    return None if noted is None else _stored_version(session, settings, group, noted, "was published last")
 
 
 def version_built(
@@ -83,11 +78,13 @@ def version_built(
         NotReadyError: That view is not stored any more.
     """
     built = metadata_of_run(run, instance, view_key(group)).get(VIEW_VERSION)
-    if built is None:
-        return None
-    version = published_version(session, settings, group, built)
+    return None if built is None else _stored_version(session, settings, group, built, "this run has built")
+
+
+def _stored_version(session: SparkSession, settings: Settings, group: FeatureGroup, noted: int, which: str) -> int:
+    version = published_version(session, settings, group, noted)
     if version is None:
-        raise NotReadyError(f"The view of {group.name} that this run has built is not stored any more.", "Run `braid backfill`.")
+        raise NotReadyError(f"The view of {group.name} that {which} is not stored any more.", "Run `braid backfill`.")
     return version
 
 
