@@ -36,6 +36,7 @@ from models.registry import (
     OBJECTIVE_TAG,
     TWIN_TAG,
     batch_only_name,
+    crown_twin,
     load_scorer,
     other_outcome,
     read_version,
@@ -119,7 +120,7 @@ def promote(
             client.set_model_version_tag(name, candidate_version, key, value)
         champion = fit_again(name, candidate_version, tags)
         client.set_registered_model_alias(name, CHAMPION, champion)
-        crown_twin(twin)
+        crown_twin(settings, name, tags)
         challenger = version_by_alias(settings, name, CHALLENGER)
         if challenger is not None and challenger.version == candidate_version:
             client.set_registered_model_alias(name, CHALLENGER, champion)
@@ -131,17 +132,13 @@ def promote(
             return evaluated_version
         return fit_on_all_rows(settings, model, rows, registered_name, evaluated, tags)
 
-    def crown_twin(twin: str | None) -> None:
-        if twin is not None:
-            client.set_registered_model_alias(batch_only_name(name), CHAMPION, twin)
-
     def refuse(reason: str, **figures: Any) -> PromotionReport:
         client.set_model_version_tag(name, candidate_version, "promotion", reason)
         return PromotionReport(False, reason, version, proven, **figures)
 
     # The alias of the twin is out of date if a run ended between the two writes, or if a user moved the champion.
     if present is not None:
-        crown_twin(present.tags.get(TWIN_TAG))
+        crown_twin(settings, name, present.tags)
     if candidate_version in (version, compared_version):
         return PromotionReport(False, "The candidate is the champion already.", version, proven)
     if defects:

@@ -116,7 +116,7 @@ def registered_versions(settings: Settings, name: str) -> list[RegisteredVersion
 
 
 def make_champion(settings: Settings, name: str, version: str) -> None:
-    """Moves the alias `champion`, which serving follows, to a version, and that of the twin to the version's twin, where it has one.
+    """Moves the alias `champion`, which serving follows, to a version, and that of the twin to the version's twin, if it has one.
 
     Raises:
         MlflowException: The registry does not answer, or has no such version.
@@ -125,10 +125,15 @@ def make_champion(settings: Settings, name: str, version: str) -> None:
 
     client = MlflowClient(settings.mlflow_tracking_uri)
     client.set_registered_model_alias(name, CHAMPION, version)
-    # An experiment compares the champion with its own twin.
-    twin = client.get_model_version(name, version).tags.get(TWIN_TAG)
-    if twin is not None:
-        client.set_registered_model_alias(batch_only_name(name), CHAMPION, twin)
+    crown_twin(settings, name, client.get_model_version(name, version).tags)
+
+
+def crown_twin(settings: Settings, name: str, tags: Mapping[str, str]) -> None:
+    """Makes the twin that the tags of a champion name the champion of the twins, if they name one. An experiment compares a champion with its own twin."""
+    from mlflow import MlflowClient
+
+    if TWIN_TAG in tags:
+        MlflowClient(settings.mlflow_tracking_uri).set_registered_model_alias(batch_only_name(name), CHAMPION, tags[TWIN_TAG])
 
 
 def version_of(settings: Settings, name: str, version: str) -> RegisteredVersion:

@@ -73,16 +73,12 @@ def build_training_set(spark: SparkSession, settings: Settings, model: Model, ba
     # A loaded label is known already; an outcome is known one horizon after its label point.
     end_ms = batch_end_ms if model.labels else batch_end_ms - model.horizon_ms
     target = settings.table(model.training_table)
-
-    def write() -> None:
-        points = label_points(spark, settings, model, end_ms).persist()
-        try:
-            rows = with_features(spark, settings, model, with_split(points, model.horizon_ms))
-            replace_table(rows.select(*in_order(model, rows.columns)), target)
-        finally:
-            points.unpersist()
-
-    retry_conflicts(write)
+    points = label_points(spark, settings, model, end_ms).persist()
+    try:
+        rows = with_features(spark, settings, model, with_split(points, model.horizon_ms))
+        retry_conflicts(lambda: replace_table(rows.select(*in_order(model, rows.columns)), target))
+    finally:
+        points.unpersist()
     state = table_state(spark, target)
     assert state is not None
     positive = F.coalesce(F.sum((F.col("label").cast("string") == "1").cast("int")), F.lit(0))

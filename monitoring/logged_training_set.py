@@ -23,7 +23,8 @@ from monitoring.answers import ANSWER, end_column, with_inputs
 def write_logged_training_set(spark: SparkSession, settings: Settings, model: Model, known_until_ms: int) -> tuple[int, int]:
     """Writes `logged_training_set` to the model's table. Returns the number of rows and the Delta version."""
     path = settings.table(model.logged_training_table)
-    retry_conflicts(lambda: replace_table(logged_training_set(spark, settings, model, known_until_ms), path))
+    rows = logged_training_set(spark, settings, model, known_until_ms)
+    retry_conflicts(lambda: replace_table(rows, path))
     state = table_state(spark, path)
     assert state is not None
     return state.read(spark).count(), state.version

@@ -46,18 +46,26 @@ def published_views(
     """
     views = {}
     for group in groups:
+        built = instance.get_latest_materialization_event(view_key(group)) if run_id is not None else None
+        if built is not None and built.run_id == run_id:
+            continue
         noted = latest_metadata(instance, online_key(group))
-        built = instance.get_latest_materialization_event(view_key(group))
-        if VIEW_VERSION in noted and not (run_id is not None and built is not None and built.run_id == run_id):
+        if VIEW_VERSION in noted:
             views[group.name] = PublishedView(noted[VIEW_VERSION], parse_rfc3339(noted["batch_end"]))
     return views
 
 
-def metadata_of_run(run: dg.DagsterRun, instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, Any]:
-    """Returns the metadata of the asset's latest materialization by a run, or by the failed run that it continues; empty if there is none."""
+def published_versions(instance: dg.DagsterInstance, groups: Iterable[FeatureGroup], run_id: str | None = None) -> dict[str, int]:
+    """Returns group → the Delta version of the view that was published last. The arguments are those of `published_views`."""
+    return {name: view.version for name, view in published_views(instance, groups, run_id).items()}
+
+
+def built_version(run: dg.DagsterRun, instance: dg.DagsterInstance, group: FeatureGroup) -> int | None:
+    """Returns the Delta version of the view that a run has built, or the failed run that it continues; None if it has built none."""
     runs = {run.run_id, run.parent_run_id, run.root_run_id}
-    for record in instance.fetch_materializations(asset, limit=_MATERIALIZATIONS).records:
+    for record in instance.fetch_materializations(view_key(group), limit=_MATERIALIZATIONS).records:
         materialization = record.asset_materialization
         if record.run_id in runs and materialization:
-            return {name: value.value for name, value in materialization.metadata.items()}
-    return {}
+            version: Any = materialization.metadata.get(VIEW_VERSION)
+            return None if version is None else int(version.value)
+    return None

@@ -57,7 +57,8 @@ def missed(read: BatchRead | None, ts_ms: npt.NDArray[np.int64], messages: Messa
     """
     if read is None:
         return np.zeros(len(ts_ms), bool)
-    behind = np.zeros(len(ts_ms), bool)
-    for partition in np.unique(messages.partition).tolist():
-        behind |= (messages.partition == partition) & (messages.offset >= read.offsets.get(partition, 0))
-    return behind & (ts_ms < read.batch_end_ms)
+    early = np.flatnonzero(ts_ms < read.batch_end_ms)  # usually none
+    known_ends = [read.offsets.get(partition, 0) for partition in messages.partition[early].tolist()]
+    is_missed = np.zeros(len(ts_ms), bool)
+    is_missed[early] = messages.offset[early] >= np.array(known_ends, np.int64)
+    return is_missed

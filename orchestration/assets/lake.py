@@ -16,7 +16,7 @@ from infra.lake import table_sizes
 from infra.settings import Settings
 from models.registry import TABLE_TAG
 from orchestration.deployment import OWNERS, Deployment
-from orchestration.materialized import published_views
+from orchestration.materialized import published_versions
 from orchestration.names import LAKE
 from speed.checkpoints import checkpoints
 from store.server import reached_store
@@ -34,7 +34,7 @@ def assets_of(deployment: Deployment) -> list[dg.AssetsDefinition]:
     )  # fmt: skip
     def lake(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         session, started = spark.spark_session, time.monotonic()
-        published = {name: view.version for name, view in published_views(context.instance, project.groups).items()}
+        published = published_versions(context.instance, project.groups)
         in_use = used(settings, project, delta_tables(session, settings, project), published)
         deleted = delete_unused(session, settings, in_use)
         vacuum(session, settings, delta_tables(session, settings, project), in_use)

@@ -19,7 +19,7 @@ from monitoring.drift import view_versions
 from monitoring.logged_training_set import write_logged_training_set
 from orchestration.columns import feature_lineage, schema, training_columns
 from orchestration.deployment import OWNERS, Deployment
-from orchestration.materialized import latest_metadata, published_views
+from orchestration.materialized import latest_metadata, published_versions, published_views
 from orchestration.names import (
     SERVED,
     candidate_key,
@@ -132,9 +132,8 @@ def candidate_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition
         if "delta_version" not in built:
             return dg.MaterializeResult(metadata={"trained": False, "reason": built.get("reason", "There is no training set.")})
         version = int(built["delta_version"])
-        published = published_views(context.instance, model.groups, context.run_id)
-        of_groups = {name: view.version for name, view in published.items()}
-        views = {} if settings.kappa else view_versions(spark.spark_session, settings, model, of_groups)
+        published = published_versions(context.instance, model.groups, context.run_id)
+        views = {} if settings.kappa else view_versions(spark.spark_session, settings, model, published)
         rows = _rows(spark, settings, table, version)
         report = train_models(settings, model, rows, version, _code_version(settings), views, table)
         if report.candidate_version is None:

@@ -18,7 +18,7 @@ from monitoring.experiment import Decision, report_experiment
 from monitoring.live_quality import live_quality
 from orchestration.assets.models import ANSWERS, DEFECTS, outcome_keys, outcomes_known_until_ms
 from orchestration.deployment import OWNERS, Deployment
-from orchestration.materialized import latest_metadata, published_views
+from orchestration.materialized import latest_metadata, published_versions
 from orchestration.names import SERVED, consistency_key, drift_key, events_key, experiment_key, live_quality_key, view_key
 from orchestration.plots import intervals, rates
 
@@ -67,7 +67,7 @@ def drift_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinition:
         "the champion was trained.",
     )  # fmt: skip
     def drift(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
-        published = {name: view.version for name, view in published_views(context.instance, model.groups).items()}
+        published = published_versions(context.instance, model.groups)
         distances = feature_drift(spark.spark_session, settings, model, published)
         if distances is None:
             return dg.MaterializeResult(metadata={RETRAIN: "", "reason": "There is no champion, or nothing to compare with."})

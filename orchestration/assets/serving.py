@@ -16,7 +16,7 @@ from orchestration.catch_up import wait_for_tiles
 from orchestration.columns import schema, sql_columns, view_columns
 from orchestration.deployment import OWNERS, Deployment
 from orchestration.health import RECENT
-from orchestration.materialized import VIEW_VERSION, latest_metadata, metadata_of_run
+from orchestration.materialized import VIEW_VERSION, built_version, latest_metadata
 from orchestration.names import PUBLISH_JOB, SERVED, online_key, view_key
 from orchestration.running import runs
 
@@ -77,7 +77,7 @@ def version_built(
     Raises:
         NotReadyError: That view is not stored any more.
     """
-    built = metadata_of_run(run, instance, view_key(group)).get(VIEW_VERSION)
+    built = built_version(run, instance, group)
     return None if built is None else _stored_version(session, settings, group, built, "this run has built")
 
 

@@ -19,7 +19,7 @@ from features.sources import EventSource
 from infra.settings import Settings
 from orchestration.checks.suites import gx_expectations, validate
 from orchestration.deployment import Deployment
-from orchestration.materialized import VIEW_VERSION, latest_metadata, metadata_of_run
+from orchestration.materialized import built_version, latest_metadata
 from orchestration.names import events_key, tiles_key, training_set_key, view_key
 from orchestration.run_days import first_and_last_day
 
@@ -211,7 +211,7 @@ def view_of_run(
     context: dg.AssetCheckExecutionContext, spark: LazyPySparkResource, settings: Settings, group: FeatureGroup
 ) -> DataFrame:
     """The view that the run of a check has built, else the latest view. Another run may have built one since."""
-    built = metadata_of_run(context.run, context.instance, view_key(group)).get(VIEW_VERSION)
+    built = built_version(context.run, context.instance, group)
     reader = spark.spark_session.read.format("delta")
     return (reader if built is None else reader.option("versionAsOf", built)).load(settings.table(view_table(group)))
 
