@@ -38,6 +38,7 @@ from infra.settings import Settings
 from speed.checkpoints import Checkpoint
 from speed.online import online_writer
 from speed.session import SQL_PROPERTIES, speed_session
+from speed.spark_engine import compile_expressions
 from store.clients import store
 from store.protocol import Tiles
 
@@ -123,6 +124,7 @@ def measure(spark: SparkSession, writer: DataStreamWriter, conf: dict[str, str |
     with tempfile.TemporaryDirectory() as checkpoint:
         began, before = time.monotonic(), _cpu_seconds()
         query = writer.option("checkpointLocation", checkpoint).trigger(availableNow=True).start()
+        compile_expressions(query, True)  # as Spark does by default, and the speed layer in a backlog
         query.awaitTermination()
         seconds, cpu_seconds = time.monotonic() - began, _cpu_seconds() - before
         rows = sum(progress.numInputRows for progress in query.recentProgress)
@@ -168,13 +170,13 @@ def sliding_writer(spark: SparkSession, settings: Settings, batch: int) -> DataS
 def produce(spark: SparkSession, settings: Settings, events: int, users: int, minutes: int, visit: int) -> None:
     """Adds events to the topic, ordered by time. A user makes several visits, each of `visit` events within a few minutes."""
     end_ms = now_ms()
-    each = max(1, events // PARTITIONS)
-    # Every writing task covers the whole time span, so that the event times in the topic's partitions advance together.
-    visits = spark.range(0, events, 1, PARTITIONS).selectExpr(
+    # One task writes all messages, so that the times in all partitions advance together. Of several tasks, those that wait for a core would begin
+    # anew at the first time, and their events would be late.
+    visits = spark.range(0, events, 1, 1).selectExpr(
         "id",
         f"floor(id / {visit}) AS visit",
         f"id % {visit} AS step",
-        f"{end_ms} - CAST({minutes} * 60000 * (1 - (id % {each}) / {each}) AS BIGINT) AS begin_ms",
+        f"{end_ms} - CAST({minutes} * 60000 * (1 - id / {events}) AS BIGINT) AS begin_ms",
     )
     rows = visits.selectExpr(
         f"concat('{end_ms}-', id) AS event_id",

@@ -272,6 +272,12 @@ def unpack_history(data: bytes, group: FeatureGroup) -> History:
     return History(until_ms, newest_ms, features)
 
 
+def history_end_ms(data: bytes) -> int:
+    """Returns the end of a packed history, in ms since 1970."""
+    _, _, high, low = _HEAD.unpack_from(data)
+    return int(high << 32 | low)
+
+
 def decode_history(data: bytes, group: FeatureGroup) -> HistoryView:
     """Decodes a history to the form that a merge reads.
 

@@ -18,12 +18,8 @@ from features.aggregations import Partial, Value
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
 from features.packed import FORMAT, BatchValue, TileValue, encode_log
-from features.speed_value import SPEED_FORMAT, Column, layout_of
+from features.speed_value import ARRAY, HEAD, INDEX, SPEED_FORMAT, TILES, Column, layout_of
 
-_HEAD, _INDEX, _COUNT = struct.Struct(">B8shII"), struct.Struct(">hIHI"), struct.Struct(">I")
-_ARRAY = b"\xdd"
-#: The length in bytes of the head of a MessagePack array.
-_ARRAY_BEGINS = len(_ARRAY) + _COUNT.size
 _decoder = msgspec.msgpack.Decoder(list[list[Any]])
 #: A value with at most this number of tiles is decoded and cut from scratch; nothing is taken over from the former value.
 _FEW_TILES = 16
@@ -44,14 +40,14 @@ def decode_speed(data: bytes, group: FeatureGroup, former: tuple[bytes, SpeedTil
         PackedValueError: `data` has another format or another version of the declaration, or is no speed value.
     """
     try:
-        speed_format, fingerprint, high, low, count = _HEAD.unpack_from(data)
+        speed_format, fingerprint, high, low, count = HEAD.unpack_from(data)
         if speed_format != SPEED_FORMAT or fingerprint.hex() != group.fingerprint:
             raise PackedValueError(f"The speed value has format {speed_format} and version {fingerprint.hex()}.")
-        end = _HEAD.size + count * _INDEX.size
+        end = HEAD.size + count * INDEX.size
         first, shared, length = _in_common(data, count, former[0]) if former and count > _FEW_TILES else (0, 0, 0)
-        starts_ms = [high << 32 | low for high, low, _, _ in _INDEX.iter_unpack(data[_HEAD.size + shared * _INDEX.size : end])]
+        starts_ms = [high << 32 | low for high, low, _, _ in INDEX.iter_unpack(data[HEAD.size + shared * INDEX.size : end])]
         if former and shared:
-            packed = _decoder.decode(_ARRAY + _COUNT.pack(count - shared) + data[end + _ARRAY_BEGINS + length :])
+            packed = _decoder.decode(TILES.pack(ARRAY, count - shared) + data[end + TILES.size + length :])
         else:
             packed = _decoder.decode(memoryview(data)[end:])
     except (struct.error, msgspec.DecodeError) as error:
@@ -68,23 +64,23 @@ def decode_speed(data: bytes, group: FeatureGroup, former: tuple[bytes, SpeedTil
 
 def _in_common(data: bytes, count: int, former: bytes) -> tuple[int, int, int]:
     """Returns the place in the former value of the first tile of `data`, the number of equal tiles from there on, and their length in bytes."""
-    former_count = _HEAD.unpack_from(former)[-1]
-    index, former_index = (value[_HEAD.size : _HEAD.size + n * _INDEX.size] for value, n in ((data, count), (former, former_count)))
-    begin, former_begin = (_HEAD.size + len(its_index) + _ARRAY_BEGINS for its_index in (index, former_index))
-    if data[begin - _ARRAY_BEGINS : begin] != _ARRAY + _COUNT.pack(count):
+    former_count = HEAD.unpack_from(former)[-1]
+    index, former_index = (value[HEAD.size : HEAD.size + n * INDEX.size] for value, n in ((data, count), (former, former_count)))
+    begin, former_begin = (HEAD.size + len(its_index) + TILES.size for its_index in (index, former_index))
+    if data[begin - TILES.size : begin] != TILES.pack(ARRAY, count):
         return 0, 0, 0
     at = former_index.find(start := index[:6])
-    while at > 0 and at % _INDEX.size:
+    while at > 0 and at % INDEX.size:
         at = former_index.find(start, at + 1)
     if at < 0:
         return 0, 0, 0
-    former_begin += sum(size for *_, size in _INDEX.iter_unpack(former_index[:at]))
-    most, changed = min(len(index), len(former_index) - at), _INDEX.size
+    former_begin += sum(size for *_, size in INDEX.iter_unpack(former_index[:at]))
+    most, changed = min(len(index), len(former_index) - at), INDEX.size
     while (same := most - changed) > 0:
         if index[:same] == former_index[at : at + same]:
-            length = len(data) - begin - sum(size for *_, size in _INDEX.iter_unpack(index[same:]))
+            length = len(data) - begin - sum(size for *_, size in INDEX.iter_unpack(index[same:]))
             if length > 0 and data[begin : begin + length] == former[former_begin : former_begin + length]:
-                return at // _INDEX.size, same // _INDEX.size, length
+                return at // INDEX.size, same // INDEX.size, length
         changed *= 2
     return 0, 0, 0
 

@@ -7,7 +7,7 @@
     index   per tile, ascending: its start in ms (6), the hour of its expiry modulo 2^16 (2), its length in bytes (4)
     tiles   a MessagePack array of the tiles
 
-The script of `store.tiles` reads only the head and the index to replace a tile; it decodes no tile. A tile has one of two forms:
+`features.speed_editor` reads only the head and the index to replace a tile; it decodes no tile. A tile has one of two forms:
 
     [entry, …]                                  up to `FEW` instants: its partials are the union of its entries
     [nil, first − start, whole, [entry, …]]     more instants: its partials are in `whole`; nil in place of the entries if it has no log
@@ -20,6 +20,7 @@ The script of `store.tiles` reads only the head and the index to replace a tile;
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,12 @@ from features.packed import TileValue, decode_log, has_log
 SPEED_FORMAT = 1
 #: A tile with at most this number of instants has no partials besides those of its entries.
 FEW = 8
+#: The head, an entry of the index, and the beginning of the array of tiles. A time of 6 bytes is a high and a low part.
+HEAD, INDEX, TILES = struct.Struct(">B8shII"), struct.Struct(">hIHI"), struct.Struct(">BI")
+#: The first byte of a MessagePack array whose length has 4 bytes.
+ARRAY = 0xDD
+#: `dropped_ms` of a value that misses no tile.
+NONE_DROPPED_MS = -(2**47)
 
 _encoder = msgspec.msgpack.Encoder()
 

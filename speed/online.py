@@ -209,7 +209,8 @@ def fold_rows(
             histories = None
         fresh = [entity for entity, state in zip(its_new.entities, opened, strict=True) if state is not None and state.of_another]
         seconds = settings.tiles_kept_seconds(group.buffer_ms)
-        writings.append(Writing(group, tiles, seconds, None, Folded(target.token, offsets, fresh), histories))
+        states = dict(zip(its_new.entities, opened, strict=True))
+        writings.append(Writing(group, tiles, seconds, None, Folded(target.token, offsets, fresh), histories, states))
     return writings
 
 

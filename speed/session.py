@@ -27,6 +27,8 @@ _POOLS = """\
 </allocations>
 """
 
+#: Whether Spark compiles expressions outside of whole-stage code.
+EXPRESSIONS = "spark.sql.codegen.factoryMode"
 #: The properties by which Spark plans the queries and keeps their checkpoints.
 SQL_PROPERTIES = {
     "spark.sql.shuffle.partitions": "2",
@@ -39,9 +41,9 @@ SQL_PROPERTIES = {
         f"org.apache.spark.sql.catalyst.optimizer.{rule}"
         for rule in ("PushDownPredicates", "CollapseProject", "InferFiltersFromGenerate")
     ),
-    # Expressions outside of whole-stage code are interpreted. Otherwise Spark would generate code for them in each task, and would compile the code
-    # anew in each micro-batch if it contains the watermark, which differs each time.
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    # Interpreted, unless there is a backlog (`speed.spark_engine`). Otherwise Spark would generate code in each task, and would compile the code anew
+    # in each micro-batch if it contains the watermark, which differs each time.
+    EXPRESSIONS: "NO_CODEGEN",
     # Tiles close with the next event. A micro-batch only for closing would make the next event wait.
     "spark.sql.streaming.noDataMicroBatches.enabled": "false",
     "spark.sql.streaming.minBatchesToRetain": "20",

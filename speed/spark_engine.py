@@ -21,8 +21,12 @@ from speed.checkpoints import Checkpoint
 from speed.copies import OBSERVED
 from speed.engine import COUNTED, Entry, Query, widened
 from speed.online import online_writer
-from speed.session import pool
+from speed.session import EXPRESSIONS, pool
 from store.protocol import Tiles
+
+#: A query that is more messages behind than this compiles its expressions. A compiled expression takes a fifth of Spark's time per message less, but
+#: each micro-batch some 50 ms more.
+_FAR_BEHIND = 50_000
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class SparkQuery:
     def __init__(self, query: StreamingQuery, checkpoint: str) -> None:
         self._query, self._checkpoint = query, checkpoint
         self._progress: tuple[Any, Any] = None, None
+        self._compiled = False
 
     def fault(self) -> str | None:
         """As `Query.fault`."""
@@ -80,7 +85,13 @@ class SparkQuery:
     def entry(self, before: Mapping[str, Any]) -> Entry:
         """As `Query.entry`."""
         last = self._last_progress()
-        return dict(before) if last is None else {**_entry(last, before), **_counted(self._query, last, before)}
+        if last is None:
+            return dict(before)
+        entry = {**_entry(last, before), **_counted(self._query, last, before)}
+        if (behind := entry["lag"] > _FAR_BEHIND) != self._compiled:
+            compile_expressions(self._query, behind)
+            self._compiled = behind
+        return entry
 
     def stop(self) -> None:
         """As `Query.stop`."""
@@ -94,6 +105,13 @@ class SparkQuery:
             progress = self._query.lastProgress
             self._progress = newest, progress
         return progress
+
+
+def compile_expressions(query: StreamingQuery, compiled: bool) -> None:
+    """Makes Spark compile the expressions of a query from its next micro-batch on, or interpret them."""
+    # A query has a session of its own, for which pyspark has no name.
+    session = query._jsq.streamingQuery().sparkSessionForStream()  # noqa: SLF001
+    session.conf().set(EXPRESSIONS, "FALLBACK" if compiled else "NO_CODEGEN")
 
 
 def _entry(progress: Any, before: Mapping[str, Any]) -> Entry:

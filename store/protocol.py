@@ -144,13 +144,18 @@ class OpenTiles(msgspec.Struct, frozen=True, gc=False):
         offsets: Partition → the offset before which the events of the entity are in its tiles or its history.
         tiles: Start in ms → packed tile (`features.speed_value`).
         history: The packed history (`features.history`); None if it was not requested, is not needed, or does not exist.
-        of_another: Whether the stored values belong to another stream, which may have the same events. Then all other attributes are empty.
+        of_another: Whether the stored values belong to another stream, which may have the same events. Then `offsets`, `tiles` and `history` are
+            empty.
+        folded: The stored record of what is folded, by which `Store.put_all_tiles` notices that another task has written meanwhile.
+        value: The stored tiles, which are then not read a second time; None for a long value, which is not kept in memory.
     """
 
     offsets: Mapping[int, int]
     tiles: Mapping[int, bytes]
     history: bytes | None = None
     of_another: bool = False
+    folded: bytes = b""
+    value: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +178,11 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """The tiles of one group to be written, with the arguments of `Store.put_tiles`."""
+    """The tiles of one group to be written, with the arguments of `Store.put_tiles`.
+
+    Attributes:
+        opened: Entity → its open tiles, from which the new ones were made; None for an entity without. An entity that is not in it is read first.
+    """
 
     group: FeatureGroup
     tiles: Sequence[tuple[int | str, int, bytes]]
@@ -181,6 +190,7 @@ class Writing:
     mark: Mark | None = None
     folded: Folded | None = None
     histories: Mapping[int | str, bytes] | None = None
+    opened: Mapping[int | str, OpenTiles | None] = field(default_factory=dict)
 
 
 class Parts(msgspec.Struct, frozen=True, gc=False):
@@ -289,7 +299,10 @@ class Store(Protocol):
         """
 
     def put_all_tiles(self, writings: Sequence[Writing]) -> None:
-        """Writes the tiles of several groups as `put_tiles` does: all tiles in shared round trips, then all marks in another one."""
+        """Writes the tiles of several groups as `put_tiles` does: all tiles in shared round trips, then all marks in another one.
+
+        If another task has written an entity since `Writing.opened` was read, and its tiles have all events of the writing, they stay as they are.
+        """
 
     def first_copies(self, memory: str, batch: bytes, messages: Messages, remember_ms: int) -> npt.NDArray[np.bool_]:
         """Returns per message whether it is the first of its event among the messages that the store has seen, and remembers the event.

@@ -36,7 +36,7 @@ from features.declaration.versions import group_text
 from features.history import HISTORY_FORMAT, history_field
 from features.instants import now_ms
 from features.packed import FORMAT, batch_field
-from features.speed_value import folded_field, speed_field
+from features.speed_value import SPEED_FORMAT, folded_field, speed_field
 from infra.errors import NotReadyError
 from store.keys import (
     Buckets,
@@ -51,7 +51,7 @@ from store.keys import (
 )
 from store.protocol import Published, View
 from store.scripts import Script
-from store.tiles import SPEED_LUA
+from store.tiles import ENTITY_LUA
 
 #: The number of entities in one round trip.
 CHUNK = 1_000
@@ -60,9 +60,26 @@ STREAM_FORMAT = f"history {HISTORY_FORMAT}"
 #: A first publication of a version that began more than a day ago and has not ended counts as abandoned.
 _ABANDONED_MS = 86_400_000
 
+#: Lua functions on a speed value (`features.speed_value`). `entry` returns start, expiry and length of the tile at `place`, counted from 0.
 _PRUNE = (
-    SPEED_LUA
+    ENTITY_LUA
     + """
+local HEAD, ENTRY, FORMAT = 19, 12, %d
+local function entry(index, place)
+  local high, low, expiry, size = struct.unpack('>hIHI', index, place * ENTRY + 1)
+  return high * 4294967296 + low, expiry, size
+end
+local function is_speed(value)
+  return #value >= HEAD and string.byte(value) == FORMAT and #value >= HEAD + select(3, struct.unpack('>hII', value, 10)) * ENTRY + 5
+end
+local function parts(value)
+  local high, low, n = struct.unpack('>hII', value, 10)
+  return high * 4294967296 + low, n, string.sub(value, HEAD + 1, HEAD + n * ENTRY), string.sub(value, HEAD + n * ENTRY + 6)
+end
+local function whole(head, dropped, n, index, tiles)
+  local high = math.floor(dropped / 4294967296)
+  return head .. struct.pack('>hII', high, dropped - high * 4294967296, n) .. index .. string.char(221) .. struct.pack('>I', n) .. tiles
+end
 local function prune(key, field, tile_ms, end_ms)
   for _, name in ipairs(redis.call('HKEYS', key)) do
     if name == 'batch' or string.sub(name, 1, 2) == 't:' then redis.call('HDEL', key, name) end -- of a former layout
@@ -84,7 +101,7 @@ local function prune(key, field, tile_ms, end_ms)
     write(key, tonumber(left[1] or 0), {field, whole(string.sub(value, 1, 9), dropped, n - skip, index, tiles)})
   end
 end
-"""
+""".replace("%d", str(SPEED_FORMAT))
 )
 _REPLACE = Script(
     _PRUNE
@@ -144,7 +161,7 @@ return present or ''
 """
 )
 _CLEAN = Script(
-    SPEED_LUA
+    ENTITY_LUA
     + """
 -- key: an entity; what the fields of a version begin with
 for _, name in ipairs(own(KEYS[1], redis.pcall('HKEYS', KEYS[1])) or {}) do

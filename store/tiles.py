@@ -1,8 +1,8 @@
 """Speed tiles: writes them into the online store, reads the open ones, and notices when the store has lost some.
 
-All tiles of an entity and a version are one value (`features.speed_value`). A script replaces the tiles that are written and drops the expired ones.
-A tile is written by its absolute value, so writing it twice changes nothing. The same step writes the offsets of the events that are in the value
-(`Folded`), so neither is written without the other. The speed layer folds an entity's next events into the stored tiles.
+All tiles of an entity and a version are one value (`features.speed_value`). The speed layer reads it, folds the next events of the entity into its last
+tiles, and writes it back, unless somebody else has written it meanwhile: then it is read again. A tile is written by its absolute value, so writing it
+twice changes nothing. The same step writes the offsets of the events that are in the value (`Folded`), so neither is written without the other.
 
 After the tiles of its part of a micro-batch, a task writes its mark, the number of the micro-batch, into each bucket and hence to each primary of a
 cluster. A server that loses acknowledged writes (an older file after a crash, a failover to a replica that lagged) loses the latest ones, with their
@@ -14,15 +14,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import msgspec
+import redis
 
 from features.declaration import FeatureGroup
-from features.history import history_field
+from features.history import history_end_ms, history_field
 from features.instants import now_ms
-from features.speed_value import SPEED_FORMAT, folded_field, speed_field, speed_head
+from features.speed_editor import LONGEST_VALUE, Editor
+from features.speed_value import NONE_DROPPED_MS, folded_field, speed_field
 from features.windows import HOUR_MS
 from store.keys import Buckets, meta_key, tiles_field, version_of
 from store.protocol import Opening, OpenTiles, Tiles, Writing
@@ -31,161 +33,84 @@ from store.scripts import Script
 #: Entities per round trip to the store, and entities per call of a script on a single server. Half of the time of a call does not depend on its
 #: entities. But other clients wait until a call, and the calls of a round trip that have arrived, are done.
 PIPELINE_LENGTH, _ENTITIES_PER_CALL = 128, 16
-#: The longest speed value, in bytes. A longer one loses its oldest tiles, and its head records the end of the latest lost tile.
-LONGEST_VALUE = 4 * 1_024 * 1_024
-#: Lua functions on a speed value (`features.speed_value`). `entry` returns start, expiry and length of the tile at `place`, counted from 0. `write`
-#: sets fields and their expiry, if the server supports the expiry of fields (Valkey 9, Redis 7.4).
-SPEED_LUA = """
-local HEAD, ENTRY, FORMAT = 19, 12, %d
-local function entry(index, place)
-  local high, low, expiry, size = struct.unpack('>hIHI', index, place * ENTRY + 1)
-  return high * 4294967296 + low, expiry, size
-end
-local function is_speed(value)
-  return #value >= HEAD and string.byte(value) == FORMAT and #value >= HEAD + select(3, struct.unpack('>hII', value, 10)) * ENTRY + 5
-end
-local function parts(value)
-  local high, low, n = struct.unpack('>hII', value, 10)
-  return high * 4294967296 + low, n, string.sub(value, HEAD + 1, HEAD + n * ENTRY), string.sub(value, HEAD + n * ENTRY + 6)
-end
-local function whole(head, dropped, n, index, tiles)
-  local high = math.floor(dropped / 4294967296)
-  return head .. struct.pack('>hII', high, dropped - high * 4294967296, n) .. index .. string.char(221) .. struct.pack('>I', n) .. tiles
-end
+#: A longer speed value is not kept in memory between its reading and its writing, in bytes.
+_KEPT_BYTES = 4_096
+#: How often an entity is written before an error, if each time somebody else has written it meanwhile. The only others are a publication, which
+#: writes an entity once, and a task that was made again.
+_ATTEMPTS = 20
+#: Lua functions on an entity. `write` sets fields and their expiry: by one command on Valkey 9 and Redis 8, by two on Redis 7.4. Earlier servers do not
+#: support the expiry of fields.
+ENTITY_LUA = """
 -- The keys of a group are the store's own: what has another type there goes, so that it is in nobody's way.
 local function own(key, reply)
   if type(reply) ~= 'table' or not reply.err then return reply end
   redis.call(string.find(reply.err, 'WRONGTYPE') and 'DEL' or 'HLEN', key) -- HLEN meets the same error and raises it
 end
+local function failed(answer) return type(answer) == 'table' and answer.err and not string.find(answer.err, 'nknown') and answer end
 local function write(key, ttl_ms, values)
+  local answer = ttl_ms > 0 and redis.pcall('HSETEX', key, 'PX', ttl_ms, 'FIELDS', #values / 2, unpack(values))
+  if type(answer) == 'number' or failed(answer) then return failed(answer) end
   redis.call('HSET', key, unpack(values))
   local fields = {}
   for at = 1, #values, 2 do fields[#fields + 1] = values[at] end
-  local answer = ttl_ms > 0 and redis.pcall('HPEXPIRE', key, ttl_ms, 'FIELDS', #fields, unpack(fields))
-  if type(answer) == 'table' and answer.err and not string.find(answer.err, 'nknown') then return answer end
-end
-""".replace("%d", str(SPEED_FORMAT))
-_PUT = Script(
-    SPEED_LUA
-    + """
--- keys: entities; field, format and fingerprint, tile_ms, seconds until a tile expires (0: never), longest value, hour, field of what is folded, field of
--- the history; for each entity the text of what is folded ('' for none), the history ('' for none), whether nothing that is there counts, the number of
--- tiles; starts and tiles, ascending
-local field, head, tile_ms, ttl, longest, hour = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
--- An hour is told from the hours of half the range before it, so the latest of those after it stands for none.
-local expiry = (hour + (ttl > 0 and math.ceil(ttl / 3600) + 1 or 32767)) % 65536
-local function put(key, folded, history, fresh, from, to)
-  local value, folded_before = unpack(own(key, redis.pcall('HMGET', key, field, ARGV[7])) or {})
-  -- Without a history tiles and what is folded are there together. Alone, the other one was lost, and with it events of these tiles or of earlier ones.
-  local lost = folded ~= '' and ttl > 0 and (not folded_before) ~= (not value)
-  if fresh == '1' then
-    redis.call('HDEL', key, field, ARGV[7], ARGV[8])
-    value = nil
-  end
-  local closed = -140737488355328
-  if history ~= '' then
-    local high, low = struct.unpack('>hI', history, 10)
-    closed = high * 4294967296 + low
-  end
-  local dropped, n, index, tiles = -140737488355328, 0, '', ''
-  if value and is_speed(value) and string.sub(value, 1, #head) == head then dropped, n, index, tiles = parts(value) end
-  if lost and from < to then dropped = math.max(dropped, tonumber(ARGV[to - 1]) + tile_ms) end
-
-  -- Tiles from the first new one on are taken off: usually none, or the one that is replaced.
-  local first, stay, bytes, after = from < to and tonumber(ARGV[from]) or 140737488355327, n, #tiles, {}
-  while stay > 0 do
-    local start, _, size = entry(index, stay - 1)
-    if start < first then break end
-    stay = stay - 1
-    after[#after + 1] = {start, string.sub(index, stay * ENTRY + 1, (stay + 1) * ENTRY), string.sub(tiles, bytes - size + 1, bytes)}
-    bytes = bytes - size
-  end
-  -- The oldest go: what the history has, what has expired, and what makes the value too long.
-  local total, skip, skipped = #tiles, 0, 0
-  for at = from + 1, to, 2 do total = total + #ARGV[at] end
-  while skip < stay do
-    local start, expires, size = entry(index, skip)
-    if start >= closed then
-      if (expires - hour) % 65536 < 32768 and total <= longest then break end
-      dropped = math.max(dropped, start + tile_ms)
-    end
-    skip, skipped, total = skip + 1, skipped + size, total - size
-  end
-  local count, indices, values = stay - skip, {string.sub(index, skip * ENTRY + 1, stay * ENTRY)}, {string.sub(tiles, skipped + 1, bytes)}
-  local function add(its_index, its_value)
-    count, indices[#indices + 1], values[#values + 1] = count + 1, its_index, its_value
-  end
-  local place = #after
-  for at = from, to - 1, 2 do
-    local start, tile = tonumber(ARGV[at]), ARGV[at + 1]
-    while place > 0 and after[place][1] < start do
-      add(after[place][2], after[place][3])
-      place = place - 1
-    end
-    if place > 0 and after[place][1] == start then place = place - 1 end
-    local high = math.floor(start / 4294967296)
-    add(struct.pack('>hIHI', high, start - high * 4294967296, expiry, #tile), tile)
-  end
-  for left = place, 1, -1 do add(after[left][2], after[left][3]) end
-  local written = folded ~= '' and {ARGV[7], folded} or {}
-  if count > 0 then
-    written[#written + 1] = field
-    written[#written + 1] = whole(head, dropped, count, table.concat(indices), table.concat(values))
-  elseif value then
-    redis.call('HDEL', key, field)
-  end
-  if history ~= '' then redis.call('HSET', key, ARGV[8], history) end
-  if #written > 0 then return write(key, ttl * 1000, written) end
-end
-
-local at = 9
-for _, key in ipairs(KEYS) do
-  local last = at + 3 + 2 * tonumber(ARGV[at + 3])
-  local refused = put(key, ARGV[at], ARGV[at + 1], ARGV[at + 2], at + 4, last)
-  if refused then return refused end
-  at = last + 1
+  return ttl_ms > 0 and failed(redis.pcall('HPEXPIRE', key, ttl_ms, 'FIELDS', #fields, unpack(fields)))
 end
 """
-)
-_OPEN = Script(
-    SPEED_LUA
+_READ = Script(
+    ENTITY_LUA
     + """
--- keys: entities; field, format and fingerprint, field of what is folded, of an architecture with histories the field of the history and before when a
--- tile is closed ('' and '' of another); for each entity the start of the first tile. Gives for each what is folded, the history or '', then starts and tiles
-local function open(key, first)
-  local folded, value, history = unpack(own(key, redis.pcall('HMGET', key, ARGV[3], ARGV[1], ARGV[4])) or {})
-  if not folded then return {} end
-  local found, head = {folded, ''}, ARGV[2]
-  local needed = false
+-- keys: entities; field of what is folded, of the value, of an architecture with histories the field of the history and before when a tile is closed;
+-- then for each entity the start of the first tile. Gives for each what is folded, the value, and the history if it is needed: it ends after the start,
+-- or a closed tile joins it
+local found, with_history = {}, ARGV[3] ~= nil
+for place, key in ipairs(KEYS) do
+  local fields = own(key, redis.pcall('HMGET', key, unpack(ARGV, 1, with_history and 3 or 2))) or {}
+  local _, value, history = unpack(fields)
   if history then
     local high, low = struct.unpack('>hI', history, 10)
-    needed = first < high * 4294967296 + low
-  end
-  if value and is_speed(value) and string.sub(value, 1, #head) == head then
-    local _, n, index, tiles = parts(value)
-    local bytes, closed, place = 0, tonumber(ARGV[5]) or -140737488355328, 0
-    needed = needed or (n > 0 and entry(index, 0) < closed)
-    while place < n do
-      local start, _, size = entry(index, place)
-      if start >= closed or start >= first then break end
-      found[#found + 1], found[#found + 2] = string.format('%.0f', start), string.sub(tiles, bytes + 1, bytes + size)
-      place, bytes = place + 1, bytes + size
+    local needed = tonumber(ARGV[4 + place]) < high * 4294967296 + low
+    if not needed and value and #value >= 25 then
+      high, low = struct.unpack('>hI', value, 20) -- the start of the first tile
+      needed = high * 4294967296 + low < tonumber(ARGV[4])
     end
-    bytes = #tiles
-    for place = n - 1, 0, -1 do
-      local start, _, size = entry(index, place)
-      if start < first then break end
-      found[#found + 1], found[#found + 2] = string.format('%.0f', start), string.sub(tiles, bytes - size + 1, bytes)
-      bytes = bytes - size
-    end
+    if not needed then fields[3] = false end
   end
-  if history and needed then found[2] = history end
-  return found
+  found[place] = fields
 end
-
-local opened = {}
-for place, key in ipairs(KEYS) do opened[place] = open(key, tonumber(ARGV[5 + place])) end
-return opened
+return found
+"""
+)
+_PUT = Script(
+    ENTITY_LUA
+    + """
+-- keys: entities; field of what is folded, of the value, of the history, ms until they expire (0: never); for each entity what is folded as it was read
+-- and the length of the value, then what is folded, value and history as they shall be ('' of the first and the last: as it is, of the value: none,
+-- '-' of the history: none). Gives the places of the entities that somebody else has written since
+local refused, folded_field, field, history_field, ttl_ms = {}, ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+for place, key in ipairs(KEYS) do
+  local at = 5 * place
+  local folded, value, history = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local present = own(key, redis.pcall('HGET', key, folded_field)) or ''
+  if present ~= ARGV[at] or redis.call('HSTRLEN', key, field) ~= tonumber(ARGV[at + 1]) then
+    refused[#refused + 1] = place
+  else
+    local written = {}
+    if folded ~= '' then written = {folded_field, folded} end
+    if value ~= '' then
+      written[#written + 1], written[#written + 2] = field, value
+    elseif ARGV[at + 1] ~= '0' then
+      redis.call('HDEL', key, field)
+    end
+    if history == '-' then
+      redis.call('HDEL', key, history_field)
+    elseif history ~= '' then
+      redis.call('HSET', key, history_field, history)
+    end
+    local error = #written > 0 and write(key, ttl_ms, written)
+    if error then return error end
+  end
+end
+return refused
 """
 )
 _BROKEN = b"broken"
@@ -204,37 +129,130 @@ end
 )
 
 
+class _Item:
+    """An entity to be written.
+
+    Attributes:
+        entity: Its id.
+        tiles: Its tiles, ascending: start in ms, packed tile.
+        folded: What is folded, as it was read last; None before the first reading.
+        value: The tiles, as they were read last; None for none, and before the first reading.
+        read: Whether `value` was read.
+    """
+
+    __slots__ = ("entity", "folded", "read", "tiles", "value")
+
+    def __init__(self, entity: int | str, tiles: list[tuple[int, bytes]]) -> None:
+        self.entity, self.tiles = entity, tiles
+        self.folded: bytes | None = None
+        self.value: bytes | None = None
+        self.read = False
+
+
+class _Put:
+    """A writing under way.
+
+    Args:
+        writing: The writing.
+        hour: The hours since 1970. The clock is the writer's: the server's TIME needs a permission of its own, and an hour does not matter.
+    """
+
+    def __init__(self, writing: Writing, hour: int) -> None:
+        self.group, self.folded, self.fresh = writing.group, writing.folded, set(writing.folded.fresh) if writing.folded else ()
+        self.histories, self.ttl_seconds = writing.histories or {}, 0 if writing.histories is not None else writing.ttl_seconds
+        self.fields = fields_of(writing.group)
+        self.editor = Editor(writing.group, hour, self.ttl_seconds, LONGEST_VALUE)
+        tiles: dict[int | str, list[tuple[int, bytes]]] = {entity: [] for entity in self.histories}
+        for entity, start_ms, tile in writing.tiles:
+            tiles.setdefault(entity, []).append((start_ms, tile))
+        self.items = [_Item(entity, its_tiles) for entity, its_tiles in tiles.items()]
+        opened = writing.opened
+        for item in self.items:
+            if len(item.tiles) > 1:
+                item.tiles = sorted(dict(item.tiles).items())
+            if item.entity in opened:
+                state = opened[item.entity]
+                item.folded = state.folded if state else b""
+                item.value = state.value if state else None
+                item.read = state is None or state.value is not None
+
+    def take(self, item: _Item, folded: bytes, value: bytes | None) -> bool:
+        """Takes what an entity has now. Returns whether it still has to be written."""
+        changed = item.folded is not None and item.folded != folded
+        item.folded, item.value, item.read = folded, value, True
+        return not (changed and self._has_all(item.entity, folded))
+
+    def _has_all(self, entity: int | str, folded: bytes) -> bool:
+        """Returns whether the stored tiles of an entity have all events of this writing: another task has written them."""
+        if self.folded is None or not folded:
+            return False
+        token, offsets = _decoder.decode(folded)
+        mine = self.folded.offsets[entity]
+        return token == self.folded.token and all(offsets.get(partition, -1) >= offset for partition, offset in mine.items())
+
+    def call(self, items: Sequence[_Item]) -> Sequence[Any]:
+        """Returns the call of `_PUT` for entities."""
+        arguments: list[Any] = []
+        for item in items:
+            entity, value = item.entity, item.value
+            folded = _encoder.encode((self.folded.token, self.folded.offsets[entity])) if self.folded else b""
+            history = self.histories.get(entity, b"")
+            closed_ms = history_end_ms(history) if history else NONE_DROPPED_MS
+            is_fresh = entity in self.fresh
+            # Without a history, tiles and what is folded are there together. Alone, the other one was lost, and events of these or earlier tiles with it.
+            lost = bool(folded and self.ttl_seconds) and (not item.folded) != (value is None)
+            whole = self.editor.put(None if is_fresh else value, item.tiles, closed_ms, lost)
+            arguments += item.folded or b"", len(value or b""), folded, whole or b"", history or (b"-" if is_fresh else b"")
+        return [self.group.key(item.entity) for item in items], *self.fields, self.ttl_seconds * 1_000, *arguments
+
+
 def put_tiles(client: Any, buckets: Buckets, writings: Sequence[Writing]) -> None:
     """Writes tiles, histories and offsets, those of one entity in one step, and after all of them the marks."""
-    _run(client, _PUT, [call for writing in writings for call in _put_calls(writing, _entities_per_call(buckets))])
+    hour, at_once = now_ms() // HOUR_MS, _entities_per_call(buckets)
+    left = [(put, item) for put in (_Put(writing, hour) for writing in writings) for item in put.items]
+    for _ in range(_ATTEMPTS):
+        refused = []
+        for begun in range(0, len(left), PIPELINE_LENGTH):
+            some = _read(client, at_once, left[begun : begun + PIPELINE_LENGTH])
+            parts = _parts(some, at_once)
+            for part, places in zip(
+                parts, _PUT.run(client, [part[0][0].call([item for _, item in part]) for part in parts]), strict=True
+            ):
+                refused += [part[place - 1] for place in places]
+        for _, item in refused:
+            item.read = False
+        if not (left := refused):
+            break
+    else:
+        raise redis.WatchError("Somebody else writes the same tiles all the time")
     marks = [writing.mark for writing in writings if writing.mark]
     _MARK.run(client, [(key, mark.task, mark.batch_id) for mark in marks for key in buckets.mark_keys(mark.token)])
 
 
-def _put_calls(writing: Writing, at_once: int) -> Iterator[Sequence[Any]]:
-    """Yields the calls of `_PUT`, each with at most `at_once` entities."""
-    group, folded, histories = writing.group, writing.folded, writing.histories
-    # The clock of the writer: the server's TIME needs a permission of its own, and an hour more or less does not matter.
-    hour = now_ms() // HOUR_MS
-    ttl_seconds = 0 if histories is not None else writing.ttl_seconds
-    shared = (
-        speed_field(group.fingerprint), speed_head(group), group.tile_ms, ttl_seconds, LONGEST_VALUE, hour, folded_field(group.fingerprint),
-        history_field(group.fingerprint),
-    )  # fmt: skip
-    packed, fresh = histories or {}, set(folded.fresh) if folded else ()
-    entities: dict[int | str, dict[int, bytes]] = {entity: {} for entity in packed}
-    for entity, start_ms, value in writing.tiles:
-        entities.setdefault(entity, {})[start_ms] = value
-    items = list(entities.items())
-    for begun in range(0, len(items), at_once):
-        some = items[begun : begun + at_once]
-        arguments: list[Any] = []
-        for entity, values in some:
-            text = _encoder.encode((folded.token, folded.offsets[entity])) if folded else b""
-            arguments += text, packed.get(entity, b""), int(entity in fresh), len(values)
-            for tile in sorted(values.items()):
-                arguments += tile
-        yield [group.key(entity) for entity, _ in some], *shared, *arguments
+def _read(client: Any, at_once: int, some: Sequence[tuple[_Put, _Item]]) -> list[tuple[_Put, _Item]]:
+    """Reads the entities that were not read yet. Returns those of `some` that have to be written."""
+    parts = _parts([pair for pair in some if not pair[1].read], at_once)
+    if not parts:
+        return list(some)
+    calls = [([part[0][0].group.key(item.entity) for _, item in part], *part[0][0].fields[:2]) for part in parts]
+    over = set()
+    for part, answers in zip(parts, _READ.run(client, calls), strict=True):
+        for (put, item), answer in zip(part, answers, strict=True):
+            folded, value = answer or (None, None)
+            if not put.take(item, folded or b"", value):
+                over.add(id(item))
+    return [pair for pair in some if id(pair[1]) not in over]
+
+
+def _parts(pairs: Sequence[tuple[_Put, _Item]], at_once: int) -> list[Sequence[tuple[_Put, _Item]]]:
+    """Splits entities into parts of one writing with at most `at_once` entities."""
+    of_put = [list(some) for _, some in groupby(pairs, key=lambda pair: id(pair[0]))]
+    return [some[begun : begun + at_once] for some in of_put for begun in range(0, len(some), at_once)]
+
+
+def fields_of(group: FeatureGroup) -> tuple[bytes, bytes, bytes]:
+    """Returns the fields of what is folded, of the speed value, and of the history of a version."""
+    return folded_field(group.fingerprint), speed_field(group.fingerprint), history_field(group.fingerprint)
 
 
 def _entities_per_call(buckets: Buckets) -> int:
@@ -244,35 +262,40 @@ def _entities_per_call(buckets: Buckets) -> int:
 
 def open_tiles(client: Any, buckets: Buckets, openings: Sequence[Opening]) -> list[list[OpenTiles | None]]:
     """Returns the open tiles of the entities of each opening, as `store.protocol.Store.open_tiles` describes them."""
-    calls = [call for opening in openings for call in _open_calls(opening, _entities_per_call(buckets))]
-    answers = chain.from_iterable(_run(client, _OPEN, calls))
-    return [[_opened(next(answers), opening.token) for _ in opening.first_ms] for opening in openings]
+    at_once = _entities_per_call(buckets)
+    calls = [call for opening in openings for call in _open_calls(opening, at_once)]
+    length = PIPELINE_LENGTH // at_once
+    answers = chain.from_iterable(
+        answer for begun in range(0, len(calls), length) for answer in _READ.run(client, calls[begun : begun + length])
+    )
+    states = []
+    for opening in openings:
+        editor = Editor(opening.group)
+        states.append([_opened(next(answers), opening, editor, first_ms) for first_ms in opening.first_ms.values()])
+    return states
 
 
 def _open_calls(opening: Opening, at_once: int) -> Iterator[Sequence[Any]]:
-    """Yields the calls of `_OPEN`, each with at most `at_once` entities."""
-    group = opening.group
-    field, head, beside = speed_field(group.fingerprint), speed_head(group), folded_field(group.fingerprint)
-    closed = ("", "") if opening.closed_ms is None else (history_field(group.fingerprint), opening.closed_ms)
+    """Yields the calls of `_READ`, each with at most `at_once` entities."""
+    group, closed_ms = opening.group, opening.closed_ms
+    folded, speed, history = fields_of(group)
     firsts = list(opening.first_ms.items())
     for begun in range(0, len(firsts), at_once):
         some = firsts[begun : begun + at_once]
-        yield [group.key(entity) for entity, _ in some], field, head, beside, *closed, *[start_ms for _, start_ms in some]
+        with_history = () if closed_ms is None else (history, closed_ms, *[first_ms for _, first_ms in some])
+        yield [group.key(entity) for entity, _ in some], folded, speed, *with_history
 
 
-def _opened(answer: Sequence[bytes], token: str) -> OpenTiles | None:
-    if not answer:
+def _opened(answer: Sequence[bytes | None], opening: Opening, editor: Editor, first_ms: int) -> OpenTiles | None:
+    folded, value, *history = answer or (None, None)
+    if not folded:
         return None
-    its_token, offsets = _decoder.decode(answer[0])
-    if its_token != token:
-        return OpenTiles({}, {}, of_another=True)
-    return OpenTiles(offsets, dict(zip(map(int, answer[2::2]), answer[3::2], strict=True)), answer[1] or None)
-
-
-def _run(client: Any, script: Script, calls: Sequence[Sequence[Any]]) -> list[Any]:
-    """Returns the results of calls. A round trip has as many calls as have about `PIPELINE_LENGTH` entities together."""
-    length = PIPELINE_LENGTH // max((len(keys) for keys, *_ in calls), default=1)
-    return [result for begun in range(0, len(calls), length) for result in script.run(client, calls[begun : begun + length])]
+    token, offsets = _decoder.decode(folded)
+    short = value if value is not None and len(value) <= _KEPT_BYTES else None
+    if token != opening.token:
+        return OpenTiles({}, {}, None, True, folded, short)
+    tiles = editor.tiles_from(value, first_ms, opening.closed_ms)
+    return OpenTiles(offsets, tiles, history[0] if history else None, False, folded, short)
 
 
 def has_tiles_of(client: Any, buckets: Buckets, token: str, tasks: int, batch_id: int) -> bool:

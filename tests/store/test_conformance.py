@@ -509,7 +509,8 @@ def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(onlin
     assert opened(8, B + TILE_MS) == ({0: 9}, {})
     assert opened(9) is None
     [[of_another]] = online.open_tiles([Opening(user_features, "another", {7: B})])
-    assert of_another == OpenTiles({}, {}, of_another=True), "a stream that is read again folds anew"
+    assert of_another is not None
+    assert (of_another.of_another, of_another.offsets, of_another.tiles) == (True, {}, {}), "a stream that is read again folds anew"
     online.put_tiles(user_features, [(10, B, packed_tile(B))], TTL)
     assert opened(10) is None
     ids = dict.fromkeys((8, *range(100, 2600), 7), B)
@@ -537,6 +538,37 @@ def test_tiles_and_what_is_folded_are_missing_where_one_of_them_was_lost_alone(
     put(5, B)
     put(6, B + TILE_MS)
     assert parts(online, 1).tiles.dropped_ms == dropped_ms  # type: ignore[attr-defined]
+
+
+def test_what_a_task_has_read_does_not_replace_what_was_written_since(online: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (B + n * TILE_MS for n in range(3))
+
+    def writing(offset: int, *tiles: tuple[int, int], opened: OpenTiles | None = None) -> Writing:
+        packed = [(1, start, packed_tile(start, number)) for start, number in tiles]
+        return Writing(user_features, packed, TTL, None, Folded("t", {1: {0: offset}}), None, {1: opened})
+
+    def opened() -> OpenTiles:
+        [[state]] = online.open_tiles([Opening(user_features, "t", {1: first})])
+        assert state is not None
+        return state
+
+    def numbers() -> dict[int, int]:
+        return {found.first_ms: found.partials[0] for found in parts(online, 1).tiles}
+
+    for built_ms, longest in enumerate((4_096, 0)):  # what was read is kept in memory until the writing, or is read again
+        monkeypatch.setattr("store.tiles._KEPT_BYTES", longest)
+        online.drop(user_features, [1])
+        online.put_all_tiles([writing(3, (first, 3))])
+        state = opened()
+        online.put_all_tiles([writing(7, (first, 7), (second, 7), opened=state)])
+        online.put_all_tiles([writing(5, (first, 5), opened=state)])
+        assert (numbers(), opened().offsets) == ({first: 7, second: 7}, {0: 7}), "a task that was late has fewer events"
+        online.put_all_tiles([writing(9, (first, 9), (third, 9), opened=state)])
+        assert (numbers(), opened().offsets) == ({first: 9, second: 7, third: 9}, {0: 9})
+        state = opened()
+        publish(online, third, {1: 1}, built_ms=built_ms)
+        online.put_all_tiles([writing(11, (third, 11), opened=state)])
+        assert numbers() == {third: 11}, "the view has the other tiles"
 
 
 def test_the_size_grows_with_the_content(online: RedisStore) -> None:

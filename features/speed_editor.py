@@ -1,0 +1,123 @@
+"""The editor of speed values: writes tiles into the packed value of an entity, drops what has expired, and returns single tiles.
+
+Reads and returns the value that `features.speed_value` describes. It reads the head and the index only, and copies tiles as bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+
+from features.declaration import FeatureGroup
+from features.speed_value import ARRAY, HEAD, INDEX, NONE_DROPPED_MS, TILES, speed_head
+
+#: The longest speed value, in bytes. A longer one loses its oldest tiles, and its head records the end of the latest lost tile.
+LONGEST_VALUE = 4 * 1_024 * 1_024
+#: A time after all tiles.
+_LAST_MS = 2**47 - 1
+#: The range of the hour in the index. An hour is compared with those of half the range before and after it.
+_HOURS, _NEVER_HOURS = 2**16, 2**15 - 1
+_REST_OF_HEAD = struct.Struct(">hII")  # after the format and the fingerprint
+
+
+class Editor:
+    """Reads and writes single tiles of the speed values of a version.
+
+    Args:
+        group: The version of the declaration.
+        now_hour: The hours since 1970.
+        ttl_seconds: How long a tile is kept after it was written; 0 for ever.
+        longest: The longest value, in bytes.
+    """
+
+    def __init__(self, group: FeatureGroup, now_hour: int = 0, ttl_seconds: int = 0, longest: int = LONGEST_VALUE) -> None:
+        self._head, self._tile_ms, self._hour, self._longest = speed_head(group), group.tile_ms, now_hour, longest
+        # The latest of the hours that come after now stands for none.
+        self._expiry = (now_hour + (math.ceil(ttl_seconds / 3_600) + 1 if ttl_seconds else _NEVER_HOURS)) % _HOURS
+
+    def tiles_from(self, value: bytes | None, first_ms: int, closed_ms: int | None = None) -> dict[int, bytes]:
+        """Returns the tiles of a value that start at or after `first_ms`, or before `closed_ms`: start in ms → packed tile."""
+        count, end = self._count(value), len(value or b"")
+        tiles: dict[int, bytes] = {}
+        place = count
+        while value and place:
+            high, low, _, size = INDEX.unpack_from(value, HEAD.size + (place - 1) * INDEX.size)
+            start_ms = high << 32 | low
+            if start_ms < first_ms and (closed_ms is None or start_ms < closed_ms):
+                break
+            place, end = place - 1, end - size
+            if start_ms >= first_ms:
+                tiles[start_ms] = value[end : end + size]
+        begin = HEAD.size + count * INDEX.size + TILES.size
+        for at in range(place if value and closed_ms is not None else 0):
+            assert value is not None
+            assert closed_ms is not None
+            high, low, _, size = INDEX.unpack_from(value, HEAD.size + at * INDEX.size)
+            if (start_ms := high << 32 | low) >= closed_ms:
+                break
+            tiles[start_ms], begin = value[begin : begin + size], begin + size
+        return tiles
+
+    def put(
+        self, value: bytes | None, new: Sequence[tuple[int, bytes]], closed_ms: int = NONE_DROPPED_MS, lost: bool = False
+    ) -> bytes | None:
+        """Writes tiles into a value, and drops what has expired. Returns the new value; None if it has no tiles.
+
+        Args:
+            value: The value; None for none. It counts as none if it is of another version or cannot be read.
+            new: The tiles, ascending: start in ms, packed tile. They replace those that have the same start.
+            closed_ms: Tiles that start before this time are removed, because they are in a history.
+            lost: Whether events of `new` or of earlier tiles have been lost.
+        """
+        count, dropped_ms = self._count(value), NONE_DROPPED_MS
+        data = value if value and count else b""
+        if data:
+            high, low, _ = _REST_OF_HEAD.unpack_from(data, len(self._head))
+            dropped_ms = high << 32 | low
+        if lost and new:
+            dropped_ms = max(dropped_ms, new[0][0] + self._tile_ms)
+        # The tiles from the first new one on: usually none, or the one that is replaced.
+        first_new_ms, stay, end = new[0][0] if new else _LAST_MS, count, len(data)
+        after: dict[int, tuple[int, bytes]] = {}
+        while stay:
+            high, low, expiry, size = INDEX.unpack_from(data, HEAD.size + (stay - 1) * INDEX.size)
+            if (start_ms := high << 32 | low) < first_new_ms:
+                break
+            stay, end = stay - 1, end - size
+            after[start_ms] = expiry, data[end : end + size]
+        # The oldest go: those of the history, the expired ones, and as many as make the value too long.
+        begin = tiles_begin = HEAD.size + count * INDEX.size + TILES.size
+        skip, total = 0, len(data) - tiles_begin + sum([len(tile) for _, tile in new])
+        while skip < stay:
+            high, low, expiry, size = INDEX.unpack_from(data, HEAD.size + skip * INDEX.size)
+            if (start_ms := high << 32 | low) >= closed_ms:
+                if (expiry - self._hour) % _HOURS <= _NEVER_HOURS and total <= self._longest:
+                    break
+                dropped_ms = max(dropped_ms, start_ms + self._tile_ms)
+            skip, begin, total = skip + 1, begin + size, total - size
+        last: list[tuple[int, int, bytes]] = [(start_ms, self._expiry, tile) for start_ms, tile in new]
+        if after:
+            after |= {start_ms: (self._expiry, tile) for start_ms, tile in new}
+            last = [(start_ms, *after[start_ms]) for start_ms in sorted(after)]
+        if not (left := stay - skip + len(last)):
+            return None
+        index = [INDEX.pack(start_ms >> 32, start_ms & 0xFFFFFFFF, expiry, len(tile)) for start_ms, expiry, tile in last]
+        return b"".join(
+            [
+                self._head,
+                _REST_OF_HEAD.pack(dropped_ms >> 32, dropped_ms & 0xFFFFFFFF, left),
+                data[HEAD.size + skip * INDEX.size : HEAD.size + stay * INDEX.size],
+                *index,
+                TILES.pack(ARRAY, left),
+                data[begin:end],
+                *[tile for _, _, tile in last],
+            ]
+        )
+
+    def _count(self, value: bytes | None) -> int:
+        """Returns the number of tiles of a value; 0 if it is of another version or cannot be read."""
+        if not value or len(value) < HEAD.size or not value.startswith(self._head):
+            return 0
+        _, _, count = _REST_OF_HEAD.unpack_from(value, len(self._head))
+        return count if len(value) >= HEAD.size + count * INDEX.size + TILES.size else 0
