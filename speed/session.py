@@ -44,6 +44,8 @@ SQL_PROPERTIES = {
     # Interpreted, unless there is a backlog (`speed.spark_engine`). Otherwise Spark would generate code in each task, and would compile the code anew
     # in each micro-batch if it contains the watermark, which differs each time.
     EXPRESSIONS: "NO_CODEGEN",
+    # Without this bound Spark would add up the bytes of a batch for Python at each row. The bound on its rows, 10,000, remains.
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
     # Tiles close with the next event. A micro-batch only for closing would make the next event wait.
     "spark.sql.streaming.noDataMicroBatches.enabled": "false",
     "spark.sql.streaming.minBatchesToRetain": "20",
