@@ -94,11 +94,11 @@ def calibration_error(rows: pd.DataFrame, scores: Floats) -> OfDraw:
 
 
 def subject_precision(rows: pd.DataFrame, scores: Floats) -> OfDraw:
-    """Prepares the precision among the first `SUBJECTS` subjects of a day."""
+    """Prepares the precision among the first `SUBJECTS` subjects of a day, or among all of a day with fewer."""
     scored = rows[["day", "subject", "label"]].assign(score=scores)
     per_subject = scored.groupby(["day", "subject"]).agg({"score": "max", "label": "max"})
     top = per_subject.sort_values("score", ascending=False, kind="stable").groupby("day").head(SUBJECTS)
-    precision = top.groupby("day")["label"].sum() / SUBJECTS
+    precision = top.groupby("day")["label"].mean()
     return _mean(precision.index.to_numpy(), precision.to_numpy())
 
 

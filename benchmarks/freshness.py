@@ -143,6 +143,7 @@ def phase(
         time.sleep(_POLL_SECONDS)
     wall, cpu = time.monotonic() - began, _cpu_seconds(pids) - cpu_before
     producer.close()
+    assert waited, f"None of {len(sent_at)} probes became visible."
     p50, p90, p99 = np.percentile(waited, [50, 90, 99])
     return {
         "rate": rate, "probes": len(waited), "never": len(pending), "p50_ms": round(p50), "p90_ms": round(p90), "p99_ms": round(p99),

@@ -173,7 +173,7 @@ def differences(settings: Settings, peers: list[str]) -> tuple[int, int]:
                 for name in names
             )
             counts = connection.execute(
-                f"SELECT coalesce(sum({unequal}), 0), count(*) FROM {mine} m JOIN '{files}' p USING (entity, q_ms)"
+                f"SELECT coalesce(sum({unequal}), 0), count(*) FROM {mine} m LEFT JOIN '{files}' p USING (entity, q_ms)"
             ).fetchone()
             assert counts is not None
             different, cells = different + int(counts[0]), cells + counts[1] * len(names)

@@ -30,6 +30,7 @@ EXACT_HOP_MS = 1
 InstantMs = TypeVar("InstantMs", int, npt.NDArray[np.int64])
 
 _UNITS_MS = {"ms": 1, "s": SECOND_MS, "m": MINUTE_MS, "min": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "w": 7 * DAY_MS}
+_LONGEST_MS = 36_525 * DAY_MS  # a sum with a time stays far within 64 bits
 _DURATION = re.compile(r"\s*(\d+)\s*(ms|s|min|m|h|d|w)\s*")
 
 
@@ -37,14 +38,19 @@ def parse_duration(text: str) -> int:
     """Returns the milliseconds of a duration such as "5min", "1h", "7d".
 
     Raises:
-        DeclarationError: The text is not a positive whole number followed by ms, s, min (or m), h, d or w.
+        DeclarationError: The text is not a positive whole number followed by ms, s, min (or m), h, d or w, or is longer than a century.
     """
     match = _DURATION.fullmatch(text)
     if not match or int(match[1]) == 0:
         raise DeclarationError(
             f"The duration {text!r} cannot be read.", "Write a positive number and a unit, such as '5min', '1h', '7d'."
         )
-    return int(match[1]) * _UNITS_MS[match[2]]
+    duration_ms = int(match[1]) * _UNITS_MS[match[2]]
+    if duration_ms > _LONGEST_MS:
+        raise DeclarationError(
+            f"The duration {text!r} is longer than a century.", "Write a shorter duration. A feature of all events has no window."
+        )
+    return duration_ms
 
 
 def duration_text(duration_ms: int) -> str:

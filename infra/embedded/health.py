@@ -36,7 +36,8 @@ def ailment(settings: Settings, name: str, started_seconds: int = 0) -> str | No
         if name == "kafka":
             return _kafka(settings)
         if name == "valkey":
-            return None if _store(settings).ping() else "it does not answer PING"
+            with _store(settings) as store:
+                return None if store.ping() else "it does not answer PING"
         if name == "flink-taskmanager":
             return _taskmanager(settings)
         if name == "speed":
@@ -100,7 +101,8 @@ def _kafka(settings: Settings) -> str | None:
 
 
 def _speed(settings: Settings, started_seconds: int) -> str | None:
-    entry = _store(settings).hget(PROGRESS_KEY, "online")
+    with _store(settings) as store:
+        entry = store.hget(PROGRESS_KEY, "online")
     if entry is None:
         return "it has not written its progress yet"
     if json.loads(entry)["written_at_ms"] < started_seconds * 1000:

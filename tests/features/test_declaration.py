@@ -91,6 +91,7 @@ def source_with(*names: str) -> EventSource:
         (lambda: EventSource("s", "t", "t", (Column("event_id", required=True),)), "no required column 'event_timestamp'"),
         *((lambda name=name: source_with(name), f"The column {name!r} of s cannot be used") for name in REFUSED_COLUMNS),
         (lambda: source_with("Amount"), "two columns named 'amount'"),
+        (lambda: group(count("n", window="999999d")), "'999999d' is longer than a century"),
     ],
 )
 def test_a_wrong_declaration_is_refused_in_a_sentence(declare: Any, says: str) -> None:
