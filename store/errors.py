@@ -29,6 +29,7 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
     (exceptions.AskError, "the online store is a cluster, and REDIS_CLUSTER does not say so"),
     (exceptions.TryAgainError, "the online store's cluster is moving the key"),
     (exceptions.ReadOnlyError, "the online store's server is a replica and takes no writes"),
+    (exceptions.WatchError, "another process writes the same entities of the online store all the time"),
     (exceptions.OutOfMemoryError, "the online store's memory is full"),
     (TimeoutError, TOO_SLOW),
     (exceptions.TimeoutError, TOO_SLOW),

@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -213,18 +214,15 @@ def put_tiles(client: Any, buckets: Buckets, writings: Sequence[Writing]) -> Non
     for _ in range(_ATTEMPTS):
         refused = []
         for begun in range(0, len(left), PIPELINE_LENGTH):
-            some = _read(client, at_once, left[begun : begun + PIPELINE_LENGTH])
-            parts = _parts(some, at_once)
-            for part, places in zip(
-                parts, _PUT.run(client, [part[0][0].call([item for _, item in part]) for part in parts]), strict=True
-            ):
-                refused += [part[place - 1] for place in places]
+            parts = _parts(_read(client, at_once, left[begun : begun + PIPELINE_LENGTH]), at_once)
+            answers = _PUT.run(client, [put.call(items) for put, items in parts])
+            refused += [(put, items[place - 1]) for (put, items), places in zip(parts, answers, strict=True) for place in places]
         for _, item in refused:
             item.read = False
         if not (left := refused):
             break
     else:
-        raise redis.WatchError("Somebody else writes the same tiles all the time")
+        raise redis.WatchError
     marks = [writing.mark for writing in writings if writing.mark]
     _MARK.run(client, [(key, mark.task, mark.batch_id) for mark in marks for key in buckets.mark_keys(mark.token)])
 
@@ -232,22 +230,20 @@ def put_tiles(client: Any, buckets: Buckets, writings: Sequence[Writing]) -> Non
 def _read(client: Any, at_once: int, some: Sequence[tuple[_Put, _Item]]) -> list[tuple[_Put, _Item]]:
     """Reads the entities that were not read yet. Returns those of `some` that have to be written."""
     parts = _parts([pair for pair in some if not pair[1].read], at_once)
-    if not parts:
-        return list(some)
-    calls = [([part[0][0].group.key(item.entity) for _, item in part], *part[0][0].fields[:2]) for part in parts]
+    calls = [([put.group.key(item.entity) for item in items], *put.fields[:2]) for put, items in parts]
     over = set()
-    for part, answers in zip(parts, _READ.run(client, calls), strict=True):
-        for (put, item), answer in zip(part, answers, strict=True):
+    for (put, items), answers in zip(parts, _READ.run(client, calls), strict=True):
+        for item, answer in zip(items, answers, strict=True):
             folded, value = answer or (None, None)
             if not put.take(item, folded or b"", value):
                 over.add(id(item))
     return [pair for pair in some if id(pair[1]) not in over]
 
 
-def _parts(pairs: Sequence[tuple[_Put, _Item]], at_once: int) -> list[Sequence[tuple[_Put, _Item]]]:
+def _parts(pairs: Sequence[tuple[_Put, _Item]], at_once: int) -> list[tuple[_Put, list[_Item]]]:
     """Splits entities into parts of one writing with at most `at_once` entities."""
-    of_put = [list(some) for _, some in groupby(pairs, key=lambda pair: id(pair[0]))]
-    return [some[begun : begun + at_once] for some in of_put for begun in range(0, len(some), at_once)]
+    of_put = [(put, [item for _, item in some]) for put, some in groupby(pairs, key=itemgetter(0))]
+    return [(put, items[begun : begun + at_once]) for put, items in of_put for begun in range(0, len(items), at_once)]
 
 
 def fields_of(group: FeatureGroup) -> tuple[bytes, bytes, bytes]:

@@ -22,7 +22,7 @@ from features.speed_value import folded_field, pack_tile, speed_field
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from store.clients import store
-from store.errors import NOT_OURS
+from store.errors import NOT_OURS, StoreError
 from store.keys import version_of
 from store.protocol import (
     ALWAYS_MS,
@@ -569,6 +569,12 @@ def test_what_a_task_has_read_does_not_replace_what_was_written_since(online: Re
         publish(online, third, {1: 1}, built_ms=built_ms)
         online.put_all_tiles([writing(11, (third, 11), opened=state)])
         assert numbers() == {third: 11}, "the view has the other tiles"
+
+
+def test_a_writing_that_somebody_else_undoes_all_the_time_ends(online: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.tiles._ATTEMPTS", 0)
+    with pytest.raises(StoreError, match="Another process writes the same entities"):
+        online.put_tiles(user_features, [(1, B, packed_tile(B))], TTL)
 
 
 def test_the_size_grows_with_the_content(online: RedisStore) -> None:
