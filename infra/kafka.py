@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, KafkaTimeoutError, SaslAuthenticationFailedError, TopicAlreadyExistsError
+from tenacity import Retrying, retry_if_exception, stop_after_delay
 
 from infra.errors import ServiceError
 from infra.settings import Settings
@@ -22,6 +25,9 @@ FIRST_ARRIVAL_MS = 1_293_840_000_000
 _ISOLATION = "read_committed"
 #: The longest wait for the first messages of open transactions.
 _FIRST_MESSAGE_SECONDS = 5
+#: How long a client tries to reach a broker, and how long an attempt takes at most, after which it is known whether the password was refused.
+_PATIENCE_SECONDS, _ATTEMPT_SECONDS = 30, 10
+_Client = TypeVar("_Client", KafkaAdminClient, KafkaConsumer)
 #: The time of a message is its arrival by the broker's clock, because a producer's clock may be wrong.
 _TOPIC_CONFIGS = {"message.timestamp.type": "LogAppendTime"}
 _LOGIN_MODULES = {
@@ -75,6 +81,55 @@ def flink_options(settings: Settings) -> dict[str, str]:
     return {f"properties.{name}": value for name, value in options.items()}
 
 
+class _Failures(logging.Handler):
+    """Keeps the last failure that kafka-python has logged, or that the password was refused. Its clients try again until a timeout without a reason."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last: KafkaError | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps the error among the arguments of a record."""
+        if not isinstance(self.last, SaslAuthenticationFailedError):
+            errors = [
+                error for error in record.args or () if isinstance(error, KafkaError) and not isinstance(error, KafkaTimeoutError)
+            ]
+            self.last = errors[-1] if errors else self.last
+
+
+@contextmanager
+def connected(kind: Callable[..., _Client], settings: Settings, **options: Any) -> Iterator[_Client]:
+    """Opens a client of kafka-python for a block.
+
+    Args:
+        kind: The class of the client.
+        settings: The settings that name the brokers.
+        options: Further arguments of the class.
+
+    Raises:
+        SaslAuthenticationFailedError: The brokers refuse the user or the password.
+        KafkaError: No broker has answered within `_PATIENCE_SECONDS`. It is the last failure, such as a refused connection.
+    """
+    failures, logger = _Failures(), logging.getLogger("kafka")
+
+    def may_succeed(error: BaseException) -> bool:
+        return isinstance(error, KafkaTimeoutError) and not isinstance(failures.last, SaslAuthenticationFailedError)
+
+    logger.addHandler(failures)
+    try:
+        for attempt in Retrying(retry=retry_if_exception(may_succeed), stop=stop_after_delay(_PATIENCE_SECONDS), reraise=True):
+            with attempt:
+                client = kind(**client_options(settings), bootstrap_timeout_ms=_ATTEMPT_SECONDS * 1_000, **options)
+    except KafkaTimeoutError as error:
+        raise failures.last or error from None
+    finally:
+        logger.removeHandler(failures)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
 def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
     """Creates the topics that do not exist yet. Existing topics stay unchanged.
 
@@ -86,8 +141,7 @@ def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
         ServiceError: Kafka refuses or does not answer.
     """
     try:
-        admin = KafkaAdminClient(**client_options(settings))
-        try:
+        with connected(KafkaAdminClient, settings) as admin:
             present = set(admin.list_topics())
             for name, partitions in topics.items():
                 if name not in present:
@@ -97,8 +151,6 @@ def create_topics(settings: Settings, topics: Mapping[str, int]) -> None:
                         )
                     except TopicAlreadyExistsError:
                         continue  # another process was faster
-        finally:
-            admin.close()
     except KafkaError as error:
         raise ServiceError(
             f"The topics {', '.join(topics)} could not be created on {settings.kafka_bootstrap}: {error}.",
@@ -113,11 +165,8 @@ def topic_id(settings: Settings, topic: str) -> str | None:
         ServiceError: Kafka does not answer.
     """
     try:
-        admin = KafkaAdminClient(**client_options(settings))
-        try:
+        with connected(KafkaAdminClient, settings) as admin:
             [description] = admin.describe_topics([topic])
-        finally:
-            admin.close()
     except KafkaError as error:
         raise _no_answer(settings, error) from None
     return None if description["topic_id"] is None else str(description["topic_id"])
@@ -131,13 +180,10 @@ def producer_timed_topics(settings: Settings, topics: Iterable[str]) -> list[str
     """
     name = "message.timestamp.type"
     try:
-        admin = KafkaAdminClient(**client_options(settings))
-        try:
+        with connected(KafkaAdminClient, settings) as admin:
             present = set(admin.list_topics()) & set(topics)
             resources = [ConfigResource(ConfigResourceType.TOPIC, topic, configs=[name]) for topic in sorted(present)]
             configs_by_topic = admin.describe_configs(resources, config_filter="all").get("topic", {}) if resources else {}
-        finally:
-            admin.close()
     except KafkaError as error:
         raise ServiceError(
             f"Kafka on {settings.kafka_bootstrap} does not show the settings of its topics: {error}.",
@@ -155,12 +201,9 @@ def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
         ServiceError: Kafka does not answer.
     """
     try:
-        consumer = KafkaConsumer(**client_options(settings), isolation_level=_ISOLATION)
-        try:
+        with connected(KafkaConsumer, settings, isolation_level=_ISOLATION) as consumer:
             partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             return {partition.partition: offset for partition, offset in consumer.end_offsets(partitions).items()}
-        finally:
-            consumer.close()
     except KafkaError as error:
         raise _no_answer(settings, error) from None
 
@@ -178,8 +221,7 @@ def open_transaction_ms(settings: Settings, topic: str) -> int | None:
     """
     committed = end_offsets(settings, topic)
     try:
-        consumer = KafkaConsumer(**client_options(settings), enable_auto_commit=False)
-        try:
+        with connected(KafkaConsumer, settings, enable_auto_commit=False) as consumer:
             ends = consumer.end_offsets([TopicPartition(topic, partition) for partition in committed])
             waiting = {partition for partition, end in ends.items() if end > committed[partition.partition]}
             consumer.assign(sorted(waiting))
@@ -192,8 +234,6 @@ def open_transaction_ms(settings: Settings, topic: str) -> int | None:
                     arrivals_ms.append(records[0].timestamp)
                     waiting.discard(partition)
                     consumer.pause(partition)
-        finally:
-            consumer.close()
     except KafkaError as error:
         raise _no_answer(settings, error) from None
     return min(arrivals_ms, default=None)
@@ -220,13 +260,10 @@ def held(settings: Settings, topic: str) -> dict[int, Held]:
         ServiceError: Kafka does not answer.
     """
     try:
-        consumer = KafkaConsumer(**client_options(settings))
-        try:
+        with connected(KafkaConsumer, settings) as consumer:
             partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             earliest, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
             first = consumer.offsets_for_times(dict.fromkeys(partitions, 0))
-        finally:
-            consumer.close()
     except KafkaError as error:
         raise _no_answer(settings, error) from None
     arrivals_ms = {partition: message.timestamp for partition, message in first.items() if message}
@@ -266,8 +303,7 @@ def retention_of(settings: Settings, topic: str) -> Retention:
         ServiceError: Kafka does not answer, or has no such topic.
     """
     try:
-        admin, consumer = KafkaAdminClient(**client_options(settings)), KafkaConsumer(**client_options(settings))
-        try:
+        with connected(KafkaAdminClient, settings) as admin, connected(KafkaConsumer, settings) as consumer:
             resource = ConfigResource(ConfigResourceType.TOPIC, topic)
             configs = admin.describe_configs([resource], config_filter="all")["topic"][topic]
             # Of a topic that does not exist, or that braid may not describe, there are none.
@@ -276,9 +312,6 @@ def retention_of(settings: Settings, topic: str) -> Retention:
             partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
             begin = consumer.beginning_offsets(partitions)
             first = consumer.offsets_for_times(dict.fromkeys(partitions, 0))
-        finally:
-            admin.close()
-            consumer.close()
     except (KafkaError, KeyError) as error:
         raise ServiceError(
             f"Kafka on {settings.kafka_bootstrap} does not show the retention of {topic}"
@@ -305,11 +338,8 @@ def delete_messages(settings: Settings, topic: str, until: Mapping[int, int]) ->
         ServiceError: Kafka refuses or does not answer.
     """
     try:
-        admin = KafkaAdminClient(**client_options(settings))
-        try:
+        with connected(KafkaAdminClient, settings) as admin:
             admin.delete_records({TopicPartition(topic, partition): offset for partition, offset in until.items()})
-        finally:
-            admin.close()
     except KafkaError as error:
         raise ServiceError(
             f"The messages of {topic} could not be deleted: {error}.", "Allow braid to delete records of the topic, and try again."
@@ -319,11 +349,8 @@ def delete_messages(settings: Settings, topic: str, until: Mapping[int, int]) ->
 def delete_topic(settings: Settings, topic: str) -> None:
     """Deletes a topic, if it exists and Kafka allows it."""
     try:
-        admin = KafkaAdminClient(**client_options(settings))
-        try:
+        with connected(KafkaAdminClient, settings) as admin:
             admin.delete_topics([topic])
-        finally:
-            admin.close()
     except KafkaError:
         return
 
