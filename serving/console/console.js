@@ -357,13 +357,15 @@ function drawPlot(explanation) {
   read(state.pointer ?? null);
 }
 
-/** Writes the names and values beside the ends of the two lines, with room between them. */
+/** Writes the names and values beside the ends of the two lines, with room between them and above the name of the tiles' marks. */
 function nameLines(drawing, box, merged, alone) {
   let [mergedAt, aloneAt] = [merged.at + 4, (alone?.at ?? 0) + 4];
   if (alone && Math.abs(mergedAt - aloneAt) < 15) {
     const middle = (mergedAt + aloneAt) / 2, side = merged.value >= alone.value ? -7.5 : 7.5;
     [mergedAt, aloneAt] = [middle + side, middle - side];
   }
+  const below = Math.max(0, Math.max(mergedAt, alone ? aloneAt : mergedAt) - (box.bottom - 2));
+  [mergedAt, aloneAt] = [mergedAt - below, aloneAt - below];
   drawing.append(shape("text", { class: "merged-text", x: box.right + 8, y: mergedAt }, `merged ${valueText(merged.value)}`));
   if (alone) drawing.append(shape("text", { class: "batch-text", x: box.right + 8, y: aloneAt }, `batch alone ${valueText(alone.value)}`));
 }
