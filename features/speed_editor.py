@@ -38,23 +38,21 @@ class Editor:
 
     def tiles_from(self, value: bytes | None, first_ms: int, closed_ms: int | None = None) -> dict[int, bytes]:
         """Returns the tiles of a value that start at or after `first_ms`, or before `closed_ms`: start in ms → packed tile."""
-        count, end = self._count(value), len(value or b"")
-        tiles: dict[int, bytes] = {}
-        place = count
-        while value and place:
-            high, low, _, size = INDEX.unpack_from(value, HEAD.size + (place - 1) * INDEX.size)
-            start_ms = high << 32 | low
-            if start_ms < first_ms and (closed_ms is None or start_ms < closed_ms):
+        left, tiles = self._count(value), dict[int, bytes]()
+        if not value or not left:
+            return tiles
+        begin, end = HEAD.size + left * INDEX.size + TILES.size, len(value)
+        while left:
+            start_ms, _, size = _entry(value, left - 1)
+            if start_ms < first_ms:
                 break
-            place, end = place - 1, end - size
-            if start_ms >= first_ms:
-                tiles[start_ms] = value[end : end + size]
-        begin = HEAD.size + count * INDEX.size + TILES.size
-        for at in range(place if value and closed_ms is not None else 0):
-            assert value is not None
-            assert closed_ms is not None
-            high, low, _, size = INDEX.unpack_from(value, HEAD.size + at * INDEX.size)
-            if (start_ms := high << 32 | low) >= closed_ms:
+            left, end = left - 1, end - size
+            tiles[start_ms] = value[end : end + size]
+        if closed_ms is None:
+            return tiles
+        for place in range(left):
+            start_ms, _, size = _entry(value, place)
+            if start_ms >= closed_ms:
                 break
             tiles[start_ms], begin = value[begin : begin + size], begin + size
         return tiles
@@ -81,8 +79,8 @@ class Editor:
         first_new_ms, stay, end = new[0][0] if new else _LAST_MS, count, len(data)
         after: dict[int, tuple[int, bytes]] = {}
         while stay:
-            high, low, expiry, size = INDEX.unpack_from(data, HEAD.size + (stay - 1) * INDEX.size)
-            if (start_ms := high << 32 | low) < first_new_ms:
+            start_ms, expiry, size = _entry(data, stay - 1)
+            if start_ms < first_new_ms:
                 break
             stay, end = stay - 1, end - size
             after[start_ms] = expiry, data[end : end + size]
@@ -90,8 +88,8 @@ class Editor:
         begin = tiles_begin = HEAD.size + count * INDEX.size + TILES.size
         skip, total = 0, len(data) - tiles_begin + sum([len(tile) for _, tile in new])
         while skip < stay:
-            high, low, expiry, size = INDEX.unpack_from(data, HEAD.size + skip * INDEX.size)
-            if (start_ms := high << 32 | low) >= closed_ms:
+            start_ms, expiry, size = _entry(data, skip)
+            if start_ms >= closed_ms:
                 if (expiry - self._hour) % _HOURS <= _NEVER_HOURS and total <= self._longest:
                     break
                 dropped_ms = max(dropped_ms, start_ms + self._tile_ms)
@@ -121,3 +119,9 @@ class Editor:
             return 0
         _, _, count = _REST_OF_HEAD.unpack_from(value, len(self._head))
         return count if len(value) >= HEAD.size + count * INDEX.size + TILES.size else 0
+
+
+def _entry(value: bytes, place: int) -> tuple[int, int, int]:
+    """Returns the start in ms, the hour of expiry and the length in bytes of the tile at `place` of a value."""
+    high, low, expiry, size = INDEX.unpack_from(value, HEAD.size + place * INDEX.size)
+    return high << 32 | low, expiry, size

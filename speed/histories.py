@@ -33,14 +33,14 @@ from infra.settings import Settings
 from speed.archive import archived_offsets
 from speed.fold import contributions_of, fold
 from speed.online import Target
-from speed.session import EXPRESSIONS
+from speed.session import COMPILED, EXPRESSIONS
 from speed.stream import by_entity, contributions, input_names, slots
 from store.protocol import Folded, Tiles
 from store.server import writing_store
 
 _ATTEMPTS = 5
 #: The properties of a large query. They undo those of `speed.session`, which are for micro-batches.
-_BATCH_PROPERTIES = {"spark.sql.optimizer.excludedRules": "", EXPRESSIONS: "FALLBACK"}
+_BATCH_PROPERTIES = {"spark.sql.optimizer.excludedRules": "", EXPRESSIONS: COMPILED}
 
 
 def begin_histories(

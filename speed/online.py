@@ -207,9 +207,9 @@ def fold_rows(
         else:
             tiles, offsets = fold_into(group, its_new, opened)
             histories = None
-        fresh = [entity for entity, state in zip(its_new.entities, opened, strict=True) if state is not None and state.of_another]
-        seconds = settings.tiles_kept_seconds(group.buffer_ms)
         states = dict(zip(its_new.entities, opened, strict=True))
+        fresh = [entity for entity, state in states.items() if state is not None and state.of_another]
+        seconds = settings.tiles_kept_seconds(group.buffer_ms)
         writings.append(Writing(group, tiles, seconds, None, Folded(target.token, offsets, fresh), histories, states))
     return writings
 

@@ -27,8 +27,8 @@ _POOLS = """\
 </allocations>
 """
 
-#: Whether Spark compiles expressions outside of whole-stage code.
-EXPRESSIONS = "spark.sql.codegen.factoryMode"
+#: The property by which Spark compiles or interprets expressions outside of whole-stage code, and its values.
+EXPRESSIONS, COMPILED, INTERPRETED = "spark.sql.codegen.factoryMode", "FALLBACK", "NO_CODEGEN"
 #: The properties by which Spark plans the queries and keeps their checkpoints.
 SQL_PROPERTIES = {
     "spark.sql.shuffle.partitions": "2",
@@ -43,7 +43,7 @@ SQL_PROPERTIES = {
     ),
     # Interpreted, unless there is a backlog (`speed.spark_engine`). Otherwise Spark would generate code in each task, and would compile the code anew
     # in each micro-batch if it contains the watermark, which differs each time.
-    EXPRESSIONS: "NO_CODEGEN",
+    EXPRESSIONS: INTERPRETED,
     # Without this bound Spark would add up the bytes of a batch for Python at each row. The bound on its rows, 10,000, remains.
     "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
     # Tiles close with the next event. A micro-batch only for closing would make the next event wait.

@@ -21,7 +21,7 @@ from speed.checkpoints import Checkpoint
 from speed.copies import OBSERVED
 from speed.engine import COUNTED, Entry, Query, widened
 from speed.online import online_writer
-from speed.session import EXPRESSIONS, pool
+from speed.session import COMPILED, EXPRESSIONS, INTERPRETED, pool
 from store.protocol import Tiles
 
 #: A query that is more messages behind than this compiles its expressions. A compiled expression takes a fifth of Spark's time per message less, but
@@ -111,7 +111,7 @@ def compile_expressions(query: StreamingQuery, compiled: bool) -> None:
     """Makes Spark compile the expressions of a query from its next micro-batch on, or interpret them."""
     # A query has a session of its own, for which pyspark has no name.
     session = query._jsq.streamingQuery().sparkSessionForStream()  # noqa: SLF001
-    session.conf().set(EXPRESSIONS, "FALLBACK" if compiled else "NO_CODEGEN")
+    session.conf().set(EXPRESSIONS, COMPILED if compiled else INTERPRETED)
 
 
 def _entry(progress: Any, before: Mapping[str, Any]) -> Entry:

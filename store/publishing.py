@@ -51,7 +51,7 @@ from store.keys import (
 )
 from store.protocol import Published, View
 from store.scripts import Script
-from store.tiles import ENTITY_LUA
+from store.tiles import ENTITY_LUA, fields_of
 
 #: The number of entities in one round trip.
 CHUNK = 1_000
@@ -335,10 +335,9 @@ def serve_stream(
 def _remove_left(client: Any, group: FeatureGroup, token: str) -> None:
     """Removes the values of a version that a stream of tiles other than `token` has written."""
     begins = msgspec.msgpack.encode((token, {}))[:-1]  # `store.tiles` writes the token, then the offsets
-    fields = folded_field(group.fingerprint), speed_field(group.fingerprint), history_field(group.fingerprint)
     keys = client.scan_iter(match=f"{group.key('')}*", count=CHUNK)
     while some := list(islice(keys, CHUNK)):
-        _LEAVE.run(client, [(key, begins, *fields) for key in some])
+        _LEAVE.run(client, [(key, begins, *fields_of(group)) for key in some])
 
 
 def drop(client: Any, buckets: Buckets, group: FeatureGroup, ids: Sequence[int | str]) -> int:

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from infra.flink.cluster import rest_url
-from infra.kafka import client_options
+from infra.kafka import connected
 from infra.settings import Settings
 
 _TIMEOUT_SECONDS = 5
@@ -92,11 +92,8 @@ _PROBES: dict[str, Callable[[Settings], str]] = {
 def _kafka(settings: Settings) -> str | None:
     host, _, port = settings.kafka_bootstrap.split(",")[0].rpartition(":")
     socket.create_connection((host, int(port)), timeout=2).close()  # fails quickly, and without log messages, if nothing listens
-    admin = KafkaAdminClient(**client_options(settings), request_timeout_ms=_TIMEOUT_SECONDS * 1000)
-    try:
+    with connected(KafkaAdminClient, settings, request_timeout_ms=_TIMEOUT_SECONDS * 1000) as admin:
         admin.list_topics()
-    finally:
-        admin.close()
     return None
 
 
