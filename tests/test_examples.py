@@ -200,5 +200,5 @@ def test_the_measures_of_a_known_order() -> None:
     assert MEASURES["log loss"](rows, scores)(days) == pytest.approx(-np.log([0.9, 0.2, 0.3, 0.6]).mean())
     assert MEASURES["NDCG@10"](rows, scores)(days) == pytest.approx((1 + 1 / np.log2(3)) / 2)
     assert MEASURES["NDCG@10"](rows, scores)(np.array([2.0, 0.0])) == pytest.approx(1)
-    assert MEASURES["subject precision@100"](rows, scores)(days) == pytest.approx(0.01)
+    assert MEASURES["subject precision@100"](rows, scores)(days) == pytest.approx(0.5)  # two subjects a day, one labelled
     assert MEASURES["calibration error"](rows, rows["label"].to_numpy(float))(days) == 0
