@@ -10,9 +10,9 @@ import struct
 from collections.abc import Sequence
 
 from features.declaration import FeatureGroup
-from features.speed_value import ARRAY, HEAD, INDEX, NONE_DROPPED_MS, TILES, speed_head
+from features.speed_value import HEAD, INDEX, NONE_DROPPED_MS, speed_head
 
-#: The longest speed value, in bytes. A longer one loses its oldest tiles, and its head records the end of the latest lost tile.
+#: The longest speed value, in bytes. A longer one loses its oldest tiles, and its head records the end of the latest lost tile. A tile has to fit.
 LONGEST_VALUE = 4 * 1_024 * 1_024
 #: A time after all tiles.
 _LAST_MS = 2**47 - 1
@@ -41,9 +41,9 @@ class Editor:
         left, tiles = self._count(value), dict[int, bytes]()
         if not value or not left:
             return tiles
-        begin, end = HEAD.size + left * INDEX.size + TILES.size, len(value)
+        begin, end = HEAD.size + left * INDEX.size, len(value)
         while left:
-            start_ms, _, size = _entry(value, left - 1)
+            start_ms, _, size = self._entry(value, left - 1)
             if start_ms < first_ms:
                 break
             left, end = left - 1, end - size
@@ -51,7 +51,7 @@ class Editor:
         if closed_ms is None:
             return tiles
         for place in range(left):
-            start_ms, _, size = _entry(value, place)
+            start_ms, _, size = self._entry(value, place)
             if start_ms >= closed_ms:
                 break
             tiles[start_ms], begin = value[begin : begin + size], begin + size
@@ -60,7 +60,9 @@ class Editor:
     def put(
         self, value: bytes | None, new: Sequence[tuple[int, bytes]], closed_ms: int = NONE_DROPPED_MS, lost: bool = False
     ) -> bytes | None:
-        """Writes tiles into a value, and drops what has expired. Returns the new value; None if it has no tiles.
+        """Writes tiles into a value, and drops what has expired. Returns the new value; None if there are no tiles.
+
+        A value without tiles, which no reader takes for one of an entity without events, remains of a tile that was too long.
 
         Args:
             value: The value; None for none. It counts as none if it is of another version or cannot be read.
@@ -69,26 +71,31 @@ class Editor:
             lost: Whether events of `new` or of earlier tiles have been lost.
         """
         count, dropped_ms = self._count(value), NONE_DROPPED_MS
-        data = value if value and count else b""
+        data = value if value and (count or self._is_empty(value)) else b""
         if data:
             high, low, _ = _REST_OF_HEAD.unpack_from(data, len(self._head))
             dropped_ms = high << 32 | low
         if lost and new:
             dropped_ms = max(dropped_ms, new[0][0] + self._tile_ms)
+        if (new_length := sum([len(tile) for _, tile in new])) > self._longest:
+            too_long = [start_ms for start_ms, tile in new if len(tile) > self._longest]
+            dropped_ms = max([dropped_ms, *[start_ms + self._tile_ms for start_ms in too_long]])
+            new = [(start_ms, tile) for start_ms, tile in new if start_ms not in too_long]
+            new_length, lost = sum([len(tile) for _, tile in new]), lost or bool(too_long)
         # The tiles from the first new one on: usually none, or the one that is replaced.
         first_new_ms, stay, end = new[0][0] if new else _LAST_MS, count, len(data)
         after: dict[int, tuple[int, bytes]] = {}
         while stay:
-            start_ms, expiry, size = _entry(data, stay - 1)
+            start_ms, expiry, size = self._entry(data, stay - 1)
             if start_ms < first_new_ms:
                 break
             stay, end = stay - 1, end - size
             after[start_ms] = expiry, data[end : end + size]
         # The oldest go: those of the history, the expired ones, and as many as make the value too long.
-        begin = tiles_begin = HEAD.size + count * INDEX.size + TILES.size
-        skip, total = 0, len(data) - tiles_begin + sum([len(tile) for _, tile in new])
+        begin = tiles_begin = HEAD.size + count * INDEX.size
+        skip, total = 0, len(data) - tiles_begin + new_length
         while skip < stay:
-            start_ms, expiry, size = _entry(data, skip)
+            start_ms, expiry, size = self._entry(data, skip)
             if start_ms >= closed_ms:
                 if (expiry - self._hour) % _HOURS <= _NEVER_HOURS and total <= self._longest:
                     break
@@ -98,16 +105,14 @@ class Editor:
         if after:
             after |= {start_ms: (self._expiry, tile) for start_ms, tile in new}
             last = [(start_ms, *after[start_ms]) for start_ms in sorted(after)]
-        if not (left := stay - skip + len(last)):
+        if not (left := stay - skip + len(last)) and not lost:
             return None
-        index = [INDEX.pack(start_ms >> 32, start_ms & 0xFFFFFFFF, expiry, len(tile)) for start_ms, expiry, tile in last]
         return b"".join(
             [
                 self._head,
                 _REST_OF_HEAD.pack(dropped_ms >> 32, dropped_ms & 0xFFFFFFFF, left),
                 data[HEAD.size + skip * INDEX.size : HEAD.size + stay * INDEX.size],
-                *index,
-                TILES.pack(ARRAY, left),
+                *[self._packed_entry(start_ms, expiry, len(tile)) for start_ms, expiry, tile in last],
                 data[begin:end],
                 *[tile for _, _, tile in last],
             ]
@@ -118,10 +123,17 @@ class Editor:
         if not value or len(value) < HEAD.size or not value.startswith(self._head):
             return 0
         _, _, count = _REST_OF_HEAD.unpack_from(value, len(self._head))
-        return count if len(value) >= HEAD.size + count * INDEX.size + TILES.size else 0
+        return count if len(value) >= HEAD.size + count * INDEX.size else 0
 
+    def _is_empty(self, value: bytes) -> bool:
+        """Returns whether a value of this version has no tiles, because the only one was too long."""
+        return len(value) == HEAD.size and value.startswith(self._head)
 
-def _entry(value: bytes, place: int) -> tuple[int, int, int]:
-    """Returns the start in ms, the hour of expiry and the length in bytes of the tile at `place` of a value."""
-    high, low, expiry, size = INDEX.unpack_from(value, HEAD.size + place * INDEX.size)
-    return high << 32 | low, expiry, size
+    def _entry(self, value: bytes, place: int) -> tuple[int, int, int]:
+        """Returns the start in ms, the hour of expiry and the length in bytes of the tile at `place` of a value."""
+        high, low, expiry, long, size = INDEX.unpack_from(value, HEAD.size + place * INDEX.size)
+        return (high << 32 | low) * self._tile_ms, expiry, long << 16 | size
+
+    def _packed_entry(self, start_ms: int, expiry: int, size: int) -> bytes:
+        number = start_ms // self._tile_ms
+        return INDEX.pack(number >> 32, number & 0xFFFFFFFF, expiry, size >> 16, size & 0xFFFF)

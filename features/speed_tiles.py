@@ -18,9 +18,11 @@ from features.aggregations import Partial, Value
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
 from features.packed import FORMAT, BatchValue, TileValue, encode_log
-from features.speed_value import ARRAY, HEAD, INDEX, SPEED_FORMAT, TILES, Column, layout_of
+from features.speed_value import HEAD, INDEX, SPEED_FORMAT, Column, layout_of
 
 _decoder = msgspec.msgpack.Decoder(list[list[Any]])
+#: The beginning of a MessagePack array whose length has 4 bytes: 0xDD and the length.
+_ARRAY = struct.Struct(">BI")
 #: A value with at most this number of tiles is decoded and cut from scratch; nothing is taken over from the former value.
 _FEW_TILES = 16
 #: The smallest number of pieces, shared with the former value, whose sum is remembered; and the largest number of remembered sums.
@@ -45,11 +47,9 @@ def decode_speed(data: bytes, group: FeatureGroup, former: tuple[bytes, SpeedTil
             raise PackedValueError(f"The speed value has format {speed_format} and version {fingerprint.hex()}.")
         end = HEAD.size + count * INDEX.size
         first, shared, length = _in_common(data, count, former[0]) if former and count > _FEW_TILES else (0, 0, 0)
-        starts_ms = [high << 32 | low for high, low, _, _ in INDEX.iter_unpack(data[HEAD.size + shared * INDEX.size : end])]
-        if former and shared:
-            packed = _decoder.decode(TILES.pack(ARRAY, count - shared) + data[end + TILES.size + length :])
-        else:
-            packed = _decoder.decode(memoryview(data)[end:])
+        index, tile_ms = INDEX.iter_unpack(data[HEAD.size + shared * INDEX.size : end]), group.tile_ms
+        starts_ms = [(high << 32 | low) * tile_ms for high, low, *_ in index]
+        packed = _decoder.decode(_ARRAY.pack(0xDD, count - shared) + data[end + length :])
     except (struct.error, msgspec.DecodeError) as error:
         raise PackedValueError(f"The speed value cannot be read: {error}.") from None
     if len(packed) != count - shared or not count or len(starts_ms) != count - shared:
@@ -66,23 +66,26 @@ def _in_common(data: bytes, count: int, former: bytes) -> tuple[int, int, int]:
     """Returns the place in the former value of the first tile of `data`, the number of equal tiles from there on, and their length in bytes."""
     former_count = HEAD.unpack_from(former)[-1]
     index, former_index = (value[HEAD.size : HEAD.size + n * INDEX.size] for value, n in ((data, count), (former, former_count)))
-    begin, former_begin = (HEAD.size + len(its_index) + TILES.size for its_index in (index, former_index))
-    if data[begin - TILES.size : begin] != TILES.pack(ARRAY, count):
-        return 0, 0, 0
-    at = former_index.find(start := index[:6])
+    begin, former_begin = (HEAD.size + len(its_index) for its_index in (index, former_index))
+    at = former_index.find(start := index[:5])
     while at > 0 and at % INDEX.size:
         at = former_index.find(start, at + 1)
     if at < 0:
         return 0, 0, 0
-    former_begin += sum(size for *_, size in INDEX.iter_unpack(former_index[:at]))
+    former_begin += _length(former_index[:at])
     most, changed = min(len(index), len(former_index) - at), INDEX.size
     while (same := most - changed) > 0:
         if index[:same] == former_index[at : at + same]:
-            length = len(data) - begin - sum(size for *_, size in INDEX.iter_unpack(index[same:]))
+            length = len(data) - begin - _length(index[same:])
             if length > 0 and data[begin : begin + length] == former[former_begin : former_begin + length]:
                 return at // INDEX.size, same // INDEX.size, length
         changed *= 2
     return 0, 0, 0
+
+
+def _length(index: bytes) -> int:
+    """Returns the length in bytes of the tiles of a part of an index."""
+    return sum(high << 16 | low for *_, high, low in INDEX.iter_unpack(index))
 
 
 #: (place of a feature's partial in an entry, whether it is the sum of a mean, start of the window in ms) → (place of the first piece after the sum,

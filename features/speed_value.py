@@ -4,8 +4,9 @@
     head    format (1 byte), fingerprint (8), dropped_ms (6), number of tiles (4)
             dropped_ms                          the end in ms of the latest tile that is missing; the smallest number if no tile is missing. The
                                                 store drops a tile when it expires or the value is too long, and may have lost a tile
-    index   per tile, ascending: its start in ms (6), the hour of its expiry modulo 2^16 (2), its length in bytes (4)
-    tiles   a MessagePack array of the tiles
+    index   per tile, ascending: its number, which is its start divided by the length of a tile (5), the hour of its expiry modulo 2^16 (2), its
+            length in bytes (3)
+    tiles   the tiles in MessagePack
 
 `features.speed_editor` reads only the head and the index to replace a tile; it decodes no tile. A tile has one of two forms:
 
@@ -32,13 +33,11 @@ from features.errors import PackedValueError
 from features.packed import TileValue, decode_log, has_log
 
 #: Must change when the layout above or the form of a partial changes.
-SPEED_FORMAT = 1
+SPEED_FORMAT = 2
 #: A tile with at most this number of instants has no partials besides those of its entries.
 FEW = 8
-#: The head, an entry of the index, and the beginning of the array of tiles. A time of 6 bytes is a high and a low part.
-HEAD, INDEX, TILES = struct.Struct(">B8shII"), struct.Struct(">hIHI"), struct.Struct(">BI")
-#: The first byte of a MessagePack array whose length has 4 bytes.
-ARRAY = 0xDD
+#: The head, and an entry of the index. A time of 6 bytes, a number of 5 and a length of 3 are a high and a low part.
+HEAD, INDEX = struct.Struct(">B8shII"), struct.Struct(">bIHBH")
 #: `dropped_ms` of a value that misses no tile.
 NONE_DROPPED_MS = -(2**47)
 

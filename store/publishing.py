@@ -60,25 +60,14 @@ STREAM_FORMAT = f"history {HISTORY_FORMAT}"
 #: A first publication of a version that began more than a day ago and has not ended counts as abandoned.
 _ABANDONED_MS = 86_400_000
 
-#: Lua functions on a speed value (`features.speed_value`). `entry` returns start, expiry and length of the tile at `place`, counted from 0.
+#: A Lua function on a speed value (`features.speed_value`): `prune` removes the tiles that end before a view does.
 _PRUNE = (
     ENTITY_LUA
     + """
-local HEAD, ENTRY, FORMAT = 19, 12, %d
-local function entry(index, place)
-  local high, low, expiry, size = struct.unpack('>hIHI', index, place * ENTRY + 1)
-  return high * 4294967296 + low, expiry, size
-end
-local function is_speed(value)
-  return #value >= HEAD and string.byte(value) == FORMAT and #value >= HEAD + select(3, struct.unpack('>hII', value, 10)) * ENTRY + 5
-end
-local function parts(value)
-  local high, low, n = struct.unpack('>hII', value, 10)
-  return high * 4294967296 + low, n, string.sub(value, HEAD + 1, HEAD + n * ENTRY), string.sub(value, HEAD + n * ENTRY + 6)
-end
-local function whole(head, dropped, n, index, tiles)
-  local high = math.floor(dropped / 4294967296)
-  return head .. struct.pack('>hII', high, dropped - high * 4294967296, n) .. index .. string.char(221) .. struct.pack('>I', n) .. tiles
+local HEAD, ENTRY, FORMAT = 19, 10, %d
+local function tiles_in(value)
+  local n = #value >= HEAD and string.byte(value) == FORMAT and struct.unpack('>I', value, HEAD - 3) or 0
+  return #value >= HEAD + n * ENTRY and n or 0
 end
 local function prune(key, field, tile_ms, end_ms)
   for _, name in ipairs(redis.call('HKEYS', key)) do
@@ -86,19 +75,19 @@ local function prune(key, field, tile_ms, end_ms)
   end
   local value = redis.call('HGET', key, field)
   if not value then return end
-  local dropped, n, index, tiles, skip, skipped = 0, 0, '', '', 0, 0
-  if is_speed(value) then dropped, n, index, tiles = parts(value) end
+  local n, skip, skipped = tiles_in(value), 0, 0
   while skip < n do
-    local start, _, size = entry(index, skip)
-    if start + tile_ms > end_ms then break end
-    skip, skipped = skip + 1, skipped + size
+    local high, low, _, long, size = struct.unpack('>bIHBH', value, HEAD + skip * ENTRY + 1)
+    if (high * 4294967296 + low + 1) * tile_ms > end_ms then break end
+    skip, skipped = skip + 1, skipped + long * 65536 + size
   end
   if skip == n then
     redis.call('HDEL', key, field, 'folded' .. string.sub(field, 6))
   elseif skip > 0 then
-    local left = redis.pcall('HPTTL', key, 'FIELDS', 1, field)
-    index, tiles = string.sub(index, skip * ENTRY + 1), string.sub(tiles, skipped + 1)
-    write(key, tonumber(left[1] or 0), {field, whole(string.sub(value, 1, 9), dropped, n - skip, index, tiles)})
+    local left, tiles = redis.pcall('HPTTL', key, 'FIELDS', 1, field), HEAD + n * ENTRY
+    local index = string.sub(value, HEAD + skip * ENTRY + 1, tiles)
+    local rest = string.sub(value, 1, HEAD - 4) .. struct.pack('>I', n - skip) .. index .. string.sub(value, tiles + skipped + 1)
+    write(key, tonumber(left[1] or 0), {field, rest})
   end
 end
 """.replace("%d", str(SPEED_FORMAT))

@@ -60,8 +60,8 @@ end
 _READ = Script(
     ENTITY_LUA
     + """
--- keys: entities; field of what is folded, of the value, of an architecture with histories the field of the history and before when a tile is closed;
--- then for each entity the start of the first tile. Gives for each what is folded, the value, and the history if it is needed: it ends after the start,
+-- keys: entities; field of what is folded, of the value, of an architecture with histories the field of the history and the number of the first tile
+-- that is open; then for each entity the start of the first tile. Gives for each what is folded, the value, and the history if it is needed: it ends after the start,
 -- or a closed tile joins it
 local found, with_history = {}, ARGV[3] ~= nil
 for place, key in ipairs(KEYS) do
@@ -70,8 +70,8 @@ for place, key in ipairs(KEYS) do
   if history then
     local high, low = struct.unpack('>hI', history, 10)
     local needed = tonumber(ARGV[4 + place]) < high * 4294967296 + low
-    if not needed and value and #value >= 25 then
-      high, low = struct.unpack('>hI', value, 20) -- the start of the first tile
+    if not needed and value and #value >= 24 then
+      high, low = struct.unpack('>bI', value, 20) -- the number of the first tile
       needed = high * 4294967296 + low < tonumber(ARGV[4])
     end
     if not needed then fields[3] = false end
@@ -278,7 +278,7 @@ def _open_calls(opening: Opening, at_once: int) -> Iterator[Sequence[Any]]:
     firsts = list(opening.first_ms.items())
     for begun in range(0, len(firsts), at_once):
         some = firsts[begun : begun + at_once]
-        with_history = () if closed_ms is None else (history, closed_ms, *[first_ms for _, first_ms in some])
+        with_history = () if closed_ms is None else (history, -(-closed_ms // group.tile_ms), *[first_ms for _, first_ms in some])
         yield [group.key(entity) for entity, _ in some], folded, speed, *with_history
 
 

@@ -104,12 +104,13 @@ def tiles_of(group: FeatureGroup, events: Sequence[Event]) -> list[packed.TileVa
 
 
 def speed_value(group: FeatureGroup, tiles: Sequence[packed.TileValue], dropped_ms: int = -(2**47)) -> bytes:
-    """Tiles in the packed value that the store's script makes of them, but for their expiry."""
+    """Tiles in the packed value that `features.speed_editor` makes of them, but for their expiry."""
     values = {tile.first_ms // group.tile_ms * group.tile_ms: tile for tile in tiles}
     tiles_packed = [(start_ms, pack_tile(group, start_ms, values[start_ms])) for start_ms in sorted(values)]
     head = speed_head(group) + dropped_ms.to_bytes(6, "big", signed=True) + len(values).to_bytes(4, "big")
-    index = [start_ms.to_bytes(6, "big", signed=True) + bytes(2) + len(data).to_bytes(4, "big") for start_ms, data in tiles_packed]
-    return b"".join((head, *index, b"\xdd", len(values).to_bytes(4, "big"), *(data for _, data in tiles_packed)))
+    numbers = [(start_ms // group.tile_ms).to_bytes(5, "big", signed=True) for start_ms, _ in tiles_packed]
+    index = [number + bytes(2) + len(data).to_bytes(3, "big") for number, (_, data) in zip(numbers, tiles_packed, strict=True)]
+    return b"".join((head, *index, *(data for _, data in tiles_packed)))
 
 
 def speed_tiles_of(group: FeatureGroup, tiles: Sequence[packed.TileValue]) -> Sequence[packed.TileValue]:

@@ -26,7 +26,7 @@ from features.aggregations import (
     Variance,
 )  # fmt: skip
 from features.errors import DeclarationError
-from features.windows import EXACT_HOP_MS, MINUTE_MS, Window, default_hop_ms, parse_duration
+from features.windows import EXACT_HOP_MS, MINUTE_MS, SECOND_MS, Window, default_hop_ms, parse_duration
 
 #: The largest k: the length of the longest list that is a feature.
 MAX_K = 100
@@ -63,7 +63,8 @@ class Options(TypedDict, total=False):
     Attributes:
         where: A SQL condition on an event; by default every event counts.
         window: The length of the window, such as "1h"; by default all time.
-        hop: The step of a sawtooth tail: by default 5 minutes for a window below 12 hours, 1 hour below 12 days, 1 day from 12 days on.
+        hop: The step of a sawtooth tail, at least a second. By default it is 5 minutes for a window below 12 hours, 1 hour below 12 days, and
+            1 day from 12 days on.
         tail: "sawtooth" (default): the window begins at floor(q - window, hop). "exact": the window begins at q - window, to the
             millisecond; this costs some bytes per event of the tail and a longer merge, see docs/tails.md.
         default: The input of a model if the feature has no value. A list is never an input of a model.
@@ -195,6 +196,10 @@ def _window(name: str, window: str | None, hop: str | None, tail: str) -> Window
             )
         return Window(size_ms, EXACT_HOP_MS)
     hop_ms = parse_duration(hop) if hop else default_hop_ms(size_ms)
+    if hop_ms < SECOND_MS:
+        raise DeclarationError(
+            f"The hop of {name}, {hop}, is shorter than a second.", "Use at least '1s', or tail='exact' without a hop."
+        )
     if size_ms < hop_ms:
         raise DeclarationError(
             f"The window of {name}, {window}, is shorter than its hop, {hop or f'{hop_ms // MINUTE_MS} min'}.",

@@ -58,6 +58,7 @@ def source_with(*names: str) -> EventSource:
         (lambda: group(mean("a", of="session_id")), "cannot aggregate"),
         (lambda: group(count("a", window="1min")), "shorter than its hop"),
         (lambda: group(count("a", window="1h", hop="2h")), "shorter than its hop"),
+        (lambda: group(count("a", window="1h", hop="500ms")), "shorter than a second"),
         (lambda: group(count("a", window="soon")), "cannot be read"),
         (lambda: group(count("a", window="0h")), "cannot be read"),
         (lambda: group(count("a", hop="1h")), "a hop but no window"),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+from datetime import date
 
 import pytest
 
+from features.declaration import FeatureGroup, count
+from features.errors import PackedValueError
+from features.instants import day_start_ms
 from features.packed import TileValue
 from features.speed_editor import Editor
 from features.speed_tiles import decode_speed
 from features.speed_value import NONE_DROPPED_MS, pack_tile
+from features.windows import DAY_MS
 from tests.declarations import item_features, user_features
 from tests.features.test_merge_equals_brute_force import BASE
 from tests.pure import tiles_of
@@ -68,7 +73,7 @@ def test_tiles_that_have_expired_or_are_too_much_go_and_the_value_says_so(hour: 
     assert dropped_ms(value) == NONE_DROPPED_MS, "a tile stays for its whole last hour"
     value = written(Editor(user_features, hour + 3, 3_600), value, 2)
     assert dropped_ms(value) == FIRST_MS + TILE_MS
-    value = written(Editor(user_features, hour + 4, 3_600, longest=1), value, 3)
+    value = written(Editor(user_features, hour + 4, 3_600, longest=20), value, 3)
     assert dropped_ms(value) == FIRST_MS + 3 * TILE_MS
     assert [known.first_ms for known in decode_speed(value, user_features)] == [FIRST_MS + 3 * TILE_MS + 3]
     for later in (1, 2**15 - 1):
@@ -76,15 +81,39 @@ def test_tiles_that_have_expired_or_are_too_much_go_and_the_value_says_so(hour: 
         assert dropped_ms(grown) == NONE_DROPPED_MS, "without a time to live"
 
 
+def test_a_tile_that_is_too_long_is_lost_and_the_value_says_so() -> None:
+    editor = Editor(user_features, HOUR, longest=70_000)
+    first, second = ((FIRST_MS + place * TILE_MS, bytes(size)) for place, size in ((0, 69_999), (1, 70_001)))
+    value = editor.put(None, [(FIRST_MS - TILE_MS, b"1"), first, second])
+    assert editor.tiles_from(value, FIRST_MS - TILE_MS) == {FIRST_MS - TILE_MS: b"1", first[0]: first[1]}
+    value = editor.put(value, [(second[0] + TILE_MS, b"2")])
+    assert value is not None
+    assert editor.tiles_from(value, FIRST_MS) == {first[0]: first[1], second[0] + TILE_MS: b"2"}
+    assert value[9:15] == (second[0] + TILE_MS).to_bytes(6, "big")
+    alone = editor.put(None, [second])
+    assert alone is not None
+    with pytest.raises(PackedValueError, match="another number"):
+        decode_speed(alone, user_features)
+    value = written(editor, alone, 0)
+    assert dropped_ms(value) == second[0] + TILE_MS
+
+
+@pytest.mark.parametrize("start_ms", [day_start_ms(date(1, 1, 2)), day_start_ms(date(9999, 12, 31)) + DAY_MS - 1_000])
+def test_the_shortest_tiles_have_their_place_at_all_times(start_ms: int) -> None:
+    group = FeatureGroup("users", "user_id", user_features.source, (count("number", window="1min", hop="1s"),))
+    editor = Editor(group, HOUR)
+    assert editor.tiles_from(editor.put(None, [(start_ms, b"1")]), start_ms) == {start_ms: b"1"}
+
+
 def test_lost_events_are_said_to_lie_in_the_first_new_tile_or_before() -> None:
     editor = Editor(user_features, HOUR)
     assert dropped_ms(written(editor, written(editor, None, 0), 2, lost=True)) == FIRST_MS + 3 * TILE_MS
 
 
-@pytest.mark.parametrize("cut", [5, 25, 36])
+@pytest.mark.parametrize("cut", [5, 18, 28])
 def test_a_value_that_cannot_be_read_or_is_of_another_version_counts_as_none(cut: int) -> None:
     editor = Editor(user_features, HOUR)
     alone = written(editor, None, 0)
-    assert written(editor, alone[: 19 + 12 + 4][:cut], 0) == alone
+    assert written(editor, alone[:cut], 0) == alone
     assert Editor(item_features, HOUR).tiles_from(alone, 0) == {}
     assert written(editor, Editor(item_features).put(None, [(FIRST_MS, b"\x90")]), 0) == alone

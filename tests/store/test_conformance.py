@@ -146,7 +146,7 @@ def test_the_tiles_of_an_entity_are_one_value_whatever_the_order_of_their_writin
 
 
 def without_expiry(value: bytes, tiles: int) -> bytes:
-    at = [19 + 12 * index + 6 for index in range(tiles)]
+    at = [19 + 10 * index + 5 for index in range(tiles)]
     return b"".join(bytes(1) if place in at or place - 1 in at else value[place : place + 1] for place in range(len(value)))
 
 
@@ -156,7 +156,7 @@ def test_what_has_expired_goes_with_the_next_writing_and_the_value_says_so(onlin
     value = bytearray(store(servers.settings).hget(key, field))
     hour = int(time.time()) // 3_600
     for index in range(2):
-        value[19 + 12 * index + 6 : 19 + 12 * index + 8] = ((hour - 1) % 65_536).to_bytes(2, "big")
+        value[19 + 10 * index + 5 : 19 + 10 * index + 7] = ((hour - 1) % 65_536).to_bytes(2, "big")
     store(servers.settings).hset(key, field, bytes(value))
     online.put_tiles(user_features, [(1, B + 2 * TILE_MS, packed_tile(B + 2 * TILE_MS, 5))], TTL)
     [left] = parts(online, 1).tiles
