@@ -31,6 +31,7 @@ from speed.visible import wait_visible
 from store.clients import store
 from store.keys import meta_key
 from tests.declarations import GROUPS, project, user_events, user_features
+from tests.instances import instance_of
 from tests.waiting import eventually
 
 MIDNIGHT = int(datetime(2026, 5, 20, tzinfo=UTC).timestamp() * 1_000)
@@ -129,7 +130,7 @@ def test_a_day_that_is_over_gets_its_batch_by_itself(deployment: Settings) -> No
     tags = {tag["key"]: tag["value"] for tag in run["tags"]}
     assert run["jobName"] == "features_user_events"
     assert (tags["dagster/asset_partition_range_start"], tags["dagster/asset_partition_range_end"]) == ("2026-05-19", "2026-05-19")
-    with dg.DagsterInstance.from_config(str(deployment.home / "dagster")) as instance:
+    with instance_of(deployment) as instance:
         assert instance.get_materialized_partitions(dg.AssetKey("events")) == {"2026-05-19"}
 
 

@@ -23,6 +23,7 @@ from orchestration.topics import topics
 from store.clients import store
 from store.keys import meta_key
 from tests.declarations import project, user_features
+from tests.instances import instance_of
 
 #: Minutes of restarts and pauses on real services: with `make test-long`.
 pytestmark = pytest.mark.long
@@ -69,7 +70,7 @@ def batch_end_ms(settings: Settings) -> int | None:
 
 def runs(settings: Settings, job: str) -> list[dg.DagsterRun]:
     """The runs of a job, the newest first."""
-    with dg.DagsterInstance.from_config(str(settings.home / "dagster")) as instance:
+    with instance_of(settings) as instance:
         return list(instance.get_runs(RunsFilter(job_name=job)))
 
 
