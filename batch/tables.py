@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
@@ -47,13 +48,23 @@ class TableState:
         path: The path of the table.
         id: The identity of the table. A table that is deleted and created again has another identity.
         version: The number of the commit.
-        transactions: Application → the highest number that the application has committed (Delta's transaction identifiers).
+        snapshot: Delta's snapshot of the commit, an object of Java.
     """
 
     path: str
     id: str
     version: int
-    transactions: dict[str, int]
+    snapshot: Any = field(repr=False, compare=False)
+
+    @cached_property
+    def transactions(self) -> dict[str, int]:
+        """Application → the highest number that the application has committed (Delta's transaction identifiers). Delta reads its log for them."""
+        pairs = self.snapshot.transactions().iterator()
+        numbers = {}
+        while pairs.hasNext():
+            pair = pairs.next()
+            numbers[pair._1()] = int(pair._2())  # noqa: SLF001 - the elements of a tuple of Scala
+        return numbers
 
     def read(self, spark: SparkSession) -> DataFrame:
         """Returns the rows as of this commit, unaffected by later commits."""
@@ -68,8 +79,7 @@ def table_state(spark: SparkSession, path: str) -> TableState | None:
     snapshot = log.update(False, nothing, nothing)
     if snapshot.version() < 0:
         return None
-    numbers = jvm.scala.jdk.javaapi.CollectionConverters.asJava(snapshot.transactions())
-    return TableState(path, snapshot.metadata().id(), snapshot.version(), {key: int(numbers[key]) for key in numbers})
+    return TableState(path, snapshot.metadata().id(), snapshot.version(), snapshot)
 
 
 def create_table(

@@ -36,6 +36,8 @@ hypothesis.settings.load_profile("braid")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
+#: The Java option that leaves the optimizing compiler out.
+_NOT_OPTIMIZING = "-XX:TieredStopAtLevel=1"
 #: Folders of which all tests share one deployment.
 _SHARED = ("tests/end_to_end/",)
 #: What takes minutes, the longest first.
@@ -91,7 +93,7 @@ def _port_claims(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.
         if pytestconfig.option.markexpr != "long":
             # Most Javas of the tests end before the optimizing compiler has saved the CPU time that it takes, a tenth of all. Without it
             # Java reserves 48 MB for compiled code. Spark fills them, and Java then drops code that it soon compiles again: another tenth.
-            options = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
+            options = f"{_NOT_OPTIMIZING} -XX:ReservedCodeCacheSize=240m"
             patch.setenv("JAVA_TOOL_OPTIONS", f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {options}".strip())
         # With this variable, each process of a test would compile the modules of braid anew. `make setup` has compiled those of the packages.
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
@@ -107,7 +109,7 @@ def _port_claims(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.
 
 @pytest.fixture(scope="module")
 def interpreted(_port_claims: None) -> Iterator[None]:
-    """Spark of a module's deployment interprets its plans, as `spark` does; that of tests/test_wheel.py and tests/speed compiles them."""
+    """Spark of a module's deployment interprets its plans, as `spark` does; that of tests/speed compiles them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAVA_TOOL_OPTIONS", f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {INTERPRETING}")
         yield
@@ -126,7 +128,11 @@ def spark(settings: Settings) -> Iterator[SparkSession]:
 
     # On a few thousand rows, to plan anew between stages and a third and fourth partition cost more than they bring.
     few_rows = {"spark.sql.adaptive.enabled": "false", "spark.sql.shuffle.partitions": "2"}
-    session = spark_session(settings, "braid tests", "1g", few_rows | INTERPRETED)
+    few_rows["spark.databricks.delta.snapshotPartitions"] = "1"
+    with pytest.MonkeyPatch.context() as patch:
+        # This Java lives long enough to gain from its optimizing compiler.
+        patch.setenv("JAVA_TOOL_OPTIONS", os.environ.get("JAVA_TOOL_OPTIONS", "").replace(_NOT_OPTIMIZING, ""))
+        session = spark_session(settings, "braid tests", "1g", few_rows | INTERPRETED)
     yield session
     session.stop()
 

@@ -104,7 +104,7 @@ class Deployment:
 
 
 @pytest.fixture(scope="module")
-def deployment(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def deployment(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory, interpreted: None) -> Iterator[Deployment]:
     parent = tmp_path_factory.mktemp("projects")
     made = wheel.run(parent, "braid", "init", "shop")
     assert made.returncode == 0, made.stderr

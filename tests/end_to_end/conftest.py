@@ -86,7 +86,7 @@ class Shop:
 
 def run(project: Path, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "orchestration.cli", "--home", str(home), *arguments, "--json"]
-    # The batch compiles what it runs in tests/batch and tests/test_wheel.py.
+    # The batch compiles what it runs in tests/batch.
     of_java = f"{os.environ.get('JAVA_TOOL_OPTIONS', '')} {INTERPRETING}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "BRAID_SERVED_SHARE": "1", "JAVA_TOOL_OPTIONS": of_java}
     environment["BRAID_SPEED_TRIGGER_SECONDS"] = "0.5"  # by default it asks Kafka twenty times a second, all the while
