@@ -17,7 +17,7 @@ setup: ## Make .venv from the hash-locked requirements, and fetch the JARs; done
 demo: setup ## Start everything on the fraud example, prove it, and stay up until Ctrl-C.
 	@$(BIN)/braid demo fraud
 
-test: setup ## Run the tests, on real embedded services: 20 to 30 minutes on two cores.
+test: setup ## Run the tests, on real embedded services: some 20 minutes on two cores.
 	@$(BIN)/python -m pytest tests -n $(WORKERS) --durations=20 --session-timeout=4800
 
 test-long: setup ## Run the long tests: fifty kills of the speed layer, and the other storms.
