@@ -61,6 +61,12 @@ class EventLog(SqliteEventLogStorage):
             finally:
                 self._batch = None
 
+    def wipe(self) -> None:
+        """As in Dagster: deletes the databases."""
+        with self._turn:
+            self._engines.clear()
+            super().wipe()
+
     def run_connection(self, run_id: str | None = None) -> Any:
         """As in Dagster."""
         return self._connection(str(run_id))

@@ -92,3 +92,12 @@ def test_the_log_reads_more_runs_than_it_keeps_engines(instance: dg.DagsterInsta
     run_ids = [materialize(instance, f"2026-01-0{day}", f"2026-01-0{day}") for day in range(1, 5)]
     for run_id in [*run_ids, *reversed(run_ids)]:
         assert len(instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.RUN_SUCCESS).records) == 1
+
+
+def test_a_log_that_was_wiped_begins_anew(instance: dg.DagsterInstance) -> None:
+    run_id = materialize(instance, "2026-01-01", "2026-01-02")
+    instance.wipe()
+    assert not instance.get_records_for_run(run_id).records
+    assert not instance.get_materialized_partitions(rows.key)
+    materialize(instance, "2026-01-02", "2026-01-03")
+    assert instance.get_materialized_partitions(rows.key) == {"2026-01-02", "2026-01-03"}
