@@ -193,7 +193,7 @@ def compact_archive(spark: SparkSession, settings: Settings, source: EventSource
     """Compacts the archive's files of each day of arrival except the latest. Returns the number of days whose files were compacted."""
     path = settings.table(source.archive_table)
     state = table_state(spark, path)
-    files = partitions_of(state.read(spark)) if state else {}
+    files = partitions_of(spark, state) if state else {}
     over = sorted(files)[:-1]
     days = [day for (day,) in over if len(files[day,]) > 1]
     if days:

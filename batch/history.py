@@ -38,7 +38,7 @@ def tiles_for_view(spark: SparkSession, settings: Settings, group: FeatureGroup,
         The columns of the tiles without their partition columns, up to the day of batch_end. The tile for the time before has only
         the partials of the features without a window.
     """
-    days = sorted(partitions_of(tiles.read(spark), len(PARTITIONS)))
+    days = sorted(partitions_of(spark, tiles))
     tails_ms = [feature.window.start_ms(batch_end_ms) for feature in group.features if feature.window]
     until = utc_day(min(tails_ms, default=batch_end_ms)).replace(day=1)
     recent = tiles.read(spark).where(F.col("day").between(until, utc_day(batch_end_ms))).drop(*PARTITIONS)
@@ -57,7 +57,7 @@ def _snapshot(
         return digest(f"{day} {folded_from}" for day, folded_from in days if day < end)
 
     state = table_state(spark, path)
-    stored = list(partitions_of(state.read(spark), len(_SNAPSHOT))) if state else []
+    stored = list(partitions_of(spark, state)) if state else []
     valid = [snapshot for snapshot in stored if snapshot[1] == name(snapshot[0])]
     base = max((snapshot for snapshot in valid if snapshot[0] <= str(until)), default=None)
     if state and base and base[1] == name(str(until)):

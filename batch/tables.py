@@ -26,6 +26,7 @@ from delta.exceptions import (
 from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructField, StructType
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed, wait_random_exponential
 
@@ -113,20 +114,17 @@ def retry_conflicts(commit: Callable[[], _Result]) -> _Result:
     return retrying(commit)
 
 
-def partitions_of(frame: DataFrame, columns: int = 1) -> dict[tuple[str, ...], list[str]]:
-    """Returns the partitions of a Delta table that a frame reads, each with its files, from the log.
-
-    Args:
-        frame: A frame over the table.
-        columns: The number of the table's partition columns.
+def partitions_of(spark: SparkSession, state: TableState) -> dict[tuple[str, ...], list[str]]:
+    """Returns the partitions of a table, each with its files, from the log.
 
     Returns:
         The values of the partition columns, as texts → the sorted names of the partition's files.
     """
+    columns = state.snapshot.metadata().partitionColumns().mkString(",").split(",")
+    files = DataFrame(state.snapshot.allFiles().toDF(), spark).select("path", *[F.col("partitionValues")[name] for name in columns])
     files_by_partition: dict[tuple[str, ...], list[str]] = {}
-    for path in frame.inputFiles():
-        *folders, name = PurePosixPath(path).parts
-        files_by_partition.setdefault(tuple(part.partition("=")[2] for part in folders[-columns:]), []).append(name)
+    for path, *values in files.collect():
+        files_by_partition.setdefault(tuple(values), []).append(PurePosixPath(path).name)
     return {values: sorted(names) for values, names in files_by_partition.items()}
 
 

@@ -71,7 +71,8 @@ def _build_tiles(spark: SparkSession, settings: Settings, group: FeatureGroup, d
     events = state.read(spark).where(chosen)
     count = events.count()
     tiles = fold_events(events, group, count, len(days)).withColumn("day", F.to_date(F.timestamp_millis("tile_start_ms")))
-    of_day = spark.createDataFrame(sorted(_folded_from(events).items()), "day DATE, folded_from STRING")
+    now = _folded_from(spark, state)
+    of_day = spark.createDataFrame([(day, now[day]) for day in sorted(now.keys() & days)], "day DATE, folded_from STRING")
     tiles = tiles.join(F.broadcast(of_day), "day")
     path = settings.table(tiles_table(group))
     create_table(spark, path, tiles.schema, PARTITIONS)
@@ -139,10 +140,10 @@ def stale_days(spark: SparkSession, settings: Settings, group: FeatureGroup) -> 
 
 def stale_between(spark: SparkSession, group: FeatureGroup, events: TableState | None, tiles: TableState | None) -> list[date]:
     """Returns the `stale_days` as of one commit of each table."""
-    now = _folded_from(events.read(spark)) if events else {}
+    now = _folded_from(spark, events) if events else {}
     if tiles is None:
         return sorted(now)  # so that the table is created even if no event has an entity
-    folded = {date.fromisoformat(day): name for day, name in partitions_of(tiles.read(spark), len(PARTITIONS))}
+    folded = {date.fromisoformat(day): name for day, name in partitions_of(spark, tiles)}
     stale = {day for day, name in now.items() if folded.get(day, name) != name} | folded.keys() - now.keys()
     if events and (without := now.keys() - folded.keys()):
         rows = events.read(spark).where(F.col("day").isin(sorted(without)) & F.expr(group.has_entity_sql))
@@ -150,6 +151,6 @@ def stale_between(spark: SparkSession, group: FeatureGroup, events: TableState |
     return sorted(stale)
 
 
-def _folded_from(events: DataFrame) -> dict[date, str]:
-    """Returns, by day, the digest of the names of the day's files of `events`. A file of a Delta table never changes under its name."""
-    return {date.fromisoformat(day): digest(files) for (day,), files in partitions_of(events).items()}
+def _folded_from(spark: SparkSession, events: TableState) -> dict[date, str]:
+    """Returns, by day, the digest of the names of the day's files of the events. A file of a Delta table never changes under its name."""
+    return {date.fromisoformat(day): digest(files) for (day,), files in partitions_of(spark, events).items()}

@@ -122,7 +122,7 @@ def default_batch_end_ms(spark: SparkSession, settings: Settings, source: EventS
         NoEventsError: There are no events.
     """
     state = table_state(spark, settings.table(source.table))
-    days = [date.fromisoformat(day) for (day,) in partitions_of(state.read(spark))] if state else []
+    days = [date.fromisoformat(day) for (day,) in partitions_of(spark, state)] if state else []
     if state is None or not days:
         raise no_events(source)
     # Older loaded events cannot change the result, because they lie before the watermark of the streamed events.

@@ -77,7 +77,7 @@ def days_to_check(
             `published` on is checked, because none of these days has passed its check yet: a blocked day blocks every later view, too.
     """
     state = table_state(spark, settings.table(source.table))
-    days = sorted(date.fromisoformat(day) for (day,) in partitions_of(state.read(spark))) if state else []
+    days = sorted(date.fromisoformat(day) for (day,) in partitions_of(spark, state)) if state else []
     whole = [day for day in days[:-1] if day <= last]
     return [day for day in whole if (published is not None and day >= published) or day == whole[-1] >= first]
 

@@ -17,7 +17,7 @@ import pytest
 from batch import events
 from batch.erasure import erase_files
 from batch.events import IngestReport, ingest_archive
-from batch.tables import partitions_of
+from batch.tables import partitions_of, table_state
 from features.sources import EventSource
 from features.windows import DAY_MS
 from infra.settings import Settings
@@ -124,7 +124,11 @@ def stages(spark: SparkSession, settings: Settings, tmp_path_factory: pytest.Tem
         report = ingest_archive(spark, lake, user_events)
         events = spark.read.format("delta").load(path)
         rows = events.select("event_id", "session_id", "day", "ts_ms").collect()
-        stages.append(Stage(report, rows, partitions_of(events), spark.sql(f"DESCRIBE HISTORY delta.`{path}`").count()))
+        stages.append(
+            Stage(
+                report, rows, partitions_of(spark, table_state(spark, path)), spark.sql(f"DESCRIBE HISTORY delta.`{path}`").count()
+            )
+        )
         assert ingest_archive(spark, lake, user_events).added == 0
     return stages
 
@@ -238,7 +242,7 @@ def test_only_what_was_archived_since_is_read_also_after_files_were_joined(spark
         archive(spark, lake, message(n, n, yesterday, time="2025-12-31T00:00:00Z"))
     archive(spark, lake, message(2, 2, BASE))
     assert ingest_archive(spark, lake, user_events).read == 3
-    files = partitions_of(spark.read.format("delta").load(lake.table(user_events.archive_table)))
+    files = partitions_of(spark, table_state(spark, lake.table(user_events.archive_table)))
     assert {day: len(names) for (day,), names in files.items()} == {"2025-12-31": 1, "2026-01-01": 1}  # the two have become one
     assert ingest_archive(spark, lake, user_events).read == 0
     archive(spark, lake, message(3, 3, BASE))

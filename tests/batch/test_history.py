@@ -77,7 +77,7 @@ def rows(spark: SparkSession, settings: Settings) -> list[Any]:
 
 
 def snapshots(spark: SparkSession, settings: Settings) -> dict[str, str]:
-    return dict(partitions_of(table_state(spark, settings.table(history_table(group))).read(spark), 2))
+    return dict(partitions_of(spark, table_state(spark, settings.table(history_table(group)))))
 
 
 def test_a_view_by_snapshots_is_the_view_by_every_tile(
