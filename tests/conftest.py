@@ -127,8 +127,11 @@ def spark(settings: Settings) -> Iterator[SparkSession]:
     from infra.spark import spark_session
 
     # On a few thousand rows, to plan anew between stages and a third and fourth partition cost more than they bring.
-    few_rows = {"spark.sql.adaptive.enabled": "false", "spark.sql.shuffle.partitions": "2"}
-    few_rows["spark.databricks.delta.snapshotPartitions"] = "1"
+    few_rows = {
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.databricks.delta.snapshotPartitions": "1",
+    }
     with pytest.MonkeyPatch.context() as patch:
         # This Java lives long enough to gain from its optimizing compiler.
         patch.setenv("JAVA_TOOL_OPTIONS", os.environ.get("JAVA_TOOL_OPTIONS", "").replace(_NOT_OPTIMIZING, ""))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from infra.embedded.programs import prepare_dagster
 from infra.settings import Settings
 from orchestration import event_log
 from orchestration.event_log import EventLog
 from tests.instances import instance_of
 
 DAYS = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-03-02")
-INSTANCE = Path(__file__).parents[2] / "infra" / "dagster.yaml"
 
 
 @dg.asset(partitions_def=DAYS, backfill_policy=dg.BackfillPolicy.single_run())
@@ -25,9 +24,9 @@ def rows() -> dg.MaterializeResult:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Settings:
-    (tmp_path / "dagster").mkdir()
-    shutil.copy(INSTANCE, tmp_path / "dagster")
-    return Settings(home=tmp_path)
+    settings = Settings(home=tmp_path)
+    prepare_dagster(settings)
+    return settings
 
 
 @pytest.fixture
