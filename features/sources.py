@@ -78,7 +78,7 @@ class Column:
         raw = f"`{self.name}`"
         if self.type is ColumnType.INT64:
             # Spreadsheets write an integer column with gaps as "17850.0".
-            return f"CASE WHEN trim({raw}) RLIKE '^[+-]?\\\\d+(\\\\.0+)?$' THEN try_cast(split_part(trim({raw}), '.', 1) AS BIGINT) END"
+            return f"CASE WHEN trim({raw}) RLIKE '^[+-]?\\\\d+(\\\\.0+)?$' THEN try_cast(substring_index(trim({raw}), '.', 1) AS BIGINT) END"
         if self.type is ColumnType.DECIMAL:
             return f"try_cast(bround(try_cast(trim({raw}) AS DECIMAL(38, 18)), 6) AS DECIMAL(18, 6))"
         if self.type is ColumnType.TIMESTAMP:

@@ -68,6 +68,8 @@ def spark_properties(settings: Settings, name: str, memory: str, extra: dict[str
                 # A short run calls thousands of methods for a short time only, so the optimizing compiler (C2) compiles only those called often.
                 "-XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000",
                 "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000",
+                # By default Java interprets methods of more than 8,000 bytes for ever. Spark generates one that judges the events of a source.
+                "-XX:-DontCompileHugeMethods",
                 *map(_quoted, class_archive_options(java, settings.cache_dir)),
             )
         ),
