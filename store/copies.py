@@ -1,7 +1,7 @@
 """The memory of the stream in the online store: which events it has seen, and hence which messages are copies.
 
-The memory of a checkpoint is a hash per bucket. A field is the first two bytes of the hash of an event id. Its value has a record of 32 bytes for
-each event with these two bytes: the hash, the micro-batch in which the event was seen first, and the time and the place at which its message arrived
+The memory of a checkpoint is a hash per bucket. A field is the first 18 bits of the hash of an event id. Its value has a record of 32 bytes for
+each event with these bits: the hash, the micro-batch in which the event was seen first, and the time and the place at which its message arrived
 (arrival_ms, partition, offset). The store forgets an event when another event of the same field arrives more than `remember_ms` later in another
 micro-batch. Events of the same micro-batch are not forgotten, because one task may be hours ahead of another. When a micro-batch is made again, a
 message finds its own record by its partition and offset, so it is no copy of itself.
@@ -31,53 +31,72 @@ _KEPT_SECONDS = 86_400
 #: The highest times of events are kept for so many micro-batches, more than a checkpoint can go back, and for so many seconds without use.
 _MICRO_BATCHES, _HIGH_WATER_SECONDS = 100, 30 * 86_400
 _LATER = b"later"
-_ROW = np.dtype([("event", ">i8"), ("arrival_ms", ">i8"), ("partition", ">i4"), ("offset", ">i8")])
+#: With fewer bits the values are longer, and each message copies one. With more bits a slow stream remembers events for longer, at least one per field.
+_FIELD_BITS = 18
+_ROW = np.dtype([("field", "V3"), ("event", ">i8"), ("arrival_ms", ">i8"), ("partition", ">i4"), ("offset", ">i8")])
 _PLACE = struct.Struct(">iq")
 _LOOK = Script(
     """
--- key: a bucket; micro-batch (4 bytes), remember_ms, seconds to keep, messages (event 8, arrival_ms 8, partition 4, offset 8);
+-- key: a bucket; micro-batch (4 bytes), remember_ms, seconds to keep, messages (field 3, event 8, arrival_ms 8, partition 4, offset 8);
 -- gives a byte per message: 1 for the first of its event, 0 for a copy
-local RECORD, MESSAGE = 32, 28
+local RECORD, MESSAGE = 32, 31
 local batch, remember_ms, rows, answer = ARGV[1], tonumber(ARGV[2]), ARGV[4], {}
+local sub, find, unpacked = string.sub, string.find, struct.unpack
 local function number(high, low) return high * 4294967296 + low end
 local function before(a, b)
-  local a_high, a_low, a_partition, a_offset_high, a_offset = struct.unpack('>iIiiI', a)
-  local b_high, b_low, b_partition, b_offset_high, b_offset = struct.unpack('>iIiiI', b)
+  local a_high, a_low, a_partition, a_offset_high, a_offset = unpacked('>iIiiI', a)
+  local b_high, b_low, b_partition, b_offset_high, b_offset = unpacked('>iIiiI', b)
   local a_ms, b_ms = number(a_high, a_low), number(b_high, b_low)
   if a_ms ~= b_ms then return a_ms < b_ms end
   if a_partition ~= b_partition then return a_partition < b_partition end
   return number(a_offset_high, a_offset) < number(b_offset_high, b_offset)
 end
 local function position(records, event)
-  local at = string.find(records, event, 1, true)
-  while at and (at - 1) % RECORD ~= 0 do at = string.find(records, event, at + 1, true) end
+  local at = find(records, event, 1, true)
+  while at and (at - 1) % RECORD ~= 0 do at = find(records, event, at + 1, true) end
   return at
 end
+-- One command reads the records of all messages, and one writes those that change: most of the time of a command is its call.
+local fields, records_of, changed = {}, {}, {}
 for at = 1, #rows, MESSAGE do
-  local event, arrival = string.sub(rows, at, at + 7), string.sub(rows, at + 8, at + MESSAGE - 1)
-  local field = string.sub(event, 1, 2)
-  local records = redis.call('HGET', KEYS[1], field) or ''
-  local seen, first = position(records, event), 1
+  local field = sub(rows, at, at + 2)
+  if not records_of[field] then fields[#fields + 1], records_of[field] = field, '' end
+end
+for place, records in ipairs(redis.call('HMGET', KEYS[1], unpack(fields))) do records_of[fields[place]] = records or '' end
+local function set(field, records)
+  if not changed[field] then changed[#changed + 1], changed[field] = field, true end
+  records_of[field] = records
+end
+for at = 1, #rows, MESSAGE do
+  local field, event, arrival = sub(rows, at, at + 2), sub(rows, at + 3, at + 10), sub(rows, at + 11, at + MESSAGE - 1)
+  local records = records_of[field]
+  local seen, first = records ~= '' and position(records, event), '\\1'
   if not seen then
-    local keep, before_ms = 1, number(struct.unpack('>iI', arrival)) - remember_ms
-    while keep < #records and string.sub(records, keep + 8, keep + 11) ~= batch and number(struct.unpack('>iI', records, keep + 12)) < before_ms do
-      keep = keep + RECORD
+    if records ~= '' then
+      local keep, before_ms = 1, number(unpacked('>iI', arrival)) - remember_ms
+      while keep < #records and sub(records, keep + 8, keep + 11) ~= batch and number(unpacked('>iI', records, keep + 12)) < before_ms do
+        keep = keep + RECORD
+      end
+      if keep > 1 then records = sub(records, keep) end
     end
-    redis.call('HSET', KEYS[1], field, string.sub(records, keep) .. event .. batch .. arrival)
+    set(field, records .. event .. batch .. arrival)
   else
-    local other = string.sub(records, seen + 12, seen + RECORD - 1)
-    if string.sub(other, 9) ~= string.sub(arrival, 9) then
-      if string.sub(records, seen + 8, seen + 11) == batch and before(arrival, other) then
-        redis.call('HSET', KEYS[1], field, string.sub(records, 1, seen + 11) .. arrival .. string.sub(records, seen + RECORD))
+    local other = sub(records, seen + 12, seen + RECORD - 1)
+    if sub(other, 9) ~= sub(arrival, 9) then
+      if sub(records, seen + 8, seen + 11) == batch and before(arrival, other) then
+        set(field, sub(records, 1, seen + 11) .. arrival .. sub(records, seen + RECORD))
         local later = redis.call('HGET', KEYS[1], 'later') or ''
-        redis.call('HSET', KEYS[1], 'later', (string.sub(later, 1, 4) == batch and later or batch) .. string.sub(other, 9))
+        redis.call('HSET', KEYS[1], 'later', (sub(later, 1, 4) == batch and later or batch) .. sub(other, 9))
       else
-        first = 0
+        first = '\\0'
       end
     end
   end
-  answer[#answer + 1] = string.char(first)
+  answer[#answer + 1] = first
 end
+local written = {}
+for _, field in ipairs(changed) do written[#written + 1], written[#written + 2] = field, records_of[field] end
+if #written > 0 then redis.call('HSET', KEYS[1], unpack(written)) end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return table.concat(answer)
 """
@@ -107,8 +126,10 @@ def first_copies(
         remember_ms: The shortest time, in ms, for which an event is remembered after the arrival of its message.
     """
     rows = np.empty(len(messages.event), _ROW)
-    for name in _ROW.names or ():
+    for name in messages.__slots__:
         rows[name] = getattr(messages, name)
+    field = (messages.event.view(np.uint64) >> np.uint64(64 - _FIELD_BITS)).astype(">u4")
+    rows["field"] = field.view(np.uint8).reshape(-1, 4)[:, 1:].copy().view("V3").ravel()
     calls, places = [], []
     for bucket, key in enumerate(keys := buckets.copies_keys(memory)):
         mine = np.flatnonzero(messages.event % len(keys) == bucket)
