@@ -27,7 +27,7 @@ from features.aggregations import Aggregation, Ints, Partial, Series
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
 from features.packed import FORMAT, TAIL_BOUND, FeatureView, HistoryView
-from features.speed_value import layout_of
+from features.speed_value import layout_of, with_entries
 from features.tiles import runs
 from features.view import strided, suffixes
 from features.windows import Window, floor_ms
@@ -125,7 +125,7 @@ def roll(group: FeatureGroup, history: History | None, tiles: Mapping[int, bytes
     if history:
         until_ms = max(until_ms, history.until_ms)
     try:
-        opened = [(start_ms, _tile_decoder.decode(data)) for start_ms, data in sorted(tiles.items())]
+        opened = [(start_ms, with_entries(_tile_decoder.decode(data))) for start_ms, data in sorted(tiles.items())]
         latest = [start_ms + (tile[2] if tile[0] is None else tile[-1])[0] for start_ms, tile in opened]
     except (msgspec.DecodeError, IndexError, TypeError) as error:
         raise PackedValueError(f"The tile cannot be read: {error}.") from None

@@ -14,7 +14,7 @@ import msgspec
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
 from features.packed import LOG_BOUND, TileValue
-from features.speed_value import FEW, entries_of, entry_of, layout_of, moved
+from features.speed_value import FEW, compact, entries_of, entry_of, expanded, layout_of
 
 _encoder = msgspec.msgpack.Encoder()
 _parts_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
@@ -22,6 +22,8 @@ _entries_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw] | None)
 _entry_decoder = msgspec.msgpack.Decoder(list[Any])
 _instant_decoder = msgspec.msgpack.Decoder(int)
 _NIL = _encoder.encode(None)
+#: The first bytes of MessagePack's arrays. An integer begins with none of them.
+_ARRAYS = frozenset([*range(0x90, 0xA0), 0xDC, 0xDD])
 
 Entry = list[Any]
 
@@ -42,12 +44,15 @@ def join_tile(group: FeatureGroup, start_ms: int, known: bytes, new: TileValue) 
     """
     try:
         parts = _parts_decoder.decode(known)
-        few = bytes(parts[0]) != _NIL
+        begin = bytes(parts[0])
+        few = begin != _NIL
+        if few and begin[0] not in _ARRAYS:  # one entry
+            parts = [msgspec.Raw(known)]
         entries = parts if few else _entries_decoder.decode(parts[3])
         added = entries_of(group, start_ms, new)
         merged = None if entries is None or added is None else _merged(group, start_ms, entries, added)
         if merged is not None and len(merged) <= FEW:
-            return _encoder.encode(merged)
+            return _encoder.encode(merged if len(merged) > 1 else merged[0])
         before = [_entry_decoder.decode(part) for part in (parts if few else parts[2:3])]
         first = before[0][0] if few else _instant_decoder.decode(parts[1])
     except (msgspec.DecodeError, IndexError) as error:
@@ -78,9 +83,8 @@ def _joined(group: FeatureGroup, start_ms: int, left: Entry, right: Entry) -> En
     """Returns an entry with the partials of the events of two entries, at the later instant of the two."""
     instant = max(left[0], right[0])
     entry: Entry = [instant]
-    for place, index in enumerate(layout_of(group).stored, 1):
-        aggregation = group.features[index].aggregation
-        ours = moved(aggregation, left[place], start_ms + left[0])
-        theirs = moved(aggregation, right[place], start_ms + right[0])
-        entry.append(moved(aggregation, aggregation.combine(ours, theirs), -(start_ms + instant)))
+    for place, (_, aggregation) in enumerate(layout_of(group).stored, 1):
+        ours = expanded(aggregation, left[place], start_ms + left[0])
+        theirs = expanded(aggregation, right[place], start_ms + right[0])
+        entry.append(compact(aggregation, aggregation.combine(ours, theirs), start_ms + instant))
     return entry

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 
 from features.declaration import FeatureGroup
-from features.speed_value import HEAD, INDEX, NONE_DROPPED_MS, speed_head
+from features.speed_value import HEAD, INDEX, LENGTH, NONE_DROPPED_MS, speed_head
 
 #: The longest speed value, in bytes. A longer one loses its oldest tiles, and its head records the end of the latest lost tile. A tile has to fit.
 LONGEST_VALUE = 4 * 1_024 * 1_024
@@ -36,12 +36,16 @@ class Editor:
         # The latest of the hours that come after now stands for none.
         self._expiry = (now_hour + (math.ceil(ttl_seconds / 3_600) + 1 if ttl_seconds else _NEVER_HOURS)) % _HOURS
 
-    def tiles_from(self, value: bytes | None, first_ms: int, closed_ms: int | None = None) -> dict[int, bytes]:
-        """Returns the tiles of a value that start at or after `first_ms`, or before `closed_ms`: start in ms → packed tile."""
-        left, tiles = self._count(value), dict[int, bytes]()
-        if not value or not left:
-            return tiles
-        begin, end = HEAD.size + left * INDEX.size, len(value)
+    def folded_and_tiles(self, value: bytes | None, first_ms: int, closed_ms: int | None = None) -> tuple[bytes, dict[int, bytes]]:
+        """Returns the record of what is folded in a value, and its tiles that start at or after `first_ms`, or before `closed_ms`.
+
+        The tiles are: start in ms → packed tile. Both results are empty if the value is of another version.
+        """
+        tiles = dict[int, bytes]()
+        _, left, end = self._read(value)
+        if not value or not end:
+            return b"", tiles
+        folded, begin = value[end : -LENGTH.size], HEAD.size + left * INDEX.size
         while left:
             start_ms, _, size = self._entry(value, left - 1)
             if start_ms < first_ms:
@@ -49,41 +53,43 @@ class Editor:
             left, end = left - 1, end - size
             tiles[start_ms] = value[end : end + size]
         if closed_ms is None:
-            return tiles
+            return folded, tiles
         for place in range(left):
             start_ms, _, size = self._entry(value, place)
             if start_ms >= closed_ms:
                 break
             tiles[start_ms], begin = value[begin : begin + size], begin + size
-        return tiles
+        return folded, tiles
+
+    def folded(self, value: bytes | None) -> bytes:
+        """Returns the record of what is folded in a value; empty if there is none."""
+        _, _, end = self._read(value)
+        return value[end : -LENGTH.size] if value and end else b""
 
     def put(
-        self, value: bytes | None, new: Sequence[tuple[int, bytes]], closed_ms: int = NONE_DROPPED_MS, lost: bool = False
+        self, value: bytes | None, new: Sequence[tuple[int, bytes]], folded: bytes | None = None, closed_ms: int = NONE_DROPPED_MS
     ) -> bytes | None:
-        """Writes tiles into a value, and drops what has expired. Returns the new value; None if there are no tiles.
+        """Writes tiles into a value, and drops what has expired. Returns the new value; None if it would be empty.
 
-        A value without tiles, which no reader takes for one of an entity without events, remains of a tile that was too long.
+        Of a tile that is too long, a value without the tile remains, which no reader takes for one of an entity without events.
 
         Args:
             value: The value; None for none. It counts as none if it is of another version or cannot be read.
             new: The tiles, ascending: start in ms, packed tile. They replace those that have the same start.
+            folded: The record of what is folded; None if it does not change.
             closed_ms: Tiles that start before this time are removed, because they are in a history.
-            lost: Whether events of `new` or of earlier tiles have been lost.
         """
-        count, dropped_ms = self._count(value), NONE_DROPPED_MS
-        data = value if value and (count or self._is_empty(value)) else b""
-        if data:
-            high, low, _ = _REST_OF_HEAD.unpack_from(data, len(self._head))
-            dropped_ms = high << 32 | low
-        if lost and new:
-            dropped_ms = max(dropped_ms, new[0][0] + self._tile_ms)
+        dropped_ms, count, end = self._read(value)
+        data = value if value and end else b""
+        if folded is None:
+            folded = data[end : -LENGTH.size]
         if (new_length := sum([len(tile) for _, tile in new])) > self._longest:
             too_long = [start_ms for start_ms, tile in new if len(tile) > self._longest]
             dropped_ms = max([dropped_ms, *[start_ms + self._tile_ms for start_ms in too_long]])
             new = [(start_ms, tile) for start_ms, tile in new if start_ms not in too_long]
-            new_length, lost = sum([len(tile) for _, tile in new]), lost or bool(too_long)
+            new_length = sum([len(tile) for _, tile in new])
         # The tiles from the first new one on: usually none, or the one that is replaced.
-        first_new_ms, stay, end = new[0][0] if new else _LAST_MS, count, len(data)
+        first_new_ms, stay, tiles_end = new[0][0] if new else _LAST_MS, count, end
         after: dict[int, tuple[int, bytes]] = {}
         while stay:
             start_ms, expiry, size = self._entry(data, stay - 1)
@@ -93,7 +99,7 @@ class Editor:
             after[start_ms] = expiry, data[end : end + size]
         # The oldest go: those of the history, the expired ones, and as many as make the value too long.
         begin = tiles_begin = HEAD.size + count * INDEX.size
-        skip, total = 0, len(data) - tiles_begin + new_length
+        skip, total = 0, tiles_end - tiles_begin + new_length
         while skip < stay:
             start_ms, expiry, size = self._entry(data, skip)
             if start_ms >= closed_ms:
@@ -105,7 +111,8 @@ class Editor:
         if after:
             after |= {start_ms: (self._expiry, tile) for start_ms, tile in new}
             last = [(start_ms, *after[start_ms]) for start_ms in sorted(after)]
-        if not (left := stay - skip + len(last)) and not lost:
+        left = stay - skip + len(last)
+        if not (left or folded or dropped_ms > NONE_DROPPED_MS):
             return None
         return b"".join(
             [
@@ -115,19 +122,19 @@ class Editor:
                 *[self._packed_entry(start_ms, expiry, len(tile)) for start_ms, expiry, tile in last],
                 data[begin:end],
                 *[tile for _, _, tile in last],
+                folded,
+                LENGTH.pack(len(folded)),
             ]
         )
 
-    def _count(self, value: bytes | None) -> int:
-        """Returns the number of tiles of a value; 0 if it is of another version or cannot be read."""
-        if not value or len(value) < HEAD.size or not value.startswith(self._head):
-            return 0
-        _, _, count = _REST_OF_HEAD.unpack_from(value, len(self._head))
-        return count if len(value) >= HEAD.size + count * INDEX.size else 0
-
-    def _is_empty(self, value: bytes) -> bool:
-        """Returns whether a value of this version has no tiles, because the only one was too long."""
-        return len(value) == HEAD.size and value.startswith(self._head)
+    def _read(self, value: bytes | None) -> tuple[int, int, int]:
+        """Returns `dropped_ms`, the number of tiles, and the place of the end of the tiles, which is 0 if the value is of another version or damaged."""
+        if value is not None and len(value) >= HEAD.size + LENGTH.size and value.startswith(self._head):
+            high, low, count = _REST_OF_HEAD.unpack_from(value, len(self._head))
+            end = len(value) - LENGTH.size - (value[-2] << 8 | value[-1])
+            if end >= HEAD.size + count * INDEX.size:
+                return high << 32 | low, count, end
+        return NONE_DROPPED_MS, 0, 0
 
     def _entry(self, value: bytes, place: int) -> tuple[int, int, int]:
         """Returns the start in ms, the hour of expiry and the length in bytes of the tile at `place` of a value."""

@@ -17,8 +17,9 @@ import msgspec
 from features.aggregations import Partial, Value
 from features.declaration import FeatureGroup
 from features.errors import PackedValueError
+from features.merge import BEGINNING_MS
 from features.packed import FORMAT, BatchValue, TileValue, encode_log
-from features.speed_value import HEAD, INDEX, SPEED_FORMAT, Column, layout_of
+from features.speed_value import HEAD, INDEX, LENGTH, NONE_DROPPED_MS, SPEED_FORMAT, Column, layout_of, with_entries
 
 _decoder = msgspec.msgpack.Decoder(list[list[Any]])
 #: The beginning of a MessagePack array whose length has 4 bytes: 0xDD and the length.
@@ -45,14 +46,16 @@ def decode_speed(data: bytes, group: FeatureGroup, former: tuple[bytes, SpeedTil
         speed_format, fingerprint, high, low, count = HEAD.unpack_from(data)
         if speed_format != SPEED_FORMAT or fingerprint.hex() != group.fingerprint:
             raise PackedValueError(f"The speed value has format {speed_format} and version {fingerprint.hex()}.")
-        end = HEAD.size + count * INDEX.size
-        first, shared, length = _in_common(data, count, former[0]) if former and count > _FEW_TILES else (0, 0, 0)
+        end, [folded] = HEAD.size + count * INDEX.size, LENGTH.unpack(data[-LENGTH.size :])
+        tiles_end = len(data) - LENGTH.size - folded
+        first, shared, length = _in_common(data, count, tiles_end, former[0]) if former and count > _FEW_TILES else (0, 0, 0)
         index, tile_ms = INDEX.iter_unpack(data[HEAD.size + shared * INDEX.size : end]), group.tile_ms
         starts_ms = [(high << 32 | low) * tile_ms for high, low, *_ in index]
-        packed = _decoder.decode(_ARRAY.pack(0xDD, count - shared) + data[end + length :])
-    except (struct.error, msgspec.DecodeError) as error:
+        decoded = _decoder.decode(_ARRAY.pack(0xDD, count - shared) + data[end + length : tiles_end])
+        packed = list(map(with_entries, decoded))
+    except (struct.error, msgspec.DecodeError, IndexError) as error:
         raise PackedValueError(f"The speed value cannot be read: {error}.") from None
-    if len(packed) != count - shared or not count or len(starts_ms) != count - shared:
+    if len(packed) != count - shared or len(starts_ms) != count - shared:
         raise PackedValueError("The speed value has another number of tiles than its index.")
     dropped_ms = high << 32 | low
     return (
@@ -62,7 +65,7 @@ def decode_speed(data: bytes, group: FeatureGroup, former: tuple[bytes, SpeedTil
     )
 
 
-def _in_common(data: bytes, count: int, former: bytes) -> tuple[int, int, int]:
+def _in_common(data: bytes, count: int, tiles_end: int, former: bytes) -> tuple[int, int, int]:
     """Returns the place in the former value of the first tile of `data`, the number of equal tiles from there on, and their length in bytes."""
     former_count = HEAD.unpack_from(former)[-1]
     index, former_index = (value[HEAD.size : HEAD.size + n * INDEX.size] for value, n in ((data, count), (former, former_count)))
@@ -76,7 +79,7 @@ def _in_common(data: bytes, count: int, former: bytes) -> tuple[int, int, int]:
     most, changed = min(len(index), len(former_index) - at), INDEX.size
     while (same := most - changed) > 0:
         if index[:same] == former_index[at : at + same]:
-            length = len(data) - begin - _length(index[same:])
+            length = tiles_end - begin - _length(index[same:])
             if length > 0 and data[begin : begin + length] == former[former_begin : former_begin + length]:
                 return at // INDEX.size, same // INDEX.size, length
         changed *= 2
@@ -188,7 +191,7 @@ class SpeedTiles(Sequence[TileValue]):
 
     Attributes:
         dropped_ms: Tiles that start before this instant may be missing: the store has dropped or lost them.
-        last_ms: The time of the latest event.
+        last_ms: The time of the latest event; `BEGINNING_MS` without tiles.
     """
 
     __slots__ = ("_former", "_group", "_packed", "_pieces", "_starts_ms", "dropped_ms", "last_ms")
@@ -198,8 +201,10 @@ class SpeedTiles(Sequence[TileValue]):
         self._pieces: Pieces | None = None
         # The pieces of a former value, and the number of tiles that the two values share.
         self._former: tuple[Pieces, int] | None = None
-        newest = packed[-1]
-        self.last_ms: int = starts_ms[-1] + (newest[2] if newest[0] is None else newest[-1])[0]
+        self.last_ms = BEGINNING_MS
+        if packed:
+            newest = packed[-1]
+            self.last_ms = starts_ms[-1] + (newest[2] if newest[0] is None else newest[-1])[0]
 
     def grown(self, first: int, shared: int, starts_ms: list[int], packed: list[list[Any]], dropped_ms: int) -> SpeedTiles:
         """Returns the tiles of a later value: `shared` tiles of this value, from place `first` on, and then the tiles in `packed`."""
@@ -214,6 +219,10 @@ class SpeedTiles(Sequence[TileValue]):
 
     def __len__(self) -> int:
         return len(self._packed)
+
+    def __bool__(self) -> bool:
+        """Whether there are tiles, or some are missing."""
+        return bool(self._packed) or self.dropped_ms > NONE_DROPPED_MS
 
     @overload
     def __getitem__(self, index: int) -> TileValue: ...

@@ -1,22 +1,25 @@
 """The packed speed value: all speed tiles of one entity as one value, which a request reads by one look-up.
 
-    value   head, index, tiles
+    value   head, index, tiles, folded
     head    format (1 byte), fingerprint (8), dropped_ms (6), number of tiles (4)
             dropped_ms                          the end in ms of the latest tile that is missing; the smallest number if no tile is missing. The
                                                 store drops a tile when it expires or the value is too long, and may have lost a tile
     index   per tile, ascending: its number, which is its start divided by the length of a tile (5), the hour of its expiry modulo 2^16 (2), its
             length in bytes (3)
     tiles   the tiles in MessagePack
+    folded  which events are in the tiles: the token of their stream and, per partition, the offset before which they are, in MessagePack; nothing if
+            nobody has recorded them. And its length (2)
 
-`features.speed_editor` reads only the head and the index to replace a tile; it decodes no tile. A tile has one of two forms:
+`features.speed_editor` reads only the head and the index to replace a tile; it decodes no tile. A tile has one of three forms:
 
+    entry                                       one instant
     [entry, …]                                  up to `FEW` instants: its partials are the union of its entries
     [nil, first − start, whole, [entry, …]]     more instants: its partials are in `whole`; nil in place of the entries if it has no log
 
     entry   [instant − start, partial, …]       the partials of one instant; `whole` is an entry with the latest instant
     partial                                     of each feature that `Layout.stored` lists. Features with equal aggregations of equal inputs share
-                                                a partial, whatever their windows, and a sum is read from the mean's partial. Times in a partial
-                                                are relative to the instant of the entry
+                                                a partial, whatever their windows, and a sum is read from the mean's partial. It has its short form
+                                                (`Aggregation.compact`). Times in it are relative to the instant of the entry
 """
 
 from __future__ import annotations
@@ -33,25 +36,24 @@ from features.errors import PackedValueError
 from features.packed import TileValue, decode_log, has_log
 
 #: Must change when the layout above or the form of a partial changes.
-SPEED_FORMAT = 2
+SPEED_FORMAT = 3
 #: A tile with at most this number of instants has no partials besides those of its entries.
 FEW = 8
 #: The head, and an entry of the index. A time of 6 bytes, a number of 5 and a length of 3 are a high and a low part.
 HEAD, INDEX = struct.Struct(">B8shII"), struct.Struct(">bIHBH")
+#: The length of what is folded, at the end of a value.
+LENGTH = struct.Struct(">H")
 #: `dropped_ms` of a value that misses no tile.
 NONE_DROPPED_MS = -(2**47)
 
+#: The aggregation whose partial also has the sum.
+MEAN = Mean()
 _encoder = msgspec.msgpack.Encoder()
 
 
 def speed_field(fingerprint: str) -> bytes:
     """Returns the hash field of the speed value of a version of the declaration."""
     return b"speed:" + fingerprint[:8].encode()
-
-
-def folded_field(fingerprint: str) -> bytes:
-    """Returns the hash field that records which events are in the speed value of a version of the declaration."""
-    return b"folded:" + fingerprint[:8].encode()
 
 
 def speed_head(group: FeatureGroup) -> bytes:
@@ -78,8 +80,8 @@ class Column(NamedTuple):
         if partial is None:
             return None
         if self.sum_of_mean:
-            return partial[:2]
-        return self.aggregation.moved(partial, start_ms + entry[0]) if self.aggregation.timed else partial
+            return MEAN.expanded(partial)[:2]
+        return expanded(self.aggregation, partial, start_ms + entry[0])
 
 
 class Layout(NamedTuple):
@@ -87,13 +89,15 @@ class Layout(NamedTuple):
 
     Attributes:
         columns: For each feature, the place of its partial.
-        stored: The indices of the features whose partials an entry contains, in the order of the entry.
-        timed: The stored partials that contain times: the index in an entry, and the aggregation.
+        stored: The features whose partials an entry contains, in the order of the entry: the index, and the aggregation.
+        indices: The indices in `stored`.
+        changed: The place in an entry of each partial that is stored in another form, and the aggregation.
     """
 
     columns: tuple[Column, ...]
-    stored: tuple[int, ...]
-    timed: tuple[tuple[int, Aggregation], ...]
+    stored: tuple[tuple[int, Aggregation], ...]
+    indices: tuple[int, ...]
+    changed: tuple[tuple[int, Aggregation], ...]
 
 
 _layouts: dict[str, Layout] = {}
@@ -114,13 +118,14 @@ def _layout(group: FeatureGroup) -> Layout:
     stored, columns = [], []
     for index, (aggregation, source) in enumerate(meanings):
         sum_of_mean = type(aggregation) is Sum and source in means
-        meaning = (Mean(), source) if sum_of_mean else (aggregation, source)
+        meaning = (MEAN, source) if sum_of_mean else (aggregation, source)
         if meaning not in places:
             stored.append(next(at for at, other in enumerate(meanings) if other == meaning) if sum_of_mean else index)
             places[meaning] = len(stored)
         columns.append(Column(places[meaning], sum_of_mean, aggregation))
-    timed = tuple((place, meanings[index][0]) for place, index in enumerate(stored, 1) if meanings[index][0].timed)
-    return Layout(tuple(columns), tuple(stored), timed)
+    aggregations = [meanings[index][0] for index in stored]
+    changed = [(place, of) for place, of in enumerate(aggregations, 1) if of.timed or type(of).compact is not Aggregation.compact]
+    return Layout(tuple(columns), tuple(zip(stored, aggregations, strict=True)), tuple(stored), tuple(changed))
 
 
 def pack_tile(group: FeatureGroup, start_ms: int, tile: TileValue) -> bytes:
@@ -131,10 +136,21 @@ def pack_tile(group: FeatureGroup, start_ms: int, tile: TileValue) -> bytes:
     """
     if tile.fingerprint != group.fingerprint:
         raise PackedValueError(f"The tile is of version {tile.fingerprint}, not {group.fingerprint}.")
+    if tile.first_ms == tile.last_ms:
+        return _encoder.encode(entry_of(group, start_ms, tile.first_ms, tile.partials))
     entries = entries_of(group, start_ms, tile)
     if entries and len(entries) <= FEW:
         return _encoder.encode(entries)
     return _encoder.encode([None, tile.first_ms - start_ms, entry_of(group, start_ms, tile.last_ms, tile.partials), entries])
+
+
+def with_entries(tile: list[Any]) -> list[Any]:
+    """Returns a decoded tile of one instant in the form of a tile of several; other tiles as they are.
+
+    Raises:
+        IndexError: The tile is empty.
+    """
+    return [tile] if type(tile[0]) is int else tile
 
 
 def entries_of(group: FeatureGroup, start_ms: int, tile: TileValue) -> list[list[Any]] | None:
@@ -146,13 +162,24 @@ def entries_of(group: FeatureGroup, start_ms: int, tile: TileValue) -> list[list
 
 def entry_of(group: FeatureGroup, start_ms: int, instant_ms: int, partials: Sequence[Partial]) -> list[Any]:
     """Returns the entry of partials, of which there is one per feature; `instant_ms` is their latest instant."""
-    _, stored, timed = layout_of(group)
-    entry = [instant_ms - start_ms, *[partials[index] for index in stored]]
-    for place, aggregation in timed:
-        entry[place] = moved(aggregation, entry[place], -instant_ms)
+    _, _, indices, changed = layout_of(group)
+    entry = [instant_ms - start_ms, *[partials[index] for index in indices]]
+    for place, aggregation in changed:
+        if entry[place] is not None:
+            entry[place] = compact(aggregation, entry[place], instant_ms)
     return entry
 
 
-def moved(aggregation: Aggregation, partial: Partial, by_ms: int) -> Partial:
-    """Returns a partial with its times, if it has any, shifted by `by_ms`; None for None."""
-    return aggregation.moved(partial, by_ms) if aggregation.timed and partial is not None else partial
+def compact(aggregation: Aggregation, partial: Partial, instant_ms: int) -> Partial:
+    """Returns a partial as the entry at an instant stores it."""
+    if partial is None:
+        return None
+    return aggregation.compact(aggregation.moved(partial, -instant_ms) if aggregation.timed else partial)
+
+
+def expanded(aggregation: Aggregation, stored: Partial, instant_ms: int) -> Partial:
+    """Returns the partial that `compact` has stored in the entry at an instant."""
+    if stored is None:
+        return None
+    partial = aggregation.expanded(stored)
+    return aggregation.moved(partial, instant_ms) if aggregation.timed else partial

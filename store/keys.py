@@ -3,8 +3,7 @@
     {group}:{id}                             hash   an entity (`features.packed`)
         batch:{version}                             its batch view
         s:{version}                                 the stamp of that view (`stamp`)
-        speed:{version}                             its speed tiles, as one value (`features.speed_value`)
-        folded:{version}                            the offsets of the events in the tiles and the history (`store.tiles`)
+        speed:{version}                             its speed tiles, and the offsets of the events in them and in the history (`features.speed_value`)
         history:{version}                           in Kappa, instead of the batch view: its history (`features.history`)
     braid/published/{group}                  hash   the metadata of the group's last publication (`store.publishing`)
         tiles:{format}:{version}                    the stream of tiles of a version (`store.protocol.Tiles`), as JSON

@@ -36,7 +36,7 @@ from features.declaration.versions import group_text
 from features.history import HISTORY_FORMAT, history_field
 from features.instants import now_ms
 from features.packed import FORMAT, batch_field
-from features.speed_value import SPEED_FORMAT, folded_field, speed_field
+from features.speed_value import SPEED_FORMAT, speed_field
 from infra.errors import NotReadyError
 from store.keys import (
     Buckets,
@@ -65,24 +65,28 @@ _PRUNE = (
     ENTITY_LUA
     + """
 local HEAD, ENTRY, FORMAT = 19, 10, %d
-local function tiles_in(value)
-  local n = #value >= HEAD and string.byte(value) == FORMAT and struct.unpack('>I', value, HEAD - 3) or 0
-  return #value >= HEAD + n * ENTRY and n or 0
+local function time_and_tiles(value)
+  if #value < HEAD or string.byte(value) ~= FORMAT then return -1, 0 end
+  local high, low, n = struct.unpack('>hII', value, 10)
+  return high * 4294967296 + low, #value >= HEAD + n * ENTRY and n or 0
 end
 local function prune(key, field, tile_ms, end_ms)
   for _, name in ipairs(redis.call('HKEYS', key)) do
-    if name == 'batch' or string.sub(name, 1, 2) == 't:' then redis.call('HDEL', key, name) end -- of a former layout
+    if name == 'batch' or string.sub(name, 1, 2) == 't:' or name == 'folded' .. string.sub(field, 6) then
+      redis.call('HDEL', key, name) -- of a former layout
+    end
   end
   local value = redis.call('HGET', key, field)
   if not value then return end
-  local n, skip, skipped = tiles_in(value), 0, 0
+  local dropped_ms, n = time_and_tiles(value)
+  local skip, skipped = 0, 0
   while skip < n do
     local high, low, _, long, size = struct.unpack('>bIHBH', value, HEAD + skip * ENTRY + 1)
     if (high * 4294967296 + low + 1) * tile_ms > end_ms then break end
     skip, skipped = skip + 1, skipped + long * 65536 + size
   end
-  if skip == n then
-    redis.call('HDEL', key, field, 'folded' .. string.sub(field, 6))
+  if skip == n and dropped_ms <= end_ms then
+    redis.call('HDEL', key, field)
   elseif skip > 0 then
     local left, tiles = redis.pcall('HPTTL', key, 'FIELDS', 1, field), HEAD + n * ENTRY
     local index = string.sub(value, HEAD + skip * ENTRY + 1, tiles)
@@ -162,9 +166,11 @@ end
 )
 _LEAVE = Script(
     """
--- key: an entity; what begins the text of what the stream has folded; the field of that text, and the others of the version
-local folded = redis.call('HGET', KEYS[1], ARGV[2])
-if folded and string.sub(folded, 1, #ARGV[1]) ~= ARGV[1] then redis.call('HDEL', KEYS[1], unpack(ARGV, 2)) end
+-- key: an entity; what begins the record of what the stream has folded; the field of the value with that record, and the others of the version
+redis.call('HDEL', KEYS[1], 'folded' .. string.sub(ARGV[2], 6)) -- of a former layout
+local value = redis.call('HGET', KEYS[1], ARGV[2])
+local first = value and #value > 2 and #value - 1 - struct.unpack('>H', value, #value - 1) -- of the record, which is before its length
+if first and string.sub(value, first, first + #ARGV[1] - 1) ~= ARGV[1] then redis.call('HDEL', KEYS[1], unpack(ARGV, 2)) end
 """
 )
 
@@ -432,7 +438,7 @@ def _remove_dead_versions(client: Any, buckets: Buckets, group: FeatureGroup, of
     for version, begun_ms in _versions(client, group.name).items():
         if version in alive or (begun_ms is not None and begun_ms > long_ago_ms and not of_streams):
             continue
-        prefixes = stamp_field(version), batch_field(version), speed_field(version), folded_field(version), history_field(version)
+        prefixes = stamp_field(version), batch_field(version), speed_field(version), history_field(version)
         own, theirs = (buckets.known_keys(group.name, name) for name in (version_of(group.fingerprint), version))
         for key in (*theirs, *own):
             for some in _known(client, key):

@@ -2,7 +2,7 @@
 
 All tiles of an entity and a version are one value (`features.speed_value`). The speed layer reads it, folds the next events of the entity into its last
 tiles, and writes it back, unless somebody else has written it meanwhile: then it is read again. A tile is written by its absolute value, so writing it
-twice changes nothing. The same step writes the offsets of the events that are in the value (`Folded`), so neither is written without the other.
+twice changes nothing. The value also has the offsets of the events that are in it (`Folded`), so neither is written or lost without the other.
 
 After the tiles of its part of a micro-batch, a task writes its mark, the number of the micro-batch, into each bucket and hence to each primary of a
 cluster. A server that loses acknowledged writes (an older file after a crash, a failover to a replica that lagged) loses the latest ones, with their
@@ -25,7 +25,7 @@ from features.declaration import FeatureGroup
 from features.history import history_end_ms, history_field
 from features.instants import now_ms
 from features.speed_editor import LONGEST_VALUE, Editor
-from features.speed_value import NONE_DROPPED_MS, folded_field, speed_field
+from features.speed_value import LENGTH, NONE_DROPPED_MS, speed_field
 from features.windows import HOUR_MS
 from store.keys import Buckets, meta_key, tiles_field, version_of
 from store.protocol import Opening, OpenTiles, Tiles, Writing
@@ -60,21 +60,21 @@ end
 _READ = Script(
     ENTITY_LUA
     + """
--- keys: entities; field of what is folded, of the value, of an architecture with histories the field of the history and the number of the first tile
--- that is open; then for each entity the start of the first tile. Gives for each what is folded, the value, and the history if it is needed: it ends after the start,
--- or a closed tile joins it
-local found, with_history = {}, ARGV[3] ~= nil
+-- keys: entities; field of the value, of an architecture with histories the field of the history and the number of the first tile that is open; then
+-- for each entity the start of the first tile. Gives for each the value, and the history if it is needed: it ends after the start, or a closed tile
+-- joins it
+local found, with_history = {}, ARGV[2] ~= nil
 for place, key in ipairs(KEYS) do
-  local fields = own(key, redis.pcall('HMGET', key, unpack(ARGV, 1, with_history and 3 or 2))) or {}
-  local _, value, history = unpack(fields)
+  local fields = own(key, redis.pcall('HMGET', key, unpack(ARGV, 1, with_history and 2 or 1))) or {}
+  local value, history = unpack(fields)
   if history then
     local high, low = struct.unpack('>hI', history, 10)
-    local needed = tonumber(ARGV[4 + place]) < high * 4294967296 + low
-    if not needed and value and #value >= 24 then
+    local needed = tonumber(ARGV[3 + place]) < high * 4294967296 + low
+    if not needed and value and #value >= 24 and struct.unpack('>I', value, 16) > 0 then
       high, low = struct.unpack('>bI', value, 20) -- the number of the first tile
-      needed = high * 4294967296 + low < tonumber(ARGV[4])
+      needed = high * 4294967296 + low < tonumber(ARGV[3])
     end
-    if not needed then fields[3] = false end
+    if not needed then fields[2] = false end
   end
   found[place] = fields
 end
@@ -84,31 +84,28 @@ return found
 _PUT = Script(
     ENTITY_LUA
     + """
--- keys: entities; field of what is folded, of the value, of the history, ms until they expire (0: never); for each entity what is folded as it was read
--- and the length of the value, then what is folded, value and history as they shall be ('' of the first and the last: as it is, of the value: none,
--- '-' of the history: none). Gives the places of the entities that somebody else has written since
-local refused, folded_field, field, history_field, ttl_ms = {}, ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+-- keys: entities; field of the value, of the history, ms until the value expires (0: never); for each entity the length of the value as it was read and
+-- its end, then value and history as they shall be ('' of the value: none, of the history: as it is, '-' of the history: none). Gives the places of the
+-- entities that somebody else has written since
+local refused, field, history_field, ttl_ms = {}, ARGV[1], ARGV[2], tonumber(ARGV[3])
 for place, key in ipairs(KEYS) do
-  local at = 5 * place
-  local folded, value, history = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local present = own(key, redis.pcall('HGET', key, folded_field)) or ''
-  if present ~= ARGV[at] or redis.call('HSTRLEN', key, field) ~= tonumber(ARGV[at + 1]) then
+  local at = 4 * place
+  local length, last, value, history = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local present = own(key, redis.pcall('HGET', key, field)) or ''
+  if #present ~= length or string.sub(present, length - #last + 1) ~= last then
     refused[#refused + 1] = place
   else
-    local written = {}
-    if folded ~= '' then written = {folded_field, folded} end
-    if value ~= '' then
-      written[#written + 1], written[#written + 2] = field, value
-    elseif ARGV[at + 1] ~= '0' then
-      redis.call('HDEL', key, field)
-    end
     if history == '-' then
       redis.call('HDEL', key, history_field)
     elseif history ~= '' then
       redis.call('HSET', key, history_field, history)
     end
-    local error = #written > 0 and write(key, ttl_ms, written)
-    if error then return error end
+    if value ~= '' then
+      local error = write(key, ttl_ms, {field, value})
+      if error then return error end
+    elseif length > 0 then
+      redis.call('HDEL', key, field)
+    end
   end
 end
 return refused
@@ -136,8 +133,8 @@ class _Item:
     Attributes:
         entity: Its id.
         tiles: Its tiles, ascending: start in ms, packed tile.
-        folded: What is folded, as it was read last; None before the first reading.
-        value: The tiles, as they were read last; None for none, and before the first reading.
+        folded: The record of what is folded, as it was read last; None before the first reading.
+        value: The value, as it was read last; None for none, and before the first reading.
         read: Whether `value` was read.
     """
 
@@ -177,8 +174,9 @@ class _Put:
                 item.value = state.value if state else None
                 item.read = state is None or state.value is not None
 
-    def take(self, item: _Item, folded: bytes, value: bytes | None) -> bool:
+    def take(self, item: _Item, value: bytes | None) -> bool:
         """Takes what an entity has now. Returns whether it still has to be written."""
+        folded = self.editor.folded(value)
         changed = item.folded is not None and item.folded != folded
         item.folded, item.value, item.read = folded, value, True
         return not (changed and self._has_all(item.entity, folded))
@@ -196,14 +194,13 @@ class _Put:
         arguments: list[Any] = []
         for item in items:
             entity, value = item.entity, item.value
-            folded = _encoder.encode((self.folded.token, self.folded.offsets[entity])) if self.folded else b""
+            folded = _encoder.encode((self.folded.token, self.folded.offsets[entity])) if self.folded else None
             history = self.histories.get(entity, b"")
             closed_ms = history_end_ms(history) if history else NONE_DROPPED_MS
             is_fresh = entity in self.fresh
-            # Without a history, tiles and what is folded are there together. Alone, the other one was lost, and events of these or earlier tiles with it.
-            lost = bool(folded and self.ttl_seconds) and (not item.folded) != (value is None)
-            whole = self.editor.put(None if is_fresh else value, item.tiles, closed_ms, lost)
-            arguments += item.folded or b"", len(value or b""), folded, whole or b"", history or (b"-" if is_fresh else b"")
+            whole = self.editor.put(None if is_fresh else value, item.tiles, folded, closed_ms)
+            last = value[-LENGTH.size - len(item.folded or b"") :] if value else b""
+            arguments += len(value or b""), last, whole or b"", history or (b"-" if is_fresh else b"")
         return [self.group.key(item.entity) for item in items], *self.fields, self.ttl_seconds * 1_000, *arguments
 
 
@@ -230,12 +227,11 @@ def put_tiles(client: Any, buckets: Buckets, writings: Sequence[Writing]) -> Non
 def _read(client: Any, at_once: int, some: Sequence[tuple[_Put, _Item]]) -> list[tuple[_Put, _Item]]:
     """Reads the entities that were not read yet. Returns those of `some` that have to be written."""
     parts = _parts([pair for pair in some if not pair[1].read], at_once)
-    calls = [([put.group.key(item.entity) for item in items], *put.fields[:2]) for put, items in parts]
+    calls = [([put.group.key(item.entity) for item in items], put.fields[0]) for put, items in parts]
     over = set()
     for (put, items), answers in zip(parts, _READ.run(client, calls), strict=True):
         for item, answer in zip(items, answers, strict=True):
-            folded, value = answer or (None, None)
-            if not put.take(item, folded or b"", value):
+            if not put.take(item, answer[0] if answer else None):
                 over.add(id(item))
     return [pair for pair in some if id(pair[1]) not in over]
 
@@ -246,9 +242,9 @@ def _parts(pairs: Sequence[tuple[_Put, _Item]], at_once: int) -> list[tuple[_Put
     return [(put, items[begun : begun + at_once]) for put, items in of_put for begun in range(0, len(items), at_once)]
 
 
-def fields_of(group: FeatureGroup) -> tuple[bytes, bytes, bytes]:
-    """Returns the fields of what is folded, of the speed value, and of the history of a version."""
-    return folded_field(group.fingerprint), speed_field(group.fingerprint), history_field(group.fingerprint)
+def fields_of(group: FeatureGroup) -> tuple[bytes, bytes]:
+    """Returns the fields of the speed value and of the history of a version."""
+    return speed_field(group.fingerprint), history_field(group.fingerprint)
 
 
 def _entities_per_call(buckets: Buckets) -> int:
@@ -274,23 +270,23 @@ def open_tiles(client: Any, buckets: Buckets, openings: Sequence[Opening]) -> li
 def _open_calls(opening: Opening, at_once: int) -> Iterator[Sequence[Any]]:
     """Yields the calls of `_READ`, each with at most `at_once` entities."""
     group, closed_ms = opening.group, opening.closed_ms
-    folded, speed, history = fields_of(group)
+    speed, history = fields_of(group)
     firsts = list(opening.first_ms.items())
     for begun in range(0, len(firsts), at_once):
         some = firsts[begun : begun + at_once]
         with_history = () if closed_ms is None else (history, -(-closed_ms // group.tile_ms), *[first_ms for _, first_ms in some])
-        yield [group.key(entity) for entity, _ in some], folded, speed, *with_history
+        yield [group.key(entity) for entity, _ in some], speed, *with_history
 
 
 def _opened(answer: Sequence[bytes | None], opening: Opening, editor: Editor, first_ms: int) -> OpenTiles | None:
-    folded, value, *history = answer or (None, None)
+    value, *history = answer or (None,)
+    folded, tiles = editor.folded_and_tiles(value, first_ms, opening.closed_ms)
     if not folded:
         return None
     token, offsets = _decoder.decode(folded)
     short = value if value is not None and len(value) <= _KEPT_BYTES else None
     if token != opening.token:
         return OpenTiles({}, {}, None, True, folded, short)
-    tiles = editor.tiles_from(value, first_ms, opening.closed_ms)
     return OpenTiles(offsets, tiles, history[0] if history else None, False, folded, short)
 
 

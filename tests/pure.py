@@ -22,7 +22,7 @@ from features.aggregations import Series, Value
 from features.declaration import FeatureGroup
 from features.sources import ColumnType, EventSource
 from features.speed_tiles import SpeedTiles, decode_speed
-from features.speed_value import pack_tile, speed_head
+from features.speed_value import pack_tile, speed_head, with_entries
 from features.tiles import fold_ranges, fold_tile_values, runs
 from features.view import build_view, exact_span_ms
 from features.windows import floor_ms
@@ -110,7 +110,7 @@ def speed_value(group: FeatureGroup, tiles: Sequence[packed.TileValue], dropped_
     head = speed_head(group) + dropped_ms.to_bytes(6, "big", signed=True) + len(values).to_bytes(4, "big")
     numbers = [(start_ms // group.tile_ms).to_bytes(5, "big", signed=True) for start_ms, _ in tiles_packed]
     index = [number + bytes(2) + len(data).to_bytes(3, "big") for number, (_, data) in zip(numbers, tiles_packed, strict=True)]
-    return b"".join((head, *index, *(data for _, data in tiles_packed)))
+    return b"".join((head, *index, *(data for _, data in tiles_packed), bytes(2)))
 
 
 def speed_tiles_of(group: FeatureGroup, tiles: Sequence[packed.TileValue]) -> Sequence[packed.TileValue]:
@@ -136,7 +136,7 @@ def micros(amount: int | None) -> Fraction | None:
 
 def unpacked(group: FeatureGroup, start_ms: int, data: bytes) -> packed.TileValue:
     """What `pack_tile` made the bytes of."""
-    return SpeedTiles(group, [start_ms], [msgspec.msgpack.decode(data)], 0)[0]
+    return SpeedTiles(group, [start_ms], [with_entries(msgspec.msgpack.decode(data))], 0)[0]
 
 
 def joined(group: FeatureGroup, a: packed.TileValue, b: packed.TileValue) -> packed.TileValue:

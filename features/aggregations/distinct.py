@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from features.aggregations.monoid import Aggregation, Ints, Series, values_in_ranges
+from features.aggregations.monoid import Aggregation, Ints, Partial, Series, values_in_ranges
 
 _RANK_BITS = 6
 _RANK = 2**_RANK_BITS - 1
@@ -46,8 +46,21 @@ class Distinct(Aggregation):
         union.update(b)
         return self._smallest(union)
 
-    def combine_all(self, partials: Iterable[list[int] | None]) -> list[int] | None:
-        lists = [partial for partial in partials if partial is not None]
+    def compact(self, partial: Partial) -> Partial:
+        return partial[0] if len(partial) == 1 else partial
+
+    def expanded(self, stored: Partial) -> Partial:
+        return [stored] if isinstance(stored, int) else stored
+
+    def combine_all(self, partials: Iterable[Partial]) -> list[int] | None:
+        single, lists = set(), []
+        for partial in partials:
+            if type(partial) is int:
+                single.add(partial)
+            elif partial is not None:
+                lists.append(partial)
+        if single:
+            return self._smallest(single.union(*lists))
         if len(lists) < 2:
             return lists[0] if lists else None
         return self._smallest(set().union(*lists))
@@ -57,7 +70,7 @@ class Distinct(Aggregation):
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[list[int] | None]:
         hash_lists = values_in_ranges(series, series.v.tolist(), lo, hi)
-        return [self._smallest(set(hashes)) if hashes else None for hashes in hash_lists]
+        return [(self._smallest(set(hashes)) if len(hashes) > 1 else hashes) if hashes else None for hashes in hash_lists]
 
     def value(self, partial: list[int], q_ms: int, scale: int) -> int:
         if len(partial) < self.bound:

@@ -75,6 +75,14 @@ class Aggregation:
         """Returns a partial that is not None, with all its times shifted by `by_ms`. Packed tiles store times relative to a nearby instant."""
         return partial
 
+    def compact(self, partial: Partial) -> Partial:
+        """Returns the form in which a packed tile stores a partial that is not None. `combine_all` takes both forms."""
+        return partial
+
+    def expanded(self, stored: Partial) -> Partial:
+        """Returns the partial of the form that `compact` returned."""
+        return stored
+
     def add(self, partial: Partial, ts_ms: int, v: Any) -> Partial:
         """Returns the partial with one more event."""
         return self.combine(partial, self.lift(ts_ms, v))
@@ -88,7 +96,7 @@ class Aggregation:
         return self.join(a, b)
 
     def combine_all(self, partials: Iterable[Partial]) -> Partial:
-        """Combines any number of partials."""
+        """Combines any number of partials, each of which may be in its `compact` form."""
         result: Partial = None
         for partial in partials:
             result = self.combine(result, partial)

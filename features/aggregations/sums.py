@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.aggregations.monoid import Aggregation, Ints, Series, range_sums, unscaled
+from features.aggregations.monoid import Aggregation, Ints, Partial, Series, range_sums, unscaled
 
 _LIMB_BITS = 32
 _LOW = 2**_LIMB_BITS - 1
@@ -67,13 +67,17 @@ class Sum(Aggregation):
         low = a[1] + b[1]
         return a[0] + b[0] + (low >> _LIMB_BITS), low & _LOW
 
-    def combine_all(self, partials: Iterable[Sequence[int] | None]) -> tuple[int, int] | None:
-        # Only the first two elements of each partial are read, so the partials of a mean are valid arguments as well.
-        pairs = [(partial[0], partial[1]) for partial in partials if partial is not None]
-        if not pairs:
-            return None
-        high, low = map(sum, zip(*pairs, strict=True))
-        return high + (low >> _LIMB_BITS), low & _LOW
+    def compact(self, partial: Partial) -> Partial:
+        total = _number(partial)
+        return total if total in _INT64 else partial
+
+    def expanded(self, stored: Partial) -> Partial:
+        return _limbs(stored) if isinstance(stored, int) else stored
+
+    def combine_all(self, partials: Iterable[Partial]) -> tuple[int, int] | None:
+        # Of a partial in limbs only the first two elements are read, so the partials of a mean are valid arguments as well.
+        known = [partial for partial in partials if partial is not None]
+        return _limbs(_total(known)) if known else None
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[tuple[int, int] | None]:
         rows = zip(range_sums(series.valid, lo, hi).tolist(), *map(np.ndarray.tolist, exact_totals(series, lo, hi)), strict=True)
@@ -99,12 +103,17 @@ class Mean(Aggregation):
         low = a[1] + b[1]
         return a[0] + b[0] + (low >> _LIMB_BITS), low & _LOW, a[2] + b[2]
 
-    def combine_all(self, partials: Iterable[Sequence[int] | None]) -> tuple[int, int, int] | None:
-        triples = [partial for partial in partials if partial is not None]
-        if not triples:
+    def compact(self, partial: Partial) -> Partial:
+        return _number(partial[:2]) if partial[2] == 1 else partial
+
+    def expanded(self, stored: Partial) -> Partial:
+        return (*_limbs(stored), 1) if isinstance(stored, int) else stored
+
+    def combine_all(self, partials: Iterable[Partial]) -> tuple[int, int, int] | None:
+        known = [partial for partial in partials if partial is not None]
+        if not known:
             return None
-        high, low, count = map(sum, zip(*triples, strict=True))
-        return high + (low >> _LIMB_BITS), low & _LOW, count
+        return *_limbs(_total(known)), sum([1 if type(partial) is int else partial[2] for partial in known])
 
     def fold(self, series: Series, lo: Ints, hi: Ints) -> list[tuple[int, int, int] | None]:
         columns = (*exact_totals(series, lo, hi), range_sums(series.valid, lo, hi))
@@ -180,6 +189,15 @@ def _square_limbs(v: Ints) -> tuple[npt.NDArray[Any], ...]:
     third = (second >> _LIMB_BITS) + (middle >> 31) + (highest & _LOW)
     fourth = (third >> _LIMB_BITS) + (highest >> _LIMB_BITS)
     return fourth, third & _LOW, second & _LOW, lowest & _LOW
+
+
+def _total(partials: Sequence[Partial]) -> int:
+    """Returns the exact total of partials of sums and means: each is its total as one number, or begins with the two limbs of its total."""
+    return sum([partial if type(partial) is int else (partial[0] << _LIMB_BITS) + partial[1] for partial in partials])
+
+
+def _limbs(total: int) -> tuple[int, int]:
+    return total >> _LIMB_BITS, total & _LOW
 
 
 def _number(limbs: Sequence[int]) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -18,7 +18,8 @@ from features.declaration import FeatureGroup, count
 from features.history import HISTORY_FORMAT, decode_history, pack_history, roll
 from features.merge import EVER_MS
 from features.packed import FORMAT, BatchValue, FeatureView, TileValue, batch_field, decode_tile, encode, encode_log
-from features.speed_value import folded_field, pack_tile, speed_field
+from features.speed_tiles import SpeedTiles
+from features.speed_value import pack_tile, speed_field
 from infra.errors import NotReadyError
 from infra.settings import Settings
 from store.clients import store
@@ -167,7 +168,7 @@ def test_what_has_expired_goes_with_the_next_writing_and_the_value_says_so(onlin
 def test_a_value_that_would_be_too_long_loses_its_oldest_tiles_and_says_so(
     online: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.tiles.LONGEST_VALUE", 500)
+    monkeypatch.setattr("store.tiles.LONGEST_VALUE", 300)
     for n in range(60):
         online.put_tiles(user_features, [(1, B + n * TILE_MS, packed_tile(B + n * TILE_MS))], TTL)
     left = parts(online, 1).tiles
@@ -526,19 +527,20 @@ def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(onlin
     assert opened(8) is None
 
 
-@pytest.mark.parametrize(("lost", "dropped_ms"), [(speed_field, B + TILE_MS), (folded_field, B + TILE_MS), (batch_field, EVER_MS)])
-def test_tiles_and_what_is_folded_are_missing_where_one_of_them_was_lost_alone(
-    online: RedisStore, servers: Servers, lost: Callable[[str], bytes], dropped_ms: int
-) -> None:
-    def put(offset: int, start_ms: int) -> None:
-        folded = Folded("t", {1: {0: offset}})
-        online.put_tiles(user_features, [(1, start_ms, packed_tile(start_ms, offset))], TTL, folded=folded)
+def test_a_lost_tile_is_known_until_a_view_covers_its_time(online: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.tiles.LONGEST_VALUE", 0)
+    online.put_tiles(user_features, [(1, B, packed_tile(B))], TTL, folded=Folded("t", {1: {0: 3}}))
 
-    put(3, B)
-    store(servers.settings).hdel(user_features.key(1), lost(user_features.fingerprint))
-    put(5, B)
-    put(6, B + TILE_MS)
-    assert parts(online, 1).tiles.dropped_ms == dropped_ms  # type: ignore[attr-defined]
+    def dropped_ms() -> int | None:
+        tiles = parts(online, 1).tiles
+        assert not list(tiles)
+        return tiles.dropped_ms if isinstance(tiles, SpeedTiles) else None
+
+    assert (dropped_ms(), parts(online, 1).known) == (B + TILE_MS, True)
+    publish(online, B, {1: 1})
+    assert dropped_ms() == B + TILE_MS
+    publish(online, B + TILE_MS, {1: 1})
+    assert dropped_ms() is None
 
 
 def test_what_a_task_has_read_does_not_replace_what_was_written_since(online: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -740,9 +742,9 @@ def test_a_history_is_put_with_the_tiles_that_are_still_open_and_without_those_t
     assert not stored.parts[1].known
     client = store(kappa)
     fields = list(client.hgetall(user_features.key(1)))
-    assert len(fields) == 3
+    assert len(fields) == 2
     if not isinstance(client, redis.Redis) or int(client.info("server")["redis_version"].split(".")[0]) > 7:
-        assert client.execute_command("HPTTL", user_features.key(1), "FIELDS", 3, *fields) == [-1] * 3
+        assert client.execute_command("HPTTL", user_features.key(1), "FIELDS", 2, *fields) == [-1] * 2
     # Behind its end there may be no tile left at all.
     put({}, rolled({first: 3, second: 4, second + TILE_MS: 5}, second + 2 * TILE_MS))
     assert tiles_of(online.read(user_features, [1]).parts[0]) == []
