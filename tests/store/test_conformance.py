@@ -563,6 +563,10 @@ def test_what_a_task_has_read_does_not_replace_what_was_written_since(online: Re
         online.drop(user_features, [1])
         online.put_all_tiles([writing(3, (first, 3))])
         state = opened()
+        online.put_all_tiles([writing(4, (first, 4), opened=state)])
+        online.put_all_tiles([writing(3, (first, 3), opened=state)])
+        assert (numbers(), opened().offsets) == ({first: 4}, {0: 4}), "values of one length differ in their ends"
+        state = opened()
         online.put_all_tiles([writing(7, (first, 7), (second, 7), opened=state)])
         online.put_all_tiles([writing(5, (first, 5), opened=state)])
         assert (numbers(), opened().offsets) == ({first: 7, second: 7}, {0: 7}), "a task that was late has fewer events"
