@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 #: The smallest probability in the log loss, which a class outside the classes of a model has.
 LEAST_PROBABILITY = 1e-15
 _RESAMPLES = 1_000
+#: The number of answers times samples whose weights are in memory at once.
+_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,11 @@ class Measured(Protocol):
     def value(self) -> float:
         """Returns the value on all answers; NaN if the measure is undefined for these answers."""
 
-    def redrawn(self, drawn: Array) -> float:
-        """Returns the value on a sample of entities.
+    def redrawn(self, drawn: Array) -> Array:
+        """Returns the value on each of many samples of entities, shape (samples,).
 
         Args:
-            drawn: Indices of the sampled entities; an index that occurs twice counts twice.
+            drawn: Indices of the sampled entities, shape (samples, entities); an index that occurs twice in a sample counts twice.
         """
 
 
@@ -80,27 +82,27 @@ class Ranking:
         self._entity, self._positive = of_answer[order], labels[order] == 1
         self._ties, _ = runs(scores[order])
 
-    def auc(self, weights: Array | None = None) -> float:
-        """Returns the AUC; NaN if all labels are the same.
-
-        Args:
-            weights: How often each answer of an entity counts, shape (entities,); by default once.
-        """
-        weight = np.ones(self.entities)[self._entity] if weights is None else weights[self._entity]
-        if not len(weight):
-            return float("nan")
-        positive = np.add.reduceat(np.where(self._positive, weight, 0), self._ties)
-        negative = np.add.reduceat(np.where(self._positive, 0, weight), self._ties)
-        pairs = positive.sum() * negative.sum()
-        return float(positive @ (np.cumsum(negative) - negative / 2) / pairs) if pairs else float("nan")
-
     def value(self) -> float:
         """Returns the AUC of all answers; NaN if all labels are the same."""
-        return self.auc()
+        return float(self._auc(np.ones((1, self.entities), np.int64))[0])
 
-    def redrawn(self, drawn: Array) -> float:
-        """Returns the AUC on a sample of entities, as specified by `Measured.redrawn`."""
-        return self.auc(np.bincount(drawn, minlength=self.entities))
+    def redrawn(self, drawn: Array) -> Array:
+        """Returns the AUC on samples of entities, as specified by `Measured.redrawn`."""
+        places = np.arange(len(drawn))[:, np.newaxis] * self.entities + drawn
+        weights = np.bincount(places.ravel(), minlength=len(drawn) * self.entities).reshape(-1, self.entities)
+        at_once = max(1, _AT_ONCE // max(1, len(self._entity)))
+        return np.concatenate([self._auc(weights[begun : begun + at_once]) for begun in range(0, len(drawn), at_once)])
+
+    def _auc(self, weights: Array) -> Array:
+        """Returns the AUC of each sample; `weights` is how often each answer of an entity counts, shape (samples, entities)."""
+        if not len(self._entity):
+            return np.full(len(weights), np.nan)
+        weight = weights[:, self._entity]
+        positive = np.add.reduceat(np.where(self._positive, weight, 0), self._ties, axis=1)
+        negative = np.add.reduceat(np.where(self._positive, 0, weight), self._ties, axis=1)
+        ordered = (positive * (np.cumsum(negative, axis=1) - negative / 2)).sum(axis=1)
+        pairs = positive.sum(axis=1) * negative.sum(axis=1)
+        return np.divide(ordered, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 
 class MeanError:
@@ -120,13 +122,13 @@ class MeanError:
 
     def value(self) -> float:
         """Returns the mean error of all answers; NaN without answers."""
-        return self.redrawn(np.arange(self.entities))
+        return float(self.redrawn(np.arange(self.entities)[np.newaxis])[0])
 
-    def redrawn(self, drawn: Array) -> float:
-        """Returns the mean error on a sample of entities, as specified by `Measured.redrawn`."""
-        answers = self._answers[drawn].sum()
-        mean = float(self._sums[drawn].sum() / answers) if answers else float("nan")
-        return float(np.sqrt(mean)) if self._root else mean
+    def redrawn(self, drawn: Array) -> Array:
+        """Returns the mean error on samples of entities, as specified by `Measured.redrawn`."""
+        answers = self._answers[drawn].sum(axis=1)
+        mean = np.divide(self._sums[drawn].sum(axis=1), answers, out=np.full(len(answers), np.nan), where=answers > 0)
+        return np.asarray(np.sqrt(mean) if self._root else mean)
 
 
 def measured(objective: Objective, entities: Array, labels: Array, predictions: Array) -> Measured:
@@ -166,14 +168,15 @@ def difference(first: Measured, second: Measured, paired: bool, confidence: floa
         return None
     draws = (np.arange(first.entities),) if paired else (np.arange(first.entities), np.arange(second.entities))
 
-    def statistic(*drawn: Array) -> float:
+    def statistic(*drawn: Array, axis: int) -> Array:
+        assert axis == -1, "a sample is a row"
         return second.redrawn(drawn[-1]) - first.redrawn(drawn[0])
 
     interval = bootstrap(
         draws,
         statistic,
         n_resamples=_RESAMPLES,
-        vectorized=False,
+        vectorized=True,
         method="percentile",
         confidence_level=confidence,
         rng=np.random.default_rng(0),  # a fixed seed: the same data give the same interval

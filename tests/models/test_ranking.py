@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from sklearn.metrics import roc_auc_score
 
 from models.ranking import Ranking, difference
@@ -17,21 +18,23 @@ def answers(source: np.random.Generator, users: int) -> tuple[np.ndarray, np.nda
     return user, (known + source.normal(0, 1, len(user)) > 0.5).astype(int), known
 
 
-def test_the_area_is_that_of_sklearn_with_ties_and_weights() -> None:
+@pytest.mark.parametrize("at_once", [1, 700, 1_000_000], ids=["one sample at once", "two", "all"])
+def test_the_area_is_that_of_sklearn_with_ties_and_weights(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     source = np.random.default_rng(1)
     for _ in range(20):
         user, label, score = source.integers(0, 50, 300), source.integers(0, 2, 300), source.integers(0, 20, 300) / 20
         ranking = Ranking(user, label, score)
-        assert np.isclose(ranking.auc(), roc_auc_score(label, score))
-        weight = source.integers(0, 4, ranking.entities)
-        expected = roc_auc_score(label, score, sample_weight=weight[np.unique(user, return_inverse=True)[1]])
-        assert np.isclose(ranking.auc(weight), expected)
+        assert np.isclose(ranking.value(), roc_auc_score(label, score))
+        place, drawn = np.unique(user, return_inverse=True)[1], source.integers(0, ranking.entities, (5, ranking.entities))
+        expected = [roc_auc_score(label, score, sample_weight=np.bincount(some, minlength=50)[place]) for some in drawn]
+        monkeypatch.setattr("models.ranking._AT_ONCE", at_once)
+        assert np.allclose(ranking.redrawn(drawn), expected)
 
 
 def test_of_one_kind_of_label_there_is_no_area() -> None:
     single = Ranking(np.arange(3), np.ones(3), np.arange(3))
-    assert np.isnan(single.auc())
-    assert np.isnan(Ranking(np.array([]), np.array([]), np.array([])).auc())
+    assert np.isnan(single.value())
+    assert np.isnan(Ranking(np.array([]), np.array([]), np.array([])).value())
     assert difference(single, single, paired=True, confidence=0.95) is None
 
 
