@@ -83,7 +83,7 @@ def _joined(group: FeatureGroup, start_ms: int, left: Entry, right: Entry) -> En
     """Returns an entry with the partials of the events of two entries, at the later instant of the two."""
     instant = max(left[0], right[0])
     entry: Entry = [instant]
-    for place, (_, aggregation) in enumerate(layout_of(group).stored, 1):
+    for place, aggregation in enumerate(layout_of(group).aggregations, 1):
         ours = expanded(aggregation, left[place], start_ms + left[0])
         theirs = expanded(aggregation, right[place], start_ms + right[0])
         entry.append(compact(aggregation, aggregation.combine(ours, theirs), start_ms + instant))

@@ -89,14 +89,14 @@ class Layout(NamedTuple):
 
     Attributes:
         columns: For each feature, the place of its partial.
-        stored: The features whose partials an entry contains, in the order of the entry: the index, and the aggregation.
-        indices: The indices in `stored`.
+        stored: The indices of the features whose partials an entry contains, in the order of the entry.
+        aggregations: The aggregations of these features.
         changed: The place in an entry of each partial that is stored in another form, and the aggregation.
     """
 
     columns: tuple[Column, ...]
-    stored: tuple[tuple[int, Aggregation], ...]
-    indices: tuple[int, ...]
+    stored: tuple[int, ...]
+    aggregations: tuple[Aggregation, ...]
     changed: tuple[tuple[int, Aggregation], ...]
 
 
@@ -123,9 +123,9 @@ def _layout(group: FeatureGroup) -> Layout:
             stored.append(next(at for at, other in enumerate(meanings) if other == meaning) if sum_of_mean else index)
             places[meaning] = len(stored)
         columns.append(Column(places[meaning], sum_of_mean, aggregation))
-    aggregations = [meanings[index][0] for index in stored]
+    aggregations = tuple(meanings[index][0] for index in stored)
     changed = [(place, of) for place, of in enumerate(aggregations, 1) if of.timed or type(of).compact is not Aggregation.compact]
-    return Layout(tuple(columns), tuple(zip(stored, aggregations, strict=True)), tuple(stored), tuple(changed))
+    return Layout(tuple(columns), tuple(stored), aggregations, tuple(changed))
 
 
 def pack_tile(group: FeatureGroup, start_ms: int, tile: TileValue) -> bytes:
@@ -162,9 +162,9 @@ def entries_of(group: FeatureGroup, start_ms: int, tile: TileValue) -> list[list
 
 def entry_of(group: FeatureGroup, start_ms: int, instant_ms: int, partials: Sequence[Partial]) -> list[Any]:
     """Returns the entry of partials, of which there is one per feature; `instant_ms` is their latest instant."""
-    _, _, indices, changed = layout_of(group)
-    entry = [instant_ms - start_ms, *[partials[index] for index in indices]]
-    for place, aggregation in changed:
+    layout = layout_of(group)
+    entry = [instant_ms - start_ms, *[partials[index] for index in layout.stored]]
+    for place, aggregation in layout.changed:
         if entry[place] is not None:
             entry[place] = compact(aggregation, entry[place], instant_ms)
     return entry

@@ -527,6 +527,15 @@ def test_what_is_folded_is_of_a_stream_and_is_kept_and_lost_with_the_tiles(onlin
     assert opened(8) is None
 
 
+def test_a_publication_removes_the_fields_of_former_layouts(online: RedisStore, servers: Servers) -> None:
+    key, kept = user_features.key(1), speed_field(OTHER.fingerprint)
+    former = dict.fromkeys((b"batch", b"t:17", b"folded:" + version_of(user_features.fingerprint).encode()), b"x")
+    store(servers.settings).hset(key, mapping={**former, kept: b"x"})
+    publish(online, B, {1: 1})
+    assert former.keys().isdisjoint(fields := store(servers.settings).hkeys(key))
+    assert kept in fields
+
+
 def test_a_lost_tile_is_known_until_a_view_covers_its_time(online: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("store.tiles.LONGEST_VALUE", 0)
     online.put_tiles(user_features, [(1, B, packed_tile(B))], TTL, folded=Folded("t", {1: {0: 3}}))
