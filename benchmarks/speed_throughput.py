@@ -85,13 +85,14 @@ def compare(settings: Settings, events: int, users: int, minutes: int, visit: in
     }
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     # The events of the warm-up come first in time as well: otherwise nearly all others would be late, for both queries, and cost little.
-    start_ms, part = now_ms() - minutes * 6 // 5 * MINUTE_MS, minutes * MINUTE_MS // 5
+    span_ms, warm_up_ms = minutes * MINUTE_MS, minutes * MINUTE_MS // 5
+    start_ms = now_ms() - span_ms - warm_up_ms
     try:
         for run in range(-_WARM_UPS, runs):
             if run == -_WARM_UPS:
-                produce(spark, settings, max(1, events // 5), users, start_ms, part, visit)
+                produce(spark, settings, max(1, events // 5), users, start_ms, warm_up_ms, visit)
             elif run == 0:
-                produce(spark, settings, events, users, start_ms + part, minutes * MINUTE_MS, visit)
+                produce(spark, settings, events, users, start_ms + warm_up_ms, span_ms, visit)
             for name, (writer, conf) in contenders.items():
                 store(settings).flushdb()
                 rate = measure(spark, writer(), conf)

@@ -42,10 +42,10 @@ class Editor:
         The tiles are: start in ms → packed tile. Both results are empty if the value is of another version.
         """
         tiles = dict[int, bytes]()
-        _, left, end = self._read(value)
-        if not value or not end:
-            return b"", tiles
-        folded, begin = value[end : -LENGTH.size], HEAD.size + left * INDEX.size
+        _, left, end, folded = self._read(value)
+        if not value or not left:
+            return folded, tiles
+        begin = HEAD.size + left * INDEX.size
         while left:
             start_ms, _, size = self._entry(value, left - 1)
             if start_ms < first_ms:
@@ -63,8 +63,7 @@ class Editor:
 
     def folded(self, value: bytes | None) -> bytes:
         """Returns the record of what is folded in a value; empty if there is none."""
-        _, _, end = self._read(value)
-        return value[end : -LENGTH.size] if value and end else b""
+        return self._read(value)[-1]
 
     def put(
         self, value: bytes | None, new: Sequence[tuple[int, bytes]], folded: bytes | None = None, closed_ms: int = NONE_DROPPED_MS
@@ -79,10 +78,8 @@ class Editor:
             folded: The record of what is folded; None if it does not change.
             closed_ms: Tiles that start before this time are removed, because they are in a history.
         """
-        dropped_ms, count, end = self._read(value)
-        data = value if value and end else b""
-        if folded is None:
-            folded = data[end : -LENGTH.size]
+        dropped_ms, count, end, known = self._read(value)
+        data, folded = value if value and end else b"", known if folded is None else folded
         if (new_length := sum([len(tile) for _, tile in new])) > self._longest:
             too_long = [start_ms for start_ms, tile in new if len(tile) > self._longest]
             dropped_ms = max([dropped_ms, *[start_ms + self._tile_ms for start_ms in too_long]])
@@ -127,14 +124,17 @@ class Editor:
             ]
         )
 
-    def _read(self, value: bytes | None) -> tuple[int, int, int]:
-        """Returns `dropped_ms`, the number of tiles, and the place of the end of the tiles, which is 0 if the value is of another version or damaged."""
+    def _read(self, value: bytes | None) -> tuple[int, int, int, bytes]:
+        """Returns `dropped_ms`, the number of tiles, the place where they end, and the record of what is folded.
+
+        The place is 0, and there is no tile and no record, if the value is of another version or damaged.
+        """
         if value is not None and len(value) >= HEAD.size + LENGTH.size and value.startswith(self._head):
             high, low, count = _REST_OF_HEAD.unpack_from(value, len(self._head))
             end = len(value) - LENGTH.size - (value[-2] << 8 | value[-1])
             if end >= HEAD.size + count * INDEX.size:
-                return high << 32 | low, count, end
-        return NONE_DROPPED_MS, 0, 0
+                return high << 32 | low, count, end, value[end : -LENGTH.size]
+        return NONE_DROPPED_MS, 0, 0, b""
 
     def _entry(self, value: bytes, place: int) -> tuple[int, int, int]:
         """Returns the start in ms, the hour of expiry and the length in bytes of the tile at `place` of a value."""

@@ -76,12 +76,10 @@ class Column(NamedTuple):
 
     def partial(self, entry: list[Any], start_ms: int) -> Partial:
         """Returns the feature's partial in an entry of the tile that begins at `start_ms`."""
-        partial = entry[self.place]
-        if partial is None:
-            return None
+        stored = entry[self.place]
         if self.sum_of_mean:
-            return MEAN.expanded(partial)[:2]
-        return expanded(self.aggregation, partial, start_ms + entry[0])
+            return None if stored is None else MEAN.expanded(stored)[:2]
+        return expanded(self.aggregation, stored, start_ms + entry[0])
 
 
 class Layout(NamedTuple):
@@ -165,8 +163,7 @@ def entry_of(group: FeatureGroup, start_ms: int, instant_ms: int, partials: Sequ
     layout = layout_of(group)
     entry = [instant_ms - start_ms, *[partials[index] for index in layout.stored]]
     for place, aggregation in layout.changed:
-        if entry[place] is not None:
-            entry[place] = compact(aggregation, entry[place], instant_ms)
+        entry[place] = compact(aggregation, entry[place], instant_ms)
     return entry
 
 

@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 #: The smallest probability in the log loss, which a class outside the classes of a model has.
 LEAST_PROBABILITY = 1e-15
 _RESAMPLES = 1_000
-#: The number of answers times samples whose weights are in memory at once.
+#: The number of answers times samples that are in memory at once.
 _AT_ONCE = 1_000_000
 
 
@@ -55,6 +55,10 @@ class Measured(Protocol):
     def entities(self) -> int:
         """The number of entities."""
 
+    @property
+    def answers(self) -> int:
+        """The number of answers."""
+
     def value(self) -> float:
         """Returns the value on all answers; NaN if the measure is undefined for these answers."""
 
@@ -78,7 +82,7 @@ class Ranking:
     def __init__(self, entities: Array, labels: Array, scores: Array) -> None:
         order = np.argsort(scores, kind="stable")
         names, of_answer = np.unique(entities, return_inverse=True)
-        self.entities = len(names)
+        self.entities, self.answers = len(names), len(entities)
         self._entity, self._positive = of_answer[order], labels[order] == 1
         self._ties, _ = runs(scores[order])
 
@@ -88,14 +92,11 @@ class Ranking:
 
     def redrawn(self, drawn: Array) -> Array:
         """Returns the AUC on samples of entities, as specified by `Measured.redrawn`."""
-        places = np.arange(len(drawn))[:, np.newaxis] * self.entities + drawn
-        weights = np.bincount(places.ravel(), minlength=len(drawn) * self.entities).reshape(-1, self.entities)
-        at_once = max(1, _AT_ONCE // max(1, len(self._entity)))
-        return np.concatenate([self._auc(weights[begun : begun + at_once]) for begun in range(0, len(drawn), at_once)])
+        return self._auc(np.stack([np.bincount(sample, minlength=self.entities) for sample in drawn]))
 
     def _auc(self, weights: Array) -> Array:
         """Returns the AUC of each sample; `weights` is how often each answer of an entity counts, shape (samples, entities)."""
-        if not len(self._entity):
+        if not self.answers:
             return np.full(len(weights), np.nan)
         weight = weights[:, self._entity]
         positive = np.add.reduceat(np.where(self._positive, weight, 0), self._ties, axis=1)
@@ -116,7 +117,7 @@ class MeanError:
 
     def __init__(self, entities: Array, errors: Array, root: bool = False) -> None:
         names, of_answer = np.unique(entities, return_inverse=True)
-        self.entities, self._root = len(names), root
+        self.entities, self.answers, self._root = len(names), len(entities), root
         self._answers = np.bincount(of_answer, minlength=self.entities)
         self._sums = np.bincount(of_answer, weights=errors, minlength=self.entities)
 
@@ -168,9 +169,13 @@ def difference(first: Measured, second: Measured, paired: bool, confidence: floa
         return None
     draws = (np.arange(first.entities),) if paired else (np.arange(first.entities), np.arange(second.entities))
 
+    at_once = max(1, _AT_ONCE // max(first.answers, second.answers))
+
     def statistic(*drawn: Array, axis: int) -> Array:
         assert axis == -1, "a sample is a row"
-        return second.redrawn(drawn[-1]) - first.redrawn(drawn[0])
+        # The `batch` of scipy would bound the memory as well, but the draws, and hence the interval, would depend on it.
+        parts = [slice(begun, begun + at_once) for begun in range(0, len(drawn[0]), at_once)]
+        return np.concatenate([second.redrawn(drawn[-1][part]) - first.redrawn(drawn[0][part]) for part in parts])
 
     interval = bootstrap(
         draws,

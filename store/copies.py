@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,13 @@ _MICRO_BATCHES, _HIGH_WATER_SECONDS = 100, 30 * 86_400
 _LATER = b"later"
 #: With fewer bits the values are longer, and each message copies one. With more bits a slow stream remembers events for longer, at least one per field.
 _FIELD_BITS = 18
-_ROW = np.dtype([("field", "V3"), ("event", ">i8"), ("arrival_ms", ">i8"), ("partition", ">i4"), ("offset", ">i8")])
+_ROW = np.dtype([("field", ">u4"), ("event", ">i8"), ("arrival_ms", ">i8"), ("partition", ">i4"), ("offset", ">i8")])
 _PLACE = struct.Struct(">iq")
 _LOOK = Script(
     """
--- key: a bucket; micro-batch (4 bytes), remember_ms, seconds to keep, messages (field 3, event 8, arrival_ms 8, partition 4, offset 8);
+-- key: a bucket; micro-batch (4 bytes), remember_ms, seconds to keep, messages (field 4, event 8, arrival_ms 8, partition 4, offset 8);
 -- gives a byte per message: 1 for the first of its event, 0 for a copy
-local RECORD, MESSAGE = 32, 31
+local RECORD, MESSAGE = 32, 32
 local batch, remember_ms, rows, answer = ARGV[1], tonumber(ARGV[2]), ARGV[4], {}
 local sub, find, unpacked = string.sub, string.find, struct.unpack
 local function number(high, low) return high * 4294967296 + low end
@@ -59,7 +60,7 @@ end
 -- One command reads the records of all messages, and one writes those that change: most of the time of a command is its call.
 local fields, records_of, changed = {}, {}, {}
 for at = 1, #rows, MESSAGE do
-  local field = sub(rows, at, at + 2)
+  local field = sub(rows, at, at + 3)
   if not records_of[field] then fields[#fields + 1], records_of[field] = field, '' end
 end
 for place, records in ipairs(redis.call('HMGET', KEYS[1], unpack(fields))) do records_of[fields[place]] = records or '' end
@@ -68,7 +69,7 @@ local function set(field, records)
   records_of[field] = records
 end
 for at = 1, #rows, MESSAGE do
-  local field, event, arrival = sub(rows, at, at + 2), sub(rows, at + 3, at + 10), sub(rows, at + 11, at + MESSAGE - 1)
+  local field, event, arrival = sub(rows, at, at + 3), sub(rows, at + 4, at + 11), sub(rows, at + 12, at + MESSAGE - 1)
   local records = records_of[field]
   local seen, first = records ~= '' and position(records, event), '\\1'
   if not seen then
@@ -126,10 +127,9 @@ def first_copies(
         remember_ms: The shortest time, in ms, for which an event is remembered after the arrival of its message.
     """
     rows = np.empty(len(messages.event), _ROW)
-    for name in messages.__slots__:
-        rows[name] = getattr(messages, name)
-    field = (messages.event.view(np.uint64) >> np.uint64(64 - _FIELD_BITS)).astype(">u4")
-    rows["field"] = field.view(np.uint8).reshape(-1, 4)[:, 1:].copy().view("V3").ravel()
+    rows["field"] = messages.event.view(np.uint64) >> np.uint64(64 - _FIELD_BITS)
+    for column in fields(messages):
+        rows[column.name] = getattr(messages, column.name)
     calls, places = [], []
     for bucket, key in enumerate(keys := buckets.copies_keys(memory)):
         mine = np.flatnonzero(messages.event % len(keys) == bucket)
