@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import distribution
+from itertools import repeat
 from pathlib import Path
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -55,25 +57,24 @@ def jars(wanted: JarSet, cache_dir: Path) -> list[Path]:
     """
     folder = wanted.folder(cache_dir)
     if not folder.is_dir():
-        _retrieve(wanted, folder, cache_dir)
+        _retrieve(wanted, folder)
     return sorted(folder.glob("*.jar"))
 
 
-def _retrieve(wanted: JarSet, folder: Path, cache_dir: Path) -> None:
+def _retrieve(wanted: JarSet, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
-        for coordinate in wanted.coordinates:
-            _ivy(coordinate, Path(draft), cache_dir / "ivy", wanted.transitive)
-        if wanted is SPARK:
-            # JARs that pyspark already ships are left out: two versions of one class on the class path would conflict.
-            present = {_artifact(path) for path in _PYSPARK_JARS.glob("*.jar")}
-            for path in Path(draft).glob("*.jar"):
-                if _artifact(path) in present:
-                    path.unlink()
         complete = Path(draft) / "complete"
         complete.mkdir()
-        for path in Path(draft).glob("*.jar"):
-            shutil.move(path, complete / path.name)
+        drafts = [Path(draft) / str(number) for number in range(len(wanted.coordinates))]
+        # Ivy waits for the network most of the time. Its runs may not share a cache at the same time.
+        with ThreadPoolExecutor(len(drafts)) as executor:
+            list(executor.map(_ivy, wanted.coordinates, drafts, repeat(wanted.transitive)))
+        # JARs that pyspark already ships are left out: two versions of one class on the class path would conflict.
+        present = {_artifact(path) for path in _PYSPARK_JARS.glob("*.jar")} if wanted is SPARK else ()
+        for path in (path for one in drafts for path in one.glob("*.jar")):
+            if _artifact(path) not in present:
+                shutil.move(path, complete / path.name)
         try:
             complete.rename(folder)
         except OSError:
@@ -87,12 +88,12 @@ def _artifact(path: Path) -> str:
 
 
 @retry(retry=retry_if_exception_type(SetupError), stop=stop_after_attempt(3), wait=wait_exponential(2), reraise=True)
-def _ivy(coordinate: str, into: Path, ivy_cache: Path, transitive: bool) -> None:
+def _ivy(coordinate: str, into: Path, transitive: bool) -> None:
     organisation, module, revision = coordinate.split(":")
     ivy = next(_PYSPARK_JARS.glob("ivy-*.jar"))
     command = [
         *(find_java() / "bin" / "java", "-jar", ivy),
-        *("-cache", ivy_cache),
+        *("-cache", into / "cache"),
         *("-dependency", organisation, module, revision),
         *("-confs", "default"),
         *(() if transitive else ("-notransitive",)),

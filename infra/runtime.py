@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pyspark import SparkContext
 
 from infra.class_archive import QUIETLY, class_archive
 from infra.errors import BraidError
-from infra.jars import KAFKA, SPARK, jars
+from infra.jars import KAFKA, SPARK, JarSet, jars
 from infra.java import ensure_java
 from infra.settings import Settings
 from infra.spark import session_of, spark_properties
@@ -27,20 +28,26 @@ def main() -> int:
         print(f"    Java: {home}", file=sys.stderr, flush=True)
         paths = [str(home / "bin" / "java")]
         cache = Settings().cache_dir.expanduser().absolute()
-        for wanted in (KAFKA, SPARK):
-            count = len(jars(wanted, cache))
-            folder = wanted.folder(cache)
-            print(f"    JARs of {wanted.name}: {count} in {folder}", file=sys.stderr, flush=True)
-            paths.append(str(folder))
-        if not (archive := class_archive(home, cache)).exists():
-            print(f"    an archive of Spark's classes, by which Java starts faster: {archive}", file=sys.stderr, flush=True)
-            make_class_archive(archive)
+        with ThreadPoolExecutor(1) as executor:
+            of_kafka = executor.submit(_download, KAFKA, cache)
+            paths.append(_download(SPARK, cache))
+            if not (archive := class_archive(home, cache)).exists():
+                print(f"    an archive of Spark's classes, by which Java starts faster: {archive}", file=sys.stderr, flush=True)
+                make_class_archive(archive)
+            paths.append(of_kafka.result())
         paths += [str(archive)] if archive.exists() else []
     except BraidError as error:
         print(f"make setup: {error}", file=sys.stderr)
         return 1
     print(json.dumps(paths))
     return 0
+
+
+def _download(wanted: JarSet, cache: Path) -> str:
+    """Downloads the JARs of a set if the cache does not have them. Returns their folder."""
+    count, folder = len(jars(wanted, cache)), wanted.folder(cache)
+    print(f"    JARs of {wanted.name}: {count} in {folder}", file=sys.stderr, flush=True)
+    return str(folder)
 
 
 def make_class_archive(archive: Path) -> None:

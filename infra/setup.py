@@ -55,18 +55,20 @@ def set_up() -> None:
     stamp = _read_stamp()
     key = _key()
     fresh = stamp.get("key") != key or not PYTHON.exists()  # False for a link to a Python that was removed
-    if fresh:
-        _install_packages(key)
+    compiling = _install_packages(key) if fresh else None
     if fresh or not all(Path(path).exists() for path in stamp.get("runtime", ["missing"])) or stamp.get("cache") != _cache():
         _say("Java and the JARs")
         done = subprocess.run([str(PYTHON), "-m", "infra.runtime"], stdout=subprocess.PIPE, check=False, cwd=str(ROOT))
         if done.returncode:
             raise SetupFailedError("Java or the JARs could not be installed; the line above has the cause.")
+        if compiling:
+            compiling.wait()
         STAMP.write_text(json.dumps({"key": key, "cache": _cache(), "runtime": json.loads(done.stdout)}, indent=2))
         print("braid is set up ({:.0f} s): {}".format(time.monotonic() - started, VENV / "bin" / "braid"), flush=True)
 
 
-def _install_packages(key: str) -> None:
+def _install_packages(key: str) -> subprocess.Popen[bytes]:
+    """Installs the packages. Returns the process that compiles their modules, which goes on meanwhile."""
     if STAMP.exists():
         STAMP.unlink()
     if VENV.exists() and (UNFINISHED.exists() or _version(str(PYTHON)) not in FITTING or not _has_pip()):
@@ -103,14 +105,13 @@ def _install_packages(key: str) -> None:
                 error.returncode
             )
         ) from None
-    _say("the packages' bytecode")
-    # uv does not compile the modules. Without this step the first process that imports a module would compile it, or every process
-    # if PYTHONDONTWRITEBYTECODE is set or the folder is read-only.
-    compiling = [str(PYTHON), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib")]
-    subprocess.run(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)  # fails for some templates
     if _key() != key:
         raise SetupFailedError("The requirements changed meanwhile. Run `make setup` again.")
     UNFINISHED.unlink()
+    # uv does not compile the modules. Without this step the first process that imports a module would compile it, or every process
+    # if PYTHONDONTWRITEBYTECODE is set or the folder is read-only.
+    compiling = [str(PYTHON), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib")]
+    return subprocess.Popen(compiling, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fails for some templates
 
 
 def _fitting_python() -> str:
