@@ -72,7 +72,7 @@ def _retrieve(wanted: JarSet, folder: Path) -> None:
             list(executor.map(_ivy, wanted.coordinates, drafts, repeat(wanted.transitive)))
         # JARs that pyspark already ships are left out: two versions of one class on the class path would conflict.
         present = {_artifact(path) for path in _PYSPARK_JARS.glob("*.jar")} if wanted is SPARK else ()
-        for path in (path for one in drafts for path in one.glob("*.jar")):
+        for path in sorted(Path(draft).glob("[0-9]*/*.jar")):
             if _artifact(path) not in present:
                 shutil.move(path, complete / path.name)
         try:
