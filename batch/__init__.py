@@ -1,6 +1,7 @@
 """The batch layer: from files and the archive to Delta tables.
 
 files, load      a file → judged rows → `events`, or `quarantine` for rows that do not fit
+labels           a file of labels → their table, with the label that was loaded last
 csv_rows, times  the readers of files, with `json_messages`, `file_contents`, `spool` and `quoted`
 events           the raw archive → `events`, each event id once
 tiles, history   `events` → partials by entity and hop; a snapshot of each entity's history

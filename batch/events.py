@@ -26,7 +26,7 @@ from infra.settings import Settings
 
 #: Serializable: of two concurrent merges, the later one sees the rows of the earlier one. No deletion vectors: a deletion writes a new file, so the
 #: content of a file never changes under its name.
-_PROPERTIES = {"delta.isolationLevel": "Serializable", "delta.enableDeletionVectors": "false"}
+TABLE_PROPERTIES = {"delta.isolationLevel": "Serializable", "delta.enableDeletionVectors": "false"}
 #: The hours for which the archive keeps files that were compacted: as long as its log (Delta's default), so that the change feed finds its files.
 _KEPT_HOURS = 30 * 24
 _FITS = "_reason IS NULL"
@@ -85,10 +85,8 @@ def append_events(
     """
     path, key = settings.table(source.table), source.event_id
     span = settings.deduplication_days
-    rows = rows.withColumn("day", F.to_date(F.timestamp_millis("ts_ms")))
-    names = [column.name for column in source.columns]
-    names += ["ts_ms", "arrival_ms", "origin", "kafka_partition", "kafka_offset", "day"]
-    fresh = first_copies(rows, key, span).select(names)
+    rows = with_day(rows)
+    fresh = first_copies(rows, key, span).select(table_columns(source))
     arrivals = {row["day"]: row["first_ms"] for row in rows.groupBy("day").agg(F.min("arrival_ms").alias("first_ms")).collect()}
     days = sorted(arrivals)
     # Copies can only lie in the days around, so no other day is read.
@@ -99,7 +97,7 @@ def append_events(
         replace_later_copies(spark, path, fresh, key, same, min(arrivals.values()))
 
     def merge() -> int:
-        create_table(spark, path, fresh.schema, ["day"], _PROPERTIES)
+        create_table(spark, path, fresh.schema, ["day"], TABLE_PROPERTIES)
         session = spark
         if taken:
             session = spark.newSession()
@@ -110,6 +108,16 @@ def append_events(
         return int(done["num_inserted_rows"]) if done else 0  # no row: another ingestion has committed these messages
 
     return retry_conflicts(merge), tuple(days)
+
+
+def with_day(rows: DataFrame) -> DataFrame:
+    """Adds the column by which the table of events is partitioned: the day (UTC) of `ts_ms`."""
+    return rows.withColumn("day", F.to_date(F.timestamp_millis("ts_ms")))
+
+
+def table_columns(source: EventSource) -> list[str]:
+    """Returns the names of the columns of the table of events."""
+    return [*(column.name for column in source.columns), "ts_ms", "arrival_ms", "origin", "kafka_partition", "kafka_offset", "day"]
 
 
 def no_events(source: EventSource) -> NoEventsError:

@@ -94,7 +94,11 @@ class ColumnReading:
 
 @contextmanager
 def open_events(
-    path: Path, source: EventSource, mapping: Mapping[str, str] | None = None, options: ReadOptions | None = None
+    path: Path,
+    source: EventSource,
+    mapping: Mapping[str, str] | None = None,
+    options: ReadOptions | None = None,
+    correctable: str | None = None,
 ) -> Iterator[EventFile]:
     """Opens a file for reading its rows as the source's raw columns. The file is closed at the end of the block.
 
@@ -103,6 +107,7 @@ def open_events(
         source: The contract.
         mapping: Contract column → column of the file, or a literal in single quotes. A column with the same name needs no mapping.
         options: The options for a file that can be read in several ways.
+        correctable: A column whose value may be corrected by a later file; None for no column.
 
     Raises:
         InputError: The file or the mapping cannot be used, or a column can be read in several ways.
@@ -129,7 +134,7 @@ def open_events(
             raise InputError(
                 f"The time zone {options.zone!r} is unknown.", "Use a name such as 'UTC' or 'Europe/Berlin'."
             ) from None
-        yield EventFile(connection, path, Path(scratch), source, dict(mapping or {}), options)
+        yield EventFile(connection, path, Path(scratch), source, dict(mapping or {}), options, correctable)
 
 
 @contextmanager
@@ -155,10 +160,10 @@ class EventFile:
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, path: Path, scratch: Path, source: EventSource, mapping: dict[str, str],
-        options: ReadOptions,
+        options: ReadOptions, correctable: str | None,
     ) -> None:  # fmt: skip
         self.path, self.readings = path, list[ColumnReading]()
-        self._connection, self._source, self._options = connection, source, options
+        self._connection, self._source, self._options, self._correctable = connection, source, options, correctable
         with _whole(path):
             spool = self._spool(path, scratch, mapping)
             self.dialect, self.has_messages = spool.dialect, spool.messages
@@ -268,11 +273,12 @@ class EventFile:
         """Returns SQL for the event id in a file without ids: the hash of the contract's columns, and a number among equal rows.
 
         So a second load, or a later delivery that contains the same rows, adds no event twice. A column that the file does not have counts as
-        a column without values, because a day of JSON may lack a key that a later delivery of the same day has.
+        a column without values, because a day of JSON may lack a key that a later delivery of the same day has. The column that may be corrected
+        is left out, so that a row has the same id before and after a correction.
         """
         if self._source.event_id in origins or not origins:
             return "NULL::VARCHAR"
-        names = [column.name for column in self._source.columns if column.name != self._source.event_id]
+        names = [column.name for column in self._source.columns if column.name not in (self._source.event_id, self._correctable)]
         texts = [f"coalesce(nullif({name_sql(name)}, ''), chr(30))" if name in origins else "chr(30)" for name in names]
         content = f"md5(concat_ws(chr(31), {', '.join(texts)}))"
         return f"{content} || '-' || row_number() OVER (PARTITION BY {content}, _line IS NULL ORDER BY _row)"

@@ -10,7 +10,7 @@ import fcntl
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -34,13 +34,17 @@ QUARANTINE = "quarantine"
 _SAMPLE_ROWS, _FEW_VALUES, _SHOWN_VALUES = 10, 50, 5
 
 
+#: Adds rows to the table of a source, as `append_events` does. Returns the number of rows that were new, and the days of all.
+Add = Callable[[SparkSession, Settings, EventSource, DataFrame], tuple[int, tuple[date, ...]]]
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """The result of a load: read = loaded + duplicates + quarantined.
 
     Attributes:
         read: Rows of the file.
-        loaded: New events; in a check, all rows that fit, duplicates included.
+        loaded: New events, and corrected labels; in a check, all rows that fit, duplicates included.
         duplicates: Events that were in the table already.
         quarantined: Rows that do not fit.
         reasons: Reason → number of quarantined rows.
@@ -96,8 +100,10 @@ def load_events(
         return load_file(spark, settings, source, file)
 
 
-def load_file(spark: SparkSession, settings: Settings, source: EventSource, file: EventFile, check: bool = False) -> LoadReport:
-    """Loads an open file, or only checks it and reports what would be loaded."""
+def load_file(
+    spark: SparkSession, settings: Settings, source: EventSource, file: EventFile, check: bool = False, add: Add = append_events
+) -> LoadReport:
+    """Loads an open file by `add`, or only checks it and reports what would be loaded."""
     scratch = settings.home / "scratch" / uuid.uuid4().hex
     scratch.mkdir(parents=True)
     days: tuple[date, ...] = ()
@@ -135,7 +141,7 @@ def load_file(spark: SparkSession, settings: Settings, source: EventSource, file
                 "* EXCEPT (_row)", f"{arrival_ms}L AS arrival_ms", "'load' AS origin", "CAST(NULL AS INT) AS kafka_partition",
                 "CAST(NULL AS BIGINT) AS kafka_offset", "_row AS _order",
             )  # fmt: skip
-            loaded, days = append_events(spark, settings, source, good)
+            loaded, days = add(spark, settings, source, good)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if days:

@@ -107,7 +107,7 @@ def training_set(
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Build the training set of a model: its labels, with the features of all inputs as of the time of each label."""
-    from batch.load import load_events
+    from batch.labels import load_labels
     from infra.gateway import command_session
     from models.training_set import build_training_set, training_end_ms
     from orchestration.quiet import quiet
@@ -121,13 +121,15 @@ def training_set(
         spark = command_session(settings, "braid training set")
         loaded = None
         if labels is not None and declared.labels is not None:
-            loaded = load_events(spark, settings, declared.labels, labels, columns, options)
+            loaded = load_labels(spark, settings, declared.labels, labels, columns, options)
         report = build_training_set(spark, settings, declared, training_end_ms(spark, settings, declared))
     if as_json:
         print_json({"model": declared.name, "table": declared.training_table, "loaded": loaded, **vars(report)})
         return
     if loaded is not None:
-        note(f"{loaded.loaded:,} labels loaded, {loaded.duplicates:,} duplicates, {loaded.quarantined:,} in quarantine.")
+        note(
+            f"{loaded.loaded:,} labels loaded or corrected, {loaded.duplicates:,} duplicates, {loaded.quarantined:,} in quarantine."
+        )
         for reason, count in loaded.reasons.items():
             note(f"  {count:,} × {reason}")
     positives = "" if report.positives is None else f", {report.positives:,} with label 1"
