@@ -8,6 +8,8 @@ import dagster as dg
 
 from features.declaration import FeatureGroup
 from features.instants import parse_rfc3339
+from features.model import Model
+from infra.settings import Settings
 from orchestration.names import online_key, view_key
 
 #: Metadata of `online_{group}` and `{group}_view`: the Delta version of the view that was published, or that was built.
@@ -53,6 +55,11 @@ def published_views(
         if VIEW_VERSION in noted:
             views[group.name] = PublishedView(noted[VIEW_VERSION], parse_rfc3339(noted["batch_end"]))
     return views
+
+
+def published_ends_ms(instance: dg.DagsterInstance, settings: Settings, model: Model, run_id: str | None = None) -> list[int]:
+    """Returns the batch_ends of the published views of a model's groups; empty in Kappa. The other arguments are those of `published_views`."""
+    return [] if settings.kappa else [view.batch_end_ms for view in published_views(instance, model.groups, run_id).values()]
 
 
 def published_versions(instance: dg.DagsterInstance, groups: Iterable[FeatureGroup], run_id: str | None = None) -> dict[str, int]:

@@ -19,7 +19,7 @@ from monitoring.drift import view_versions
 from monitoring.logged_training_set import write_logged_training_set
 from orchestration.columns import feature_lineage, schema, training_columns
 from orchestration.deployment import OWNERS, Deployment
-from orchestration.materialized import latest_metadata, published_versions, published_views
+from orchestration.materialized import latest_metadata, published_ends_ms, published_versions
 from orchestration.names import (
     SERVED,
     candidate_key,
@@ -54,7 +54,7 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
     def training_set(context: dg.AssetExecutionContext, spark: LazyPySparkResource) -> dg.MaterializeResult:
         session = spark.spark_session
         try:
-            end_ms = training_end_ms(session, settings, model, _published_ends_ms(context, deployment, model))
+            end_ms = training_end_ms(session, settings, model, published_ends_ms(context.instance, settings, model, context.run_id))
         except NotReadyError as error:
             return dg.MaterializeResult(metadata={"dagster/row_count": 0, "reason": error.cause})
         report = build_training_set(session, settings, model, end_ms)
@@ -66,13 +66,6 @@ def training_set_asset(deployment: Deployment, model: Model) -> dg.AssetsDefinit
         )  # fmt: skip
 
     return training_set
-
-
-def _published_ends_ms(context: dg.AssetExecutionContext, deployment: Deployment, model: Model) -> list[int]:
-    """Returns the batch_ends of the published views, without views that the run itself has built; empty in Kappa."""
-    if deployment.settings.kappa:
-        return []
-    return [view.batch_end_ms for view in published_views(context.instance, model.groups, context.run_id).values()]
 
 
 def outcome_keys(model: Model) -> list[dg.AssetKey]:

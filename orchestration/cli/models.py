@@ -107,9 +107,13 @@ def training_set(
     as_json: JsonOption = False, home: HomeOption = None,
 ) -> None:  # fmt: skip
     """Build the training set of a model: its labels, with the features of all inputs as of the time of each label."""
+    import dagster as dg
+
     from batch.labels import load_labels
     from infra.gateway import command_session
     from models.training_set import build_training_set, training_end_ms
+    from orchestration.execution import use_deployment
+    from orchestration.materialized import published_ends_ms
     from orchestration.quiet import quiet
 
     (project, settings), columns = deployment_of(context, home), mapping_of(mapping)
@@ -122,7 +126,11 @@ def training_set(
         loaded = None
         if labels is not None and declared.labels is not None:
             loaded = load_labels(spark, settings, declared.labels, labels, columns, options)
-        report = build_training_set(spark, settings, declared, training_end_ms(spark, settings, declared))
+        use_deployment(settings)
+        with dg.DagsterInstance.get() as instance:
+            published_ms = published_ends_ms(instance, settings, declared)
+        end_ms = training_end_ms(spark, settings, declared, published_ms)
+        report = build_training_set(spark, settings, declared, end_ms)
     if as_json:
         print_json({"model": declared.name, "table": declared.training_table, "loaded": loaded, **vars(report)})
         return

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import dagster as dg
 import httpx
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from batch.tiles import build_tiles, stale_days
 from batch.view import build_view
 from features.declaration.versions import Change
 from features.expressions import expression
+from features.instants import rfc3339
 from features.vector import RequestColumn
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.embedded import services
@@ -39,6 +41,9 @@ from models.promotion import promote
 from models.training import train_models
 from models.training_set import build_training_set
 from orchestration.cli import app
+from orchestration.execution import use_deployment
+from orchestration.materialized import VIEW_VERSION
+from orchestration.names import online_key
 from orchestration.plan import model_plans
 from tests.payments import card_at_terminal, cards, chargebacks, fraud, payments, project, relay, terminals
 from tests.waiting import eventually
@@ -237,6 +242,15 @@ def test_labels_of_the_owner_get_the_features_of_their_time(built: Built) -> Non
             start_ms = int(terminals.features[0].window.start_ms(row["q_ms"]))
             within = (paid["terminal_id"] == row[key]) & (paid["at_ms"] >= start_ms) & (paid["at_ms"] < row["q_ms"])
             assert row[f"{prefix}payments_1h"] == within.sum(), row
+
+    with mock.patch.dict(os.environ, {"BRAID_PROJECT": built.settings.project}):
+        use_deployment(built.settings)
+        with dg.DagsterInstance.get() as instance:  # a blocking check has kept the later view out
+            metadata = {VIEW_VERSION: 0, "batch_end": rfc3339(START + 2 * DAY_MS)}
+            instance.report_runless_asset_event(dg.AssetMaterialization(online_key(terminals), metadata=metadata))
+        done = CliRunner().invoke(app, [*arguments[:-3], "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["rows"] == 24, "the labels of a day"
 
 
 def ask(built: Built, path: str, **body: Any) -> httpx.Response:

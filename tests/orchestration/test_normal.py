@@ -26,7 +26,7 @@ from orchestration.checks.normal import day_expectations, day_frame, verdict_on_
 from orchestration.checks.suites import Verdict, validate
 from orchestration.checks.tables import view_quality
 from orchestration.deployment import BatchEnd, Deployment
-from orchestration.materialized import VIEW_VERSION, published_views
+from orchestration.materialized import VIEW_VERSION, published_ends_ms
 from orchestration.names import online_key, view_key
 from store.server import open_store
 from tests.declarations import repurchase, user_features
@@ -220,8 +220,7 @@ def test_training_ends_where_the_published_view_ends_unless_the_run_has_built_a_
     with dg.instance_for_test() as instance:
 
         def end_ms(run_id: str | None = None) -> int:
-            published = published_views(instance, repurchase.groups, run_id)
-            return training_end_ms(spark, lake, repurchase, [view.batch_end_ms for view in published.values()])
+            return training_end_ms(spark, lake, repurchase, published_ends_ms(instance, lake, repurchase, run_id))
 
         assert end_ms() == 20, "an earlier version of braid has published it"
         metadata = {VIEW_VERSION: 0, "batch_end": rfc3339(10)}
