@@ -1,15 +1,17 @@
 """`braid forget`: deletes entities from every place where braid stores them, and proves the deletion.
 
-The steps: refuse if a run is in progress → move the served answers from Kafka to their table → delete from every table of the lake → from the
-dead letters → from the online store → fold, build and publish again the aggregates of other entities → delete the files of older versions
-→ the proof, which searches each place again and reports the places that could not be searched or deleted.
+The steps: refuse if a run is in progress → move the served answers from Kafka to their table → delete from every table of the lake, once more after
+the runs that have begun meanwhile → from the dead letters → from the online store → fold, build and publish again the aggregates of other
+entities → delete the files of older versions → the proof, which searches each place again and reports the places that could not be searched or deleted.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -37,6 +39,8 @@ from orchestration.execution import OnAsset, use_deployment
 from orchestration.running import require, runs
 from store.protocol import Store
 from store.server import reached_store
+
+_POLL_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -88,16 +92,21 @@ def forget(
     sources = [source for source in project.sources if any(source.column(entity.column) for entity in entities)]
     store = reached_store(settings)
     erased: dict[str, int] = {}
-    days = set()
+    days: set[date] = set()
     if kafka:
         taken = end_offsets(settings, SERVED_TOPIC)
         ingest_served(spark, settings)
         delete_messages(settings, SERVED_TOPIC, taken)
-    for entity in entities:
-        rows, touched = erase_rows(spark, settings, project, entity)
-        forget_days(spark, settings, project, entity, touched)
-        _add(erased, {f"table {name}": count for name, count in rows.items()})
-        days.update(touched)
+    while True:
+        for entity in entities:
+            rows, touched = erase_rows(spark, settings, project, entity)
+            forget_days(spark, settings, project, entity, touched)
+            _add(erased, {f"table {name}": count for name, count in rows.items()})
+            days.update(touched)
+        # A run that has begun meanwhile, such as an automatic one, may write and publish what it had read before.
+        if not (begun := _runs_at_work()):
+            break
+        _await(begun)
     for source in sources if kafka else ():
         _add(erased, {f"topic {source.dlq_topic}": _erase_dead_letters(spark, settings, source, entities)})
     _add(erased, {f"store {group.name}": store.drop(group, ids) for group, ids in _stored(store, project, entities)})
@@ -122,6 +131,15 @@ def forget(
 
 
 def _refuse_runs() -> None:
+    for run_id, job in _runs_at_work().items():
+        raise NotReadyError(
+            f"Run {run_id[:8]} of {job} is at work and may write data that it has read before.",
+            "Wait for the end of the run, or end it.",
+        )
+
+
+def _runs_at_work() -> dict[str, str]:
+    """Returns run id → name of the job, of Dagster's runs that are in progress."""
     import dagster as dg
     from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
@@ -129,12 +147,13 @@ def _refuse_runs() -> None:
 
     with dg.DagsterInstance.get() as instance:
         fail_dead_runs(instance)
-        at_work = instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES), limit=1)
-    if at_work:
-        raise NotReadyError(
-            f"Run {at_work[0].run_id[:8]} of {at_work[0].job_name} is at work and may write data that it has read before.",
-            "Wait for the end of the run, or end it.",
-        )
+        return {run.run_id: run.job_name for run in instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES))}
+
+
+def _await(begun: Mapping[str, str]) -> None:
+    """Waits for the end of runs."""
+    while begun.keys() & _runs_at_work().keys():
+        time.sleep(_POLL_SECONDS)
 
 
 def _erase_dead_letters(spark: SparkSession, settings: Settings, source: EventSource, entities: tuple[Entity, ...]) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import duckdb
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -28,6 +30,7 @@ from features.windows import HOUR_MS
 from infra.embedded import services
 from infra.kafka import SERVED_TOPIC
 from infra.settings import Settings
+from orchestration import forget as steps
 from orchestration.forget import ForgetReport, forget
 from orchestration.topics import topics
 from speed.archive import create_archive
@@ -242,3 +245,33 @@ def test_what_is_archived_afterwards_is_ingested_once_and_brings_nothing_back(sp
     again = forget_gone(deployment, fold=False)
     assert again.proven
     assert not any(again.erased.values())
+
+
+def test_what_a_run_writes_that_has_begun_meanwhile_is_erased_too(
+    spark: SparkSession, deployment: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, erased, erase_rows = threading.Event(), threading.Event(), steps.erase_rows
+
+    @dg.op
+    def write_what_was_read_before() -> None:
+        begun.set()
+        assert erased.wait(60)
+        append(spark.createDataFrame([(GONE, 1)], "entity BIGINT, partial BIGINT"), deployment, repurchase.training_table)
+
+    @dg.job
+    def automatic() -> None:
+        write_what_was_read_before()
+
+    def erase_while_a_run_begins(*arguments: Any) -> Any:
+        if not begun.is_set():
+            run = threading.Thread(target=automatic.execute_in_process, kwargs={"instance": dg.DagsterInstance.get()})
+            run.start()
+            assert begun.wait(60)
+        result = erase_rows(*arguments)
+        erased.set()
+        return result
+
+    monkeypatch.setattr(steps, "erase_rows", erase_while_a_run_begins)
+    report = forget_gone(deployment, fold=False)
+    assert report.proven
+    assert report.erased[f"table {repurchase.training_table}"] == 1
