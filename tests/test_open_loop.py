@@ -24,6 +24,7 @@ class Server:
         self.answer, self.bodies = answer, Counter[bytes]()
         self.loop, self.started = asyncio.new_event_loop(), threading.Event()
         self.thread = threading.Thread(target=self.run)
+        self.writers: list[asyncio.StreamWriter] = []
         self.port = 0
 
     def run(self) -> None:
@@ -33,10 +34,16 @@ class Server:
             self.stalled: float | None = None
             self.started.set()
             await self.stop.wait()
+            server.close()
+            for writer in self.writers:
+                writer.close()
+            await asyncio.sleep(0)  # the transports close their sockets in the next turn of the loop
 
         self.loop.run_until_complete(serve())
+        self.loop.close()
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
         while head := await reader.readline():
             length = 0
             while head != b"\r\n":
