@@ -1,7 +1,8 @@
 """Loads the owner's own labels of a model into the table `labels_{model}`. Of a label that is loaded again, the last value stays.
 
-A label is a verdict, and verdicts are corrected: a chargeback is withdrawn, a reviewer changes their mind. So a row with the id of an earlier row
-replaces it, other than a copy of an event. In a file without ids, the id of a row is derived from its keys, its time and its request columns.
+A label is a verdict, and verdicts are corrected: a chargeback is withdrawn, a reviewer changes their mind. So a row replaces an earlier row of the
+same id, whereas of the copies of an event the first stays. In a file without ids, the id of a row is derived from its keys, its time and its request
+columns, and from its number among the rows of the file that are equal in these.
 """
 
 from __future__ import annotations
