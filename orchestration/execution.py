@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.embedded.programs import prepare_dagster
 from infra.errors import NoEventsError, NotReadyError
 from infra.settings import Settings
 
@@ -28,10 +27,8 @@ _POLL_SECONDS = 0.5
 
 def use_deployment(settings: Settings) -> None:
     """Sets the environment variables from which Dagster and the definitions load this deployment."""
-    home = settings.home / "dagster"
-    home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(__file__).parent.parent / "infra" / "dagster.yaml", home / "dagster.yaml")
-    os.environ.update({**settings.environment(), "DAGSTER_HOME": str(home), "GX_ANALYTICS_ENABLED": "false"})
+    prepare_dagster(settings)
+    os.environ.update({**settings.environment(), "DAGSTER_HOME": str(settings.home / "dagster"), "GX_ANALYTICS_ENABLED": "false"})
 
 
 def run_job(

@@ -115,11 +115,13 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def prepare_dagster(settings: Settings) -> None:
-    """Creates Dagster's home with the files of the instance and the workspace."""
+    """Creates Dagster's home with the files of the instance and the workspace. Each file is replaced as a whole, because other processes read it."""
     folder = settings.home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("dagster.yaml", "workspace.yaml"):
-        shutil.copyfile(Path(__file__).parents[1] / name, folder / name)
+        draft = folder / f"{name}.{os.getpid()}"
+        shutil.copyfile(Path(__file__).parents[1] / name, draft)
+        draft.replace(folder / name)
 
 
 def _mlflow_command(settings: Settings) -> list[str]:
