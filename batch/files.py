@@ -156,14 +156,15 @@ class EventFile:
         dialect: The format of the file, in words.
         readings: How each column of the contract is read.
         has_messages: Whether the rows are messages (`MESSAGE`, binary) rather than the contract's columns.
+        correctable: The column whose value may be corrected by a later file; None for no column.
     """
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, path: Path, scratch: Path, source: EventSource, mapping: dict[str, str],
         options: ReadOptions, correctable: str | None,
     ) -> None:  # fmt: skip
-        self.path, self.readings = path, list[ColumnReading]()
-        self._connection, self._source, self._options, self._correctable = connection, source, options, correctable
+        self.path, self.readings, self.correctable = path, list[ColumnReading](), correctable
+        self._connection, self._source, self._options = connection, source, options
         with _whole(path):
             spool = self._spool(path, scratch, mapping)
             self.dialect, self.has_messages = spool.dialect, spool.messages
@@ -278,7 +279,7 @@ class EventFile:
         """
         if self._source.event_id in origins or not origins:
             return "NULL::VARCHAR"
-        names = [column.name for column in self._source.columns if column.name not in (self._source.event_id, self._correctable)]
+        names = [column.name for column in self._source.columns if column.name not in (self._source.event_id, self.correctable)]
         texts = [f"coalesce(nullif({name_sql(name)}, ''), chr(30))" if name in origins else "chr(30)" for name in names]
         content = f"md5(concat_ws(chr(31), {', '.join(texts)}))"
         return f"{content} || '-' || row_number() OVER (PARTITION BY {content}, _line IS NULL ORDER BY _row)"

@@ -10,7 +10,7 @@ import fcntl
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 
 from batch.events import append_events
 from batch.files import ColumnReading, EventFile, ReadOptions, open_events
+from batch.labels import put_labels
 from batch.spool import MESSAGE
 from batch.tables import create_table, retry_conflicts
 from features.instants import now_ms, rfc3339
@@ -32,10 +33,6 @@ from infra.settings import Settings
 QUARANTINE = "quarantine"
 #: The number of rows that a check shows; the largest number of different values of a type column; the number of its values in a report.
 _SAMPLE_ROWS, _FEW_VALUES, _SHOWN_VALUES = 10, 50, 5
-
-
-#: Adds rows to the table of a source, as `append_events` does. Returns the number of rows that were new, and the days of all.
-Add = Callable[[SparkSession, Settings, EventSource, DataFrame], tuple[int, tuple[date, ...]]]
 
 
 @dataclass(frozen=True)
@@ -82,6 +79,7 @@ def load_events(
     path: Path,
     mapping: Mapping[str, str] | None = None,
     options: ReadOptions | None = None,
+    correctable: str | None = None,
 ) -> LoadReport:
     """Loads a file. A second load of the file adds no event, and no row to the quarantine.
 
@@ -92,18 +90,17 @@ def load_events(
         path: CSV, JSON or Parquet.
         mapping: Contract column → column of the file, or a literal in single quotes.
         options: The options for a file that can be read in several ways.
+        correctable: The column whose value a later row of the same id corrects, such as that of labels; None if the first row of an id stays.
 
     Raises:
         InputError: The file or the mapping cannot be used; nothing was loaded.
     """
-    with open_events(path, source, mapping, options) as file:
+    with open_events(path, source, mapping, options, correctable) as file:
         return load_file(spark, settings, source, file)
 
 
-def load_file(
-    spark: SparkSession, settings: Settings, source: EventSource, file: EventFile, check: bool = False, add: Add = append_events
-) -> LoadReport:
-    """Loads an open file by `add`, or only checks it and reports what would be loaded."""
+def load_file(spark: SparkSession, settings: Settings, source: EventSource, file: EventFile, check: bool = False) -> LoadReport:
+    """Loads an open file, or only checks it and reports what would be loaded."""
     scratch = settings.home / "scratch" / uuid.uuid4().hex
     scratch.mkdir(parents=True)
     days: tuple[date, ...] = ()
@@ -141,7 +138,8 @@ def load_file(
                 "* EXCEPT (_row)", f"{arrival_ms}L AS arrival_ms", "'load' AS origin", "CAST(NULL AS INT) AS kafka_partition",
                 "CAST(NULL AS BIGINT) AS kafka_offset", "_row AS _order",
             )  # fmt: skip
-            loaded, days = add(spark, settings, source, good)
+            put = append_events if file.correctable is None else put_labels
+            loaded, days = put(spark, settings, source, good)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if days:

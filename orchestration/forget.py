@@ -131,7 +131,8 @@ def forget(
 
 
 def _refuse_runs() -> None:
-    for run_id, job in _runs_at_work().items():
+    if at_work := _runs_at_work():
+        run_id, job = next(iter(at_work.items()))
         raise NotReadyError(
             f"Run {run_id[:8]} of {job} is at work and may write data that it has read before.",
             "Wait for the end of the run, or end it.",

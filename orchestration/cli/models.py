@@ -109,7 +109,8 @@ def training_set(
     """Build the training set of a model: its labels, with the features of all inputs as of the time of each label."""
     import dagster as dg
 
-    from batch.labels import load_labels
+    from batch.labels import LABEL
+    from batch.load import load_events
     from infra.gateway import command_session
     from models.training_set import build_training_set, training_end_ms
     from orchestration.execution import use_deployment
@@ -125,7 +126,7 @@ def training_set(
         spark = command_session(settings, "braid training set")
         loaded = None
         if labels is not None and declared.labels is not None:
-            loaded = load_labels(spark, settings, declared.labels, labels, columns, options)
+            loaded = load_events(spark, settings, declared.labels, labels, columns, options, LABEL)
         use_deployment(settings)
         with dg.DagsterInstance.get() as instance:
             published_ms = published_ends_ms(instance, settings, declared)

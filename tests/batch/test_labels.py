@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from batch.labels import load_labels
+from batch.labels import LABEL
+from batch.load import load_events
 from infra.settings import Settings
 from tests.payments import relay
 
@@ -17,7 +18,7 @@ _TIME = "2026-11-01T11:30:00Z"
 def _load(spark: SparkSession, lake: Settings, path: Path, text: str) -> tuple[int, int, int]:
     path.write_text(text)
     assert relay.labels is not None
-    report = load_labels(spark, lake, relay.labels, path)
+    report = load_events(spark, lake, relay.labels, path, correctable=LABEL)
     return report.loaded, report.duplicates, report.quarantined
 
 
